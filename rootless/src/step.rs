@@ -1,0 +1,123 @@
+//! The whole contract with `rbuild step`: what to run and how it ended. Serialised as JSON over a pipe.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Version of [`StepSpec`] and [`StepOutcome`]; both sides are the same binary, so a mismatch is a defect.
+pub const STEP_VERSION: u32 = 1;
+
+/// One process to run in its own namespaces over a prepared root file system.
+///
+/// Secrets never travel in this struct's environment: it is passed over a pipe that only the step process reads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepSpec {
+    /// [`STEP_VERSION`].
+    pub version: u32,
+    /// Unique among concurrently running steps; letters, digits and dashes.
+    pub id: String,
+    /// Mounted root file system.
+    pub rootfs: PathBuf,
+    /// Where libcontainer may keep its state (tmpfs).
+    pub state_dir: PathBuf,
+    /// The program and its arguments.
+    pub args: Vec<String>,
+    /// `K=V`, complete.
+    pub env: Vec<String>,
+    /// Absolute, exists.
+    pub cwd: PathBuf,
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+    /// UTS host name.
+    pub hostname: String,
+    /// Mounts beside the standard ones, in order.
+    pub mounts: Vec<StepMount>,
+    /// Network of the step.
+    pub network: Network,
+    /// Bytes of /dev/shm.
+    pub shm_size: u64,
+    /// Resource limits.
+    pub rlimits: Vec<Rlimit>,
+    /// All capabilities, no seccomp filter (`--security=insecure`).
+    pub insecure: bool,
+    /// Parent cgroup for the step; empty for none.
+    pub cgroup_parent: String,
+}
+
+/// Network of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Network {
+    /// The namespace rbuild runs in.
+    Host,
+    /// Loopback only.
+    None,
+}
+
+/// A mount of a step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum StepMount {
+    /// Recursive bind mount of a file or directory.
+    Bind {
+        /// Outside.
+        source: PathBuf,
+        /// Absolute, inside; exists already as a file or directory.
+        target: PathBuf,
+        /// Recursively read-only.
+        readonly: bool,
+    },
+    /// Fresh tmpfs.
+    Tmpfs {
+        /// Absolute, inside; exists already.
+        target: PathBuf,
+        /// Bytes; 0 for the kernel's default.
+        size: u64,
+        /// Permission bits.
+        mode: u32,
+    },
+}
+
+/// A resource limit by Docker's name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rlimit {
+    /// e.g. `nofile`.
+    pub name: String,
+    /// Soft limit; `u64::MAX` is unlimited.
+    pub soft: u64,
+    /// Hard limit.
+    pub hard: u64,
+}
+
+/// How a step ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "lowercase")]
+pub enum StepOutcome {
+    /// The process ran and ended.
+    Exited {
+        /// Exit code; 128 + signal for a signal.
+        code: i32,
+        /// CPU time and memory.
+        usage: Usage,
+    },
+    /// The process could not be started.
+    Failed {
+        /// What was attempted and the kernel's words.
+        message: String,
+    },
+}
+
+/// What a step used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Usage {
+    /// Microseconds of user CPU time.
+    pub user_us: u64,
+    /// Microseconds of system CPU time.
+    pub system_us: u64,
+    /// Peak resident bytes of the largest process.
+    pub max_rss: u64,
+}

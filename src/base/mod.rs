@@ -1,0 +1,14 @@
+//! Layer 0: the vocabulary everything else is written in.
+//!
+//! Owns digests, build events, fault kinds and small file-system primitives. Knows nothing of images,
+//! Dockerfiles, stores or terminals. Start reading at [`digest`] and [`events`].
+
+pub mod budget;
+pub mod digest;
+pub mod events;
+pub mod fault;
+pub mod file;
+
+pub use digest::{CacheKey, ChainId, DiffId, Digest, DigestWriter};
+pub use events::{Event, Events};
+pub use fault::FaultKind;

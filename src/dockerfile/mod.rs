@@ -1,0 +1,3 @@
+//! Layer 1: the Dockerfile language as text and tree. Pure: no I/O, no environment.
+
+pub mod ast;

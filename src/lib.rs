@@ -1,0 +1,8 @@
+//! `rbuild`: a daemonless, rootless container image builder.
+//!
+//! Modules import from strictly lower layers only; `tests/architecture.rs` enforces it. See `docs/ARCHITECTURE.md`.
+
+pub mod base;
+pub mod dockerfile;
+pub mod llb;
+pub mod oci;

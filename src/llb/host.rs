@@ -1,0 +1,54 @@
+//! What a front end may ask of the builder while it turns its input into a graph.
+
+use bytes::Bytes;
+
+use crate::base::{Digest, FaultKind};
+use crate::oci::Platform;
+
+/// How image references are resolved (SPEC C2.01, B2.24).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ResolveMode {
+    /// The store's own image if there is one under the tag that was pulled before, else the registry.
+    #[default]
+    Default,
+    /// Always ask the registry.
+    Pull,
+    /// Never ask the registry.
+    Local,
+}
+
+/// An image reference pinned down for one platform.
+#[derive(Debug, Clone)]
+pub struct ResolvedImage {
+    /// Digest of what the reference names: the index where there is one, else the manifest.
+    pub digest: Digest,
+    /// The image config as stored.
+    pub config: Bytes,
+}
+
+/// Why the host could not answer.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct HostError {
+    /// For the exit code.
+    pub kind: FaultKind,
+    /// One line, complete: names the reference and the cause.
+    pub message: String,
+    /// The remedy, where known.
+    pub hint: Option<String>,
+}
+
+/// The builder as seen from a front end.
+#[async_trait::async_trait]
+pub trait FrontendHost: Send + Sync {
+    /// Resolves an image source identifier (`docker-image://…` or `oci-layout://…`) for `platform`.
+    ///
+    /// # Errors
+    /// When it does not exist, is not for this platform, or cannot be reached.
+    async fn resolve_image(
+        &self,
+        identifier: &str,
+        platform: &Platform,
+        mode: ResolveMode,
+    ) -> Result<ResolvedImage, HostError>;
+}

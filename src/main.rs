@@ -1,0 +1,3 @@
+//! The `rbuild` program: dispatches to the role this process plays.
+
+fn main() {}
