@@ -4,11 +4,13 @@
 //! Dockerfiles, stores or terminals. Start reading at [`digest`] and [`events`].
 
 pub mod budget;
+pub mod cancel;
 pub mod digest;
 pub mod events;
 pub mod fault;
 pub mod file;
 
+pub use cancel::Cancel;
 pub use digest::{CacheKey, ChainId, DiffId, Digest, DigestWriter};
 pub use events::{Event, Events};
 pub use fault::FaultKind;

@@ -1,0 +1,171 @@
+//! The fast half of solving: keys from definitions, and look-ups that need no tree but local ones.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Shared, try_join_all};
+
+use super::tree::{self, Tree};
+use super::{SolveError, Solver, blocking, lock};
+use crate::base::events::Outcome;
+use crate::base::{CacheKey, Digest, FaultKind};
+use crate::cache::key::{self, Dependency, Part, Selection};
+use crate::llb::op::Kind;
+use crate::llb::{Graph, Vertex};
+
+/// What is known of a vertex before anything runs.
+#[derive(Debug)]
+pub(super) struct Keyed {
+    /// Definition key. Local sources have none: what they hold is only known by content.
+    pub(super) key: Option<CacheKey>,
+    /// The result, if it is in the cache or costs nothing.
+    pub(super) hit: Option<Hit>,
+}
+
+/// A result found without running anything.
+#[derive(Debug)]
+pub(super) struct Hit {
+    pub(super) canonical: CacheKey,
+    pub(super) outputs: Vec<Tree>,
+    /// It is a source, not a cached result.
+    pub(super) source: bool,
+}
+
+impl Solver {
+    /// The key of a vertex, computed once, with a look-up in the cache.
+    pub(super) fn keyed(
+        self: &Arc<Self>,
+        graph: &Arc<Graph>,
+        digest: &Digest,
+    ) -> Shared<BoxFuture<'static, Result<Arc<Keyed>, SolveError>>> {
+        let mut keyed = lock(&self.keyed);
+        if let Some(known) = keyed.get(digest) {
+            return known.clone();
+        }
+        let (this, graph, id) = (Arc::clone(self), Arc::clone(graph), digest.clone());
+        let future = async move {
+            let Some(vertex) = graph.vertices.get(&id).cloned() else {
+                return Err(SolveError::internal(format!("vertex {} is not in the graph", id.short())));
+            };
+            let task = tokio::spawn(async move { this.compute_key(&graph, &vertex).await });
+            match task.await {
+                Ok(result) => result.map(Arc::new),
+                Err(panic) => Err(SolveError::internal(format!("a task ended unexpectedly: {panic}"))),
+            }
+        };
+        let future = future.boxed().shared();
+        keyed.insert(digest.clone(), future.clone());
+        future
+    }
+
+    async fn compute_key(self: Arc<Self>, graph: &Arc<Graph>, vertex: &Arc<Vertex>) -> Result<Keyed, SolveError> {
+        if let Some(Kind::Source(source)) = &vertex.op.kind {
+            self.env.events.started(&vertex.digest);
+            let keyed = self.source(vertex, source).await;
+            if let Err(error) = &keyed {
+                self.env.events.completed(&vertex.digest, Outcome::Failed(error.message().to_owned()));
+                self.env.cancel.cancel();
+            }
+            return keyed;
+        }
+        let dependencies = key::dependencies(vertex);
+        let inputs = try_join_all(vertex.inputs.iter().map(|edge| self.keyed(graph, &edge.vertex))).await?;
+        let mut parts = Vec::with_capacity(inputs.len());
+        for ((edge, dependency), input) in vertex.inputs.iter().zip(&dependencies).zip(&inputs) {
+            let tree = input.hit.as_ref().and_then(|hit| hit.outputs.get(edge.index));
+            parts.push(match (dependency, tree) {
+                (Dependency::Content(selections), Some(tree @ Tree::Local(_))) => {
+                    Part::Content(self.content(vertex, tree, selections).await?)
+                }
+                (Dependency::Definition, Some(tree @ Tree::Local(_))) => {
+                    Part::Content(self.content(vertex, tree, &[whole()]).await?)
+                }
+                _ => Part::Key(self.definition_key(vertex, input)?, edge.index),
+            });
+        }
+        let key = key::combine(&key::operation(vertex), &parts);
+        if vertex.metadata.ignore_cache {
+            return Ok(Keyed { key: Some(key), hit: None });
+        }
+        let hit = self.look_up(vertex, &key).await?;
+        Ok(Keyed { key: Some(key), hit })
+    }
+
+    fn definition_key(&self, vertex: &Vertex, input: &Keyed) -> Result<CacheKey, SolveError> {
+        let canonical = input.hit.as_ref().map(|hit| &hit.canonical);
+        canonical.or(input.key.as_ref()).cloned().ok_or_else(|| {
+            SolveError::internal(format!("an input of {} has neither a key nor a tree", vertex.digest.short()))
+        })
+    }
+
+    /// A record that is complete, as a hit.
+    pub(super) async fn look_up(&self, vertex: &Arc<Vertex>, key: &CacheKey) -> Result<Option<Hit>, SolveError> {
+        let (store, key, vertex) = (self.env.store.clone(), key.clone(), Arc::clone(vertex));
+        blocking(move || {
+            let record = store.record(&key).map_err(|e| tree::store_error(&vertex, &e))?;
+            Ok(record.map(|record| Hit {
+                canonical: record.canonical,
+                outputs: record.outputs.into_iter().map(Tree::Layers).collect(),
+                source: false,
+            }))
+        })
+        .await
+    }
+
+    /// The digest of what `selections` choose from `tree`.
+    pub(super) async fn content(
+        self: &Arc<Self>,
+        vertex: &Arc<Vertex>,
+        tree: &Tree,
+        selections: &[Selection],
+    ) -> Result<Digest, SolveError> {
+        let opened = self.open(vertex, tree).await?;
+        let (selections, vertex) = (selections.to_vec(), Arc::clone(vertex));
+        blocking(move || {
+            let mut digests = String::new();
+            for selection in &selections {
+                let digest = opened.digest(selection).map_err(|e| tree::file_error(&vertex, &e, opened.ignore()))?;
+                digests.push_str(digest.as_str());
+                digests.push('\n');
+            }
+            Ok(Digest::sha256(digests))
+        })
+        .await
+    }
+
+    async fn source(
+        self: &Arc<Self>,
+        vertex: &Arc<Vertex>,
+        source: &crate::llb::op::SourceOp,
+    ) -> Result<Keyed, SolveError> {
+        let (scheme, rest) = source.identifier.split_once("://").unwrap_or((source.identifier.as_str(), ""));
+        match scheme {
+            "docker-image" | "oci-layout" => {
+                let platform = vertex.op.platform.as_ref().map_or_else(crate::oci::Platform::host, Into::into);
+                let layers = self.env.images.layers(&source.identifier, &platform).await.map_err(|e| {
+                    SolveError::at(vertex, e.kind(), e.to_string(), e.hint())
+                })?;
+                let canonical = key::leaf("image", layers.last().map_or("scratch", |l| l.as_str()));
+                let outputs = vec![Tree::Layers(layers)];
+                Ok(Keyed { key: Some(canonical.clone()), hit: Some(Hit { canonical, outputs, source: true }) })
+            }
+            "local" => {
+                let local = self.locals.open(&self.env, vertex, rest, &source.attrs).await?;
+                // Whoever depends on it asks for its content; this key is never used for anything else.
+                let canonical = key::leaf("local", vertex.digest.as_str());
+                Ok(Keyed { key: None, hit: Some(Hit { canonical, outputs: vec![Tree::Local(local)], source: true }) })
+            }
+            _ => Err(SolveError::at(
+                vertex,
+                FaultKind::Input,
+                format!("source \"{}\" is not supported yet", source.identifier),
+                None,
+            )),
+        }
+    }
+}
+
+/// Everything of a tree.
+pub(super) fn whole() -> Selection {
+    Selection { path: "/".into(), follow: true, ..Selection::default() }
+}

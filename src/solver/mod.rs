@@ -1,0 +1,189 @@
+//! Layer 5: turns a graph into results: cache look-ups, parallel execution, cancellation.
+//!
+//! Every vertex is handled once per [`Solver`]: [`Solver::solve`] asks for the root's result; a result asks for its key
+//! first ([`keys`]), looks it up, and only on a miss asks for its inputs' results and runs the operation ([`operate`]).
+//! So a hit on the last vertex looks at nothing before it but keys. There is no event loop: each vertex is one shared
+//! future.
+
+mod error;
+mod file_op;
+mod exec_op;
+mod keys;
+mod operate;
+mod tree;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Shared};
+use tokio::sync::Semaphore;
+
+pub use error::SolveError;
+pub use tree::Tree;
+
+use crate::base::events::Outcome;
+use crate::base::{CacheKey, Cancel, Digest, Events};
+use crate::llb::{Edge, Graph, Vertex};
+use crate::source::image::ImageSource;
+use crate::store::Store;
+
+/// What RUN steps need beyond the graph.
+#[derive(Debug, Clone, Default)]
+pub struct Secrets {
+    /// Secret values by id. Never part of a key, a log or a layer.
+    pub values: BTreeMap<String, Arc<Vec<u8>>>,
+}
+
+/// Everything a solver works with.
+pub struct Environment {
+    /// Where results live.
+    pub store: Store,
+    /// Where base images come from.
+    pub images: ImageSource,
+    /// Directories of `local://NAME` sources.
+    pub contexts: BTreeMap<String, PathBuf>,
+    /// Secrets of this build.
+    pub secrets: Secrets,
+    /// How steps are run; `None` where this machine cannot run any, with the reason.
+    pub steps: Result<crate::exec::run::StepRunner, String>,
+    /// Where progress goes.
+    pub events: Events,
+    /// Stops everything.
+    pub cancel: Cancel,
+    /// RUN steps at a time.
+    pub parallelism: usize,
+}
+
+/// Solves graphs, sharing work between them.
+pub struct Solver {
+    env: Environment,
+    steps: Semaphore,
+    keyed: Mutex<HashMap<Digest, Shared<BoxFuture<'static, Result<Arc<keys::Keyed>, SolveError>>>>>,
+    solved: Mutex<HashMap<Digest, Shared<BoxFuture<'static, Result<Arc<Solved>, SolveError>>>>>,
+    locals: tree::LocalTrees,
+}
+
+/// The result of a vertex.
+#[derive(Debug)]
+pub struct Solved {
+    /// The key everything that builds on this vertex uses.
+    pub canonical: CacheKey,
+    /// One tree per output.
+    pub outputs: Vec<Tree>,
+    /// Found in the cache.
+    pub cached: bool,
+}
+
+impl Solver {
+    /// A solver with nothing solved yet.
+    #[must_use]
+    pub fn new(env: Environment) -> Arc<Self> {
+        let steps = Semaphore::new(env.parallelism.max(1));
+        Arc::new(Self {
+            env,
+            steps,
+            keyed: Mutex::default(),
+            solved: Mutex::default(),
+            locals: tree::LocalTrees::default(),
+        })
+    }
+
+    /// The tree of the graph's root; an empty tree for an empty graph.
+    ///
+    /// # Errors
+    /// The first failure; everything else is stopped then.
+    pub async fn solve(self: &Arc<Self>, graph: &Arc<Graph>) -> Result<Tree, SolveError> {
+        let Some(root) = &graph.root else { return Ok(Tree::Layers(Vec::new())) };
+        self.announce(graph, root);
+        let result = self.edge(graph, root).await;
+        if result.is_err() {
+            self.env.cancel.cancel();
+        }
+        result
+    }
+
+    /// Names every vertex below `root` in the order in which they can run.
+    fn announce(&self, graph: &Graph, root: &Edge) {
+        let mut seen = std::collections::HashSet::new();
+        let mut stack = vec![(root.vertex.clone(), false)];
+        while let Some((digest, ready)) = stack.pop() {
+            let Some(vertex) = graph.vertices.get(&digest) else { continue };
+            if ready {
+                let inputs = vertex.inputs.iter().map(|e| e.vertex.clone()).collect();
+                self.env.events.vertex(&digest, vertex.name(), inputs);
+            } else if seen.insert(digest.clone()) {
+                stack.push((digest, true));
+                stack.extend(vertex.inputs.iter().rev().map(|e| (e.vertex.clone(), false)));
+            }
+        }
+    }
+
+    async fn edge(self: &Arc<Self>, graph: &Arc<Graph>, edge: &Edge) -> Result<Tree, SolveError> {
+        let solved = self.solved(graph, &edge.vertex).await?;
+        solved.outputs.get(edge.index).cloned().ok_or_else(|| {
+            SolveError::internal(format!("vertex {} has no output {}", edge.vertex.short(), edge.index))
+        })
+    }
+
+    /// The result of a vertex, computed once.
+    fn solved(
+        self: &Arc<Self>,
+        graph: &Arc<Graph>,
+        digest: &Digest,
+    ) -> Shared<BoxFuture<'static, Result<Arc<Solved>, SolveError>>> {
+        let mut solved = lock(&self.solved);
+        if let Some(known) = solved.get(digest) {
+            return known.clone();
+        }
+        let (this, graph, id) = (Arc::clone(self), Arc::clone(graph), digest.clone());
+        let future = async move {
+            let Some(vertex) = graph.vertices.get(&id).cloned() else {
+                return Err(SolveError::internal(format!("vertex {} is not in the graph", id.short())));
+            };
+            // A task of its own, so that independent branches really run side by side.
+            let task = tokio::spawn(async move { this.run_vertex(&graph, &vertex).await });
+            match task.await {
+                Ok(result) => result.map(Arc::new),
+                Err(panic) => Err(SolveError::internal(format!("a task ended unexpectedly: {panic}"))),
+            }
+        };
+        let future = future.boxed().shared();
+        solved.insert(digest.clone(), future.clone());
+        future
+    }
+
+    async fn run_vertex(self: &Arc<Self>, graph: &Arc<Graph>, vertex: &Arc<Vertex>) -> Result<Solved, SolveError> {
+        let result = self.find_or_operate(graph, vertex).await;
+        match &result {
+            Ok(solved) => {
+                let outcome = if solved.cached { Outcome::Cached } else { Outcome::Done };
+                self.env.events.completed(&vertex.digest, outcome);
+            }
+            Err(error) if error.is_cancelled() => self.env.events.completed(&vertex.digest, Outcome::Canceled),
+            // An input's failure has been reported by the input.
+            Err(error) if error.vertex() == Some(&vertex.digest) => {
+                self.env.events.completed(&vertex.digest, Outcome::Failed(error.message().to_owned()));
+                self.env.cancel.cancel();
+            }
+            Err(_) => {}
+        }
+        result
+    }
+}
+
+/// Locks a mutex whose holders never panic while holding it.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Runs blocking work off the async threads.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, SolveError> + Send + 'static,
+) -> Result<T, SolveError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(panic) => Err(SolveError::internal(format!("a task ended unexpectedly: {panic}"))),
+    }
+}

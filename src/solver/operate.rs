@@ -1,0 +1,179 @@
+//! The slow half of solving: content keys, running what missed, remembering results.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use futures_util::future::try_join_all;
+
+use super::tree::{self, Tree};
+use super::{SolveError, Solved, Solver, blocking};
+use crate::base::{CacheKey, Digest, FaultKind};
+use crate::cache::key::{self, Dependency, Part};
+use crate::llb::op::Kind;
+use crate::llb::{Graph, Vertex};
+use crate::store::{CacheRecord, LayerId};
+
+impl Solver {
+    pub(super) async fn find_or_operate(
+        self: &Arc<Self>,
+        graph: &Arc<Graph>,
+        vertex: &Arc<Vertex>,
+    ) -> Result<Solved, SolveError> {
+        let keyed = self.keyed(graph, &vertex.digest).await?;
+        if let Some(hit) = &keyed.hit {
+            let cached = !hit.source;
+            return Ok(Solved { canonical: hit.canonical.clone(), outputs: hit.outputs.clone(), cached });
+        }
+        let inputs = try_join_all(vertex.inputs.iter().map(|edge| self.solved(graph, &edge.vertex))).await?;
+        let mut trees = Vec::with_capacity(inputs.len());
+        for (edge, input) in vertex.inputs.iter().zip(&inputs) {
+            let tree = input.outputs.get(edge.index).cloned();
+            trees.push(tree.ok_or_else(|| SolveError::internal("an input has no such output"))?);
+        }
+        if self.env.cancel.is_cancelled() {
+            return Err(SolveError::cancelled());
+        }
+        let key = self.content_key(vertex, &inputs, &trees).await?;
+        let fast = keyed.key.clone().unwrap_or_else(|| key.clone());
+        if vertex.metadata.ignore_cache {
+            let outputs = self.operate(vertex, &trees).await?;
+            // Later builds that may use the cache find this result; what builds on it now is keyed apart (C4.08).
+            let canonical = key::combine(&fresh(), &[Part::Key(key.clone(), 0)]);
+            self.remember(vertex, &key, &fast, &canonical, &outputs).await?;
+            return Ok(Solved { canonical, outputs: outputs.into_iter().map(Tree::Layers).collect(), cached: false });
+        }
+        if let Some(hit) = self.look_up(vertex, &key).await? {
+            self.alias(vertex, &fast, &hit.canonical).await?;
+            return Ok(Solved { canonical: hit.canonical, outputs: hit.outputs, cached: true });
+        }
+        // One process runs a vertex while others wait for its result.
+        let lock = {
+            let (store, key, vertex) = (self.env.store.clone(), key.clone(), Arc::clone(vertex));
+            blocking(move || store.key_lock(&key).map_err(|e| tree::store_error(&vertex, &e))).await?
+        };
+        if let Some(hit) = self.look_up(vertex, &key).await? {
+            return Ok(Solved { canonical: hit.canonical, outputs: hit.outputs, cached: true });
+        }
+        let outputs = self.operate(vertex, &trees).await?;
+        self.remember(vertex, &key, &fast, &key, &outputs).await?;
+        drop(lock);
+        Ok(Solved { canonical: key, outputs: outputs.into_iter().map(Tree::Layers).collect(), cached: false })
+    }
+
+    async fn content_key(
+        self: &Arc<Self>,
+        vertex: &Arc<Vertex>,
+        inputs: &[Arc<Solved>],
+        trees: &[Tree],
+    ) -> Result<CacheKey, SolveError> {
+        let mut parts = Vec::with_capacity(inputs.len());
+        let dependencies = key::dependencies(vertex);
+        for (i, dependency) in dependencies.iter().enumerate() {
+            parts.push(match (dependency, &trees[i]) {
+                (Dependency::Content(selections), tree) => {
+                    Part::Content(self.content(vertex, tree, selections).await?)
+                }
+                (Dependency::Definition, tree @ Tree::Local(_)) => {
+                    Part::Content(self.content(vertex, tree, &[super::keys::whole()]).await?)
+                }
+                (Dependency::Definition, Tree::Layers(_)) => {
+                    Part::Key(inputs[i].canonical.clone(), vertex.inputs[i].index)
+                }
+            });
+        }
+        Ok(key::combine(&key::operation(vertex), &parts))
+    }
+
+    /// Runs the operation. Sources never come here.
+    async fn operate(self: &Arc<Self>, vertex: &Arc<Vertex>, trees: &[Tree]) -> Result<Vec<Vec<LayerId>>, SolveError> {
+        let unsupported = |what: &str| {
+            SolveError::at(vertex, FaultKind::Input, format!("LLB {what} is not supported yet"), None)
+        };
+        match &vertex.op.kind {
+            Some(Kind::File(file)) => {
+                self.env.events.started(&vertex.digest);
+                self.file_op(vertex, file, trees).await
+            }
+            Some(Kind::Exec(exec)) => self.exec_op(vertex, exec, trees).await,
+            Some(Kind::Merge(merge)) => {
+                self.env.events.started(&vertex.digest);
+                let mut chain = Vec::new();
+                for input in &merge.inputs {
+                    let tree = usize::try_from(input.input).ok().and_then(|i| trees.get(i));
+                    chain.extend(match tree {
+                        Some(tree) => self.layers(vertex, tree).await?,
+                        None => Vec::new(),
+                    });
+                }
+                Ok(vec![chain])
+            }
+            Some(Kind::Diff(diff)) => {
+                self.env.events.started(&vertex.digest);
+                let side = |input: &Option<crate::llb::op::BuildInput>| {
+                    input.as_ref().and_then(|i| usize::try_from(i.input).ok()).and_then(|i| trees.get(i))
+                };
+                let lower = match side(&diff.lower) {
+                    Some(tree) => self.layers(vertex, tree).await?,
+                    None => Vec::new(),
+                };
+                let upper = match side(&diff.upper) {
+                    Some(tree) => self.layers(vertex, tree).await?,
+                    None => Vec::new(),
+                };
+                match upper.strip_prefix(lower.as_slice()) {
+                    Some(above) => Ok(vec![above.to_vec()]),
+                    None => Err(unsupported("DiffOp between unrelated trees")),
+                }
+            }
+            Some(Kind::Build(_)) => Err(unsupported("BuildOp")),
+            Some(Kind::Passthrough(_)) => Err(unsupported("PassthroughOp")),
+            Some(Kind::Source(_)) | None => Err(SolveError::internal("an operation without a kind")),
+        }
+    }
+
+    async fn remember(
+        &self,
+        vertex: &Arc<Vertex>,
+        key: &CacheKey,
+        fast: &CacheKey,
+        canonical: &CacheKey,
+        outputs: &[Vec<LayerId>],
+    ) -> Result<(), SolveError> {
+        let now = SystemTime::now();
+        let record = CacheRecord {
+            key: key.clone(),
+            canonical: canonical.clone(),
+            outputs: outputs.to_vec(),
+            inputs: serde_json::Value::Null,
+            description: vertex.name(),
+            created: now,
+            last_used: now,
+            usage: 0,
+        };
+        let (store, fast, vertex) = (self.env.store.clone(), fast.clone(), Arc::clone(vertex));
+        blocking(move || {
+            store.put_record(&record).map_err(|e| tree::store_error(&vertex, &e))?;
+            if fast != record.key {
+                store.alias(&fast, &record.key).map_err(|e| tree::store_error(&vertex, &e))?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn alias(&self, vertex: &Arc<Vertex>, from: &CacheKey, to: &CacheKey) -> Result<(), SolveError> {
+        if from == to {
+            return Ok(());
+        }
+        let (store, from, to, vertex) = (self.env.store.clone(), from.clone(), to.clone(), Arc::clone(vertex));
+        blocking(move || store.alias(&from, &to).map_err(|e| tree::store_error(&vertex, &e))).await
+    }
+}
+
+/// A digest nobody has seen before.
+fn fresh() -> Digest {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+    Digest::sha256(format!("{now} {} {}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed)))
+}
