@@ -1,0 +1,2 @@
+#!/bin/sh
+cat /hello.txt /built-by.txt
