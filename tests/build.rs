@@ -1,0 +1,341 @@
+//! Black-box tests of `rbuild build` with real steps, real layers and real tools.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![allow(clippy::print_stderr, reason = "skip reasons are collected by scripts/test")]
+#![allow(missing_docs, reason = "a test program")]
+
+mod support;
+
+use support::Bench;
+
+#[test]
+fn copy_and_run_make_an_image() {
+    need_run!();
+    let bench = Bench::new();
+    bench.file("hello.txt", "hello\n");
+    let image = bench.image_of("FROM busybox\nCOPY hello.txt /greeting\nRUN cat /greeting > /copied && echo done\nCMD [\"cat\", \"/copied\"]\n");
+    assert_eq!(image.text("greeting"), "hello\n");
+    assert_eq!(image.text("copied"), "hello\n");
+    assert_eq!(image.layers.len(), 3, "base, COPY, RUN");
+    assert_eq!(image.config["config"]["Cmd"], serde_json::json!(["cat", "/copied"]));
+    let history: Vec<_> = image.config["history"].as_array().unwrap().iter().filter_map(|h| h["created_by"].as_str()).collect();
+    assert!(history.contains(&"COPY hello.txt /greeting # buildkit"), "{history:?}");
+    assert!(history.contains(&"RUN /bin/sh -c cat /greeting > /copied && echo done # buildkit"), "{history:?}");
+    assert_eq!(image.top(), ["copied"], "the layer holds what the step wrote and nothing else");
+}
+
+#[test]
+fn an_unchanged_build_runs_nothing_and_gives_the_same_image() {
+    need_run!();
+    let bench = Bench::new();
+    bench.file("a", "1").dockerfile("FROM busybox\nCOPY a /a\nRUN date +%N > /now\nRUN cp /now /then\n");
+    let first = bench.build_image(&[]);
+    let again = bench.build(&["-o", &format!("type=oci,dest={}", bench.path("again.tar").display())]).ok();
+    assert_eq!(again.count("CACHED"), 3, "{}", again.stderr);
+    let again = support::image::Image::open_tar(&bench.path("again.tar"));
+    assert_eq!(first.text("now"), again.text("now"));
+    assert_eq!(first.config["rootfs"], again.config["rootfs"]);
+}
+
+#[test]
+fn changed_content_is_seen_and_mtime_alone_is_not() {
+    need_run!();
+    let bench = Bench::new();
+    bench.file("a", "same size 1").dockerfile("FROM busybox\nCOPY a /a\nRUN cp /a /b\n");
+    bench.build(&[]).ok();
+    let touched = std::fs::File::options().write(true).open(bench.ctx().join("a")).unwrap();
+    touched.set_modified(std::time::SystemTime::now() - std::time::Duration::from_secs(1000)).unwrap();
+    let run = bench.build(&[]).ok();
+    assert_eq!(run.count("CACHED"), 2, "C4.05: mtime is not part of the key\n{}", run.stderr);
+    bench.file("a", "same size 2");
+    assert_eq!(bench.build_image(&[]).text("b"), "same size 2");
+    bench.chmod("a", 0o755);
+    assert_eq!(bench.build_image(&[]).node("a").mode, 0o755, "C4.06: the mode is part of the key");
+}
+
+#[test]
+fn stages_are_built_only_when_needed_and_once() {
+    need_run!();
+    let bench = Bench::new();
+    bench.dockerfile(
+        "FROM busybox AS one\nRUN echo one > /x\nFROM busybox AS unused\nRUN exit 1\nFROM scratch\nCOPY --from=one /x /from-one\nCOPY --from=0 /x /from-zero\n",
+    );
+    let image = bench.build_image(&[]);
+    assert_eq!(image.text("from-one"), "one\n");
+    assert_eq!(image.text("from-zero"), "one\n");
+    assert_eq!(image.tree().len(), 2, "FROM scratch: {:?}", image.tree().keys());
+    bench.build(&["--target", "unused"]).fails(9, &["exit code: 1", "RUN exit 1"]);
+}
+
+#[test]
+fn a04_args_and_env_reach_steps_and_only_env_reaches_the_image() {
+    need_run!();
+    let bench = Bench::new();
+    bench.dockerfile("ARG BASE=busybox\nFROM ${BASE}\nARG V=default\nENV E=$V\nENV E=later-$E F=$E\nRUN echo \"$V $E $F\" > /out\n");
+    let image = bench.build_image(&["--build-arg", "V=given"]);
+    assert_eq!(image.text("out"), "given later-given given\n", "A3.08: one ENV sees the values before it");
+    let env = image.config["config"]["Env"].to_string();
+    assert!(env.contains("E=later-given") && !env.contains("V="), "{env}");
+    let history = image.config["history"].to_string();
+    assert!(history.contains("RUN |1 V=given /bin/sh -c"), "A4.13: {history}");
+}
+
+#[test]
+fn failing_steps_say_where_and_why() {
+    need_run!();
+    let bench = Bench::new();
+    bench.dockerfile("FROM busybox\nRUN echo some output; echo and more >&2; exit 7\n");
+    bench.build(&[]).fails(9, &["some output", "and more", "did not complete successfully: exit code: 7", "Dockerfile:2", ">>>"]);
+    assert!(!bench.path("image.tar").exists());
+}
+
+#[test]
+fn a08_users_and_working_directories() {
+    need_run!();
+    let bench = Bench::new();
+    bench.dockerfile(
+        "FROM busybox\nRUN adduser -D -u 1234 app && addgroup -g 77 extra && addgroup app extra\nUSER app\nWORKDIR /work/deep\nRUN id > out && pwd >> out\n",
+    );
+    let image = bench.build_image(&[]);
+    let out = image.text("work/deep/out");
+    assert!(out.starts_with("uid=1234(app) gid=1234(app)") && out.contains("77(extra)"), "{out}");
+    assert!(out.ends_with("/work/deep\n"));
+    assert_eq!((image.node("work/deep").uid, image.node("work/deep").gid), (1234, 1234), "A8.06");
+    assert_eq!(image.node("work/deep/out").uid, 1234);
+}
+
+#[test]
+fn deletions_and_replacements_become_whiteouts() {
+    need_run!();
+    let bench = Bench::new();
+    bench.dockerfile(
+        "FROM busybox\nRUN mkdir -p /d/sub && echo 1 > /d/a && echo 2 > /d/sub/b && ln -s a /d/l\nRUN rm /d/a && rm -r /d/sub && echo file > /d/sub\nRUN rm -r /d && mkdir /d && echo new > /d/new\n",
+    );
+    let image = bench.build_image(&[]);
+    assert!(image.layers[2].iter().any(|(p, _)| p == "d/.wh.a"), "{:?}", image.layers[2].iter().map(|(p, _)| p).collect::<Vec<_>>());
+    let tree = image.tree();
+    let d: Vec<_> = tree.keys().filter(|p| p.starts_with("d/") || *p == "d").collect();
+    assert_eq!(d, ["d", "d/new"]);
+}
+
+#[test]
+fn resolv_conf_and_hosts_are_given_and_never_enter_the_layer() {
+    need_run!();
+    let bench = Bench::new();
+    bench.dockerfile("FROM busybox\nRUN cat /etc/hosts > /seen && hostname >> /seen && test -e /etc/resolv.conf\n");
+    let image = bench.build_image(&["--add-host", "db:10.1.2.3"]);
+    let seen = image.text("seen");
+    assert!(seen.contains("127.0.0.1\tlocalhost buildkitsandbox") && seen.contains("10.1.2.3\tdb"), "{seen}");
+    assert!(seen.ends_with("buildkitsandbox\n"));
+    assert_eq!(image.top(), ["seen"], "C5.18: no mount stubs in the layer");
+}
+
+#[test]
+fn network_none_has_only_loopback() {
+    need_run!();
+    let bench = Bench::new();
+    bench.dockerfile("FROM busybox\nRUN --network=none ls /sys/class/net > /net && ip link show lo | grep -q UP\n");
+    assert_eq!(bench.build_image(&[]).text("net"), "lo\n");
+}
+
+#[test]
+fn heredocs_run_and_copy() {
+    need_run!();
+    let bench = Bench::new();
+    bench.dockerfile(
+        "FROM busybox\nARG X=val\nRUN <<EOF\necho first > /a\necho $X >> /a\nEOF\nCOPY <<EOF /b\nx is $X\nEOF\nCOPY <<'EOF' /c\nx is $X\nEOF\nRUN <<EOF\n#!/bin/cat\nscript\nEOF\n",
+    );
+    let image = bench.build_image(&[]);
+    assert_eq!(image.text("a"), "first\nval\n");
+    assert_eq!(image.text("b"), "x is val\n");
+    assert_eq!(image.text("c"), "x is $X\n");
+    assert_eq!(image.node("b").mode, 0o644, "A2.08");
+}
+
+#[test]
+fn mounts_of_steps() {
+    need_run!();
+    let bench = Bench::new();
+    bench.file("src/f", "from context");
+    std::fs::write(bench.path("token"), "s3cret").unwrap();
+    bench.dockerfile(
+        "FROM busybox AS tool\nRUN echo tool > /t\nFROM busybox\n\
+         RUN --mount=type=bind,source=src,target=/mnt/src --mount=type=bind,from=tool,source=/t,target=/mnt/t cat /mnt/src/f /mnt/t > /bound\n\
+         RUN --mount=type=cache,target=/cache echo x >> /cache/log; wc -l < /cache/log > /count\n\
+         RUN --mount=type=tmpfs,target=/scratch echo gone > /scratch/x && echo ok > /tmpfs\n\
+         RUN --mount=type=secret,id=token test \"$(cat /run/secrets/token)\" = s3cret && stat -c %a /run/secrets/token > /secret-mode\n\
+         RUN --mount=type=secret,id=token,env=TOKEN test \"$TOKEN\" = s3cret\n",
+    );
+    let secret = format!("id=token,src={}", bench.path("token").display());
+    let image = bench.build_image(&["--secret", &secret]);
+    assert_eq!(image.text("bound"), "from contexttool\n");
+    assert_eq!(image.text("count"), "1\n");
+    assert_eq!(image.text("secret-mode"), "400\n", "A5.06");
+    for gone in ["cache", "scratch", "mnt", "run/secrets"] {
+        assert!(!image.has(gone), "{gone} entered a layer");
+    }
+    let again = bench.build_image(&["--secret", &secret, "--no-cache"]);
+    assert_eq!(again.text("count"), "2\n", "N2.05: --no-cache does not clear cache mounts");
+}
+
+#[test]
+fn ownership_modes_links_and_capabilities_reach_the_layer() {
+    need_run!();
+    let bench = Bench::new();
+    bench.file("f", "x").chmod("f", 0o640).symlink("f", "l");
+    bench.dockerfile(
+        "FROM busybox\nCOPY --chown=12:34 --chmod=4711 f /suid\nCOPY . /all/\nRUN ln /suid /hard && chown 5:6 /all/f && mkfifo /pipe\n",
+    );
+    let image = bench.build_image(&[]);
+    let suid = image.node("suid");
+    assert_eq!((suid.uid, suid.gid, suid.mode), (12, 34, 0o4711));
+    assert_eq!(image.node("all/l").link, "f", "A6.10");
+    assert_eq!((image.node("all/f").uid, image.node("all/f").gid, image.node("all/f").mode), (5, 6, 0o640));
+    assert_eq!(image.node("pipe").kind, 'p');
+    assert_eq!(image.node("hard").content, b"x");
+}
+
+#[test]
+fn the_two_snapshotters_give_identical_layers() {
+    need_run!();
+    let dockerfile = "FROM busybox\nCOPY . /ctx/\nRUN rm /bin/wget && mkdir /new && echo 1 > /new/a && ln /new/a /new/b && chmod 700 /ctx\nRUN rm -r /new && mkdir /new && echo 2 > /new/c\nRUN touch -d @1000000000 /ctx/f /new/c /new /ctx /etc/passwd /bin /\n";
+    let mut ids = Vec::new();
+    for snapshotter in ["overlay", "native"] {
+        let bench = Bench::new();
+        bench.file("f", "x").file("dir/g", "y").dockerfile(dockerfile);
+        let image = bench.build_image(&["--snapshotter", snapshotter]);
+        let shape: Vec<Vec<(String, char, u32, u64, Vec<u8>)>> =
+            image.layers.iter().map(|l| l.iter().map(|(p, n)| (p.clone(), n.kind, n.mode, n.uid, n.content.clone())).collect()).collect();
+        ids.push(shape);
+    }
+    assert_eq!(ids[0], ids[1]);
+}
+
+#[test]
+fn parallel_stages_run_side_by_side() {
+    need_run!();
+    let bench = Bench::new();
+    // Each stage waits for a file that the other one makes in a shared cache mount.
+    bench.dockerfile(
+        "FROM busybox AS a\nRUN --mount=type=cache,target=/c touch /c/a; for i in $(seq 100); do [ -e /c/b ] && exit 0; sleep 0.1; done; exit 1\n\
+         FROM busybox AS b\nRUN --mount=type=cache,target=/c touch /c/b; for i in $(seq 100); do [ -e /c/a ] && exit 0; sleep 0.1; done; exit 1\n\
+         FROM busybox\nCOPY --from=a /etc/passwd /a\nCOPY --from=b /etc/passwd /b\n",
+    );
+    bench.build(&[]).ok();
+}
+
+#[test]
+fn the_first_failure_stops_the_rest() {
+    need_run!();
+    let bench = Bench::new();
+    bench.dockerfile("FROM busybox AS slow\nRUN sleep 60\nFROM busybox AS bad\nRUN sleep 0.3; exit 3\nFROM scratch\nCOPY --from=slow /x /\nCOPY --from=bad /x /\n");
+    let start = std::time::Instant::now();
+    bench.build(&[]).fails(9, &["exit code: 3"]);
+    assert!(start.elapsed().as_secs() < 30, "the slow stage was not stopped");
+}
+
+#[test]
+fn outputs_local_and_tar_and_several_at_once() {
+    need_run!();
+    let bench = Bench::new();
+    bench.dockerfile("FROM busybox AS b\nRUN mkdir /d && echo hi > /d/f && chmod 751 /d/f\nFROM scratch\nCOPY --from=b /d /d\n");
+    let (dir, tar) = (bench.path("tree"), bench.path("tree.tar"));
+    bench
+        .build(&["-o", &dir.display().to_string(), "-o", &format!("type=tar,dest={}", tar.display()), "-o", &format!("type=docker,name=x:1,dest={}", bench.path("docker.tar").display())])
+        .ok();
+    assert_eq!(std::fs::read_to_string(dir.join("d/f")).unwrap(), "hi\n");
+    let names: Vec<_> = tar::Archive::new(std::fs::File::open(&tar).unwrap()).entries().unwrap().map(|e| e.unwrap().path().unwrap().display().to_string()).collect();
+    assert!(names.iter().any(|n| n.trim_end_matches('/') == "d/f"), "{names:?}");
+    let docker: Vec<_> = tar::Archive::new(std::fs::File::open(bench.path("docker.tar")).unwrap()).entries().unwrap().map(|e| e.unwrap().path().unwrap().display().to_string()).collect();
+    assert!(docker.iter().any(|n| n == "manifest.json"), "{docker:?}");
+}
+
+#[test]
+fn zstd_layers() {
+    need_run!();
+    let bench = Bench::new();
+    bench.dockerfile("FROM busybox\nRUN echo z > /z\n");
+    let tar = bench.path("z.tar");
+    bench.build(&["-o", &format!("type=oci,dest={},compression=zstd", tar.display())]).ok();
+    let image = support::image::Image::open_tar(&tar);
+    assert_eq!(image.text("z"), "z\n");
+    assert_eq!(image.manifest["layers"][1]["mediaType"], "application/vnd.oci.image.layer.v1.tar+zstd");
+    assert_eq!(image.manifest["layers"][0]["mediaType"], "application/vnd.oci.image.layer.v1.tar+gzip", "C6.02: base layers are kept");
+}
+
+#[test]
+fn tagged_images_stay_in_the_store() {
+    need_run!();
+    let bench = Bench::new();
+    bench.dockerfile("FROM busybox\nRUN echo x > /x\n");
+    let iid = bench.path("iid");
+    bench.build(&["-t", "demo/app:1", "--iidfile", &iid.display().to_string(), "--metadata-file", &bench.path("m.json").display().to_string()]).ok();
+    let id = std::fs::read_to_string(iid).unwrap();
+    assert!(id.starts_with("sha256:") && !id.ends_with('\n'), "B2.12: {id}");
+    let metadata: serde_json::Value = serde_json::from_slice(&std::fs::read(bench.path("m.json")).unwrap()).unwrap();
+    assert_eq!(metadata["containerimage.config.digest"], id.as_str());
+    assert_eq!(metadata["image.name"], "docker.io/demo/app:1");
+    let list = bench.rbuild(&["images"]).ok();
+    assert!(list.stdout.contains("demo/app") && list.stdout.contains('1'), "{}", list.stdout);
+    // FROM finds it again without a registry.
+    bench.dockerfile("FROM demo/app:1\nRUN cat /x > /y\n");
+    assert_eq!(bench.build_image(&[]).text("y"), "x\n");
+}
+
+#[test]
+fn dockerfile_from_standard_input() {
+    need_run!();
+    let bench = Bench::new();
+    bench.file("f", "context file");
+    let tar = bench.path("s.tar");
+    bench.build_stdin(&["-f", "-", "-o", &format!("type=oci,dest={}", tar.display())], b"FROM busybox\nCOPY f /g\n").ok();
+    assert_eq!(support::image::Image::open_tar(&tar).text("g"), "context file");
+}
+
+#[test]
+fn a09_ignored_files_are_invisible() {
+    need_run!();
+    let bench = Bench::new();
+    bench.file("keep.txt", "k").file("drop.log", "d").file("sub/drop.log", "d").file("sub/keep.log", "k");
+    bench.file(".dockerignore", "**/*.log\n!sub/keep.log\n").dockerfile("FROM busybox\nCOPY . /all/\n");
+    let image = bench.build_image(&[]);
+    assert!(image.has("all/keep.txt") && image.has("all/sub/keep.log"));
+    assert!(!image.has("all/drop.log") && !image.has("all/sub/drop.log"));
+    bench.dockerfile("FROM busybox\nCOPY drop.log /x\n");
+    bench.build(&[]).fails(4, &["\"/drop.log\": not found", "excluded by .dockerignore line 1", "Dockerfile:2"]);
+    bench.dockerfile("FROM busybox\nCOPY missing.txt /x\n");
+    bench.build(&[]).fails(4, &["\"/missing.txt\": not found"]);
+    bench.dockerfile("FROM busybox\nCOPY *.nothing /x/\n");
+    assert!(!bench.build_image(&[]).has("x/missing"), "N2.02: a pattern without matches is no error");
+}
+
+#[test]
+fn add_unpacks_local_archives() {
+    need_run!();
+    let bench = Bench::new();
+    bench.file("d/inner.txt", "inside");
+    let status = std::process::Command::new("tar").args(["-C", &bench.ctx().join("d").display().to_string(), "-czf", &bench.ctx().join("a.tgz").display().to_string(), "inner.txt"]).status().unwrap();
+    assert!(status.success());
+    bench.dockerfile("FROM busybox\nADD a.tgz /unpacked/\nCOPY a.tgz /packed/\n");
+    let image = bench.build_image(&[]);
+    assert_eq!(image.text("unpacked/inner.txt"), "inside");
+    assert!(image.has("packed/a.tgz"));
+}
+
+#[test]
+fn copy_link_and_onbuild_and_shell() {
+    need_run!();
+    let bench = Bench::new();
+    bench.file("f", "linked");
+    bench.dockerfile(
+        "FROM busybox AS base\nONBUILD RUN echo triggered > /trigger\nFROM base\nSHELL [\"/bin/sh\", \"-ec\"]\nRUN echo $0 $- > /shell\nCOPY --link f /opt/f\nHEALTHCHECK --interval=5s CMD true\nEXPOSE 80 90/udp\nVOLUME /data\nSTOPSIGNAL SIGINT\nLABEL a=b\nENTRYPOINT [\"/bin/sh\"]\nUSER 1:2\n",
+    );
+    let image = bench.build_image(&["--label", "c=d"]);
+    assert_eq!(image.text("trigger"), "triggered\n");
+    assert_eq!(image.text("opt/f"), "linked");
+    let config = &image.config["config"];
+    assert_eq!(config["ExposedPorts"], serde_json::json!({"80/tcp": {}, "90/udp": {}}));
+    assert_eq!(config["Labels"], serde_json::json!({"a": "b", "c": "d"}));
+    assert_eq!(config["Healthcheck"]["Interval"], 5_000_000_000_i64);
+    assert_eq!((config["StopSignal"].as_str(), config["User"].as_str()), (Some("SIGINT"), Some("1:2")));
+    assert_eq!(config["Volumes"], serde_json::json!({"/data": {}}));
+}
