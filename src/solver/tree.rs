@@ -18,7 +18,72 @@ pub enum Tree {
     /// A chain of layers, bottom first.
     Layers(Vec<LayerId>),
     /// A directory outside the store, filtered.
-    Local(Arc<LocalContext>),
+    Local(Arc<LocalTree>),
+}
+
+/// A local directory as the source of copies.
+pub struct LocalTree {
+    source: CopySource,
+    hashes: ContextHashes,
+    ignore_name: Option<String>,
+}
+
+impl std::fmt::Debug for LocalTree {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "LocalTree({})", self.source.root.display())
+    }
+}
+
+/// The store's memory of file digests, as the content digest wants it.
+struct ContextHashes(Mutex<ContextIndex>);
+
+impl StatCache for ContextHashes {
+    fn get(&self, path: &Path, key: &file::StatKey) -> Option<Digest> {
+        lock(&self.0).get(path, &stat_key(key))
+    }
+
+    fn put(&self, path: &Path, key: &file::StatKey, digest: &Digest) {
+        lock(&self.0).put(path, &stat_key(key), digest);
+    }
+}
+
+fn stat_key(key: &file::StatKey) -> crate::store::StatKey {
+    crate::store::StatKey { size: key.size, mtime_ns: key.mtime_ns, ctime_ns: key.ctime_ns, ino: key.ino }
+}
+
+impl LocalTree {
+    /// One layer that holds what `src` selects at `dest`, made once per `key`.
+    pub(super) fn as_layer(
+        &self,
+        store: &Store,
+        vertex: &Vertex,
+        key: &CacheKey,
+        src: &str,
+        dest: &str,
+    ) -> Result<Vec<LayerId>, SolveError> {
+        let fail = |e: StoreError| store_error(vertex, &e);
+        let _lock = store.key_lock(key).map_err(fail)?;
+        if let Some(record) = store.record(key).map_err(fail)? {
+            return Ok(record.outputs.into_iter().next().unwrap_or_default());
+        }
+        let mounted = store.mount(&[], &MountRequest::writable(Vec::new())).map_err(fail)?;
+        let copy = FileActionCopy {
+            src: src.into(),
+            dest: dest.into(),
+            mode: -1,
+            timestamp: -1,
+            dir_copy_contents: true,
+            create_dest_path: true,
+            follow_symlink: true,
+            ..FileActionCopy::default()
+        };
+        file::copy(&self.source, mounted.root(), &copy, None)
+            .map_err(|e| file_error(vertex, &e, self.ignore_name.as_deref()))?;
+        let description = format!("local directory {}", self.source.root.display());
+        let layer = mounted.commit(&description).map_err(fail)?;
+        store.put_record(&CacheRecord::new(key, vec![vec![layer.clone()]], &description)).map_err(fail)?;
+        Ok(vec![layer])
+    }
 }
 
 /// A tree that can be read, for as long as this lives.

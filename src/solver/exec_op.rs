@@ -1,0 +1,269 @@
+//! Runs exec operations: mounts the trees, hands the step to `exec::run`, commits what it wrote.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rootless::step::StepMount;
+use rustix::fs::{Mode, OFlags};
+
+use super::tree::{self, Tree};
+use super::{SolveError, Solver, blocking};
+use crate::base::{FaultKind, file as base_file};
+use crate::cache::key::{self, Part, Selection};
+use crate::exec::file;
+use crate::exec::run::{self, RunRequest};
+use crate::exec::secret::SecretFile;
+use crate::llb::Vertex;
+use crate::llb::op::{ExecOp, Mount, MountType, NetMode, SecurityMode};
+use crate::store::{CacheMount, LayerId, MountRequest, Mounted, Sharing, Stub};
+
+/// What must live as long as the step runs.
+#[derive(Default)]
+struct Held {
+    mounts: Vec<Mounted>,
+    caches: Vec<CacheMount>,
+    secrets: Vec<SecretFile>,
+}
+
+impl Solver {
+    pub(super) async fn exec_op(
+        self: &Arc<Self>,
+        vertex: &Arc<Vertex>,
+        exec: &ExecOp,
+        trees: &[Tree],
+    ) -> Result<Vec<Vec<LayerId>>, SolveError> {
+        let runner = match &self.env.steps {
+            Ok(runner) => Arc::clone(runner),
+            Err(reason) => {
+                return Err(SolveError::at(
+                    vertex,
+                    FaultKind::Isolation,
+                    "this machine does not allow RUN steps",
+                    Some(format!("{reason}; `rbuild doctor` shows every probe")),
+                ));
+            }
+        };
+        let meta = exec.meta.clone().unwrap_or_default();
+        // Waiting for a turn is not running: the vertex starts afterwards.
+        let _turn = tokio::select! {
+            turn = self.steps.acquire() => turn.map_err(|_| SolveError::cancelled())?,
+            () = self.env.cancel.cancelled() => return Err(SolveError::cancelled()),
+        };
+        self.env.events.started(&vertex.digest);
+
+        let mut held = Held::default();
+        let mut mounts = Vec::new();
+        let mut shm_size = 0;
+        let mut root: Option<&Mount> = None;
+        for mount in &exec.mounts {
+            if mount.dest == "/" {
+                root = Some(mount);
+                continue;
+            }
+            if mount.mount_type == MountType::Tmpfs as i32 && mount.dest == "/dev/shm" {
+                shm_size = mount.tmpfs_opt.as_ref().and_then(|o| u64::try_from(o.size).ok()).unwrap_or(0);
+                continue;
+            }
+            if mount.output >= 0 {
+                let message = format!("LLB exec mount {} with an output is not supported yet", mount.dest);
+                return Err(SolveError::at(vertex, FaultKind::Input, message, None));
+            }
+            if let Some(mount) = self.step_mount(vertex, mount, trees, &mut held).await? {
+                mounts.push(mount);
+            }
+        }
+        let mut extra_env = Vec::new();
+        for secret in &exec.secretenv {
+            match self.env.secrets.values.get(&secret.id) {
+                Some(value) => {
+                    let value = String::from_utf8(value.to_vec()).map_err(|_| {
+                        let message = format!("secret \"{}\" is not text and cannot be an environment variable", secret.id);
+                        SolveError::at(vertex, FaultKind::Input, message, None)
+                    })?;
+                    extra_env.push((secret.name.clone(), value));
+                }
+                None if secret.optional => {}
+                None => return Err(missing_secret(vertex, &secret.id)),
+            }
+        }
+        let confidential = !extra_env.is_empty() || !held.secrets.is_empty();
+
+        let root = root.ok_or_else(|| SolveError::internal("an exec operation without a root mount"))?;
+        let chain = match usize::try_from(root.input).ok().and_then(|i| trees.get(i)) {
+            Some(tree) => self.layers(vertex, tree).await?,
+            None => Vec::new(),
+        };
+        let stubs = run::required_stubs(&meta, &mounts);
+        let stubs = stubs.into_iter().map(|s| Stub { path: s.path, dir: s.dir }).collect();
+        let mounted = self.mount(vertex, &chain, MountRequest::writable(stubs)).await?;
+        let request = RunRequest {
+            meta: &meta,
+            network: NetMode::try_from(exec.network).unwrap_or(NetMode::Unset),
+            security: SecurityMode::try_from(exec.security).unwrap_or(SecurityMode::Sandbox),
+            root: mounted.root(),
+            mounts,
+            extra_env,
+            shm_size,
+            confidential,
+        };
+        let result = runner
+            .run_step(request, &self.env.events, &vertex.digest, self.env.cancel.cancelled())
+            .await
+            .map_err(|e| match e.kind() {
+                FaultKind::Interrupted => SolveError::cancelled(),
+                kind => SolveError::at(vertex, kind, e.to_string(), None),
+            })?;
+        drop(held);
+        let fine = if meta.valid_exit_codes.is_empty() {
+            result.code == 0
+        } else {
+            meta.valid_exit_codes.contains(&result.code)
+        };
+        if !fine {
+            return Err(SolveError::exit(vertex, result.code, run::failure_text(&meta, result.code), None));
+        }
+        if root.output < 0 || root.readonly {
+            return Ok(vec![chain]);
+        }
+        let place = Arc::clone(vertex);
+        let layer =
+            blocking(move || mounted.commit(&place.name()).map_err(|e| tree::store_error(&place, &e))).await?;
+        let mut chain = chain;
+        chain.push(layer);
+        Ok(vec![chain])
+    }
+
+    /// Prepares one mount; `None` for an optional secret that is not there.
+    async fn step_mount(
+        self: &Arc<Self>,
+        vertex: &Arc<Vertex>,
+        mount: &Mount,
+        trees: &[Tree],
+        held: &mut Held,
+    ) -> Result<Option<StepMount>, SolveError> {
+        let target = PathBuf::from(&mount.dest);
+        let tree = usize::try_from(mount.input).ok().and_then(|i| trees.get(i));
+        match MountType::try_from(mount.mount_type).unwrap_or(MountType::Bind) {
+            MountType::Bind => {
+                let empty = Tree::Layers(Vec::new());
+                let (chain, selector) = self.bind_source(vertex, tree.unwrap_or(&empty), &mount.selector).await?;
+                let request =
+                    if mount.readonly { MountRequest::read_only() } else { MountRequest::writable(Vec::new()) };
+                let mounted = self.mount(vertex, &chain, request).await?;
+                let source = inside(vertex, mounted.root(), &selector)?;
+                held.mounts.push(mounted);
+                Ok(Some(StepMount::Bind { source, target, readonly: mount.readonly }))
+            }
+            MountType::Tmpfs => {
+                let size = mount.tmpfs_opt.as_ref().and_then(|o| u64::try_from(o.size).ok()).unwrap_or(0);
+                Ok(Some(StepMount::Tmpfs { target, size, mode: 0o755 }))
+            }
+            MountType::Cache => {
+                let source = self.cache_mount(vertex, mount, tree, held).await?;
+                Ok(Some(StepMount::Bind { source, target, readonly: mount.readonly }))
+            }
+            MountType::Secret => {
+                let opt = mount.secret_opt.clone().unwrap_or_default();
+                let Some(value) = self.env.secrets.values.get(&opt.id) else {
+                    return if opt.optional { Ok(None) } else { Err(missing_secret(vertex, &opt.id)) };
+                };
+                let dir = self.env.state_dir.clone();
+                let secret = SecretFile::write(&dir, value, opt.uid, opt.gid, opt.mode)
+                    .map_err(|e| SolveError::at(vertex, FaultKind::Store, format!("cannot hand over secret \"{}\": {e}", opt.id), None))?;
+                let source = secret.path().to_path_buf();
+                held.secrets.push(secret);
+                Ok(Some(StepMount::Bind { source, target, readonly: true }))
+            }
+            MountType::Ssh => {
+                let message = "RUN --mount=type=ssh is not supported yet";
+                Err(SolveError::at(vertex, FaultKind::Input, message, None))
+            }
+        }
+    }
+
+    /// The layers behind a bind mount and the path inside them. Of a local directory only what is selected is copied.
+    async fn bind_source(
+        self: &Arc<Self>,
+        vertex: &Arc<Vertex>,
+        tree: &Tree,
+        selector: &str,
+    ) -> Result<(Vec<LayerId>, PathBuf), SolveError> {
+        let selector = if selector.is_empty() { "/" } else { selector };
+        let local = match tree {
+            Tree::Layers(chain) => return Ok((chain.clone(), PathBuf::from(selector))),
+            Tree::Local(local) => local,
+        };
+        let selection = Selection { path: selector.into(), follow: true, ..Selection::default() };
+        let content = self.content(vertex, tree, &[selection]).await?;
+        let key = key::combine(&crate::base::Digest::sha256("bind source"), &[Part::Content(content)]);
+        let (store, local, place, src) = (self.env.store.clone(), Arc::clone(local), Arc::clone(vertex), selector.to_owned());
+        let chain = blocking(move || {
+            local.as_layer(&store, &place, &key, &src, "/source")
+        })
+        .await?;
+        Ok((chain, PathBuf::from("/source")))
+    }
+
+    async fn cache_mount(
+        self: &Arc<Self>,
+        vertex: &Arc<Vertex>,
+        mount: &Mount,
+        from: Option<&Tree>,
+        held: &mut Held,
+    ) -> Result<PathBuf, SolveError> {
+        let opt = mount.cache_opt.clone().unwrap_or_default();
+        let sharing = match opt.sharing {
+            1 => Sharing::Private,
+            2 => Sharing::Locked,
+            _ => Sharing::Shared,
+        };
+        let opened = match from {
+            Some(tree) => Some(self.open(vertex, tree).await?),
+            None => None,
+        };
+        let (store, place, selector) = (self.env.store.clone(), Arc::clone(vertex), mount.selector.clone());
+        let cancel = self.env.cancel.clone();
+        let cache = blocking(move || {
+            let fail = |e| tree::store_error(&place, &e);
+            let cache = store.cache_mount(&opt.id, sharing, &|| cancel.is_cancelled()).map_err(fail)?;
+            if cache.is_new()
+                && let Some(opened) = &opened
+            {
+                let everything = crate::llb::op::FileActionCopy {
+                    src: if selector.is_empty() { "/".into() } else { selector },
+                    dest: "/".into(),
+                    mode: -1,
+                    timestamp: -1,
+                    dir_copy_contents: true,
+                    follow_symlink: true,
+                    ..Default::default()
+                };
+                file::copy(&opened.source, cache.path(), &everything, None)
+                    .map_err(|e| tree::file_error(&place, &e, None))?;
+            }
+            Ok(cache)
+        })
+        .await?;
+        let path = cache.path().to_path_buf();
+        held.caches.push(cache);
+        Ok(path)
+    }
+}
+
+fn missing_secret(vertex: &Vertex, id: &str) -> SolveError {
+    let hint = format!("give it with --secret id={id},src=FILE or --secret id={id},env=VARIABLE");
+    SolveError::at(vertex, FaultKind::Input, format!("secret \"{id}\": not found"), Some(hint))
+}
+
+/// The real path of `selector` below a mounted root, with every symlink resolved inside the root.
+fn inside(vertex: &Vertex, root: &Path, selector: &Path) -> Result<PathBuf, SolveError> {
+    let fail = |e: std::io::Error| {
+        let message = format!("cannot mount \"{}\": {e}", selector.display());
+        SolveError::at(vertex, FaultKind::Input, message, None)
+    };
+    let dir = base_file::open_dir(root).map_err(fail)?;
+    let relative = selector.strip_prefix("/").unwrap_or(selector);
+    let found = base_file::open_in_root(&dir, relative, OFlags::PATH, Mode::empty()).map_err(fail)?;
+    let link = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&found));
+    std::fs::read_link(link).map_err(fail)
+}
