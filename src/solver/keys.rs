@@ -150,7 +150,7 @@ impl Solver {
                 Ok(Keyed { key: Some(canonical.clone()), hit: Some(Hit { canonical, outputs, source: true }) })
             }
             "local" => {
-                let local = self.locals.open(&self.env, vertex, rest, &source.attrs).await?;
+                let local = self.locals.open(&self.env, vertex, rest, source).await?;
                 // Whoever depends on it asks for its content; this key is never used for anything else.
                 let canonical = key::leaf("local", vertex.digest.as_str());
                 Ok(Keyed { key: None, hit: Some(Hit { canonical, outputs: vec![Tree::Local(local)], source: true }) })

@@ -21,7 +21,7 @@ use futures_util::future::{BoxFuture, Shared};
 use tokio::sync::Semaphore;
 
 pub use error::SolveError;
-pub use tree::Tree;
+pub use tree::{ContextDir, Tree};
 
 use crate::base::events::Outcome;
 use crate::base::{CacheKey, Cancel, Digest, Events};
@@ -43,11 +43,13 @@ pub struct Environment {
     /// Where base images come from.
     pub images: ImageSource,
     /// Directories of `local://NAME` sources.
-    pub contexts: BTreeMap<String, PathBuf>,
+    pub contexts: BTreeMap<String, ContextDir>,
     /// Secrets of this build.
     pub secrets: Secrets,
-    /// How steps are run; `None` where this machine cannot run any, with the reason.
-    pub steps: Result<crate::exec::run::StepRunner, String>,
+    /// How steps are run, or why this machine cannot run any.
+    pub steps: Result<Arc<crate::exec::run::Runner>, String>,
+    /// A private directory in memory.
+    pub state_dir: PathBuf,
     /// Where progress goes.
     pub events: Events,
     /// Stops everything.

@@ -1,16 +1,28 @@
 //! Trees: results as layers or as a local directory, and how they are opened for reading.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use super::{Environment, SolveError, Solver, blocking, lock};
-use crate::base::{Digest, FaultKind};
+use crate::base::{CacheKey, Digest, FaultKind};
 use crate::cache::key::{self, Part, Selection};
-use crate::exec::file::{self, CopySource, FileOpError, Selector};
+use crate::exec::file::{self, FileOpError, Selector, StatCache};
 use crate::llb::Vertex;
-use crate::source::local::LocalContext;
-use crate::store::{LayerId, MountRequest, Mounted, StoreError};
+use crate::llb::op::{FileActionCopy, SourceOp};
+use crate::store::{CacheRecord, ContextIndex, LayerId, MountRequest, Mounted, Store, StoreError};
+use crate::tree::CopySource;
+
+/// A local directory that a build may read.
+#[derive(Debug, Clone, Default)]
+pub struct ContextDir {
+    /// The directory.
+    pub dir: PathBuf,
+    /// Name of its ignore file, for messages.
+    pub ignore_name: Option<String>,
+    /// Line of each of its patterns.
+    pub ignore_lines: Vec<usize>,
+}
 
 /// A file tree that is the result of a vertex.
 #[derive(Debug, Clone)]
@@ -89,7 +101,7 @@ impl LocalTree {
 /// A tree that can be read, for as long as this lives.
 pub(super) struct Opened {
     pub(super) source: CopySource,
-    local: Option<Arc<LocalContext>>,
+    local: Option<Arc<LocalTree>>,
     _mount: Option<Mounted>,
 }
 
@@ -98,27 +110,26 @@ impl Opened {
         let selector = Selector {
             path: selection.path.clone(),
             wildcard: selection.wildcard,
-            allow_empty_wildcard: selection.allow_empty,
             follow_symlink: selection.follow,
             include_patterns: selection.include.clone(),
             exclude_patterns: selection.exclude.clone(),
             required_paths: selection.required.clone(),
         };
         match &self.local {
-            Some(local) => file::content_digest(&self.source, &selector, local.stat_cache()),
+            Some(local) => file::content_digest(&self.source, &selector, &local.hashes),
             None => file::content_digest(&self.source, &selector, &file::NoStatCache),
         }
     }
 
     /// Name of the ignore file, for messages.
     pub(super) fn ignore(&self) -> Option<&str> {
-        self.local.as_ref().and_then(|l| l.ignore_name())
+        self.local.as_ref().and_then(|l| l.ignore_name.as_deref())
     }
 }
 
-/// Local contexts opened by this solver, by name and attributes.
+/// Local contexts opened by this solver, by the vertex that names them.
 #[derive(Default)]
-pub(super) struct LocalTrees(Mutex<HashMap<Digest, Arc<LocalContext>>>);
+pub(super) struct LocalTrees(Mutex<HashMap<Digest, Arc<LocalTree>>>);
 
 impl LocalTrees {
     pub(super) async fn open(
@@ -126,31 +137,33 @@ impl LocalTrees {
         env: &Environment,
         vertex: &Arc<Vertex>,
         name: &str,
-        attrs: &BTreeMap<String, String>,
-    ) -> Result<Arc<LocalContext>, SolveError> {
+        op: &SourceOp,
+    ) -> Result<Arc<LocalTree>, SolveError> {
         if let Some(known) = lock(&self.0).get(&vertex.digest) {
             return Ok(Arc::clone(known));
         }
-        let Some(dir) = env.contexts.get(name).cloned() else {
+        let Some(context) = env.contexts.get(name).cloned() else {
             let message = format!("there is no local context named \"{name}\"");
             return Err(SolveError::at(vertex, FaultKind::Usage, message, None));
         };
-        let (store, attrs, place) = (env.store.clone(), attrs.clone(), Arc::clone(vertex));
+        let (store, op, place) = (env.store.clone(), op.clone(), Arc::clone(vertex));
         let opened = blocking(move || {
-            let index = store.context_index(&dir).map_err(|e| store_error(&place, &e))?;
-            LocalContext::open(&dir, &attrs, index)
-                .map_err(|e| SolveError::at(&place, FaultKind::Input, e.to_string(), None))
+            let index = store.context_index(&context.dir).map_err(|e| store_error(&place, &e))?;
+            let source = crate::source::local::open(&context.dir, &op, &context.ignore_lines)
+                .map_err(|e| SolveError::at(&place, FaultKind::Input, e.to_string(), None))?;
+            let hashes = ContextHashes(Mutex::new(index));
+            Ok(Arc::new(LocalTree { source, hashes, ignore_name: context.ignore_name }))
         })
         .await?;
-        let opened = Arc::new(opened);
         lock(&self.0).insert(vertex.digest.clone(), Arc::clone(&opened));
         Ok(opened)
     }
 
     /// Writes what was learnt about files back to the store.
-    pub(super) fn save(&self) {
+    fn save(&self) {
         for local in lock(&self.0).values() {
-            local.save();
+            // A hint that is lost costs time, never correctness.
+            let _ = lock(&local.hashes.0).save();
         }
     }
 }
@@ -165,11 +178,11 @@ impl Solver {
     pub(super) async fn open(self: &Arc<Self>, vertex: &Arc<Vertex>, tree: &Tree) -> Result<Opened, SolveError> {
         match tree {
             Tree::Local(local) => {
-                Ok(Opened { source: local.copy_source(), local: Some(Arc::clone(local)), _mount: None })
+                Ok(Opened { source: local.source.clone(), local: Some(Arc::clone(local)), _mount: None })
             }
             Tree::Layers(chain) => {
                 let mount = self.mount(vertex, chain, MountRequest::read_only()).await?;
-                let source = CopySource { root: mount.root().to_path_buf(), filter: None, reset_owner: false };
+                let source = CopySource::plain(mount.root());
                 Ok(Opened { source, local: None, _mount: Some(mount) })
             }
         }
@@ -204,29 +217,7 @@ impl Solver {
         let content = self.content(vertex, tree, &[super::keys::whole()]).await?;
         let key = key::combine(&Digest::sha256("local directory as a layer"), &[Part::Content(content)]);
         let (store, local, place) = (self.env.store.clone(), Arc::clone(local), Arc::clone(vertex));
-        blocking(move || {
-            let fail = |e: StoreError| store_error(&place, &e);
-            let _lock = store.key_lock(&key).map_err(fail)?;
-            if let Some(record) = store.record(&key).map_err(fail)? {
-                return Ok(record.outputs.into_iter().next().unwrap_or_default());
-            }
-            let mounted = store.mount(&[], &MountRequest::writable(Vec::new())).map_err(fail)?;
-            let everything = crate::llb::op::FileActionCopy {
-                src: "/".into(),
-                dest: "/".into(),
-                mode: -1,
-                timestamp: -1,
-                dir_copy_contents: true,
-                ..Default::default()
-            };
-            file::copy(&local.copy_source(), mounted.root(), &everything, None)
-                .map_err(|e| file_error(&place, &e, local.ignore_name()))?;
-            let description = format!("local directory {}", local.root().display());
-            let layer = mounted.commit(&description).map_err(fail)?;
-            store.put_record(&crate::store::CacheRecord::new(&key, vec![vec![layer.clone()]], &description)).map_err(fail)?;
-            Ok(vec![layer])
-        })
-        .await
+        blocking(move || local.as_layer(&store, &place, &key, "/", "/")).await
     }
 }
 
@@ -237,11 +228,14 @@ pub(super) fn store_error(vertex: &Vertex, error: &StoreError) -> SolveError {
 /// A missing source gets the words people know (SPEC A6.07) and the reason that helps.
 pub(super) fn file_error(vertex: &Vertex, error: &FileOpError, ignore: Option<&str>) -> SolveError {
     if let FileOpError::NotFound { path, excluded_by } = error {
-        let path = Path::new("/").join(path.strip_prefix("/").unwrap_or(path));
+        let path = Path::new("/").join(path.trim_start_matches('/'));
         let message = format!("failed to compute cache key: failed to calculate checksum: \"{}\": not found", path.display());
         let hint = match (excluded_by, ignore) {
-            (Some(line), Some(name)) => format!("\"{}\" is excluded by {name} line {line}", path.display()),
-            (Some(line), None) => format!("\"{}\" is excluded by the ignore file, line {line}", path.display()),
+            (Some(by), name) => {
+                let name = name.unwrap_or(".dockerignore");
+                let line = by.line.map_or_else(String::new, |line| format!(" line {line}"));
+                format!("\"{}\" is excluded by {name}{line}: {}", path.display(), by.pattern)
+            }
             (None, _) => format!("there is no \"{}\" in the source of this copy; paths are relative to its root", path.display()),
         };
         return SolveError::at(vertex, FaultKind::Input, message, Some(hint));
