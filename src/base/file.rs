@@ -17,14 +17,14 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
     temp.write_all(bytes)?;
     temp.as_file().sync_all()?;
     // tempfile creates 0600; outputs follow the usual umask-governed mode instead.
-    let umask = current_umask();
+    let umask = umask();
     rustix::fs::fchmod(temp.as_file(), Mode::from_raw_mode(0o666 & !umask))?;
     temp.persist(path).map_err(|e| e.error)?;
     Ok(())
 }
 
 /// The process's umask, read without changing it.
-fn current_umask() -> u32 {
+pub fn umask() -> u32 {
     std::fs::read_to_string("/proc/self/status")
         .ok()
         .and_then(|s| s.lines().find_map(|l| u32::from_str_radix(l.strip_prefix("Umask:")?.trim(), 8).ok()))

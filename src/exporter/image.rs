@@ -1,0 +1,240 @@
+//! From a chain of layers and a config to blobs and a manifest (SPEC C6).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+
+use super::spec::ImageOptions;
+use super::{ExportContext, ExportError, ImageResult, blocking, fetch};
+use crate::archive::LayerOptions;
+use crate::base::{DiffId, Digest};
+use crate::oci::manifest::to_json_pretty;
+use crate::oci::{Descriptor, ImageConfig, Manifest, media_type};
+use crate::store::{LayerId, LayerRecord, RemoteBlob};
+
+/// An image whose blobs exist, in the store or at least in a registry.
+#[derive(Debug, Clone)]
+pub struct Assembled {
+    /// The manifest's exact bytes.
+    pub manifest_bytes: Bytes,
+    /// Describes the manifest, with its platform and annotations.
+    pub descriptor: Descriptor,
+    /// The config's exact bytes.
+    pub config_bytes: Bytes,
+    /// Describes the config.
+    pub config: Descriptor,
+    /// The layers, bottom first.
+    pub layers: Vec<Layer>,
+    /// RFC 3339 time of the image.
+    pub created: String,
+}
+
+/// A layer of an image.
+#[derive(Debug, Clone)]
+pub struct Layer {
+    /// In the store.
+    pub id: LayerId,
+    /// The blob.
+    pub descriptor: Descriptor,
+    /// Where else the blob is.
+    pub remotes: Vec<RemoteBlob>,
+    /// The chain up to and including this layer, to fetch it.
+    pub chain: Vec<LayerId>,
+}
+
+impl Assembled {
+    /// The manifest's descriptor without the platform, as reports and tags want it.
+    #[must_use]
+    pub fn described(&self) -> Descriptor {
+        Descriptor { platform: None, ..self.descriptor.clone() }
+    }
+}
+
+/// Derives every blob, then config and manifest, and puts the latter two into the store.
+pub(super) async fn assemble(
+    context: &ExportContext<'_>,
+    result: &ImageResult,
+    options: &ImageOptions,
+    id: &Digest,
+) -> Result<Assembled, ExportError> {
+    let chain: Arc<[LayerId]> = result.chain.clone().into();
+    let jobs = (0..chain.len()).map(|at| layer(context, &chain, at, at >= result.base_layers, options, id));
+    // A few at a time: each uses several threads itself, and buffers stay bounded.
+    let made: Vec<(Layer, DiffId, SystemTime)> = stream::iter(jobs).buffered(2).try_collect().await?;
+    context.events.progress(id, "exporting layers", 0, None, true);
+
+    let mut config = result.config.clone();
+    config.rootfs.kind = "layers".into();
+    config.rootfs.diff_ids = made.iter().map(|(_, diff_id, _)| diff_id.clone()).collect();
+    let times: Vec<SystemTime> = made.iter().map(|(_, _, created)| *created).collect();
+    date(&mut config, &times, context.epoch);
+    let created = config.created.clone().unwrap_or_default();
+    let config_bytes = config_json(&config);
+    let config_descriptor = Descriptor::of_bytes(options.family.config(), &config_bytes);
+
+    let layers: Vec<Layer> = made.into_iter().map(|(layer, _, _)| layer).collect();
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: options.family.manifest().into(),
+        artifact_type: None,
+        config: config_descriptor.clone(),
+        layers: layers.iter().map(|l| l.descriptor.clone()).collect(),
+        subject: None,
+        annotations: options.manifest_annotations.clone(),
+    };
+    let manifest_bytes = to_json_pretty(&manifest);
+    let mut descriptor = Descriptor::of_bytes(options.family.manifest(), &manifest_bytes);
+    descriptor.annotations = options.descriptor_annotations.clone();
+    descriptor.platform = Some(result.platform.clone());
+    context.events.progress(id, format!("exporting manifest {}", descriptor.digest), 0, None, true);
+    context.events.progress(id, format!("exporting config {}", config_descriptor.digest), 0, None, true);
+
+    let (store, a, b) = (context.store.clone(), config_bytes.clone(), manifest_bytes.clone());
+    blocking(move || {
+        store.put_blob(&a)?;
+        store.put_blob(&b)?;
+        Ok(())
+    })
+    .await?;
+    Ok(Assembled {
+        manifest_bytes: manifest_bytes.into(),
+        descriptor,
+        config_bytes: config_bytes.into(),
+        config: config_descriptor,
+        layers,
+        created,
+    })
+}
+
+/// Configs are compact JSON upstream.
+fn config_json(config: &ImageConfig) -> Vec<u8> {
+    serde_json::to_vec(config).expect("because image configs have string keys only")
+}
+
+async fn layer(
+    context: &ExportContext<'_>,
+    chain: &Arc<[LayerId]>,
+    at: usize,
+    new: bool,
+    options: &ImageOptions,
+    id: &Digest,
+) -> Result<(Layer, DiffId, SystemTime), ExportError> {
+    let (store, layer) = (context.store.clone(), chain[at].clone());
+    let record = blocking(move || Ok(store.layer(&layer)?)).await?;
+    let rewrite = if new && options.rewrite_timestamp { context.epoch } else { None };
+    if !options.force && rewrite.is_none() {
+        if let Some((descriptor, diff_id)) = existing(&record, options, new) {
+            let remotes = record.remotes.clone();
+            let layer = Layer { id: record.id.clone(), descriptor, remotes, chain: chain[..=at].to_vec() };
+            return Ok((layer, diff_id, record.created));
+        }
+    }
+    fetch(context, &chain[..=at], id).await?;
+    let wanted = LayerOptions { codec: options.codec, level: options.level, epoch: rewrite, threads: context.threads };
+    let (store, part) = (context.store.clone(), chain[..=at].to_vec());
+    let blob = blocking(move || Ok(store.derive_blob(&part, &wanted)?)).await?;
+    let descriptor = Descriptor::new(options.family.layer(blob.codec), blob.digest.clone(), blob.size);
+    let layer = Layer { id: record.id.clone(), descriptor, remotes: record.remotes.clone(), chain: chain[..=at].to_vec() };
+    Ok((layer, blob.diff_id, record.created))
+}
+
+/// A blob that can be used as it is: layers of the base in any codec, new ones in the codec and level asked for (C6.02).
+fn existing(record: &LayerRecord, options: &ImageOptions, new: bool) -> Option<(Descriptor, DiffId)> {
+    let fits = |codec, level: Option<i32>| !new || (codec == options.codec && level == options.level);
+    let mut blobs = record.blobs.iter().filter(|b| b.epoch.is_none() && fits(b.codec, b.level));
+    if let Some(blob) = blobs.next() {
+        let descriptor = Descriptor::new(options.family.layer(blob.codec), blob.digest.clone(), blob.size);
+        return Some((descriptor, blob.diff_id.clone()));
+    }
+    if new {
+        return None;
+    }
+    let remote = record.remotes.iter().find(|r| !media_type::is_foreign(&r.descriptor.media_type))?;
+    let codec = media_type::layer_codec(&remote.descriptor.media_type)?;
+    let descriptor = Descriptor::new(options.family.layer(codec), remote.descriptor.digest.clone(), remote.descriptor.size);
+    Some((descriptor, record.diff_id.clone()?))
+}
+
+/// Fills in the times of config and history: a layer's entry has the layer's time, the others that of the entry before
+/// them, so that an unchanged build gives the same bytes (SPEC C6.06, C6.09).
+fn date(config: &mut ImageConfig, layers: &[SystemTime], epoch: Option<i64>) {
+    let cap = |time: SystemTime| match epoch {
+        Some(seconds) => rfc3339_seconds(seconds),
+        None => rfc3339(time),
+    };
+    let mut times = layers.iter();
+    let mut last: Option<String> = None;
+    let first = layers.first().copied().unwrap_or_else(SystemTime::now);
+    for entry in &mut config.history {
+        let time = if entry.empty_layer { None } else { times.next() };
+        if entry.created.is_none() {
+            let created = match (time, &last) {
+                (Some(time), _) => cap(*time),
+                (None, Some(last)) if epoch.is_none() => last.clone(),
+                (None, _) => cap(first),
+            };
+            entry.created = Some(created);
+        }
+        last.clone_from(&entry.created);
+    }
+    config.created = match epoch {
+        Some(seconds) => Some(rfc3339_seconds(seconds)),
+        None => last.or_else(|| Some(rfc3339(first))),
+    };
+}
+
+fn rfc3339(time: SystemTime) -> String {
+    jiff::Timestamp::try_from(time).map_or_else(|_| rfc3339_seconds(0), |t| t.to_string())
+}
+
+fn rfc3339_seconds(seconds: i64) -> String {
+    jiff::Timestamp::from_second(seconds).unwrap_or(jiff::Timestamp::UNIX_EPOCH).to_string()
+}
+
+/// Annotations of an index entry (SPEC C6.15).
+pub(super) fn entry_annotations(image: &Assembled, name: Option<&crate::oci::Reference>) -> BTreeMap<String, String> {
+    let mut annotations = image.descriptor.annotations.clone();
+    annotations.insert("org.opencontainers.image.created".into(), image.created.clone());
+    if let Some(name) = name {
+        annotations.insert("io.containerd.image.name".into(), name.to_string());
+        if let Some(tag) = &name.tag {
+            annotations.insert("org.opencontainers.image.ref.name".into(), tag.clone());
+        }
+    }
+    annotations
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::History;
+    use std::time::Duration;
+
+    fn entry(empty: bool, created: Option<&str>) -> History {
+        History { empty_layer: empty, created: created.map(Into::into), ..History::default() }
+    }
+
+    #[test]
+    fn c6_06_times_come_from_layers() {
+        let at = |s| SystemTime::UNIX_EPOCH + Duration::from_secs(s);
+        let history = vec![entry(false, Some("2020-01-01T00:00:00Z")), entry(true, None), entry(false, None), entry(true, None)];
+        let mut config = ImageConfig { history, ..ImageConfig::default() };
+        date(&mut config, &[at(1), at(60)], None);
+        let times: Vec<_> = config.history.iter().filter_map(|h| h.created.as_deref()).collect();
+        assert_eq!(times, ["2020-01-01T00:00:00Z", "2020-01-01T00:00:00Z", "1970-01-01T00:01:00Z", "1970-01-01T00:01:00Z"]);
+        assert_eq!(config.created.as_deref(), Some("1970-01-01T00:01:00Z"));
+    }
+
+    #[test]
+    fn c6_09_an_epoch_sets_new_entries_and_keeps_the_base() {
+        let history = vec![entry(false, Some("2020-01-01T00:00:00Z")), entry(false, None), entry(true, None)];
+        let mut config = ImageConfig { history, ..ImageConfig::default() };
+        date(&mut config, &[SystemTime::now(), SystemTime::now()], Some(5));
+        let times: Vec<_> = config.history.iter().filter_map(|h| h.created.as_deref()).collect();
+        assert_eq!(times, ["2020-01-01T00:00:00Z", "1970-01-01T00:00:05Z", "1970-01-01T00:00:05Z"]);
+        assert_eq!(config.created.as_deref(), Some("1970-01-01T00:00:05Z"));
+    }
+}
