@@ -55,7 +55,7 @@ pub(super) async fn tar(
     blocking(move || {
         let mounted = store.mount(&chain, &MountRequest::read_only())?;
         write_file(&dest, |out| {
-            let mut writer = LayerWriter::new(SendWriter(out), &options)?;
+            let mut writer = LayerWriter::new(out, &options)?;
             diff_trees(None, mounted.root(), &mut writer)?;
             writer.finish()?;
             Ok(())

@@ -109,7 +109,7 @@ fn entries(image: &Assembled, names: &[Reference]) -> Vec<Descriptor> {
 /// Writes to a temporary file and renames it, or to standard output.
 pub(super) fn write_file(
     dest: &Dest,
-    write: impl FnOnce(&mut dyn Write) -> Result<(), ExportError>,
+    write: impl FnOnce(&mut (dyn Write + Send)) -> Result<(), ExportError>,
 ) -> Result<(), ExportError> {
     let path = match dest {
         Dest::Stdout => {

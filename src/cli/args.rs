@@ -1,0 +1,329 @@
+//! The command line as clap sees it: one definition gives the parser and the help.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Builds container images without a daemon and without root
+#[derive(Debug, Parser)]
+#[command(name = "rbuild", version, about, disable_help_subcommand = true, max_term_width = 110)]
+#[command(after_help = "`rbuild [OPTIONS] PATH` is short for `rbuild build [OPTIONS] PATH`.")]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags of every command.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// Where the store is [default: $XDG_DATA_HOME/rbuild or ~/.local/share/rbuild]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// How file systems are put together: auto, overlay or native
+    #[arg(long, global = true, value_name = "KIND", default_value = "auto", value_parser = ["auto", "overlay", "native"], hide_possible_values = true)]
+    pub snapshotter: String,
+    /// Isolation of RUN steps: auto, root, userns or none
+    #[arg(long = "isolation", global = true, value_name = "RUNG", default_value = "auto", hide_possible_values = true)]
+    pub isolation: String,
+    /// More detail in error messages
+    #[arg(short = 'D', long, global = true)]
+    pub debug: bool,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Build an image from a Dockerfile
+    #[command(alias = "b", override_usage = "rbuild [build] [OPTIONS] PATH | -")]
+    Build(Box<Build>),
+    /// Say what this machine allows, what is missing and how to get it
+    Doctor(Doctor),
+    /// List the images of the store
+    #[command(alias = "ls")]
+    Images(Images),
+    /// Say what the store holds and how much space it takes
+    Du(Du),
+    /// Delete what is not needed from the store
+    Prune(Prune),
+    /// Manage the store as a whole
+    System {
+        #[command(subcommand)]
+        command: System,
+    },
+    /// Run a command inside the user namespace that builds run in
+    Unshare {
+        /// The command; a shell if none is given
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<OsString>,
+    },
+    /// Print version and features
+    Version {
+        /// text or json
+        #[arg(long, default_value = "text")]
+        format: String,
+    },
+}
+
+/// `rbuild system`.
+#[derive(Debug, Subcommand)]
+pub enum System {
+    /// Delete the whole store
+    Reset {
+        /// Do not ask
+        #[arg(short, long)]
+        force: bool,
+    },
+}
+
+/// `rbuild doctor`.
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// text or json
+    #[arg(long, default_value = "text")]
+    pub format: String,
+}
+
+/// `rbuild images`.
+#[derive(Debug, Args)]
+pub struct Images {
+    /// text or json
+    #[arg(long, default_value = "text")]
+    pub format: String,
+}
+
+/// `rbuild du`.
+#[derive(Debug, Args)]
+pub struct Du {
+    /// Only what matches, e.g. type=exec.cachemount or until=24h (repeatable, all must match)
+    #[arg(long, value_name = "FILTER")]
+    pub filter: Vec<String>,
+    /// text or json
+    #[arg(long, default_value = "text")]
+    pub format: String,
+    /// One record below the other, with all fields
+    #[arg(long)]
+    pub verbose: bool,
+}
+
+/// `rbuild prune`.
+#[derive(Debug, Args)]
+pub struct Prune {
+    /// Tagged images and cache mounts too
+    #[arg(short, long)]
+    pub all: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub force: bool,
+    /// Only what matches (repeatable, all must match)
+    #[arg(long, value_name = "FILTER")]
+    pub filter: Vec<String>,
+    /// Delete the least recently used until the store is no larger than this
+    #[arg(long, value_name = "BYTES")]
+    pub max_used_space: Option<String>,
+    /// Delete until this much of the disk is free
+    #[arg(long, value_name = "BYTES")]
+    pub min_free_space: Option<String>,
+    /// Always keep this much
+    #[arg(long, value_name = "BYTES", alias = "keep-storage")]
+    pub reserved_space: Option<String>,
+    /// List what was deleted with all fields
+    #[arg(long)]
+    pub verbose: bool,
+}
+
+/// `rbuild build` (SPEC B2).
+#[derive(Debug, Args)]
+pub struct Build {
+    /// The build context: a directory, or `-` for a Dockerfile on standard input
+    #[arg(value_name = "PATH")]
+    pub context: Option<String>,
+
+    /// Name of the Dockerfile, `-` for standard input [default: PATH/Dockerfile]
+    #[arg(short, long, value_name = "FILE", help_heading = "What to build")]
+    pub file: Option<String>,
+    /// Stage to build [default: the last one]
+    #[arg(long, value_name = "STAGE", help_heading = "What to build")]
+    pub target: Option<String>,
+    /// Set a build argument; without a value it is taken from the environment
+    #[arg(long, value_name = "NAME[=VALUE]", help_heading = "What to build")]
+    pub build_arg: Vec<String>,
+    /// Further context: a directory, docker-image://REF or oci-layout://DIR[:TAG][@DIGEST]
+    #[arg(long, value_name = "NAME=VALUE", help_heading = "What to build")]
+    pub build_context: Vec<String>,
+    /// Platform to build for, e.g. linux/arm64
+    #[arg(long, value_name = "PLATFORM", value_delimiter = ',', help_heading = "What to build")]
+    pub platform: Vec<String>,
+    /// Set a label of the image
+    #[arg(long, value_name = "NAME[=VALUE]", help_heading = "What to build")]
+    pub label: Vec<String>,
+    /// Set an annotation of the manifest: [LEVEL:]NAME=VALUE
+    #[arg(long, value_name = "NAME=VALUE", help_heading = "What to build")]
+    pub annotation: Vec<String>,
+
+    /// Name and optionally tag of the image (repeatable)
+    #[arg(short, long, value_name = "NAME", help_heading = "Where the result goes")]
+    pub tag: Vec<String>,
+    /// Output: a directory, `-`, or type=image|registry|oci|docker|local|tar|cacheonly,dest=…,… (repeatable)
+    #[arg(short, long, value_name = "SPEC", help_heading = "Where the result goes")]
+    pub output: Vec<String>,
+    /// Push to the registries of the tags
+    #[arg(long, help_heading = "Where the result goes")]
+    pub push: bool,
+    /// Load into the local docker or podman if one answers, else keep in the store
+    #[arg(long, help_heading = "Where the result goes")]
+    pub load: bool,
+    /// Write the image ID to a file
+    #[arg(long, value_name = "FILE", help_heading = "Where the result goes")]
+    pub iidfile: Option<PathBuf>,
+    /// Write what was built as JSON to a file
+    #[arg(long, value_name = "FILE", help_heading = "Where the result goes")]
+    pub metadata_file: Option<PathBuf>,
+
+    /// Do not use the cache
+    #[arg(long, help_heading = "Cache")]
+    pub no_cache: bool,
+    /// Do not use the cache for these stages
+    #[arg(long, value_name = "STAGE", value_delimiter = ',', help_heading = "Cache")]
+    pub no_cache_filter: Vec<String>,
+    /// Ask the registry for newer versions of base images
+    #[arg(long, help_heading = "Cache")]
+    pub pull: bool,
+    /// External cache sources (not supported yet)
+    #[arg(long, value_name = "SPEC", help_heading = "Cache", hide = true)]
+    pub cache_from: Vec<String>,
+    /// External cache destinations (not supported yet)
+    #[arg(long, value_name = "SPEC", help_heading = "Cache", hide = true)]
+    pub cache_to: Vec<String>,
+
+    /// Network of RUN steps: default, host or none
+    #[arg(long, value_name = "MODE", help_heading = "RUN steps")]
+    pub network: Option<String>,
+    /// Secret for the steps that ask for it: id=ID[,src=FILE|env=VARIABLE]
+    #[arg(long, value_name = "SPEC", help_heading = "RUN steps")]
+    pub secret: Vec<String>,
+    /// SSH agents or keys (not supported yet)
+    #[arg(long, value_name = "SPEC", help_heading = "RUN steps", hide = true)]
+    pub ssh: Vec<String>,
+    /// Add a line to /etc/hosts: HOST=IP or HOST:IP
+    #[arg(long, value_name = "HOST:IP", help_heading = "RUN steps")]
+    pub add_host: Vec<String>,
+    /// Size of /dev/shm, e.g. 128m
+    #[arg(long, value_name = "BYTES", help_heading = "RUN steps")]
+    pub shm_size: Option<String>,
+    /// Resource limit: NAME=SOFT[:HARD]
+    #[arg(long, value_name = "LIMIT", help_heading = "RUN steps")]
+    pub ulimit: Vec<String>,
+    /// Allow network.host or security.insecure
+    #[arg(long, value_name = "ENTITLEMENT", help_heading = "RUN steps")]
+    pub allow: Vec<String>,
+    /// Parent cgroup (not supported yet)
+    #[arg(long, value_name = "PATH", hide = true)]
+    pub cgroup_parent: Option<String>,
+
+    /// Progress on standard error: auto, tty, plain, quiet, none or rawjson
+    #[arg(long, value_name = "KIND", help_heading = "Messages")]
+    pub progress: Option<String>,
+    /// Print the image ID only
+    #[arg(short, long, help_heading = "Messages")]
+    pub quiet: bool,
+
+    /// Attestations: only `false` is supported yet
+    #[arg(long, value_name = "SPEC", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide = true)]
+    pub provenance: Option<String>,
+    /// Attestations: only `false` is supported yet
+    #[arg(long, value_name = "SPEC", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide = true)]
+    pub sbom: Option<String>,
+    /// Attestations: only disabled ones are supported yet
+    #[arg(long, value_name = "SPEC", hide = true)]
+    pub attest: Vec<String>,
+    /// There is one builder, built in
+    #[arg(long, value_name = "NAME", hide = true)]
+    pub builder: Option<String>,
+    // Kept so that old command lines work (SPEC B2.33).
+    #[arg(long, hide = true)]
+    pub compress: bool,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub rm: Option<String>,
+    #[arg(long, hide = true)]
+    pub force_rm: bool,
+    #[arg(long, hide = true)]
+    pub squash: bool,
+    #[arg(long, hide = true)]
+    pub security_opt: Vec<String>,
+}
+
+/// Words that begin a command; anything else is the beginning of a build.
+const COMMANDS: &[&str] = &["build", "b", "doctor", "images", "ls", "du", "prune", "system", "unshare", "version"];
+
+/// Makes the spellings of docker ours: `buildx build`, `image build`, `builder build`, and no command at all (B1.01).
+#[must_use]
+pub fn normalise(args: Vec<OsString>) -> Vec<OsString> {
+    let mut args = args;
+    let word = |args: &[OsString], i: usize| args.get(i).and_then(|a| a.to_str()).map(ToOwned::to_owned);
+    if let (Some(first), Some(second)) = (word(&args, 1), word(&args, 2))
+        && ["buildx", "image", "builder"].contains(&first.as_str())
+        && ["build", "b", "du", "prune", "ls", "version"].contains(&second.as_str())
+    {
+        args.remove(1);
+    }
+    // Global flags may stand before the command.
+    let mut at = 1;
+    while let Some(arg) = word(&args, at) {
+        match arg.as_str() {
+            "--root" | "--snapshotter" | "--isolation" => at += 2,
+            "-D" | "--debug" => at += 1,
+            a if ["--root=", "--snapshotter=", "--isolation="].iter().any(|p| a.starts_with(p)) => at += 1,
+            _ => break,
+        }
+    }
+    let first = word(&args, at);
+    let is_command = first.as_deref().is_some_and(|f| COMMANDS.contains(&f));
+    let asks_for_help = matches!(first.as_deref(), None | Some("--help" | "-h" | "--version" | "-V" | "help"));
+    if first.as_deref() == Some("help") {
+        args[at] = "--help".into();
+    }
+    if !is_command && !asks_for_help {
+        args.insert(at, "build".into());
+    }
+    args
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(args: &[&str]) -> Vec<String> {
+        let args = args.iter().map(OsString::from).collect();
+        normalise(args).into_iter().map(|a| a.to_string_lossy().into_owned()).collect()
+    }
+
+    #[test]
+    fn b1_01_spellings() {
+        assert_eq!(words(&["rbuild", "."]), ["rbuild", "build", "."]);
+        assert_eq!(words(&["rbuild", "-f", "x", "."]), ["rbuild", "build", "-f", "x", "."]);
+        assert_eq!(words(&["rbuild", "buildx", "build", "."]), ["rbuild", "build", "."]);
+        assert_eq!(words(&["rbuild", "image", "build", "."]), ["rbuild", "build", "."]);
+        assert_eq!(words(&["rbuild", "--root", "/s", "images"]), ["rbuild", "--root", "/s", "images"]);
+        assert_eq!(words(&["rbuild", "--root", "/s", "."]), ["rbuild", "--root", "/s", "build", "."]);
+        assert_eq!(words(&["rbuild", "--help"]), ["rbuild", "--help"]);
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_reads_well() {
+        use clap::CommandFactory as _;
+        let help = Cli::command().term_width(100).render_long_help().to_string();
+        for word in ["Build an image from a Dockerfile", "doctor", "prune", "`rbuild [OPTIONS] PATH` is short"] {
+            assert!(help.contains(word), "{help}");
+        }
+    }
+}

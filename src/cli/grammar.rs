@@ -1,0 +1,243 @@
+//! Values of flags (SPEC G): CSV records, booleans, sizes, durations, limits, hosts, secrets.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::llb::op::{HostIp, Ulimit};
+
+/// Why a value is refused: names the value and the rule.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ValueError(pub String);
+
+fn fail<T>(text: impl Into<String>) -> Result<T, ValueError> {
+    Err(ValueError(text.into()))
+}
+
+/// The `key=value` fields of one CSV record; keys are lower-cased (G.01).
+///
+/// # Errors
+/// For records that are not CSV.
+pub fn fields(text: &str) -> Result<Vec<(String, Option<String>)>, ValueError> {
+    let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(text.as_bytes());
+    let mut record = csv::StringRecord::new();
+    match reader.read_record(&mut record) {
+        Ok(_) => {}
+        Err(e) => return fail(format!("\"{text}\" is not a list of key=value: {e}")),
+    }
+    let pair = |field: &str| match field.split_once('=') {
+        Some((key, value)) => (key.trim().to_lowercase(), Some(value.to_owned())),
+        None => (field.trim().to_lowercase(), None),
+    };
+    Ok(record.iter().map(pair).collect())
+}
+
+/// Go's `strconv.ParseBool` (G.02).
+#[must_use]
+pub fn boolean(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+/// Bytes: a number with an optional unit, powers of 1024 (G.04).
+///
+/// # Errors
+/// For anything else.
+pub fn bytes(text: &str) -> Result<u64, ValueError> {
+    let lower = text.trim().to_lowercase();
+    let split = lower.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(lower.len());
+    let (number, unit) = lower.split_at(split);
+    let shift = match unit.trim() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
+        "p" | "pb" | "pib" => 50,
+        _ => return fail(format!("invalid size \"{text}\": expected a number with an optional unit b, k, m, g, t or p")),
+    };
+    match number.parse::<f64>() {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "sizes are far below 2^53 units")]
+        Ok(n) if n >= 0.0 => Ok((n * (1_u64 << shift) as f64) as u64),
+        _ => fail(format!("invalid size \"{text}\": expected a number with an optional unit b, k, m, g, t or p")),
+    }
+}
+
+/// Go's `time.ParseDuration` (G.03), not negative.
+///
+/// # Errors
+/// For anything else.
+pub fn duration(text: &str) -> Result<Duration, ValueError> {
+    let bad = || ValueError(format!("invalid duration \"{text}\": expected for example 300ms, 90s, 1.5h or 2h45m"));
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    let mut rest = text.strip_prefix('+').unwrap_or(text);
+    if rest.is_empty() {
+        return Err(bad());
+    }
+    let mut seconds = 0.0;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(bad)?;
+        let number: f64 = rest[..digits].parse().map_err(|_| bad())?;
+        rest = &rest[digits..];
+        let end = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
+        seconds += number
+            * match &rest[..end] {
+                "ns" => 1e-9,
+                "us" | "µs" | "μs" => 1e-6,
+                "ms" => 1e-3,
+                "s" => 1.0,
+                "m" => 60.0,
+                "h" => 3600.0,
+                _ => return Err(bad()),
+            };
+        rest = &rest[end..];
+    }
+    Duration::try_from_secs_f64(seconds).map_err(|_| bad())
+}
+
+const ULIMITS: &[&str] = &[
+    "as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio",
+    "rttime", "sigpending", "stack",
+];
+
+/// `name=soft[:hard]` (B2.32).
+///
+/// # Errors
+/// For unknown names and limits that are no numbers or contradict each other.
+pub fn ulimit(text: &str) -> Result<Ulimit, ValueError> {
+    let Some((name, limits)) = text.split_once('=') else {
+        return fail(format!("invalid ulimit \"{text}\": expected name=soft[:hard]"));
+    };
+    if !ULIMITS.contains(&name) {
+        return fail(format!("invalid ulimit type \"{name}\"{}", did_you_mean(name, ULIMITS)));
+    }
+    let number = |n: &str| n.parse::<i64>().map_err(|_| ValueError(format!("invalid ulimit \"{text}\": \"{n}\" is not a number")));
+    let (soft, hard) = match limits.split_once(':') {
+        Some((soft, hard)) => (number(soft)?, number(hard)?),
+        None => (number(limits)?, number(limits)?),
+    };
+    if hard != -1 && (soft == -1 || soft > hard) {
+        return fail(format!("invalid ulimit \"{text}\": the soft limit must not exceed the hard limit"));
+    }
+    Ok(Ulimit { name: name.into(), soft, hard })
+}
+
+/// `host:ip` or `host=ip`, several addresses joined by commas (B2.01).
+///
+/// # Errors
+/// For a missing or malformed address.
+pub fn hosts(text: &str) -> Result<Vec<HostIp>, ValueError> {
+    let Some((host, addresses)) = text.split_once('=').or_else(|| text.split_once(':')) else {
+        return fail(format!("invalid host {text}: expected HOST=IP or HOST:IP"));
+    };
+    if host.is_empty() {
+        return fail(format!("invalid host {text}: the name is empty"));
+    }
+    let one = |address: &str| {
+        if address == "host-gateway" {
+            return fail(format!("invalid host {text}: host-gateway is not supported yet"));
+        }
+        let address = address.strip_prefix('[').and_then(|a| a.strip_suffix(']')).unwrap_or(address);
+        match address.parse::<IpAddr>() {
+            Ok(ip) => Ok(HostIp { host: host.to_lowercase(), ip: ip.to_string() }),
+            Err(_) => fail(format!("invalid host {text}: \"{address}\" is not an IP address")),
+        }
+    };
+    addresses.split(',').map(one).collect()
+}
+
+/// Where a secret comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretSource {
+    /// A file.
+    File(String),
+    /// An environment variable.
+    Variable(String),
+    /// A variable named like the id if it is set, else a file of that name.
+    Either,
+}
+
+/// `[type=file|env,]id=ID[,src|source=PATH][,env=VAR]` (B2.27).
+///
+/// # Errors
+/// For a missing id and unknown keys.
+pub fn secret(text: &str) -> Result<(String, SecretSource), ValueError> {
+    let (mut id, mut source, mut variable, mut kind) = (None, None, None, None);
+    for (key, value) in fields(text)? {
+        let Some(value) = value else { return fail(format!("invalid field \"{key}\" in secret \"{text}\": must be key=value")) };
+        match key.as_str() {
+            "id" => id = Some(value),
+            "src" | "source" => source = Some(value),
+            "env" => variable = Some(value),
+            "type" if value == "file" || value == "env" => kind = Some(value),
+            "type" => return fail(format!("unsupported secret type \"{value}\": expected file or env")),
+            _ => return fail(format!("unexpected key '{key}' in secret \"{text}\"{}", did_you_mean(&key, &["id", "src", "source", "env", "type"]))),
+        }
+    }
+    let Some(id) = id.filter(|id| !id.is_empty()) else { return fail(format!("secret missing id: \"{text}\"")) };
+    let source = match (kind.as_deref(), source, variable) {
+        (Some("env"), source, variable) => SecretSource::Variable(variable.or(source).unwrap_or_else(|| id.clone())),
+        (_, None, Some(variable)) => SecretSource::Variable(variable),
+        (_, Some(source), _) => SecretSource::File(source),
+        (Some(_), None, None) => SecretSource::File(id.clone()),
+        (None, None, None) => SecretSource::Either,
+    };
+    Ok((id, source))
+}
+
+/// ` (did you mean X?)` for a near miss (G.06).
+#[must_use]
+pub fn did_you_mean(word: &str, known: &[&str]) -> String {
+    let near = known.iter().map(|k| (strsim::levenshtein(word, k), k)).min();
+    near.filter(|(distance, _)| *distance <= 3).map_or_else(String::new, |(_, k)| format!(" (did you mean {k}?)"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn g03_durations() {
+        assert_eq!(duration("1.5h"), Ok(Duration::from_secs(5400)));
+        assert_eq!(duration("2h45m"), Ok(Duration::from_secs(9900)));
+        assert_eq!(duration("300ms"), Ok(Duration::from_millis(300)));
+        assert!(duration("5").is_err() && duration("x").is_err() && duration("").is_err() && duration("-1s").is_err());
+    }
+
+    #[test]
+    fn g04_sizes() {
+        assert_eq!(bytes("128m"), Ok(128 << 20));
+        assert_eq!(bytes("1.5 GiB"), Ok(3 << 29));
+        assert_eq!(bytes("12"), Ok(12));
+        assert!(bytes("12x").is_err() && bytes("").is_err() && bytes("-1").is_err());
+    }
+
+    #[test]
+    fn b2_01_hosts() {
+        let all = hosts("Db:10.0.0.1,10.0.0.2").expect("valid");
+        assert_eq!((all[0].host.as_str(), all[1].ip.as_str()), ("db", "10.0.0.2"));
+        assert_eq!(hosts("v6=[::1]").expect("valid")[0].ip, "::1");
+        assert!(hosts("x").is_err() && hosts("x:y").is_err());
+    }
+
+    #[test]
+    fn b2_27_secrets() {
+        assert_eq!(secret("id=a,src=f"), Ok(("a".into(), SecretSource::File("f".into()))));
+        assert_eq!(secret("id=a,env=V"), Ok(("a".into(), SecretSource::Variable("V".into()))));
+        assert_eq!(secret("type=env,id=a,src=V"), Ok(("a".into(), SecretSource::Variable("V".into()))));
+        assert_eq!(secret("id=a"), Ok(("a".into(), SecretSource::Either)));
+        assert_eq!(secret("src=f").map_err(|e| e.0), Err("secret missing id: \"src=f\"".into()));
+        assert!(secret("id=a,sorce=f").is_err_and(|e| e.0.contains("did you mean source?")));
+    }
+
+    #[test]
+    fn b2_32_ulimits() {
+        assert_eq!(ulimit("nofile=10:20"), Ok(Ulimit { name: "nofile".into(), soft: 10, hard: 20 }));
+        assert!(ulimit("nofile=30:20").is_err() && ulimit("nofiles=1").is_err_and(|e| e.0.contains("did you mean nofile?")));
+    }
+}

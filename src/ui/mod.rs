@@ -1,0 +1,131 @@
+//! Layer 10: progress for people and machines (SPEC B6).
+//!
+//! [`Progress`] takes events on a thread of its own and hands them to one of the sinks. Nobody below knows a terminal.
+
+mod plain;
+mod rawjson;
+mod state;
+mod tty;
+
+use std::collections::HashSet;
+use std::io::Write;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::base::{Digest, Event, Events};
+
+/// Kinds of progress (SPEC B2.23).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Lines as things happen.
+    Plain,
+    /// A table that is drawn again.
+    Tty,
+    /// JSON lines.
+    RawJson,
+    /// Nothing.
+    Silent,
+}
+
+/// Takes events.
+trait Sink: Send {
+    /// One event.
+    fn event(&mut self, event: &Event, state: &state::State, out: &mut dyn Write) -> std::io::Result<()>;
+    /// Called now and then while nothing happens.
+    fn tick(&mut self, _state: &state::State, _out: &mut dyn Write) -> std::io::Result<()> {
+        Ok(())
+    }
+    /// The end.
+    fn finish(&mut self, _state: &state::State, _out: &mut dyn Write) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What a failed step said last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailedStep {
+    /// Its name.
+    pub name: String,
+    /// The last lines of its output.
+    pub tail: Vec<String>,
+}
+
+/// Runs a sink.
+pub struct Progress {
+    sender: Option<SyncSender<Message>>,
+    thread: Option<JoinHandle<state::State>>,
+}
+
+enum Message {
+    Event(Event),
+    End,
+}
+
+/// Events that may wait before a sender does.
+const QUEUE: usize = 4096;
+
+impl Progress {
+    /// Starts a sink that writes to `out`; `color` is allowed for it.
+    #[must_use]
+    pub fn start(mode: Mode, out: impl Write + Send + 'static, color: bool) -> (Self, Events) {
+        let sink: Option<Box<dyn Sink>> = match mode {
+            Mode::Plain => Some(Box::new(plain::Plain::default())),
+            Mode::Tty => Some(Box::new(tty::Tty::new(color))),
+            Mode::RawJson => Some(Box::new(rawjson::RawJson)),
+            Mode::Silent => None,
+        };
+        let (sender, receiver) = sync_channel(QUEUE);
+        let thread = std::thread::Builder::new()
+            .name("progress".into())
+            .spawn(move || run(sink, &receiver, Box::new(out)))
+            .ok();
+        let events = {
+            let sender = sender.clone();
+            Events::new(move |event| {
+                // The other side is gone only when the program ends.
+                let _ = sender.send(Message::Event(event));
+            })
+        };
+        (Self { sender: Some(sender), thread }, events)
+    }
+
+    /// Waits until everything sent so far is shown; what the vertex `failed` said last.
+    pub fn finish(mut self, failed: Option<&Digest>) -> Option<FailedStep> {
+        if let Some(sender) = self.sender.take() {
+            let _ = sender.send(Message::End);
+        }
+        let state = self.thread.take()?.join().ok()?;
+        let vertex = state.vertex(failed?)?;
+        Some(FailedStep { name: vertex.name.clone(), tail: vertex.tail.iter().cloned().collect() })
+    }
+}
+
+fn run(sink: Option<Box<dyn Sink>>, receiver: &Receiver<Message>, mut out: Box<dyn Write + Send>) -> state::State {
+    let mut state = state::State::default();
+    let mut noticed = HashSet::new();
+    let mut sink = sink;
+    loop {
+        let result = match receiver.recv_timeout(Duration::from_millis(100)) {
+            Ok(Message::Event(event)) => {
+                if let Event::Notice { key, .. } = &event
+                    && !noticed.insert(*key)
+                {
+                    continue;
+                }
+                state.take(&event);
+                sink.as_mut().map_or(Ok(()), |s| s.event(&event, &state, &mut out))
+            }
+            Err(RecvTimeoutError::Timeout) => sink.as_mut().map_or(Ok(()), |s| s.tick(&state, &mut out)),
+            Ok(Message::End) | Err(RecvTimeoutError::Disconnected) => {
+                let _ = sink.as_mut().map_or(Ok(()), |s| s.finish(&state, &mut out));
+                let _ = out.flush();
+                return state;
+            }
+        };
+        // A terminal that is gone must not stop the build.
+        if result.is_err() {
+            sink = None;
+        }
+    }
+}

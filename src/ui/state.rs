@@ -1,0 +1,155 @@
+//! What is known of all vertices at a moment: the model behind every sink.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::SystemTime;
+
+use crate::base::events::Outcome;
+use crate::base::{Digest, Event};
+
+/// Lines of output kept of each vertex, for the live view and the error message.
+const TAIL: usize = 30;
+/// Bytes of a line that are kept.
+const LINE: usize = 2048;
+
+/// A vertex.
+#[derive(Debug, Clone)]
+pub(super) struct Vertex {
+    pub(super) name: String,
+    pub(super) started: Option<SystemTime>,
+    pub(super) completed: Option<SystemTime>,
+    pub(super) outcome: Option<Outcome>,
+    pub(super) tail: VecDeque<String>,
+    partial: Vec<u8>,
+    /// Items in order of appearance: name, bytes so far, bytes in all, complete.
+    pub(super) items: Vec<(String, u64, Option<u64>, bool)>,
+}
+
+/// All vertices, in order of appearance.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) order: Vec<Digest>,
+    vertices: HashMap<Digest, Vertex>,
+    pub(super) begun: Option<SystemTime>,
+}
+
+impl State {
+    pub(super) fn vertex(&self, id: &Digest) -> Option<&Vertex> {
+        self.vertices.get(id)
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &Vertex> {
+        self.order.iter().filter_map(|id| self.vertices.get(id))
+    }
+
+    pub(super) fn take(&mut self, event: &Event) {
+        self.begun.get_or_insert_with(SystemTime::now);
+        match event {
+            Event::Vertex { id, name, .. } => {
+                if !self.vertices.contains_key(id) {
+                    self.order.push(id.clone());
+                    let vertex = Vertex {
+                        name: name.clone(),
+                        started: None,
+                        completed: None,
+                        outcome: None,
+                        tail: VecDeque::new(),
+                        partial: Vec::new(),
+                        items: Vec::new(),
+                    };
+                    self.vertices.insert(id.clone(), vertex);
+                }
+            }
+            Event::Started { id, at } => {
+                if let Some(vertex) = self.vertices.get_mut(id) {
+                    vertex.started.get_or_insert(*at);
+                }
+            }
+            Event::Completed { id, at, outcome } => {
+                if let Some(vertex) = self.vertices.get_mut(id) {
+                    vertex.started.get_or_insert(*at);
+                    vertex.completed = Some(*at);
+                    vertex.outcome = Some(outcome.clone());
+                }
+            }
+            Event::Progress { id, item, current, total, done, .. } => {
+                if let Some(vertex) = self.vertices.get_mut(id) {
+                    match vertex.items.iter_mut().find(|i| i.0 == *item) {
+                        Some(known) => *known = (item.clone(), *current, *total, *done),
+                        None => vertex.items.push((item.clone(), *current, *total, *done)),
+                    }
+                }
+            }
+            Event::Log { id, data, .. } => {
+                if let Some(vertex) = self.vertices.get_mut(id) {
+                    vertex.log(data);
+                }
+            }
+            Event::Warning(_) | Event::Notice { .. } => {}
+        }
+    }
+}
+
+impl Vertex {
+    fn log(&mut self, data: &[u8]) {
+        for piece in data.split_inclusive(|b| *b == b'\n') {
+            if self.partial.len() < LINE {
+                self.partial.extend_from_slice(&piece[..piece.len().min(LINE)]);
+            }
+            if piece.ends_with(b"\n") {
+                let line = std::mem::take(&mut self.partial);
+                self.push(&line);
+            }
+        }
+    }
+
+    fn push(&mut self, line: &[u8]) {
+        if self.tail.len() == TAIL {
+            self.tail.pop_front();
+        }
+        self.tail.push_back(printable(line));
+    }
+
+    /// Seconds it has run.
+    pub(super) fn seconds(&self, now: SystemTime) -> f64 {
+        let end = self.completed.unwrap_or(now);
+        self.started.and_then(|s| end.duration_since(s).ok()).map_or(0.0, |d| d.as_secs_f64())
+    }
+}
+
+/// A line without what would disturb a terminal: escape sequences, carriage returns, control characters.
+pub(super) fn printable(line: &[u8]) -> String {
+    let text = String::from_utf8_lossy(line);
+    let text = text.trim_end_matches(['\n', '\r']);
+    // A progress bar draws over itself: only what it drew last counts.
+    let text = text.rsplit('\r').next().unwrap_or_default();
+    let mut out = String::with_capacity(text.len());
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\u{1b}' => {
+                // CSI and OSC sequences end with a letter or BEL; anything else is two characters.
+                match chars.next() {
+                    Some('[') => while chars.next().is_some_and(|c| !c.is_ascii_alphabetic()) {},
+                    Some(']') => while chars.next().is_some_and(|c| c != '\u{7}') {},
+                    _ => {}
+                }
+            }
+            '\t' => out.push_str("    "),
+            c if c.is_control() => {}
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escape_sequences_do_not_reach_the_terminal() {
+        assert_eq!(printable(b"\x1b[31mred\x1b[0m\r\n"), "red");
+        assert_eq!(printable(b"10%\r20%\r30%"), "30%");
+        assert_eq!(printable(b"\x1b]0;title\x07text\x08"), "text");
+    }
+}
