@@ -3,7 +3,6 @@
 //! Modules import from strictly lower layers only; `tests/architecture.rs` enforces it. See `docs/ARCHITECTURE.md`.
 
 pub mod base;
-pub mod cache;
 pub mod dockerfile;
 pub mod llb;
 pub mod oci;

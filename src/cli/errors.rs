@@ -1,0 +1,120 @@
+//! Errors as people see them: the place in the Dockerfile, the message, the hint, the exit code.
+//!
+//! | exit code | meaning |
+//! | --- | --- |
+//! | 0 | success |
+//! | 1 | a defect of rbuild |
+//! | 2 | the command line or a flag's value is wrong |
+//! | 4 | the Dockerfile or the context is wrong |
+//! | 5 | a registry refused or does not have it |
+//! | 6 | credentials are missing or wrong |
+//! | 7 | a server cannot be reached |
+//! | 8 | the store or an output cannot be read or written, or the disk is full |
+//! | 9 | a RUN step failed |
+//! | 10 | this machine does not allow what the build needs |
+//! | 130 | stopped by the user |
+
+use std::io::Write;
+
+use crate::base::FaultKind;
+use crate::build::BuildError;
+use crate::dockerfile::excerpt;
+use crate::ui::FailedStep;
+
+/// An error on its way to the user.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    pub kind: FaultKind,
+    /// One line.
+    pub message: String,
+    pub hint: Option<String>,
+    /// Lines of the Dockerfile with the failing instruction marked.
+    pub excerpt: Option<String>,
+}
+
+impl Failure {
+    /// A failure without a place.
+    pub fn new(kind: FaultKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), hint: None, excerpt: None }
+    }
+
+    /// Adds the remedy.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// A failed build; `filename` and `source` are the Dockerfile's.
+    #[must_use]
+    pub fn of_build(error: &BuildError, filename: &str, source: &[u8]) -> Self {
+        let (hint, lines) = match error {
+            BuildError::Frontend(e) => (e.hint.clone(), e.place.as_ref().map(|p| p.lines)),
+            BuildError::Solve(e) => {
+                let lines = e.location().and_then(|(_, ranges)| ranges.first().copied());
+                (e.hint().map(ToOwned::to_owned), lines)
+            }
+            BuildError::Export(e) => (e.hint(), None),
+            BuildError::Internal(_) => (None, None),
+        };
+        let mut message = error.to_string();
+        if let BuildError::Frontend(e) = error {
+            for other in &e.others {
+                message.push_str("\nerror: ");
+                message.push_str(&other.message);
+            }
+        }
+        if error.kind() == FaultKind::Step
+            && let BuildError::Solve(e) = error
+        {
+            message = format!("failed to solve: {}", e.message());
+        }
+        let excerpt = lines.map(|lines| excerpt::render(filename, source, lines));
+        Self { kind: error.kind(), message, hint, excerpt }
+    }
+
+    /// The exit code.
+    #[must_use]
+    pub fn code(&self) -> u8 {
+        exit_code(self.kind)
+    }
+
+    /// Writes it. `step` is what the failed step said last.
+    pub fn print(&self, out: &mut dyn Write, step: Option<&FailedStep>) -> std::io::Result<()> {
+        if let Some(step) = step.filter(|_| self.kind == FaultKind::Step) {
+            writeln!(out, "------\n > {}:", step.name)?;
+            for line in &step.tail {
+                writeln!(out, "{line}")?;
+            }
+            writeln!(out, "------")?;
+        }
+        if let Some(excerpt) = &self.excerpt {
+            writeln!(out, "{}", excerpt.trim_end())?;
+        }
+        if self.kind == FaultKind::Interrupted {
+            return writeln!(out, "canceled");
+        }
+        writeln!(out, "error: {}", self.message)?;
+        if let Some(hint) = &self.hint {
+            writeln!(out, "hint: {hint}")?;
+        }
+        Ok(())
+    }
+}
+
+/// See the table above.
+#[must_use]
+pub fn exit_code(kind: FaultKind) -> u8 {
+    match kind {
+        FaultKind::Internal => 1,
+        FaultKind::Usage => 2,
+        FaultKind::Input => 4,
+        FaultKind::Remote => 5,
+        FaultKind::Auth => 6,
+        FaultKind::Network => 7,
+        FaultKind::Store | FaultKind::NoSpace => 8,
+        FaultKind::Step => 9,
+        FaultKind::Isolation => 10,
+        FaultKind::Interrupted => 130,
+    }
+}

@@ -1,0 +1,531 @@
+//! Arguments and environment to settings, once: the only place that reads the environment.
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal as _, Read as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::args::{Build, Global};
+use super::errors::Failure;
+use super::grammar::{self, SecretSource};
+use crate::base::FaultKind;
+use crate::dockerfile::ignore::IgnoreFile;
+use crate::exporter::{Dest, OutputKind, OutputSpec};
+use crate::frontend::{FrontendOptions, NoCache};
+use crate::llb::ResolveMode;
+use crate::llb::op::NetMode;
+use crate::oci::{Platform, Reference};
+use crate::registry::{ProxyOptions, TrustOptions};
+use crate::solver::{ContextDir, Secrets};
+use crate::ui::Mode;
+
+/// Larger secrets are refused (SPEC B2.27).
+const MAX_SECRET: u64 = 500 << 10;
+/// Larger Dockerfiles are refused.
+const MAX_DOCKERFILE: u64 = 16 << 20;
+
+/// A build, ready to run.
+pub struct BuildSettings {
+    pub request: crate::build::BuildRequest,
+    pub progress: Mode,
+    pub quiet: bool,
+    pub color: bool,
+    pub iidfile: Option<PathBuf>,
+    pub metadata_file: Option<PathBuf>,
+    /// Said once, before anything else.
+    pub notices: Vec<String>,
+}
+
+fn usage(message: impl Into<String>) -> Failure {
+    Failure::new(FaultKind::Usage, message)
+}
+
+/// An environment variable that is set and not empty.
+pub fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|v| !v.is_empty())
+}
+
+/// The home directory.
+pub fn home() -> Option<PathBuf> {
+    variable("HOME").map(PathBuf::from)
+}
+
+/// Where the store is (DESIGN section 6).
+pub fn store_root(global: &Global) -> Result<PathBuf, Failure> {
+    let root = match (&global.root, variable("XDG_DATA_HOME"), home()) {
+        (Some(root), _, _) => root.clone(),
+        (None, Some(data), _) if Path::new(&data).is_absolute() => Path::new(&data).join("rbuild"),
+        (None, _, Some(home)) => home.join(".local/share/rbuild"),
+        (None, _, None) => {
+            return Err(usage("there is no home directory for the store").hint("set HOME or XDG_DATA_HOME, or give --root DIR"));
+        }
+    };
+    std::path::absolute(&root).map_err(|e| usage(format!("--root {}: {e}", root.display())))
+}
+
+/// Where Docker's configuration is (SPEC E1.01).
+pub fn docker_config_dir() -> Option<PathBuf> {
+    variable("DOCKER_CONFIG").map(PathBuf::from).or_else(|| Some(home()?.join(".docker")))
+}
+
+/// Proxies of our own traffic (SPEC E2.06).
+pub fn proxies() -> ProxyOptions {
+    let either = |upper: &str| variable(&upper.to_lowercase()).or_else(|| variable(upper));
+    ProxyOptions {
+        http: either("HTTP_PROXY"),
+        https: either("HTTPS_PROXY"),
+        all: either("ALL_PROXY"),
+        no_proxy: either("NO_PROXY"),
+    }
+}
+
+/// Whom to trust (SPEC E2.03).
+pub fn trust() -> TrustOptions {
+    let mut host_dirs = vec![PathBuf::from("/etc/docker/certs.d"), PathBuf::from("/etc/containers/certs.d")];
+    host_dirs.extend(home().map(|h| h.join(".config/docker/certs.d")));
+    TrustOptions {
+        cert_file: variable("SSL_CERT_FILE").map(PathBuf::from),
+        cert_dirs: variable("SSL_CERT_DIR").map(|d| d.split(':').map(PathBuf::from).collect()).unwrap_or_default(),
+        host_dirs,
+    }
+}
+
+impl BuildSettings {
+    /// Everything a build needs to know.
+    ///
+    /// # Errors
+    /// Names the flag and the rule; nothing has happened then.
+    pub fn new(args: &Build) -> Result<Self, Failure> {
+        let mut notices = Vec::new();
+        refuse_unsupported(args, &mut notices)?;
+        let (progress, quiet) = progress(args)?;
+        let outputs = outputs(args, &mut notices)?;
+        let options = options(args)?;
+        let secrets = secrets(args)?;
+        let context = args.context.clone().unwrap_or_default();
+        if context.is_empty() {
+            return Err(usage("please specify build context (e.g. \".\" for the current directory)"));
+        }
+        let mut request = crate::build::BuildRequest {
+            filename: String::new(),
+            dockerfile: Vec::new(),
+            ignore: None,
+            context_ignores: BTreeMap::new(),
+            options,
+            contexts: BTreeMap::new(),
+            secrets,
+            outputs,
+        };
+        main_context(args, &context, &mut request)?;
+        named_contexts(args, &mut request)?;
+        let color = variable("NO_COLOR").is_none();
+        Ok(Self { request, progress, quiet, color, iidfile: args.iidfile.clone(), metadata_file: args.metadata_file.clone(), notices })
+    }
+}
+
+/// What later versions will do is refused by name, never ignored.
+fn refuse_unsupported(args: &Build, notices: &mut Vec<String>) -> Result<(), Failure> {
+    let not_yet = |flag: &str| usage(format!("{flag} is not supported yet"));
+    if !args.cache_from.is_empty() {
+        return Err(not_yet("--cache-from"));
+    }
+    if !args.cache_to.is_empty() {
+        return Err(not_yet("--cache-to"));
+    }
+    if !args.ssh.is_empty() {
+        return Err(not_yet("--ssh"));
+    }
+    if args.cgroup_parent.is_some() {
+        return Err(not_yet("--cgroup-parent"));
+    }
+    for (flag, value) in [("--provenance", &args.provenance), ("--sbom", &args.sbom)] {
+        if let Some(value) = value
+            && grammar::boolean(value) != Some(false)
+        {
+            return Err(not_yet(&format!("{flag}={value}")).hint(format!("use {flag}=false")));
+        }
+    }
+    for spec in &args.attest {
+        let fields = grammar::fields(spec).map_err(|e| usage(format!("--attest: {e}")))?;
+        let disabled = fields.iter().any(|(k, v)| k == "disabled" && v.as_deref().is_none_or(|v| grammar::boolean(v) == Some(true)));
+        if !disabled {
+            return Err(not_yet(&format!("--attest {spec}")));
+        }
+    }
+    for entitlement in &args.allow {
+        match entitlement.as_str() {
+            "network.host" | "security.insecure" => {}
+            other => {
+                let hint = grammar::did_you_mean(other, &["network.host", "security.insecure"]);
+                return Err(usage(format!("--allow: unknown entitlement {other}{hint}")));
+            }
+        }
+    }
+    if args.builder.is_some() {
+        notices.push("--builder has no meaning: there is one builder, built in".into());
+    }
+    for (given, flag) in [(args.squash, "--squash"), (!args.security_opt.is_empty(), "--security-opt")] {
+        if given {
+            notices.push(format!("{flag} flag is deprecated with BuildKit and has no effect"));
+        }
+    }
+    Ok(())
+}
+
+fn progress(args: &Build) -> Result<(Mode, bool), Failure> {
+    let asked = args.progress.clone().or_else(|| variable("BUILDKIT_PROGRESS"));
+    if args.quiet && args.progress.as_deref().is_some_and(|p| !["auto", "quiet"].contains(&p)) {
+        return Err(usage(format!("progress={} and quiet cannot be used together", args.progress.clone().unwrap_or_default())));
+    }
+    if args.quiet {
+        return Ok((Mode::Silent, true));
+    }
+    let terminal = std::io::stderr().is_terminal() && variable("TERM").is_none_or(|t| t != "dumb");
+    Ok(match asked.as_deref() {
+        None | Some("auto") if terminal => (Mode::Tty, false),
+        None | Some("auto" | "plain") => (Mode::Plain, false),
+        Some("tty") if !std::io::stderr().is_terminal() => return Err(usage("--progress tty: standard error is not a terminal")),
+        Some("tty") => (Mode::Tty, false),
+        Some("quiet") => (Mode::Silent, true),
+        Some("none") => (Mode::Silent, false),
+        Some("rawjson") => (Mode::RawJson, false),
+        Some(other) => {
+            let known = ["auto", "tty", "plain", "quiet", "none", "rawjson"];
+            return Err(usage(format!("--progress: invalid progress mode \"{other}\"{}", grammar::did_you_mean(other, &known))));
+        }
+    })
+}
+
+fn outputs(args: &Build, notices: &mut Vec<String>) -> Result<Vec<OutputSpec>, Failure> {
+    let mut tags = Vec::new();
+    for tag in &args.tag {
+        let reference: Reference = tag.parse().map_err(|e| usage(format!("invalid tag \"{tag}\": {e}")))?;
+        if reference.digest.is_some() {
+            return Err(usage(format!("invalid tag \"{tag}\": a tag must not contain a digest")));
+        }
+        tags.push(reference);
+    }
+    let mut outputs = Vec::new();
+    for text in &args.output {
+        outputs.push(OutputSpec::parse(text).map_err(|e| usage(format!("--output: {e}")))?);
+    }
+    let stdout = outputs.iter().filter(|o| o.dest == Some(Dest::Stdout)).count();
+    if stdout > 1 {
+        return Err(usage("--output: only one output can go to standard output"));
+    }
+    if stdout == 1 && std::io::stdout().is_terminal() {
+        return Err(usage("--output: refusing to write a tar to a terminal").hint("redirect standard output, or give dest=FILE"));
+    }
+    if args.push && args.load {
+        return Err(usage("--push and --load cannot be used together"));
+    }
+    if args.push {
+        let only_files = !outputs.is_empty() && outputs.iter().all(|o| matches!(o.kind, OutputKind::Local | OutputKind::Tar));
+        if only_files && tags.is_empty() {
+            return Err(usage("--push cannot be used with --output type=local or type=tar alone"));
+        }
+        match outputs.iter_mut().find(|o| o.kind == OutputKind::Image) {
+            Some(image) => image.push = true,
+            None => outputs.push(OutputSpec { push: true, ..OutputSpec::new(OutputKind::Image) }),
+        }
+    }
+    // SPEC B2.14: docker and podman are separate stores; ours is the one that is always there.
+    if args.load || (outputs.is_empty() && !tags.is_empty()) {
+        if args.load {
+            notices.push("--load: the image is kept in rbuild's own store (see `rbuild images`)".into());
+            if tags.is_empty() && outputs.iter().all(|o| o.names.is_empty()) {
+                return Err(usage("--load needs a name").hint("give one with -t NAME"));
+            }
+        }
+        if !outputs.iter().any(|o| o.kind == OutputKind::Image) {
+            outputs.push(OutputSpec::new(OutputKind::Image));
+        }
+    }
+    for output in &mut outputs {
+        if matches!(output.kind, OutputKind::Image | OutputKind::Oci | OutputKind::Docker) && output.names.is_empty() {
+            output.names.clone_from(&tags);
+        }
+        if output.kind == OutputKind::Docker && output.dest.is_none() {
+            output.kind = OutputKind::Image;
+            notices.push("type=docker without dest: the image is kept in rbuild's own store (see `rbuild images`)".into());
+        }
+        if output.push && output.names.is_empty() {
+            return Err(usage("tag is needed when pushing to registry").hint("give one with -t HOST/NAME:TAG"));
+        }
+        if output.by_digest && output.names.iter().any(|n| n.tag.as_deref().is_some_and(|t| t != "latest")) {
+            return Err(usage("can't push tagged ref by digest"));
+        }
+        for annotation in &args.annotation {
+            annotate(output, annotation)?;
+        }
+    }
+    if args.iidfile.is_some() && outputs.iter().any(|o| matches!(o.kind, OutputKind::Local | OutputKind::Tar)) {
+        return Err(usage("local and tar exporters are incompatible with image ID file"));
+    }
+    if outputs.is_empty() {
+        notices.push("no output specified: the result stays in the cache only; name it with -t, or use --push, --load or --output".into());
+    }
+    Ok(outputs)
+}
+
+/// `[level:]key=value` (SPEC B2.03).
+fn annotate(output: &mut OutputSpec, text: &str) -> Result<(), Failure> {
+    let Some((key, value)) = text.split_once('=') else {
+        return Err(usage(format!("invalid annotation \"{text}\", expected key=value")));
+    };
+    let (levels, name) = match key.split_once(':') {
+        Some((levels, name)) => (levels, name),
+        None => ("manifest", key),
+    };
+    for level in levels.split(',') {
+        let level = level.split('[').next().unwrap_or(level);
+        output.annotate_level(level, name, value).map_err(|e| usage(format!("--annotation: {e}")))?;
+    }
+    Ok(())
+}
+
+fn options(args: &Build) -> Result<FrontendOptions, Failure> {
+    let mut options = FrontendOptions { target: args.target.clone(), ..FrontendOptions::default() };
+    for text in &args.build_arg {
+        let (key, value) = match text.split_once('=') {
+            Some((key, value)) => (key, Some(value.to_owned())),
+            None => (text.as_str(), std::env::var(text).ok()),
+        };
+        if key.is_empty() {
+            return Err(usage(format!("--build-arg: invalid key-value pair \"{text}\": empty key")));
+        }
+        if let Some(value) = value {
+            options.build_args.insert(key.to_owned(), value);
+        }
+    }
+    for text in &args.label {
+        let (key, value) = text.split_once('=').unwrap_or((text, ""));
+        if key.is_empty() {
+            return Err(usage(format!("--label: invalid label \"{text}\": empty key")));
+        }
+        options.labels.insert(key.to_owned(), value.to_owned());
+    }
+    let mut platforms = args.platform.clone();
+    if platforms.is_empty() {
+        platforms.extend(variable("DOCKER_DEFAULT_PLATFORM"));
+    }
+    let parse = |text: &String| match text.as_str() {
+        "local" => Ok(Platform::host()),
+        other => other.parse::<Platform>().map_err(|e| usage(format!("--platform: {e}"))),
+    };
+    let platforms = platforms.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+    match platforms.as_slice() {
+        [] => {}
+        [one] => options.platform = Some(one.clone()),
+        _ => return Err(usage("--platform with several platforms is not supported yet")),
+    }
+    options.no_cache = match (args.no_cache, &args.no_cache_filter) {
+        (true, _) => NoCache::All,
+        (false, stages) if !stages.is_empty() => NoCache::Stages(stages.clone()),
+        _ => NoCache::None,
+    };
+    options.image_resolve_mode = if args.pull { ResolveMode::Pull } else { ResolveMode::Default };
+    options.network = match args.network.as_deref() {
+        None | Some("default" | "") => NetMode::Unset,
+        Some("none") => NetMode::None,
+        Some("host") => NetMode::Host,
+        Some(other) => return Err(usage(format!("--network: network mode \"{other}\" not supported; expected default, host or none"))),
+    };
+    for text in &args.add_host {
+        options.add_hosts.extend(grammar::hosts(text).map_err(|e| usage(format!("--add-host: {e}")))?);
+    }
+    if let Some(text) = &args.shm_size {
+        let bytes = grammar::bytes(text).map_err(|e| usage(format!("--shm-size: {e}")))?;
+        options.shm_size = i64::try_from(bytes).ok();
+    }
+    for text in &args.ulimit {
+        options.ulimits.push(grammar::ulimit(text).map_err(|e| usage(format!("--ulimit: {e}")))?);
+    }
+    if let Some(text) = variable("SOURCE_DATE_EPOCH") {
+        options.epoch = Some(text.parse().map_err(|_| usage(format!("invalid SOURCE_DATE_EPOCH: {text}")))?);
+    }
+    for name in ["http", "https", "ftp", "no", "all"] {
+        // SPEC B2.07: proxies of docker's configuration become build arguments.
+        let key = format!("{name}_proxy");
+        let upper = key.to_uppercase();
+        if options.build_args.contains_key(&key) || options.build_args.contains_key(&upper) {
+            continue;
+        }
+        if let Some(value) = docker_proxy(name) {
+            options.build_args.insert(upper, value);
+        }
+    }
+    Ok(options)
+}
+
+/// `proxies.default` of docker's configuration.
+fn docker_proxy(name: &str) -> Option<String> {
+    let text = std::fs::read(docker_config_dir()?.join("config.json")).ok()?;
+    let config: serde_json::Value = serde_json::from_slice(&text).ok()?;
+    let key = if name == "no" { "noProxy".to_owned() } else { format!("{name}Proxy") };
+    config.pointer("/proxies/default")?.get(key)?.as_str().map(ToOwned::to_owned)
+}
+
+fn secrets(args: &Build) -> Result<Secrets, Failure> {
+    let mut secrets = Secrets::default();
+    for text in &args.secret {
+        let (id, source) = grammar::secret(text).map_err(|e| usage(format!("--secret: {e}")))?;
+        let source = match source {
+            SecretSource::Either if std::env::var_os(&id).is_some() => SecretSource::Variable(id.clone()),
+            SecretSource::Either => SecretSource::File(id.clone()),
+            other => other,
+        };
+        let value = match source {
+            SecretSource::Variable(name) => {
+                let value = std::env::var_os(&name);
+                let value = value.ok_or_else(|| usage(format!("--secret {id}: environment variable {name} is not set")))?;
+                std::os::unix::ffi::OsStringExt::into_vec(value)
+            }
+            SecretSource::File(path) | SecretSource::Variable(path) => read_limited(Path::new(&path), MAX_SECRET)
+                .map_err(|e| usage(format!("--secret {id}: cannot read {path}: {e}")))?,
+        };
+        if value.len() as u64 > MAX_SECRET {
+            return Err(usage(format!("secret {id} too big. max size 500KB")));
+        }
+        secrets.values.insert(id, Arc::new(value));
+    }
+    Ok(secrets)
+}
+
+fn read_limited(path: &Path, limit: u64) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn main_context(args: &Build, context: &str, request: &mut crate::build::BuildRequest) -> Result<(), Failure> {
+    let input = |message: String| Failure::new(FaultKind::Input, message);
+    let stdin = || -> Result<Vec<u8>, Failure> {
+        let mut bytes = Vec::new();
+        std::io::stdin().take(MAX_DOCKERFILE).read_to_end(&mut bytes).map_err(|e| input(format!("cannot read standard input: {e}")))?;
+        Ok(bytes)
+    };
+    if context == "-" {
+        if args.file.as_deref() == Some("-") {
+            return Err(usage("invalid argument: can't use stdin for both build context and dockerfile"));
+        }
+        if args.file.is_some() {
+            return Err(usage("ambiguous Dockerfile source: both stdin and flag correspond to Dockerfiles"));
+        }
+        request.dockerfile = stdin()?;
+        if crate::oci::media_type::sniff(&request.dockerfile) != crate::oci::media_type::Codec::Uncompressed
+            || request.dockerfile.get(257..262) == Some(b"ustar")
+        {
+            return Err(usage("a build context on standard input is not supported yet").hint("unpack it and give the directory"));
+        }
+        request.filename = "Dockerfile".into();
+        return Ok(());
+    }
+    let remote = ["http://", "https://", "git://", "ssh://", "git@", "github.com/"];
+    if remote.iter().any(|p| context.starts_with(p)) && !Path::new(context).exists() {
+        return Err(usage(format!("remote build context \"{context}\" is not supported yet")).hint("fetch it and give the directory"));
+    }
+    let dir = Path::new(context);
+    if !dir.is_dir() {
+        let what = if dir.exists() { "is not a directory" } else { "not found" };
+        return Err(usage(format!("unable to prepare context: path \"{context}\" {what}")));
+    }
+    let dir = dir.canonicalize().map_err(|e| usage(format!("unable to prepare context: path \"{context}\": {e}")))?;
+    let path = match args.file.as_deref() {
+        Some("-") => {
+            request.dockerfile = stdin()?;
+            request.filename = "Dockerfile".into();
+            None
+        }
+        Some(url) if url.starts_with("http://") || url.starts_with("https://") => {
+            return Err(usage(format!("a remote Dockerfile (\"{url}\") is not supported yet")));
+        }
+        Some(file) => Some(PathBuf::from(file)),
+        None => {
+            let upper = dir.join("Dockerfile");
+            let lower = dir.join("dockerfile");
+            Some(if !upper.exists() && lower.exists() { lower } else { upper })
+        }
+    };
+    if let Some(path) = &path {
+        let bytes = read_limited(path, MAX_DOCKERFILE).map_err(|e| {
+            let why = if e.kind() == std::io::ErrorKind::NotFound { "no such file or directory".into() } else { e.to_string() };
+            let failure = input(format!("failed to read dockerfile: open {}: {why}", path.display()));
+            if args.file.is_none() { failure.hint("give another one with -f FILE") } else { failure.hint("-f is relative to the current directory, not to the context") }
+        })?;
+        if bytes.len() as u64 > MAX_DOCKERFILE {
+            return Err(input(format!("{} is larger than 16 MiB", path.display())));
+        }
+        request.dockerfile = bytes;
+        request.filename = path.file_name().map_or_else(|| "Dockerfile".into(), |n| n.to_string_lossy().into_owned());
+    }
+    let mut ignore = None;
+    if let Some(path) = &path {
+        // SPEC A9.01: an ignore file beside the Dockerfile goes before the context's own.
+        let mut own = path.clone().into_os_string();
+        own.push(".dockerignore");
+        ignore = read_ignore(Path::new(&own))?;
+    }
+    if ignore.is_none() {
+        ignore = read_ignore(&dir.join(".dockerignore"))?;
+    }
+    request.contexts.insert("context".into(), context_dir(&dir, ignore.as_ref())?);
+    request.ignore = ignore;
+    Ok(())
+}
+
+fn read_ignore(path: &Path) -> Result<Option<(String, Vec<u8>)>, Failure> {
+    match std::fs::read(path) {
+        Ok(bytes) => {
+            let name = path.file_name().map_or_else(|| ".dockerignore".into(), |n| n.to_string_lossy().into_owned());
+            Ok(Some((name, bytes)))
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Failure::new(FaultKind::Input, format!("cannot read {}: {e}", path.display()))),
+    }
+}
+
+fn context_dir(dir: &Path, ignore: Option<&(String, Vec<u8>)>) -> Result<ContextDir, Failure> {
+    let mut context = ContextDir { dir: dir.to_path_buf(), ..ContextDir::default() };
+    if let Some((name, text)) = ignore {
+        let parsed = IgnoreFile::parse(name, text)
+            .map_err(|e| Failure::new(FaultKind::Input, format!("failed parsing {name}: {e}")))?;
+        context.ignore_lines = parsed.texts_and_lines().1;
+        context.ignore_name = Some(name.clone());
+    }
+    Ok(context)
+}
+
+/// `name=value` of `--build-context` (SPEC B1.06).
+fn named_contexts(args: &Build, request: &mut crate::build::BuildRequest) -> Result<(), Failure> {
+    for text in &args.build_context {
+        let Some((name, value)) = text.split_once('=') else {
+            return Err(usage(format!("--build-context: invalid context value: {text}, expected key=value")));
+        };
+        let plain = name.split("::").next().unwrap_or(name);
+        let reference: Reference = plain.to_lowercase().parse().map_err(|e| usage(format!("--build-context: invalid context name {name}: {e}")))?;
+        let mut key = reference.familiar();
+        if let Some(short) = key.strip_suffix(":latest") {
+            key = short.to_owned();
+        }
+        if let Some((_, platform)) = name.split_once("::") {
+            key = format!("{key}::{platform}");
+        }
+        if ["docker-image://", "oci-layout://"].iter().any(|p| value.starts_with(p)) {
+            request.options.named_contexts.insert(key, value.to_owned());
+            continue;
+        }
+        if value.contains("://") || value.starts_with("git@") || value.starts_with("target:") {
+            return Err(usage(format!("--build-context {name}: \"{value}\" is not supported yet; use a directory, docker-image:// or oci-layout://")));
+        }
+        let dir = Path::new(value).canonicalize().ok().filter(|d| d.is_dir());
+        let dir = dir.ok_or_else(|| usage(format!("--build-context: failed to find local context {name}: path \"{value}\" not found")))?;
+        let ignore = read_ignore(&dir.join(".dockerignore"))?;
+        request.contexts.insert(key.clone(), context_dir(&dir, ignore.as_ref())?);
+        if let Some(ignore) = ignore {
+            request.context_ignores.insert(key.clone(), ignore);
+        }
+        request.options.named_contexts.insert(key, dir.display().to_string());
+    }
+    Ok(())
+}
