@@ -4,8 +4,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::error::ArchiveError;
-use super::extract::Note;
 use super::index::TreeIndex;
+use super::notes::Note;
 use crate::base::DiffId;
 
 /// How a directory says what it deletes.

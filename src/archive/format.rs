@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::Path;
 
 use super::error::ArchiveError;
-use super::extract::Note;
+use super::notes::Note;
 use crate::oci::media_type::Codec;
 
 /// How an archive is compressed.
