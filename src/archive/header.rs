@@ -249,7 +249,7 @@ mod tests {
         entry.mtime = Timestamp::default();
         entry.uid = 3_000_000;
         entry.xattrs.insert(b"user.a=b".to_vec(), b"x\0y".to_vec());
-        assert_eq!(pax(&entry), "15 uid=3000000\n30 SCHILY.xattr.user.a%3Db=x\0y\n");
+        assert_eq!(pax(&entry), "15 uid=3000000\n31 SCHILY.xattr.user.a%3Db=x\0y\n");
     }
 
     #[test]

@@ -7,6 +7,8 @@ use std::io::Read;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
+use sha2::{Digest as _, Sha256};
+
 use super::entry::{Entry, EntryKind, Timestamp};
 use super::error::ArchiveError;
 use super::header::{BLOCK, padding};
@@ -38,6 +40,24 @@ pub(super) enum Piece<'a> {
     Data(&'a [u8]),
     /// That many zero bytes which the archive does not contain.
     Hole(u64),
+}
+
+impl Piece<'_> {
+    /// Feeds what the piece stands for to `hasher`.
+    pub(super) fn hash_into(&self, hasher: &mut Sha256) {
+        match self {
+            Self::Data(bytes) => hasher.update(bytes),
+            Self::Hole(length) => {
+                let zeros = [0_u8; 4096];
+                let mut left = *length;
+                while left > 0 {
+                    let count = left.min(zeros.len() as u64);
+                    hasher.update(&zeros[..usize::try_from(count).unwrap_or_default()]);
+                    left -= count;
+                }
+            }
+        }
+    }
 }
 
 /// Reads members one after another.
