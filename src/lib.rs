@@ -7,3 +7,4 @@ pub mod base;
 pub mod dockerfile;
 pub mod llb;
 pub mod oci;
+pub mod store;
