@@ -6,3 +6,4 @@ pub mod base;
 pub mod dockerfile;
 pub mod llb;
 pub mod oci;
+pub mod registry;

@@ -1,0 +1,1 @@
+//! Docker's `config.json` and containers' `auth.json`.

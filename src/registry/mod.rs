@@ -1,0 +1,18 @@
+//! Layer 3: talks to OCI and Docker registries: resolve, pull, push, credentials.
+//!
+//! Together with the cache backends the only place that knows HTTP. Reads no environment: proxies, trust and
+//! credentials come in through [`ClientOptions`]. Knows nothing of the store: blobs leave through a writer and
+//! enter through a [`BlobSource`]. Start reading at [`Client`]; one request's way through authentication,
+//! redirects and retries is `request.rs`.
+
+pub mod credential;
+pub mod docker_config;
+pub mod error;
+pub mod options;
+
+mod client;
+
+pub use client::{BlobSource, Client, FetchedManifest, Progress, PushOutcome, no_progress};
+pub use credential::{Anonymous, Credential, CredentialProvider};
+pub use error::{Fault, RegistryError};
+pub use options::{ClientOptions, HostOptions, ProxyOptions, RetryPolicy, Timeouts, TrustOptions};
