@@ -1,14 +1,18 @@
 //! The client and the types its operations speak in.
 
+use std::collections::HashMap;
+use std::fmt;
 use std::io::{self, Read};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
-use super::{ClientOptions, Fault, HostOptions, RegistryError};
-use crate::base::Digest;
-use crate::oci::{Descriptor, Reference};
+use super::flight::Flights;
+use super::host::Host;
+use super::transport::Transport;
+use super::{ClientOptions, HostOptions, RegistryError};
+use crate::oci::Descriptor;
 
 /// Called with the number of bytes transferred so far.
 pub type Progress = Arc<dyn Fn(u64) + Send + Sync>;
@@ -62,74 +66,72 @@ impl BlobSource {
     pub fn bytes(bytes: Bytes) -> Self {
         Self::new(move || Ok(Box::new(io::Cursor::new(bytes.clone()))))
     }
+
+    pub(super) fn open(&self) -> io::Result<Box<dyn Read + Send>> {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for BlobSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BlobSource")
+    }
 }
 
 /// A registry client: cheap to clone, shared by a whole invocation. Nothing is set up before it is needed.
+///
+/// Its operations are in `pull.rs` and `push.rs`.
 #[derive(Clone)]
-pub struct Client(Arc<ClientOptions>);
+pub struct Client(pub(super) Arc<Inner>);
 
-#[allow(unused_variables, clippy::missing_errors_doc, clippy::unused_async, missing_docs)]
+/// What all clones share.
+pub(super) struct Inner {
+    pub(super) options: ClientOptions,
+    pub(super) transport: Transport,
+    hosts: Mutex<HashMap<String, Arc<Host>>>,
+    pub(super) resolving: Flights<Descriptor>,
+    pub(super) fetching: Flights<FetchedManifest>,
+    pub(super) pushing: Flights<PushOutcome>,
+}
+
 impl Client {
+    /// A client; connects to nothing yet.
+    ///
+    /// # Errors
+    /// When a proxy setting cannot be used.
     pub fn new(options: ClientOptions) -> Result<Self, RegistryError> {
-        Ok(Self(Arc::new(options)))
+        let transport = Transport::new(options.clone())
+            .map_err(|fault| RegistryError::new("failed to set up the registry client", fault))?;
+        Ok(Self(Arc::new(Inner {
+            options,
+            transport,
+            hosts: Mutex::default(),
+            resolving: Flights::default(),
+            fetching: Flights::default(),
+            pushing: Flights::default(),
+        })))
     }
 
-    /// Changes how a host is spoken to (`registry.insecure=true` of an output).
-    pub fn set_host(&self, host: &str, options: HostOptions) {}
-
-    /// HEAD; the digest, type and size of what a tag or digest names.
-    pub async fn resolve(&self, reference: &Reference) -> Result<Descriptor, RegistryError> {
-        Err(missing())
-    }
-
-    pub async fn manifest(&self, reference: &Reference) -> Result<FetchedManifest, RegistryError> {
-        Err(missing())
-    }
-
-    /// Streams a blob into `sink` on a blocking thread, verified; gives the sink back for committing.
-    pub async fn blob<W: io::Write + Send + 'static>(
-        &self,
-        repository: &Reference,
-        descriptor: &Descriptor,
-        sink: W,
-        progress: &Progress,
-    ) -> Result<W, RegistryError> {
-        Err(missing())
-    }
-
-    /// A small blob (config) in memory, verified.
-    pub async fn blob_bytes(&self, repository: &Reference, descriptor: &Descriptor) -> Result<Bytes, RegistryError> {
-        Err(missing())
-    }
-
-    /// `mount_from`: repository paths on the same host that may have the blob.
-    pub async fn push_blob(
-        &self,
-        target: &Reference,
-        descriptor: &Descriptor,
-        source: &BlobSource,
-        mount_from: &[String],
-        progress: &Progress,
-    ) -> Result<PushOutcome, RegistryError> {
-        Err(missing())
-    }
-
-    /// PUT under the reference's digest or tag; skipped when the registry has it under that name.
-    pub async fn push_manifest(
-        &self,
-        target: &Reference,
-        media_type: &str,
-        bytes: Bytes,
-    ) -> Result<Digest, RegistryError> {
-        Err(missing())
-    }
-
-    /// Whether a push to this repository will be allowed, before anything is built.
-    pub async fn check_push(&self, target: &Reference) -> Result<(), RegistryError> {
-        Err(missing())
+    /// Changes how a host is spoken to, e.g. for `registry.insecure=true` of one output.
+    pub fn set_host(&self, host: &str, options: HostOptions) {
+        self.0.host(host).set_options(options);
     }
 }
 
-fn missing() -> RegistryError {
-    RegistryError::new("failed to start", Fault::Setting("not written yet".into()))
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Client({:?})", self.0.options)
+    }
+}
+
+impl Inner {
+    /// The state of the registry `name` (a domain as in references).
+    pub(super) fn host(&self, name: &str) -> Arc<Host> {
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        let host = hosts.entry(name.to_owned()).or_insert_with(|| {
+            let options = self.options.hosts.get(name).copied().unwrap_or_default();
+            Arc::new(Host::new(name, options, self.options.parallel))
+        });
+        Arc::clone(host)
+    }
 }

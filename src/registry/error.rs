@@ -144,14 +144,16 @@ pub enum Fault {
         actual: u64,
     },
     /// An answer nobody expected.
-    #[error("unexpected status from {method} request to {url}: {status}{}", server_message(.detail))]
+    #[error("unexpected status from {method} request to {url}: {code} {reason}{}", server_message(.detail))]
     Status {
         /// HTTP method.
         method: String,
         /// Where, without secrets in the query.
         url: String,
-        /// e.g. `403 Forbidden`.
-        status: String,
+        /// e.g. 403.
+        code: u16,
+        /// e.g. `Forbidden`.
+        reason: &'static str,
         /// The server's words.
         detail: String,
     },
@@ -184,7 +186,7 @@ impl Fault {
     #[must_use]
     pub fn kind(&self) -> FaultKind {
         match self {
-            Self::BadCredentials { .. } | Self::Denied { .. } => FaultKind::Auth,
+            Self::BadCredentials { .. } | Self::Denied { .. } | Self::Status { code: 401 | 403, .. } => FaultKind::Auth,
             Self::Unreachable { .. } | Self::Broken { .. } => FaultKind::Network,
             Self::Local { source, .. } => FaultKind::of_io(source, FaultKind::Store),
             Self::Setting(_) => FaultKind::Usage,
@@ -208,6 +210,9 @@ impl Fault {
             }
             Self::RateLimited { host, anonymous: true, .. } => {
                 Some(format!("log in with `rbuild login {host}` for a higher limit"))
+            }
+            Self::Status { code: 413, .. } => {
+                Some("the registry, or a proxy in front of it, limits the size of an upload".into())
             }
             Self::Unreachable { hint, .. } => hint.map(Into::into),
             _ => None,
@@ -279,7 +284,8 @@ mod tests {
         let status = Fault::Status {
             method: "PUT".into(),
             url: "https://r.example/v2/a/manifests/1".into(),
-            status: "403 Forbidden".into(),
+            code: 403,
+            reason: "Forbidden",
             detail: "denied: quota".into(),
         };
         assert_eq!(

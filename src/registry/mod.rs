@@ -10,9 +10,24 @@ pub mod docker_config;
 pub mod error;
 pub mod options;
 
+mod auth;
+mod challenge;
 mod client;
+mod flight;
+mod host;
+mod pull;
+mod push;
+mod request;
+mod tls;
+mod transport;
 
 pub use client::{BlobSource, Client, FetchedManifest, Progress, PushOutcome, no_progress};
 pub use credential::{Anonymous, Credential, CredentialProvider};
 pub use error::{Fault, RegistryError};
 pub use options::{ClientOptions, HostOptions, ProxyOptions, RetryPolicy, Timeouts, TrustOptions};
+
+#[cfg(test)]
+#[path = "../../tests/support/fake_registry/mod.rs"]
+pub(crate) mod fake_registry;
+#[cfg(test)]
+mod tests;
