@@ -211,7 +211,7 @@ impl<'a> Session<'a> {
             if matches!(sent.used, Used::Token { .. }) {
                 // Expired, revoked, or not enough: never use it again.
                 self.host.auth.forget(&self.key, sent).await;
-                if self.fresh && !(insufficient && !self.merged) {
+                if self.fresh && (self.merged || !insufficient) {
                     return Err(SendError::fatal(self.refused(sent, detail)));
                 }
                 self.merged |= insufficient;

@@ -14,6 +14,7 @@ mod auth;
 mod challenge;
 mod client;
 mod flight;
+pub mod helper;
 mod host;
 mod pull;
 mod push;

@@ -203,7 +203,7 @@ mod tests {
         let file = dir.path().join("none.pem");
         std::fs::write(&file, "").expect("written");
         let trust = TrustOptions { cert_file: Some(file), ..TrustOptions::default() };
-        let error = verified(&trust, None, &Events::none()).err().expect("an error").to_string();
+        let error = verified(&trust, None, &Events::none()).expect_err("an error").to_string();
         assert!(error.contains("trusted certificates"), "{error}");
     }
 }
