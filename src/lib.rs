@@ -7,4 +7,5 @@ pub mod base;
 pub mod dockerfile;
 pub mod llb;
 pub mod oci;
+pub mod registry;
 pub mod store;

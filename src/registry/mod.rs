@@ -1,0 +1,34 @@
+//! Layer 3: talks to OCI and Docker registries: resolve, pull, push, credentials.
+//!
+//! Together with the cache backends the only place that knows HTTP. Reads no environment: proxies, trust and
+//! credentials come in through [`ClientOptions`]. Knows nothing of the store: blobs leave through a writer and
+//! enter through a [`BlobSource`]. Start reading at [`Client`]; one request's way through authentication,
+//! redirects and retries is `request.rs`.
+
+pub mod credential;
+pub mod docker_config;
+pub mod error;
+pub mod options;
+
+mod auth;
+mod challenge;
+mod client;
+mod flight;
+pub mod helper;
+mod host;
+mod pull;
+mod push;
+mod request;
+mod tls;
+mod transport;
+
+pub use client::{BlobSource, Client, FetchedManifest, Progress, PushOutcome, no_progress};
+pub use credential::{Anonymous, Credential, CredentialProvider};
+pub use error::{Fault, RegistryError};
+pub use options::{ClientOptions, HostOptions, ProxyOptions, RetryPolicy, Timeouts, TrustOptions};
+
+#[cfg(test)]
+#[path = "../../tests/support/fake_registry/mod.rs"]
+pub(crate) mod fake_registry;
+#[cfg(test)]
+mod tests;

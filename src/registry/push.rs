@@ -1,0 +1,261 @@
+//! Writing to registries: blobs, mounts, manifests (SPEC E3.07–E3.11).
+
+use bytes::Bytes;
+use reqwest::header::{ACCEPT, CONTENT_TYPE, LOCATION};
+use reqwest::{Method, StatusCode, Url};
+
+use super::client::{BlobSource, Client, Inner, Progress, PushOutcome};
+use super::host::{self, Host};
+use super::request::{Backoff, Call, Payload, Slot, Small, Target};
+use super::transport::SendError;
+use super::{Fault, RegistryError};
+use crate::base::{Digest, FaultKind};
+use crate::oci::{Descriptor, Reference, media_type};
+
+/// The largest answer to a write that is read.
+const MAX_ANSWER: u64 = 1 << 20;
+/// How many repositories are offered as a source of a mount.
+const MAX_MOUNTS: usize = 3;
+
+/// Where an upload begins.
+enum Start {
+    /// The blob is there without an upload.
+    Mounted,
+    /// Send it here.
+    At(Url),
+}
+
+impl Client {
+    /// Makes sure the repository of `target` has a blob: looks whether it is there, mounts it from one of
+    /// `mount_from` (repository paths on the same host) or uploads it. `progress` is called during an upload only.
+    ///
+    /// # Errors
+    /// See [`Fault`].
+    pub async fn push_blob(
+        &self,
+        target: &Reference,
+        descriptor: &Descriptor,
+        source: &BlobSource,
+        mount_from: &[String],
+        progress: &Progress,
+    ) -> Result<PushOutcome, RegistryError> {
+        let operation = || async {
+            let host = self.0.host(&target.domain);
+            let push = Push { inner: &self.0, host: &host, repository: &target.path, descriptor };
+            push.run(source, mount_from, progress).await.map_err(|fault| push_error(target, fault))
+        };
+        self.0.pushing.run(format!("{} {}", target.repository(), descriptor.digest), operation).await
+    }
+
+    /// Puts a manifest or index under the digest or tag of `target`; does nothing when the registry has exactly
+    /// this under that name already.
+    ///
+    /// # Errors
+    /// See [`Fault`].
+    pub async fn push_manifest(
+        &self,
+        target: &Reference,
+        media_type: &str,
+        bytes: Bytes,
+    ) -> Result<Digest, RegistryError> {
+        let host = self.0.host(&target.domain);
+        self.0.put_manifest(&host, target, media_type, bytes).await.map_err(|fault| push_error(target, fault))
+    }
+
+    /// Finds out whether a push to the repository of `target` will be allowed, before anything is built.
+    ///
+    /// # Errors
+    /// See [`Fault`].
+    pub async fn check_push(&self, target: &Reference) -> Result<(), RegistryError> {
+        let host = self.0.host(&target.domain);
+        let call = Call::push(Method::POST, &target.path, "blobs/uploads/".into());
+        let checked = async {
+            let answer = self.0.small(&host, &call, MAX_ANSWER).await?;
+            if answer.status != StatusCode::ACCEPTED {
+                return Err(answer.unexpected(&Method::POST));
+            }
+            self.0.abandon(&host, &target.path, location(&answer)?).await;
+            Ok(())
+        };
+        checked.await.map_err(|fault| push_error(target, fault))
+    }
+}
+
+fn push_error(target: &Reference, fault: Fault) -> RegistryError {
+    RegistryError::new(format!("failed to push {target}"), fault)
+}
+
+/// Where the server wants the upload, possibly on another host.
+fn location(answer: &Small) -> Result<Url, Fault> {
+    let invalid = |reason: String| Fault::Invalid { url: host::show(&answer.url), reason };
+    let text = answer.header(LOCATION).ok_or_else(|| invalid("it accepts an upload without saying where".into()))?;
+    let url = answer.url.join(text).map_err(|e| invalid(format!("upload location \"{text}\": {e}")))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(invalid(format!("upload location with scheme {}", url.scheme())));
+    }
+    Ok(url)
+}
+
+impl Inner {
+    async fn put_manifest(
+        &self,
+        host: &Host,
+        target: &Reference,
+        media_type: &str,
+        bytes: Bytes,
+    ) -> Result<Digest, Fault> {
+        let digest = Digest::sha256(&bytes);
+        if let Some(expected) = target.digest.as_ref().filter(|expected| **expected != digest) {
+            let what = format!("manifest {target}");
+            return Err(Fault::DigestMismatch { what, expected: expected.clone(), actual: digest });
+        }
+        let part = target.manifest_part();
+        let head = Call::push(Method::HEAD, &target.path, format!("manifests/{part}"))
+            .header(ACCEPT, media_type::MANIFEST_ACCEPT);
+        let there = self.small(host, &head, MAX_ANSWER).await?;
+        if there.status == StatusCode::OK && there.header("docker-content-digest") == Some(digest.as_str()) {
+            return Ok(digest);
+        }
+        let mut call =
+            Call::push(Method::PUT, &target.path, format!("manifests/{part}")).header(CONTENT_TYPE, media_type);
+        call.payload = Payload::Bytes(bytes);
+        let answer = self.small(host, &call, MAX_ANSWER).await?;
+        if !answer.status.is_success() {
+            return Err(answer.unexpected(&Method::PUT));
+        }
+        match answer.header("docker-content-digest").and_then(|text| text.parse::<Digest>().ok()) {
+            Some(stored) if stored != digest && stored.algorithm() == digest.algorithm() => {
+                Err(Fault::DigestMismatch {
+                    what: format!("manifest {target} in the registry"),
+                    expected: digest,
+                    actual: stored,
+                })
+            }
+            _ => Ok(digest),
+        }
+    }
+
+    /// Ends an upload session that will not be used; the server's clean-up is its own affair if this fails.
+    async fn abandon(&self, host: &Host, repository: &str, session: Url) {
+        let mut call = Call::push(Method::DELETE, repository, String::new());
+        call.target = Target::Location(session);
+        let _ = self.attempt(host, &call).await;
+    }
+}
+
+/// One blob on its way out.
+struct Push<'a> {
+    inner: &'a Inner,
+    host: &'a Host,
+    repository: &'a str,
+    descriptor: &'a Descriptor,
+}
+
+impl Push<'_> {
+    async fn run(&self, source: &BlobSource, mount_from: &[String], progress: &Progress) -> Result<PushOutcome, Fault> {
+        let digest = &self.descriptor.digest;
+        let holders = self.host.holders(digest);
+        if holders.iter().any(|r| r == self.repository) {
+            return Ok(PushOutcome::Exists);
+        }
+        let mut candidates: Vec<&str> = Vec::new();
+        for candidate in mount_from.iter().chain(&holders) {
+            if candidate != self.repository && !candidates.contains(&candidate.as_str()) {
+                candidates.push(candidate);
+            }
+        }
+        candidates.truncate(MAX_MOUNTS);
+        let mut backoff = Backoff::new(self.inner, self.host);
+        loop {
+            // Asked again after a broken upload: its last byte may have arrived.
+            if self.exists().await? {
+                self.host.note_blob(digest, self.repository);
+                return Ok(PushOutcome::Exists);
+            }
+            let session = match self.start(&candidates).await? {
+                Start::Mounted => {
+                    self.host.note_blob(digest, self.repository);
+                    return Ok(PushOutcome::Mounted);
+                }
+                Start::At(session) => session,
+            };
+            match self.upload(session.clone(), source, progress).await {
+                Ok(()) => {
+                    self.host.note_blob(digest, self.repository);
+                    return Ok(PushOutcome::Uploaded);
+                }
+                Err(error) => {
+                    if !error.transient {
+                        self.inner.abandon(self.host, self.repository, session).await;
+                    }
+                    backoff.again(error).await?;
+                    // What the server did not mount the first time it will not mount now.
+                    candidates.clear();
+                }
+            }
+        }
+    }
+
+    async fn exists(&self) -> Result<bool, Fault> {
+        let call = Call::push(Method::HEAD, self.repository, format!("blobs/{}", self.descriptor.digest));
+        let answer = self.inner.small(self.host, &call, MAX_ANSWER).await?;
+        match answer.status.as_u16() {
+            200..=299 => Ok(true),
+            401 | 403 => Err(answer.unexpected(&Method::HEAD)),
+            // Anything else is no statement about the blob; the upload will tell.
+            _ => Ok(false),
+        }
+    }
+
+    /// Begins an upload, or avoids it by a mount.
+    async fn start(&self, candidates: &[&str]) -> Result<Start, Fault> {
+        let digest = &self.descriptor.digest;
+        for (at, from) in candidates.iter().enumerate() {
+            // Digests and repository names need no escaping in a query.
+            let path = format!("blobs/uploads/?mount={digest}&from={from}");
+            let mut call = Call::push(Method::POST, self.repository, path);
+            call.scopes.merge(&format!("repository:{from}:pull"));
+            let answer = match self.inner.small(self.host, &call, MAX_ANSWER).await {
+                Ok(answer) => answer,
+                // We may not read there; that does not mean we may not write here.
+                Err(fault) if fault.kind() == FaultKind::Auth => continue,
+                Err(fault) => return Err(fault),
+            };
+            match answer.status {
+                StatusCode::CREATED => return Ok(Start::Mounted),
+                // Not there: the server began an ordinary upload instead.
+                StatusCode::ACCEPTED if at + 1 == candidates.len() => return Ok(Start::At(location(&answer)?)),
+                StatusCode::ACCEPTED => self.inner.abandon(self.host, self.repository, location(&answer)?).await,
+                _ => {}
+            }
+        }
+        let call = Call::push(Method::POST, self.repository, "blobs/uploads/".into());
+        let answer = self.inner.small(self.host, &call, MAX_ANSWER).await?;
+        match answer.status {
+            StatusCode::ACCEPTED => Ok(Start::At(location(&answer)?)),
+            StatusCode::CREATED => Ok(Start::Mounted),
+            _ => Err(answer.unexpected(&Method::POST)),
+        }
+    }
+
+    /// Sends all bytes in one PUT.
+    async fn upload(&self, mut session: Url, source: &BlobSource, progress: &Progress) -> Result<(), SendError> {
+        session.query_pairs_mut().append_pair("digest", self.descriptor.digest.as_str());
+        let mut call =
+            Call::push(Method::PUT, self.repository, String::new()).header(CONTENT_TYPE, "application/octet-stream");
+        call.target = Target::Location(session.clone());
+        call.slot = Slot::Blob;
+        let (source, progress) = (source.clone(), progress.clone());
+        call.payload = Payload::Blob { source, size: self.descriptor.size, progress };
+        let answer = self.inner.attempt(self.host, &call).await?;
+        let status = answer.status();
+        if status.is_success() {
+            return Ok(());
+        }
+        let detail = answer.detail(self.inner.options.timeouts.stall).await;
+        let fault = Fault::status("PUT", &session, status.as_u16(), detail);
+        // The session is gone or out of step: a new one may work.
+        let transient = matches!(status.as_u16(), 404 | 416);
+        Err(SendError { transient, ..SendError::fatal(fault) })
+    }
+}
