@@ -4,5 +4,6 @@
 
 pub mod base;
 pub mod dockerfile;
+pub mod exec;
 pub mod llb;
 pub mod oci;
