@@ -17,11 +17,19 @@ pub mod spawn;
 pub mod step;
 pub mod worker;
 
+mod explain;
+mod landlock;
+mod runner;
+mod seccomp;
+mod sys;
+
 pub use doctor::{DoctorReport, doctor};
 pub use enter::{EnterError, WorkerCommand, WorkerHandle, enter, spawn_worker};
 pub use exe::SealedExe;
 pub use idmap::IdMaps;
 pub use probe::{ProbeInput, cache_key, probe};
 pub use report::{Blocker, IdMapping, ProbeReport, ProcMode, Rung};
-pub use spawn::{RunningStep, SpawnError, spawn_step};
+pub use runner::step_main;
+pub use spawn::{RunningStep, STEP_ROLE, SpawnError, StepKiller, spawn_step};
+pub use sys::{SysError, inherited_fd};
 pub use worker::{WorkerContext, WorkerError, WorkerOptions, worker_init};

@@ -90,6 +90,16 @@ pub enum StepMount {
     },
 }
 
+impl StepMount {
+    /// Where it appears.
+    #[must_use]
+    pub fn target(&self) -> &std::path::Path {
+        match self {
+            Self::Bind { target, .. } | Self::Tmpfs { target, .. } => target,
+        }
+    }
+}
+
 /// A resource limit by Docker's name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rlimit {
