@@ -5,6 +5,7 @@
 pub mod archive;
 pub mod base;
 pub mod dockerfile;
+pub mod exec;
 pub mod llb;
 pub mod oci;
 pub mod registry;

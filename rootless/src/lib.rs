@@ -1,5 +1,35 @@
 //! User namespaces, isolation rungs and the runner of steps. Knows nothing of images.
 //!
+//! Four processes play a part, all of them this binary: the *broker* (the program the user started) probes the machine
+//! ([`probe`]) and enters the namespaces ([`spawn_worker`]); the *worker* prepares its mount namespace ([`worker_init`])
+//! and then is an ordinary multi-threaded program; each step is a single-threaded process ([`spawn_step`], [`step_main`])
+//! that calls libcontainer, because libcontainer clones a child that runs Rust code.
+//!
 //! All `unsafe` code of the project lives in this crate.
 
+pub mod doctor;
+pub mod enter;
+pub mod exe;
+pub mod idmap;
+pub mod probe;
+pub mod report;
+pub mod spawn;
 pub mod step;
+pub mod worker;
+
+mod explain;
+mod landlock;
+mod runner;
+mod seccomp;
+mod sys;
+
+pub use doctor::{DoctorReport, doctor};
+pub use enter::{EnterError, WorkerCommand, WorkerHandle, enter, spawn_worker};
+pub use exe::SealedExe;
+pub use idmap::IdMaps;
+pub use probe::{ProbeInput, cache_key, probe};
+pub use report::{Blocker, IdMapping, ProbeReport, ProcMode, Rung};
+pub use runner::step_main;
+pub use spawn::{RunningStep, STEP_ROLE, SpawnError, StepKiller, spawn_step};
+pub use sys::{SysError, inherited_fd};
+pub use worker::{WorkerContext, WorkerError, WorkerOptions, worker_init};

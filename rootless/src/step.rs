@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::report::ProcMode;
+
 /// Version of [`StepSpec`] and [`StepOutcome`]; both sides are the same binary, so a mismatch is a defect.
 pub const STEP_VERSION: u32 = 1;
 
@@ -46,6 +48,12 @@ pub struct StepSpec {
     pub insecure: bool,
     /// Parent cgroup for the step; empty for none.
     pub cgroup_parent: String,
+    /// What the step sees at `/proc`.
+    pub proc_mode: ProcMode,
+    /// Mount a sysfs of its own (real root) rather than the outer `/sys`.
+    pub fresh_sys: bool,
+    /// A directory to show read-only at `/sys/fs/cgroup`, where `/sys` does not bring one along.
+    pub cgroup_dir: Option<PathBuf>,
 }
 
 /// Network of a step.
@@ -80,6 +88,16 @@ pub enum StepMount {
         /// Permission bits.
         mode: u32,
     },
+}
+
+impl StepMount {
+    /// Where it appears.
+    #[must_use]
+    pub fn target(&self) -> &std::path::Path {
+        match self {
+            Self::Bind { target, .. } | Self::Tmpfs { target, .. } => target,
+        }
+    }
 }
 
 /// A resource limit by Docker's name.

@@ -1,0 +1,352 @@
+//! Starts the worker inside the namespaces of a rung.
+//!
+//! The caller is single-threaded: a user namespace can be entered only by such a process, and `fork` in it leaves the
+//! child with a consistent heap. The child unshares, the parent (or the setuid helpers it starts) writes the id maps,
+//! then the child executes this binary again as the worker.
+
+use std::ffi::{CString, OsString};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitStatus, Stdio};
+use std::{fs, io};
+
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{DumpableBehavior, PidfdFlags};
+use rustix::thread::UnshareFlags;
+
+use crate::idmap::{IdMaps, helper_args, identity_map};
+use crate::report::{IdMapping, ProbeReport, Rung};
+use crate::sys::{self, Context, Fork, SysError};
+
+/// The worker to start: this binary again, with a role.
+#[derive(Debug)]
+pub struct WorkerCommand<'a> {
+    /// Which namespaces, which ids. With [`Rung::None`] the worker gets no namespaces at all.
+    pub report: &'a ProbeReport,
+    /// Arguments including the program's name.
+    pub argv: Vec<OsString>,
+    /// The whole environment; `None` passes on the caller's.
+    pub env: Option<Vec<(OsString, OsString)>>,
+    /// Become descriptors 3, 4, … of the worker; everything else above 2 is closed.
+    pub fds: Vec<OwnedFd>,
+}
+
+/// Why no worker could be started.
+#[derive(Debug, thiserror::Error)]
+pub enum EnterError {
+    /// A system call failed.
+    #[error(transparent)]
+    Sys(#[from] SysError),
+    /// `newuidmap` or `newgidmap` failed.
+    #[error("{program} failed: {message}")]
+    Helper {
+        /// Which.
+        program: &'static str,
+        /// What it said, or its exit status.
+        message: String,
+    },
+    /// The new process could not do its part.
+    #[error("cannot {0}")]
+    Child(String),
+}
+
+/// A started worker.
+#[derive(Debug)]
+pub struct WorkerHandle {
+    pid: i32,
+    pidfd: OwnedFd,
+    signals: SignalFd,
+    mask: SigSet,
+}
+
+impl Drop for WorkerHandle {
+    fn drop(&mut self) {
+        // Whoever still runs after the worker can be interrupted again.
+        let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.mask), None);
+    }
+}
+
+/// What the handle takes over from the process.
+const FORWARDED: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
+
+impl WorkerHandle {
+    /// Process id, in the caller's pid namespace.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Waits for the worker's end and forwards SIGINT, SIGTERM and SIGHUP to it meanwhile.
+    ///
+    /// A signal from the terminal reaches the whole process group and with it the worker; only those sent to the
+    /// caller alone are passed on, so that one Ctrl-C is not taken for two.
+    ///
+    /// # Errors
+    /// When waiting is impossible.
+    pub fn wait(self) -> Result<ExitStatus, EnterError> {
+        loop {
+            let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN), PollFd::new(&self.signals, PollFlags::IN)];
+            match poll(&mut fds, None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(SysError { what: "wait for the worker".into(), source: e.into() }.into()),
+            }
+            let (ended, signalled) = (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
+            if signalled {
+                while let Ok(Some(info)) = self.signals.read_signal() {
+                    let from_terminal = info.ssi_code == libc::SI_KERNEL;
+                    let signal = i32::try_from(info.ssi_signo).ok().and_then(rustix::process::Signal::from_named_raw);
+                    if let (false, Some(signal)) = (from_terminal, signal) {
+                        // An error means the worker has just ended.
+                        let _ = rustix::process::pidfd_send_signal(&self.pidfd, signal);
+                    }
+                }
+            }
+            if ended {
+                let (status, _) = sys::wait_usage(self.pid).what(|| "wait for the worker".into())?;
+                return Ok(ExitStatus::from_raw(status));
+            }
+        }
+    }
+}
+
+/// [`spawn_worker`] and [`WorkerHandle::wait`].
+///
+/// # Errors
+/// See there.
+pub fn enter(command: WorkerCommand<'_>) -> Result<ExitStatus, EnterError> {
+    spawn_worker(command)?.wait()
+}
+
+/// Starts a worker. The caller must be single-threaded; it may start threads afterwards. From here on SIGINT, SIGTERM
+/// and SIGHUP are blocked in the caller, until [`WorkerHandle::wait`] passes them on.
+///
+/// # Errors
+/// When a namespace, a map or the program's start is refused.
+pub fn spawn_worker(command: WorkerCommand<'_>) -> Result<WorkerHandle, EnterError> {
+    let WorkerCommand { report, argv, env, fds } = command;
+    let exec = Exec::prepare(argv, env, fds)?;
+    let mut blocked = SigSet::empty();
+    FORWARDED.iter().for_each(|s| blocked.add(*s));
+    let mut before = SigSet::empty();
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&blocked), Some(&mut before)).what(|| "block signals".into())?;
+    let started = start(report, exec, &before).and_then(|pid| {
+        let raw = rustix::process::Pid::from_raw(pid).expect("fork returns positive process ids");
+        let pidfd = rustix::process::pidfd_open(raw, PidfdFlags::empty()).what(|| "open the worker's pidfd".into())?;
+        let signals = SignalFd::with_flags(&blocked, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+            .what(|| "open a signalfd".into())?;
+        // Only now: the maps of a child can be written by helpers only while its files in /proc are the user's.
+        rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+            .what(|| "make the program undumpable".into())?;
+        Ok(WorkerHandle { pid, pidfd, signals, mask: before })
+    });
+    if started.is_err() {
+        let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
+    }
+    started
+}
+
+/// What exec needs, allocated before the fork.
+struct Exec {
+    argv: Vec<CString>,
+    env: Vec<CString>,
+    fds: Vec<OwnedFd>,
+}
+
+impl Exec {
+    fn prepare(
+        argv: Vec<OsString>,
+        env: Option<Vec<(OsString, OsString)>>,
+        fds: Vec<OwnedFd>,
+    ) -> Result<Self, EnterError> {
+        let pairs: Vec<Vec<u8>> = env
+            .unwrap_or_else(|| std::env::vars_os().collect())
+            .into_iter()
+            .map(|(k, v)| [k.as_bytes(), b"=", v.as_bytes()].concat())
+            .collect();
+        let argv: Vec<Vec<u8>> = argv.into_iter().map(OsString::into_vec).collect();
+        let above = Self::above(fds.len());
+        let fds = fds
+            .into_iter()
+            .map(|fd| if fd.as_raw_fd() >= above { Ok(fd) } else { sys::dup_above(fd.as_fd(), above) })
+            .collect::<io::Result<_>>()
+            .what(|| "duplicate the worker's descriptors".into())?;
+        Ok(Self {
+            argv: sys::c_strings(argv.iter().map(Vec::as_slice)).what(|| "pass the worker's arguments".into())?,
+            env: sys::c_strings(pairs.iter().map(Vec::as_slice)).what(|| "pass the worker's environment".into())?,
+            fds,
+        })
+    }
+
+    /// Never returns where it succeeds.
+    fn run(self) -> Result<std::convert::Infallible, SysError> {
+        let mut next = 3;
+        for fd in &self.fds {
+            sys::dup_onto(fd.as_fd(), next).what(|| "place the worker's descriptors".into())?;
+            next += 1;
+        }
+        sys::close_on_exec_from(next);
+        nix::unistd::execve(c"/proc/self/exe", &self.argv, &self.env).what(|| "start the worker".into())
+    }
+
+    /// The lowest descriptor number that does not get in the way of the worker's.
+    fn above(fds: usize) -> i32 {
+        3 + i32::try_from(fds).unwrap_or(1 << 16)
+    }
+}
+
+/// Forks; the child enters the rung's namespaces and executes. Returns once the exec has succeeded.
+fn start(report: &ProbeReport, exec: Exec, mask: &SigSet) -> Result<i32, EnterError> {
+    let flags = rustix::pipe::PipeFlags::CLOEXEC;
+    let (ready_r, ready_w) = rustix::pipe::pipe_with(flags).what(|| "make a pipe".into())?;
+    let (go_r, go_w) = rustix::pipe::pipe_with(flags).what(|| "make a pipe".into())?;
+    let broker = rustix::process::getpid();
+    match sys::fork().what(|| "fork".into())? {
+        Fork::Child => {
+            drop((ready_r, go_w));
+            let Ok(ready_w) = sys::dup_above(ready_w.as_fd(), Exec::above(exec.fds.len())) else { sys::exit_now(125) };
+            let error = match child(report.rung, broker, &ready_w, go_r, exec, mask) {
+                Ok(never) => match never {},
+                Err(error) => error,
+            };
+            // "!" and the reason; the pipe's end without it is success, because exec closed it.
+            let _ = rustix::io::write(&ready_w, format!("!{}: {}", error.what, error.source).as_bytes());
+            sys::exit_now(125)
+        }
+        Fork::Parent(pid) => {
+            drop((ready_w, go_r));
+            let outcome = parent(report, pid, &ready_r, go_w);
+            if outcome.is_err() {
+                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL);
+                let _ = sys::wait_usage(pid);
+            }
+            outcome.map(|()| pid)
+        }
+    }
+}
+
+fn child(
+    rung: Rung,
+    broker: rustix::process::Pid,
+    ready: &OwnedFd,
+    go: OwnedFd,
+    exec: Exec,
+    mask: &SigSet,
+) -> Result<std::convert::Infallible, SysError> {
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(mask), None).what(|| "restore the signal mask".into())?;
+    // The files of an undumpable process in /proc belong to root, and nobody else could write its id maps.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable).what(|| "become dumpable".into())?;
+    unshare_rung(rung)?;
+    rustix::io::write(ready, b"+").what(|| "report to the parent".into())?;
+    if rustix::io::read(&go, &mut [0u8; 1]).what(|| "wait for the parent".into())? == 0 {
+        sys::exit_now(125);
+    }
+    drop(go);
+    if rung == Rung::Userns {
+        become_root()?;
+    }
+    // After the change of ids, which clears it. The worker must not outlive the broker.
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+        .what(|| "set the parent death signal".into())?;
+    if rustix::process::getppid() != Some(broker) {
+        sys::exit_now(125);
+    }
+    exec.run()
+}
+
+/// Unshares what a worker on `rung` needs.
+pub(crate) fn unshare_rung(rung: Rung) -> Result<(), SysError> {
+    let flags = match rung {
+        Rung::Root => UnshareFlags::NEWNS | UnshareFlags::NEWCGROUP,
+        Rung::Userns => UnshareFlags::NEWUSER | UnshareFlags::NEWNS | UnshareFlags::NEWCGROUP,
+        Rung::None => return Ok(()),
+    };
+    sys::unshare(flags).what(|| match rung {
+        Rung::Userns => "unshare user, mount and cgroup namespaces".into(),
+        _ => "unshare mount and cgroup namespaces".into(),
+    })
+}
+
+/// Takes the ids of the namespace's root. Supplementary groups stay: files readable through them must remain so.
+pub(crate) fn become_root() -> Result<(), SysError> {
+    let (uid, gid) = (rustix::process::Uid::ROOT, rustix::process::Gid::ROOT);
+    rustix::thread::set_thread_res_gid(gid, gid, gid).what(|| "become group 0 of the user namespace".into())?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid).what(|| "become user 0 of the user namespace".into())
+}
+
+fn parent(report: &ProbeReport, pid: i32, ready: &OwnedFd, go: OwnedFd) -> Result<(), EnterError> {
+    expect_ready(ready)?;
+    if let (Rung::Userns, Some(mapping)) = (report.rung, &report.mapping) {
+        write_maps(pid, mapping)?;
+    }
+    rustix::io::write(&go, b"+").what(|| "release the worker".into())?;
+    match read_message(ready)? {
+        None => Ok(()),
+        Some(reason) => Err(EnterError::Child(reason)),
+    }
+}
+
+/// Waits for the child's "+" and turns its "!reason" into an error.
+pub(crate) fn expect_ready(ready: &OwnedFd) -> Result<(), EnterError> {
+    match read_message(ready)?.as_deref() {
+        Some("+") => Ok(()),
+        Some(reason) => Err(EnterError::Child(reason.to_owned())),
+        None => Err(EnterError::Child("start the worker: it ended at once".into())),
+    }
+}
+
+/// One message of a child: "+", or the text after "!". `None` at the end of the pipe.
+fn read_message(ready: &OwnedFd) -> Result<Option<String>, SysError> {
+    let mut buf = [0u8; 1024];
+    let n = loop {
+        match rustix::io::read(ready, &mut buf) {
+            Err(rustix::io::Errno::INTR) => {}
+            other => break other.what(|| "read from the new process".into())?,
+        }
+    };
+    let text = String::from_utf8_lossy(&buf[..n]);
+    Ok((n > 0).then(|| text.strip_prefix('!').unwrap_or(&text).to_owned()))
+}
+
+/// Writes the id maps of `pid`, which has just unshared its user namespace.
+pub(crate) fn write_maps(pid: i32, mapping: &IdMapping) -> Result<(), EnterError> {
+    match mapping {
+        IdMapping::Direct => {
+            let own = IdMaps::current();
+            for (file, ranges) in [("uid_map", &own.uids), ("gid_map", &own.gids)] {
+                let path = format!("/proc/{pid}/{file}");
+                fs::write(&path, identity_map(ranges)).what(|| format!("write {path}"))?;
+            }
+            Ok(())
+        }
+        IdMapping::Helpers { own, uids, gids } => {
+            // Side by side: each is a setuid program that reads its file, about 2 ms.
+            let users = start_helper("newuidmap", pid, &helper_args(own.0, uids))?;
+            let groups = start_helper("newgidmap", pid, &helper_args(own.1, gids))?;
+            let users = finish_helper("newuidmap", users);
+            finish_helper("newgidmap", groups).and(users)
+        }
+    }
+}
+
+fn start_helper(program: &'static str, pid: i32, args: &[String]) -> Result<std::process::Child, EnterError> {
+    Command::new(program)
+        .arg(pid.to_string())
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|e| EnterError::Helper { program, message: e.to_string() })
+}
+
+fn finish_helper(program: &'static str, child: std::process::Child) -> Result<(), EnterError> {
+    let out = child.wait_with_output().map_err(|e| EnterError::Helper { program, message: e.to_string() })?;
+    if out.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&out.stderr).trim().replace('\n', "; ");
+    Err(EnterError::Helper { program, message: if said.is_empty() { out.status.to_string() } else { said } })
+}

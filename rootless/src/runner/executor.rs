@@ -1,0 +1,269 @@
+//! What happens between libcontainer's last mount and the user's program, in the program's own process.
+//!
+//! The order is the point: the Landlock domain and the seccomp filter need CAP_SYS_ADMIN (without it they would set
+//! `no_new_privs`, and sudo would stop working in steps), so they come before the capabilities go; the parent death
+//! signal comes after the change of user, which clears it.
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::fmt::Write as _;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use libcontainer::oci_spec::runtime::Spec;
+use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
+use rustix::io::Errno;
+use rustix::process::{DumpableBehavior, Gid, Signal, Uid};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+
+use super::errors::report;
+use crate::step::{Network, StepSpec};
+use crate::sys::{self, Context, Program, SysError};
+use crate::{landlock, seccomp};
+
+/// Docker's default capabilities (SPEC A5.14): `a80425fb`.
+pub(super) const DEFAULT_CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
+    .union(CapabilitySet::DAC_OVERRIDE)
+    .union(CapabilitySet::FSETID)
+    .union(CapabilitySet::FOWNER)
+    .union(CapabilitySet::MKNOD)
+    .union(CapabilitySet::NET_RAW)
+    .union(CapabilitySet::SETGID)
+    .union(CapabilitySet::SETUID)
+    .union(CapabilitySet::SETFCAP)
+    .union(CapabilitySet::SETPCAP)
+    .union(CapabilitySet::NET_BIND_SERVICE)
+    .union(CapabilitySet::SYS_CHROOT)
+    .union(CapabilitySet::KILL)
+    .union(CapabilitySet::AUDIT_WRITE);
+
+/// Runs one step; cloned by libcontainer into the process that becomes the program.
+#[derive(Clone)]
+pub(super) struct StepExecutor {
+    spec: Rc<StepSpec>,
+    filter: Option<Rc<Program>>,
+    argv: Rc<[CString]>,
+    env: Rc<[CString]>,
+    errors: Arc<OwnedFd>,
+}
+
+impl StepExecutor {
+    /// Everything that can be prepared before the process exists.
+    pub(super) fn new(spec: StepSpec, errors: Arc<OwnedFd>) -> Result<Self, SysError> {
+        let argv = sys::c_strings(spec.args.iter().map(String::as_bytes)).what(|| "pass the arguments".into())?;
+        let env = sys::c_strings(spec.env.iter().map(String::as_bytes)).what(|| "pass the environment".into())?;
+        let filter = if spec.insecure { None } else { seccomp::default_filter().map(Rc::new) };
+        Ok(Self { spec: Rc::new(spec), filter, argv: argv.into(), env: env.into(), errors })
+    }
+
+    pub(super) fn spec(&self) -> &StepSpec {
+        &self.spec
+    }
+
+    fn prepare(&self) -> Result<(), SysError> {
+        let spec = &*self.spec;
+        // Not even a way out through /proc/self/fd for the directory below.
+        sys::close_from_except(3, self.errors.as_raw_fd());
+        if spec.network == Network::None {
+            sys::loopback_up().what(|| "bring up the loopback interface".into())?;
+        }
+        landlock::enter_domain(spec.insecure).map_err(io::Error::other).what(|| "enter a Landlock domain".into())?;
+        let keep = if spec.insecure { CapabilitySet::all() } else { DEFAULT_CAPABILITIES };
+        drop_bounding(keep)?;
+        self.set_rlimits()?;
+        let groups: Vec<Gid> = spec.groups.iter().map(|g| Gid::from_raw(*g)).collect();
+        rustix::thread::set_thread_groups(&groups).what(|| format!("set the groups {:?}", spec.groups))?;
+        // First as root, who may enter directories that the user may not (SPEC C5.05); if that fails, as the user.
+        let entered = rustix::process::chdir(&spec.cwd);
+        if let Some(filter) = &self.filter {
+            sys::install_filter(filter).what(|| "install the seccomp filter".into())?;
+        }
+        let (uid, gid) = (Uid::from_raw(spec.uid), Gid::from_raw(spec.gid));
+        rustix::thread::set_thread_res_gid(gid, gid, gid).what(|| format!("become group {}", spec.gid))?;
+        rustix::thread::set_thread_res_uid(uid, uid, uid).what(|| format!("become user {}", spec.uid))?;
+        limit_capabilities(keep, spec.uid == 0)?;
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+            .what(|| "set the parent death signal".into())?;
+        let directory = || format!("enter the working directory {}", spec.cwd.display());
+        if entered.is_err() {
+            rustix::process::chdir(&spec.cwd).what(directory)?;
+        }
+        verify_cwd().what(directory)?;
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+        sys::reset_signals();
+        Ok(())
+    }
+
+    fn set_rlimits(&self) -> Result<(), SysError> {
+        for limit in &self.spec.rlimits {
+            let resource = rlimit_number(&limit.name)
+                .ok_or_else(|| io::Error::other("no such limit"))
+                .what(|| format!("set ulimit {}", limit.name))?;
+            sys::set_rlimit(resource, limit.soft, limit.hard).what(|| {
+                format!("set ulimit {} to {}:{}", limit.name, show_limit(limit.soft), show_limit(limit.hard))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Executes the program; returns the exit code and what to say if that is impossible.
+    fn execute(&self) -> (i32, String) {
+        let Some(program) = self.spec.args.first().filter(|p| !p.is_empty()) else {
+            return (127, "no program to run".into());
+        };
+        if program.contains('/') {
+            let error = match self.argv.first() {
+                Some(path) => self.try_exec(path),
+                None => Errno::NOENT,
+            };
+            return failure(program, error);
+        }
+        let path = self.spec.env.iter().find_map(|e| e.strip_prefix("PATH=")).unwrap_or_default();
+        let mut denied = None;
+        // An empty element would mean the working directory, which is nobody's intention here.
+        for dir in path.split(':').filter(|d| !d.is_empty()) {
+            let Ok(candidate) = CString::new(format!("{dir}/{program}")) else { continue };
+            match self.try_exec(&candidate) {
+                Errno::NOENT | Errno::NOTDIR => {}
+                Errno::ACCESS => denied = Some(Errno::ACCESS),
+                other => return failure(program, other),
+            }
+        }
+        match denied {
+            Some(error) => failure(program, error),
+            None => (127, format!("{program}: executable file not found in $PATH ({path})")),
+        }
+    }
+
+    fn try_exec(&self, path: &CString) -> Errno {
+        match nix::unistd::execve(path, &self.argv, &self.env) {
+            Ok(never) => match never {},
+            Err(e) => Errno::from_raw_os_error(e as i32),
+        }
+    }
+}
+
+fn failure(program: &str, error: Errno) -> (i32, String) {
+    let hint = match error {
+        Errno::NOENT if std::fs::symlink_metadata(program).is_ok() => " (its interpreter or dynamic loader is missing)",
+        Errno::NOEXEC => " (a script without #!, or a program for another architecture)",
+        _ => "",
+    };
+    let code = if error == Errno::NOENT { 127 } else { 126 };
+    (code, format!("{program}: {}{hint}", describe(error)))
+}
+
+/// The error without the number that [`io::Error`] appends, in lower case.
+fn describe(error: Errno) -> String {
+    let text = io::Error::from(error).to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
+}
+
+impl Executor for StepExecutor {
+    fn exec(&self, _: &Spec) -> Result<(), ExecutorError> {
+        if let Err(error) = self.prepare() {
+            report(&self.errors, &error.to_string());
+            sys::exit_now(125);
+        }
+        let (code, message) = self.execute();
+        // Where the program's own messages go: this is its failure, not ours.
+        let mut line = String::new();
+        let _ = writeln!(line, "exec {message}");
+        let _ = rustix::io::write(io::stderr(), line.as_bytes());
+        sys::exit_now(code)
+    }
+
+    fn validate(&self, _: &Spec) -> Result<(), ExecutorValidationError> {
+        // execve is the judge of what can be executed.
+        Ok(())
+    }
+
+    fn setup_envs(&self, _: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
+        // The environment goes to execve and nowhere else. What this hook is good for: from here on this process must
+        // not outlive the step process. (Should that be gone already, the message that follows fails, and so does this.)
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+            .and_then(|()| rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable))
+            .map_err(|e| ExecutorSetEnvsError::Other(format!("cannot set the parent death signal: {e}")))
+    }
+}
+
+fn drop_bounding(keep: CapabilitySet) -> Result<(), SysError> {
+    for bit in 0..63u32 {
+        let capability = CapabilitySet::from_bits_retain(1 << bit);
+        if keep.contains(capability) {
+            continue;
+        }
+        match rustix::thread::remove_capability_from_bounding_set(capability) {
+            Ok(()) => {}
+            // The kernel's last capability is behind us.
+            Err(Errno::INVAL) => break,
+            Err(e) => return Err(e).what(|| format!("drop capability {bit}")),
+        }
+    }
+    Ok(())
+}
+
+/// Root keeps `keep`; for others the kernel has emptied the sets already. Nothing is inheritable or ambient.
+fn limit_capabilities(keep: CapabilitySet, root: bool) -> Result<(), SysError> {
+    let now = rustix::thread::capabilities(None).what(|| "read the capabilities".into())?;
+    let wanted = if root { now.permitted & keep } else { CapabilitySet::empty() };
+    let sets = CapabilitySets { effective: wanted, permitted: wanted, inheritable: CapabilitySet::empty() };
+    rustix::thread::set_capabilities(None, sets).what(|| "drop capabilities".into())?;
+    rustix::thread::clear_ambient_capability_set().what(|| "clear the ambient capabilities".into())
+}
+
+/// Refuses a working directory outside of the root file system (CVE-2024-21626): the kernel says so in its name.
+fn verify_cwd() -> io::Result<()> {
+    let cwd = rustix::process::getcwd(Vec::new())?;
+    if cwd.as_bytes().starts_with(b"/") {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is outside of the root file system"))
+}
+
+fn show_limit(value: u64) -> String {
+    if value == u64::MAX { "unlimited".into() } else { value.to_string() }
+}
+
+/// The kernel's number of a limit by Docker's name.
+fn rlimit_number(name: &str) -> Option<u32> {
+    let resource = match name {
+        "as" => libc::RLIMIT_AS,
+        "core" => libc::RLIMIT_CORE,
+        "cpu" => libc::RLIMIT_CPU,
+        "data" => libc::RLIMIT_DATA,
+        "fsize" => libc::RLIMIT_FSIZE,
+        "locks" => libc::RLIMIT_LOCKS,
+        "memlock" => libc::RLIMIT_MEMLOCK,
+        "msgqueue" => libc::RLIMIT_MSGQUEUE,
+        "nice" => libc::RLIMIT_NICE,
+        "nofile" => libc::RLIMIT_NOFILE,
+        "nproc" => libc::RLIMIT_NPROC,
+        "rss" => libc::RLIMIT_RSS,
+        "rtprio" => libc::RLIMIT_RTPRIO,
+        "rttime" => libc::RLIMIT_RTTIME,
+        "sigpending" => libc::RLIMIT_SIGPENDING,
+        "stack" => libc::RLIMIT_STACK,
+        _ => return None,
+    };
+    // The type of the constants differs between C libraries; the values are small.
+    Some(resource as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_capabilities_are_dockers() {
+        assert_eq!(DEFAULT_CAPABILITIES.bits(), 0xa804_25fb);
+    }
+
+    #[test]
+    fn limits_have_dockers_names() {
+        assert_eq!(rlimit_number("nofile"), Some(7));
+        assert_eq!(rlimit_number("NOFILE"), None);
+    }
+}

@@ -1,0 +1,175 @@
+//! The step process: one single-threaded process per RUN, which calls libcontainer and tells the worker how it ended.
+//!
+//! Its standard input is a socket to the worker ([`crate::spawn`]). Until the user's program starts, any activity on it
+//! ends this process at once (SIGIO); from then on it is polled beside the program's pidfd, and its end means: kill.
+
+mod errors;
+mod executor;
+mod oci;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::syscall::syscall::SyscallType;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{DumpableBehavior, PidfdFlags, Signal};
+
+use crate::step::{STEP_VERSION, StepOutcome, StepSpec};
+use crate::sys::{self, Context, SysError};
+use errors::ErrorPipe;
+use executor::StepExecutor;
+
+/// The largest specification a step process accepts.
+const MAX_SPEC: u64 = 64 << 20;
+
+/// The `__step` role: reads the specification from the worker, runs it, reports and exits.
+pub fn step_main() -> ! {
+    sys::reset_signals();
+    let socket = match take_socket() {
+        Ok(socket) => socket,
+        // Nobody to tell: this is not a process that the worker started.
+        Err(_) => sys::exit_now(125),
+    };
+    let outcome =
+        receive(&socket).and_then(|spec| run(&socket, spec)).unwrap_or_else(|message| StepOutcome::Failed { message });
+    let text = serde_json::to_vec(&outcome).unwrap_or_default();
+    // An error means that the worker is gone, and so is the reader.
+    let _ = (&socket).write_all(&text);
+    sys::exit_now(0)
+}
+
+/// Moves the socket away from descriptor 0, puts /dev/null there and closes every other descriptor.
+fn take_socket() -> Result<UnixStream, SysError> {
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).what(|| "become undumpable".into())?;
+    let socket = sys::dup_above(std::io::stdin().as_fd(), 3).what(|| "move the worker's socket".into())?;
+    sys::close_from_except(3, socket.as_raw_fd());
+    let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .what(|| "open /dev/null".into())?;
+    sys::dup_onto(null.as_fd(), 0).what(|| "replace standard input".into())?;
+    let socket = UnixStream::from(socket);
+    // A file or terminal is not a socket: somebody typed the role on a command line.
+    socket.peer_addr().what(|| "recognise the worker's socket".into())?;
+    Ok(socket)
+}
+
+fn receive(socket: &UnixStream) -> Result<StepSpec, String> {
+    let mut length = [0; 8];
+    let mut from = socket;
+    from.read_exact(&mut length).map_err(|e| format!("cannot read the step's length: {e}"))?;
+    let length = u64::from_le_bytes(length);
+    if length > MAX_SPEC {
+        return Err(format!("the step has {length} bytes, more than {MAX_SPEC}"));
+    }
+    let mut text = Vec::new();
+    from.take(length).read_to_end(&mut text).map_err(|e| format!("cannot read the step: {e}"))?;
+    let spec: StepSpec = serde_json::from_slice(&text).map_err(|e| format!("cannot understand the step: {e}"))?;
+    if spec.version != STEP_VERSION {
+        return Err(format!("the step has version {}, this is {STEP_VERSION}", spec.version));
+    }
+    Ok(spec)
+}
+
+/// The directories libcontainer needs for one container; removed at the end.
+struct StateDirs {
+    root: PathBuf,
+    bundle: PathBuf,
+    container: PathBuf,
+}
+
+impl StateDirs {
+    fn create(spec: &StepSpec) -> Result<Self, SysError> {
+        let root = spec.state_dir.join("c");
+        let bundle = spec.state_dir.join("b").join(&spec.id);
+        for dir in [&root, &bundle] {
+            fs::create_dir_all(dir).what(|| format!("create {}", dir.display()))?;
+        }
+        let container = root.join(&spec.id);
+        Ok(Self { root, bundle, container })
+    }
+}
+
+impl Drop for StateDirs {
+    fn drop(&mut self) {
+        // They are on a tmpfs that goes away with the worker.
+        let _ = fs::remove_dir_all(&self.bundle);
+        let _ = fs::remove_dir_all(&self.container);
+    }
+}
+
+fn run(socket: &UnixStream, spec: StepSpec) -> Result<StepOutcome, String> {
+    sys::die_on_activity(socket.as_fd(), true).map_err(|e| format!("cannot watch the worker: {e}"))?;
+    fs::metadata(&spec.rootfs)
+        .map_err(|e| format!("cannot find the root file system {}: {e}", spec.rootfs.display()))?;
+    let errors = ErrorPipe::new().map_err(|e| format!("cannot make a pipe: {e}"))?;
+    errors.subscribe();
+    let text = |e: &dyn std::error::Error| errors.explain(e);
+    let dirs = StateDirs::create(&spec).map_err(|e| text(&e))?;
+    write_config(&spec, &dirs.bundle)?;
+    let executor = StepExecutor::new(spec, errors.writer()).map_err(|e| text(&e))?;
+    let id = executor.spec().id.clone();
+
+    let mut container = ContainerBuilder::new(id, SyscallType::default())
+        .with_executor(executor)
+        .with_root_path(&dirs.root)
+        .map_err(|e| text(&e))?
+        .as_init(&dirs.bundle)
+        .with_systemd(false)
+        .with_detach(false)
+        .build()
+        .map_err(|e| text(&e))?;
+    let pid = container.pid().ok_or("libcontainer started no process")?.as_raw();
+    let process = rustix::process::Pid::from_raw(pid).ok_or("libcontainer started no process")?;
+    let pidfd =
+        rustix::process::pidfd_open(process, PidfdFlags::empty()).map_err(|e| format!("cannot open a pidfd: {e}"))?;
+
+    sys::die_on_activity(socket.as_fd(), false).map_err(|e| format!("cannot watch the worker: {e}"))?;
+    if let Err(error) = container.start() {
+        kill(&pidfd);
+        let _ = sys::wait_usage(pid);
+        return Err(text(&error));
+    }
+    let (status, usage) = watch(socket, &pidfd, pid).map_err(|e| format!("cannot wait for the step: {e}"))?;
+    drop(dirs);
+    match errors.from_executor() {
+        Some(message) => Err(message),
+        None => Ok(StepOutcome::Exited { code: sys::exit_code(status), usage }),
+    }
+}
+
+fn write_config(spec: &StepSpec, bundle: &Path) -> Result<(), String> {
+    let oci = oci::runtime_spec(spec).map_err(|e| format!("cannot describe the container: {e}"))?;
+    let text = serde_json::to_vec(&oci).map_err(|e| format!("cannot serialise the container: {e}"))?;
+    let path = bundle.join("config.json");
+    fs::write(&path, text).map_err(|e| format!("cannot write {}: {e}", path.display()))
+}
+
+/// Waits for the program; kills it, and with it its pid namespace, when the worker loses interest.
+fn watch(socket: &UnixStream, pidfd: &OwnedFd, pid: i32) -> std::io::Result<(i32, crate::step::Usage)> {
+    let mut interested = true;
+    loop {
+        let mut fds = [PollFd::new(pidfd, PollFlags::IN), PollFd::new(socket, PollFlags::IN)];
+        let used = if interested { &mut fds[..] } else { &mut fds[..1] };
+        match poll(used, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+        if !fds[0].revents().is_empty() {
+            // Returns when every process of the pid namespace is gone.
+            return sys::wait_usage(pid);
+        }
+        if interested && !fds[1].revents().is_empty() {
+            kill(pidfd);
+            interested = false;
+        }
+    }
+}
+
+fn kill(pidfd: &OwnedFd) {
+    // An error means that it has ended.
+    let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
+}

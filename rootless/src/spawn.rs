@@ -1,0 +1,185 @@
+//! Starting, watching and killing steps: the worker's side.
+//!
+//! A step process gets one socket as its standard input. The specification goes in through it, the outcome comes back,
+//! and its other end *is* the worker's interest in the step: when it is shut down or the worker dies, the step process
+//! kills everything it started. (A parent death signal would not do: it fires when the *thread* that spawned ends.)
+
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::process::{PidfdFlags, Signal};
+
+use crate::exe::SealedExe;
+use crate::step::{StepOutcome, StepSpec};
+use crate::sys::{self, Context, SysError};
+
+/// The argument that makes this binary a step process.
+pub const STEP_ROLE: &str = "__step";
+
+/// Why a step could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnError {
+    /// A system call failed.
+    #[error(transparent)]
+    Sys(#[from] SysError),
+    /// The step process ended without telling how the step ended.
+    #[error("the step process ended without a result ({0})")]
+    NoOutcome(String),
+}
+
+/// A step on its way. Dropping it kills it.
+#[derive(Debug)]
+pub struct RunningStep {
+    /// Read end of its standard output; ends when all its processes are gone.
+    pub stdout: Option<OwnedFd>,
+    /// Read end of its standard error.
+    pub stderr: Option<OwnedFd>,
+    /// Carries one JSON [`StepOutcome`], then ends.
+    pub status: Option<OwnedFd>,
+    killer: StepKiller,
+    child: Child,
+    reaped: bool,
+}
+
+/// Kills a step from anywhere.
+#[derive(Debug, Clone)]
+pub struct StepKiller {
+    socket: Arc<UnixStream>,
+    pidfd: Arc<OwnedFd>,
+    killed: Arc<AtomicBool>,
+}
+
+impl StepKiller {
+    /// Kills every process of the step. Does not wait.
+    pub fn kill(&self) {
+        self.killed.store(true, Ordering::Relaxed);
+        // An error means that the other side is gone already.
+        let _ = self.socket.shutdown(std::net::Shutdown::Write);
+    }
+
+    /// Whether [`Self::kill`] was called.
+    #[must_use]
+    pub fn was_killed(&self) -> bool {
+        self.killed.load(Ordering::Relaxed)
+    }
+
+    /// The step process; readable when it has ended.
+    #[must_use]
+    pub fn pidfd(&self) -> &Arc<OwnedFd> {
+        &self.pidfd
+    }
+}
+
+impl RunningStep {
+    /// Kills every process of the step. Does not wait.
+    pub fn kill(&self) {
+        self.killer.kill();
+    }
+
+    /// A handle for killing the step while somebody waits for it.
+    #[must_use]
+    pub fn killer(&self) -> StepKiller {
+        self.killer.clone()
+    }
+
+    /// Process id of the step process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Reaps the step process and reads the outcome from what came out of [`Self::status`]. Blocks until it has ended,
+    /// which is at the end of `status`.
+    ///
+    /// # Errors
+    /// When there is no outcome.
+    pub fn finish(mut self, status: &[u8]) -> Result<StepOutcome, SpawnError> {
+        self.reaped = true;
+        let ended = self.child.wait().what(|| "wait for the step process".into())?;
+        match serde_json::from_slice(status) {
+            Ok(outcome) => Ok(outcome),
+            Err(_) if self.killer.was_killed() => Ok(StepOutcome::Exited { code: 137, usage: Default::default() }),
+            Err(_) => Err(SpawnError::NoOutcome(ended.to_string())),
+        }
+    }
+
+    /// Reads the status to its end and [`Self::finish`]es; the outputs must be read by somebody else meanwhile.
+    ///
+    /// # Errors
+    /// See there.
+    pub fn wait(mut self) -> Result<StepOutcome, SpawnError> {
+        let mut text = Vec::new();
+        if let Some(status) = self.status.take() {
+            std::io::Read::read_to_end(&mut std::fs::File::from(status), &mut text)
+                .what(|| "read the step's result".into())?;
+        }
+        self.finish(&text)
+    }
+}
+
+impl Drop for RunningStep {
+    fn drop(&mut self) {
+        if self.reaped {
+            return;
+        }
+        self.killer.kill();
+        // It needs about a millisecond to take its processes down. A step process that is stuck before that is ended
+        // with its group; what it started by then has not yet become the user's program.
+        let gone = {
+            let mut fds =
+                [rustix::event::PollFd::from_borrowed_fd(self.killer.pidfd.as_fd(), rustix::event::PollFlags::IN)];
+            let patience = rustix::fs::Timespec { tv_sec: 2, tv_nsec: 0 };
+            rustix::event::poll(&mut fds, Some(&patience)).is_ok_and(|n| n > 0)
+        };
+        if !gone {
+            let _ = rustix::process::pidfd_send_signal(self.killer.pidfd.as_fd(), Signal::KILL);
+        }
+        sys::kill_group(i32::try_from(self.child.id()).unwrap_or(0), libc::SIGKILL);
+        let _ = self.child.wait();
+    }
+}
+
+/// Starts a step; callable from any thread.
+///
+/// # Errors
+/// When the step process cannot be started.
+pub fn spawn_step(exe: &SealedExe, spec: &StepSpec) -> Result<RunningStep, SpawnError> {
+    let program = exe.path(spec.insecure).what(|| "copy the program for an insecure step".into())?;
+    let (ours, theirs) = UnixStream::pair().what(|| "make a socket pair".into())?;
+    // No closure between fork and exec and nothing but standard descriptors: the standard library can then spawn
+    // without copying this process's page tables, and no other thread's child can inherit what is meant for this one.
+    let mut child = Command::new(program)
+        .arg0("rbuild")
+        .arg(STEP_ROLE)
+        .env_clear()
+        .process_group(0)
+        .stdin(OwnedFd::from(theirs))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .what(|| "start a step process".into())?;
+    let pid =
+        i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw).expect("process ids are positive");
+    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).what(|| "open a step's pidfd".into())?;
+    let stdout = child.stdout.take().map(OwnedFd::from);
+    let stderr = child.stderr.take().map(OwnedFd::from);
+    let status = ours.try_clone().what(|| "duplicate a socket".into())?;
+    let step = RunningStep {
+        stdout,
+        stderr,
+        status: Some(status.into()),
+        killer: StepKiller { socket: Arc::new(ours), pidfd: Arc::new(pidfd), killed: Arc::default() },
+        child,
+        reaped: false,
+    };
+    let text = serde_json::to_vec(spec).map_err(std::io::Error::from).what(|| "serialise a step".into())?;
+    let length = u64::try_from(text.len()).unwrap_or(u64::MAX).to_le_bytes();
+    let mut socket = &*step.killer.socket;
+    socket.write_all(&length).and_then(|()| socket.write_all(&text)).what(|| "send a step to its process".into())?;
+    Ok(step)
+}

@@ -1,0 +1,128 @@
+//! A busybox root file system and the running of steps over it.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rootless::step::{Network, STEP_VERSION, StepOutcome, StepSpec};
+use rootless::{Rung, RunningStep, SealedExe, WorkerContext, spawn_step};
+
+pub(crate) struct Bench {
+    pub(crate) context: WorkerContext,
+    pub(crate) exe: SealedExe,
+    pub(crate) root: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+/// What a step did.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) outcome: StepOutcome,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Ran {
+    pub(crate) fn code(&self) -> i32 {
+        match &self.outcome {
+            StepOutcome::Exited { code, .. } => *code,
+            StepOutcome::Failed { message } => panic!("not started: {message}"),
+        }
+    }
+
+    pub(crate) fn failure(&self) -> &str {
+        match &self.outcome {
+            StepOutcome::Failed { message } => message,
+            StepOutcome::Exited { .. } => panic!("started: {self:?}"),
+        }
+    }
+}
+
+impl Bench {
+    pub(crate) fn new(context: WorkerContext) -> Self {
+        let dir = tempfile::Builder::new().prefix("rbuild-root-").tempdir().expect("a temporary directory");
+        let root = dir.path().join("root");
+        for sub in ["bin", "etc", "tmp", "proc", "sys", "dev", "work", "home"] {
+            fs::create_dir_all(root.join(sub)).expect("a directory");
+        }
+        fs::copy("/bin/busybox", root.join("bin/busybox")).expect("busybox-static");
+        for applet in [
+            "sh", "true", "false", "cat", "echo", "id", "env", "ls", "sleep", "pwd", "grep", "ps", "kill", "mount",
+            "umount", "touch", "head", "hostname", "ip", "test", "chown", "stat", "setsid", "nc", "mknod", "dd", "wc",
+            "unshare", "tr", "readlink", "df", "ulimit", "rm",
+        ] {
+            std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).expect("a link");
+        }
+        fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000::/home:/bin/sh\n")
+            .expect("writable");
+        fs::write(root.join("etc/hosts"), "").expect("writable");
+        // Tests of other owners need the directory to be reachable.
+        let mode =
+            |path: &Path| fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("ours");
+        mode(dir.path());
+        mode(&root);
+        Self { context, exe: SealedExe::new().expect("a sealed program"), root, _dir: dir }
+    }
+
+    pub(crate) fn spec(&self, args: &[&str]) -> StepSpec {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        StepSpec {
+            version: STEP_VERSION,
+            id: format!("step-{}", NEXT.fetch_add(1, Ordering::Relaxed)),
+            rootfs: self.root.clone(),
+            state_dir: self.context.state_dir.clone(),
+            args: args.iter().map(|s| (*s).to_owned()).collect(),
+            env: vec!["PATH=/bin".into(), "HOME=/root".into()],
+            cwd: "/".into(),
+            uid: 0,
+            gid: 0,
+            groups: vec![0],
+            hostname: "buildkitsandbox".into(),
+            mounts: vec![],
+            network: Network::Host,
+            shm_size: 64 << 20,
+            rlimits: vec![],
+            insecure: false,
+            cgroup_parent: String::new(),
+            proc_mode: self.context.proc_mode,
+            fresh_sys: self.context.rung == Rung::Root,
+            cgroup_dir: self.context.cgroup_dir.clone(),
+        }
+    }
+
+    pub(crate) fn sh(&self, script: &str) -> StepSpec {
+        self.spec(&["/bin/sh", "-c", script])
+    }
+
+    pub(crate) fn start(&self, spec: &StepSpec) -> Running {
+        let mut step = spawn_step(&self.exe, spec).expect("a step process");
+        let read = |fd: Option<std::os::fd::OwnedFd>| {
+            let mut file = fs::File::from(fd.expect("a pipe"));
+            std::thread::spawn(move || {
+                let mut text = Vec::new();
+                file.read_to_end(&mut text).expect("readable");
+                String::from_utf8_lossy(&text).into_owned()
+            })
+        };
+        let (out, err) = (read(step.stdout.take()), read(step.stderr.take()));
+        Running { step, out, err }
+    }
+
+    pub(crate) fn run(&self, spec: &StepSpec) -> Ran {
+        self.start(spec).wait()
+    }
+}
+
+pub(crate) struct Running {
+    pub(crate) step: RunningStep,
+    out: std::thread::JoinHandle<String>,
+    err: std::thread::JoinHandle<String>,
+}
+
+impl Running {
+    pub(crate) fn wait(self) -> Ran {
+        let outcome = self.step.wait().expect("an outcome");
+        Ran { outcome, out: self.out.join().expect("no panic"), err: self.err.join().expect("no panic") }
+    }
+}
