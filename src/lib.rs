@@ -4,5 +4,6 @@
 
 pub mod base;
 pub mod dockerfile;
+pub mod frontend;
 pub mod llb;
 pub mod oci;
