@@ -4,5 +4,8 @@
 
 pub mod base;
 pub mod dockerfile;
+pub mod exec;
 pub mod llb;
 pub mod oci;
+pub mod source;
+pub mod tree;
