@@ -4,6 +4,9 @@
 
 pub mod base;
 pub mod dockerfile;
+pub mod exec;
 pub mod frontend;
 pub mod llb;
 pub mod oci;
+pub mod source;
+pub mod tree;

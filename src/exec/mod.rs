@@ -1,0 +1,3 @@
+//! Layer 4: executes operations: file actions over directories, processes in containers.
+
+pub mod file;
