@@ -431,7 +431,9 @@ mod tests {
 
     #[test]
     fn wildcards_are_seen_unless_escaped() {
-        for (text, want) in [("a", false), ("a*", true), ("a\\*", false), ("a\\\\*", true), ("[", true), ("\\?x?", true)] {
+        for (text, want) in
+            [("a", false), ("a*", true), ("a\\*", false), ("a\\\\*", true), ("[", true), ("\\?x?", true)]
+        {
             assert_eq!(has_wildcards(text.as_bytes()), want, "{text}");
         }
         assert_eq!(unescape(b"a\\*b\\\\c\\"), b"a*b\\c\\");

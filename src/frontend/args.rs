@@ -24,7 +24,7 @@ pub(super) fn is_variable(name: &str) -> bool {
 /// What build arguments say to the builder.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Meaning {
-    /// `BUILDKIT_SANDBOX_HOSTNAME`.
+    /// `BUILDKIT_SANDBOX_HOSTEPOCH`.
     pub(super) hostname: Option<String>,
     /// `BUILDKIT_CACHE_MOUNT_NS`.
     pub(super) cache_namespace: String,
@@ -44,7 +44,7 @@ pub(super) fn meaning(args: &IndexMap<String, String>) -> Result<Meaning, Fronte
             Err(FrontendError::usage(format!("build argument {name}={value} is not supported yet")).hint(hint))
         };
         match name.as_str() {
-            "BUILDKIT_SANDBOX_HOSTNAME" => out.hostname = Some(value.clone()),
+            "BUILDKIT_SANDBOX_HOSTEPOCH" => out.hostname = Some(value.clone()),
             "BUILDKIT_CACHE_MOUNT_NS" => out.cache_namespace.clone_from(value),
             "BUILDKIT_DOCKERFILE_CHECK" => out.checks = Some(value.clone()),
             "BUILDKIT_SYNTAX" => {
@@ -57,7 +57,7 @@ pub(super) fn meaning(args: &IndexMap<String, String>) -> Result<Meaning, Fronte
                     return refuse("leave the argument out");
                 }
             }
-            "BUILDKIT_BUILD_NAME" => return refuse("leave the argument out"),
+            "BUILDKIT_BUILD_EPOCH" => return refuse("leave the argument out"),
             "BUILDKIT_SBOM_SCAN_CONTEXT" | "BUILDKIT_SBOM_SCAN_STAGE" => {
                 if go_bool(value) != Some(false) {
                     return refuse("attestations are not made yet: leave the argument out");
@@ -165,7 +165,24 @@ impl Globals {
         }
         Ok(out)
     }
+
+    /// Stages see the number that the epoch came to.
+    pub(super) fn set_epoch(&mut self, epoch: Option<i64>) {
+        match epoch {
+            None => {
+                self.values.shift_remove(EPOCH);
+            }
+            Some(epoch) => {
+                if let Some(value) = self.values.get_mut(EPOCH) {
+                    *value = epoch.to_string();
+                }
+            }
+        }
+    }
 }
+
+/// The argument that sets the time of everything.
+const EPOCH: &str = "SOURCE_DATE_EPOCH";
 
 /// The epoch in force and its effect on the arguments that stages see (SPEC A4.18).
 pub(super) fn resolve_epoch(
@@ -173,23 +190,22 @@ pub(super) fn resolve_epoch(
     build_args: &mut IndexMap<String, String>,
     globals: &Globals,
 ) -> Result<Option<i64>, FrontendError> {
-    const NAME: &str = "SOURCE_DATE_EPOCH";
-    let text = match (build_args.get(NAME), options.epoch, globals.values.get(NAME)) {
+    let text = match (build_args.get(EPOCH), options.epoch, globals.values.get(EPOCH)) {
         (Some(text), _, _) => text.clone(),
         (None, Some(epoch), _) => epoch.to_string(),
         (None, None, Some(text)) => text.clone(),
         (None, None, None) => return Ok(None),
     };
     if text.is_empty() {
-        build_args.shift_remove(NAME);
+        build_args.shift_remove(EPOCH);
         return Ok(None);
     }
     let Ok(epoch) = text.parse::<i64>() else {
         return Err(FrontendError::usage(format!("invalid SOURCE_DATE_EPOCH: {text}"))
             .hint("give seconds since 1970; taking the time from a context or a stage is not supported yet"));
     };
-    if build_args.contains_key(NAME) || options.epoch.is_some() {
-        build_args.insert(NAME.into(), epoch.to_string());
+    if build_args.contains_key(EPOCH) || options.epoch.is_some() {
+        build_args.insert(EPOCH.into(), epoch.to_string());
     }
     Ok(Some(epoch))
 }
@@ -210,7 +226,7 @@ mod tests {
             ("BUILDKIT_SYNTAX", "example/other:1"),
             ("BUILDKIT_ATTEST_SBOM", "generator=x"),
             ("BUILDKIT_SBOM_SCAN_STAGE", "true"),
-            ("BUILDKIT_BUILD_NAME", "x"),
+            ("BUILDKIT_BUILD_EPOCH", "x"),
             ("BUILDKIT_CONTEXT_KEEP_GIT_DIR", "1"),
         ] {
             let error = meaning(&args(&[(name, value)])).expect_err("refused");
@@ -219,7 +235,7 @@ mod tests {
         let fine = args(&[
             ("BUILDKIT_INLINE_CACHE", "0"),
             ("BUILDKIT_SYNTAX", "docker/dockerfile:1"),
-            ("BUILDKIT_SANDBOX_HOSTNAME", "box"),
+            ("BUILDKIT_SANDBOX_HOSTEPOCH", "box"),
             ("BUILDKIT_CACHE_MOUNT_NS", "ns"),
             ("OTHER", "x"),
         ]);

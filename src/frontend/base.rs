@@ -8,9 +8,9 @@ use futures_util::future::try_join_all;
 use super::error::{FrontendError, Place};
 use super::plan::{Origin, Outlook, Plan, StageId};
 use super::words::{closest, parse_trigger};
+use crate::base::Digest;
 use crate::dockerfile::ast::Instruction;
 use crate::llb::{FrontendHost, ResolveMode};
-use crate::base::Digest;
 use crate::oci::{ImageConfig, Platform};
 
 /// An image that was asked for.

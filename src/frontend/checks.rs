@@ -115,18 +115,8 @@ impl Checks {
 
 /// Whether a variable name looks like a secret's (SPEC A10.16).
 pub(super) fn looks_secret(key: &str) -> bool {
-    const DENY: [&str; 10] = [
-        "apikey",
-        "auth",
-        "credential",
-        "credentials",
-        "key",
-        "password",
-        "pword",
-        "passwd",
-        "secret",
-        "token",
-    ];
+    const DENY: [&str; 10] =
+        ["apikey", "auth", "credential", "credentials", "key", "password", "pword", "passwd", "secret", "token"];
     const ALLOW: [&str; 3] = ["public", "file", "version"];
     let lower = key.to_ascii_lowercase();
     let any = |words: &[&str]| lower.split('_').any(|part| words.contains(&part));

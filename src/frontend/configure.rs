@@ -149,9 +149,7 @@ impl Converter<'_> {
         let place = &command.place;
         let path = self.expand(state, &path.text, place)?;
         if !state.workdir_set && !path.starts_with('/') {
-            let message = format!(
-                "Relative workdir \"{path}\" can have unexpected results if the base image changes"
-            );
+            let message = format!("Relative workdir \"{path}\" can have unexpected results if the base image changes");
             self.checks.warn("WorkdirRelativePath", message, place);
         }
         state.workdir_set = true;
@@ -195,8 +193,9 @@ impl Converter<'_> {
             for spec in self.lex.expand_words(&word.text, &variables)? {
                 let parsed = expose::parse(&spec).map_err(FrontendError::input)?;
                 if parsed.with_host {
-                    let message =
-                        format!("EXPOSE instruction should not define an IP address or host-port mapping, found '{spec}'");
+                    let message = format!(
+                        "EXPOSE instruction should not define an IP address or host-port mapping, found '{spec}'"
+                    );
                     self.checks.warn("ExposeInvalidFormat", message, place);
                 }
                 if parsed.odd_case {
@@ -267,8 +266,7 @@ impl Converter<'_> {
     }
 
     fn warn_secret(&mut self, keyword: &str, key: &str, place: &Place) {
-        let message =
-            format!("Do not use ARG or ENV instructions for sensitive data ({keyword} \"{key}\")");
+        let message = format!("Do not use ARG or ENV instructions for sensitive data ({keyword} \"{key}\")");
         self.checks.warn("SecretsUsedInArgOrEnv", message, place);
     }
 }

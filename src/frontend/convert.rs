@@ -139,8 +139,8 @@ impl Converter<'_> {
             }
         };
         let (_, config) = self.image(id, &platform)?;
-        let node = (!is_empty(&config))
-            .then(|| self.image_source(identifier, &platform, OpMetadata::named(named), &place));
+        let node =
+            (!is_empty(&config)).then(|| self.image_source(identifier, &platform, OpMetadata::named(named), &place));
         let has_own = self.plan.stages[id].replaced && !config.architecture.is_empty() && !config.os.is_empty();
         let platform = if has_own { config.platform() } else { platform };
         Ok(State::on_image(node, config, platform))
@@ -155,13 +155,7 @@ impl Converter<'_> {
         }
     }
 
-    fn image_source(
-        &mut self,
-        identifier: String,
-        platform: &Platform,
-        metadata: OpMetadata,
-        place: &Place,
-    ) -> NodeId {
+    fn image_source(&mut self, identifier: String, platform: &Platform, metadata: OpMetadata, place: &Place) -> NodeId {
         let mut source = SourceOp { identifier, ..SourceOp::default() };
         let mode = match self.input.options.image_resolve_mode {
             ResolveMode::Default => None,
@@ -289,6 +283,11 @@ impl Converter<'_> {
 }
 
 impl Progress {
+    /// How the stage is called.
+    pub(super) fn title(&self) -> &str {
+        &self.title
+    }
+
     /// The same step is named once more.
     pub(super) fn again(&mut self) {
         self.done = self.done.saturating_sub(1);

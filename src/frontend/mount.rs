@@ -31,8 +31,25 @@ const KINDS: [(&str, MountKind); 5] = [
 const SHARING: [&str; 3] = ["shared", "private", "locked"];
 
 const KEYS: [&str; 19] = [
-    "type", "from", "source", "target", "readonly", "id", "sharing", "required", "mode", "uid", "gid", "src", "dst",
-    "destination", "ro", "rw", "readwrite", "size", "env",
+    "type",
+    "from",
+    "source",
+    "target",
+    "readonly",
+    "id",
+    "sharing",
+    "required",
+    "mode",
+    "uid",
+    "gid",
+    "src",
+    "dst",
+    "destination",
+    "ro",
+    "rw",
+    "readwrite",
+    "size",
+    "env",
 ];
 
 impl MountKind {
@@ -149,12 +166,9 @@ fn with_value(
     key: &str,
     value: &str,
 ) -> Result<(), FrontendError> {
-    let flag = || {
-        go_bool(value).ok_or_else(|| FrontendError::input(format!("invalid value for {key}: {value}")))
-    };
+    let flag = || go_bool(value).ok_or_else(|| FrontendError::input(format!("invalid value for {key}: {value}")));
     let number = |radix: u32| {
-        u32::from_str_radix(value, radix)
-            .map_err(|_| FrontendError::input(format!("invalid value {value} for {key}")))
+        u32::from_str_radix(value, radix).map_err(|_| FrontendError::input(format!("invalid value {value} for {key}")))
     };
     match key {
         // Read beforehand.
@@ -169,8 +183,8 @@ fn with_value(
         }
         "size" => {
             allowed(out.kind, key, &[MountKind::Tmpfs])?;
-            out.size = byte_size(value)
-                .ok_or_else(|| FrontendError::input(format!("invalid value for {key}: {value}")))?;
+            out.size =
+                byte_size(value).ok_or_else(|| FrontendError::input(format!("invalid value for {key}: {value}")))?;
         }
         "env" => {
             allowed(out.kind, key, &[MountKind::Secret])?;

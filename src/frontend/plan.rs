@@ -100,9 +100,8 @@ impl Plan {
             match &instruction.kind {
                 Kind::From { .. } => {
                     checks.enter(&instruction.comments);
-                    let stage = plan
-                        .from(instruction, outlook, checks)
-                        .map_err(|error| error.at(&Place::from(instruction)))?;
+                    let stage =
+                        plan.from(instruction, outlook, checks).map_err(|error| error.at(&Place::from(instruction)))?;
                     plan.stages.push(stage);
                     bodies.push(Vec::new());
                 }
@@ -110,8 +109,9 @@ impl Plan {
                     Some(body) => body.push(instruction.clone()),
                     None if matches!(instruction.kind, Kind::Arg(_)) => {}
                     None => {
-                        return Err(FrontendError::input("no build stage in current context")
-                            .at(&Place::from(instruction)));
+                        return Err(
+                            FrontendError::input("no build stage in current context").at(&Place::from(instruction))
+                        );
                     }
                 },
             }
@@ -265,16 +265,16 @@ impl Plan {
             let Ok(platform) = value.text.parse::<Platform>() else { return };
             let name = name.unwrap_or_default();
             if !name.contains(&platform.os) && !name.contains(&platform.architecture) {
-                let message =
-                    format!("FROM --platform flag should not use constant value \"{}\"", value.text);
+                let message = format!("FROM --platform flag should not use constant value \"{}\"", value.text);
                 checks.warn("FromPlatformFlagConstDisallowed", message, place);
             }
         } else if value.unmatched.is_empty()
             && value.matched.iter().eq(["TARGETPLATFORM"])
             && globals.values.get("TARGETPLATFORM") == Some(&value.text)
         {
-            let message =
-                format!("Setting platform to predefined {written} in FROM is redundant as this is the default behavior");
+            let message = format!(
+                "Setting platform to predefined {written} in FROM is redundant as this is the default behavior"
+            );
             checks.warn("RedundantTargetPlatform", message, place);
         }
     }

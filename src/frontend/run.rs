@@ -10,8 +10,8 @@ use super::text::{absolute, base_name};
 use super::words::Mode;
 use crate::dockerfile::ast::{CommandLine, Heredoc, Run};
 use crate::llb::op::{
-    CacheOpt, ChownOpt, ExecOp, FileAction, FileActionKind, FileActionMkDir, FileActionMkFile, FileOp, Kind, Meta, Mount,
-    MountType, NetMode, OpMetadata, SecretEnv, SecretOpt, SecurityMode, TmpfsOpt, UserKind, UserOpt,
+    CacheOpt, ChownOpt, ExecOp, FileAction, FileActionKind, FileActionMkDir, FileActionMkFile, FileOp, Kind, Meta,
+    Mount, MountType, NetMode, OpMetadata, SecretEnv, SecretOpt, SecurityMode, TmpfsOpt, UserKind, UserOpt,
 };
 
 /// Where a heredoc with a `#!` line is mounted (SPEC A2.06).
@@ -309,7 +309,8 @@ fn security(run: &Run) -> Result<SecurityMode, FrontendError> {
         None | Some("sandbox") => Ok(SecurityMode::Sandbox),
         Some("insecure") => Ok(SecurityMode::Insecure),
         Some(other) => {
-            Err(FrontendError::input(format!("security \"{other}\" is not valid")).suggest(other, ["sandbox", "insecure"]))
+            Err(FrontendError::input(format!("security \"{other}\" is not valid"))
+                .suggest(other, ["sandbox", "insecure"]))
         }
     }
 }

@@ -134,8 +134,10 @@ impl Converter<'_> {
         progress: &mut Progress,
     ) -> Result<(), FrontendError> {
         if let Some(name) = chown.into_iter().flat_map(|text| text.splitn(2, ':')).find(|part| !is_number(part)) {
-            return Err(FrontendError::input(format!("cannot use the name \"{name}\" in --chown together with --link"))
-                .hint("with --link there is no /etc/passwd to look the name up in: give numbers, or leave --link out"));
+            return Err(FrontendError::input(format!(
+                "cannot use the name \"{name}\" in --chown together with --link"
+            ))
+            .hint("with --link there is no /etc/passwd to look the name up in: give numbers, or leave --link out"));
         }
         let place = &command.place;
         let variables = state.variables();
@@ -444,9 +446,8 @@ mod tests {
     #[test]
     fn a6_04_owners() {
         let by_id = |id| Some(UserOpt { user: Some(UserKind::ById(id)) });
-        let by_name = |name: &str| {
-            Some(UserOpt { user: Some(UserKind::ByName(NamedUserOpt { name: name.into(), input: 3 })) })
-        };
+        let by_name =
+            |name: &str| Some(UserOpt { user: Some(UserKind::ByName(NamedUserOpt { name: name.into(), input: 3 })) });
         assert_eq!(owner("1000", 3), ChownOpt { user: by_id(1000), group: None });
         assert_eq!(owner("root:adm", 3), ChownOpt { user: by_id(0), group: by_name("adm") });
         assert_eq!(owner("app:5", 3), ChownOpt { user: by_name("app"), group: by_id(5) });

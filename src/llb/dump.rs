@@ -254,8 +254,10 @@ mod tests {
     #[test]
     fn text_names_inputs_by_number() {
         let mut builder = Builder::with_source("Dockerfile", b"");
-        let source =
-            Op { kind: Some(Kind::Source(SourceOp { identifier: "x://y".into(), ..SourceOp::default() })), ..Op::default() };
+        let source = Op {
+            kind: Some(Kind::Source(SourceOp { identifier: "x://y".into(), ..SourceOp::default() })),
+            ..Op::default()
+        };
         let from = builder.add(&source, OpMetadata::named("first"), &[(1, 2)]);
         let exec = ExecOp { mounts: vec![Mount { dest: "/".into(), ..Mount::default() }], ..ExecOp::default() };
         let op = Op { inputs: vec![Builder::input(&from)], kind: Some(Kind::Exec(exec)), ..Op::default() };
