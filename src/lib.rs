@@ -4,9 +4,18 @@
 
 pub mod archive;
 pub mod base;
+pub mod build;
+pub mod cache;
+pub mod cli;
 pub mod dockerfile;
 pub mod exec;
+pub mod exporter;
+pub mod frontend;
 pub mod llb;
 pub mod oci;
 pub mod registry;
+pub mod solver;
+pub mod source;
 pub mod store;
+pub mod tree;
+pub mod ui;

@@ -1,0 +1,29 @@
+//! File actions over directories (SPEC C1.09–C1.11), jailed in their roots, and content digests of what they select.
+//!
+//! Owns copy, mkdir, mkfile, rm, symlink, owner lookup and content hashing. Knows nothing of layers or snapshots:
+//! it is given directories. Start reading at [`copy`] and [`content_digest`].
+
+mod actions;
+mod content;
+mod copy;
+mod digest;
+mod error;
+mod meta;
+mod mode;
+mod owner;
+mod remove;
+mod select;
+mod transfer;
+mod unpack;
+
+#[cfg(test)]
+mod copy_tests;
+#[cfg(test)]
+mod digest_tests;
+
+pub use crate::tree::{CopySource, Exclusion, PathFilter};
+pub use actions::{mkdir, mkfile, rm, symlink};
+pub use copy::{CopyStats, copy, is_pattern};
+pub use digest::{NoStatCache, Selector, StatCache, StatKey, body_digest, content_digest};
+pub use error::FileOpError;
+pub use owner::{resolve_owner, resolve_owner_in};

@@ -1,0 +1,288 @@
+//! Build arguments: global scope, automatic platform arguments, and those with a meaning to the builder.
+
+use indexmap::IndexMap;
+
+use super::error::{FrontendError, Place};
+use super::options::FrontendOptions;
+use super::text::go_bool;
+use super::words::{Lex, Mode};
+use crate::dockerfile::ast::{ArgDeclaration, Instruction, Kind};
+use crate::llb::op::ProxyEnv;
+use crate::oci::{Platform, Reference};
+
+/// Variables by name, in order of first appearance.
+pub(super) type Variables = IndexMap<String, String>;
+
+/// Arguments that steer SBOM scanning and never become variables of a step (SPEC A4.17).
+const SCAN_ARGS: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
+
+/// Whether a declared argument reaches the environment of a step.
+pub(super) fn is_variable(name: &str) -> bool {
+    !SCAN_ARGS.contains(&name)
+}
+
+/// What build arguments say to the builder.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Meaning {
+    /// `BUILDKIT_SANDBOX_HOSTEPOCH`.
+    pub(super) hostname: Option<String>,
+    /// `BUILDKIT_CACHE_MOUNT_NS`.
+    pub(super) cache_namespace: String,
+    /// `BUILDKIT_DOCKERFILE_CHECK`.
+    pub(super) checks: Option<String>,
+    /// The predefined proxy arguments.
+    pub(super) proxy: Option<ProxyEnv>,
+}
+
+/// Reads the arguments with builder meaning; the ones that cannot be honoured are refused by name (SPEC A4.17).
+pub(super) fn meaning(args: &IndexMap<String, String>) -> Result<Meaning, FrontendError> {
+    let mut out = Meaning::default();
+    let mut proxy = ProxyEnv::default();
+    let mut any_proxy = false;
+    for (name, value) in args {
+        let refuse = |hint: &str| {
+            Err(FrontendError::usage(format!("build argument {name}={value} is not supported yet")).hint(hint))
+        };
+        match name.as_str() {
+            "BUILDKIT_SANDBOX_HOSTEPOCH" => out.hostname = Some(value.clone()),
+            "BUILDKIT_CACHE_MOUNT_NS" => out.cache_namespace.clone_from(value),
+            "BUILDKIT_DOCKERFILE_CHECK" => out.checks = Some(value.clone()),
+            "BUILDKIT_SYNTAX" => {
+                if value != "dockerfile.v0" && !is_dockerfile_frontend(value) {
+                    return refuse("only the built-in Dockerfile front end can be used: leave the argument out");
+                }
+            }
+            "BUILDKIT_INLINE_CACHE" | "BUILDKIT_MULTI_PLATFORM" | "BUILDKIT_CONTEXT_KEEP_GIT_DIR" => {
+                if go_bool(value) != Some(false) {
+                    return refuse("leave the argument out");
+                }
+            }
+            "BUILDKIT_BUILD_EPOCH" => return refuse("leave the argument out"),
+            "BUILDKIT_SBOM_SCAN_CONTEXT" | "BUILDKIT_SBOM_SCAN_STAGE" => {
+                if go_bool(value) != Some(false) {
+                    return refuse("attestations are not made yet: leave the argument out");
+                }
+            }
+            name if name.starts_with("BUILDKIT_ATTEST_") => {
+                if go_bool(value) != Some(false) && value != "disabled=true" {
+                    return refuse("attestations are not made yet: leave the argument out");
+                }
+            }
+            _ => {
+                let field = match name.to_ascii_lowercase().as_str() {
+                    "http_proxy" => &mut proxy.http_proxy,
+                    "https_proxy" => &mut proxy.https_proxy,
+                    "ftp_proxy" => &mut proxy.ftp_proxy,
+                    "no_proxy" => &mut proxy.no_proxy,
+                    "all_proxy" => &mut proxy.all_proxy,
+                    _ => continue,
+                };
+                field.clone_from(value);
+                any_proxy = true;
+            }
+        }
+    }
+    out.proxy = any_proxy.then_some(proxy);
+    Ok(out)
+}
+
+/// Whether an image reference names Docker's own Dockerfile front end, for which ours stands in (SPEC C3.01). A mirror's
+/// host does not matter.
+pub(super) fn is_dockerfile_frontend(text: &str) -> bool {
+    text.parse::<Reference>().is_ok_and(|reference| {
+        let path = reference.path;
+        ["docker/dockerfile", "docker/dockerfile-upstream"]
+            .iter()
+            .any(|known| path == *known || path.strip_suffix(known).is_some_and(|head| head.ends_with('/')))
+    })
+}
+
+/// The automatic arguments (SPEC A4.15), overridable by build arguments.
+pub(super) fn automatic(
+    target: &Platform,
+    build: &Platform,
+    target_stage: &str,
+    build_args: &IndexMap<String, String>,
+) -> Variables {
+    let stage = if target_stage.is_empty() { "default" } else { target_stage };
+    let mut out = Variables::new();
+    for (prefix, platform) in [("BUILD", build), ("TARGET", target)] {
+        for (suffix, value) in [
+            ("PLATFORM", platform.to_string()),
+            ("OS", platform.os.clone()),
+            ("OSVERSION", platform.os_version.clone()),
+            ("ARCH", platform.architecture.clone()),
+            ("VARIANT", platform.variant.clone()),
+        ] {
+            out.insert(format!("{prefix}{suffix}"), value);
+        }
+    }
+    out.insert("TARGETSTAGE".into(), stage.into());
+    for (name, value) in &mut out {
+        if let Some(given) = build_args.get(name) {
+            value.clone_from(given);
+        }
+    }
+    out
+}
+
+/// The arguments before the first FROM (SPEC A4.11).
+#[derive(Debug, Clone, Default)]
+pub(super) struct Globals {
+    /// Those with a value, the automatic ones included.
+    pub(super) values: Variables,
+    /// Those that are declared, with a value or without.
+    pub(super) declared: Vec<String>,
+}
+
+impl Globals {
+    /// Evaluates global ARG instructions on top of the automatic arguments.
+    pub(super) fn new<'a>(
+        automatic: Variables,
+        instructions: impl IntoIterator<Item = &'a Instruction>,
+        build_args: &IndexMap<String, String>,
+        lex: Lex,
+    ) -> Result<Self, FrontendError> {
+        let mut out = Self { values: automatic, declared: Vec::new() };
+        for instruction in instructions {
+            let Kind::Arg(declarations) = &instruction.kind else { continue };
+            for ArgDeclaration { name, value } in declarations {
+                let value = match (build_args.get(&name.text), value) {
+                    (Some(given), _) => Some(given.clone()),
+                    (None, None) => None,
+                    (None, Some(word)) => {
+                        let expanded = lex
+                            .expand(&word.text, Mode::Word, &out.values)
+                            .map_err(|error| error.at(&Place::from(instruction)))?;
+                        Some(expanded.text)
+                    }
+                };
+                if let Some(value) = value {
+                    out.values.insert(name.text.clone(), value);
+                }
+                out.declared.push(name.text.clone());
+            }
+        }
+        Ok(out)
+    }
+
+    /// Stages see the number that the epoch came to.
+    pub(super) fn set_epoch(&mut self, epoch: Option<i64>) {
+        match epoch {
+            None => {
+                self.values.shift_remove(EPOCH);
+            }
+            Some(epoch) => {
+                if let Some(value) = self.values.get_mut(EPOCH) {
+                    *value = epoch.to_string();
+                }
+            }
+        }
+    }
+}
+
+/// The argument that sets the time of everything.
+const EPOCH: &str = "SOURCE_DATE_EPOCH";
+
+/// The epoch in force and its effect on the arguments that stages see (SPEC A4.18).
+pub(super) fn resolve_epoch(
+    options: &FrontendOptions,
+    build_args: &mut IndexMap<String, String>,
+    globals: &Globals,
+) -> Result<Option<i64>, FrontendError> {
+    let text = match (build_args.get(EPOCH), options.epoch, globals.values.get(EPOCH)) {
+        (Some(text), _, _) => text.clone(),
+        (None, Some(epoch), _) => epoch.to_string(),
+        (None, None, Some(text)) => text.clone(),
+        (None, None, None) => return Ok(None),
+    };
+    if text.is_empty() {
+        build_args.shift_remove(EPOCH);
+        return Ok(None);
+    }
+    let Ok(epoch) = text.parse::<i64>() else {
+        return Err(FrontendError::usage(format!("invalid SOURCE_DATE_EPOCH: {text}"))
+            .hint("give seconds since 1970; taking the time from a context or a stage is not supported yet"));
+    };
+    if build_args.contains_key(EPOCH) || options.epoch.is_some() {
+        build_args.insert(EPOCH.into(), epoch.to_string());
+    }
+    Ok(Some(epoch))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(pairs: &[(&str, &str)]) -> IndexMap<String, String> {
+        pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect()
+    }
+
+    #[test]
+    fn a4_17_what_is_not_built_yet_is_refused_by_name() {
+        for (name, value) in [
+            ("BUILDKIT_INLINE_CACHE", "1"),
+            ("BUILDKIT_MULTI_PLATFORM", "true"),
+            ("BUILDKIT_SYNTAX", "example/other:1"),
+            ("BUILDKIT_ATTEST_SBOM", "generator=x"),
+            ("BUILDKIT_SBOM_SCAN_STAGE", "true"),
+            ("BUILDKIT_BUILD_EPOCH", "x"),
+            ("BUILDKIT_CONTEXT_KEEP_GIT_DIR", "1"),
+        ] {
+            let error = meaning(&args(&[(name, value)])).expect_err("refused");
+            assert!(error.message.contains(name) && error.hint.is_some(), "{error:?}");
+        }
+        let fine = args(&[
+            ("BUILDKIT_INLINE_CACHE", "0"),
+            ("BUILDKIT_SYNTAX", "docker/dockerfile:1"),
+            ("BUILDKIT_SANDBOX_HOSTEPOCH", "box"),
+            ("BUILDKIT_CACHE_MOUNT_NS", "ns"),
+            ("OTHER", "x"),
+        ]);
+        let meaning = meaning(&fine).expect("fine");
+        assert_eq!((meaning.hostname.as_deref(), meaning.cache_namespace.as_str()), (Some("box"), "ns"));
+    }
+
+    #[test]
+    fn a4_14_proxy_arguments_are_matched_in_any_case() {
+        let proxy = meaning(&args(&[("HTTP_PROXY", "a"), ("no_proxy", "b")])).expect("fine").proxy.expect("some");
+        assert_eq!((proxy.http_proxy.as_str(), proxy.no_proxy.as_str()), ("a", "b"));
+        assert_eq!(meaning(&args(&[("X", "y")])).expect("fine").proxy, None);
+    }
+
+    #[test]
+    fn c3_01_docker_s_front_end_is_ours_wherever_it_is_mirrored() {
+        assert!(is_dockerfile_frontend("docker/dockerfile:1.7-labs"));
+        assert!(is_dockerfile_frontend("docker.io/docker/dockerfile-upstream:master"));
+        assert!(is_dockerfile_frontend("mirror.example/hub/docker/dockerfile:1"));
+        assert!(!is_dockerfile_frontend("example/dockerfile:1"));
+        assert!(!is_dockerfile_frontend("mirror.example/xdocker/dockerfile:1"));
+    }
+
+    #[test]
+    fn a4_15_automatic_arguments() {
+        let target = Platform::new("linux", "arm64", "");
+        let build = Platform::new("linux", "amd64", "");
+        let out = automatic(&target, &build, "", &args(&[("TARGETARCH", "mine")]));
+        assert_eq!(out["TARGETPLATFORM"], "linux/arm64");
+        assert_eq!(out["TARGETARCH"], "mine");
+        assert_eq!(out["BUILDARCH"], "amd64");
+        assert_eq!(out["TARGETSTAGE"], "default");
+        assert_eq!(out["TARGETVARIANT"], "");
+    }
+
+    #[test]
+    fn a4_18_epochs() {
+        let resolve = |given: &[(&str, &str)], epoch: Option<i64>| {
+            let mut build_args = args(given);
+            let options = FrontendOptions { epoch, ..FrontendOptions::default() };
+            resolve_epoch(&options, &mut build_args, &Globals::default())
+                .map(|epoch| (epoch, build_args.get("SOURCE_DATE_EPOCH").cloned()))
+        };
+        assert_eq!(resolve(&[("SOURCE_DATE_EPOCH", "07")], Some(1)), Ok((Some(7), Some("7".into()))));
+        assert_eq!(resolve(&[], Some(1)), Ok((Some(1), Some("1".into()))));
+        assert_eq!(resolve(&[("SOURCE_DATE_EPOCH", "")], None), Ok((None, None)));
+        let error = resolve(&[("SOURCE_DATE_EPOCH", "context")], None).expect_err("refused");
+        assert_eq!(error.message, "invalid SOURCE_DATE_EPOCH: context");
+    }
+}

@@ -1,0 +1,122 @@
+//! Base images: which ones the target needs, their configs, and the triggers they bring (SPEC A4.06, A8.12).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures_util::future::try_join_all;
+
+use super::error::{FrontendError, Place};
+use super::plan::{Origin, Outlook, Plan, StageId};
+use super::words::{closest, parse_trigger};
+use crate::base::Digest;
+use crate::dockerfile::ast::Instruction;
+use crate::llb::{FrontendHost, ResolveMode};
+use crate::oci::{ImageConfig, Platform};
+
+/// An image that was asked for.
+#[derive(Debug, Clone)]
+pub(super) struct Resolved {
+    /// Digest to pin it to.
+    pub(super) digest: Digest,
+    /// Its config.
+    pub(super) config: ImageConfig,
+}
+
+/// Images by identifier and platform.
+pub(super) type Images = HashMap<(String, Platform), Resolved>;
+
+/// The platform that the base of `id` is asked for.
+pub(super) fn base_platform(plan: &Plan, id: StageId, outlook: &Outlook<'_>) -> Platform {
+    plan.stages[id].platform.clone().unwrap_or_else(|| outlook.platform.clone())
+}
+
+/// Asks for all images that the target needs and puts their triggers into the plan, until nothing new turns up.
+pub(super) async fn resolve(
+    plan: &mut Plan,
+    outlook: &Outlook<'_>,
+    host: &dyn FrontendHost,
+    mode: ResolveMode,
+) -> Result<Images, FrontendError> {
+    let mut images = Images::new();
+    loop {
+        let reachable = plan.reachable();
+        fetch(plan, outlook, host, mode, &reachable, &mut images).await?;
+        let mut again = false;
+        for id in (0..reachable.len()).filter(|id| reachable[*id]) {
+            if plan.stages[id].triggered || plan.stages[id].replaced {
+                continue;
+            }
+            let triggers = triggers(plan, id, outlook, &images)?;
+            again |= plan.add_triggers(id, triggers, outlook)?;
+        }
+        if !again {
+            return Ok(images);
+        }
+    }
+}
+
+async fn fetch(
+    plan: &Plan,
+    outlook: &Outlook<'_>,
+    host: &dyn FrontendHost,
+    mode: ResolveMode,
+    reachable: &[bool],
+    images: &mut Images,
+) -> Result<(), FrontendError> {
+    let mut wanted: Vec<((String, Platform), StageId)> = Vec::new();
+    for id in (0..reachable.len()).filter(|id| reachable[*id]) {
+        let Some(identifier) = plan.stages[id].identifier() else { continue };
+        let key = (identifier, base_platform(plan, id, outlook));
+        if !images.contains_key(&key) && !wanted.iter().any(|(other, _)| *other == key) {
+            wanted.push((key, id));
+        }
+    }
+    let answers = try_join_all(wanted.into_iter().map(|(key, id)| async move {
+        let stage = &plan.stages[id];
+        let answer = host.resolve_image(&key.0, &key.1, mode).await.map_err(|error| {
+            let mut error = FrontendError::from(error).at(&stage.place);
+            let stand_in = matches!(stage.origin, Origin::Image(_));
+            if let Some(close) = closest(&stage.base, plan.names()).filter(|_| stand_in && error.hint.is_none()) {
+                error.hint = Some(format!("did you mean the stage {close}?"));
+            }
+            error
+        })?;
+        let config = serde_json::from_slice(&answer.config).map_err(|error| {
+            FrontendError::input(format!("failed to parse image config of {}: {error}", stage.base)).at(&stage.place)
+        })?;
+        Ok::<_, FrontendError>((key, Resolved { digest: answer.digest, config }))
+    }))
+    .await?;
+    images.extend(answers);
+    Ok(())
+}
+
+fn triggers(
+    plan: &Plan,
+    id: StageId,
+    outlook: &Outlook<'_>,
+    images: &Images,
+) -> Result<Vec<(Arc<Instruction>, Place)>, FrontendError> {
+    let stage = &plan.stages[id];
+    if let Origin::Stage(base) = stage.origin {
+        return Ok(plan.triggers_of(base));
+    }
+    let Some(identifier) = stage.identifier() else { return Ok(Vec::new()) };
+    let Some(image) = images.get(&(identifier, base_platform(plan, id, outlook))) else { return Ok(Vec::new()) };
+    image
+        .config
+        .config
+        .on_build
+        .iter()
+        .map(|text| {
+            let instruction = parse_trigger(text).map_err(|error| FrontendError {
+                message: format!("trigger \"{text}\" of the base image {}: {}", stage.base, error.message),
+                ..error
+            });
+            let mut instruction = instruction.map_err(|error| error.at(&stage.place))?;
+            // Its lines are those of a text that is not in the file.
+            instruction.lines = stage.place.lines;
+            Ok((Arc::new(instruction), stage.place.clone()))
+        })
+        .collect()
+}

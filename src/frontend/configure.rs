@@ -1,0 +1,304 @@
+//! Instructions about the image config (SPEC A8), ARG and WORKDIR.
+
+use super::checks::looks_secret;
+use super::convert::{Converter, Progress};
+use super::error::{FrontendError, Place};
+use super::expose;
+use super::plan::Command;
+use super::run::timestamp;
+use super::state::State;
+use super::text::{absolute, duration, is_signal, list, quoted_list};
+use super::transfer::owner;
+use super::words::Mode;
+use crate::dockerfile::ast::{ArgDeclaration, Assignment, CommandLine, Healthcheck, Kind as Instruction, Word};
+use crate::llb::op::{FileAction, FileActionKind, FileActionMkDir, FileOp, Kind};
+use crate::oci::HealthConfig;
+
+impl Converter<'_> {
+    /// ENV, LABEL and the other instructions that only change the config.
+    pub(super) fn configure(&mut self, state: &mut State, command: &Command) -> Result<(), FrontendError> {
+        let place = &command.place;
+        match &command.instruction.kind {
+            Instruction::Env(pairs) => {
+                let mut text = String::from("ENV");
+                for (key, value) in self.assignments(state, pairs, "ENV", place)? {
+                    if looks_secret(&key) {
+                        self.warn_secret("ENV", &key, place);
+                    }
+                    text.push_str(&format!(" {key}={value}"));
+                    state.set_env(&key, &value);
+                }
+                state.note(text);
+            }
+            Instruction::Label(pairs) => {
+                let mut text = String::from("LABEL");
+                for (key, value) in self.assignments(state, pairs, "LABEL", place)? {
+                    text.push_str(&format!(" {key}={value}"));
+                    state.image.config.labels.insert(key, value);
+                }
+                state.note(text);
+            }
+            Instruction::Cmd(cmd) => {
+                self.once(state.cmd.replace(place.clone()), "CMD");
+                let args = self.command_args(state, &cmd.line, "CMD", place);
+                state.note(format!("CMD {}", quoted_list(&args)));
+                state.image.config.cmd = Some(args).filter(|args| !args.is_empty());
+                state.image.config.args_escaped = true;
+            }
+            Instruction::Entrypoint(entrypoint) => {
+                self.once(state.entrypoint.replace(place.clone()), "ENTRYPOINT");
+                let args = self.command_args(state, &entrypoint.line, "ENTRYPOINT", place);
+                state.note(format!("ENTRYPOINT {}", quoted_list(&args)));
+                state.image.config.entrypoint = Some(args).filter(|args| !args.is_empty());
+                if state.cmd.is_none() {
+                    state.image.config.cmd = None;
+                }
+            }
+            Instruction::Shell(shell) => {
+                state.image.config.shell.clone_from(shell);
+                state.note(format!("SHELL {}", list(shell)));
+            }
+            Instruction::User(word) => {
+                let user = self.expand(state, &word.text, place)?;
+                state.note(format!("USER {user}"));
+                state.image.config.user = user;
+            }
+            Instruction::Expose(words) => self.expose(state, words, place)?,
+            Instruction::Volume(words) => {
+                let mut volumes = Vec::with_capacity(words.len());
+                for word in words {
+                    let volume = self.expand(state, &word.text, place)?;
+                    if volume.is_empty() {
+                        return Err(FrontendError::input("VOLUME specified can not be an empty string"));
+                    }
+                    volumes.push(volume);
+                }
+                state.note(format!("VOLUME {}", list(&volumes)));
+                for volume in volumes {
+                    State::mark(&mut state.image.config.volumes, volume);
+                }
+            }
+            Instruction::StopSignal(word) => {
+                let signal = self.expand(state, &word.text, place)?;
+                if state.is_windows() {
+                    return Err(FrontendError::input("STOPSIGNAL is not supported on Windows"));
+                }
+                if !is_signal(&signal) {
+                    return Err(FrontendError::input(format!("invalid signal: {signal}")));
+                }
+                state.note(format!("STOPSIGNAL {signal}"));
+                state.image.config.stop_signal = signal;
+            }
+            Instruction::Healthcheck(check) => {
+                self.once(state.healthcheck.replace(place.clone()), "HEALTHCHECK");
+                let config = health_config(check);
+                state.note(health_text(&config));
+                state.image.config.healthcheck = Some(config);
+            }
+            // No history entry: it says nothing about this image.
+            Instruction::Onbuild { text, .. } => state.image.config.on_build.push(text.clone()),
+            Instruction::Maintainer(name) => {
+                state.note(format!("MAINTAINER {name}"));
+                state.image.author.clone_from(name);
+            }
+            other => return Err(FrontendError::internal(format!("unexpected instruction {other:?}"))),
+        }
+        Ok(())
+    }
+
+    /// ARG inside a stage (SPEC A4.10–A4.13).
+    pub(super) fn arg(
+        &mut self,
+        state: &mut State,
+        command: &Command,
+        declarations: &[ArgDeclaration],
+    ) -> Result<(), FrontendError> {
+        let place = &command.place;
+        let mut declared = Vec::with_capacity(declarations.len());
+        let mut text = String::from("ARG");
+        for ArgDeclaration { name, value } in declarations {
+            let key = &name.text;
+            if looks_secret(key) {
+                self.warn_secret("ARG", key, place);
+            }
+            let value = match (self.build_args.get(key), value) {
+                (Some(given), _) => Some(given.clone()),
+                (None, Some(word)) => Some(self.expand(state, &word.text, place)?),
+                (None, None) => self.globals.values.get(key).cloned(),
+            };
+            text.push_str(&format!(" {key}"));
+            if let Some(value) = &value {
+                text.push_str(&format!("={value}"));
+            }
+            declared.push((key.clone(), value));
+        }
+        // All values are those of before the instruction (SPEC A3.08).
+        state.args.extend(declared);
+        state.note(text);
+        Ok(())
+    }
+
+    /// WORKDIR (SPEC A8.06).
+    pub(super) fn workdir(
+        &mut self,
+        state: &mut State,
+        command: &Command,
+        path: &Word,
+        progress: &mut Progress,
+    ) -> Result<(), FrontendError> {
+        let place = &command.place;
+        let path = self.expand(state, &path.text, place)?;
+        if !state.workdir_set && !path.starts_with('/') {
+            let message = format!("Relative workdir \"{path}\" can have unexpected results if the base image changes");
+            self.checks.warn("WorkdirRelativePath", message, place);
+        }
+        state.workdir_set = true;
+        let dir = absolute(state.cwd(), &path);
+        state.image.config.working_dir.clone_from(&dir);
+        let created_by = format!("WORKDIR {dir}");
+        if dir == "/" {
+            state.note(created_by);
+            return Ok(());
+        }
+        let input = if state.node.is_some() { 0 } else { -1 };
+        let user = &state.image.config.user;
+        let mkdir = FileActionMkDir {
+            path: dir,
+            mode: 0o755,
+            make_parents: true,
+            owner: (!user.is_empty()).then(|| owner(user, input)),
+            timestamp: timestamp(self.epoch),
+        };
+        let action = FileAction { input, secondary_input: -1, output: 0, action: Some(FileActionKind::Mkdir(mkdir)) };
+        let variables = state.variables();
+        let caption = self.caption(&command.instruction.original, Mode::Word, &variables);
+        let title = self.title(progress, &caption, &state.platform, &variables);
+        let mut metadata = Self::metadata(progress, title, &command.instruction.original);
+        // Making a directory once more cannot change anything.
+        metadata.ignore_cache = false;
+        self.draft.needs(state.node, "/", place.lines);
+        let op = Kind::File(FileOp { actions: vec![action] });
+        let inputs = state.node.into_iter().collect();
+        state.node = Some(self.draft.add(op, inputs, None, metadata, vec![place.lines]));
+        state.history(created_by, true);
+        Ok(())
+    }
+
+    fn expose(&mut self, state: &mut State, words: &[Word], place: &Place) -> Result<(), FrontendError> {
+        let variables = state.variables();
+        let mut ports = Vec::new();
+        for word in words {
+            // For the warnings about undefined variables.
+            self.expand(state, &word.text, place)?;
+            for spec in self.lex.expand_words(&word.text, &variables)? {
+                let parsed = expose::parse(&spec).map_err(FrontendError::input)?;
+                if parsed.with_host {
+                    let message = format!(
+                        "EXPOSE instruction should not define an IP address or host-port mapping, found '{spec}'"
+                    );
+                    self.checks.warn("ExposeInvalidFormat", message, place);
+                }
+                if parsed.odd_case {
+                    let protocol = spec.rsplit('/').next().unwrap_or_default();
+                    let message = format!("Defined protocol '{protocol}' in EXPOSE instruction should be lowercase");
+                    self.checks.warn("ExposeProtoCasing", message, place);
+                }
+                ports.extend(parsed.ports);
+            }
+        }
+        ports.sort_unstable();
+        ports.dedup();
+        let texts: Vec<String> = ports.iter().map(|(port, protocol)| format!("{port}/{protocol}")).collect();
+        state.note(format!("EXPOSE {}", list(&texts)));
+        for text in texts {
+            State::mark(&mut state.image.config.exposed_ports, text);
+        }
+        Ok(())
+    }
+
+    /// Both sides of `k=v`, all with the values of before the instruction (SPEC A3.08).
+    fn assignments(
+        &mut self,
+        state: &State,
+        pairs: &[Assignment],
+        keyword: &str,
+        place: &Place,
+    ) -> Result<Vec<(String, String)>, FrontendError> {
+        pairs
+            .iter()
+            .map(|pair| {
+                if pair.legacy {
+                    let message = format!(
+                        "\"{keyword} key=value\" should be used instead of legacy \"{keyword} key value\" format"
+                    );
+                    self.checks.warn("LegacyKeyValueFormat", message, place);
+                }
+                let key = self.expand(state, &pair.key.text, place)?;
+                Ok((key, self.expand(state, &pair.value.text, place)?))
+            })
+            .collect()
+    }
+
+    fn command_args(&mut self, state: &State, line: &CommandLine, keyword: &str, place: &Place) -> Vec<String> {
+        match line {
+            CommandLine::Exec(args) => args.clone(),
+            CommandLine::Shell(text) => {
+                if state.image.config.shell.is_empty() {
+                    let message = format!(
+                        "JSON arguments recommended for {keyword} to prevent unintended behavior related to OS signals"
+                    );
+                    self.checks.warn("JSONArgsRecommended", message, place);
+                }
+                state.with_shell(text)
+            }
+        }
+    }
+
+    /// SPEC A10.12: it is the earlier one that has no effect.
+    fn once(&mut self, earlier: Option<Place>, keyword: &str) {
+        if let Some(place) = earlier {
+            let message = format!(
+                "Multiple {keyword} instructions should not be used in the same stage because only the last one will be \
+                 used"
+            );
+            self.checks.warn("MultipleInstructionsDisallowed", message, &place);
+        }
+    }
+
+    fn warn_secret(&mut self, keyword: &str, key: &str, place: &Place) {
+        let message = format!("Do not use ARG or ENV instructions for sensitive data ({keyword} \"{key}\")");
+        self.checks.warn("SecretsUsedInArgOrEnv", message, place);
+    }
+}
+
+fn health_config(check: &Healthcheck) -> HealthConfig {
+    match check {
+        Healthcheck::None => HealthConfig { test: vec!["NONE".into()], ..HealthConfig::default() },
+        Healthcheck::Cmd { line, interval, timeout, start_period, start_interval, retries } => {
+            let test = match line {
+                CommandLine::Exec(args) => std::iter::once("CMD".to_owned()).chain(args.iter().cloned()).collect(),
+                CommandLine::Shell(text) => vec!["CMD-SHELL".into(), text.clone()],
+            };
+            HealthConfig {
+                test,
+                interval: *interval,
+                timeout: *timeout,
+                start_period: *start_period,
+                start_interval: *start_interval,
+                retries: *retries,
+            }
+        }
+    }
+}
+
+fn health_text(config: &HealthConfig) -> String {
+    format!(
+        "HEALTHCHECK {{Test:{} Interval:{} Timeout:{} StartPeriod:{} StartInterval:{} Retries:{}}}",
+        list(&config.test),
+        duration(config.interval),
+        duration(config.timeout),
+        duration(config.start_period),
+        duration(config.start_interval),
+        config.retries
+    )
+}

@@ -1,0 +1,157 @@
+//! Named contexts: `--build-context name=value` (SPEC A4.02, C3.19).
+
+use std::collections::BTreeMap;
+
+use super::error::FrontendError;
+use crate::oci::{Platform, Reference};
+
+/// What a named context stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Content {
+    /// `docker-image://scratch`.
+    Empty,
+    /// `docker-image://…`.
+    Image(Reference),
+    /// `oci-layout://PATH[:tag][@digest]`, the part behind the scheme.
+    Layout(String),
+    /// A directory; the name of the local source.
+    Local(String),
+}
+
+/// One named context.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct NamedContext {
+    /// The name as given, with its platform if it has one.
+    pub(super) title: String,
+    /// What it stands for.
+    pub(super) content: Content,
+}
+
+/// All named contexts, by normalised name.
+#[derive(Debug, Default)]
+pub(super) struct Contexts {
+    by_name: BTreeMap<String, (String, String)>,
+}
+
+impl Contexts {
+    /// Reads the options; values are looked at when a context is used.
+    pub(super) fn new(options: &BTreeMap<String, String>) -> Self {
+        let by_name = options
+            .iter()
+            .map(|(title, value)| {
+                let key = match title.split_once("::") {
+                    Some((name, platform)) => {
+                        let platform = platform.parse::<Platform>().map_or_else(|_| platform.into(), |p| p.to_string());
+                        format!("{}::{platform}", normalise(name))
+                    }
+                    None => normalise(title),
+                };
+                (key, (title.clone(), value.clone()))
+            })
+            .collect();
+        Self { by_name }
+    }
+
+    /// The context for `name`, the one for `platform` first.
+    ///
+    /// # Errors
+    /// When there is one but of a kind that is not known.
+    pub(super) fn find(&self, name: &str, platform: &Platform) -> Result<Option<NamedContext>, FrontendError> {
+        if name.eq_ignore_ascii_case("scratch") || name.eq_ignore_ascii_case("context") {
+            return Ok(None);
+        }
+        let name = normalise(name);
+        let specific = format!("{name}::{}", platform.normalised());
+        let Some((title, value)) = self.by_name.get(&specific).or_else(|| self.by_name.get(&name)) else {
+            return Ok(None);
+        };
+        Ok(Some(NamedContext { title: title.clone(), content: content(title, value)? }))
+    }
+}
+
+/// The familiar name without `:latest`, so that `alpine` is found under `docker.io/library/alpine:latest`.
+fn normalise(name: &str) -> String {
+    let familiar = Reference::parse_raw(name).map_or_else(|_| name.to_owned(), |reference| reference.familiar());
+    familiar.strip_suffix(":latest").map_or(familiar.clone(), Into::into)
+}
+
+fn content(title: &str, value: &str) -> Result<Content, FrontendError> {
+    if let Some(reference) = value.strip_prefix("docker-image://") {
+        if reference == "scratch" {
+            return Ok(Content::Empty);
+        }
+        return reference
+            .parse()
+            .map(Content::Image)
+            .map_err(|error| FrontendError::usage(format!("build context {title}: {error}")));
+    }
+    if let Some(layout) = value.strip_prefix("oci-layout://") {
+        return Ok(Content::Layout(layout.into()));
+    }
+    if let Some(name) = value.strip_prefix("local:") {
+        return Ok(Content::Local(name.into()));
+    }
+    let unsupported = ["git://", "ssh://", "git@", "http://", "https://", "target:", "input:", "docker-image+blob://"];
+    if let Some(scheme) = unsupported.iter().find(|scheme| value.starts_with(**scheme)) {
+        let scheme = scheme.trim_end_matches("//").trim_end_matches([':', '@']);
+        return Err(FrontendError::usage(format!(
+            "build context {title}={value}: contexts of kind {scheme} are not supported yet"
+        ))
+        .hint("use a directory, docker-image://REFERENCE or oci-layout://DIRECTORY"));
+    }
+    Ok(Content::Local(title.into()))
+}
+
+/// The identifier of the layout's image once it is pinned to `digest`.
+pub(super) fn pinned_layout(layout: &str, digest: &crate::base::Digest) -> String {
+    let path = layout.rsplit_once('@').map_or(layout, |(path, _)| path);
+    let path = match path.rsplit_once(':') {
+        Some((path, tag)) if !tag.contains('/') => path,
+        _ => path,
+    };
+    format!("oci-layout://{path}@{digest}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn contexts(pairs: &[(&str, &str)]) -> Contexts {
+        Contexts::new(&pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect())
+    }
+
+    fn find(contexts: &Contexts, name: &str) -> Option<Content> {
+        let platform = Platform::new("linux", "amd64", "");
+        contexts.find(name, &platform).expect("known kind").map(|c| c.content)
+    }
+
+    #[test]
+    fn a4_02_names_are_normalised_and_platforms_go_first() {
+        let all = contexts(&[
+            ("docker.io/library/alpine:latest", "docker-image://debian"),
+            ("base", "./dir"),
+            ("base::linux/x86_64", "oci-layout:///images/x:1"),
+            ("scratch", "./x"),
+        ]);
+        assert_eq!(find(&all, "alpine"), Some(Content::Image("debian".parse().expect("valid"))));
+        assert_eq!(find(&all, "base"), Some(Content::Layout("/images/x:1".into())));
+        let arm = Platform::new("linux", "arm64", "");
+        assert_eq!(all.find("base", &arm).expect("ok").map(|c| c.content), Some(Content::Local("base".into())));
+        assert_eq!(find(&all, "alpine:3"), None);
+        assert_eq!(find(&all, "scratch"), None);
+    }
+
+    #[test]
+    fn unknown_kinds_are_refused_by_name() {
+        let all = contexts(&[("x", "https://example.com/a.git")]);
+        let error = all.find("x", &Platform::host()).expect_err("not supported");
+        insta::assert_snapshot!(error, @"build context x=https://example.com/a.git: contexts of kind https are not supported yet");
+    }
+
+    #[test]
+    fn layouts_are_pinned_without_their_tag() {
+        let digest = crate::base::Digest::sha256(b"");
+        assert_eq!(pinned_layout("/a/b:1", &digest), format!("oci-layout:///a/b@{digest}"));
+        assert_eq!(pinned_layout(&format!("/a:8/b@{digest}"), &digest), format!("oci-layout:///a:8/b@{digest}"));
+    }
+}

@@ -1,0 +1,103 @@
+//! Port specifications of EXPOSE (SPEC A8.08).
+
+use std::net::IpAddr;
+
+/// One parsed word of EXPOSE.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Exposed {
+    /// Port and protocol.
+    pub(super) ports: Vec<(u16, &'static str)>,
+    /// An address or a host port was given; it has no effect.
+    pub(super) with_host: bool,
+    /// The protocol is not in lower case.
+    pub(super) odd_case: bool,
+}
+
+/// Parses `[[ip:]host:]port[-port][/protocol]`.
+pub(super) fn parse(spec: &str) -> Result<Exposed, String> {
+    let (host, container) = match spec.rsplit_once(':') {
+        Some((host, container)) => (Some(host), container),
+        None => (None, spec),
+    };
+    let (range, protocol) = container.split_once('/').unwrap_or((container, ""));
+    if range.is_empty() {
+        return Err(format!("no port specified: {spec}<empty>"));
+    }
+    let lower = protocol.to_ascii_lowercase();
+    let known = match lower.as_str() {
+        "" | "tcp" => "tcp",
+        "udp" => "udp",
+        "sctp" => "sctp",
+        _ => return Err(format!("invalid proto: {lower}")),
+    };
+    let (first, last) = parse_range(range).ok_or_else(|| format!("invalid containerPort: {range}"))?;
+    if let Some(host) = host {
+        check_host(host, range, u32::from(last - first))?;
+    }
+    let ports = (first..=last).map(|port| (port, known)).collect();
+    Ok(Exposed { ports, with_host: host.is_some(), odd_case: protocol != lower })
+}
+
+fn check_host(host: &str, range: &str, width: u32) -> Result<(), String> {
+    let (ip, port) = match host.rsplit_once(':') {
+        Some((ip, port)) => (ip, port),
+        None => ("", host),
+    };
+    let bare = ip.strip_prefix('[').and_then(|ip| ip.strip_suffix(']')).unwrap_or(ip);
+    if !bare.is_empty() && bare.parse::<IpAddr>().is_err() {
+        return Err(format!("invalid IP address: {ip}"));
+    }
+    if port.is_empty() {
+        return Ok(());
+    }
+    let (first, last) = parse_range(port).ok_or_else(|| format!("invalid hostPort: {port}"))?;
+    if u32::from(last - first) != width && width != 0 {
+        return Err(format!("invalid ranges specified for container and host Ports: {range} and {port}"));
+    }
+    Ok(())
+}
+
+fn parse_range(text: &str) -> Option<(u16, u16)> {
+    let number = |text: &str| text.parse::<u16>().ok().filter(|_| !text.starts_with('+'));
+    let (first, last) = match text.split_once('-') {
+        Some((first, last)) => (number(first)?, number(last)?),
+        None => (number(text)?, number(text)?),
+    };
+    (first <= last).then_some((first, last))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ports(spec: &str) -> String {
+        match parse(spec) {
+            Ok(exposed) => exposed.ports.iter().map(|(n, p)| format!("{n}/{p}")).collect::<Vec<_>>().join(" "),
+            Err(error) => error,
+        }
+    }
+
+    #[test]
+    fn a8_08_ports() {
+        assert_eq!(ports("80"), "80/tcp");
+        assert_eq!(ports("53/UDP"), "53/udp");
+        assert_eq!(ports("8000-8002/sctp"), "8000/sctp 8001/sctp 8002/sctp");
+        assert_eq!(ports("127.0.0.1:80:8080"), "8080/tcp");
+        assert_eq!(ports("[::1]:80:8080/udp"), "8080/udp");
+        assert_eq!(ports("::8080"), "8080/tcp");
+        assert_eq!(ports("0"), "0/tcp");
+    }
+
+    #[test]
+    fn a8_08_errors() {
+        assert_eq!(ports("x"), "invalid containerPort: x");
+        assert_eq!(ports("65536"), "invalid containerPort: 65536");
+        assert_eq!(ports("9-8"), "invalid containerPort: 9-8");
+        assert_eq!(ports("80/icmp"), "invalid proto: icmp");
+        assert_eq!(ports("/tcp"), "no port specified: /tcp<empty>");
+        assert_eq!(ports("a.b:80:80"), "invalid IP address: a.b");
+        assert_eq!(ports("1-2:3-5"), "invalid ranges specified for container and host Ports: 3-5 and 1-2");
+        assert!(parse("80/TCP").is_ok_and(|exposed| exposed.odd_case));
+        assert!(parse("1:80").is_ok_and(|exposed| exposed.with_host));
+    }
+}

@@ -1,0 +1,128 @@
+//! What goes into the front end and what comes out of it.
+
+use std::collections::BTreeMap;
+
+use indexmap::IndexMap;
+
+use super::error::Place;
+use crate::llb::op::{HostIp, NetMode, Ulimit};
+use crate::llb::{Definition, ResolveMode};
+use crate::oci::{ImageConfig, Platform};
+
+/// One Dockerfile and how to build it.
+#[derive(Debug, Clone, Default)]
+pub struct FrontendInput<'a> {
+    /// Name to show.
+    pub filename: &'a str,
+    /// The Dockerfile.
+    pub source: &'a [u8],
+    /// Name and content of the ignore file of the build context (SPEC A9.01).
+    pub ignore: Option<(String, Vec<u8>)>,
+    /// Name and content of the ignore files of named contexts that are directories, by context name.
+    pub context_ignores: BTreeMap<String, (String, Vec<u8>)>,
+    /// Everything else.
+    pub options: FrontendOptions,
+}
+
+/// The options of a build that the front end understands (SPEC C3.19).
+#[derive(Debug, Clone, Default)]
+pub struct FrontendOptions {
+    /// `--target`; the last stage if absent or empty.
+    pub target: Option<String>,
+    /// `--build-arg`.
+    pub build_args: IndexMap<String, String>,
+    /// `--label`, applied last.
+    pub labels: IndexMap<String, String>,
+    /// The platform to build for where one was asked for; else the first of `build_platforms`, and the result takes
+    /// the platform of its base (SPEC A4.09).
+    pub platform: Option<Platform>,
+    /// What this machine can run, its own kind first; empty means the machine's own kind.
+    pub build_platforms: Vec<Platform>,
+    /// `--build-context`: name, possibly with `::platform`, to `docker-image://…`, `oci-layout://…` or a directory.
+    pub named_contexts: BTreeMap<String, String>,
+    /// `--no-cache`, `--no-cache-filter`.
+    pub no_cache: NoCache,
+    /// `--network`.
+    pub network: NetMode,
+    /// `--add-host`.
+    pub add_hosts: Vec<HostIp>,
+    /// `--shm-size` in bytes.
+    pub shm_size: Option<i64>,
+    /// `--ulimit`.
+    pub ulimits: Vec<Ulimit>,
+    /// Host name of steps.
+    pub hostname: Option<String>,
+    /// `--cgroup-parent`.
+    pub cgroup_parent: Option<String>,
+    /// `--pull`.
+    pub image_resolve_mode: ResolveMode,
+    /// Several platforms are being built: names carry the platform.
+    pub multi_platform: bool,
+    /// `SOURCE_DATE_EPOCH` of the invocation; a build argument of that name goes before it.
+    pub epoch: Option<i64>,
+}
+
+/// Which steps run even if the cache has them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum NoCache {
+    /// None.
+    #[default]
+    None,
+    /// All (SPEC B2.18).
+    All,
+    /// Those of the stages with these names (SPEC B2.19).
+    Stages(Vec<String>),
+}
+
+/// A Dockerfile turned into a graph and an image config.
+#[derive(Debug, Clone)]
+pub struct FrontendResult {
+    /// The graph of the target stage.
+    pub definition: Definition,
+    /// The config of the result. Its history holds the base's entries and one for each instruction, its
+    /// `rootfs.diff_ids` are those of the base.
+    pub config: ImageConfig,
+    /// Platform of the result.
+    pub platform: Platform,
+    /// Config of the image at the bottom, as stored; `None` if the target is not based on an image.
+    pub base_config: Option<ImageConfig>,
+    /// How many layers come from the base image.
+    pub base_layers: usize,
+    /// How many history entries come from the base image.
+    pub base_history: usize,
+    /// The epoch in force: of the invocation, of a build argument, or of a global `ARG SOURCE_DATE_EPOCH=…`.
+    pub epoch: Option<i64>,
+    /// Build checks that failed (SPEC A10.24), in order of appearance.
+    pub warnings: Vec<Warning>,
+}
+
+/// A failed build check.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning {
+    /// e.g. `UndefinedVar`.
+    pub rule: String,
+    /// One line.
+    pub message: String,
+    /// Where.
+    pub place: Option<Place>,
+}
+
+impl Warning {
+    /// The page about the rule (SPEC A10.23); `None` for the one rule without a page.
+    #[must_use]
+    pub fn url(&self) -> Option<String> {
+        if self.rule == "InvalidBaseImagePlatform" {
+            return None;
+        }
+        let mut kebab = String::new();
+        let mut previous_upper = true;
+        for c in self.rule.chars() {
+            if c.is_ascii_uppercase() && !previous_upper {
+                kebab.push('-');
+            }
+            previous_upper = c.is_ascii_uppercase();
+            kebab.push(c.to_ascii_lowercase());
+        }
+        Some(format!("https://docs.docker.com/go/dockerfile/rule/{kebab}/"))
+    }
+}

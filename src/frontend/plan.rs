@@ -1,0 +1,483 @@
+//! Which stages there are, what each builds upon, and which of them the target needs (SPEC A4.01–A4.08).
+
+use std::sync::Arc;
+
+use super::args::Globals;
+use super::checks::Checks;
+use super::contexts::{Content, Contexts, NamedContext};
+use super::error::{FrontendError, Place};
+use super::mount;
+use super::words::{Lex, Mode};
+use crate::dockerfile::ast::{Instruction, Kind};
+use crate::oci::{Platform, Reference};
+
+/// Index of a stage in [`Plan::stages`].
+pub(super) type StageId = usize;
+
+/// All stages, those of the file first, then images and contexts that are only copied or mounted from.
+pub(super) struct Plan {
+    /// The stages.
+    pub(super) stages: Vec<Stage>,
+    /// The stage to build.
+    pub(super) target: StageId,
+    /// How many stages are in the file.
+    in_file: usize,
+}
+
+/// A stage of the file, or something copied from that stands in for one.
+pub(super) struct Stage {
+    /// As written.
+    pub(super) name: Option<String>,
+    /// How progress calls it: its name, `stage-N`, or nothing if it is the only one.
+    pub(super) title: String,
+    /// Base name after expansion.
+    pub(super) base: String,
+    /// What it builds upon.
+    pub(super) origin: Origin,
+    /// A named context took the place of the whole stage.
+    pub(super) replaced: bool,
+    /// `--platform`.
+    pub(super) platform: Option<Platform>,
+    /// The FROM, or the instruction that refers to it.
+    pub(super) place: Place,
+    /// Text of the FROM.
+    pub(super) text: String,
+    /// What to do.
+    pub(super) commands: Vec<Command>,
+    /// Triggers of the base have been put in front of the commands.
+    pub(super) triggered: bool,
+}
+
+/// What a stage builds upon.
+#[derive(Debug, Clone)]
+pub(super) enum Origin {
+    /// An earlier stage.
+    Stage(StageId),
+    /// Nothing.
+    Scratch,
+    /// A named context.
+    Context(NamedContext),
+    /// An image.
+    Image(Reference),
+}
+
+/// An instruction and the stages it reads from.
+#[derive(Clone)]
+pub(super) struct Command {
+    /// What to do.
+    pub(super) instruction: Arc<Instruction>,
+    /// The stage of `COPY --from`, or of each `--mount` in order.
+    pub(super) sources: Vec<Option<StageId>>,
+    /// It is a trigger of the base.
+    pub(super) trigger: bool,
+    /// Where to point to: triggers of an image have no place of their own.
+    pub(super) place: Place,
+}
+
+/// What planning needs to know.
+pub(super) struct Outlook<'a> {
+    /// For expansions in FROM.
+    pub(super) globals: &'a Globals,
+    /// How words are expanded.
+    pub(super) lex: Lex,
+    /// Named contexts.
+    pub(super) contexts: &'a Contexts,
+    /// Platform to build for.
+    pub(super) platform: &'a Platform,
+}
+
+impl Plan {
+    /// Splits the instructions into stages and resolves all names.
+    pub(super) fn new(
+        instructions: &[Instruction],
+        target: Option<&str>,
+        outlook: &Outlook<'_>,
+        checks: &mut Checks,
+    ) -> Result<Self, FrontendError> {
+        let mut plan = Self { stages: Vec::new(), target: 0, in_file: 0 };
+        let mut bodies: Vec<Vec<Instruction>> = Vec::new();
+        for instruction in instructions {
+            match &instruction.kind {
+                Kind::From { .. } => {
+                    checks.enter(&instruction.comments);
+                    let stage =
+                        plan.from(instruction, outlook, checks).map_err(|error| error.at(&Place::from(instruction)))?;
+                    plan.stages.push(stage);
+                    bodies.push(Vec::new());
+                }
+                _ => match bodies.last_mut() {
+                    Some(body) => body.push(instruction.clone()),
+                    None if matches!(instruction.kind, Kind::Arg(_)) => {}
+                    None => {
+                        return Err(
+                            FrontendError::input("no build stage in current context").at(&Place::from(instruction))
+                        );
+                    }
+                },
+            }
+        }
+        checks.enter(&[]);
+        plan.in_file = plan.stages.len();
+        if plan.in_file == 0 {
+            return Err(FrontendError::input("dockerfile contains no stages to build"));
+        }
+        plan.target = plan.find_target(target)?;
+        for (id, body) in bodies.into_iter().enumerate() {
+            if plan.stages[id].replaced {
+                continue;
+            }
+            for instruction in body {
+                let place = Place::from(&instruction);
+                let command = plan.command(id, Arc::new(instruction), place, false, outlook)?;
+                plan.stages[id].commands.push(command);
+            }
+        }
+        plan.check_cycles()?;
+        if let [only] = plan.stages.as_mut_slice() {
+            only.title.clear();
+        }
+        Ok(plan)
+    }
+
+    /// The stages that the target needs, itself included.
+    pub(super) fn reachable(&self) -> Vec<bool> {
+        let mut out = vec![false; self.stages.len()];
+        let mut stack = vec![self.target];
+        while let Some(id) = stack.pop() {
+            if !std::mem::replace(&mut out[id], true) {
+                stack.extend(self.needs(id).map(|(dependency, _)| dependency));
+            }
+        }
+        out
+    }
+
+    /// Puts triggers in front of the commands of `stage`. Says whether they brought in new dependencies.
+    pub(super) fn add_triggers(
+        &mut self,
+        stage: StageId,
+        triggers: Vec<(Arc<Instruction>, Place)>,
+        outlook: &Outlook<'_>,
+    ) -> Result<bool, FrontendError> {
+        self.stages[stage].triggered = true;
+        let mut commands = Vec::with_capacity(triggers.len());
+        for (instruction, place) in triggers {
+            commands.push(self.command(stage, instruction, place, true, outlook)?);
+        }
+        let new = commands.iter().any(|command| command.sources.iter().any(Option::is_some));
+        self.stages[stage].commands.splice(0..0, commands);
+        if new {
+            self.check_cycles()?;
+        }
+        Ok(new)
+    }
+
+    /// Whether `id` stands for an image or a context that the file only copies or mounts from.
+    pub(super) fn is_external(&self, id: StageId) -> bool {
+        id >= self.in_file
+    }
+
+    /// Stages of the file by name, for suggestions.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.stages.iter().filter_map(|stage| stage.name.as_deref())
+    }
+
+    /// The trigger instructions that `id` leaves to stages built from it.
+    pub(super) fn triggers_of(&self, id: StageId) -> Vec<(Arc<Instruction>, Place)> {
+        let triggers = self.stages[id].commands.iter().filter_map(|command| match &command.instruction.kind {
+            Kind::Onbuild { instruction, .. } => Some((Arc::new((**instruction).clone()), command.place.clone())),
+            _ => None,
+        });
+        triggers.collect()
+    }
+
+    fn from(
+        &self,
+        instruction: &Instruction,
+        outlook: &Outlook<'_>,
+        checks: &mut Checks,
+    ) -> Result<Stage, FrontendError> {
+        let Kind::From { platform, base, name } = &instruction.kind else {
+            return Err(FrontendError::internal("not a FROM instruction"));
+        };
+        let place = Place::from(instruction);
+        let globals = outlook.globals;
+        let known = || globals.values.keys().chain(&globals.declared).map(String::as_str);
+        let unknown = |checks: &mut Checks, unmatched: &std::collections::BTreeSet<String>| {
+            for variable in unmatched.iter().filter(|variable| !known().any(|name| name == *variable)) {
+                let hint = did_you_mean(variable, known(), "");
+                checks.warn("UndefinedArgInFrom", format!("FROM argument '{variable}' is not declared{hint}"), &place);
+            }
+        };
+        let expanded = outlook.lex.expand(&base.text, Mode::Word, &globals.values)?;
+        unknown(checks, &expanded.unmatched);
+        if expanded.text.is_empty() {
+            return Err(FrontendError::input(format!("base name ({}) should not be blank", base.text)));
+        }
+        let name = name.as_ref().map(|name| name.text.clone());
+        let platform = match platform {
+            None => None,
+            Some(word) => {
+                let value = outlook.lex.expand(&word.text, Mode::Word, &globals.values)?;
+                unknown(checks, &value.unmatched);
+                Self::check_platform(&word.text, &value, name.as_deref(), globals, checks, &place);
+                let suggest = |mut error: FrontendError| {
+                    for variable in &value.unmatched {
+                        error = error.suggest(variable, known());
+                    }
+                    error
+                };
+                if value.text.is_empty() {
+                    let message = format!("empty platform value from expression {}", word.text);
+                    return Err(suggest(FrontendError::input(message)));
+                }
+                let parsed = value.text.parse::<Platform>().map_err(|error| {
+                    suggest(FrontendError::input(format!("failed to parse platform {}: {error}", word.text)))
+                })?;
+                Some(parsed)
+            }
+        };
+        let wanted = platform.as_ref().unwrap_or(outlook.platform);
+        let replacement = match &name {
+            Some(name) => outlook.contexts.find(name, wanted)?,
+            None => None,
+        };
+        let replaced = replacement.is_some();
+        let origin = match replacement {
+            Some(context) => Origin::Context(context),
+            None => self.origin(&expanded.text, self.stages.len(), wanted, outlook)?,
+        };
+        let title = name.clone().unwrap_or_else(|| format!("stage-{}", self.stages.len()));
+        let text = instruction.original.clone();
+        let (commands, triggered) = (Vec::new(), false);
+        Ok(Stage { name, title, base: expanded.text, origin, replaced, platform, place, text, commands, triggered })
+    }
+
+    /// Checks of `--platform` that need its expansion (SPEC A10.15, A10.18).
+    fn check_platform(
+        written: &str,
+        value: &super::words::Expanded,
+        name: Option<&str>,
+        globals: &Globals,
+        checks: &mut Checks,
+        place: &Place,
+    ) {
+        if value.matched.is_empty() && value.unmatched.is_empty() {
+            let Ok(platform) = value.text.parse::<Platform>() else { return };
+            let name = name.unwrap_or_default();
+            if !name.contains(&platform.os) && !name.contains(&platform.architecture) {
+                let message = format!("FROM --platform flag should not use constant value \"{}\"", value.text);
+                checks.warn("FromPlatformFlagConstDisallowed", message, place);
+            }
+        } else if value.unmatched.is_empty()
+            && value.matched.iter().eq(["TARGETPLATFORM"])
+            && globals.values.get("TARGETPLATFORM") == Some(&value.text)
+        {
+            let message = format!(
+                "Setting platform to predefined {written} in FROM is redundant as this is the default behavior"
+            );
+            checks.warn("RedundantTargetPlatform", message, place);
+        }
+    }
+
+    /// Looks up a base name or a `--from` in the order of SPEC A4.02; only stages before `before` are seen.
+    fn origin(
+        &self,
+        name: &str,
+        before: StageId,
+        platform: &Platform,
+        outlook: &Outlook<'_>,
+    ) -> Result<Origin, FrontendError> {
+        if let Some(id) = self.find(name, before) {
+            return Ok(Origin::Stage(id));
+        }
+        if let Some(context) = outlook.contexts.find(name, platform)? {
+            return Ok(Origin::Context(context));
+        }
+        if name == "scratch" {
+            return Ok(Origin::Scratch);
+        }
+        let reference = name
+            .parse()
+            .map_err(|error| FrontendError::input(format!("failed to parse stage name \"{name}\": {error}")))?;
+        Ok(Origin::Image(reference))
+    }
+
+    /// The last stage with this name before `before` (SPEC A4.19).
+    fn find(&self, name: &str, before: StageId) -> Option<StageId> {
+        let matches = |stage: &Stage| stage.name.as_ref().is_some_and(|own| own.eq_ignore_ascii_case(name));
+        let end = before.min(self.stages.len());
+        self.stages[..end].iter().rposition(matches)
+    }
+
+    fn find_target(&self, target: Option<&str>) -> Result<StageId, FrontendError> {
+        let Some(name) = target.filter(|name| !name.is_empty()) else { return Ok(self.in_file - 1) };
+        self.find(name, self.in_file).ok_or_else(|| {
+            FrontendError::usage(format!("target stage \"{name}\" could not be found")).suggest(name, self.names())
+        })
+    }
+
+    fn command(
+        &mut self,
+        stage: StageId,
+        instruction: Arc<Instruction>,
+        place: Place,
+        trigger: bool,
+        outlook: &Outlook<'_>,
+    ) -> Result<Command, FrontendError> {
+        let mut sources = Vec::new();
+        let mut find = |plan: &mut Self| -> Result<(), FrontendError> {
+            match &instruction.kind {
+                Kind::Copy(copy) => {
+                    let Some(from) = copy.from.as_ref().filter(|from| !from.text.is_empty()) else { return Ok(()) };
+                    let literal = outlook.lex.expand(&from.text, Mode::Word, &super::args::Variables::new())?;
+                    if literal.text != from.text {
+                        return Err(FrontendError::input(
+                            "variable expansion is not supported for --from, define a new stage with FROM using ARG \
+                             from global scope as a workaround",
+                        ));
+                    }
+                    sources.push(Some(plan.copy_source(&from.text, stage, &place, outlook)?));
+                }
+                Kind::Run(run) => {
+                    for mount in &run.mounts {
+                        let source = match mount::from_of(&mount.text)? {
+                            None => None,
+                            Some(from) => Some(plan.named_source(&from, stage, &place, outlook)?),
+                        };
+                        sources.push(source);
+                    }
+                }
+                _ => {}
+            }
+            Ok(())
+        };
+        find(self).map_err(|error| error.at(&place))?;
+        Ok(Command { instruction, sources, trigger, place })
+    }
+
+    fn copy_source(
+        &mut self,
+        from: &str,
+        stage: StageId,
+        place: &Place,
+        outlook: &Outlook<'_>,
+    ) -> Result<StageId, FrontendError> {
+        match from.parse::<i64>() {
+            Err(_) => self.named_source(from, stage, place, outlook),
+            Ok(index) => usize::try_from(index)
+                .ok()
+                .filter(|index| *index < self.in_file)
+                .ok_or_else(|| FrontendError::input(format!("invalid stage index {index}"))),
+        }
+    }
+
+    /// A stage, or a stand-in for the named context or image of this name. A stage that comes later is found too, so
+    /// that the error can say so.
+    fn named_source(
+        &mut self,
+        name: &str,
+        stage: StageId,
+        place: &Place,
+        outlook: &Outlook<'_>,
+    ) -> Result<StageId, FrontendError> {
+        if let Some(id) = self.find(name, stage).or_else(|| self.find(name, self.in_file)) {
+            return Ok(id);
+        }
+        let known = self.stages[self.in_file..].iter().position(|external| external.base == name);
+        if let Some(position) = known {
+            return Ok(self.in_file + position);
+        }
+        let origin = self.origin(name, 0, outlook.platform, outlook)?;
+        self.stages.push(Stage {
+            name: None,
+            title: String::new(),
+            base: name.into(),
+            origin,
+            replaced: false,
+            platform: None,
+            place: place.clone(),
+            text: name.into(),
+            commands: Vec::new(),
+            triggered: true,
+        });
+        Ok(self.stages.len() - 1)
+    }
+
+    fn needs(&self, id: StageId) -> impl Iterator<Item = (StageId, &Place)> {
+        let stage = &self.stages[id];
+        let base = match stage.origin {
+            Origin::Stage(base) => Some((base, &stage.place)),
+            _ => None,
+        };
+        let sources = stage
+            .commands
+            .iter()
+            .flat_map(|command| command.sources.iter().flatten().map(|source| (*source, &command.place)));
+        base.into_iter().chain(sources)
+    }
+
+    /// Depth first, without recursion: the number of stages is up to whoever wrote the file.
+    fn check_cycles(&self) -> Result<(), FrontendError> {
+        #[derive(Clone, Copy, PartialEq)]
+        enum Mark {
+            New,
+            Open,
+            Done,
+        }
+        let mut marks = vec![Mark::New; self.stages.len()];
+        for start in 0..self.stages.len() {
+            if marks[start] != Mark::New {
+                continue;
+            }
+            marks[start] = Mark::Open;
+            let mut stack = vec![(start, self.needs(start).collect::<Vec<_>>().into_iter())];
+            while let Some((id, rest)) = stack.last_mut() {
+                let Some((next, place)) = rest.next() else {
+                    marks[*id] = Mark::Done;
+                    stack.pop();
+                    continue;
+                };
+                match marks[next] {
+                    Mark::Done => {}
+                    Mark::Open => {
+                        let message = format!("circular dependency detected on stage: {}", self.stages[next].title);
+                        return Err(FrontendError::input(message).at(place));
+                    }
+                    Mark::New => {
+                        marks[next] = Mark::Open;
+                        stack.push((next, self.needs(next).collect::<Vec<_>>().into_iter()));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Stage {
+    /// Steps that progress counts: those that make layers, and the FROM of an image.
+    pub(super) fn step_count(&self) -> usize {
+        let steps = self.commands.iter().filter(|command| {
+            matches!(command.instruction.kind, Kind::Add(_) | Kind::Copy(_) | Kind::Run(_) | Kind::Workdir(_))
+        });
+        steps.count() + usize::from(matches!(self.origin, Origin::Image(_)))
+    }
+
+    /// The image to ask for, if this stage builds upon one.
+    pub(super) fn identifier(&self) -> Option<String> {
+        match &self.origin {
+            Origin::Image(reference) | Origin::Context(NamedContext { content: Content::Image(reference), .. }) => {
+                Some(format!("docker-image://{reference}"))
+            }
+            Origin::Context(NamedContext { content: Content::Layout(layout), .. }) => {
+                Some(format!("oci-layout://{layout}"))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// ` (did you mean X?)` or nothing.
+pub(super) fn did_you_mean<'a>(word: &str, options: impl Iterator<Item = &'a str>, sigil: &str) -> String {
+    super::words::closest(word, options).map_or_else(String::new, |close| format!(" (did you mean {sigil}{close}?)"))
+}

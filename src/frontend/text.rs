@@ -1,0 +1,309 @@
+//! Small text rules: how history entries print values, paths inside images, signal names.
+
+use std::fmt::Write as _;
+
+/// A list as `[a b]`.
+pub(super) fn list(items: &[String]) -> String {
+    format!("[{}]", items.join(" "))
+}
+
+/// A list as `["a" "b"]`.
+pub(super) fn quoted_list(items: &[String]) -> String {
+    format!("[{}]", items.iter().map(|item| quote(item)).collect::<Vec<_>>().join(" "))
+}
+
+/// `"…"` with the escapes of Go's `%q`.
+pub(super) fn quote(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => {
+                out.push('\\');
+                out.push(c);
+            }
+            '\u{7}' => out.push_str("\\a"),
+            '\u{8}' => out.push_str("\\b"),
+            '\u{c}' => out.push_str("\\f"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\u{b}' => out.push_str("\\v"),
+            c if (c as u32) < 0x20 || c as u32 == 0x7f => {
+                let _ = write!(out, "\\x{:02x}", c as u32);
+            }
+            c if c.is_control() => {
+                let _ = write!(out, "\\u{:04x}", c as u32);
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+/// Nanoseconds as Go prints a duration: `1m30s`, `1.5ms`.
+pub(super) fn duration(nanos: i64) -> String {
+    let sign = if nanos < 0 { "-" } else { "" };
+    let n = nanos.unsigned_abs();
+    let decimal = |value: u64, unit: u64| {
+        let (whole, rest) = (value / unit, value % unit);
+        if rest == 0 {
+            return whole.to_string();
+        }
+        let digits = unit.to_string().len() - 1;
+        format!("{whole}.{}", format!("{rest:0digits$}").trim_end_matches('0'))
+    };
+    let text = match n {
+        0 => "0s".into(),
+        1..1_000 => format!("{n}ns"),
+        1_000..1_000_000 => format!("{}µs", decimal(n, 1_000)),
+        1_000_000..1_000_000_000 => format!("{}ms", decimal(n, 1_000_000)),
+        _ => {
+            let minutes = n / 60_000_000_000;
+            let seconds = format!("{}s", decimal(n % 60_000_000_000, 1_000_000_000));
+            match (minutes / 60, minutes % 60) {
+                (0, 0) => seconds,
+                (0, m) => format!("{m}m{seconds}"),
+                (h, m) => format!("{h}h{m}m{seconds}"),
+            }
+        }
+    };
+    format!("{sign}{text}")
+}
+
+/// `path` seen from the absolute directory `dir`, cleaned; `..` ends at the root.
+pub(super) fn absolute(dir: &str, path: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    let dir = if path.starts_with('/') { "" } else { dir };
+    for part in dir.split('/').chain(path.split('/')) {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
+/// A path cleaned as it stands: relative ones stay relative, an empty one is `.`.
+pub(super) fn clean(path: &str) -> String {
+    if path.starts_with('/') {
+        return absolute("/", path);
+    }
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." if parts.last().is_some_and(|last| *last != "..") => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    if parts.is_empty() { ".".into() } else { parts.join("/") }
+}
+
+/// [`absolute`], keeping what says that a directory is meant: an end in `/` or `/.` (SPEC A6.12). An empty path and `.` are
+/// the directory itself.
+pub(super) fn destination(dir: &str, path: &str) -> String {
+    let mut out = absolute(dir, path);
+    let directory = path.is_empty() || path == "." || path.ends_with('/') || path.ends_with("/.");
+    if directory && out != "/" {
+        out.push('/');
+    }
+    out
+}
+
+/// The last component of a path, `/` for the root.
+pub(super) fn base_name(path: &str) -> &str {
+    match path.trim_end_matches('/') {
+        "" if path.is_empty() => ".",
+        "" => "/",
+        trimmed => trimmed.rsplit('/').next().unwrap_or(trimmed),
+    }
+}
+
+/// Whether a source argument is a pattern.
+pub(super) fn has_wildcards(text: &str) -> bool {
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '*' | '?' | '[' => return true,
+            '\\' => {
+                chars.next();
+            }
+            _ => {}
+        }
+    }
+    false
+}
+
+/// A size in bytes as SPEC G.04 writes it: `1.5g`, powers of 1024.
+pub(super) fn byte_size(text: &str) -> Option<i64> {
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let power = match unit.trim_start_matches(' ').to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 1,
+        "m" | "mb" | "mib" => 2,
+        "g" | "gb" | "gib" => 3,
+        "t" | "tb" | "tib" => 4,
+        "p" | "pb" | "pib" => 5,
+        _ => return None,
+    };
+    let factor = 1024_i64.checked_pow(power)?;
+    if let Ok(whole) = number.parse::<i64>() {
+        return whole.checked_mul(factor);
+    }
+    let value = number.parse::<f64>().ok()?;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "sizes are far below 2^53")]
+    Some((value * factor as f64) as i64)
+}
+
+/// Go's `strconv.ParseBool` (SPEC G.02).
+pub(super) fn go_bool(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
+        "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+/// One CSV record (SPEC G.01).
+pub(super) fn csv_fields(text: &str) -> Result<Vec<String>, String> {
+    let mut fields = Vec::new();
+    let mut rest = text;
+    loop {
+        if let Some(quoted) = rest.strip_prefix('"') {
+            let (field, after) = quoted_field(quoted)?;
+            fields.push(field);
+            match after.strip_prefix(',') {
+                Some(after) => rest = after,
+                None if after.is_empty() => return Ok(fields),
+                None => return Err("extraneous or missing \" in quoted-field".into()),
+            }
+        } else {
+            let (field, after) = match rest.split_once(',') {
+                Some((field, after)) => (field, Some(after)),
+                None => (rest, None),
+            };
+            if field.contains('"') {
+                return Err("bare \" in non-quoted-field".into());
+            }
+            fields.push(field.to_owned());
+            match after {
+                Some(after) => rest = after,
+                None => return Ok(fields),
+            }
+        }
+    }
+}
+
+fn quoted_field(text: &str) -> Result<(String, &str), String> {
+    let mut field = String::new();
+    let mut rest = text;
+    loop {
+        let Some((part, after)) = rest.split_once('"') else {
+            return Err("extraneous or missing \" in quoted-field".into());
+        };
+        field.push_str(part);
+        match after.strip_prefix('"') {
+            Some(after) => {
+                field.push('"');
+                rest = after;
+            }
+            None => return Ok((field, after)),
+        }
+    }
+}
+
+/// Whether `text` names a signal: a name with or without `SIG`, or a positive number.
+pub(super) fn is_signal(text: &str) -> bool {
+    if let Ok(number) = text.parse::<i64>() {
+        return number != 0;
+    }
+    let upper = text.to_ascii_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    if let Some(offset) = name.strip_prefix("RTMIN") {
+        return offset.is_empty() || in_range(offset.strip_prefix('+'), 15);
+    }
+    if let Some(offset) = name.strip_prefix("RTMAX") {
+        return offset.is_empty() || in_range(offset.strip_prefix('-'), 14);
+    }
+    SIGNALS.contains(&name)
+}
+
+fn in_range(offset: Option<&str>, last: u32) -> bool {
+    offset.and_then(|text| text.parse::<u32>().ok()).is_some_and(|n| (1..=last).contains(&n))
+}
+
+const SIGNALS: &[&str] = &[
+    "ABRT", "ALRM", "BUS", "CHLD", "CLD", "CONT", "FPE", "HUP", "ILL", "INT", "IO", "IOT", "KILL", "PIPE", "POLL",
+    "PROF", "PWR", "QUIT", "SEGV", "STKFLT", "STOP", "SYS", "TERM", "TRAP", "TSTP", "TTIN", "TTOU", "URG", "USR1",
+    "USR2", "VTALRM", "WINCH", "XCPU", "XFSZ",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_print_like_go() {
+        for (nanos, text) in [
+            (0, "0s"),
+            (1, "1ns"),
+            (1_500, "1.5µs"),
+            (1_000_000, "1ms"),
+            (30_000_000_000, "30s"),
+            (90_500_000_000, "1m30.5s"),
+            (3_600_000_000_000, "1h0m0s"),
+        ] {
+            assert_eq!(duration(nanos), text);
+        }
+    }
+
+    #[test]
+    fn a6_12_destinations_keep_their_slash() {
+        assert_eq!(destination("/w", "."), "/w/");
+        assert_eq!(destination("/w", ""), "/w/");
+        assert_eq!(destination("/w", "a/b"), "/w/a/b");
+        assert_eq!(destination("/w", "/a/"), "/a/");
+        assert_eq!(destination("/w", "a/."), "/w/a/");
+        assert_eq!(destination("/w", "../../x"), "/x");
+        assert_eq!(destination("/", "/"), "/");
+        assert_eq!(destination("/w", "./"), "/w/");
+    }
+
+    #[test]
+    fn g01_fields_are_rfc_4180() {
+        assert_eq!(csv_fields("a,\"b,c\",\"d\"\"e\",").expect("valid"), ["a", "b,c", "d\"e", ""]);
+        assert!(csv_fields("a\"b").is_err());
+        assert!(csv_fields("\"a").is_err());
+        assert!(csv_fields("\"a\"b").is_err());
+    }
+
+    #[test]
+    fn g04_sizes_are_powers_of_1024() {
+        assert_eq!(byte_size("64m"), Some(64 << 20));
+        assert_eq!(byte_size("1.5KiB"), Some(1536));
+        assert_eq!(byte_size("12"), Some(12));
+        assert_eq!(byte_size("x"), None);
+        assert_eq!(byte_size("1x"), None);
+    }
+
+    #[test]
+    fn a8_10_signals() {
+        assert!(["SIGTERM", "term", "9", "SIGRTMIN+3", "RTMAX-1", "SIGKILL"].iter().all(|s| is_signal(s)));
+        assert!(!["0", "SIGFOO", "", "RTMIN+99", "RTMAX+1"].iter().any(|s| is_signal(s)));
+    }
+
+    #[test]
+    fn quotes_like_go() {
+        assert_eq!(quoted_list(&["a\"b".into(), "\n\u{1}é".into()]), r#"["a\"b" "\n\x01é"]"#);
+        assert_eq!(base_name("/a/b/"), "b");
+        assert_eq!(base_name("/"), "/");
+    }
+}

@@ -1,0 +1,455 @@
+//! COPY and ADD (SPEC A6): file operations and their history entries.
+
+use super::convert::{Converter, Progress};
+use super::error::{FrontendError, Place};
+use super::graph::NodeId;
+use super::plan::Command;
+use super::run::inline_file;
+use super::state::State;
+use super::text::{absolute, destination, has_wildcards};
+use super::words::Mode;
+use crate::dockerfile::ast::{Transfer, TransferSource, Word};
+use crate::llb::op::{
+    BuildInput, ChownOpt, FileAction, FileActionCopy, FileActionKind, FileOp, Kind, MergeOp, NamedUserOpt, OpMetadata,
+    ProgressGroup, UserKind, UserOpt,
+};
+
+/// `--chmod`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Chmod {
+    Octal(i32),
+    Symbolic(String),
+}
+
+/// One copy action and the tree it reads.
+struct Piece {
+    tree: Option<NodeId>,
+    copy: FileActionCopy,
+}
+
+/// What the flags and the destination say, expanded.
+struct Expanded {
+    chown: Option<String>,
+    chmod: Option<(String, Chmod)>,
+    exclude: Vec<String>,
+    dest: String,
+    parents: bool,
+    unpack: bool,
+}
+
+impl Converter<'_> {
+    pub(super) fn transfer(
+        &mut self,
+        state: &mut State,
+        command: &Command,
+        transfer: &Transfer,
+        add: bool,
+        progress: &mut Progress,
+    ) -> Result<(), FrontendError> {
+        let place = &command.place;
+        let expanded = self.expand_flags(state, transfer, add, place)?;
+        let tree = match command.sources.first().copied().flatten() {
+            None => None,
+            Some(id) => match self.finished(id) {
+                Some(source) => Some(source.node),
+                None => {
+                    return Err(FrontendError::input(format!(
+                        "cannot copy from stage \"{}\", it needs to be defined before current stage \"{}\"",
+                        transfer.from.as_ref().map_or("", |from| &from.text),
+                        progress.title()
+                    )));
+                }
+            },
+        };
+        let mut created_by = String::from(if add { "ADD" } else { "COPY" });
+        if expanded.parents {
+            created_by.push_str(" --parents");
+        }
+        if let Some(chown) = &expanded.chown {
+            created_by.push_str(&format!(" --chown={chown}"));
+        }
+        if let Some((text, _)) = &expanded.chmod {
+            created_by.push_str(&format!(" --chmod={text}"));
+        }
+
+        let (paths, documents): (Vec<_>, Vec<_>) =
+            transfer.sources.iter().partition(|source| matches!(source, TransferSource::Path(_)));
+        let mut pieces = Vec::with_capacity(transfer.sources.len());
+        for source in paths {
+            let TransferSource::Path(word) = source else { continue };
+            let path = self.expand(state, &word.text, place)?;
+            created_by.push_str(&format!(" {path}"));
+            refuse_remote(&path, add).map_err(|error| error.at(&word_place(word, place)))?;
+            let tree = match tree {
+                Some(tree) => tree,
+                None => {
+                    self.check_ignored(&path, add, place);
+                    Some(self.build_context())
+                }
+            };
+            self.draft.needs(tree, &path, place.lines);
+            pieces.push(Piece { tree, copy: local_copy(&path, &expanded) });
+        }
+        for source in documents {
+            let TransferSource::Heredoc(document) = source else { continue };
+            created_by.push_str(&format!(" <<{}", document.name));
+            let mut text = document.content();
+            if document.expand {
+                text = self.expand_as(state, &text, Mode::Document, place)?;
+            }
+            let path = absolute("/", &document.name);
+            let tree = inline_file(&mut self.draft, &path, 0o644, text.into_bytes(), self.epoch, place.lines);
+            let copy = FileActionCopy { src: path, create_dest_path: true, ..base_copy(&expanded) };
+            pieces.push(Piece { tree: Some(tree), copy });
+        }
+        created_by.push_str(&format!(" {}", expanded.dest));
+
+        let link = transfer.link.as_ref().is_some_and(|link| link.on) && expanded.chmod.is_none();
+        let dest = destination(state.cwd(), &expanded.dest);
+        for piece in &mut pieces {
+            piece.copy.dest.clone_from(&dest);
+        }
+        if link {
+            self.link(state, command, pieces, expanded.chown.as_deref(), progress)?;
+        } else {
+            let variables = state.variables();
+            let caption = self.caption(&command.instruction.original, Mode::Word, &variables);
+            let title = self.title(progress, &caption, &state.platform, &variables);
+            let metadata = Self::metadata(progress, title, &command.instruction.original);
+            self.draft.needs(state.node, "/", place.lines);
+            let node = self.file_op(state.node, pieces, expanded.chown.as_deref(), metadata, place);
+            state.node = Some(node);
+        }
+        state.layer(created_by);
+        Ok(())
+    }
+
+    /// `--link`: copies into an empty tree that is then stacked on the stage (SPEC A6.15).
+    fn link(
+        &mut self,
+        state: &mut State,
+        command: &Command,
+        pieces: Vec<Piece>,
+        chown: Option<&str>,
+        progress: &mut Progress,
+    ) -> Result<(), FrontendError> {
+        if let Some(name) = chown.into_iter().flat_map(|text| text.splitn(2, ':')).find(|part| !is_number(part)) {
+            return Err(FrontendError::input(format!(
+                "cannot use the name \"{name}\" in --chown together with --link"
+            ))
+            .hint("with --link there is no /etc/passwd to look the name up in: give numbers, or leave --link out"));
+        }
+        let place = &command.place;
+        let variables = state.variables();
+        let caption = self.caption(&command.instruction.original, Mode::Word, &variables);
+        let title = self.title(progress, &caption, &state.platform, &variables);
+        progress.again();
+        let group = |weak: bool| {
+            let id = crate::base::Digest::sha256(&title).to_string();
+            Some(ProgressGroup { id, name: title.clone(), weak })
+        };
+        let mut metadata = Self::metadata(progress, title.clone(), &command.instruction.original);
+        metadata.progress_group = group(true);
+        let own = self.file_op(None, pieces, chown, metadata, place);
+        let merged = self.title(progress, &format!("LINK {caption}"), &state.platform, &variables);
+        let Some(base) = state.node else {
+            // Nothing to stack it on.
+            state.node = Some(own);
+            return Ok(());
+        };
+        let mut metadata = Self::metadata(progress, merged, &command.instruction.original);
+        metadata.progress_group = group(false);
+        self.draft.needs(Some(base), "/", place.lines);
+        let op = Kind::Merge(MergeOp { inputs: vec![BuildInput { input: 0 }, BuildInput { input: 1 }] });
+        state.node = Some(self.draft.add(op, vec![base, own], None, metadata, vec![place.lines]));
+        Ok(())
+    }
+
+    fn file_op(
+        &mut self,
+        base: Option<NodeId>,
+        pieces: Vec<Piece>,
+        chown: Option<&str>,
+        metadata: OpMetadata,
+        place: &Place,
+    ) -> NodeId {
+        let mut inputs: Vec<NodeId> = base.into_iter().collect();
+        for tree in pieces.iter().filter_map(|piece| piece.tree) {
+            if !inputs.contains(&tree) {
+                inputs.push(tree);
+            }
+        }
+        let index = |position: usize| i64::try_from(position).unwrap_or(i64::MAX);
+        let last = pieces.len().saturating_sub(1);
+        let actions = pieces
+            .into_iter()
+            .enumerate()
+            .map(|(number, Piece { tree, mut copy })| {
+                let input = match (number, base) {
+                    (0, None) => -1,
+                    (0, Some(_)) => 0,
+                    (number, _) => index(inputs.len() + number - 1),
+                };
+                copy.owner = chown.map(|text| owner(text, input));
+                FileAction {
+                    input,
+                    secondary_input: tree.and_then(|tree| inputs.iter().position(|id| *id == tree)).map_or(-1, index),
+                    output: if number == last { 0 } else { -1 },
+                    action: Some(FileActionKind::Copy(copy)),
+                }
+            })
+            .collect();
+        self.draft.add(Kind::File(FileOp { actions }), inputs, None, metadata, vec![place.lines])
+    }
+
+    fn expand_flags(
+        &mut self,
+        state: &State,
+        transfer: &Transfer,
+        add: bool,
+        place: &Place,
+    ) -> Result<Expanded, FrontendError> {
+        let mut word = |word: &Option<Word>| match word {
+            None => Ok(None),
+            Some(word) => self.expand(state, &word.text, place).map(|text| Some(text).filter(|text| !text.is_empty())),
+        };
+        let chown = word(&transfer.chown)?;
+        let chmod = match word(&transfer.chmod)? {
+            None => None,
+            Some(text) => Some((text.clone(), parse_chmod(&text)?)),
+        };
+        let checksum = word(&transfer.checksum)?;
+        let dest = word(&transfer.dest)?.unwrap_or_default();
+        let mut exclude = Vec::with_capacity(transfer.exclude.len());
+        for pattern in &transfer.exclude {
+            exclude.push(self.expand(state, &pattern.text, place)?);
+        }
+        if checksum.is_some() {
+            self.check_checksum(state, transfer, add, place)?;
+        }
+        let parents = transfer.parents.as_ref().is_some_and(|parents| parents.on);
+        let unpack = transfer.unpack.as_ref().map_or(add, |unpack| unpack.on);
+        Ok(Expanded { chown, chmod, exclude, dest, parents, unpack })
+    }
+
+    fn check_checksum(
+        &mut self,
+        state: &State,
+        transfer: &Transfer,
+        add: bool,
+        place: &Place,
+    ) -> Result<(), FrontendError> {
+        if !add {
+            return Err(FrontendError::input("checksum can't be specified for COPY"));
+        }
+        let [TransferSource::Path(word)] = transfer.sources.as_slice() else {
+            return Err(FrontendError::input("checksum can't be specified for multiple sources"));
+        };
+        let path = self.expand(state, &word.text, place)?;
+        if is_url(&path) || is_git(&path) {
+            return Ok(());
+        }
+        Err(FrontendError::input("checksum requires HTTP(S) or Git sources"))
+    }
+
+    /// SPEC A6.23, A10.19.
+    fn check_ignored(&mut self, path: &str, add: bool, place: &Place) {
+        if self.ignore.patterns().is_empty() || self.ignore.has_exceptions() {
+            return;
+        }
+        let clean = super::text::clean(path);
+        let ignored = if clean == "." || clean == "/" {
+            self.ignore.patterns().iter().any(|pattern| matches!(pattern.text.as_slice(), b"*" | b"**" | b"**/*"))
+        } else {
+            self.ignore.excluded_by(clean.trim_start_matches('/').as_bytes()).is_some()
+        };
+        if ignored {
+            let verb = if add { "Add" } else { "Copy" };
+            let message = format!("Attempting to {verb} file \"{clean}\" that is excluded by .dockerignore");
+            self.checks.warn("CopyIgnoredFile", message, place);
+        }
+    }
+}
+
+/// What all copies of an instruction have in common.
+fn base_copy(expanded: &Expanded) -> FileActionCopy {
+    let (mode, mode_str) = match &expanded.chmod {
+        None => (-1, String::new()),
+        Some((_, Chmod::Octal(mode))) => (*mode, String::new()),
+        Some((_, Chmod::Symbolic(text))) => (-1, text.clone()),
+    };
+    FileActionCopy {
+        mode,
+        mode_str,
+        timestamp: -1,
+        exclude_patterns: expanded.exclude.clone(),
+        ..FileActionCopy::default()
+    }
+}
+
+/// A copy from a context, a stage or an image.
+fn local_copy(path: &str, expanded: &Expanded) -> FileActionCopy {
+    let mut copy = FileActionCopy {
+        src: absolute("/", path),
+        follow_symlink: true,
+        dir_copy_contents: true,
+        attempt_unpack_docker_compatibility: expanded.unpack,
+        create_dest_path: true,
+        allow_wildcard: true,
+        allow_empty_wildcard: true,
+        ..base_copy(expanded)
+    };
+    if expanded.parents {
+        // What stands before `/./` is not kept (SPEC A6.14).
+        let (root, pattern) = path.split_once("/./").unwrap_or(("/", path));
+        let pattern = absolute("/", pattern);
+        copy.src = absolute("/", root);
+        copy.include_patterns = vec![pattern.trim_start_matches('/').to_owned()];
+        if !has_wildcards(root) && !has_wildcards(&pattern) {
+            copy.required_paths = vec![absolute(&copy.src, pattern.trim_start_matches('/'))];
+        }
+    }
+    copy
+}
+
+/// `user[:group]`; names are looked up in the tree numbered `input` (SPEC A6.04).
+pub(super) fn owner(text: &str, input: i64) -> ChownOpt {
+    let one = |part: &str| -> Option<UserOpt> {
+        let user = match part {
+            "" => return None,
+            "root" => UserKind::ById(0),
+            name => match name.parse() {
+                Ok(id) => UserKind::ById(id),
+                Err(_) => UserKind::ByName(NamedUserOpt { name: name.into(), input }),
+            },
+        };
+        Some(UserOpt { user: Some(user) })
+    };
+    let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
+    ChownOpt { user: one(user), group: group.and_then(one) }
+}
+
+fn is_number(part: &str) -> bool {
+    part.is_empty() || part == "root" || part.parse::<u32>().is_ok()
+}
+
+fn word_place(word: &Word, place: &Place) -> Place {
+    Place { span: Some(word.span.clone()), ..place.clone() }
+}
+
+/// Sources that are not files of a tree.
+fn refuse_remote(source: &str, add: bool) -> Result<(), FrontendError> {
+    let (kind, copy_error) = if is_git(source) {
+        ("git repository", "source can't be a git ref for COPY")
+    } else if is_url(source) {
+        ("URL", "source can't be a URL for COPY")
+    } else {
+        return Ok(());
+    };
+    if !add {
+        return Err(FrontendError::input(copy_error));
+    }
+    Err(FrontendError::input(format!("ADD of a {kind} is not supported yet: {source}"))
+        .hint("fetch it in a RUN step, or put it into the build context"))
+}
+
+fn is_url(source: &str) -> bool {
+    source.starts_with("http://") || source.starts_with("https://")
+}
+
+/// The forms of SPEC A7.01 that ADD knows.
+fn is_git(source: &str) -> bool {
+    if source.starts_with("git://") || source.starts_with("ssh://") {
+        return true;
+    }
+    if is_url(source) {
+        let path = source.split(['#', '?']).next().unwrap_or(source);
+        return path.ends_with(".git");
+    }
+    // user@host:path
+    let Some((user, rest)) = source.split_once('@') else { return false };
+    let Some((host, _)) = rest.split_once(':') else { return false };
+    let word = |text: &str, extra: &str| {
+        !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || extra.contains(c))
+    };
+    word(user, "-_") && word(host, "-.")
+}
+
+/// SPEC A6.05.
+fn parse_chmod(text: &str) -> Result<Chmod, FrontendError> {
+    let octal = u32::from_str_radix(text, 8).ok().filter(|_| !text.starts_with('+'));
+    match octal {
+        Some(mode) if mode <= 0o7777 => return Ok(Chmod::Octal(i32::try_from(mode).unwrap_or_default())),
+        None if is_symbolic(text) => return Ok(Chmod::Symbolic(text.into())),
+        _ => {}
+    }
+    Err(FrontendError::input(format!(
+        "invalid chmod parameter: '{text}'. it should be octal string and between 0 and 07777"
+    )))
+}
+
+/// `[ugoa]*([-+=][rwxXst]*|[-+=][ugo])+`, separated by commas.
+fn is_symbolic(text: &str) -> bool {
+    !text.is_empty()
+        && text.split(',').all(|clause| {
+            let actions = clause.trim_start_matches(['u', 'g', 'o', 'a']);
+            if !actions.starts_with(['+', '-', '=']) {
+                return false;
+            }
+            actions.split(['+', '-', '=']).skip(1).all(|permissions| {
+                matches!(permissions, "u" | "g" | "o") || permissions.chars().all(|c| "rwxXst".contains(c))
+            })
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a6_05_modes() {
+        assert_eq!(parse_chmod("0755").ok(), Some(Chmod::Octal(0o755)));
+        assert_eq!(parse_chmod("7777").ok(), Some(Chmod::Octal(0o7777)));
+        for text in ["u=rwX,go=rX", "+x", "a-w", "g=u", "u+s,o=", "ug+rw-x"] {
+            assert_eq!(parse_chmod(text).ok(), Some(Chmod::Symbolic(text.into())), "{text}");
+        }
+        for text in ["10000", "99", "x", "u", "u=q", "", "-1", "u=r,"] {
+            let error = parse_chmod(text).expect_err(text);
+            assert_eq!(
+                error.message,
+                format!("invalid chmod parameter: '{text}'. it should be octal string and between 0 and 07777")
+            );
+        }
+    }
+
+    #[test]
+    fn a6_18_a6_21_remote_sources() {
+        for (source, git) in [
+            ("https://example.com/x.tar.gz", false),
+            ("http://example.com/repo.git", true),
+            ("https://example.com/repo.git#main:sub", true),
+            ("git@example.com:a/b", true),
+            ("ssh://git@example.com/x", true),
+            ("git://example.com/x", true),
+        ] {
+            assert_eq!(is_git(source), git, "{source}");
+            let add = refuse_remote(source, true).expect_err("refused");
+            assert!(add.message.contains(source) && add.hint.is_some());
+            let copy = refuse_remote(source, false).expect_err("refused").message;
+            assert_eq!(copy, format!("source can't be a {} for COPY", if git { "git ref" } else { "URL" }));
+        }
+        for source in ["src/", "a@b", "foo:bar", "./git@example.com:x", "x.git"] {
+            assert!(refuse_remote(source, true).is_ok(), "{source}");
+        }
+    }
+
+    #[test]
+    fn a6_04_owners() {
+        let by_id = |id| Some(UserOpt { user: Some(UserKind::ById(id)) });
+        let by_name =
+            |name: &str| Some(UserOpt { user: Some(UserKind::ByName(NamedUserOpt { name: name.into(), input: 3 })) });
+        assert_eq!(owner("1000", 3), ChownOpt { user: by_id(1000), group: None });
+        assert_eq!(owner("root:adm", 3), ChownOpt { user: by_id(0), group: by_name("adm") });
+        assert_eq!(owner("app:5", 3), ChownOpt { user: by_name("app"), group: by_id(5) });
+    }
+}

@@ -1,0 +1,3 @@
+//! Layer 4: sources: where trees come from.
+
+pub mod local;
