@@ -83,6 +83,8 @@ pub struct Builder {
     pub cancel: Cancel,
     /// RUN steps at a time.
     pub parallelism: usize,
+    /// Threads for compression.
+    pub threads: usize,
 }
 
 impl Builder {
@@ -124,6 +126,7 @@ impl Builder {
             source: &self.images,
             events: &self.events,
             epoch: result.epoch,
+            threads: self.threads,
         };
         let exports = exporter::export(&context, &[image], &request.outputs).await?;
         Ok(BuildReport { exports, warnings: result.warnings })

@@ -1,3 +1,12 @@
 //! The `rbuild` program: dispatches to the role this process plays.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args: Vec<_> = std::env::args_os().collect();
+    match args.get(1).and_then(|a| a.to_str()) {
+        Some(rootless::STEP_ROLE) => rootless::step_main(),
+        Some(rbuild::cli::WORKER_ROLE) => ExitCode::from(rbuild::cli::work(args)),
+        _ => ExitCode::from(rbuild::cli::run(args)),
+    }
+}

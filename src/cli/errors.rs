@@ -69,7 +69,7 @@ impl Failure {
         {
             message = format!("failed to solve: {}", e.message());
         }
-        let excerpt = lines.map(|lines| excerpt::render(filename, source, lines));
+        let excerpt = lines.and_then(|lines| excerpt::excerpt(filename, source, lines));
         Self { kind: error.kind(), message, hint, excerpt }
     }
 

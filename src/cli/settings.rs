@@ -370,19 +370,22 @@ fn secrets(args: &Build) -> Result<Secrets, Failure> {
     let mut secrets = Secrets::default();
     for text in &args.secret {
         let (id, source) = grammar::secret(text).map_err(|e| usage(format!("--secret: {e}")))?;
-        let source = match source {
-            SecretSource::Either if std::env::var_os(&id).is_some() => SecretSource::Variable(id.clone()),
-            SecretSource::Either => SecretSource::File(id.clone()),
-            other => other,
+        let variable = match &source {
+            SecretSource::Variable(name) => Some(name.clone()),
+            SecretSource::Either if std::env::var_os(&id).is_some() => Some(id.clone()),
+            _ => None,
         };
-        let value = match source {
-            SecretSource::Variable(name) => {
+        let value = match variable {
+            Some(name) => {
                 let value = std::env::var_os(&name);
                 let value = value.ok_or_else(|| usage(format!("--secret {id}: environment variable {name} is not set")))?;
                 std::os::unix::ffi::OsStringExt::into_vec(value)
             }
-            SecretSource::File(path) | SecretSource::Variable(path) => read_limited(Path::new(&path), MAX_SECRET)
-                .map_err(|e| usage(format!("--secret {id}: cannot read {path}: {e}")))?,
+            None => {
+                let path = if let SecretSource::File(path) = &source { path.clone() } else { id.clone() };
+                read_limited(Path::new(&path), MAX_SECRET)
+                    .map_err(|e| usage(format!("--secret {id}: cannot read {path}: {e}")))?
+            }
         };
         if value.len() as u64 > MAX_SECRET {
             return Err(usage(format!("secret {id} too big. max size 500KB")));

@@ -41,8 +41,6 @@ pub struct Layer {
     pub descriptor: Descriptor,
     /// Where else the blob is.
     pub remotes: Vec<RemoteBlob>,
-    /// The chain up to and including this layer, to fetch it.
-    pub chain: Vec<LayerId>,
 }
 
 impl Assembled {
@@ -128,7 +126,7 @@ async fn layer(
     if !options.force && rewrite.is_none() {
         if let Some((descriptor, diff_id)) = existing(&record, options, new) {
             let remotes = record.remotes.clone();
-            let layer = Layer { id: record.id.clone(), descriptor, remotes, chain: chain[..=at].to_vec() };
+            let layer = Layer { id: record.id.clone(), descriptor, remotes };
             return Ok((layer, diff_id, record.created));
         }
     }
@@ -137,7 +135,7 @@ async fn layer(
     let (store, part) = (context.store.clone(), chain[..=at].to_vec());
     let blob = blocking(move || Ok(store.derive_blob(&part, &wanted)?)).await?;
     let descriptor = Descriptor::new(options.family.layer(blob.codec), blob.digest.clone(), blob.size);
-    let layer = Layer { id: record.id.clone(), descriptor, remotes: record.remotes.clone(), chain: chain[..=at].to_vec() };
+    let layer = Layer { id: record.id.clone(), descriptor, remotes: record.remotes.clone() };
     Ok((layer, blob.diff_id, record.created))
 }
 

@@ -5,7 +5,7 @@ use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use super::image::{Assembled, entry_annotations};
-use super::{Dest, ExportContext, ExportError, OutputSpec, blocking, fetch};
+use super::{Dest, ExportContext, ExportError, OutputSpec, blocking};
 use crate::base::{Digest, file};
 use crate::oci::manifest::to_json_pretty;
 use crate::oci::{Descriptor, Index, Reference};
@@ -67,26 +67,12 @@ fn destination(spec: &OutputSpec) -> Result<Dest, ExportError> {
 
 async fn content(context: &ExportContext<'_>, image: &Assembled, id: &Digest) -> Result<Content, ExportError> {
     // An archive holds every byte, those of base layers nobody has read included.
-    if let Some(last) = image.layers.last() {
-        let (store, digests) = (context.store.clone(), image.layers.iter().map(|l| l.descriptor.digest.clone()).collect::<Vec<_>>());
-        let missing = blocking(move || {
-            for digest in &digests {
-                if store.has_blob(digest)?.is_none() {
-                    return Ok(true);
-                }
-            }
-            Ok(false)
-        })
-        .await?;
-        if missing {
-            context.source.ensure_blobs(&last.chain, Some(id)).await.map_err(|e| ExportError::Source {
-                kind: e.kind(),
-                message: e.to_string(),
-                hint: e.hint(),
-            })?;
-            fetch(context, &last.chain, id).await?;
-        }
-    }
+    let missing = image.layers.iter().map(|l| context.source.ensure_blob(&l.descriptor, &l.remotes, Some(id)));
+    futures_util::future::try_join_all(missing).await.map_err(|e| ExportError::Source {
+        kind: e.kind(),
+        message: e.to_string(),
+        hint: e.hint(),
+    })?;
     Ok(Content {
         store: context.store.clone(),
         small: vec![

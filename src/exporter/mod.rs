@@ -121,7 +121,7 @@ impl ExportError {
             Self::Store(e) => e.kind(),
             Self::Registry(e) => e.kind(),
             Self::Archive(e) => e.kind(),
-            Self::Files(e) => e.kind(),
+            Self::Files(_) => FaultKind::Store,
             Self::Source { kind, .. } => *kind,
             Self::Io { error, .. } => FaultKind::of_io(error, FaultKind::Store),
             Self::Internal(_) => FaultKind::Internal,

@@ -80,13 +80,10 @@ async fn push_layer(
 /// Opens the blob; one that was never read is fetched first, which only happens when the registry cannot mount it.
 fn source(context: &ExportContext<'_>, layer: &Layer) -> BlobSource {
     let (store, images) = (context.store.clone(), context.source.clone());
-    let (descriptor, chain): (Descriptor, Vec<_>) = (layer.descriptor.clone(), layer.chain.clone());
+    let (descriptor, remotes): (Descriptor, Vec<_>) = (layer.descriptor.clone(), layer.remotes.clone());
     let runtime = tokio::runtime::Handle::current();
     BlobSource::new(move || {
-        let missing = store.has_blob(&descriptor.digest).map_err(std::io::Error::other)?.is_none();
-        if missing {
-            runtime.block_on(images.ensure_local(&chain, None)).map_err(std::io::Error::other)?;
-        }
+        runtime.block_on(images.ensure_blob(&descriptor, &remotes, None)).map_err(std::io::Error::other)?;
         Ok(Box::new(store.open_blob(&descriptor.digest).map_err(std::io::Error::other)?))
     })
 }

@@ -222,26 +222,22 @@ impl Solver {
             None => None,
         };
         let (store, place, selector) = (self.env.store.clone(), Arc::clone(vertex), mount.selector.clone());
-        let cancel = self.env.cancel.clone();
         let cache = blocking(move || {
             let fail = |e| tree::store_error(&place, &e);
-            let cache = store.cache_mount(&opt.id, sharing, &|| cancel.is_cancelled()).map_err(fail)?;
-            if cache.is_new()
-                && let Some(opened) = &opened
-            {
-                let everything = crate::llb::op::FileActionCopy {
-                    src: if selector.is_empty() { "/".into() } else { selector },
-                    dest: "/".into(),
-                    mode: -1,
-                    timestamp: -1,
-                    dir_copy_contents: true,
-                    follow_symlink: true,
-                    ..Default::default()
-                };
-                file::copy(&opened.source, cache.path(), &everything, None)
-                    .map_err(|e| tree::file_error(&place, &e, None))?;
-            }
-            Ok(cache)
+            let Some(opened) = opened else { return store.cache_mount(&opt.id, sharing, None).map_err(fail) };
+            let everything = crate::llb::op::FileActionCopy {
+                src: if selector.is_empty() { "/".into() } else { selector },
+                dest: "/".into(),
+                mode: -1,
+                timestamp: -1,
+                dir_copy_contents: true,
+                follow_symlink: true,
+                ..Default::default()
+            };
+            let mut seed = |dir: &Path| {
+                file::copy(&opened.source, dir, &everything, None).map(|_| ()).map_err(std::io::Error::other)
+            };
+            store.cache_mount(&opt.id, sharing, Some(&mut seed)).map_err(fail)
         })
         .await?;
         let path = cache.path().to_path_buf();

@@ -111,7 +111,7 @@ impl Solver {
             let root = target.root();
             let done = match &kind {
                 FileActionKind::Copy(copy) => match &source {
-                    Some(opened) => file::copy(&opened.source, root, copy, owner),
+                    Some(opened) => file::copy(&opened.source, root, copy, owner).map(|_| ()),
                     None => return Err(SolveError::internal("a copy without a source")),
                 },
                 FileActionKind::Mkfile(mkfile) => file::mkfile(root, mkfile, owner),

@@ -47,20 +47,22 @@ impl std::fmt::Debug for LocalTree {
 }
 
 /// The store's memory of file digests, as the content digest wants it.
-struct ContextHashes(Mutex<ContextIndex>);
+struct ContextHashes(ContextIndex);
 
 impl StatCache for ContextHashes {
     fn get(&self, path: &Path, key: &file::StatKey) -> Option<Digest> {
-        lock(&self.0).get(path, &stat_key(key))
+        self.0.get(path, &stat_key(key))
     }
 
     fn put(&self, path: &Path, key: &file::StatKey, digest: &Digest) {
-        lock(&self.0).put(path, &stat_key(key), digest);
+        self.0.put(path, &stat_key(key), digest);
     }
 }
 
 fn stat_key(key: &file::StatKey) -> crate::store::StatKey {
-    crate::store::StatKey { size: key.size, mtime_ns: key.mtime_ns, ctime_ns: key.ctime_ns, ino: key.ino }
+    // Times that do not fit in 64 bits of nanoseconds are those of a broken clock: never equal to a real one.
+    let nanos = |n: i128| i64::try_from(n).unwrap_or(i64::MIN);
+    crate::store::StatKey { size: key.size, mtime: nanos(key.mtime_ns), ctime: nanos(key.ctime_ns), ino: key.ino }
 }
 
 impl LocalTree {
@@ -151,7 +153,7 @@ impl LocalTrees {
             let index = store.context_index(&context.dir).map_err(|e| store_error(&place, &e))?;
             let source = crate::source::local::open(&context.dir, &op, &context.ignore_lines)
                 .map_err(|e| SolveError::at(&place, FaultKind::Input, e.to_string(), None))?;
-            let hashes = ContextHashes(Mutex::new(index));
+            let hashes = ContextHashes(index);
             Ok(Arc::new(LocalTree { source, hashes, ignore_name: context.ignore_name }))
         })
         .await?;
@@ -163,7 +165,7 @@ impl LocalTrees {
     fn save(&self) {
         for local in lock(&self.0).values() {
             // A hint that is lost costs time, never correctness.
-            let _ = lock(&local.hashes.0).save();
+            let _ = local.hashes.0.save();
         }
     }
 }
@@ -240,5 +242,5 @@ pub(super) fn file_error(vertex: &Vertex, error: &FileOpError, ignore: Option<&s
         };
         return SolveError::at(vertex, FaultKind::Input, message, Some(hint));
     }
-    SolveError::at(vertex, error.kind(), error.to_string(), None)
+    SolveError::at(vertex, FaultKind::Input, error.to_string(), None)
 }

@@ -29,6 +29,20 @@ pub struct MountRequest {
     pub stubs: Vec<Stub>,
 }
 
+impl MountRequest {
+    /// A view that nothing is written to.
+    #[must_use]
+    pub fn read_only() -> Self {
+        Self { writable: false, stubs: Vec::new() }
+    }
+
+    /// A view to write to, with these mountpoints.
+    #[must_use]
+    pub fn writable(stubs: Vec<Stub>) -> Self {
+        Self { writable: true, stubs }
+    }
+}
+
 /// A file system made visible. Dropped without [`Mounted::commit`], what was written is discarded.
 #[derive(Debug)]
 pub struct Mounted {

@@ -42,6 +42,24 @@ pub struct KeyLock {
     _lock: FileLock,
 }
 
+impl CacheRecord {
+    /// A record of a result made just now, which stands for itself in the keys of what is built on it.
+    #[must_use]
+    pub fn new(key: &CacheKey, outputs: Vec<Vec<LayerId>>, description: &str) -> Self {
+        let now = SystemTime::now();
+        Self {
+            key: key.clone(),
+            canonical: key.clone(),
+            outputs,
+            inputs: serde_json::Value::Null,
+            description: description.into(),
+            created: now,
+            last_used: now,
+            usage: 0,
+        }
+    }
+}
+
 impl Store {
     /// The record under `key` or an alias of it. `None` if there is none, or if a layer of it is gone. Marks it and
     /// its layers as used.

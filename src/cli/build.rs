@@ -1,0 +1,170 @@
+//! `rbuild build` inside the worker.
+
+use std::io::Write as _;
+use std::sync::Arc;
+
+use super::args::Build;
+use super::broker::Broker;
+use super::errors::Failure;
+use super::settings::{self, BuildSettings};
+use super::worker::{Inside, store_failure};
+use crate::base::budget::Budget;
+use crate::base::{Cancel, FaultKind, file};
+use crate::build::{BuildError, BuildReport, Builder};
+use crate::exec::run::{DnsOptions, Runner};
+use crate::registry::{Client, ClientOptions};
+use crate::source::ImageSource;
+use crate::ui::Progress;
+
+pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
+    let settings = BuildSettings::new(args)?;
+    if let Some(path) = &settings.iidfile {
+        // An old ID must not be taken for the new one (B2.12).
+        let _ = std::fs::remove_file(path);
+    }
+    let budget = Budget::detect();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(budget.cpus.clamp(2, 8))
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::new(FaultKind::Internal, format!("cannot start threads: {e}")))?;
+    let (progress, events) = Progress::start(settings.progress, std::io::stderr(), settings.color);
+    for notice in &settings.notices {
+        events.notice("settings", notice.clone());
+    }
+    let result = runtime.block_on(run(inside, &settings, budget, events));
+    let failed = match &result {
+        Err(Stopped::Build(BuildError::Solve(e))) => e.vertex().cloned(),
+        _ => None,
+    };
+    let step = progress.finish(failed.as_ref());
+    // Detached blocking work (a copy that nobody waits for) must not hold up the end.
+    runtime.shutdown_background();
+    match result {
+        Ok(report) => done(&settings, &report),
+        Err(Stopped::Early(failure)) => Err(failure),
+        Err(Stopped::Build(error)) => {
+            let failure = Failure::of_build(&error, &settings.request.filename, &settings.request.dockerfile);
+            let _ = failure.print(&mut std::io::stderr(), step.as_ref());
+            Ok(failure.code())
+        }
+    }
+}
+
+enum Stopped {
+    Early(Failure),
+    Build(BuildError),
+}
+
+async fn run(inside: &Inside, settings: &BuildSettings, budget: Budget, events: crate::base::Events) -> Result<BuildReport, Stopped> {
+    let early = Stopped::Early;
+    let store = inside.store(events.clone()).map_err(early)?;
+    let lease = store.lease().map_err(|e| early(store_failure(&e)))?;
+    let client = Client::new(ClientOptions {
+        credentials: Arc::new(Broker(inside.broker.clone())),
+        events: events.clone(),
+        proxies: settings::proxies(),
+        trust: settings::trust(),
+        ..ClientOptions::default()
+    })
+    .map_err(|e| early(Failure::new(e.kind(), e.to_string())))?;
+    let images = ImageSource::new(store.clone(), client.clone(), events.clone());
+    let steps = if inside.context.rung == rootless::Rung::None {
+        Err(inside.blockers.join("; "))
+    } else {
+        let runner = Runner::new(inside.context.clone(), DnsOptions::default());
+        Ok(Arc::new(runner.map_err(|e| early(Failure::new(e.kind(), e.to_string())))?))
+    };
+    let cancel = Cancel::default();
+    let builder = Builder {
+        store: store.clone(),
+        client,
+        images,
+        steps,
+        state_dir: inside.context.state_dir.clone(),
+        events,
+        cancel: cancel.clone(),
+        parallelism: (budget.cpus * 4).max(16),
+        threads: budget.cpus,
+    };
+    let work = builder.build(&settings.request);
+    tokio::pin!(work);
+    let result = tokio::select! {
+        result = &mut work => result,
+        () = interrupted() => {
+            cancel.cancel();
+            // Steps are killed at once; what else is under way gets a moment to clean up.
+            let _ = tokio::time::timeout(std::time::Duration::from_secs(3), &mut work).await;
+            return Err(Stopped::Early(Failure::new(FaultKind::Interrupted, "canceled")));
+        }
+    };
+    let result = result.map_err(Stopped::Build);
+    drop(lease);
+    if result.is_ok() {
+        let limits = store.gc_limits();
+        let kept = tokio::task::spawn_blocking(move || {
+            store.sync()?;
+            store.gc(&limits?)
+        });
+        // The image is delivered; trouble with housekeeping is the next build's to report.
+        let _ = kept.await;
+    }
+    result
+}
+
+/// SIGINT, SIGTERM or SIGHUP.
+async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+    let waits = kinds.into_iter().filter_map(|kind| signal(kind).ok()).map(|mut s| {
+        Box::pin(async move {
+            s.recv().await;
+        })
+    });
+    futures_util::future::select_all(waits).await;
+}
+
+/// Files and output after success.
+fn done(settings: &BuildSettings, report: &BuildReport) -> Result<u8, Failure> {
+    let mut err = std::io::stderr();
+    if settings.progress != crate::ui::Mode::Silent && settings.progress != crate::ui::Mode::RawJson && !report.warnings.is_empty() {
+        let plural = if report.warnings.len() == 1 { "warning" } else { "warnings" };
+        let _ = writeln!(err, "\n{} {plural} found:", report.warnings.len());
+        for warning in &report.warnings {
+            let line = warning.place.as_ref().map_or_else(String::new, |p| format!(" (line {})", p.lines.0));
+            let _ = writeln!(err, " - {}: {}{line}", warning.rule, warning.message);
+        }
+    }
+    let image = report.exports.first();
+    let write = |path: &std::path::Path, bytes: &[u8]| {
+        file::write_atomic(path, bytes).map_err(|e| Failure::new(FaultKind::of_io(&e, FaultKind::Store), format!("cannot write {}: {e}", path.display())))
+    };
+    if let (Some(path), Some(image)) = (&settings.iidfile, image) {
+        write(path, image.config.as_str().as_bytes())?;
+    }
+    if let Some(path) = &settings.metadata_file {
+        write(path, metadata(report).as_bytes())?;
+    }
+    if settings.quiet
+        && let Some(image) = image
+    {
+        return super::print(&format!("{}\n", image.config));
+    }
+    Ok(0)
+}
+
+/// SPEC B2.16.
+fn metadata(report: &BuildReport) -> String {
+    let mut map = serde_json::Map::new();
+    for export in &report.exports {
+        map.insert("containerimage.config.digest".into(), export.config.as_str().into());
+        let mut descriptor = export.descriptor.clone();
+        descriptor.annotations.insert("config.digest".into(), export.config.to_string());
+        map.insert("containerimage.descriptor".into(), serde_json::to_value(&descriptor).unwrap_or_default());
+        map.insert("containerimage.digest".into(), export.descriptor.digest.as_str().into());
+        if !export.names.is_empty() {
+            map.insert("image.name".into(), export.names.join(",").into());
+        }
+    }
+    serde_json::to_string_pretty(&serde_json::Value::Object(map)).unwrap_or_default()
+}

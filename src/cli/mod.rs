@@ -1,0 +1,86 @@
+//! Layer 10: arguments to settings to commands. The only place that reads the environment, prints and exits.
+//!
+//! [`run`] is the program the user starts; it becomes the broker of a worker ([`work`]) for every command that touches
+//! the store.
+
+pub mod args;
+mod broker;
+mod build;
+mod doctor;
+pub mod errors;
+pub mod grammar;
+pub mod settings;
+mod store_commands;
+mod worker;
+
+use std::ffi::OsString;
+use std::io::Write as _;
+
+use clap::Parser as _;
+
+use args::{Cli, Command};
+use errors::Failure;
+
+pub use worker::work;
+
+/// The role of the worker in argv (see `rootless`).
+pub const WORKER_ROLE: &str = "__worker";
+
+/// The program: parses, runs, says what went wrong. Gives the exit code.
+#[must_use]
+pub fn run(args: Vec<OsString>) -> u8 {
+    let cli = match parse(&args) {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
+    let result = match &cli.command {
+        Command::Version { format } => version(format),
+        Command::Doctor(options) => doctor::doctor(&cli.global, options),
+        _ => worker::start(&cli.global, &args),
+    };
+    finish(result)
+}
+
+/// Parses; help and mistakes are printed and give the exit code.
+fn parse(args: &[OsString]) -> Result<Cli, u8> {
+    Cli::try_parse_from(args::normalise(args.to_vec())).map_err(|error| {
+        let _ = error.print();
+        u8::from(error.use_stderr()) * 2
+    })
+}
+
+/// Prints a failure and gives the exit code.
+fn finish(result: Result<u8, Failure>) -> u8 {
+    match result {
+        Ok(code) => code,
+        Err(failure) => {
+            let _ = failure.print(&mut std::io::stderr(), None);
+            failure.code()
+        }
+    }
+}
+
+fn version(format: &str) -> Result<u8, Failure> {
+    let version = env!("CARGO_PKG_VERSION");
+    let text = match format {
+        "json" => format!("{}\n", serde_json::json!({"version": version, "os": std::env::consts::OS, "arch": std::env::consts::ARCH})),
+        "text" => format!("rbuild {version} {}/{}\n", std::env::consts::OS, std::env::consts::ARCH),
+        other => return Err(unknown_format(other)),
+    };
+    print(&text)
+}
+
+fn unknown_format(format: &str) -> Failure {
+    Failure::new(crate::base::FaultKind::Usage, format!("--format: unknown format \"{format}\", expected text or json"))
+}
+
+/// Writes data to standard output; a reader that has gone is no failure.
+fn print(text: &str) -> Result<u8, Failure> {
+    let mut out = std::io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(crate::base::FaultKind::Store, format!("cannot write to standard output: {e}")))
+        }
+        _ => Ok(0),
+    }
+}

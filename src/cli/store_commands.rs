@@ -1,0 +1,167 @@
+//! Commands on the store: images, du, prune, system reset, unshare.
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::io::{IsTerminal as _, Write as _};
+use std::time::SystemTime;
+
+use super::args::{Du, Images, Prune};
+use super::errors::Failure;
+use super::grammar;
+use super::worker::{Inside, store_failure};
+use crate::base::{Events, FaultKind};
+use crate::oci::Reference;
+use crate::store::{Filter, PruneOptions, UsageRecord};
+
+/// Bytes for people, powers of 1000 as docker prints them.
+fn size(bytes: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "for people")]
+    let mut value = bytes as f64;
+    for unit in ["B", "kB", "MB", "GB"] {
+        if value < 1000.0 {
+            return if unit == "B" { format!("{bytes}B") } else { format!("{value:.2}{unit}") };
+        }
+        value /= 1000.0;
+    }
+    format!("{value:.2}TB")
+}
+
+fn time(at: SystemTime) -> String {
+    jiff::Timestamp::try_from(at).map_or_else(|_| String::new(), |t| t.strftime("%Y-%m-%d %H:%M:%S").to_string())
+}
+
+fn json(value: &serde_json::Value) -> Result<u8, Failure> {
+    super::print(&format!("{}\n", serde_json::to_string_pretty(value).unwrap_or_default()))
+}
+
+pub(super) fn images(inside: &Inside, args: &Images) -> Result<u8, Failure> {
+    let store = inside.store(Events::none())?;
+    let images = store.images().map_err(|e| store_failure(&e))?;
+    match args.format.as_str() {
+        "json" => json(&serde_json::json!(images.iter().map(|i| serde_json::json!({
+            "name": i.name, "digest": i.descriptor.digest, "mediaType": i.descriptor.media_type, "created": time(i.created),
+        })).collect::<Vec<_>>())),
+        "text" => {
+            let mut out = format!("{:<50} {:<20} {:<14} CREATED\n", "REPOSITORY", "TAG", "DIGEST");
+            for image in images {
+                let (name, tag) = match image.name.parse::<Reference>() {
+                    Ok(r) => {
+                        let tag = r.tag.clone().unwrap_or_default();
+                        (Reference { tag: None, digest: None, ..r }.familiar(), tag)
+                    }
+                    Err(_) => (image.name.clone(), String::new()),
+                };
+                let _ = writeln!(out, "{name:<50} {tag:<20} {:<14} {}", image.descriptor.digest.short(), time(image.created));
+            }
+            super::print(&out)
+        }
+        other => Err(super::unknown_format(other)),
+    }
+}
+
+fn filters(texts: &[String]) -> Result<Vec<Filter>, Failure> {
+    let parse = |t: &String| Filter::parse(t).map_err(|e| Failure::new(FaultKind::Usage, format!("--filter: {e}")));
+    texts.iter().map(parse).collect()
+}
+
+fn record_json(r: &UsageRecord) -> serde_json::Value {
+    serde_json::json!({
+        "ID": r.id, "Type": r.kind.name(), "Description": r.description, "Size": r.size, "Reclaimable": r.reclaimable > 0,
+        "CreatedAt": time(r.created), "LastUsedAt": time(r.last_used), "UsageCount": r.usage, "InUse": r.in_use,
+        "Mutable": r.mutable, "Shared": r.shared, "Parents": r.parents,
+    })
+}
+
+fn table(records: &[UsageRecord], verbose: bool) -> String {
+    let mut out = String::new();
+    if verbose {
+        for r in records {
+            let _ = writeln!(
+                out,
+                "ID:\t\t{}\nType:\t\t{}\nDescription:\t{}\nSize:\t\t{}\nReclaimable:\t{}\nCreated at:\t{}\nLast used:\t{}\nUsage count:\t{}\nParents:\t{}\n",
+                r.id, r.kind.name(), r.description, size(r.size), r.reclaimable > 0, time(r.created), time(r.last_used), r.usage, r.parents.join(", ")
+            );
+        }
+        return out;
+    }
+    let _ = writeln!(out, "{:<28} {:<18} {:<12} {:<12} DESCRIPTION", "ID", "TYPE", "RECLAIMABLE", "SIZE");
+    for r in records {
+        let id: String = r.id.chars().take(28).collect();
+        let description: String = r.description.chars().take(60).collect();
+        let _ = writeln!(out, "{id:<28} {:<18} {:<12} {:<12} {description}", r.kind.name(), r.reclaimable > 0, size(r.size));
+    }
+    out
+}
+
+pub(super) fn du(inside: &Inside, args: &Du) -> Result<u8, Failure> {
+    let store = inside.store(Events::none())?;
+    let wanted = filters(&args.filter)?;
+    let mut records = store.disk_usage().map_err(|e| store_failure(&e))?;
+    records.retain(|r| wanted.iter().all(|f| f.matches(r)));
+    match args.format.as_str() {
+        "json" => json(&serde_json::Value::Array(records.iter().map(record_json).collect())),
+        "text" => {
+            let mut out = table(&records, args.verbose);
+            let total: u64 = records.iter().map(|r| r.size).sum();
+            let free: u64 = records.iter().map(|r| r.reclaimable).sum();
+            let shared: u64 = records.iter().filter(|r| r.shared).map(|r| r.size).sum();
+            let _ = writeln!(out, "\nShared:\t\t{}\nPrivate:\t{}\nReclaimable:\t{}\nTotal:\t\t{}", size(shared), size(total - shared), size(free), size(total));
+            super::print(&out)
+        }
+        other => Err(super::unknown_format(other)),
+    }
+}
+
+pub(super) fn prune(inside: &Inside, args: &Prune) -> Result<u8, Failure> {
+    let limit = |flag: &str, text: &Option<String>| match text {
+        Some(text) => grammar::bytes(text).map(Some).map_err(|e| Failure::new(FaultKind::Usage, format!("{flag}: {e}"))),
+        None => Ok(None),
+    };
+    let options = PruneOptions {
+        all: args.all,
+        filters: filters(&args.filter)?,
+        keep_duration: None,
+        max_used_space: limit("--max-used-space", &args.max_used_space)?,
+        min_free_space: limit("--min-free-space", &args.min_free_space)?,
+        reserved_space: limit("--reserved-space", &args.reserved_space)?,
+    };
+    if !args.force {
+        confirm("This removes everything from the store that no image needs and no build uses.")?;
+    }
+    let store = inside.store(Events::none())?;
+    let report = store.prune(&options).map_err(|e| store_failure(&e))?;
+    let mut out = table(&report.removed, args.verbose);
+    let _ = writeln!(out, "Total:\t{}", size(report.bytes));
+    super::print(&out)
+}
+
+fn confirm(what: &str) -> Result<(), Failure> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::new(FaultKind::Usage, "there is nobody to ask for confirmation").hint("give --force"));
+    }
+    let _ = write!(std::io::stderr(), "{what}\nGo on? [y/N] ");
+    let mut answer = String::new();
+    let _ = std::io::stdin().read_line(&mut answer);
+    if ["y", "yes"].contains(&answer.trim().to_lowercase().as_str()) {
+        return Ok(());
+    }
+    Err(Failure::new(FaultKind::Interrupted, "canceled"))
+}
+
+pub(super) fn reset(inside: &Inside, force: bool) -> Result<u8, Failure> {
+    if !force {
+        confirm(&format!("This deletes the whole store in {}: images, cache, cache mounts.", inside.root.display()))?;
+    }
+    crate::store::reset(&inside.root).map_err(|e| store_failure(&e))?;
+    Ok(0)
+}
+
+/// Runs a command in the namespaces of the worker.
+pub(super) fn unshare(command: &[OsString]) -> Result<u8, Failure> {
+    let shell = super::settings::variable("SHELL").unwrap_or_else(|| "/bin/sh".into());
+    let program = command.first().cloned().unwrap_or_else(|| shell.into());
+    let status = std::process::Command::new(&program).args(command.iter().skip(1)).status();
+    let status = status.map_err(|e| Failure::new(FaultKind::Usage, format!("cannot run {}: {e}", program.display())))?;
+    let code = status.code().or_else(|| std::os::unix::process::ExitStatusExt::signal(&status).map(|s| 128 + s));
+    Ok(code.and_then(|c| u8::try_from(c).ok()).unwrap_or(1))
+}

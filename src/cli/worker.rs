@@ -1,0 +1,187 @@
+//! Entering the namespaces, and what happens inside.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rootless::{ProbeInput, ProbeReport, Rung, WorkerCommand, WorkerContext, WorkerOptions};
+use rustix::fs::{AtFlags, CWD, Mode};
+
+use super::args::{Command, Global, System};
+use super::errors::Failure;
+use super::{WORKER_ROLE, broker, build, settings, store_commands};
+use crate::base::{Events, FaultKind};
+use crate::store::{SnapshotterChoice, Store, StoreOptions};
+
+/// Probes, enters, waits. Runs before any thread exists.
+pub(super) fn start(global: &Global, args: &[OsString]) -> Result<u8, Failure> {
+    let root = settings::store_root(global)?;
+    let mut report = probe(&root)?;
+    restrict(&mut report, &global.isolation)?;
+    let options = WorkerOptions::new(&report, runtime_dir()?.join("worker"));
+    let isolation = |e: &dyn std::fmt::Display| Failure::new(FaultKind::Isolation, format!("cannot start the worker: {e}")).hint("`rbuild doctor` shows what this machine allows");
+    let (socket, theirs) = broker::pair().map_err(|e| isolation(&e))?;
+    let told = Told { options, blockers: report.blockers.iter().map(|b| format!("{}: {}", b.what, b.remedy)).collect() };
+    let told = serde_json::to_string(&told).map_err(|e| isolation(&e))?;
+    let mut argv: Vec<OsString> = vec!["rbuild".into(), WORKER_ROLE.into(), told.into()];
+    argv.extend(args.iter().skip(1).cloned());
+    let command = WorkerCommand { report: &report, argv, env: None, fds: vec![theirs] };
+    let handle = rootless::spawn_worker(command).map_err(|e| {
+        // A report that does not hold any more must not be used again.
+        forget_probe();
+        isolation(&e)
+    })?;
+    broker::serve(socket).map_err(|e| isolation(&e))?;
+    let status = handle.wait().map_err(|e| isolation(&e))?;
+    let code = status.code().or_else(|| std::os::unix::process::ExitStatusExt::signal(&status).map(|s| 128 + s));
+    Ok(code.and_then(|c| u8::try_from(c).ok()).unwrap_or(1))
+}
+
+/// What the broker tells the worker about the machine.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Told {
+    options: WorkerOptions,
+    /// Why better rungs are out of reach, with remedies.
+    blockers: Vec<String>,
+}
+
+/// A private directory for things that do not outlive the boot.
+fn runtime_dir() -> Result<PathBuf, Failure> {
+    let uid = rustix::process::getuid().as_raw();
+    let candidates = [
+        settings::variable("XDG_RUNTIME_DIR").map(|d| PathBuf::from(d).join("rbuild")),
+        Some(std::env::temp_dir().join(format!("rbuild-{uid}"))),
+        Some(PathBuf::from(format!("/dev/shm/rbuild-{uid}"))),
+    ];
+    for dir in candidates.into_iter().flatten() {
+        let _ = rustix::fs::mkdir(&dir, Mode::RWXU);
+        // Others can make such names in /tmp: only a directory that is really ours will do.
+        let ours = rustix::fs::statat(CWD, &dir, AtFlags::SYMLINK_NOFOLLOW)
+            .is_ok_and(|s| s.st_uid == uid && s.st_mode & 0o170_077 == 0o040_000);
+        let writable = rustix::fs::access(&dir, rustix::fs::Access::WRITE_OK).is_ok();
+        if ours && writable {
+            return Ok(dir);
+        }
+    }
+    Err(Failure::new(FaultKind::Store, "there is no place for temporary files").hint("set XDG_RUNTIME_DIR or TMPDIR to a writable directory"))
+}
+
+fn probe_file() -> Option<PathBuf> {
+    Some(runtime_dir().ok()?.join("probe.json"))
+}
+
+fn forget_probe() {
+    if let Some(file) = probe_file() {
+        let _ = std::fs::remove_file(file);
+    }
+}
+
+/// The machine's report, from this boot's cache where the circumstances are the same.
+fn probe(root: &Path) -> Result<ProbeReport, Failure> {
+    let input = ProbeInput { store: root };
+    let file = probe_file();
+    let key = rootless::cache_key(&input);
+    let kept = file.as_ref().and_then(|f| serde_json::from_slice::<ProbeReport>(&std::fs::read(f).ok()?).ok());
+    if let Some(report) = kept.filter(|r| r.cache_key() == key && r.can_run()) {
+        return Ok(report);
+    }
+    let report = rootless::probe(&input);
+    if let (Some(file), Ok(text)) = (file, serde_json::to_vec(&report)) {
+        // Only a cache: the next run probes again.
+        let _ = crate::base::file::write_atomic(&file, &text);
+    }
+    Ok(report)
+}
+
+/// `--isolation`: a pinned rung is that one or an error.
+fn restrict(report: &mut ProbeReport, wanted: &str) -> Result<(), Failure> {
+    let rung = match wanted {
+        "auto" => return Ok(()),
+        "root" => Rung::Root,
+        "userns" => Rung::Userns,
+        "none" => Rung::None,
+        other => {
+            let known = ["auto", "root", "userns", "none"];
+            let hint = super::grammar::did_you_mean(other, &known);
+            return Err(Failure::new(FaultKind::Usage, format!("--isolation: unknown rung \"{other}\"{hint}")));
+        }
+    };
+    if rung == Rung::None || rung == report.rung {
+        report.rung = rung;
+        return Ok(());
+    }
+    let blocker = report.blockers.iter().find(|b| b.rung == rung);
+    let failure = Failure::new(FaultKind::Isolation, format!("--isolation {wanted}: this machine offers {}", report.rung));
+    Err(match blocker {
+        Some(b) => failure.hint(format!("{}: {}", b.what, b.remedy)),
+        None => failure,
+    })
+}
+
+/// Everything a command in the worker starts from.
+pub(super) struct Inside {
+    pub(super) context: WorkerContext,
+    pub(super) root: PathBuf,
+    pub(super) snapshotter: SnapshotterChoice,
+    pub(super) blockers: Vec<String>,
+    pub(super) broker: Arc<broker::BrokerClient>,
+}
+
+impl Inside {
+    pub(super) fn store(&self, events: Events) -> Result<Store, Failure> {
+        let options = StoreOptions {
+            snapshotter: self.snapshotter,
+            mount_dir: Some(self.context.state_dir.join("mounts")),
+            events,
+        };
+        Store::open(&self.root, &options).map_err(|e| store_failure(&e))
+    }
+}
+
+pub(super) fn store_failure(error: &crate::store::StoreError) -> Failure {
+    let failure = Failure::new(error.kind(), error.to_string());
+    match error.hint() {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
+}
+
+/// The worker: inside the namespaces, still single-threaded. `args` begin with the program and [`WORKER_ROLE`].
+#[must_use]
+pub fn work(args: Vec<OsString>) -> u8 {
+    let mut rest = args;
+    let told = if rest.len() > 2 { rest.remove(2) } else { OsString::new() };
+    rest.remove(1);
+    let cli = match super::parse(&rest) {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
+    super::finish(inside(&told, &cli))
+}
+
+fn inside(told: &OsString, cli: &super::Cli) -> Result<u8, Failure> {
+    let defect = |e: &dyn std::fmt::Display| Failure::new(FaultKind::Internal, format!("the worker was started wrongly: {e}"));
+    let told: Told = serde_json::from_slice(told.as_encoded_bytes()).map_err(|e| defect(&e))?;
+    let socket = rootless::inherited_fd(0).map_err(|e| defect(&e))?;
+    let context = rootless::worker_init(&told.options).map_err(|e| Failure::new(FaultKind::Isolation, e.to_string()).hint("`rbuild doctor` shows what this machine allows"))?;
+    let inside = Inside {
+        context,
+        root: settings::store_root(&cli.global)?,
+        snapshotter: match cli.global.snapshotter.as_str() {
+            "overlay" => SnapshotterChoice::Overlay,
+            "native" => SnapshotterChoice::Native,
+            _ => SnapshotterChoice::Auto,
+        },
+        blockers: told.blockers,
+        broker: Arc::new(broker::BrokerClient::new(socket)),
+    };
+    match &cli.command {
+        Command::Build(args) => build::build(&inside, args),
+        Command::Images(args) => store_commands::images(&inside, args),
+        Command::Du(args) => store_commands::du(&inside, args),
+        Command::Prune(args) => store_commands::prune(&inside, args),
+        Command::System { command: System::Reset { force } } => store_commands::reset(&inside, *force),
+        Command::Unshare { command } => store_commands::unshare(command),
+        Command::Doctor(_) | Command::Version { .. } => Err(defect(&"this command needs no worker")),
+    }
+}
