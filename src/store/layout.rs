@@ -26,14 +26,37 @@ const OCI_LAYOUT: &[u8] = b"{\"imageLayoutVersion\":\"1.0.0\"}";
 
 /// Every directory of a store. `oci/blobs/sha256` stands for its parents too.
 const DIRECTORIES: &[&str] = &[
-    "oci/blobs/sha256", "snapshots", "indexes", "contexts", "mounts", "locks/key", "locks/layer", "locks/mount", "leases", "history",
-    "trash", "tmp",
+    "oci/blobs/sha256",
+    "snapshots",
+    "indexes",
+    "contexts",
+    "mounts",
+    "locks/key",
+    "locks/layer",
+    "locks/mount",
+    "leases",
+    "history",
+    "trash",
+    "tmp",
 ];
 
 /// Top-level names that belong to a store; anything else in the directory means it is not one.
 const KNOWN: &[&str] = &[
-    VERSION_FILE, "oci", "snapshots", "indexes", "meta.db", "meta.db-wal", "meta.db-shm", "meta.db-journal", "contexts",
-    "mounts", "locks", "leases", "history", "trash", "tmp",
+    VERSION_FILE,
+    "oci",
+    "snapshots",
+    "indexes",
+    "meta.db",
+    "meta.db-wal",
+    "meta.db-shm",
+    "meta.db-journal",
+    "contexts",
+    "mounts",
+    "locks",
+    "leases",
+    "history",
+    "trash",
+    "tmp",
 ];
 
 /// The paths of one store.

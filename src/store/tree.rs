@@ -24,7 +24,8 @@ pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(e),
     };
-    let mut remover = Remover { base: parent.as_fd(), stem: path.file_name().unwrap_or_default(), moved: Vec::new(), count: 0 };
+    let mut remover =
+        Remover { base: parent.as_fd(), stem: path.file_name().unwrap_or_default(), moved: Vec::new(), count: 0 };
     remover.remove(parent.as_fd(), &name, 0)?;
     while let Some(name) = remover.moved.pop() {
         remover.remove(parent.as_fd(), &name, 0)?;

@@ -66,7 +66,8 @@ impl Overlay {
             Ok(path)
         };
         let prepare = || -> io::Result<Vec<PathBuf>> {
-            let dirs: Vec<PathBuf> = ["l1", "l2", "upper", "work", "merged"].iter().map(|n| make(n)).collect::<Result<_, _>>()?;
+            let dirs: Vec<PathBuf> =
+                ["l1", "l2", "upper", "work", "merged"].iter().map(|n| make(n)).collect::<Result<_, _>>()?;
             fs::create_dir_all(dirs[0].join("dir/sub"))?;
             fs::write(dirs[1].join("file"), "x")?;
             Ok(dirs)
