@@ -2,8 +2,10 @@
 //!
 //! Modules import from strictly lower layers only; `tests/architecture.rs` enforces it. See `docs/ARCHITECTURE.md`.
 
+pub mod archive;
 pub mod base;
 pub mod dockerfile;
 pub mod llb;
 pub mod oci;
 pub mod registry;
+pub mod store;

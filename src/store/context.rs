@@ -1,0 +1,381 @@
+//! The stat cache of a build context: which content a file had when it last looked like this.
+//!
+//! A hint only: content decides. One flat file per context directory, read at once, searched in place, replaced
+//! atomically. A file whose times are too close to the moment the index was opened is not recorded: it could change
+//! again within the same tick of the clock and look the same ("racily clean").
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use crate::base::Digest;
+use crate::base::digest::hex;
+
+use super::meta::now;
+use super::{Store, StoreError};
+
+/// First bytes of the file; the last one is the version.
+const MAGIC: &[u8; 8] = b"rbctx\0\0\x01";
+
+/// How far from the opening of the index a file's times must be. The coarsest clocks (vfat, old ext) tick every two
+/// seconds.
+const RACY: Duration = Duration::from_secs(2);
+
+/// Bytes of an entry before its path.
+const FIXED: usize = 4 * 8 + 32 + 1 + 4;
+
+/// An entry that is not asked for in this many writing builds is dropped.
+const MAX_AGE: u8 = 16;
+
+/// What must be equal for a file to count as unchanged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct StatKey {
+    /// Bytes.
+    pub size: u64,
+    /// Modification time, nanoseconds since 1970.
+    pub mtime: i64,
+    /// Change time, nanoseconds since 1970. Cannot be set by programs.
+    pub ctime: i64,
+    /// Inode number.
+    pub ino: u64,
+}
+
+impl StatKey {
+    /// From what the kernel says.
+    #[must_use]
+    pub fn of(meta: &fs::Metadata) -> Self {
+        use std::os::unix::fs::MetadataExt;
+        let nanos = |secs: i64, nanos: i64| secs.saturating_mul(1_000_000_000).saturating_add(nanos);
+        Self {
+            size: meta.size(),
+            mtime: nanos(meta.mtime(), meta.mtime_nsec()),
+            ctime: nanos(meta.ctime(), meta.ctime_nsec()),
+            ino: meta.ino(),
+        }
+    }
+}
+
+/// The index of one context directory. Usable from several threads.
+#[derive(Debug)]
+pub struct ContextIndex {
+    path: PathBuf,
+    context: Vec<u8>,
+    /// The file as read.
+    data: Vec<u8>,
+    /// Where each entry starts in `data`, in order of their paths.
+    starts: Vec<usize>,
+    changes: Mutex<Changes>,
+    opened: i64,
+}
+
+#[derive(Debug, Default)]
+struct Changes {
+    /// New and replaced entries; `None`: not to be kept.
+    new: BTreeMap<Vec<u8>, Option<(StatKey, [u8; 32])>>,
+    /// Entries of the file that were asked for, by position.
+    seen: HashSet<usize>,
+}
+
+struct Stored<'a> {
+    key: StatKey,
+    digest: &'a [u8],
+    age: u8,
+    path: &'a [u8],
+}
+
+impl Store {
+    /// Opens the index of the context directory `context` (its canonical path). What is damaged counts as empty.
+    ///
+    /// # Errors
+    /// If the file exists and cannot be read.
+    pub fn context_index(&self, context: &Path) -> Result<ContextIndex, StoreError> {
+        let name = Digest::sha256(context.as_os_str().as_bytes());
+        let path = self.inner.layout.contexts().join(&name.hex()[..32]);
+        let opened = now();
+        let data = match fs::read(&path) {
+            Ok(data) => {
+                // The file's own time says when it was last used; that costs no transaction.
+                let _ = fs::File::open(&path).and_then(|file| file.set_modified(SystemTime::now()));
+                data
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(e) => return Err(StoreError::io("read", path)(e)),
+        };
+        let context = context.as_os_str().as_bytes().to_vec();
+        let starts = entries(&data, &context).unwrap_or_default();
+        Ok(ContextIndex { path, context, data, starts, changes: Mutex::default(), opened })
+    }
+}
+
+impl ContextIndex {
+    /// The content of the file at `path` (relative to the context), if it still looks as it did when it was read.
+    pub fn get(&self, path: &Path, key: &StatKey) -> Option<Digest> {
+        let path = path.as_os_str().as_bytes();
+        let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(new) = changes.new.get(path) {
+            return new.filter(|(stored, _)| stored == key).map(|(_, digest)| Digest::from_sha256(&digest));
+        }
+        let position = self.starts.binary_search_by(|start| self.entry(*start).path.cmp(path)).ok()?;
+        let entry = self.entry(self.starts[position]);
+        if entry.key != *key {
+            return None;
+        }
+        changes.seen.insert(position);
+        Some(Digest::from_sha256(entry.digest))
+    }
+
+    /// Remembers what the file at `path` contained when it looked like `key`. `key` must have been taken before the
+    /// content was read, and after the index was opened.
+    pub fn put(&self, path: &Path, key: &StatKey, digest: &Digest) {
+        let raw = (digest.algorithm() == "sha256").then(|| raw_digest(digest)).flatten();
+        let value = raw.filter(|_| !self.racy(key)).map(|raw| (*key, raw));
+        let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        changes.new.insert(path.as_os_str().as_bytes().to_vec(), value);
+    }
+
+    /// Writes the index if something was put.
+    ///
+    /// # Errors
+    /// If the file cannot be written; the old one stays.
+    pub fn save(&self) -> Result<(), StoreError> {
+        let changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        if changes.new.is_empty() {
+            return Ok(());
+        }
+        let mut out = Vec::with_capacity(self.data.len() + changes.new.len() * 160);
+        out.extend_from_slice(MAGIC);
+        out.extend_from_slice(&length(&self.context));
+        out.extend_from_slice(&self.context);
+        let mut new = changes.new.iter().peekable();
+        for (position, start) in self.starts.iter().enumerate() {
+            let old = self.entry(*start);
+            while let Some((path, value)) = new.next_if(|(path, _)| path.as_slice() < old.path) {
+                append_new(&mut out, path, value.as_ref());
+            }
+            if let Some((path, value)) = new.next_if(|(path, _)| path.as_slice() == old.path) {
+                append_new(&mut out, path, value.as_ref());
+                continue;
+            }
+            let age = if changes.seen.contains(&position) { 0 } else { old.age.saturating_add(1) };
+            if age <= MAX_AGE {
+                append(&mut out, old.path, &old.key, old.digest, age);
+            }
+        }
+        for (path, value) in new {
+            append_new(&mut out, path, value.as_ref());
+        }
+        let sum = blake3::hash(&out);
+        out.extend_from_slice(&sum.as_bytes()[..8]);
+        // Not synced: a damaged file counts as empty.
+        let temp = self.path.with_extension(format!("{}.new", super::random_name()?));
+        fs::write(&temp, &out).map_err(StoreError::io("write", &temp))?;
+        fs::rename(&temp, &self.path).map_err(|e| {
+            let _ = fs::remove_file(&temp);
+            StoreError::io("rename", &self.path)(e)
+        })
+    }
+
+    /// Whether a file could have changed once more without looking different. The change time decides; a modification
+    /// time just before or after the opening is a file being written, too.
+    fn racy(&self, key: &StatKey) -> bool {
+        let slack = i64::try_from(RACY.as_nanos()).unwrap_or(i64::MAX);
+        key.ctime > self.opened - slack || (key.mtime - self.opened).abs() < slack
+    }
+
+    fn entry(&self, start: usize) -> Stored<'_> {
+        let data = &self.data[start..];
+        let word = |index: usize| {
+            let mut raw = [0; 8];
+            raw.copy_from_slice(&data[index * 8..index * 8 + 8]);
+            u64::from_le_bytes(raw)
+        };
+        #[allow(clippy::cast_possible_wrap)] // Written by the reverse cast.
+        let key = StatKey { size: word(0), mtime: word(1) as i64, ctime: word(2) as i64, ino: word(3) };
+        let length = read_length(&data[FIXED - 4..]);
+        Stored { key, digest: &data[32..64], age: data[64], path: &data[FIXED..FIXED + length] }
+    }
+}
+
+/// The context a file belongs to, for listings.
+pub(crate) fn context_of(file: &Path) -> Option<(PathBuf, SystemTime)> {
+    use std::io::Read;
+    use std::os::unix::ffi::OsStringExt;
+    let mut handle = fs::File::open(file).ok()?;
+    let mut head = [0; 12];
+    handle.read_exact(&mut head).ok()?;
+    let length = read_length(&head[8..]);
+    if head[..8] != *MAGIC || length > 4096 {
+        return None;
+    }
+    let mut path = vec![0; length];
+    handle.read_exact(&mut path).ok()?;
+    Some((std::ffi::OsString::from_vec(path).into(), handle.metadata().ok()?.modified().ok()?))
+}
+
+/// Checks a file as a whole and finds its entries. `None` if it is not one of ours, or damaged.
+fn entries(data: &[u8], context: &[u8]) -> Option<Vec<usize>> {
+    let body = data.len().checked_sub(8)?;
+    let sum = blake3::hash(&data[..body]);
+    let mut at = MAGIC.len() + 4 + context.len();
+    if data[body..] != sum.as_bytes()[..8] || data.get(..8)? != MAGIC || data.get(12..at)? != context {
+        return None;
+    }
+    if data.get(8..12)? != length(context) {
+        return None;
+    }
+    let mut starts = Vec::new();
+    while at < body {
+        starts.push(at);
+        at += FIXED + read_length(data.get(at + FIXED - 4..body)?.get(..4)?);
+    }
+    (at == body).then_some(starts)
+}
+
+fn append_new(out: &mut Vec<u8>, path: &[u8], value: Option<&(StatKey, [u8; 32])>) {
+    if let Some((key, digest)) = value {
+        append(out, path, key, digest, 0);
+    }
+}
+
+fn append(out: &mut Vec<u8>, path: &[u8], key: &StatKey, digest: &[u8], age: u8) {
+    out.extend_from_slice(&key.size.to_le_bytes());
+    out.extend_from_slice(&key.mtime.to_le_bytes());
+    out.extend_from_slice(&key.ctime.to_le_bytes());
+    out.extend_from_slice(&key.ino.to_le_bytes());
+    out.extend_from_slice(digest);
+    out.push(age);
+    out.extend_from_slice(&length(path));
+    out.extend_from_slice(path);
+}
+
+fn length(bytes: &[u8]) -> [u8; 4] {
+    u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes()
+}
+
+fn read_length(bytes: &[u8]) -> usize {
+    let mut raw = [0; 4];
+    raw.copy_from_slice(&bytes[..4]);
+    u32::from_le_bytes(raw) as usize
+}
+
+fn raw_digest(digest: &Digest) -> Option<[u8; 32]> {
+    let mut raw = [0; 32];
+    for (byte, pair) in raw.iter_mut().zip(digest.hex().as_bytes().chunks(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    debug_assert_eq!(hex(&raw), digest.hex());
+    Some(raw)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::testing::store;
+
+    const CONTEXT: &str = "/home/user/project";
+
+    fn key(size: u64) -> StatKey {
+        StatKey { size, mtime: 1_000, ctime: 2_000, ino: 7 }
+    }
+
+    fn open(store: &Store) -> ContextIndex {
+        store.context_index(Path::new(CONTEXT)).expect("opens")
+    }
+
+    #[test]
+    fn what_looks_the_same_is_found_again() {
+        let (_dir, store) = store();
+        let index = open(&store);
+        for (i, name) in ["b", "a/x", "a", "c/deep/file"].iter().enumerate() {
+            index.put(Path::new(name), &key(i as u64), &Digest::sha256(name));
+        }
+        assert_eq!(index.get(Path::new("a"), &key(2)), Some(Digest::sha256("a")), "before saving, too");
+        index.save().expect("saves");
+        let index = open(&store);
+        for (i, name) in ["b", "a/x", "a", "c/deep/file"].iter().enumerate() {
+            assert_eq!(index.get(Path::new(name), &key(i as u64)), Some(Digest::sha256(name)), "{name}");
+        }
+        assert_eq!(index.get(Path::new("nope"), &key(0)), None);
+        for other in [
+            StatKey { size: 99, ..key(0) },
+            StatKey { mtime: 1, ..key(0) },
+            StatKey { ctime: 1, ..key(0) },
+            StatKey { ino: 1, ..key(0) },
+        ] {
+            assert_eq!(index.get(Path::new("b"), &other), None, "{other:?}");
+        }
+        // Replacing one keeps the others.
+        index.put(Path::new("a"), &key(50), &Digest::sha256("new"));
+        index.save().expect("saves");
+        let index = open(&store);
+        assert_eq!(index.get(Path::new("a"), &key(50)), Some(Digest::sha256("new")));
+        assert_eq!(index.get(Path::new("b"), &key(0)), Some(Digest::sha256("b")));
+    }
+
+    #[test]
+    fn racily_clean_files_are_not_believed() {
+        let (dir, store) = store();
+        let index = open(&store);
+        index.put(Path::new("f"), &key(1), &Digest::sha256("old"));
+        index.save().expect("saves");
+        let file = dir.path().join("f");
+        fs::write(&file, "new").expect("writes");
+        let fresh = StatKey::of(&fs::metadata(&file).expect("exists"));
+        let index = open(&store);
+        index.put(Path::new("f"), &fresh, &Digest::sha256("new"));
+        assert_eq!(index.get(Path::new("f"), &fresh), None);
+        index.save().expect("saves");
+        let index = open(&store);
+        assert_eq!(index.get(Path::new("f"), &fresh), None);
+        assert_eq!(index.get(Path::new("f"), &key(1)), None, "the old entry must not come back either");
+        // An old modification time does not help when the inode changed just now.
+        let touched = StatKey { ctime: now(), ..key(1) };
+        index.put(Path::new("g"), &touched, &Digest::sha256("g"));
+        assert_eq!(index.get(Path::new("g"), &touched), None);
+    }
+
+    #[test]
+    fn a_damaged_or_foreign_file_counts_as_empty() {
+        let (_dir, store) = store();
+        let index = open(&store);
+        index.put(Path::new("f"), &key(1), &Digest::sha256("f"));
+        index.save().expect("saves");
+        let path = index.path.clone();
+        let good = fs::read(&path).expect("reads");
+        assert_eq!(context_of(&path).expect("has a head").0, Path::new(CONTEXT));
+        for cut in [0, 5, 12, good.len() / 2, good.len() - 1] {
+            fs::write(&path, &good[..cut]).expect("writes");
+            assert_eq!(open(&store).get(Path::new("f"), &key(1)), None, "{cut} bytes");
+        }
+        for at in 0..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            fs::write(&path, &bad).expect("writes");
+            assert_eq!(open(&store).get(Path::new("f"), &key(1)), None, "byte {at}");
+        }
+        fs::write(&path, &good).expect("writes");
+        assert!(open(&store).get(Path::new("f"), &key(1)).is_some());
+    }
+
+    #[test]
+    fn entries_nobody_asks_for_fade() {
+        let (_dir, store) = store();
+        let index = open(&store);
+        index.put(Path::new("old"), &key(1), &Digest::sha256("f"));
+        index.put(Path::new("used"), &key(1), &Digest::sha256("f"));
+        index.save().expect("saves");
+        for round in 0..=u64::from(MAX_AGE) {
+            let index = open(&store);
+            assert!(index.get(Path::new("used"), &key(1)).is_some());
+            index.put(Path::new("other"), &key(round), &Digest::sha256("g"));
+            index.save().expect("saves");
+        }
+        let index = open(&store);
+        assert_eq!(index.get(Path::new("old"), &key(1)), None);
+        assert!(index.get(Path::new("used"), &key(1)).is_some());
+    }
+}

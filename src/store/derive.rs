@@ -1,0 +1,241 @@
+//! From a layer's directory, or another of its blobs, to the blob somebody asked for.
+//!
+//! A pulled blob is authoritative: its stream is never made again from a directory, only compressed again. A committed
+//! layer gets its diff ID when its stream is first made; a stream made again must have the same.
+
+use std::io::Read;
+
+use crate::archive::block::{Encoder, MAX_BLOCK, Method, Trailer};
+use crate::archive::{ArchiveError, LayerOptions, LayerSummary, LayerWriter, decompressor};
+use crate::base::digest::Hasher;
+use crate::base::{DiffId, Digest};
+use crate::oci::Descriptor;
+use crate::oci::media_type::Codec;
+
+use super::layer::{insert_blob, own_media_type};
+use super::lock::{FileLock, Mode};
+use super::{BlobWriter, LayerBlob, LayerId, LayerRecord, Store, StoreError};
+
+impl Store {
+    /// A blob of the last layer of `chain` as `options` ask: an existing one if it fits, else one written from the
+    /// layer's directory, or compressed again from another blob.
+    ///
+    /// A *pulled* blob that fits is returned even if its bytes are only in a registry ([`Store::has_blob`] tells,
+    /// [`LayerRecord::remotes`] says where): who only pushes does not need them.
+    ///
+    /// # Errors
+    /// [`StoreError::NotLocal`] if something has to be downloaded first, [`StoreError::DiffIdMismatch`] if the
+    /// directory does not give the recorded stream any more.
+    pub fn derive_blob(&self, chain: &[LayerId], options: &LayerOptions) -> Result<LayerBlob, StoreError> {
+        let Some((id, below)) = chain.split_last() else {
+            return Err(StoreError::Misuse("a blob of an empty chain was asked for".into()));
+        };
+        let options = LayerOptions { level: options.level.filter(|level| *level != -1), ..options.clone() };
+        let _lease = self.lease()?;
+        self.mark_chain(chain)?;
+        if let Some(blob) = self.fitting(&self.layer(id)?, &options)? {
+            return Ok(blob);
+        }
+        // One process does the work, the others then find it done.
+        let name = format!("derive-{}", &Digest::sha256(&id.0).hex()[..32]);
+        let _lock = FileLock::wait(&self.inner.layout.locks().join("layer").join(name), Mode::Exclusive)?;
+        let record = self.layer(id)?;
+        if let Some(blob) = self.fitting(&record, &options)? {
+            return Ok(blob);
+        }
+        let committed = is_committed(&record);
+        let parents = if committed { &record.parents } else { below };
+        let mut own_chain = parents.to_vec();
+        own_chain.push(id.clone());
+        let plain = self.local_plain(&record)?;
+        let has_dir = self.find_dir(&own_chain)?.is_some();
+        match plain {
+            Some(plain) if options.epoch.is_none() && (!committed || !has_dir) => self.recompress(id, &plain, &options),
+            // Times have to be changed: unpacking and packing is the way, for pulled layers too.
+            Some(_) => self.pack(&record, &own_chain, &options),
+            None if has_dir && (committed || options.epoch.is_some()) => self.pack(&record, &own_chain, &options),
+            None => Err(StoreError::NotLocal { id: id.clone() }),
+        }
+    }
+
+    /// Remembers that a registry has a blob of the layer, e.g. after a push.
+    ///
+    /// # Errors
+    /// If the metadata cannot be written.
+    pub fn add_remote(
+        &self,
+        id: &LayerId,
+        host: &str,
+        repository: &str,
+        descriptor: &Descriptor,
+    ) -> Result<(), StoreError> {
+        let json = serde_json::to_string(descriptor).expect("because descriptors have string keys only");
+        self.inner.meta.write("remember a remote", |tx| {
+            tx.prepare_cached("INSERT OR REPLACE INTO remotes VALUES (?1, ?2, ?3, ?4, ?5)")?.execute((
+                &id.0,
+                host,
+                repository,
+                descriptor.digest.as_str(),
+                json,
+            ))?;
+            Ok(())
+        })
+    }
+
+    /// The untransformed, uncompressed stream of a committed layer as a blob, for the native snapshotter's merges.
+    pub(crate) fn derive_plain(&self, record: &LayerRecord) -> Result<LayerBlob, StoreError> {
+        let mut chain = record.parents.clone();
+        chain.push(record.id.clone());
+        self.derive_blob(&chain, &LayerOptions { codec: Codec::Uncompressed, level: None, epoch: None, threads: 1 })
+    }
+
+    /// A known blob that is what `options` ask for.
+    fn fitting(&self, record: &LayerRecord, options: &LayerOptions) -> Result<Option<LayerBlob>, StoreError> {
+        let fits = |blob: &&LayerBlob| {
+            blob.codec == options.codec && blob.epoch == options.epoch && blob.level == options.level
+        };
+        for blob in record.blobs.iter().filter(fits) {
+            if self.has_blob(&blob.digest)?.is_some() {
+                return Ok(Some(blob.clone()));
+            }
+        }
+        if is_committed(record) {
+            return Ok(None);
+        }
+        let remote = |blob: &&LayerBlob| record.remotes.iter().any(|r| r.descriptor.digest == blob.digest);
+        Ok(record.blobs.iter().filter(fits).find(remote).cloned())
+    }
+
+    fn local_plain(&self, record: &LayerRecord) -> Result<Option<LayerBlob>, StoreError> {
+        for blob in record.blobs.iter().filter(|blob| blob.epoch.is_none()) {
+            if self.has_blob(&blob.digest)?.is_some() {
+                return Ok(Some(blob.clone()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Packs the directory for the top of `chain`.
+    fn pack(
+        &self,
+        record: &LayerRecord,
+        chain: &[LayerId],
+        options: &LayerOptions,
+    ) -> Result<LayerBlob, StoreError> {
+        let id = &record.id;
+        let archive = |source: ArchiveError| StoreError::Archive { action: "pack", id: id.clone(), source: Box::new(source) };
+        let (_, parents) = chain.split_last().unwrap_or((id, &[]));
+        let below = self.materialise(parents)?;
+        self.materialise(chain)?;
+        let dir = self.find_dir(chain)?.ok_or_else(|| StoreError::NotLocal { id: id.clone() })?;
+        let mut writer = LayerWriter::new(self.blob_writer()?, options).map_err(archive)?;
+        let stats = self.snapshotter()?.pack(&dir.path, &below, dir.copied_at, &mut writer).map_err(archive)?;
+        let (sink, summary) = writer.finish().map_err(archive)?;
+        if let (None, Some(recorded)) = (options.epoch, &record.diff_id)
+            && *recorded != summary.diff_id
+        {
+            return Err(StoreError::DiffIdMismatch {
+                id: id.clone(),
+                what: format!("directory {}", dir.path.display()),
+                expected: recorded.clone(),
+                actual: summary.diff_id,
+            });
+        }
+        self.announce(&stats.notes);
+        if options.epoch.is_none() {
+            self.keep_index(&summary.diff_id.0, &summary.index)?;
+        }
+        self.add_layer_blob(id, sink, summary, options)
+    }
+
+    fn add_layer_blob(
+        &self,
+        id: &LayerId,
+        sink: BlobWriter,
+        summary: LayerSummary,
+        options: &LayerOptions,
+    ) -> Result<LayerBlob, StoreError> {
+        let (digest, size) = sink.commit(Some(&summary.blob))?;
+        let blob = LayerBlob {
+            digest,
+            size,
+            codec: options.codec,
+            level: options.level,
+            epoch: options.epoch,
+            diff_id: summary.diff_id,
+            media_type: own_media_type(options.codec),
+        };
+        self.note_layer_blob(id, &blob)?;
+        Ok(blob)
+    }
+
+    fn note_layer_blob(&self, id: &LayerId, blob: &LayerBlob) -> Result<(), StoreError> {
+        self.inner.meta.write("note a layer's blob", |tx| {
+            insert_blob(tx, id, blob)?;
+            if blob.epoch.is_none() {
+                tx.execute(
+                    "UPDATE layers SET diff_id = ?2 WHERE id = ?1 AND diff_id IS NULL",
+                    (&id.0, blob.diff_id.to_string()),
+                )?;
+            }
+            Ok(())
+        })
+    }
+
+    /// The same stream, byte for byte, compressed otherwise.
+    fn recompress(&self, id: &LayerId, from: &LayerBlob, options: &LayerOptions) -> Result<LayerBlob, StoreError> {
+        let archive =
+            |source: ArchiveError| StoreError::Archive { action: "compress", id: id.clone(), source: Box::new(source) };
+        let mut tar = decompressor(self.open_blob(&from.digest)?, from.codec).map_err(archive)?;
+        let mut writer = self.blob_writer()?;
+        let method = Method::new(options.codec, options.level).map_err(archive)?;
+        let actual = compress(&mut tar, method, &mut writer).map_err(archive)?;
+        if actual != from.diff_id {
+            return Err(StoreError::DiffIdMismatch {
+                id: id.clone(),
+                what: format!("blob {}", from.digest),
+                expected: from.diff_id.clone(),
+                actual,
+            });
+        }
+        let (digest, size) = writer.commit(None)?;
+        let blob = LayerBlob {
+            digest,
+            size,
+            codec: options.codec,
+            level: options.level,
+            media_type: own_media_type(options.codec),
+            ..from.clone()
+        };
+        self.note_layer_blob(id, &blob)?;
+        Ok(blob)
+    }
+}
+
+/// Whether the layer was made here, so that its stream is what its directory gives.
+fn is_committed(record: &LayerRecord) -> bool {
+    record.id.0.starts_with(super::layer::COMMITTED)
+}
+
+/// Compresses a stream in blocks of a fixed size. The bytes of a foreign tar are kept whatever they are.
+fn compress(tar: &mut dyn Read, method: Method, out: &mut BlobWriter) -> Result<DiffId, ArchiveError> {
+    use std::io::Write;
+    let mut encoder = Encoder::new(method).map_err(ArchiveError::Sink)?;
+    let mut trailer = Trailer::new(method);
+    let mut hasher = Hasher::default();
+    let (mut block, mut packed) = (Vec::with_capacity(MAX_BLOCK), Vec::new());
+    out.write_all(method.head()).map_err(ArchiveError::Sink)?;
+    loop {
+        block.clear();
+        tar.take(MAX_BLOCK as u64).read_to_end(&mut block).map_err(ArchiveError::Source)?;
+        if block.is_empty() {
+            break;
+        }
+        hasher.update(&block);
+        let sum = encoder.encode(&block, &mut packed).map_err(ArchiveError::Sink)?;
+        trailer.add(&sum);
+        out.write_all(&packed).map_err(ArchiveError::Sink)?;
+    }
+    out.write_all(&trailer.finish()).map_err(ArchiveError::Sink)?;
+    Ok(DiffId(hasher.finish()))
+}

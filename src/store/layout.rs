@@ -1,0 +1,294 @@
+//! Where things are in the store's directory, its `VERSION` file, and on which file systems it may be.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
+
+use crate::base::Digest;
+use crate::base::file::write_atomic;
+
+use super::StoreError;
+
+/// The number in `VERSION`. It changes only when an older version would misread the store in spite of the
+/// feature lists.
+pub(crate) const FORMAT: u32 = 1;
+
+/// Features in use, as ext4 has them: unknown `incompatible` and `read-only-compatible` ones make a store
+/// unusable for us (we always write), unknown `compatible` ones do not matter.
+const INCOMPATIBLE: &[&str] = &[];
+const READ_ONLY_COMPATIBLE: &[&str] = &[];
+
+const VERSION_FILE: &str = "VERSION";
+const OCI_LAYOUT: &[u8] = b"{\"imageLayoutVersion\":\"1.0.0\"}";
+
+/// Every directory of a store. `oci/blobs/sha256` stands for its parents too.
+const DIRECTORIES: &[&str] = &[
+    "oci/blobs/sha256", "snapshots", "indexes", "contexts", "mounts", "locks/key", "locks/layer", "locks/mount", "leases", "history",
+    "trash", "tmp",
+];
+
+/// Top-level names that belong to a store; anything else in the directory means it is not one.
+const KNOWN: &[&str] = &[
+    VERSION_FILE, "oci", "snapshots", "indexes", "meta.db", "meta.db-wal", "meta.db-shm", "meta.db-journal", "contexts",
+    "mounts", "locks", "leases", "history", "trash", "tmp",
+];
+
+/// The paths of one store.
+#[derive(Debug, Clone)]
+pub(crate) struct Layout {
+    pub(crate) root: PathBuf,
+}
+
+impl Layout {
+    pub(crate) fn new(root: &Path) -> Self {
+        Self { root: root.to_path_buf() }
+    }
+
+    pub(crate) fn version(&self) -> PathBuf {
+        self.root.join(VERSION_FILE)
+    }
+    pub(crate) fn meta(&self) -> PathBuf {
+        self.root.join("meta.db")
+    }
+    pub(crate) fn oci(&self) -> PathBuf {
+        self.root.join("oci")
+    }
+    pub(crate) fn blobs(&self) -> PathBuf {
+        self.root.join("oci/blobs")
+    }
+    pub(crate) fn blob(&self, digest: &Digest) -> PathBuf {
+        self.blobs().join(digest.algorithm()).join(digest.hex())
+    }
+    pub(crate) fn snapshots(&self) -> PathBuf {
+        self.root.join("snapshots")
+    }
+    /// The directory tree of the snapshot called `name`.
+    pub(crate) fn snapshot(&self, name: &str) -> PathBuf {
+        self.root.join("snapshots").join(name).join("fs")
+    }
+    pub(crate) fn indexes(&self) -> PathBuf {
+        self.root.join("indexes")
+    }
+    pub(crate) fn index(&self, diff_id: &Digest) -> PathBuf {
+        self.indexes().join(diff_id.hex())
+    }
+    pub(crate) fn contexts(&self) -> PathBuf {
+        self.root.join("contexts")
+    }
+    pub(crate) fn mounts(&self) -> PathBuf {
+        self.root.join("mounts")
+    }
+    pub(crate) fn locks(&self) -> PathBuf {
+        self.root.join("locks")
+    }
+    pub(crate) fn leases(&self) -> PathBuf {
+        self.root.join("leases")
+    }
+    pub(crate) fn history(&self) -> PathBuf {
+        self.root.join("history")
+    }
+    pub(crate) fn trash(&self) -> PathBuf {
+        self.root.join("trash")
+    }
+    pub(crate) fn tmp(&self) -> PathBuf {
+        self.root.join("tmp")
+    }
+
+    /// Creates what is missing, or checks that what is there can be used.
+    pub(crate) fn open(&self) -> Result<(), StoreError> {
+        match fs::read_to_string(self.version()) {
+            Ok(text) => return self.check_version(&text),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(StoreError::io("read", self.version())(e)),
+        }
+        create_dirs(&self.root)?;
+        self.check_file_system()?;
+        // Two first builds at once: one creates, the other waits and finds the file.
+        let root = File::open(&self.root).map_err(StoreError::io("open", &self.root))?;
+        rustix::fs::flock(&root, FlockOperation::LockExclusive).map_err(StoreError::errno("lock", &self.root))?;
+        if let Ok(text) = fs::read_to_string(self.version()) {
+            return self.check_version(&text);
+        }
+        if let Some(found) = self.foreign_entry()? {
+            return Err(StoreError::NotAStore { root: self.root.clone(), found });
+        }
+        make_private(&self.root)?;
+        for dir in DIRECTORIES {
+            create_dirs(&self.root.join(dir))?;
+        }
+        let marker = self.oci().join("oci-layout");
+        write_atomic(&marker, OCI_LAYOUT).map_err(StoreError::io("write", &marker))?;
+        // Last: a directory without VERSION is one whose creation did not end, and is completed by the next open.
+        write_atomic(&self.version(), version_text().as_bytes()).map_err(StoreError::io("write", self.version()))
+    }
+
+    fn check_version(&self, text: &str) -> Result<(), StoreError> {
+        let too_new = |what: String| Err(StoreError::TooNew { root: self.root.clone(), what });
+        let version = parse_version(text)
+            .ok_or_else(|| StoreError::Damaged { path: self.version(), reason: "no format number".into() })?;
+        if version.format > FORMAT {
+            return too_new(format!("format {}", version.format));
+        }
+        for (known, used) in
+            [(INCOMPATIBLE, &version.incompatible), (READ_ONLY_COMPATIBLE, &version.read_only_compatible)]
+        {
+            if let Some(feature) = used.iter().find(|f| !known.contains(f)) {
+                return too_new(format!("the feature \"{feature}\""));
+            }
+        }
+        self.check_file_system()
+    }
+
+    /// Refuses network file systems and FUSE, by the magic number of the root's file system.
+    fn check_file_system(&self) -> Result<(), StoreError> {
+        let stat = rustix::fs::statfs(&self.root).map_err(StoreError::errno("examine", &self.root))?;
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // Magic numbers are 32 bits wide.
+        match refused_file_system(stat.f_type as u32) {
+            Some(fs) => Err(StoreError::FileSystem { root: self.root.clone(), fs }),
+            None => Ok(()),
+        }
+    }
+
+    /// A top-level entry that no store has.
+    pub(crate) fn foreign_entry(&self) -> Result<Option<String>, StoreError> {
+        let entries = fs::read_dir(&self.root).map_err(StoreError::io("list", &self.root))?;
+        for entry in entries {
+            let name = entry.map_err(StoreError::io("list", &self.root))?.file_name();
+            let name = name.to_string_lossy();
+            // `.rbuild-*` are what an interrupted atomic write leaves; `lost+found` is there on a volume of its own.
+            if !KNOWN.contains(&name.as_ref()) && !name.starts_with(".rbuild-") && name != "lost+found" {
+                return Ok(Some(name.into_owned()));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// `mkdir -p` with mode 0700 for what is created.
+fn create_dirs(path: &Path) -> Result<(), StoreError> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(StoreError::io("create", path))
+}
+
+/// Takes group and others out of the mode of an existing root. A volume whose root belongs to somebody else stays
+/// as it is: everything below is created with mode 0700 anyway.
+fn make_private(path: &Path) -> Result<(), StoreError> {
+    let mode = fs::metadata(path).map_err(StoreError::io("examine", path))?.permissions().mode();
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    match fs::set_permissions(path, fs::Permissions::from_mode(0o700)) {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        other => other.map_err(StoreError::io("chmod", path)),
+    }
+}
+
+/// The name of a file system that cannot hold a store.
+fn refused_file_system(magic: u32) -> Option<&'static str> {
+    Some(match magic {
+        0x6969 => "NFS",
+        0x517b | 0xff53_4d42 | 0xfe53_4d42 => "SMB",
+        0x6573_5546 => "FUSE",
+        0x0102_1997 => "9p",
+        0x5346_414f | 0x6b41_4653 => "AFS",
+        _ => return None,
+    })
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Version<'a> {
+    format: u32,
+    compatible: Vec<&'a str>,
+    read_only_compatible: Vec<&'a str>,
+    incompatible: Vec<&'a str>,
+}
+
+fn version_text() -> String {
+    format!(
+        "format {FORMAT}\ncompatible\nread-only-compatible {}\nincompatible {}\n",
+        READ_ONLY_COMPATIBLE.join(" "),
+        INCOMPATIBLE.join(" ")
+    )
+}
+
+fn parse_version(text: &str) -> Option<Version<'_>> {
+    let mut version = Version::default();
+    for line in text.lines() {
+        let mut words = line.split_ascii_whitespace();
+        match words.next() {
+            Some("format") => version.format = words.next()?.parse().ok()?,
+            Some("compatible") => version.compatible = words.collect(),
+            Some("read-only-compatible") => version.read_only_compatible = words.collect(),
+            Some("incompatible") => version.incompatible = words.collect(),
+            _ => {}
+        }
+    }
+    (version.format > 0).then_some(version)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fresh() -> (tempfile::TempDir, Layout) {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let layout = Layout::new(&dir.path().join("store"));
+        (dir, layout)
+    }
+
+    #[test]
+    fn a_new_store_is_private_and_an_oci_layout() {
+        let (_dir, layout) = fresh();
+        layout.open().expect("creates");
+        layout.open().expect("opens again");
+        let mode = fs::metadata(&layout.root).expect("exists").permissions().mode();
+        assert_eq!(mode & 0o7777, 0o700);
+        assert_eq!(fs::read(layout.oci().join("oci-layout")).expect("written"), OCI_LAYOUT);
+        assert!(layout.blobs().join("sha256").is_dir());
+    }
+
+    #[test]
+    fn a_newer_store_is_refused() {
+        let (_dir, layout) = fresh();
+        layout.open().expect("creates");
+        fs::write(layout.version(), "format 2\n").expect("writes");
+        let error = layout.open().expect_err("too new");
+        assert!(error.to_string().contains("has format 2"), "{error}");
+        assert!(error.hint().is_some());
+        fs::write(layout.version(), "format 1\ncompatible later\nincompatible quantum\n").expect("writes");
+        let error = layout.open().expect_err("unknown feature");
+        assert!(error.to_string().contains("\"quantum\""), "{error}");
+        fs::write(layout.version(), "format 1\ncompatible later\n").expect("writes");
+        layout.open().expect("unknown compatible features do not matter");
+        fs::write(layout.version(), "").expect("writes");
+        assert!(matches!(layout.open(), Err(StoreError::Damaged { .. })));
+    }
+
+    #[test]
+    fn a_directory_with_other_things_is_not_taken_over() {
+        let (_dir, layout) = fresh();
+        fs::create_dir_all(layout.root.join("Documents")).expect("creates");
+        let error = layout.open().expect_err("not a store");
+        assert!(matches!(&error, StoreError::NotAStore { found, .. } if found == "Documents"), "{error}");
+    }
+
+    #[test]
+    fn a_creation_that_was_killed_is_completed() {
+        let (_dir, layout) = fresh();
+        fs::create_dir_all(layout.oci()).expect("creates");
+        fs::write(layout.root.join(".rbuild-x"), "").expect("writes");
+        layout.open().expect("completes");
+        assert!(layout.tmp().is_dir());
+    }
+
+    #[test]
+    fn network_file_systems_are_refused() {
+        assert_eq!(refused_file_system(0x6969), Some("NFS"));
+        assert_eq!(refused_file_system(0xff53_4d42), Some("SMB"));
+        assert_eq!(refused_file_system(0x6573_5546), Some("FUSE"));
+        assert_eq!(refused_file_system(0xef53), None, "ext4");
+        assert_eq!(refused_file_system(0x0102_1994), None, "tmpfs");
+    }
+}

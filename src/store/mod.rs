@@ -1,0 +1,199 @@
+//! Layer 2: everything that is kept between builds.
+//!
+//! Owns the directory described in `docs/STATE.md`: content (blobs in an OCI layout), layers and their directories,
+//! cache records, images, cache mounts, context indexes, leases and locks, and their collection. Only this module knows
+//! file names inside the store. It refuses to know registries, ops and how steps run. Safe with several processes at
+//! once, and after `kill -9` at any point. Start reading at [`Store`], then `meta`, `layer` and `mount`.
+//!
+//! All calls block; callers in async code use `spawn_blocking`.
+
+mod cache_mount;
+mod content;
+mod context;
+mod copy;
+mod derive;
+mod error;
+mod gc;
+mod image;
+mod layer;
+mod layout;
+mod lease;
+mod lock;
+mod meta;
+mod mount;
+mod record;
+mod reset;
+mod snapshot;
+mod stub;
+mod sweep;
+mod tree;
+mod usage;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+
+use crate::base::Events;
+use crate::base::digest::hex;
+
+pub use cache_mount::{CacheMount, Sharing};
+pub use content::BlobWriter;
+pub use context::{ContextIndex, StatKey};
+pub use error::StoreError;
+pub use gc::{GcLimits, PruneOptions, PruneReport};
+pub use image::ImageRecord;
+pub use layer::{LayerBlob, LayerId, LayerRecord, NeededBlob, RemoteBlob};
+pub use lease::Lease;
+pub use mount::{MountRequest, Mounted};
+pub use record::{CacheRecord, KeyLock};
+pub use reset::reset;
+pub use stub::Stub;
+pub use usage::{Filter, UsageKind, UsageRecord};
+
+use layout::Layout;
+use meta::Meta;
+use snapshot::Snapshotter;
+use sweep::Owner;
+
+/// Which snapshotter to use (SPEC C5.20).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SnapshotterChoice {
+    /// Overlay where a probe mount works, else native with one notice.
+    #[default]
+    Auto,
+    /// Overlay mounts, or an error.
+    Overlay,
+    /// Whole trees and no mounts.
+    Native,
+}
+
+/// How to open a store.
+#[derive(Debug, Clone)]
+pub struct StoreOptions {
+    /// Which snapshotter.
+    pub snapshotter: SnapshotterChoice,
+    /// A private directory for mountpoints, best a tmpfs of the worker's mount namespace; inside the store if absent.
+    pub mount_dir: Option<PathBuf>,
+    /// Where notices go.
+    pub events: Events,
+}
+
+impl StoreOptions {
+    /// The defaults.
+    #[must_use]
+    pub fn new(events: Events) -> Self {
+        Self { snapshotter: SnapshotterChoice::Auto, mount_dir: None, events }
+    }
+}
+
+/// An open store. Cheap to clone; usable from any thread.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    layout: Layout,
+    meta: Meta,
+    options: StoreOptions,
+    boot: String,
+    /// Chosen at the first use: opening does not mount anything.
+    snapshotter: Mutex<Option<Arc<dyn Snapshotter>>>,
+    /// See [`Store::dialect`].
+    dialect: OnceLock<String>,
+    /// The lease of this process, if any.
+    lease: Mutex<Weak<lease::LeaseInner>>,
+    /// This process's directory below `tmp`, made at the first use.
+    owner: Mutex<Option<Arc<Owner>>>,
+}
+
+impl Store {
+    /// Opens the store at `root`, creating it if the directory is missing or empty.
+    ///
+    /// # Errors
+    /// If it was written by a newer version, is on a network file system, is damaged or cannot be written.
+    pub fn open(root: &Path, options: &StoreOptions) -> Result<Self, StoreError> {
+        let root = std::path::absolute(root).map_err(StoreError::io("resolve", root))?;
+        let layout = Layout::new(&root);
+        layout.open()?;
+        let meta = Meta::open(&root, &layout.meta())?;
+        let store = Self {
+            inner: Arc::new(Inner {
+                layout,
+                meta,
+                options: options.clone(),
+                boot: meta::boot_id(),
+                snapshotter: Mutex::new(None),
+                dialect: OnceLock::new(),
+                lease: Mutex::new(Weak::new()),
+                owner: Mutex::new(None),
+            }),
+        };
+        store.sweep_dead_owners()?;
+        Ok(store)
+    }
+
+    /// The store's directory.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.inner.layout.root
+    }
+
+    /// Where the logs and reports of builds go: one directory per build.
+    #[must_use]
+    pub fn history_dir(&self) -> PathBuf {
+        self.inner.layout.history()
+    }
+
+    /// Makes everything written so far survive a crash of the machine: one `syncfs`, then the rows are marked.
+    /// To be called once, after the result of a build was delivered.
+    ///
+    /// # Errors
+    /// If the file system reports a write error.
+    pub fn sync(&self) -> Result<(), StoreError> {
+        const TABLES: [&str; 2] = ["blobs", "dirs"];
+        let fresh = self.inner.meta.read("read", |c| {
+            let mut last = [0_i64; 2];
+            for (table, last) in TABLES.iter().zip(&mut last) {
+                let query = format!("SELECT coalesce(max(rowid), 0) FROM {table} WHERE durable = 0 AND boot = ?1");
+                *last = c.query_row(&query, [&self.inner.boot], |row| row.get(0))?;
+            }
+            Ok(last)
+        })?;
+        if fresh == [0, 0] {
+            return Ok(());
+        }
+        let root = crate::base::file::open_dir(self.root()).map_err(StoreError::io("open", self.root()))?;
+        rustix::fs::syncfs(&root).map_err(StoreError::errno("sync", self.root()))?;
+        self.inner.meta.write("mark as durable", |tx| {
+            for (table, last) in TABLES.iter().zip(fresh) {
+                tx.execute(
+                    &format!("UPDATE {table} SET durable = 1 WHERE durable = 0 AND boot = ?1 AND rowid <= ?2"),
+                    (&self.inner.boot, last),
+                )?;
+            }
+            Ok(())
+        })?;
+        self.inner.meta.checkpoint();
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("root", &self.inner.layout.root).finish_non_exhaustive()
+    }
+}
+
+/// A name that nobody else has: 80 random bits.
+fn random_name() -> Result<String, StoreError> {
+    let mut raw = [0_u8; 10];
+    let source = Path::new("/dev/urandom");
+    std::fs::File::open(source).and_then(|mut f| f.read_exact(&mut raw)).map_err(StoreError::io("read", source))?;
+    Ok(hex(&raw))
+}

@@ -1,0 +1,99 @@
+//! Whole trees, no mounts: works everywhere, costs a copy of the tree per step.
+
+use std::fs;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::archive::{
+    ApplyOptions, ApplySummary, ArchiveError, Dialect, DiffStats, LayerWriter, Timestamp, TreeHints, apply,
+    diff_trees_with,
+};
+use crate::base::file::open_dir;
+use crate::store::StoreError;
+use crate::store::content::BlobWriter;
+use crate::store::copy::copy_tree;
+use crate::store::stub::Plan;
+
+use super::{Snapshotter, View, ViewRequest};
+
+/// The snapshotter that copies.
+#[derive(Debug)]
+pub(crate) struct Native;
+
+impl Snapshotter for Native {
+    fn name(&self) -> &'static str {
+        "native"
+    }
+
+    fn per_layer(&self) -> bool {
+        false
+    }
+
+    fn prepare(&self, target: &Path, below: &[PathBuf]) -> io::Result<()> {
+        match below.last() {
+            Some(tree) => copy_tree(tree, target),
+            None => empty_root(target),
+        }
+    }
+
+    fn unpack(&self, tar: &mut dyn Read, target: &Path, _below: &[PathBuf]) -> Result<ApplySummary, ArchiveError> {
+        apply(tar, target, Dialect::Native, &[], &ApplyOptions::default())
+    }
+
+    fn view(&self, request: &ViewRequest<'_>) -> Result<View, StoreError> {
+        let scratch = request.scratch;
+        // A tree that nobody may change is shown as it is, unless mountpoints are missing in it.
+        if let (false, Some(tree)) = (request.writable, request.dirs.last()) {
+            let root = open_dir(tree).map_err(StoreError::io("open", tree))?;
+            let plan = Plan::new(root.as_fd(), request.stubs)?;
+            if plan.is_empty() {
+                let mut view = View::at(tree);
+                view.stubs = plan.resolved;
+                return Ok(view);
+            }
+        }
+        let tree = scratch.join("fs");
+        fs::create_dir(&tree).map_err(StoreError::io("create", &tree))?;
+        self.prepare(&tree, request.dirs).map_err(StoreError::io("copy a tree to", &tree))?;
+        let root = open_dir(&tree).map_err(StoreError::io("open", &tree))?;
+        let plan = Plan::new(root.as_fd(), request.stubs)?;
+        let mut view = View::at(&tree);
+        view.placed = Some(plan.make_in_place(&tree).map_err(StoreError::io("make mountpoints in", &tree))?);
+        view.stubs = plan.resolved;
+        view.copied_at = Some(file_system_now(scratch)?);
+        view.keep = request.writable.then_some(tree);
+        Ok(view)
+    }
+
+    fn pack(
+        &self,
+        dir: &Path,
+        below: &[PathBuf],
+        copied_at: Option<Timestamp>,
+        out: &mut LayerWriter<BlobWriter>,
+    ) -> Result<DiffStats, ArchiveError> {
+        let hints = TreeHints { untouched_before: copied_at };
+        diff_trees_with(below.last().map(PathBuf::as_path), dir, &hints, out)
+    }
+}
+
+/// The root directory of a file system that begins with nothing.
+pub(super) fn empty_root(dir: &Path) -> io::Result<()> {
+    use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o755))?;
+    let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let times = Timestamps { last_access: zero, last_modification: zero };
+    Ok(rustix::fs::utimensat(CWD, dir, &times, AtFlags::empty())?)
+}
+
+/// The file system's own clock.
+fn file_system_now(scratch: &Path) -> Result<Timestamp, StoreError> {
+    let path = scratch.join("now");
+    fs::write(&path, b"").map_err(StoreError::io("create", &path))?;
+    let stat = rustix::fs::stat(&path).map_err(StoreError::errno("examine", &path))?;
+    fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
+    #[allow(clippy::useless_conversion, clippy::unnecessary_cast)] // Narrower on some architectures.
+    Ok(Timestamp { secs: stat.st_ctime as i64, nanos: u32::try_from(stat.st_ctime_nsec).unwrap_or(0) })
+}

@@ -1,0 +1,350 @@
+//! Overlay mounts: a layer is a directory, a step's change is the upper.
+//!
+//! Facts this rests on (kernel 6.18, ext4, in a user namespace): without `userxattr` the mount succeeds but renaming a
+//! lower directory gives EIO; `volatile` saves the fsyncs and forbids to reuse a work directory, so each mount has a
+//! fresh one; a value passed to `fsconfig` is at most 255 bytes; a read-only overlay needs two lowers; 500 lowers are
+//! the limit; upper on overlay is EINVAL, on tmpfs fine.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, mount_remount, move_mount, open_tree,
+};
+
+use crate::archive::{
+    ApplyOptions, ApplySummary, ArchiveError, Dialect, DiffStats, LayerWriter, Timestamp, apply, diff_overlay,
+};
+use crate::base::file::open_dir;
+use crate::store::StoreError;
+use crate::store::content::BlobWriter;
+use crate::store::copy::copy_metadata;
+use crate::store::stub::Plan;
+
+use super::native::empty_root;
+use super::{Snapshotter, View, ViewRequest, detach};
+
+/// What the kernel takes.
+const MAX_LOWERS: usize = 500;
+
+/// How overlay file systems can be mounted here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Api {
+    /// `fsopen` and one `lowerdir+` per layer (kernel 6.8).
+    Fsconfig,
+    /// `mount(2)` with all directories in one option string.
+    Mount,
+}
+
+/// The snapshotter that mounts.
+#[derive(Debug)]
+pub(crate) struct Overlay {
+    api: Api,
+}
+
+/// What goes into one mount.
+struct Layers<'a> {
+    /// Bottom first.
+    lowers: &'a [PathBuf],
+    /// Upper and work directory.
+    upper: Option<(&'a Path, &'a Path)>,
+}
+
+impl Overlay {
+    /// Mounts a small overlay below `scratch` and does there what steps do. The error says what failed.
+    pub(crate) fn probe(scratch: &Path) -> Result<Self, String> {
+        let make = |name: &str| -> io::Result<PathBuf> {
+            let path = scratch.join(name);
+            fs::create_dir(&path)?;
+            Ok(path)
+        };
+        let prepare = || -> io::Result<Vec<PathBuf>> {
+            let dirs: Vec<PathBuf> = ["l1", "l2", "upper", "work", "merged"].iter().map(|n| make(n)).collect::<Result<_, _>>()?;
+            fs::create_dir_all(dirs[0].join("dir/sub"))?;
+            fs::write(dirs[1].join("file"), "x")?;
+            Ok(dirs)
+        };
+        let dirs = prepare().map_err(|e| format!("cannot prepare a test mount: {e}"))?;
+        let (lowers, merged) = (&dirs[..2], &dirs[4]);
+        let layers = Layers { lowers, upper: Some((&dirs[2], &dirs[3])) };
+        let (api, fs) = match detached(&layers) {
+            Ok(fs) => (Api::Fsconfig, Some(fs)),
+            Err(first) => {
+                mount_old(&layers, merged, false).map_err(|_| first.to_string())?;
+                (Api::Mount, None)
+            }
+        };
+        if let Some(fs) = &fs {
+            attach(fs, merged).map_err(|e| e.to_string())?;
+        }
+        // Deleting a lower directory and making it again is what fails without working `user.*` attributes.
+        let tried = (|| -> io::Result<bool> {
+            fs::remove_dir_all(merged.join("dir"))?;
+            fs::create_dir(merged.join("dir"))?;
+            fs::remove_file(merged.join("file"))?;
+            Ok(fs::symlink_metadata(dirs[2].join("file"))?.file_type().is_char_device()
+                && fs::read_dir(merged.join("dir"))?.next().is_none())
+        })();
+        drop(fs);
+        let _ = detach(merged);
+        match tried {
+            Ok(true) => Ok(Self { api }),
+            Ok(false) => Err("deletions are not recorded".into()),
+            Err(e) => Err(format!("deleting in a test mount: {e}")),
+        }
+    }
+
+    /// Mounts at `target`.
+    fn mount(&self, layers: &Layers<'_>, target: &Path) -> Result<(), StoreError> {
+        if layers.lowers.len() > MAX_LOWERS {
+            return Err(StoreError::Mount {
+                what: format!("{} layers at {}", layers.lowers.len(), target.display()),
+                reason: format!("overlay takes at most {MAX_LOWERS}"),
+                source: io::Error::from(Errno::INVAL),
+            });
+        }
+        match self.api {
+            Api::Fsconfig => attach(&detached(layers)?, target),
+            Api::Mount => mount_old(layers, target, layers.upper.is_none()),
+        }
+    }
+}
+
+impl Snapshotter for Overlay {
+    fn name(&self) -> &'static str {
+        "overlay"
+    }
+
+    fn per_layer(&self) -> bool {
+        true
+    }
+
+    fn prepare(&self, target: &Path, below: &[PathBuf]) -> io::Result<()> {
+        match below.last() {
+            Some(top) => {
+                let (from, to) = (open_dir(top)?, open_dir(target)?);
+                copy_metadata(from.as_fd(), to.as_fd())
+            }
+            None => empty_root(target),
+        }
+    }
+
+    fn unpack(&self, tar: &mut dyn Read, target: &Path, below: &[PathBuf]) -> Result<ApplySummary, ArchiveError> {
+        apply(tar, target, Dialect::Overlay, below, &ApplyOptions::default())
+    }
+
+    fn view(&self, request: &ViewRequest<'_>) -> Result<View, StoreError> {
+        let scratch = request.scratch;
+        let new_dir = |name: &str| -> Result<PathBuf, StoreError> {
+            let path = scratch.join(name);
+            fs::create_dir(&path).map_err(StoreError::io("create", &path))?;
+            Ok(path)
+        };
+        let mut lowers = request.dirs.to_vec();
+        if lowers.is_empty() {
+            let empty = new_dir("empty")?;
+            empty_root(&empty).map_err(StoreError::io("prepare", &empty))?;
+            lowers.push(empty);
+        }
+        let mut stubs = Vec::new();
+        if !request.stubs.is_empty() {
+            let plan = self.with_merged(&lowers, scratch, |root| {
+                let plan = Plan::new(root, request.stubs)?;
+                if !plan.is_empty() {
+                    let init = new_dir("init")?;
+                    plan.make_layer(root, &init).map_err(StoreError::io("make mountpoints in", &init))?;
+                }
+                Ok(plan)
+            })?;
+            if !plan.is_empty() {
+                lowers.push(scratch.join("init"));
+            }
+            stubs = plan.resolved;
+        }
+        let mountpoint = request.mountpoint;
+        fs::create_dir(mountpoint).map_err(StoreError::io("create", mountpoint))?;
+        let mut keep = None;
+        if request.writable {
+            let (upper, work) = (new_dir("fs")?, new_dir("work")?);
+            // The root of the merged view is the upper's root.
+            self.prepare(&upper, &lowers).map_err(StoreError::io("prepare", &upper))?;
+            self.mount(&Layers { lowers: &lowers, upper: Some((&upper, &work)) }, mountpoint)?;
+            keep = Some(upper);
+        } else if let [only] = lowers.as_slice() {
+            bind_read_only(only, mountpoint)?;
+        } else {
+            self.mount(&Layers { lowers: &lowers, upper: None }, mountpoint)?;
+        }
+        let mut view = View::at(mountpoint);
+        view.keep = keep;
+        view.mounted = true;
+        view.stubs = stubs;
+        Ok(view)
+    }
+
+    fn pack(
+        &self,
+        dir: &Path,
+        below: &[PathBuf],
+        _copied_at: Option<Timestamp>,
+        out: &mut LayerWriter<BlobWriter>,
+    ) -> Result<DiffStats, ArchiveError> {
+        diff_overlay(dir, below, out)
+    }
+}
+
+impl Overlay {
+    /// Calls `body` with the root of a read-only view over `lowers` that is mounted nowhere.
+    fn with_merged<T>(
+        &self,
+        lowers: &[PathBuf],
+        scratch: &Path,
+        body: impl FnOnce(BorrowedFd<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        if let [only] = lowers {
+            return body(open_dir(only).map_err(StoreError::io("open", only))?.as_fd());
+        }
+        let layers = Layers { lowers, upper: None };
+        if self.api == Api::Fsconfig {
+            let root = detached(&layers)?;
+            // The mount's descriptor is O_PATH; directories below are opened for reading.
+            return body(root.as_fd());
+        }
+        let at = scratch.join("look");
+        fs::create_dir(&at).map_err(StoreError::io("create", &at))?;
+        mount_old(&layers, &at, true)?;
+        let result = open_dir(&at).map_err(StoreError::io("open", &at)).and_then(|root| body(root.as_fd()));
+        let _ = detach(&at);
+        result
+    }
+}
+
+/// A value for `fsconfig`, which takes no more than 255 bytes: a long path goes through a descriptor.
+struct Short {
+    value: OsString,
+    _fd: Option<OwnedFd>,
+}
+
+fn short(path: &Path, limit: usize) -> Result<Short, StoreError> {
+    if path.as_os_str().len() <= limit {
+        return Ok(Short { value: path.as_os_str().to_owned(), _fd: None });
+    }
+    let fd = rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(StoreError::errno("open", path))?;
+    Ok(Short { value: format!("/proc/self/fd/{}", fd.as_raw_fd()).into(), _fd: Some(fd) })
+}
+
+/// Creates an overlay file system that is mounted nowhere yet.
+fn detached(layers: &Layers<'_>) -> Result<OwnedFd, StoreError> {
+    const LIMIT: usize = 255;
+    let what = || format!("an overlay of {} layers", layers.lowers.len());
+    let fail = |step: &str, fs: Option<&OwnedFd>, source: Errno| StoreError::Mount {
+        what: what(),
+        reason: format!("{step}: {}", fs.and_then(kernel_says).unwrap_or_else(|| source.to_string())),
+        source: source.into(),
+    };
+    let fs = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(|e| fail("fsopen", None, e))?;
+    let mut held = Vec::with_capacity(layers.lowers.len() + 2);
+    let mut set = |key: &str, path: &Path| -> Result<(), StoreError> {
+        let short = short(path, LIMIT)?;
+        fsconfig_set_string(&fs, key, short.value.as_os_str()).map_err(|e| fail(key, Some(&fs), e))?;
+        held.push(short);
+        Ok(())
+    };
+    // Topmost first.
+    for lower in layers.lowers.iter().rev() {
+        set("lowerdir+", lower)?;
+    }
+    if let Some((upper, work)) = layers.upper {
+        set("upperdir", upper)?;
+        set("workdir", work)?;
+    }
+    let flags: &[&str] = if layers.upper.is_some() { &["userxattr", "volatile"] } else { &["userxattr"] };
+    for flag in flags {
+        fsconfig_set_flag(&fs, *flag).map_err(|e| fail(flag, Some(&fs), e))?;
+    }
+    fsconfig_create(&fs).map_err(|e| fail("create", Some(&fs), e))?;
+    let attributes = if layers.upper.is_some() { MountAttrFlags::empty() } else { MountAttrFlags::MOUNT_ATTR_RDONLY };
+    fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(|e| fail("fsmount", Some(&fs), e))
+}
+
+fn attach(mount: &OwnedFd, target: &Path) -> Result<(), StoreError> {
+    move_mount(mount, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(|e| StoreError::Mount {
+        what: format!("an overlay at {}", target.display()),
+        reason: e.to_string(),
+        source: e.into(),
+    })
+}
+
+/// The first message the kernel left in the file system context's log, e.g. `overlayfs: limit is 500`.
+fn kernel_says(fs: &OwnedFd) -> Option<String> {
+    let mut buffer = [0_u8; 1024];
+    let length = rustix::io::read(fs, &mut buffer).ok()?;
+    let text = String::from_utf8_lossy(&buffer[..length]);
+    // Lines begin with their severity: "e overlay: …".
+    let text = text.trim().trim_start_matches(['e', 'w', 'i']).trim();
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+/// `mount(2)` for kernels before `lowerdir+`. All directories go through descriptors: the option string is limited to
+/// one page, and their paths could contain colons and commas.
+fn mount_old(layers: &Layers<'_>, target: &Path, read_only: bool) -> Result<(), StoreError> {
+    let fail = |source: Errno| StoreError::Mount {
+        what: format!("an overlay of {} layers at {}", layers.lowers.len(), target.display()),
+        reason: source.to_string(),
+        source: source.into(),
+    };
+    let mut held = Vec::new();
+    let mut name = |path: &Path| -> Result<String, StoreError> {
+        let short = short(path, 0)?;
+        let value = short.value.to_string_lossy().into_owned();
+        held.push(short);
+        Ok(value)
+    };
+    let lowers: Vec<String> = layers.lowers.iter().rev().map(|l| name(l)).collect::<Result<_, _>>()?;
+    let mut options = format!("lowerdir={},userxattr", lowers.join(":"));
+    if let Some((upper, work)) = layers.upper {
+        options.push_str(&format!(",upperdir={},workdir={},volatile", name(upper)?, name(work)?));
+    }
+    let options = std::ffi::CString::new(options).map_err(|_| fail(Errno::INVAL))?;
+    let flags = if read_only { MountFlags::RDONLY } else { MountFlags::empty() };
+    mount("overlay", target, "overlay", flags, options.as_c_str()).map_err(fail)
+}
+
+/// Shows `dir` at `target`, not writable.
+fn bind_read_only(dir: &Path, target: &Path) -> Result<(), StoreError> {
+    let fail = |source: Errno| StoreError::Mount {
+        what: format!("{} at {}", dir.display(), target.display()),
+        reason: source.to_string(),
+        source: source.into(),
+    };
+    let tree = open_tree(CWD, dir, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC).map_err(fail)?;
+    move_mount(&tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(fail)?;
+    // Flags the parent namespace locked must be named again, or the remount is refused.
+    let locked = rustix::fs::statvfs(target).map_err(fail)?.f_flag;
+    let mut flags = MountFlags::BIND | MountFlags::RDONLY;
+    for (has, flag) in [
+        (rustix::fs::StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
+        (rustix::fs::StatVfsMountFlags::NODEV, MountFlags::NODEV),
+        (rustix::fs::StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
+        (rustix::fs::StatVfsMountFlags::NOATIME, MountFlags::NOATIME),
+        (rustix::fs::StatVfsMountFlags::NODIRATIME, MountFlags::NODIRATIME),
+        (rustix::fs::StatVfsMountFlags::RELATIME, MountFlags::RELATIME),
+    ] {
+        if locked.contains(has) {
+            flags |= flag;
+        }
+    }
+    if let Err(e) = mount_remount(target, flags, "") {
+        let _ = detach(target);
+        return Err(fail(e));
+    }
+    Ok(())
+}

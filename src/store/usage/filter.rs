@@ -1,0 +1,207 @@
+//! Filters of `du` and `prune` (SPEC B8.05): `key<op>value` with `=`, `==`, `!=` and `~=` (a regular expression).
+
+use std::time::{Duration, SystemTime};
+
+use regex::Regex;
+
+use super::UsageRecord;
+use crate::store::StoreError;
+
+/// One condition. Several are ANDed.
+#[derive(Debug, Clone)]
+pub struct Filter {
+    key: Key,
+    test: Test,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Key {
+    Until,
+    Id,
+    Parents,
+    Description,
+    InUse,
+    Mutable,
+    Immutable,
+    Shared,
+    Private,
+    Type,
+}
+
+#[derive(Debug, Clone)]
+enum Test {
+    /// `key` alone: it is true, or not empty.
+    Present,
+    Equal(String),
+    Unequal(String),
+    Matches(Regex),
+    /// Not used for so long.
+    Unused(Duration),
+}
+
+impl Filter {
+    /// Parses one filter.
+    ///
+    /// # Errors
+    /// [`StoreError::Filter`] for an unknown key, a bad expression or a bad duration.
+    pub fn parse(text: &str) -> Result<Self, StoreError> {
+        let fail = |reason: String| StoreError::Filter { text: text.to_owned(), reason };
+        let end = text.find(['=', '!', '~']).unwrap_or(text.len());
+        let (key, rest) = text.split_at(end);
+        let key = match key {
+            "until" | "unused-for" => Key::Until,
+            "id" => Key::Id,
+            "parents" | "parent" => Key::Parents,
+            "description" => Key::Description,
+            "inuse" => Key::InUse,
+            "mutable" => Key::Mutable,
+            "immutable" => Key::Immutable,
+            "shared" => Key::Shared,
+            "private" => Key::Private,
+            "type" => Key::Type,
+            _ => {
+                return Err(fail(format!(
+                    "unknown key \"{key}\" (expected until, id, parents, description, inuse, mutable, immutable, shared, private or type)"
+                )));
+            }
+        };
+        let test = if rest.is_empty() {
+            Test::Present
+        } else if let Some(value) = rest.strip_prefix("!=") {
+            Test::Unequal(value.to_owned())
+        } else if let Some(value) = rest.strip_prefix("~=") {
+            Test::Matches(Regex::new(value).map_err(|e| fail(e.to_string()))?)
+        } else if let Some(value) = rest.strip_prefix("==").or_else(|| rest.strip_prefix('=')) {
+            Test::Equal(value.to_owned())
+        } else {
+            return Err(fail("expected =, ==, != or ~= after the key".into()));
+        };
+        let test = match (key, test) {
+            (Key::Until, Test::Equal(value)) => {
+                Test::Unused(duration(&value).ok_or_else(|| fail(format!("\"{value}\" is not a duration such as 24h")))?)
+            }
+            (Key::Until, _) => return Err(fail("expected until=<duration>".into())),
+            (_, test) => test,
+        };
+        Ok(Self { key, test })
+    }
+
+    /// Whether a record fulfils the condition.
+    #[must_use]
+    pub fn matches(&self, record: &UsageRecord) -> bool {
+        let flag = |value: bool| self.test(if value { "true" } else { "false" }, value);
+        match self.key {
+            Key::Until => match self.test {
+                Test::Unused(duration) => {
+                    SystemTime::now().duration_since(record.last_used).is_ok_and(|unused| unused >= duration)
+                }
+                _ => true,
+            },
+            Key::Id => self.test(&record.id, !record.id.is_empty()),
+            Key::Description => self.test(&record.description, !record.description.is_empty()),
+            Key::Type => self.test(record.kind.name(), true),
+            Key::InUse => flag(record.in_use),
+            Key::Mutable => flag(record.mutable),
+            Key::Immutable => flag(!record.mutable),
+            Key::Shared => flag(record.shared),
+            Key::Private => flag(!record.shared),
+            // A `;` separated list of parents that must all be there; `!=`: none of them.
+            Key::Parents => match &self.test {
+                Test::Equal(wanted) => wanted.split(';').all(|w| record.parents.iter().any(|p| p == w)),
+                Test::Unequal(wanted) => wanted.split(';').all(|w| record.parents.iter().all(|p| p != w)),
+                Test::Matches(regex) => record.parents.iter().any(|p| regex.is_match(p)),
+                Test::Present | Test::Unused(_) => !record.parents.is_empty(),
+            },
+        }
+    }
+
+    fn test(&self, value: &str, present: bool) -> bool {
+        match &self.test {
+            Test::Present | Test::Unused(_) => present,
+            Test::Equal(wanted) => value == wanted,
+            Test::Unequal(other) => value != other,
+            Test::Matches(regex) => regex.is_match(value),
+        }
+    }
+}
+
+/// `1h30m`, `24h`, `90s`, `500ms`, and days as `7d`.
+fn duration(text: &str) -> Option<Duration> {
+    let mut total = Duration::ZERO;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest[..digits].parse().ok()?;
+        let unit_end = rest[digits..].find(|c: char| c.is_ascii_digit() || c == '.').map_or(rest.len(), |i| digits + i);
+        let unit = match &rest[digits..unit_end] {
+            "d" => 86_400.0,
+            "h" => 3_600.0,
+            "m" => 60.0,
+            "s" => 1.0,
+            "ms" => 0.001,
+            _ => return None,
+        };
+        total = total.checked_add(Duration::try_from_secs_f64(number * unit).ok()?)?;
+        rest = &rest[unit_end..];
+    }
+    (!text.is_empty()).then_some(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::UsageKind;
+
+    fn record() -> UsageRecord {
+        let hour_ago = SystemTime::now() - Duration::from_secs(3600);
+        UsageRecord {
+            id: "abc".into(),
+            kind: UsageKind::CacheMount,
+            description: "cache mount /root/.cache".into(),
+            size: 1,
+            reclaimable: 1,
+            created: hour_ago,
+            last_used: hour_ago,
+            usage: 1,
+            in_use: false,
+            mutable: true,
+            shared: false,
+            parents: vec!["p1".into(), "p2".into()],
+        }
+    }
+
+    #[test]
+    fn b8_05_filters() {
+        for (text, expected) in [
+            ("id=abc", true),
+            ("id==abc", true),
+            ("id!=abc", false),
+            ("id~=^a.c$", true),
+            ("type=exec.cachemount", true),
+            ("type==regular", false),
+            ("description~=\\.cache", true),
+            ("inuse", false),
+            ("inuse=false", true),
+            ("mutable", true),
+            ("immutable", false),
+            ("shared=true", false),
+            ("private", true),
+            ("parents=p1;p2", true),
+            ("parents=p1;p3", false),
+            ("parents!=p3", true),
+            ("until=30m", true),
+            ("until=1h30m", false),
+            ("until=1d", false),
+        ] {
+            assert_eq!(Filter::parse(text).expect(text).matches(&record()), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn b8_05_bad_filters_are_named() {
+        for text in ["color=red", "until", "until=soon", "until=", "id~=(", "id!abc", ""] {
+            let error = Filter::parse(text).expect_err(text);
+            assert!(matches!(error, StoreError::Filter { .. }), "{error}");
+        }
+    }
+}
