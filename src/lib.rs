@@ -8,4 +8,5 @@ pub mod dockerfile;
 pub mod llb;
 pub mod oci;
 pub mod registry;
+pub mod source;
 pub mod store;

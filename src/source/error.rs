@@ -1,0 +1,147 @@
+//! Why an image could not be had.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::base::{Digest, FaultKind};
+use crate::llb::host::HostError;
+use crate::registry::RegistryError;
+use crate::store::StoreError;
+
+/// A failed resolution or download.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// Not an identifier this module knows, or a broken one.
+    #[error("invalid image source \"{identifier}\": {reason}")]
+    Identifier {
+        /// The identifier.
+        identifier: String,
+        /// Why not.
+        reason: String,
+    },
+    /// An attribute with a value that means nothing.
+    #[error("invalid value \"{value}\" of {name}")]
+    Attribute {
+        /// e.g. `image.resolvemode`.
+        name: &'static str,
+        /// The value.
+        value: String,
+    },
+    /// The registry.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// There are images under this name, but none for this platform.
+    #[error("failed to resolve source metadata for {name}: no image for platform {wanted}, only for {available}")]
+    NoPlatform {
+        /// The reference.
+        name: String,
+        /// Asked for.
+        wanted: String,
+        /// Comma-separated.
+        available: String,
+    },
+    /// The name means something that is not a container image.
+    #[error("failed to resolve source metadata for {name}: {reason}")]
+    NotAnImage {
+        /// The reference.
+        name: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The registry must not be asked, and the store has nothing.
+    #[error(
+        "failed to resolve source metadata for {name}: not in the local store, and the registry is not to be asked"
+    )]
+    NotLocal {
+        /// The reference.
+        name: String,
+    },
+    /// SPEC C2.01: `image.checksum`.
+    #[error("image digest {actual} for {name} does not match expected checksum {expected}")]
+    Checksum {
+        /// The reference.
+        name: String,
+        /// Wanted.
+        expected: Digest,
+        /// Found.
+        actual: Digest,
+    },
+    /// Bytes with another digest than their name promises.
+    #[error("{what} is corrupt: expected {expected}, got {actual}")]
+    Corrupt {
+        /// Blob and where it came from.
+        what: String,
+        /// Wanted.
+        expected: Digest,
+        /// Received.
+        actual: Digest,
+    },
+    /// A layer that is neither here nor anywhere known.
+    #[error("layer {digest} is not in the local store, and no registry is known to have it")]
+    Lost {
+        /// The blob.
+        digest: Digest,
+    },
+    /// A directory that is not an OCI layout, or not the right one.
+    #[error("OCI layout {}: {reason}", .path.display())]
+    Layout {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// A file of a layout.
+    #[error("cannot read {}: {source}", .path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A thread died.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+impl SourceError {
+    /// For the exit code.
+    #[must_use]
+    pub fn kind(&self) -> FaultKind {
+        match self {
+            Self::Registry(e) => e.kind(),
+            Self::Store(e) => e.kind(),
+            Self::Identifier { .. } | Self::NoPlatform { .. } | Self::Layout { .. } | Self::Io { .. } => {
+                FaultKind::Input
+            }
+            Self::Attribute { .. } | Self::Checksum { .. } | Self::NotLocal { .. } => FaultKind::Input,
+            Self::NotAnImage { .. } | Self::Corrupt { .. } => FaultKind::Remote,
+            Self::Lost { .. } => FaultKind::Store,
+            Self::Internal(_) => FaultKind::Internal,
+        }
+    }
+
+    /// The remedy, where known.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Registry(e) => e.hint(),
+            Self::Store(e) => e.hint(),
+            Self::NoPlatform { available, .. } => {
+                let first = available.split(',').next().unwrap_or_default();
+                Some(format!("choose one with --platform={first}, or another base image"))
+            }
+            Self::NotLocal { .. } => Some("build with --pull to ask the registry".into()),
+            Self::Lost { .. } => Some("build with --no-cache --pull to fetch the image again".into()),
+            _ => None,
+        }
+    }
+}
+
+impl From<SourceError> for HostError {
+    fn from(error: SourceError) -> Self {
+        Self { kind: error.kind(), message: error.to_string(), hint: error.hint() }
+    }
+}

@@ -1,0 +1,186 @@
+//! Downloads: what is needed, at once, each blob once.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use futures_util::future::try_join_all;
+
+use super::oci_layout::blob_path;
+use super::{ImageSource, SourceError};
+use crate::base::{Digest, Events, FaultKind};
+use crate::oci::{Descriptor, Reference};
+use crate::registry::{Progress, no_progress};
+use crate::store::{BlobWriter, LayerId, RemoteBlob, Store, StoreError};
+
+/// The host under which the store remembers that a layer's blob is in an OCI layout; the repository is the layout's
+/// path. No registry can have this name, since a host without dot and port is not one.
+pub const LAYOUT_HOST: &str = "oci-layout";
+
+/// Blobs being downloaded: two vertices that want the same one wait for each other.
+#[derive(Default)]
+pub(super) struct Downloads(Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>);
+
+impl Downloads {
+    fn of(&self, digest: &Digest) -> Arc<tokio::sync::Mutex<()>> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, lock| lock.strong_count() > 0);
+        if let Some(lock) = all.get(digest).and_then(Weak::upgrade) {
+            return lock;
+        }
+        let lock = Arc::default();
+        all.insert(digest.clone(), Arc::downgrade(&lock));
+        lock
+    }
+}
+
+impl ImageSource {
+    /// Makes sure that a chain of layers can be mounted: downloads the blobs of those that have neither a directory
+    /// nor a blob here, in parallel. With `vertex` each download is a progress item of it.
+    ///
+    /// # Errors
+    /// When a blob cannot be had, or is not what its digest promises. Other downloads are abandoned then.
+    pub async fn ensure_local(&self, layers: &[LayerId], vertex: Option<&Digest>) -> Result<(), SourceError> {
+        let chain = layers.to_vec();
+        let needed = self.blocking(move |store| Ok(store.blobs_needed(&chain)?)).await?;
+        try_join_all(needed.iter().map(|blob| self.ensure_blob(&blob.descriptor, &blob.remotes, vertex))).await?;
+        Ok(())
+    }
+
+    /// Makes sure that one blob is in the content store.
+    ///
+    /// # Errors
+    /// When it cannot be had, or is not what its digest promises.
+    pub async fn ensure_blob(
+        &self,
+        descriptor: &Descriptor,
+        remotes: &[RemoteBlob],
+        vertex: Option<&Digest>,
+    ) -> Result<(), SourceError> {
+        let lock = self.0.downloads.of(&descriptor.digest);
+        let _one_at_a_time = lock.lock().await;
+        let digest = descriptor.digest.clone();
+        if self.blocking(move |store| Ok(store.has_blob(&digest)?.is_some())).await? {
+            return Ok(());
+        }
+        let report = Report::new(&self.0.events, vertex, descriptor);
+        let mut failed = None;
+        // Copying from a directory is cheaper than any download.
+        let (layouts, registries): (Vec<_>, Vec<_>) = remotes.iter().partition(|r| r.host == LAYOUT_HOST);
+        for remote in layouts.into_iter().chain(registries) {
+            let result = if remote.host == LAYOUT_HOST {
+                self.copy(remote, &report).await
+            } else {
+                self.download(remote, &report).await
+            };
+            match result {
+                Ok(()) => {
+                    report.done(descriptor.size);
+                    return Ok(());
+                }
+                // Our own trouble is the same everywhere.
+                Err(error) if matches!(error.kind(), FaultKind::Store | FaultKind::NoSpace) => return Err(error),
+                Err(error) => failed = Some(error),
+            }
+        }
+        Err(failed.unwrap_or_else(|| SourceError::Lost { digest: descriptor.digest.clone() }))
+    }
+
+    async fn download(&self, remote: &RemoteBlob, report: &Report) -> Result<(), SourceError> {
+        let repository = Reference {
+            domain: remote.host.clone(),
+            path: remote.repository.clone(),
+            tag: None,
+            digest: Some(remote.descriptor.digest.clone()),
+        };
+        let writer = self.blocking(|store| Ok(store.blob_writer()?)).await?;
+        // The store's writer hashes; once is enough.
+        let client = &self.0.client;
+        let writer = client.blob_unhashed(&repository, &remote.descriptor, writer, &report.progress()).await?;
+        let (what, digest) = (repository.repository(), remote.descriptor.digest.clone());
+        self.blocking(move |_| commit(writer, &what, &digest)).await
+    }
+
+    async fn copy(&self, remote: &RemoteBlob, report: &Report) -> Result<(), SourceError> {
+        let (path, descriptor) = (remote.repository.clone(), remote.descriptor.clone());
+        let progress = report.progress();
+        self.blocking(move |store| copy(store, Path::new(&path), &descriptor, &progress)).await
+    }
+}
+
+fn copy(store: &Store, layout: &Path, descriptor: &Descriptor, progress: &Progress) -> Result<(), SourceError> {
+    let path = blob_path(layout, &descriptor.digest);
+    let fail = |source| SourceError::Io { path: path.clone(), source };
+    let mut file = File::open(&path).map_err(fail)?;
+    let mut writer = store.blob_writer()?;
+    let mut piece = vec![0; 256 << 10];
+    loop {
+        let n = match file.read(&mut piece) {
+            Ok(0) => break,
+            Ok(n) => n,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(e) => return Err(fail(e)),
+        };
+        writer.write_all(&piece[..n]).map_err(|e| writer.error(e))?;
+        progress(writer.written());
+    }
+    commit(writer, &format!("OCI layout {}", layout.display()), &descriptor.digest)
+}
+
+fn commit(writer: BlobWriter, place: &str, digest: &Digest) -> Result<(), SourceError> {
+    match writer.commit(Some(digest)) {
+        Ok(_) => Ok(()),
+        Err(StoreError::DigestMismatch { expected, actual, .. }) => {
+            Err(SourceError::Corrupt { what: format!("blob {digest} of {place}"), expected, actual })
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Progress of one blob, a few times a second at most.
+struct Report {
+    events: Events,
+    vertex: Option<Digest>,
+    item: String,
+    total: u64,
+}
+
+impl Report {
+    fn new(events: &Events, vertex: Option<&Digest>, descriptor: &Descriptor) -> Self {
+        let report = Self {
+            events: events.clone(),
+            vertex: vertex.cloned(),
+            item: descriptor.digest.to_string(),
+            total: descriptor.size,
+        };
+        report.send(0, false);
+        report
+    }
+
+    fn send(&self, current: u64, done: bool) {
+        if let Some(vertex) = &self.vertex {
+            self.events.progress(vertex, &self.item, current, Some(self.total), done);
+        }
+    }
+
+    fn done(&self, size: u64) {
+        self.send(size, true);
+    }
+
+    fn progress(&self) -> Progress {
+        const PAUSE: Duration = Duration::from_millis(100);
+        let Some(vertex) = self.vertex.clone() else { return no_progress() };
+        let (events, item, total) = (self.events.clone(), self.item.clone(), self.total);
+        let last = Mutex::new(Instant::now());
+        Arc::new(move |current| {
+            let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+            if last.elapsed() >= PAUSE {
+                *last = Instant::now();
+                events.progress(&vertex, &item, current, Some(total), false);
+            }
+        })
+    }
+}

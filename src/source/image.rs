@@ -1,0 +1,365 @@
+//! Images: what a name means, and which layers it has (SPEC C2.01, C2.02).
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+
+use super::document::{self, Image, MAX_DEPTH, Next};
+use super::fetch::Downloads;
+use super::oci_layout::Layout;
+use super::{ImageAttributes, LAYOUT_HOST, SourceError};
+use crate::base::{Digest, Events};
+use crate::llb::host::{ResolveMode, ResolvedImage};
+use crate::llb::op::SourceOp;
+use crate::oci::{Descriptor, Manifest, Platform, Reference};
+use crate::registry::Client;
+use crate::store::{LayerId, Store};
+
+/// Resolves images and brings in their layers. Cheap to clone; one serves a whole invocation.
+#[derive(Clone)]
+pub struct ImageSource(pub(super) Arc<Inner>);
+
+pub(super) struct Inner {
+    pub(super) store: Store,
+    pub(super) client: Client,
+    pub(super) events: Events,
+    /// Images looked at so far, by root digest and platform.
+    seen: Mutex<HashMap<(Digest, String), Arc<Image>>>,
+    pub(super) downloads: Downloads,
+}
+
+/// What an identifier names.
+enum Place {
+    Registry(Reference),
+    Layout(Layout),
+}
+
+impl ImageSource {
+    /// A source over a store and a registry client.
+    #[must_use]
+    pub fn new(store: Store, client: Client, events: Events) -> Self {
+        let (seen, downloads) = (Mutex::default(), Downloads::default());
+        Self(Arc::new(Inner { store, client, events, seen, downloads }))
+    }
+
+    /// The registry client in use.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        &self.0.client
+    }
+
+    /// Finds out what `docker-image://REF` or `oci-layout://PATH[:TAG][@DIGEST]` means for a platform.
+    ///
+    /// With [`ResolveMode::Default`] an image of the store under that name, or what the name meant when it was last
+    /// asked for, is used without asking the registry.
+    ///
+    /// # Errors
+    /// When it does not exist, is not for this platform, or cannot be reached.
+    pub async fn resolve(
+        &self,
+        identifier: &str,
+        platform: &Platform,
+        mode: ResolveMode,
+    ) -> Result<ResolvedImage, SourceError> {
+        let image = self.image(&Place::parse(identifier)?, platform, mode).await?;
+        Ok(ResolvedImage { digest: image.root.clone(), config: image.config.clone() })
+    }
+
+    /// As [`ImageSource::resolve`], for an op with its attributes.
+    ///
+    /// # Errors
+    /// Also when the digest is not the one `image.checksum` asks for.
+    pub async fn resolve_op(&self, op: &SourceOp, platform: &Platform) -> Result<ResolvedImage, SourceError> {
+        let attributes = ImageAttributes::parse(&op.attrs)?;
+        let resolved = self.resolve(&op.identifier, platform, attributes.mode).await?;
+        check(&op.identifier, attributes.checksum.as_ref(), &resolved.digest)?;
+        Ok(resolved)
+    }
+
+    /// The layers of an image, bottom first. They become known to the store; nothing is downloaded but the manifest
+    /// and the config, where the store does not have them.
+    ///
+    /// # Errors
+    /// As [`ImageSource::resolve`].
+    pub async fn layers(&self, identifier: &str, platform: &Platform) -> Result<Vec<LayerId>, SourceError> {
+        let place = Place::parse(identifier)?;
+        let image = self.image(&place, platform, ResolveMode::Default).await?;
+        self.register(&place, image, None).await
+    }
+
+    /// As [`ImageSource::layers`], for an op with its attributes.
+    ///
+    /// # Errors
+    /// Also when the digest is not the one `image.checksum` asks for.
+    pub async fn layers_op(&self, op: &SourceOp, platform: &Platform) -> Result<Vec<LayerId>, SourceError> {
+        let attributes = ImageAttributes::parse(&op.attrs)?;
+        let place = Place::parse(&op.identifier)?;
+        let image = self.image(&place, platform, attributes.mode).await?;
+        check(&op.identifier, attributes.checksum.as_ref(), &image.root)?;
+        self.register(&place, image, attributes.layer_limit).await
+    }
+
+    async fn register(
+        &self,
+        place: &Place,
+        image: Arc<Image>,
+        limit: Option<usize>,
+    ) -> Result<Vec<LayerId>, SourceError> {
+        let (host, repository) = place.remote();
+        self.blocking(move |store| {
+            let remote = Some((host.as_str(), repository.as_str()));
+            let mut chain = Vec::new();
+            for (id, diff_id, descriptor) in image.layers().into_iter().take(limit.unwrap_or(usize::MAX)) {
+                chain.push(store.register_layer(&id, diff_id, descriptor, remote)?);
+            }
+            Ok(chain)
+        })
+        .await
+    }
+
+    async fn image(&self, place: &Place, platform: &Platform, mode: ResolveMode) -> Result<Arc<Image>, SourceError> {
+        let reference = match place {
+            Place::Layout(layout) => {
+                let (layout, platform) = (layout.clone(), platform.clone());
+                // Read again each time: a directory may change, and reading it costs next to nothing.
+                return self.blocking(move |_| layout.image(&platform)).await.map(Arc::new);
+            }
+            Place::Registry(reference) => reference,
+        };
+        if let Some(digest) = &reference.digest {
+            return self.pinned(reference, digest, platform, mode).await;
+        }
+        if mode != ResolveMode::Pull
+            && let Some(image) = self.local(reference, platform).await?
+        {
+            return Ok(image);
+        }
+        if mode == ResolveMode::Local {
+            return Err(SourceError::NotLocal { name: reference.to_string() });
+        }
+        let image = self.remote(reference, platform).await?;
+        let (reference, platform, digest) = (reference.clone(), platform.to_string(), image.root.clone());
+        self.blocking(move |store| Ok(store.remember_resolution(&reference, &platform, &digest)?)).await?;
+        Ok(image)
+    }
+
+    /// What the store has under a tag: an image of its own, or a remembered resolution whose documents are here.
+    async fn local(&self, reference: &Reference, platform: &Platform) -> Result<Option<Arc<Image>>, SourceError> {
+        let (name, wanted) = (reference.clone(), platform.clone());
+        let found = self
+            .blocking(move |store| {
+                if let Some(record) = store.image(&name)? {
+                    // An image of another platform under that name is no answer; the registry may have the right one.
+                    match stored(store, &name.to_string(), &record.descriptor.digest, &wanted) {
+                        Ok(Some(image)) if complete(store, &image)? => return Ok(Some(image)),
+                        Ok(_) | Err(SourceError::NoPlatform { .. }) => {}
+                        Err(e) => return Err(e),
+                    }
+                }
+                match store.resolution(&name, &wanted.to_string())? {
+                    Some((digest, _)) => stored(store, &name.to_string(), &digest, &wanted),
+                    None => Ok(None),
+                }
+            })
+            .await?;
+        Ok(found.map(|image| self.remember(image, platform)))
+    }
+
+    async fn pinned(
+        &self,
+        reference: &Reference,
+        digest: &Digest,
+        platform: &Platform,
+        mode: ResolveMode,
+    ) -> Result<Arc<Image>, SourceError> {
+        if let Some(image) = self.seen(digest, platform) {
+            return Ok(image);
+        }
+        let (name, root, wanted) = (reference.to_string(), digest.clone(), platform.clone());
+        // Content under a digest cannot change: there is nothing to ask the registry, whatever the mode.
+        let found = self.blocking(move |store| stored(store, &name, &root, &wanted)).await?;
+        match found {
+            Some(image) => Ok(self.remember(image, platform)),
+            None if mode == ResolveMode::Local => Err(SourceError::NotLocal { name: reference.to_string() }),
+            None => self.remote(reference, platform).await,
+        }
+    }
+
+    /// Asks the registry. Documents the store already has are not fetched again.
+    async fn remote(&self, reference: &Reference, platform: &Platform) -> Result<Arc<Image>, SourceError> {
+        let name = reference.to_string();
+        let mut root = None;
+        let mut kind = String::new();
+        let mut bytes = None;
+        if reference.digest.is_none() && self.knows(reference, platform).await? {
+            // It was here before, so probably still is what it was: a HEAD request is enough to know.
+            let descriptor = self.0.client.resolve(reference).await?;
+            bytes = self.read_stored(&descriptor.digest).await?;
+            root = Some(descriptor.digest);
+            kind = descriptor.media_type;
+        }
+        let mut at = match &root {
+            Some(digest) => reference.with_digest(digest.clone()),
+            None => reference.clone(),
+        };
+        for _ in 0..MAX_DEPTH {
+            let document = match bytes.take() {
+                Some(bytes) => bytes,
+                None => {
+                    let fetched = self.0.client.manifest(&at).await?;
+                    self.keep(&fetched.descriptor.digest, fetched.bytes.clone()).await?;
+                    root.get_or_insert(fetched.descriptor.digest);
+                    kind = fetched.descriptor.media_type;
+                    fetched.bytes
+                }
+            };
+            match document::read(&name, &document, &kind, platform)? {
+                Next::Document(descriptor) => {
+                    bytes = self.read_stored(&descriptor.digest).await?;
+                    kind = descriptor.media_type;
+                    at = at.with_digest(descriptor.digest);
+                }
+                Next::Manifest(manifest) => {
+                    document::check_manifest(&name, &manifest)?;
+                    let config = self.config(&at, &manifest).await?;
+                    let root = root.expect("because the first document was fetched or resolved");
+                    return Ok(self.remember(Image::new(&name, root, manifest, config)?, platform));
+                }
+            }
+        }
+        Err(SourceError::NotAnImage { name, reason: "indexes are nested too deep".into() })
+    }
+
+    async fn config(&self, repository: &Reference, manifest: &Manifest) -> Result<Bytes, SourceError> {
+        let descriptor = &manifest.config;
+        if let Some(bytes) = self.read_stored(&descriptor.digest).await? {
+            return Ok(bytes);
+        }
+        let bytes = self.0.client.blob_bytes(repository, descriptor).await?;
+        self.keep(&descriptor.digest, bytes.clone()).await?;
+        Ok(bytes)
+    }
+
+    async fn knows(&self, reference: &Reference, platform: &Platform) -> Result<bool, SourceError> {
+        let (name, platform) = (reference.clone(), platform.to_string());
+        self.blocking(move |store| match store.resolution(&name, &platform)? {
+            Some((digest, _)) => Ok(store.has_blob(&digest)?.is_some()),
+            None => Ok(false),
+        })
+        .await
+    }
+
+    async fn read_stored(&self, digest: &Digest) -> Result<Option<Bytes>, SourceError> {
+        let digest = digest.clone();
+        self.blocking(move |store| read_stored(store, &digest)).await
+    }
+
+    /// Small documents stay in the store: the next build needs no registry to know them.
+    async fn keep(&self, digest: &Digest, bytes: Bytes) -> Result<(), SourceError> {
+        let digest = digest.clone();
+        self.blocking(move |store| {
+            if store.has_blob(&digest)?.is_none() {
+                let mut writer = store.blob_writer()?;
+                writer.write_all(&bytes).map_err(|e| writer.error(e))?;
+                writer.commit(Some(&digest))?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    fn seen(&self, root: &Digest, platform: &Platform) -> Option<Arc<Image>> {
+        let seen = self.0.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.get(&(root.clone(), platform.to_string())).cloned()
+    }
+
+    fn remember(&self, image: Image, platform: &Platform) -> Arc<Image> {
+        let image = Arc::new(image);
+        let mut seen = self.0.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.insert((image.root.clone(), platform.to_string()), Arc::clone(&image));
+        image
+    }
+
+    /// Store calls block.
+    pub(super) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Store) -> Result<T, SourceError> + Send + 'static,
+    ) -> Result<T, SourceError> {
+        let store = self.0.store.clone();
+        match tokio::task::spawn_blocking(move || work(&store)).await {
+            Ok(result) => result,
+            Err(error) => Err(SourceError::Internal(error.to_string())),
+        }
+    }
+}
+
+impl Place {
+    fn parse(identifier: &str) -> Result<Self, SourceError> {
+        let fail = |reason: String| SourceError::Identifier { identifier: identifier.to_owned(), reason };
+        if let Some(text) = identifier.strip_prefix("docker-image://") {
+            return Ok(Self::Registry(text.parse().map_err(|e| fail(format!("{e}")))?));
+        }
+        if let Some(text) = identifier.strip_prefix("oci-layout://") {
+            return Ok(Self::Layout(Layout::parse(text).map_err(fail)?));
+        }
+        Err(fail("expected docker-image:// or oci-layout://".into()))
+    }
+
+    /// Where the store may find the blobs again.
+    fn remote(&self) -> (String, String) {
+        match self {
+            Self::Registry(reference) => (reference.domain.clone(), reference.path.clone()),
+            Self::Layout(layout) => (LAYOUT_HOST.to_owned(), layout.path().to_string_lossy().into_owned()),
+        }
+    }
+}
+
+fn check(name: &str, expected: Option<&Digest>, actual: &Digest) -> Result<(), SourceError> {
+    match expected {
+        Some(expected) if expected != actual => {
+            let (expected, actual) = (expected.clone(), actual.clone());
+            Err(SourceError::Checksum { name: name.to_owned(), expected, actual })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn read_stored(store: &Store, digest: &Digest) -> Result<Option<Bytes>, SourceError> {
+    if store.has_blob(digest)?.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(store.read_blob(digest)?.into()))
+}
+
+/// The image from what the store has; `None` if a document is missing.
+fn stored(store: &Store, name: &str, root: &Digest, platform: &Platform) -> Result<Option<Image>, SourceError> {
+    let mut at: Option<Descriptor> = None;
+    for _ in 0..MAX_DEPTH {
+        let digest = at.as_ref().map_or(root, |d| &d.digest);
+        let Some(bytes) = read_stored(store, digest)? else { return Ok(None) };
+        let kind = at.as_ref().map_or("", |d| d.media_type.as_str());
+        match document::read(name, &bytes, kind, platform)? {
+            Next::Document(descriptor) => at = Some(descriptor),
+            Next::Manifest(manifest) => {
+                document::check_manifest(name, &manifest)?;
+                let Some(config) = read_stored(store, &manifest.config.digest)? else { return Ok(None) };
+                return Image::new(name, root.clone(), manifest, config).map(Some);
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Whether every layer of an image of the store can be had: a tagged image may have lost some to the collector.
+fn complete(store: &Store, image: &Image) -> Result<bool, SourceError> {
+    let mut chain = Vec::new();
+    for (id, diff_id, descriptor) in image.layers() {
+        chain.push(store.register_layer(&id, diff_id, descriptor, None)?);
+    }
+    match store.blobs_needed(&chain) {
+        Ok(needed) => Ok(needed.iter().all(|blob| !blob.remotes.is_empty())),
+        Err(_) => Ok(false),
+    }
+}
