@@ -93,7 +93,8 @@ fn available(index: &Index) -> String {
 
 /// Checks that a manifest is that of a container image, before its config is fetched.
 pub(super) fn check_manifest(name: &str, manifest: &Manifest) -> Result<(), SourceError> {
-    let reason = if let Some(layer) = manifest.layers.iter().find(|l| media_type::layer_codec(&l.media_type).is_none()) {
+    let reason = if let Some(layer) = manifest.layers.iter().find(|l| media_type::layer_codec(&l.media_type).is_none())
+    {
         format!("not a container image: layer of media type \"{}\"", layer.media_type)
     } else if manifest.layers.is_empty() && manifest.artifact_type.is_some() {
         format!("not a container image: artifact of type \"{}\"", manifest.artifact_type.as_deref().unwrap_or_default())

@@ -52,7 +52,9 @@ pub enum SourceError {
         reason: String,
     },
     /// The registry must not be asked, and the store has nothing.
-    #[error("failed to resolve source metadata for {name}: not in the local store, and the registry is not to be asked")]
+    #[error(
+        "failed to resolve source metadata for {name}: not in the local store, and the registry is not to be asked"
+    )]
     NotLocal {
         /// The reference.
         name: String,
@@ -111,7 +113,9 @@ impl SourceError {
         match self {
             Self::Registry(e) => e.kind(),
             Self::Store(e) => e.kind(),
-            Self::Identifier { .. } | Self::NoPlatform { .. } | Self::Layout { .. } | Self::Io { .. } => FaultKind::Input,
+            Self::Identifier { .. } | Self::NoPlatform { .. } | Self::Layout { .. } | Self::Io { .. } => {
+                FaultKind::Input
+            }
             Self::Attribute { .. } | Self::Checksum { .. } | Self::NotLocal { .. } => FaultKind::Input,
             Self::NotAnImage { .. } | Self::Corrupt { .. } => FaultKind::Remote,
             Self::Lost { .. } => FaultKind::Store,

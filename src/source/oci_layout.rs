@@ -123,7 +123,8 @@ impl Layout {
                 let mut known: Vec<String> = all.iter().flat_map(tags).collect();
                 known.sort();
                 known.dedup();
-                let known = if known.is_empty() { "none has a tag".into() } else { format!("it has {}", known.join(", ")) };
+                let known =
+                    if known.is_empty() { "none has a tag".into() } else { format!("it has {}", known.join(", ")) };
                 Err(self.fail(format!("no image with tag \"{}\" among {}: {known}", self.tag, all.len())))
             }
         }

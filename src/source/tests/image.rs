@@ -17,8 +17,8 @@ fn simple(salt: &str) -> Built {
 async fn both_families_and_all_codecs_resolve() {
     let registry = FakeRegistry::start();
     let fixture = Fixture::new();
-    for family in [Family::Oci, Family::Docker] {
-        let built = build("x", family, &[Codec::Gzip, Codec::Zstd, Codec::Uncompressed]);
+    for (salt, family) in [("one", Family::Oci), ("two", Family::Docker)] {
+        let built = build(salt, family, &[Codec::Gzip, Codec::Zstd, Codec::Uncompressed]);
         built.put(&registry, "a", Some("1"));
         let found = fixture.source.resolve(&id(&registry, "a:1"), &amd64(), ResolveMode::Pull).await.expect("resolved");
         assert_eq!((found.digest, found.config.to_vec()), (built.digest(), built.config.clone()));
@@ -218,9 +218,16 @@ async fn what_is_not_an_image_is_refused() {
         d("application/vnd.cncf.helm.chart.content.v1.tar+gzip")
     );
     registry.put_manifest("a", Some("chart"), Family::Oci.manifest(), chart.as_bytes());
-    registry.put_manifest("a", Some("old"), "application/vnd.docker.distribution.manifest.v1+prettyjws", br#"{"schemaVersion":1}"#);
+    registry.put_manifest(
+        "a",
+        Some("old"),
+        "application/vnd.docker.distribution.manifest.v1+prettyjws",
+        br#"{"schemaVersion":1}"#,
+    );
     registry.put_manifest("a", Some("html"), "text/html", b"<html>");
-    for (tag, word) in [("chart", "not a container image"), ("old", "no longer supported"), ("html", "invalid manifest")] {
+    for (tag, word) in
+        [("chart", "not a container image"), ("old", "no longer supported"), ("html", "invalid manifest")]
+    {
         let name = id(&registry, &format!("a:{tag}"));
         let error = fixture.source.resolve(&name, &amd64(), ResolveMode::Default).await.expect_err("refused");
         assert!(error.to_string().contains(word), "{error}");

@@ -27,8 +27,7 @@ pub(super) struct Fixture {
 impl Fixture {
     pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let options =
-            StoreOptions { snapshotter: SnapshotterChoice::Native, ..StoreOptions::new(Events::none()) };
+        let options = StoreOptions { snapshotter: SnapshotterChoice::Native, ..StoreOptions::new(Events::none()) };
         let store = Store::open(&dir.path().join("store"), &options).expect("a store");
         let events = Arc::new(Mutex::new(Vec::new()));
         let source = source(&store, &events);

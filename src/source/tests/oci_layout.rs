@@ -33,7 +33,8 @@ fn layout(dir: &Path, images: &[(&Built, Option<&str>)]) -> PathBuf {
 #[tokio::test]
 async fn c2_02_tags_digests_and_layers() {
     let fixture = Fixture::new();
-    let (one, two) = (build("one", Family::Oci, &[Codec::Gzip, Codec::Zstd]), build("two", Family::Docker, &[Codec::Gzip]));
+    let (one, two) =
+        (build("one", Family::Oci, &[Codec::Gzip, Codec::Zstd]), build("two", Family::Docker, &[Codec::Gzip]));
     let path = layout(fixture.dir.path(), &[(&one, Some("latest")), (&two, Some("docker.io/library/two:v2"))]);
     let resolve = async |suffix: &str| {
         let id = format!("oci-layout://{}{suffix}", path.display());
