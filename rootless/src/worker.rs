@@ -163,5 +163,5 @@ fn own_cgroup(at: &Path) -> Result<Option<PathBuf>, SysError> {
 }
 
 fn is_cgroup2(path: &str) -> bool {
-    rustix::fs::statfs(path).is_ok_and(|s| i64::from(s.f_type) == libc::CGROUP2_SUPER_MAGIC as i64)
+    rustix::fs::statfs(path).is_ok_and(|s| s.f_type == 0x6367_7270)
 }

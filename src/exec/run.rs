@@ -1,15 +1,38 @@
 //! Runs the process of an `ExecOp` over a mounted root file system.
+//!
+//! Turns an op's [`Meta`] into a step of the `rootless` crate: user, environment, working directory, name resolution and
+//! limits; then passes its output on as events and its end as a result. Knows nothing of where the root came from.
 
-use std::collections::BTreeMap;
+use std::fs;
 use std::future::Future;
-use std::net::IpAddr;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use rootless::WorkerContext;
-use rootless::step::{StepMount, Usage};
+use rootless::step::{Network, Rlimit, STEP_VERSION, StepMount, StepOutcome, StepSpec, Usage};
+use rootless::{Rung, RunningStep, SealedExe, SpawnError, WorkerContext};
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+use tokio::sync::RwLock;
 
-use crate::base::{Digest, Events, FaultKind};
-use crate::llb::op::{Meta, NetMode, SecurityMode};
+pub use super::hosts::DnsOptions;
+pub use super::user::UserError;
+use super::{cwd, hosts, user};
+use crate::base::events::Stream;
+use crate::base::{Digest, Events, FaultKind, file};
+use crate::llb::op::{Meta, NetMode, ProxyEnv, SecurityMode};
+
+/// SPEC C5.01.
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// SPEC C5.02.
+pub const DEFAULT_HOSTNAME: &str = "buildkitsandbox";
+/// SPEC C5.07.
+const DEFAULT_SHM: u64 = 64 << 20;
+/// Output is passed on in pieces of at most this size.
+const CHUNK: usize = 32 << 10;
 
 /// A mountpoint that must exist in the root file system but must not enter the layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,11 +54,11 @@ pub struct RunRequest<'a> {
     pub security: SecurityMode,
     /// The mounted root file system, writable.
     pub root: &'a Path,
-    /// Mounts beside the standard ones, in order; their targets exist (see [`required_stubs`]).
+    /// Mounts beside the standard ones; their targets exist (see [`required_stubs`]). Parents are mounted first.
     pub mounts: Vec<StepMount>,
-    /// Environment added last, e.g. secrets.
+    /// Environment added last, replacing what has the same name, e.g. secrets.
     pub extra_env: Vec<(String, String)>,
-    /// Bytes of /dev/shm; 0 for the default of 64 MiB.
+    /// Bytes of /dev/shm; 0 for the default of 64 MiB. (A tmpfs mount on `/dev/shm` does the same.)
     pub shm_size: u64,
     /// The step has secrets or agents in its environment or mounts.
     pub confidential: bool,
@@ -56,40 +79,95 @@ pub enum ExecError {
     /// The user stopped the build, or another step failed.
     #[error("step canceled")]
     Canceled,
+    /// This machine cannot run steps.
+    #[error("RUN is not possible on this machine: it allows neither real nor user namespaces (see `rbuild doctor`)")]
+    NoRung,
+    /// The step's user does not exist.
+    #[error(transparent)]
+    User(#[from] UserError),
+    /// The step's user exists in the image but not in rbuild's user namespace.
+    #[error("{kind} id {id} is outside of the ids that are mapped here ({available})")]
+    UnmappedId {
+        /// `user` or `group`.
+        kind: &'static str,
+        /// Which.
+        id: u32,
+        /// Those that exist.
+        available: String,
+    },
+    /// The working directory cannot be made.
+    #[error("cannot make the working directory {path} in the image: {source}", path = path.display())]
+    Cwd {
+        /// As given.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// A file or pipe failed.
+    #[error("cannot {what}: {source}")]
+    Io {
+        /// What was attempted.
+        what: String,
+        /// The cause.
+        source: io::Error,
+    },
+    /// A `--ulimit` nobody knows.
+    #[error("invalid ulimit: {name} has soft limit {soft} above hard limit {hard}")]
+    Ulimit {
+        /// Docker's name.
+        name: String,
+        /// Soft limit.
+        soft: i64,
+        /// Hard limit.
+        hard: i64,
+    },
+    /// The step process failed.
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+    /// The step's namespaces, mounts or credentials could not be set up.
+    #[error("cannot start the step: {0}")]
+    NotStarted(String),
 }
 
 impl ExecError {
     /// The kind of failure.
     #[must_use]
     pub fn kind(&self) -> FaultKind {
-        FaultKind::Interrupted
+        match self {
+            Self::Canceled => FaultKind::Interrupted,
+            Self::NoRung | Self::UnmappedId { .. } | Self::NotStarted(_) => FaultKind::Isolation,
+            Self::User(_) | Self::Cwd { .. } => FaultKind::Input,
+            Self::Ulimit { .. } => FaultKind::Usage,
+            Self::Io { source, .. } => FaultKind::of_io(source, FaultKind::Internal),
+            Self::Spawn(_) => FaultKind::Internal,
+        }
     }
+}
+
+/// Names what an operation was for.
+fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> ExecError {
+    let what = what.into();
+    |source| ExecError::Io { what, source }
 }
 
 /// Starts steps. One per worker.
 pub struct Runner {
     context: WorkerContext,
-}
-
-/// DNS settings beyond the machine's own.
-#[derive(Debug, Clone, Default)]
-pub struct DnsOptions {
-    /// Replaces the name servers.
-    pub nameservers: Vec<IpAddr>,
-    /// Replaces the options.
-    pub options: Vec<String>,
-    /// Replaces the search domains.
-    pub search: Vec<String>,
+    exe: Arc<SealedExe>,
+    dns: DnsOptions,
+    next: AtomicU64,
+    /// Held alone by confidential steps where steps cannot be kept apart.
+    together: RwLock<()>,
 }
 
 impl Runner {
     /// A runner for this worker.
     ///
     /// # Errors
-    /// When the program cannot be copied.
+    /// When the program cannot be protected from the steps.
     pub fn new(context: WorkerContext, dns: DnsOptions) -> Result<Self, ExecError> {
-        let _ = dns;
-        Ok(Self { context })
+        let exe = SealedExe::new().map_err(io_error("protect the program from the steps it runs"))?;
+        Ok(Self { context, exe: Arc::new(exe), dns, next: AtomicU64::new(0), together: RwLock::new(()) })
     }
 
     /// Runs one step to its end. Output goes to `events` as it comes. When `cancel` completes, or the returned future is
@@ -104,16 +182,212 @@ impl Runner {
         vertex: &Digest,
         cancel: impl Future<Output = ()> + Send,
     ) -> Result<RunResult, ExecError> {
-        let _ = (request, events, vertex, cancel, &self.context);
-        Err(ExecError::Canceled)
+        if self.context.rung == Rung::None {
+            return Err(ExecError::NoRung);
+        }
+        if !request.meta.cgroup_parent.is_empty() {
+            events.notice("cgroup-parent", "--cgroup-parent has no effect: steps run in rbuild's own cgroup");
+        }
+        let separate = self.context.steps_are_separate();
+        if request.confidential && !separate {
+            events.notice(
+                "confidential-alone",
+                "steps with secrets run alone: /proc is shared between steps here and the kernel has no Landlock",
+            );
+        }
+        let mut cancel = std::pin::pin!(cancel);
+        let work = async {
+            let (_alone, _shared) = match (separate, request.confidential) {
+                (true, _) => (None, None),
+                (false, true) => (Some(self.together.write().await), None),
+                (false, false) => (None, Some(self.together.read().await)),
+            };
+            let (spec, files) = self.prepare(&request)?;
+            let exe = Arc::clone(&self.exe);
+            let step = tokio::task::spawn_blocking(move || rootless::spawn_step(&exe, &spec))
+                .await
+                .map_err(|e| io_error("start a step")(io::Error::other(e)))??;
+            let outcome = follow(step, events, vertex).await;
+            drop(files);
+            match outcome? {
+                StepOutcome::Exited { code, usage } => Ok(RunResult { code, usage }),
+                StepOutcome::Failed { message } => Err(ExecError::NotStarted(message)),
+            }
+        };
+        // Dropping the unfinished work drops the running step, which kills it.
+        tokio::select! {
+            biased;
+            () = &mut cancel => Err(ExecError::Canceled),
+            result = work => result,
+        }
+    }
+
+    /// The step, and the files it needs for as long as it runs.
+    fn prepare(&self, request: &RunRequest<'_>) -> Result<(StepSpec, StepFiles), ExecError> {
+        let meta = request.meta;
+        let root = file::open_dir(request.root)
+            .map_err(io_error(format!("open the root file system {}", request.root.display())))?;
+        let identity = user::resolve(&root, &meta.user)?;
+        self.check_mapped(&identity)?;
+        let dir = if meta.cwd.is_empty() { Path::new("/") } else { Path::new(&meta.cwd) };
+        cwd::ensure(&root, dir, (identity.uid, identity.gid))
+            .map_err(|source| ExecError::Cwd { path: dir.to_owned(), source })?;
+
+        let hostname = if meta.hostname.is_empty() { DEFAULT_HOSTNAME } else { &meta.hostname };
+        let network = if request.network == NetMode::None { Network::None } else { Network::Host };
+        let id = format!("s{}", self.next.fetch_add(1, Ordering::Relaxed));
+        let files = StepFiles::write(
+            self.context.state_dir.join("f").join(&id),
+            &hosts::hosts(hostname, &meta.extra_hosts),
+            &self.resolv_conf(network),
+        )?;
+        let mut mounts = files.mounts();
+        mounts.extend(request.mounts.iter().cloned());
+        // Parents first; among equals the last one is on top, as asked for.
+        mounts.sort_by_key(|m| m.target().components().count());
+        let spec = StepSpec {
+            version: STEP_VERSION,
+            id,
+            rootfs: request.root.to_owned(),
+            state_dir: self.context.state_dir.clone(),
+            args: meta.args.clone(),
+            env: environment(meta, &request.extra_env, identity.home.as_deref()),
+            cwd: dir.to_owned(),
+            uid: identity.uid,
+            gid: identity.gid,
+            groups: identity.groups,
+            hostname: hostname.to_owned(),
+            mounts,
+            network,
+            shm_size: if request.shm_size == 0 { DEFAULT_SHM } else { request.shm_size },
+            rlimits: limits(meta)?,
+            insecure: request.security == SecurityMode::Insecure,
+            cgroup_parent: String::new(),
+            proc_mode: self.context.proc_mode,
+            fresh_sys: self.context.rung == Rung::Root,
+            cgroup_dir: self.context.cgroup_dir.clone(),
+        };
+        Ok((spec, files))
+    }
+
+    fn check_mapped(&self, identity: &user::Identity) -> Result<(), ExecError> {
+        let ids = &self.context.ids;
+        let available = |ranges: &[rootless::idmap::IdRange]| {
+            let texts: Vec<_> = ranges.iter().map(|r| format!("{}-{}", r.start, r.start + (r.count - 1))).collect();
+            if texts.is_empty() { "none".to_owned() } else { texts.join(", ") }
+        };
+        if !ids.has_uid(identity.uid) {
+            return Err(ExecError::UnmappedId { kind: "user", id: identity.uid, available: available(&ids.uids) });
+        }
+        match identity.groups.iter().find(|g| !ids.has_gid(**g)) {
+            Some(id) => Err(ExecError::UnmappedId { kind: "group", id: *id, available: available(&ids.gids) }),
+            None => Ok(()),
+        }
+    }
+
+    fn resolv_conf(&self, network: Network) -> String {
+        let system = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        let upstream = fs::read_to_string("/run/systemd/resolve/resolv.conf").ok();
+        hosts::resolv_conf(&system, upstream.as_deref(), network == Network::Host, &self.dns)
     }
 }
 
-/// The mountpoints the root of a step must have, for the store to make before the mount.
+/// The files bound over `/etc/hosts` and `/etc/resolv.conf`; removed when dropped.
+struct StepFiles(PathBuf);
+
+impl StepFiles {
+    fn write(dir: PathBuf, hosts: &str, resolv_conf: &str) -> Result<Self, ExecError> {
+        fs::create_dir_all(&dir).map_err(io_error(format!("create {}", dir.display())))?;
+        let files = Self(dir);
+        for (name, text) in [("hosts", hosts), ("resolv.conf", resolv_conf)] {
+            let path = files.0.join(name);
+            fs::write(&path, text)
+                .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o644)))
+                .map_err(io_error(format!("write {}", path.display())))?;
+        }
+        Ok(files)
+    }
+
+    fn mounts(&self) -> Vec<StepMount> {
+        ["hosts", "resolv.conf"]
+            .iter()
+            .map(|name| StepMount::Bind {
+                source: self.0.join(name),
+                target: Path::new("/etc").join(name),
+                readonly: true,
+            })
+            .collect()
+    }
+}
+
+impl Drop for StepFiles {
+    fn drop(&mut self) {
+        // On a tmpfs that goes away with the worker.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Passes the step's output on until it has ended.
+async fn follow(mut step: RunningStep, events: &Events, vertex: &Digest) -> Result<StepOutcome, ExecError> {
+    let stdout = copy_output(step.stdout.take(), Stream::Stdout, events, vertex);
+    let stderr = copy_output(step.stderr.take(), Stream::Stderr, events, vertex);
+    let status = async {
+        let Some(fd) = step.status.take() else { return Ok(Vec::new()) };
+        let socket = UnixStream::from(fd);
+        socket.set_nonblocking(true)?;
+        let mut text = Vec::new();
+        tokio::net::UnixStream::from_std(socket)?.read_to_end(&mut text).await?;
+        Ok::<_, io::Error>(text)
+    };
+    let (stdout, stderr, status) = tokio::join!(stdout, stderr, status);
+    stdout.and(stderr).map_err(io_error("read the step's output"))?;
+    let status = status.map_err(io_error("read the step's result"))?;
+    let outcome = tokio::task::spawn_blocking(move || step.finish(&status))
+        .await
+        .map_err(|e| io_error("wait for a step")(io::Error::other(e)))??;
+    Ok(outcome)
+}
+
+async fn copy_output(
+    fd: Option<std::os::fd::OwnedFd>,
+    stream: Stream,
+    events: &Events,
+    vertex: &Digest,
+) -> io::Result<()> {
+    let Some(fd) = fd else { return Ok(()) };
+    let mut pipe = pipe::Receiver::from_owned_fd(fd)?;
+    let mut buf = vec![0; CHUNK];
+    loop {
+        match pipe.read(&mut buf).await? {
+            0 => return Ok(()),
+            n => events.log(vertex, stream, bytes::Bytes::copy_from_slice(&buf[..n])),
+        }
+    }
+}
+
+/// The mountpoints the root of a step must have, for the store to make before the mount (SPEC C5.18).
+///
+/// What lies below another mount is not in the root and not listed.
 #[must_use]
 pub fn required_stubs(meta: &Meta, mounts: &[StepMount]) -> Vec<MountStub> {
-    let _ = (meta, mounts);
-    Vec::new()
+    let _ = meta;
+    let mut out: Vec<MountStub> = ["/proc", "/dev", "/sys"].map(|p| MountStub { path: p.into(), dir: true }).into();
+    out.extend(["/etc/hosts", "/etc/resolv.conf"].map(|p| MountStub { path: p.into(), dir: false }));
+    let mut sorted: Vec<&StepMount> = mounts.iter().collect();
+    sorted.sort_by_key(|m| m.target().components().count());
+    for mount in sorted {
+        let target = mount.target();
+        let covered = out.iter().any(|s| s.path == target || (s.dir && target.starts_with(&s.path)));
+        if covered || target == Path::new("/") {
+            continue;
+        }
+        let dir = match mount {
+            StepMount::Bind { source, .. } => source.is_dir(),
+            StepMount::Tmpfs { .. } => true,
+        };
+        out.push(MountStub { path: target.to_owned(), dir });
+    }
+    out
 }
 
 /// The error text of a step that ended with `code` (SPEC A5.16).
@@ -122,9 +396,124 @@ pub fn failure_text(meta: &Meta, code: i32) -> String {
     format!("process \"{}\" did not complete successfully: exit code: {code}", meta.args.join(" "))
 }
 
-/// Proxy variables of a step (SPEC C5.11).
+/// Whether `code` counts as success for this process.
 #[must_use]
-pub fn proxy_env(meta: &Meta) -> BTreeMap<String, String> {
-    let _ = meta;
-    BTreeMap::new()
+pub fn is_success(meta: &Meta, code: i32) -> bool {
+    if meta.valid_exit_codes.is_empty() { code == 0 } else { meta.valid_exit_codes.contains(&code) }
+}
+
+/// The complete environment of a step (SPEC C5.01, C5.11, A5.15).
+fn environment(meta: &Meta, extra: &[(String, String)], home: Option<&str>) -> Vec<String> {
+    let mut env = meta.env.clone();
+    let has =
+        |env: &[String], name: &str| env.iter().any(|e| e.strip_prefix(name).is_some_and(|rest| rest.starts_with('=')));
+    if !has(&env, "PATH") {
+        env.push(format!("PATH={DEFAULT_PATH}"));
+    }
+    for (name, value) in meta.proxy_env.as_ref().map(proxy_variables).unwrap_or_default() {
+        if !has(&env, &name) {
+            env.push(format!("{name}={value}"));
+        }
+    }
+    for (name, value) in extra {
+        env.retain(|e| e.split('=').next() != Some(name));
+        env.push(format!("{name}={value}"));
+    }
+    if !has(&env, "HOME") {
+        env.push(format!("HOME={}", home.unwrap_or("/")));
+    }
+    env
+}
+
+/// Each setting in both spellings.
+fn proxy_variables(proxy: &ProxyEnv) -> Vec<(String, String)> {
+    [
+        ("HTTP_PROXY", &proxy.http_proxy),
+        ("HTTPS_PROXY", &proxy.https_proxy),
+        ("FTP_PROXY", &proxy.ftp_proxy),
+        ("NO_PROXY", &proxy.no_proxy),
+        ("ALL_PROXY", &proxy.all_proxy),
+    ]
+    .into_iter()
+    .filter(|(_, value)| !value.is_empty())
+    .flat_map(|(name, value)| [(name.to_owned(), value.clone()), (name.to_ascii_lowercase(), value.clone())])
+    .collect()
+}
+
+/// `--ulimit` (SPEC C5.09); -1 is unlimited.
+fn limits(meta: &Meta) -> Result<Vec<Rlimit>, ExecError> {
+    meta.ulimit
+        .iter()
+        .map(|l| {
+            let limit = |value: i64| u64::try_from(value).unwrap_or(u64::MAX);
+            let (soft, hard) = (limit(l.soft), limit(l.hard));
+            if soft > hard {
+                return Err(ExecError::Ulimit { name: l.name.clone(), soft: l.soft, hard: l.hard });
+            }
+            Ok(Rlimit { name: l.name.clone(), soft, hard })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::llb::op::Ulimit;
+
+    /// SPEC C5.01, C5.11, A5.15.
+    #[test]
+    fn the_environment_is_completed() {
+        let mut meta = Meta { env: vec!["A=1".into()], ..Meta::default() };
+        assert_eq!(environment(&meta, &[], None), ["A=1", &format!("PATH={DEFAULT_PATH}"), "HOME=/"]);
+        meta.env = vec!["PATH=/x".into(), "HOME=".into(), "http_proxy=mine".into(), "TOKEN=old".into()];
+        meta.proxy_env = Some(ProxyEnv { http_proxy: "http://p:1".into(), ..ProxyEnv::default() });
+        let extra = [("TOKEN".to_owned(), "new".to_owned())];
+        let env = environment(&meta, &extra, Some("/home/app"));
+        assert_eq!(env, ["PATH=/x", "HOME=", "http_proxy=mine", "HTTP_PROXY=http://p:1", "TOKEN=new"]);
+    }
+
+    /// SPEC C5.18.
+    #[test]
+    fn stubs_are_what_the_root_itself_must_have() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let file = dir.path().join("f");
+        fs::write(&file, "").expect("writable");
+        let bind = |source: &Path, target: &str| StepMount::Bind {
+            source: source.into(),
+            target: target.into(),
+            readonly: true,
+        };
+        let mounts = [
+            bind(dir.path(), "/cache/deep"),
+            bind(dir.path(), "/cache"),
+            bind(&file, "/run/secrets/x"),
+            StepMount::Tmpfs { target: "/dev/shm".into(), size: 0, mode: 0o1777 },
+            bind(dir.path(), "/cachet"),
+        ];
+        let stubs = required_stubs(&Meta::default(), &mounts);
+        let texts: Vec<_> =
+            stubs.iter().map(|s| format!("{}{}", s.path.display(), if s.dir { "/" } else { "" })).collect();
+        assert_eq!(
+            texts,
+            ["/proc/", "/dev/", "/sys/", "/etc/hosts", "/etc/resolv.conf", "/cache/", "/cachet/", "/run/secrets/x"]
+        );
+    }
+
+    /// SPEC A5.16.
+    #[test]
+    fn a_failure_reads_as_buildkits() {
+        let meta = Meta { args: vec!["/bin/sh".into(), "-c".into(), "false".into()], ..Meta::default() };
+        assert_eq!(failure_text(&meta, 1), "process \"/bin/sh -c false\" did not complete successfully: exit code: 1");
+        assert!(is_success(&meta, 0) && !is_success(&meta, 1));
+        assert!(is_success(&Meta { valid_exit_codes: vec![0, 3], ..meta }, 3));
+    }
+
+    /// SPEC C5.09.
+    #[test]
+    fn limits_may_be_unlimited_but_not_upside_down() {
+        let ulimit =
+            |soft, hard| Meta { ulimit: vec![Ulimit { name: "nofile".into(), soft, hard }], ..Meta::default() };
+        assert_eq!(limits(&ulimit(5, -1)).expect("valid")[0].hard, u64::MAX);
+        assert!(limits(&ulimit(-1, 5)).is_err());
+    }
 }

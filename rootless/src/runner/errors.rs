@@ -51,7 +51,7 @@ impl ErrorPipe {
     }
 
     /// What the executor reported, if it did.
-    pub(super) fn from_executor(&self) -> Option<String> {
+    pub(super) fn executor_report(&self) -> Option<String> {
         self.lines().iter().find_map(|l| l.strip_prefix(EXECUTOR)).map(str::to_owned)
     }
 
@@ -169,6 +169,6 @@ mod tests {
         report(&pipe.writer, "cannot set the groups:\nno");
         assert_eq!(pipe.explain(&io::Error::other("x")), "cannot set the groups: no");
         report(&pipe.writer, &"é".repeat(5000));
-        assert!(pipe.from_executor().is_some_and(|l| l.len() <= MAX_LINE));
+        assert!(pipe.executor_report().is_some_and(|l| l.len() <= MAX_LINE));
     }
 }

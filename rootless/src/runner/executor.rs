@@ -227,29 +227,27 @@ fn show_limit(value: u64) -> String {
     if value == u64::MAX { "unlimited".into() } else { value.to_string() }
 }
 
-/// The kernel's number of a limit by Docker's name.
+/// The kernel's number of a limit by Docker's name; the same on every architecture of the seccomp table.
 fn rlimit_number(name: &str) -> Option<u32> {
-    let resource = match name {
-        "as" => libc::RLIMIT_AS,
-        "core" => libc::RLIMIT_CORE,
-        "cpu" => libc::RLIMIT_CPU,
-        "data" => libc::RLIMIT_DATA,
-        "fsize" => libc::RLIMIT_FSIZE,
-        "locks" => libc::RLIMIT_LOCKS,
-        "memlock" => libc::RLIMIT_MEMLOCK,
-        "msgqueue" => libc::RLIMIT_MSGQUEUE,
-        "nice" => libc::RLIMIT_NICE,
-        "nofile" => libc::RLIMIT_NOFILE,
-        "nproc" => libc::RLIMIT_NPROC,
-        "rss" => libc::RLIMIT_RSS,
-        "rtprio" => libc::RLIMIT_RTPRIO,
-        "rttime" => libc::RLIMIT_RTTIME,
-        "sigpending" => libc::RLIMIT_SIGPENDING,
-        "stack" => libc::RLIMIT_STACK,
-        _ => return None,
-    };
-    // The type of the constants differs between C libraries; the values are small.
-    Some(resource as u32)
+    const NAMES: [&str; 16] = [
+        "cpu",
+        "fsize",
+        "data",
+        "stack",
+        "core",
+        "rss",
+        "nproc",
+        "nofile",
+        "memlock",
+        "as",
+        "locks",
+        "sigpending",
+        "msgqueue",
+        "nice",
+        "rtprio",
+        "rttime",
+    ];
+    NAMES.iter().position(|n| *n == name).and_then(|at| u32::try_from(at).ok())
 }
 
 #[cfg(test)]
@@ -264,6 +262,8 @@ mod tests {
     #[test]
     fn limits_have_dockers_names() {
         assert_eq!(rlimit_number("nofile"), Some(7));
+        assert_eq!(rlimit_number("as"), Some(9));
+        assert_eq!(rlimit_number("rttime"), Some(15));
         assert_eq!(rlimit_number("NOFILE"), None);
     }
 }

@@ -135,7 +135,7 @@ fn run(socket: &UnixStream, spec: StepSpec) -> Result<StepOutcome, String> {
     }
     let (status, usage) = watch(socket, &pidfd, pid).map_err(|e| format!("cannot wait for the step: {e}"))?;
     drop(dirs);
-    match errors.from_executor() {
+    match errors.executor_report() {
         Some(message) => Err(message),
         None => Ok(StepOutcome::Exited { code: sys::exit_code(status), usage }),
     }
