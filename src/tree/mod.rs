@@ -4,6 +4,8 @@
 //! Knows nothing of operations, layers or Dockerfiles. Start reading at [`root`].
 
 pub mod filter;
+pub mod root;
+pub mod view;
 
 use std::path::PathBuf;
 use std::sync::Arc;
