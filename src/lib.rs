@@ -2,6 +2,7 @@
 //!
 //! Modules import from strictly lower layers only; `tests/architecture.rs` enforces it. See `docs/ARCHITECTURE.md`.
 
+pub mod archive;
 pub mod base;
 pub mod dockerfile;
 pub mod exec;
