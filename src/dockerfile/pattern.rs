@@ -60,6 +60,13 @@ pub fn unescape(text: &[u8]) -> Vec<u8> {
     out
 }
 
+/// The pattern that matches exactly `text`.
+#[must_use]
+pub fn escape(text: &[u8]) -> Vec<u8> {
+    let special = |b: &u8| matches!(b, b'*' | b'?' | b'[' | b'\\');
+    text.iter().flat_map(|b| if special(b) { vec![b'\\', *b] } else { vec![*b] }).collect()
+}
+
 /// Matches `name` against `pattern` as `filepath.Match` does.
 ///
 /// # Errors
@@ -434,6 +441,8 @@ mod tests {
         for (text, want) in [("a", false), ("a*", true), ("a\\*", false), ("a\\\\*", true), ("[", true), ("\\?x?", true)] {
             assert_eq!(has_wildcards(text.as_bytes()), want, "{text}");
         }
+        assert_eq!(escape(b"a[1]*\\"), b"a\\[1]\\*\\\\");
+        assert_eq!(matches(&escape(b"a[1]*?\\"), b"a[1]*?\\"), Ok(true));
         assert_eq!(unescape(b"a\\*b\\\\c\\"), b"a*b\\c\\");
     }
 

@@ -48,12 +48,12 @@ impl PathFilter {
     ///
     /// # Errors
     /// A malformed pattern.
-    pub fn new(include: &[String], exclude: &[String], lines: &[usize]) -> Result<Self, PatternError> {
+    pub fn new<P: AsRef<[u8]>>(include: &[P], exclude: &[P], lines: &[usize]) -> Result<Self, PatternError> {
         let include = if include.is_empty() { None } else { Some(Matcher::new(include)?) };
         Ok(Self {
             include: include.filter(|m| !m.is_empty()),
             exclude: Matcher::new(exclude)?,
-            exclude_texts: exclude.to_vec(),
+            exclude_texts: exclude.iter().map(|p| String::from_utf8_lossy(p.as_ref()).into_owned()).collect(),
             exclude_lines: lines.to_vec(),
         })
     }

@@ -1,11 +1,30 @@
 //! Content digests of what a copy or a mount selects (SPEC C4.04–C4.06).
+//!
+//! Our own hash, under the salt `rbuild.v1`: of each entry its type, permission bits, owner, link target, device number,
+//! extended attributes and content, of a directory also the names and hashes of what is selected in it. Times do not count.
+//! Directories are hashed in parallel, each when the last of its entries is.
 
+use std::ffi::{CStr, CString, OsStr};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
+use sha2::{Digest as _, Sha256};
+
+use super::content;
+use super::error::FileOpError;
+use super::meta::xattrs;
+use super::select::{Source, c_name, selection, text};
 use crate::base::Digest;
+use crate::dockerfile::pattern::has_wildcards;
 use crate::tree::CopySource;
-
-use super::FileOpError;
+use crate::tree::root::{Last, Place, open_subdir, read_link};
+use crate::tree::view::{Context, DirVerdict, Listing, View};
 
 /// What of a tree counts: the fields of a copy that select (SPEC C4.05).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,6 +74,17 @@ impl StatCache for NoStatCache {
     fn put(&self, _: &Path, _: &StatKey, _: &Digest) {}
 }
 
+
+/// Version of everything below: a change of format changes it.
+const SALT: &[u8] = b"rbuild.v1 content\0";
+/// Entries of a directory that one task hashes.
+const BATCH: usize = 256;
+/// A file whose metadata changed this recently may change again without a trace in its time stamps, which are only as
+/// fine as the kernel's clock tick.
+const UNSETTLED: Duration = Duration::from_millis(100);
+
+type Hash = [u8; 32];
+
 /// Digest of what `selector` selects from `source`.
 ///
 /// # Errors
@@ -64,6 +94,366 @@ pub fn content_digest(
     selector: &Selector,
     hashes: &dyn StatCache,
 ) -> Result<Digest, FileOpError> {
-    let _ = (source, selector, hashes);
-    Ok(Digest::sha256(b""))
+    let source = Source::open(source)?;
+    let chosen = selection(&selector.include_patterns, &selector.exclude_patterns)?;
+    let view = View { filter: source.filter(), selection: chosen.as_ref() };
+    let last = if selector.follow_symlink { Last::Follow } else { Last::Keep };
+    let path = selector.path.as_bytes();
+    let settled = SystemTime::now().checked_sub(UNSETTLED).and_then(|t| t.duration_since(UNIX_EPOCH).ok());
+    let walk = Walk {
+        view,
+        hashes,
+        reset_owner: source.tree.reset_owner,
+        settled_ns: settled.map_or(0, |t| i128::try_from(t.as_nanos()).unwrap_or(0)),
+        failed: Mutex::default(),
+        stop: AtomicBool::new(false),
+    };
+    let one = |path: &[u8]| -> Result<Hash, FileOpError> {
+        let Some(place) = source.find(path, last)? else { return Err(source.not_found(path)) };
+        if place.is_dir() {
+            source.require(place.path.as_os_str().as_bytes(), &selector.required_paths, chosen.as_ref())?;
+        }
+        walk.place(&place)
+    };
+    let mut all = Sha256::new();
+    all.update(SALT);
+    let paths = if selector.wildcard { source.expand(path, last)? } else { vec![crate::tree::root::relative(path)] };
+    if selector.wildcard && has_wildcards(path) {
+        all.update(b"matches\0");
+        for path in paths {
+            let name = path.rsplit(|b| *b == b'/').next().unwrap_or_default();
+            field(&mut all, name);
+            all.update(one(&path)?);
+        }
+    } else {
+        all.update(b"one\0");
+        for path in paths {
+            all.update(one(&path)?);
+        }
+    }
+    Ok(Digest::from_sha256(&all.finalize()))
+}
+
+/// The digest that a [`StatCache`] remembers for a file: that of its content, and only if there are extended attributes
+/// that count, one of both. A cache may thus be filled with content digests known from elsewhere.
+#[must_use]
+pub fn body_digest(content: Digest, xattrs: &[(CString, Vec<u8>)]) -> Digest {
+    if xattrs.is_empty() {
+        return content;
+    }
+    let mut both = Sha256::new();
+    both.update(b"rbuild.v1 body\0");
+    hash_xattrs(&mut both, xattrs);
+    field(&mut both, content.as_str().as_bytes());
+    Digest::from_sha256(&both.finalize())
+}
+
+fn field(hash: &mut Sha256, bytes: &[u8]) {
+    hash.update((bytes.len() as u64).to_le_bytes());
+    hash.update(bytes);
+}
+
+fn hash_xattrs(hash: &mut Sha256, xattrs: &[(CString, Vec<u8>)]) {
+    for (name, value) in xattrs {
+        field(hash, name.to_bytes());
+        field(hash, value);
+    }
+}
+
+impl StatKey {
+    /// The key of a file.
+    #[must_use]
+    pub fn new(stat: &Stat) -> Self {
+        let ns = |secs, nanos| i128::from(secs) * 1_000_000_000 + i128::from(nanos);
+        Self {
+            size: u64::try_from(stat.st_size).unwrap_or(0),
+            #[allow(clippy::useless_conversion, reason = "the types differ between architectures")]
+            mtime_ns: ns(i64::from(stat.st_mtime), i64::try_from(stat.st_mtime_nsec).unwrap_or(0)),
+            #[allow(clippy::useless_conversion, reason = "the types differ between architectures")]
+            ctime_ns: ns(i64::from(stat.st_ctime), i64::try_from(stat.st_ctime_nsec).unwrap_or(0)),
+            ino: stat.st_ino,
+        }
+    }
+}
+
+/// One hashing of a tree.
+struct Walk<'a> {
+    view: View<'a>,
+    hashes: &'a dyn StatCache,
+    reset_owner: bool,
+    /// Files changed after this are not remembered.
+    settled_ns: i128,
+    failed: Mutex<Option<FileOpError>>,
+    stop: AtomicBool,
+}
+
+/// A directory being hashed.
+struct Dir {
+    parent: Option<(Arc<Dir>, usize)>,
+    fd: OwnedFd,
+    path: Vec<u8>,
+    /// Where in `path` the selection starts.
+    from: usize,
+    context: Context,
+    /// It counts even when nothing in it does.
+    itself: bool,
+    /// The hash so far: its own metadata.
+    hash: Mutex<Sha256>,
+    entries: Mutex<(Arc<Listing>, Vec<Option<Hash>>)>,
+    /// Tasks and subdirectories not yet done.
+    pending: AtomicUsize,
+    /// The result, for the one at the top.
+    result: Mutex<Option<Hash>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Walk<'_> {
+    /// Hashes what was found at the top.
+    fn place(&self, place: &Place) -> Result<Hash, FileOpError> {
+        let path = place.path.as_os_str().as_bytes();
+        let io = |e| FileOpError::io("open", text(path), e);
+        let kind = place.kind().unwrap_or(FileType::Unknown);
+        if kind != FileType::Directory {
+            return self.entry(&place.dir, &c_name(&place.name)?, kind, path);
+        }
+        let fd = open_subdir(&place.dir, place.name.as_os_str()).map_err(io)?;
+        let mut hash = Sha256::new();
+        if path.is_empty() && self.reset_owner {
+            // The directory a context happens to be in is no part of it.
+            hash.update(b"context\0");
+        } else {
+            let stat = rustix::fs::fstat(&fd).map_err(|e| io(e.into()))?;
+            self.header(&mut hash, &stat);
+            hash_xattrs(&mut hash, &xattrs(&fd).map_err(io)?);
+        }
+        let top = Arc::new(Dir {
+            parent: None,
+            fd,
+            path: path.to_vec(),
+            from: if path.is_empty() { 0 } else { path.len() + 1 },
+            context: self.view.start(path),
+            itself: true,
+            hash: Mutex::new(hash),
+            entries: Mutex::default(),
+            pending: AtomicUsize::new(1),
+            result: Mutex::default(),
+        });
+        rayon::scope(|scope| self.enter(scope, Arc::clone(&top)));
+        if let Some(e) = lock(&self.failed).take() {
+            return Err(e);
+        }
+        // Set when the last task is done, and the scope waits for all.
+        lock(&top.result).ok_or_else(|| FileOpError::Invalid(format!("{} was not hashed", text(path))))
+    }
+
+    fn fail(&self, error: FileOpError) {
+        self.stop.store(true, Ordering::Relaxed);
+        lock(&self.failed).get_or_insert(error);
+    }
+
+    /// Runs a part of the work on `dir` and closes the directory, and those above, after the last one.
+    fn part(&self, dir: Arc<Dir>, work: impl FnOnce(&Arc<Dir>) -> Result<(), FileOpError>) {
+        if !self.stop.load(Ordering::Relaxed)
+            && let Err(e) = work(&dir)
+        {
+            self.fail(e);
+        }
+        let mut next = Some(dir);
+        while let Some(dir) = next.take() {
+            if dir.pending.fetch_sub(1, Ordering::AcqRel) != 1 || self.stop.load(Ordering::Relaxed) {
+                return;
+            }
+            let (listing, hashes) = std::mem::take(&mut *lock(&dir.entries));
+            let mut hash = std::mem::take(&mut *lock(&dir.hash));
+            let mut counts = dir.itself;
+            for (i, entry) in hashes.into_iter().enumerate() {
+                if let Some(entry) = entry {
+                    field(&mut hash, listing.get(i).0.to_bytes());
+                    hash.update(entry);
+                    counts = true;
+                }
+            }
+            let hash = counts.then(|| hash.finalize().into());
+            match &dir.parent {
+                None => *lock(&dir.result) = hash,
+                Some((parent, slot)) => {
+                    if let Some(place) = lock(&parent.entries).1.get_mut(*slot) {
+                        *place = hash;
+                    }
+                    next = Some(Arc::clone(parent));
+                }
+            }
+        }
+    }
+
+    fn enter<'s>(&'s self, scope: &rayon::Scope<'s>, dir: Arc<Dir>) {
+        self.part(dir, |dir| {
+            let io = |e| FileOpError::io("read directory", text(&dir.path), e);
+            let listing = Arc::new(Listing::read(&dir.fd).map_err(io)?);
+            *lock(&dir.entries) = (Arc::clone(&listing), vec![None; listing.len()]);
+            let mut start = 0;
+            while listing.len() - start > BATCH {
+                let (batch, range) = (Arc::clone(&listing), start..start + BATCH);
+                let dir = Arc::clone(dir);
+                dir.pending.fetch_add(1, Ordering::AcqRel);
+                scope.spawn(move |scope| self.part(dir, |dir| self.batch(scope, dir, &batch, range)));
+                start += BATCH;
+            }
+            self.batch(scope, dir, &listing, start..listing.len())
+        });
+    }
+
+    fn batch<'s>(
+        &'s self,
+        scope: &rayon::Scope<'s>,
+        dir: &Arc<Dir>,
+        listing: &Listing,
+        range: std::ops::Range<usize>,
+    ) -> Result<(), FileOpError> {
+        let mut path = dir.path.clone();
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        let len = path.len();
+        let mut done = Vec::with_capacity(range.len());
+        for slot in range {
+            if self.stop.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            let (name, kind) = listing.get(slot);
+            path.truncate(len);
+            path.extend_from_slice(name.to_bytes());
+            if kind == FileType::Directory {
+                self.subdirectory(scope, dir, name, &path, slot)?;
+            } else if kind != FileType::Socket && self.view.takes(&path, dir.from, &dir.context) {
+                done.push((slot, self.entry(&dir.fd, name, kind, &path)?));
+            }
+        }
+        let mut entries = lock(&dir.entries);
+        for (slot, hash) in done {
+            entries.1[slot] = Some(hash);
+        }
+        Ok(())
+    }
+
+    fn subdirectory<'s>(
+        &'s self,
+        scope: &rayon::Scope<'s>,
+        dir: &Arc<Dir>,
+        name: &CStr,
+        path: &[u8],
+        slot: usize,
+    ) -> Result<(), FileOpError> {
+        let verdict = self
+            .view
+            .dir(path, dir.from, &dir.context, &dir.fd, name)
+            .map_err(|e| FileOpError::io("open directory", text(path), e))?;
+        if !verdict.itself && !verdict.descend {
+            return Ok(());
+        }
+        dir.pending.fetch_add(1, Ordering::AcqRel);
+        let (dir, name, path) = (Arc::clone(dir), name.to_owned(), path.to_vec());
+        scope.spawn(move |scope| {
+            let descend = verdict.descend;
+            match self.open(&dir, &name, path, slot, verdict) {
+                Err(e) => self.part(dir, |_| Err(e)),
+                Ok(child) if descend => self.enter(scope, child),
+                Ok(child) => self.part(child, |_| Ok(())),
+            }
+        });
+        Ok(())
+    }
+
+    fn open(
+        &self,
+        parent: &Arc<Dir>,
+        name: &CStr,
+        path: Vec<u8>,
+        slot: usize,
+        verdict: DirVerdict,
+    ) -> Result<Arc<Dir>, FileOpError> {
+        let io = |e| FileOpError::io("open directory", text(&path), e);
+        let fd = open_subdir(&parent.fd, name).map_err(io)?;
+        let stat = rustix::fs::fstat(&fd).map_err(|e| io(e.into()))?;
+        let mut hash = Sha256::new();
+        self.header(&mut hash, &stat);
+        hash_xattrs(&mut hash, &xattrs(&fd).map_err(io)?);
+        Ok(Arc::new(Dir {
+            parent: Some((Arc::clone(parent), slot)),
+            fd,
+            path,
+            from: parent.from,
+            context: verdict.context,
+            itself: verdict.itself,
+            hash: Mutex::new(hash),
+            entries: Mutex::default(),
+            pending: AtomicUsize::new(1),
+            result: Mutex::default(),
+        }))
+    }
+
+    /// Type, permission bits, owner and device number.
+    fn header(&self, hash: &mut Sha256, stat: &Stat) {
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        // What a link's bits say differs between file systems and means nothing.
+        let mode = if kind == FileType::Symlink { stat.st_mode | 0o777 } else { stat.st_mode };
+        let (uid, gid) = if self.reset_owner { (0, 0) } else { (stat.st_uid, stat.st_gid) };
+        let device = match kind {
+            FileType::CharacterDevice | FileType::BlockDevice => stat.st_rdev,
+            _ => 0,
+        };
+        let mut header = [0u8; 20];
+        header[..4].copy_from_slice(&mode.to_le_bytes());
+        header[4..8].copy_from_slice(&uid.to_le_bytes());
+        header[8..12].copy_from_slice(&gid.to_le_bytes());
+        header[12..].copy_from_slice(&device.to_le_bytes());
+        hash.update(header);
+    }
+
+    /// Hashes one entry that is no directory.
+    fn entry(&self, dir: &OwnedFd, name: &CStr, kind: FileType, path: &[u8]) -> Result<Hash, FileOpError> {
+        let io = |attempt| move |e: io::Error| FileOpError::io(attempt, text(path), e);
+        let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| io("look at")(e.into()))?;
+        let mut hash = Sha256::new();
+        self.header(&mut hash, &stat);
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => {
+                field(&mut hash, self.body(dir, name, &stat, path)?.as_str().as_bytes());
+            }
+            FileType::Symlink => field(&mut hash, read_link(dir, name).map_err(io("read link"))?.as_bytes()),
+            FileType::Directory if kind != FileType::Directory => {
+                return Err(io("hash")(io::Error::other("it changed while it was hashed")));
+            }
+            _ => {}
+        }
+        Ok(hash.finalize().into())
+    }
+
+    /// Digest of the content and the extended attributes of a file, read only if the cache does not know it.
+    fn body(&self, dir: &OwnedFd, name: &CStr, stat: &Stat, path: &[u8]) -> Result<Digest, FileOpError> {
+        let key = StatKey::new(stat);
+        let cache_path = Path::new(OsStr::from_bytes(path));
+        if let Some(known) = self.hashes.get(cache_path, &key) {
+            return Ok(known);
+        }
+        let io = |attempt| move |e: io::Error| FileOpError::io(attempt, text(path), e);
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(dir, name, flags, Mode::empty()).map_err(|e| io("open")(e.into()))?;
+        let before = rustix::fs::fstat(&file).map_err(|e| io("look at")(e.into()))?;
+        if FileType::from_raw_mode(before.st_mode) != FileType::RegularFile {
+            return Err(io("hash")(io::Error::other("it changed while it was hashed")));
+        }
+        let mut content = Sha256::new();
+        content::each_block(&file, key.size, |block| content.update(block)).map_err(io("read"))?;
+        let content = Digest::from_sha256(&content.finalize());
+        let digest = body_digest(content, &xattrs(&file).map_err(io("read the extended attributes of"))?);
+        let after = rustix::fs::fstat(&file).map_err(|e| io("look at")(e.into()))?;
+        if StatKey::new(&after) == key && key.ctime_ns < self.settled_ns {
+            self.hashes.put(cache_path, &key, &digest);
+        }
+        Ok(digest)
+    }
 }

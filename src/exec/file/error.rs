@@ -80,6 +80,12 @@ pub enum FileOpError {
     },
 }
 
+impl FileOpError {
+    pub(super) fn io(attempt: &'static str, path: impl Into<String>, error: io::Error) -> Self {
+        Self::Io { attempt, path: path.into(), error }
+    }
+}
+
 fn excluded(by: Option<&Exclusion>) -> String {
     match by {
         Some(Exclusion { line: Some(line), .. }) => format!(" (excluded by .dockerignore line {line})"),
