@@ -1,11 +1,19 @@
 //! Extracting a layer into a directory.
 
+use std::ffi::OsStr;
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest as _, Sha256};
+
+use super::entry::{Entry, EntryKind, OPAQUE_NAME, WHITEOUT_PREFIX, clean_path, xattr_allowed};
 use super::error::ArchiveError;
-use super::extract::Note;
-use super::index::TreeIndex;
+use super::extract::{Extractor, Meaning};
+use super::index::{IndexBuilder, TreeIndex};
+use super::lowers::Lowers;
+use super::notes::{Note, NoteKind, Notes};
+use super::reader::TarReader;
 use crate::base::DiffId;
 
 /// How a directory says what it deletes.
@@ -39,17 +47,86 @@ pub struct ApplySummary {
 
 /// Extracts the layer `tar` (not compressed) into `target`.
 ///
-/// With [`Dialect::Overlay`], `lowers` (bottom first) are the directories below: parents that the tar does not name get their
-/// owner and mode from there, symlinked parents are resolved through them, hard links to their files become copies.
+/// With [`Dialect::Overlay`], `target` is an empty directory and `lowers` (bottom first) are those of the layers below: parents
+/// that the tar does not name get their owner, mode and time from there (as does `target` itself), symlinked parents are
+/// resolved through them, hard links to their files become copies. With [`Dialect::Native`] `target` is the parent's
+/// whole tree and `lowers` is not used.
 ///
 /// # Errors
 /// A damaged or hostile archive, or the file system's.
 pub fn apply(
-    _tar: &mut dyn Read,
-    _target: &Path,
-    _dialect: Dialect,
-    _lowers: &[PathBuf],
-    _options: &ApplyOptions,
+    tar: &mut dyn Read,
+    target: &Path,
+    dialect: Dialect,
+    lowers: &[PathBuf],
+    options: &ApplyOptions,
 ) -> Result<ApplySummary, ArchiveError> {
-    todo!()
+    let (lowers, meaning) = match dialect {
+        Dialect::Overlay => (Lowers::overlay(lowers), Meaning::Overlay),
+        Dialect::Native => (Lowers::plain(None), Meaning::Native),
+    };
+    let mut extractor = Extractor::new(target, lowers, meaning, None)?;
+    let mut reader = TarReader::new(tar, true, options.max_tar_size);
+    extractor.run(&mut reader)?;
+    let (diff_id, tar_size) = reader.drain()?;
+    let (index, notes) = extractor.finish()?;
+    Ok(ApplySummary { diff_id, tar_size, index, notes })
+}
+
+/// Reads a layer without extracting it: its digest and its index.
+///
+/// Names are taken as they stand: symlinked parents cannot be resolved without a directory.
+///
+/// # Errors
+/// A damaged archive.
+pub fn index_layer(tar: &mut dyn Read, options: &ApplyOptions) -> Result<ApplySummary, ArchiveError> {
+    let mut reader = TarReader::new(tar, true, options.max_tar_size);
+    let (mut index, mut notes) = (IndexBuilder::default(), Notes::default());
+    while let Some(member) = reader.next()? {
+        let shown = PathBuf::from(OsStr::from_bytes(&member.name));
+        if let Some(flag) = member.unknown {
+            notes.add(NoteKind::UnknownType(flag), &shown);
+            continue;
+        }
+        let refused = || ArchiveError::refused(&shown, "the name leads out of the archive");
+        let mut entry = member.entry;
+        entry.path = clean_path(&member.name).ok_or_else(refused)?;
+        entry.xattrs.retain(|name, _| xattr_allowed(name));
+        let name = entry.path.file_name().unwrap_or_default().as_bytes();
+        if name == OPAQUE_NAME {
+            let dir = entry.path.parent().unwrap_or(Path::new(""));
+            index.push_opaque(&Entry::dir(dir, 0o755), member.offset);
+            continue;
+        }
+        if let Some(victim) = name.strip_prefix(WHITEOUT_PREFIX) {
+            if !victim.starts_with(WHITEOUT_PREFIX) {
+                let path = entry.path.with_file_name(OsStr::from_bytes(victim));
+                index.push(&Entry::whiteout(path), None, member.offset, member.data_offset);
+            }
+            continue;
+        }
+        let digest = match entry.kind {
+            EntryKind::File => Some(digest_content(&mut reader)?),
+            EntryKind::Hardlink => {
+                entry.link = clean_path(&member.link).ok_or_else(refused)?;
+                None
+            }
+            EntryKind::Char if entry.device == (0, 0) => {
+                notes.add(NoteKind::DeviceZero, &entry.path);
+                continue;
+            }
+            _ => None,
+        };
+        index.push(&entry, digest, member.offset, member.data_offset);
+    }
+    let (diff_id, tar_size) = reader.drain()?;
+    Ok(ApplySummary { diff_id, tar_size, index: index.finish(), notes: notes.into_list() })
+}
+
+fn digest_content(reader: &mut TarReader<'_>) -> Result<[u8; 32], ArchiveError> {
+    let mut hasher = Sha256::new();
+    while let Some(piece) = reader.piece()? {
+        piece.hash_into(&mut hasher);
+    }
+    Ok(hasher.finalize().into())
 }

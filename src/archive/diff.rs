@@ -1,11 +1,36 @@
 //! Computing a layer from directories.
+//!
+//! A layer is a pure function of (parent tree, new tree): both walks below are one walk, and what differs is only where
+//! "not mentioned" means "unchanged" (an overlay upper) or "deleted" (a plain tree, or an opaque directory). The rules:
+//!
+//! * Entries come in order of their paths, component by component; a deletion stands where the deleted name would.
+//! * An entry equal to the parent's is dropped: same type, mode, owner, attributes, and for all but directories the same
+//!   modification time, link text, device number and content.
+//! * **Directories appear exactly if they are new or if their own mode, owner or attributes changed.** A directory's modification
+//!   time changes with every child, and whether an overlay copied it up says nothing, so time alone is no change; a
+//!   directory that does appear carries its time.
+//! * Deletions are explicit, one per name that the parent has directly there; opaque directories become deletions of what they
+//!   hide. What changed its type needs none: the new entry replaces the old one.
+//! * Of names that share an inode the first that is written is the file and the others are hard links to it. Names that did
+//!   not change are not written again: a hard link made to a file of the parent becomes a file of its own in the layer.
+//! * Sockets, devices `c 0:0` and names that start with `.wh.` count as not being there. The root directory itself is never
+//!   written.
+//!
+//! Known exception: overlay breaks hard links of the parent when it copies a file up, a plain tree does not, so writing through
+//! one of several names gives different trees and different layers.
 
-use std::io::Write;
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fs::{File, Metadata};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::entry::Timestamp;
+use super::entry::{Entry, EntryKind, Timestamp, name_representable};
 use super::error::ArchiveError;
-use super::extract::Note;
+use super::lowers::{LowerDir, LowerNode, Lowers, is_opaque, is_representable, is_whiteout};
+use super::notes::{Note, NoteKind, Notes};
+use super::scan::{entry_of, kind_of, mtime_of, xattrs_of};
 use super::writer::LayerWriter;
 
 /// What a diff found.
@@ -27,7 +52,8 @@ pub struct DiffStats {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TreeHints {
     /// `new` was made as a copy of `old`, and nobody touched it before this moment (of the file system's own clock, read from
-    /// the change time of a file made after the copy was complete): what has an earlier change time is still the copy.
+    /// the change time of a file made after the copy was complete). A file that has an earlier change time, in directories
+    /// that all have one too, is still the copy: nothing can set change times, and moving a directory changes its own.
     pub untouched_before: Option<Timestamp>,
 }
 
@@ -36,11 +62,11 @@ pub struct TreeHints {
 /// # Errors
 /// Reading the directories or writing the layer failed.
 pub fn diff_overlay<W: Write + Send>(
-    _upper: &Path,
-    _lowers: &[PathBuf],
-    _out: &mut LayerWriter<W>,
+    upper: &Path,
+    lowers: &[PathBuf],
+    out: &mut LayerWriter<W>,
 ) -> Result<DiffStats, ArchiveError> {
-    todo!()
+    Walk::new(upper, Lowers::overlay(lowers), true, TreeHints::default(), out).run()
 }
 
 /// Writes what turns `old` (nothing: an empty tree) into `new`, both plain trees.
@@ -60,10 +86,251 @@ pub fn diff_trees<W: Write + Send>(
 /// # Errors
 /// As [`diff_trees`].
 pub fn diff_trees_with<W: Write + Send>(
-    _old: Option<&Path>,
-    _new: &Path,
-    _hints: &TreeHints,
-    _out: &mut LayerWriter<W>,
+    old: Option<&Path>,
+    new: &Path,
+    hints: &TreeHints,
+    out: &mut LayerWriter<W>,
 ) -> Result<DiffStats, ArchiveError> {
-    todo!()
+    Walk::new(new, Lowers::plain(old), false, *hints, out).run()
+}
+
+struct Walk<'a, W: Write + Send> {
+    new: &'a Path,
+    old: Lowers,
+    overlay: bool,
+    hints: TreeHints,
+    out: &'a mut LayerWriter<W>,
+    stats: DiffStats,
+    notes: Notes,
+    /// Written files that have more names: (device, inode) to the first name.
+    links: HashMap<(u64, u64), PathBuf>,
+}
+
+/// A directory being walked. Kept on a list rather than on the call stack: trees may be deeper than that is.
+struct Frame {
+    path: PathBuf,
+    /// Names still to do, last first.
+    names: Vec<OsString>,
+    inside: Inside,
+}
+
+/// What is known of everything in a directory.
+#[derive(Clone)]
+struct Inside {
+    /// The parent tree's directory at the same path.
+    old: Option<LowerDir>,
+    /// What is not in the new directory is unchanged, not deleted.
+    transparent: bool,
+    /// Neither it nor a directory above (but the root, which cannot move) can have been moved since the copy was made.
+    settled: bool,
+}
+
+impl<'a, W: Write + Send> Walk<'a, W> {
+    fn new(new: &'a Path, old: Lowers, overlay: bool, hints: TreeHints, out: &'a mut LayerWriter<W>) -> Self {
+        Self {
+            new,
+            old,
+            overlay,
+            hints,
+            out,
+            stats: DiffStats::default(),
+            notes: Notes::default(),
+            links: HashMap::new(),
+        }
+    }
+
+    fn run(mut self) -> Result<DiffStats, ArchiveError> {
+        let transparent = self.overlay && !is_opaque(self.new)?;
+        let settled = self.hints.untouched_before.is_some();
+        let root = self.frame(PathBuf::new(), Inside { old: self.old.root(), transparent, settled })?;
+        let mut frames = vec![root];
+        while let Some(frame) = frames.last_mut() {
+            let Some(name) = frame.names.pop() else {
+                frames.pop();
+                continue;
+            };
+            let path = frame.path.join(&name);
+            let inside = frame.inside.clone();
+            if let Some(below) = self.visit(path, &name, &inside)? {
+                frames.push(below);
+            }
+        }
+        self.stats.notes = self.notes.into_list();
+        Ok(self.stats)
+    }
+
+    fn frame(&self, path: PathBuf, inside: Inside) -> Result<Frame, ArchiveError> {
+        let here = self.new.join(&path);
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&here).map_err(|e| ArchiveError::io("list", &here, e))? {
+            names.push(entry.map_err(|e| ArchiveError::io("list", &here, e))?.file_name());
+        }
+        if let Some(old) = inside.old.as_ref().filter(|_| !inside.transparent) {
+            names.extend(self.old.names(old, &path)?);
+        }
+        names.sort_unstable_by(|a, b| b.cmp(a));
+        names.dedup();
+        Ok(Frame { path, names, inside })
+    }
+
+    /// Handles one name; gives the directory to descend into.
+    fn visit(&mut self, path: PathBuf, name: &OsString, inside: &Inside) -> Result<Option<Frame>, ArchiveError> {
+        if !name_representable(name) {
+            self.notes.add(NoteKind::ReservedName, &path);
+            return Ok(None);
+        }
+        let here = self.new.join(&path);
+        let meta = match std::fs::symlink_metadata(&here) {
+            Ok(meta) => Some(meta),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            Err(e) => return Err(ArchiveError::io("inspect", &here, e)),
+        };
+        if !self.overlay && meta.as_ref().is_some_and(is_whiteout) {
+            self.notes.add(NoteKind::DeviceZero, &path);
+        }
+        let old = inside.old.as_ref().map(|dir| self.old.child(dir, &path)).transpose()?.flatten();
+        let present = meta.filter(is_representable).and_then(|meta| kind_of(&meta).map(|kind| (meta, kind)));
+        let Some((meta, kind)) = present else {
+            if old.is_some() {
+                self.write(&Entry::whiteout(path), None)?;
+                self.stats.whiteouts += 1;
+            }
+            return Ok(None);
+        };
+        if kind != EntryKind::Dir {
+            self.leaf(path, &here, &meta, kind, old.as_ref().map(|old| (old, inside.settled)))?;
+            return Ok(None);
+        }
+        let entry = entry_of(&path, &here, &meta, kind)?;
+        let old = old.filter(|old| old.dir.is_some());
+        match &old {
+            Some(old) if same_owner(&meta, &old.meta) && entry.xattrs == xattrs_of(&old.path)? => {
+                self.stats.unchanged += 1;
+            }
+            _ => self.write(&entry, None)?,
+        }
+        let inside = Inside {
+            transparent: inside.transparent && old.is_some() && !is_opaque(&here)?,
+            settled: inside.settled && self.untouched(&meta),
+            old: old.and_then(|old| old.dir),
+        };
+        self.frame(path, inside).map(Some)
+    }
+
+    fn leaf(
+        &mut self,
+        path: PathBuf,
+        here: &Path,
+        meta: &Metadata,
+        kind: EntryKind,
+        old: Option<(&LowerNode, bool)>,
+    ) -> Result<(), ArchiveError> {
+        if let Some((old, settled)) = old
+            && ((settled && self.untouched(meta)) || same_leaf(here, meta, kind, old)?)
+        {
+            self.stats.unchanged += 1;
+            return Ok(());
+        }
+        let mut entry = entry_of(&path, here, meta, kind)?;
+        if meta.nlink() > 1 {
+            match self.links.get(&(meta.dev(), meta.ino())) {
+                Some(first) => {
+                    entry.kind = EntryKind::Hardlink;
+                    entry.link.clone_from(first);
+                    entry.size = 0;
+                    entry.device = (0, 0);
+                    return self.write(&entry, None);
+                }
+                None => {
+                    self.links.insert((meta.dev(), meta.ino()), path);
+                }
+            }
+        }
+        if kind != EntryKind::File || entry.size == 0 {
+            return self.write(&entry, None);
+        }
+        self.stats.bytes += entry.size;
+        let mut file = open_file(here)?;
+        self.write(&entry, Some(&mut file)).map_err(|error| match error {
+            // The writer knows the name in the archive, people look for the file.
+            ArchiveError::Io { action, source, .. } => ArchiveError::io(action, here, source),
+            other => other,
+        })
+    }
+
+    fn write(&mut self, entry: &Entry, content: Option<&mut dyn Read>) -> Result<(), ArchiveError> {
+        self.stats.entries += 1;
+        self.out.append(entry, content)
+    }
+
+    /// Whether the file's status (which includes its place, for a directory) is still that of the copy.
+    fn untouched(&self, meta: &Metadata) -> bool {
+        let changed = Timestamp { secs: meta.ctime(), nanos: u32::try_from(meta.ctime_nsec()).unwrap_or_default() };
+        self.hints.untouched_before.is_some_and(|moment| changed < moment)
+    }
+}
+
+/// Whether nothing changed. Metadata may say no; only content says yes.
+fn same_leaf(here: &Path, meta: &Metadata, kind: EntryKind, old: &LowerNode) -> Result<bool, ArchiveError> {
+    if (meta.dev(), meta.ino()) == (old.meta.dev(), old.meta.ino()) {
+        return Ok(true);
+    }
+    if kind_of(&old.meta) != Some(kind) || mtime_of(meta) != mtime_of(&old.meta) {
+        return Ok(false);
+    }
+    match kind {
+        EntryKind::Symlink => {
+            let read = |path: &Path| std::fs::read_link(path).map_err(|e| ArchiveError::io("read", path, e));
+            let owner = |meta: &Metadata| (meta.uid(), meta.gid());
+            Ok(owner(meta) == owner(&old.meta) && read(here)? == read(&old.path)?)
+        }
+        EntryKind::File => Ok(same_owner(meta, &old.meta)
+            && meta.size() == old.meta.size()
+            && xattrs_of(here)? == xattrs_of(&old.path)?
+            && same_content(here, &old.path, meta.size())?),
+        _ => Ok(same_owner(meta, &old.meta) && meta.rdev() == old.meta.rdev()),
+    }
+}
+
+fn same_owner(a: &Metadata, b: &Metadata) -> bool {
+    (a.mode(), a.uid(), a.gid()) == (b.mode(), b.uid(), b.gid())
+}
+
+/// Opens a regular file without following a symlink and without waiting for anything.
+fn open_file(path: &Path) -> Result<File, ArchiveError> {
+    use rustix::fs::OFlags;
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
+    std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(|e| ArchiveError::io("open", path, e))
+}
+
+fn same_content(a: &Path, b: &Path, size: u64) -> Result<bool, ArchiveError> {
+    if size == 0 {
+        return Ok(true);
+    }
+    let (mut left, mut right) = (open_file(a)?, open_file(b)?);
+    let room = usize::try_from(size.min(64 << 10)).unwrap_or(64 << 10);
+    let (mut x, mut y) = (vec![0; room], vec![0; room]);
+    loop {
+        let read = read_full(&mut left, &mut x).map_err(|e| ArchiveError::io("read", a, e))?;
+        let other = read_full(&mut right, &mut y).map_err(|e| ArchiveError::io("read", b, e))?;
+        if x[..read] != y[..other] {
+            return Ok(false);
+        }
+        if read < room {
+            return Ok(true);
+        }
+    }
+}
+
+fn read_full(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(filled)
 }

@@ -13,17 +13,27 @@ pub mod block;
 pub mod diff;
 pub mod entry;
 pub mod error;
-pub mod extract;
+mod extract;
 pub mod format;
 pub mod header;
 pub mod index;
+mod input;
+mod lowers;
+pub mod notes;
+mod pipeline;
+mod reader;
+mod scan;
+mod target;
 pub mod writer;
 
-pub use apply::{ApplyOptions, ApplySummary, Dialect, apply};
+pub use apply::{ApplyOptions, ApplySummary, Dialect, apply, index_layer};
 pub use diff::{DiffStats, TreeHints, diff_overlay, diff_trees, diff_trees_with};
 pub use entry::{Entry, EntryKind, Timestamp};
 pub use error::ArchiveError;
-pub use extract::{Note, NoteKind};
 pub use format::{ArchiveFormat, decompressor, detect_archive, extract_archive};
 pub use index::{IndexEntry, MergedIndex, TreeIndex};
+pub use notes::{Note, NoteKind};
 pub use writer::{LayerOptions, LayerSummary, LayerWriter};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,150 @@
+//! A stack of overlay directories, seen as the one tree that the kernel would show.
+//!
+//! Looked at by path: a component is only followed after it was seen to be a real directory in that layer, and layers do not
+//! change, so no symlink can lead anywhere else.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs::Metadata;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use super::error::ArchiveError;
+
+/// The attribute by which an overlay directory hides what lower layers put into it.
+pub(super) const OPAQUE_XATTR: &str = "user.overlay.opaque";
+
+/// Directories of layers, topmost first.
+pub(super) struct Lowers {
+    roots: Vec<PathBuf>,
+    /// Plain trees know no whiteouts and no opaque directories.
+    overlay: bool,
+}
+
+/// A directory of the merged tree: which layers (by number, topmost first) contribute to it.
+#[derive(Debug, Clone)]
+pub(super) struct LowerDir(Vec<usize>);
+
+/// Something in the merged tree.
+pub(super) struct LowerNode {
+    pub(super) path: PathBuf,
+    pub(super) meta: Metadata,
+    /// For directories.
+    pub(super) dir: Option<LowerDir>,
+}
+
+impl Lowers {
+    /// A stack of overlay directories, given bottom first.
+    pub(super) fn overlay(bottom_first: &[PathBuf]) -> Self {
+        Self { roots: bottom_first.iter().rev().cloned().collect(), overlay: true }
+    }
+
+    /// One plain tree, or nothing.
+    pub(super) fn plain(tree: Option<&Path>) -> Self {
+        Self { roots: tree.iter().map(|t| t.to_path_buf()).collect(), overlay: false }
+    }
+
+    pub(super) fn root(&self) -> Option<LowerDir> {
+        (!self.roots.is_empty()).then(|| LowerDir((0..self.roots.len()).collect()))
+    }
+
+    /// The topmost layer's root.
+    pub(super) fn top(&self) -> Option<&Path> {
+        self.roots.first().map(PathBuf::as_path)
+    }
+
+    /// What stands at `path`, a child of the directory `dir`.
+    pub(super) fn child(&self, dir: &LowerDir, path: &Path) -> Result<Option<LowerNode>, ArchiveError> {
+        let mut found: Option<LowerNode> = None;
+        for layer in &dir.0 {
+            let here = self.roots[*layer].join(path);
+            let meta = match std::fs::symlink_metadata(&here) {
+                Ok(meta) => meta,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(ArchiveError::io("inspect", &here, e)),
+            };
+            if !meta.is_dir() {
+                if found.is_none() && is_representable(&meta) {
+                    found = Some(LowerNode { path: here, meta, dir: None });
+                }
+                break;
+            }
+            let opaque = self.overlay && is_opaque(&here)?;
+            let node = found.get_or_insert_with(|| LowerNode { path: here, meta, dir: Some(LowerDir(Vec::new())) });
+            if let Some(LowerDir(members)) = &mut node.dir {
+                members.push(*layer);
+            }
+            if opaque {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Walks down to `path`; `None` if it is not there or a component is not a directory.
+    pub(super) fn find(&self, path: &Path) -> Result<Option<LowerNode>, ArchiveError> {
+        let Some(mut dir) = self.root() else { return Ok(None) };
+        let mut at = PathBuf::new();
+        let mut components = path.components().peekable();
+        while let Some(component) = components.next() {
+            at.push(component);
+            let Some(node) = self.child(&dir, &at)? else { return Ok(None) };
+            if components.peek().is_none() {
+                return Ok(Some(node));
+            }
+            let Some(below) = node.dir else { return Ok(None) };
+            dir = below;
+        }
+        Ok(None)
+    }
+
+    /// The names in `dir`, which stands at `path`.
+    pub(super) fn names(&self, dir: &LowerDir, path: &Path) -> Result<BTreeSet<OsString>, ArchiveError> {
+        let mut names = BTreeSet::new();
+        let mut hidden = BTreeSet::new();
+        for layer in &dir.0 {
+            let here = self.roots[*layer].join(path);
+            let mut gone = Vec::new();
+            for entry in std::fs::read_dir(&here).map_err(|e| ArchiveError::io("list", &here, e))? {
+                let entry = entry.map_err(|e| ArchiveError::io("list", &here, e))?;
+                let name = entry.file_name();
+                if hidden.contains(&name) {
+                    continue;
+                }
+                let device = self.overlay && entry.file_type().is_ok_and(|t| t.is_char_device());
+                if device && entry.metadata().is_ok_and(|m| is_whiteout(&m)) {
+                    gone.push(name);
+                } else {
+                    names.insert(name);
+                }
+            }
+            // A deletion is about the layers below; a name that a higher layer has stays.
+            hidden.extend(gone);
+        }
+        Ok(names)
+    }
+}
+
+/// Whether overlay takes this for a deletion. Must be asked before anything about hard links: the kernel links all of a
+/// layer's whiteouts to one inode.
+pub(super) fn is_whiteout(meta: &Metadata) -> bool {
+    meta.file_type().is_char_device() && meta.rdev() == 0
+}
+
+/// Whether a layer can hold this at all: sockets mean nothing without their process (SPEC A6.11), and a device `c 0:0` would be
+/// a deletion wherever the layer is put on overlay. Both count as not being there.
+pub(super) fn is_representable(meta: &Metadata) -> bool {
+    !meta.file_type().is_socket() && !is_whiteout(meta)
+}
+
+/// Whether overlay takes this directory for opaque.
+pub(super) fn is_opaque(dir: &Path) -> Result<bool, ArchiveError> {
+    let mut value = [0_u8; 2];
+    match rustix::fs::lgetxattr(dir, OPAQUE_XATTR, &mut value) {
+        Ok(length) => Ok(value[..length] == *b"y"),
+        // A longer value is none of overlay's.
+        Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::RANGE) => Ok(false),
+        Err(e) => Err(ArchiveError::io("read the attributes of", dir, e)),
+    }
+}

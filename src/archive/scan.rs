@@ -1,0 +1,101 @@
+//! Reading from disk what an archive needs to know.
+
+use std::fs::Metadata;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+
+use rustix::fs::{lgetxattr, listxattr, llistxattr};
+use rustix::io::Errno;
+
+use super::entry::{Entry, EntryKind, Timestamp, Xattrs, xattr_allowed};
+use super::error::ArchiveError;
+
+/// Overlay features that are never on in our mounts; a file that carries their mark is not what it seems.
+const FOREIGN_MARKS: [&[u8]; 2] = [b"user.overlay.redirect", b"user.overlay.metacopy"];
+
+/// What kind of entry a file makes; `None` for sockets.
+pub(super) fn kind_of(meta: &Metadata) -> Option<EntryKind> {
+    let kind = meta.file_type();
+    Some(match () {
+        () if kind.is_file() => EntryKind::File,
+        () if kind.is_dir() => EntryKind::Dir,
+        () if kind.is_symlink() => EntryKind::Symlink,
+        () if kind.is_char_device() => EntryKind::Char,
+        () if kind.is_block_device() => EntryKind::Block,
+        () if kind.is_fifo() => EntryKind::Fifo,
+        () => return None,
+    })
+}
+
+/// The time of the last change of content.
+pub(super) fn mtime_of(meta: &Metadata) -> Timestamp {
+    Timestamp { secs: meta.mtime(), nanos: u32::try_from(meta.mtime_nsec()).unwrap_or_default() }
+}
+
+/// The entry, called `name`, for what is at `path`.
+pub(super) fn entry_of(name: &Path, path: &Path, meta: &Metadata, kind: EntryKind) -> Result<Entry, ArchiveError> {
+    let mut entry = Entry::new(name, kind);
+    entry.mode = meta.mode() & 0o7777;
+    entry.uid = meta.uid();
+    entry.gid = meta.gid();
+    entry.mtime = mtime_of(meta);
+    match kind {
+        EntryKind::File => entry.size = meta.size(),
+        EntryKind::Symlink => {
+            // Its mode means nothing, and file systems differ in what they report.
+            entry.mode = 0o777;
+            entry.link = std::fs::read_link(path).map_err(|e| ArchiveError::io("read the symlink", path, e))?;
+        }
+        EntryKind::Char | EntryKind::Block => {
+            entry.device = (rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev()));
+        }
+        _ => {}
+    }
+    if matches!(kind, EntryKind::File | EntryKind::Dir) {
+        entry.xattrs = xattrs_of(path)?;
+    }
+    Ok(entry)
+}
+
+/// The attributes of a file or directory that belong into a layer.
+pub(super) fn xattrs_of(path: &Path) -> Result<Xattrs, ArchiveError> {
+    let failed = |e: Errno| ArchiveError::io("read the attributes of", path, e);
+    let mut out = Xattrs::new();
+    let mut names = [0_u8; 1024];
+    let mut larger;
+    // `path` is known not to be a symlink, for which only the l-forms would do.
+    let list = match llistxattr(path, &mut names) {
+        Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(out),
+        Ok(length) => &names[..length],
+        Err(Errno::RANGE) => {
+            // The kernel's upper limit for all names.
+            larger = vec![0_u8; 64 << 10];
+            let length = listxattr(path, &mut larger).map_err(failed)?;
+            &larger[..length]
+        }
+        Err(e) => return Err(failed(e)),
+    };
+    for name in list.split(|b| *b == 0).filter(|n| !n.is_empty()) {
+        if FOREIGN_MARKS.contains(&name) {
+            let name = String::from_utf8_lossy(name);
+            return Err(ArchiveError::refused(path, format!("overlay feature {name} is not supported")));
+        }
+        if !xattr_allowed(name) {
+            continue;
+        }
+        let mut value = vec![0_u8; 256];
+        let length = loop {
+            match lgetxattr(path, name, &mut value) {
+                Ok(length) => break Some(length),
+                Err(Errno::RANGE) if value.len() < 64 << 10 => value.resize(64 << 10, 0),
+                Err(Errno::NODATA) => break None,
+                Err(e) => return Err(failed(e)),
+            }
+        };
+        if let Some(length) = length {
+            value.truncate(length);
+            out.insert(name.to_vec(), value);
+        }
+    }
+    Ok(out)
+}
