@@ -284,7 +284,8 @@ fn copied(source: &CopySource, selector: &Selector) -> Option<Vec<String>> {
         .map(|e| e.expect("an entry"))
         .map(|e| {
             let meta = e.path().symlink_metadata().expect("an entry");
-            let content = if meta.is_file() { std::fs::read_to_string(e.path()).expect("a file") } else { String::new() };
+            let content =
+                if meta.is_file() { std::fs::read_to_string(e.path()).expect("a file") } else { String::new() };
             let path = e.path().strip_prefix(dest.path()).expect("below").display().to_string();
             format!("{path} {:o} {content}", meta.permissions().mode())
         })
