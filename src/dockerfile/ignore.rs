@@ -88,7 +88,11 @@ fn pattern_of(line: &[u8]) -> Option<Vec<u8>> {
     let mut out = if exception { b"!".to_vec() } else { Vec::new() };
     if !text.is_empty() {
         let cleaned = clean(text);
-        out.extend_from_slice(if cleaned.len() > 1 { cleaned.strip_prefix(b"/").unwrap_or(&cleaned) } else { &cleaned });
+        out.extend_from_slice(if cleaned.len() > 1 {
+            cleaned.strip_prefix(b"/").unwrap_or(&cleaned)
+        } else {
+            &cleaned
+        });
     }
     Some(out)
 }
@@ -135,12 +139,16 @@ mod tests {
         let err = IgnoreFile::parse(".dockerignore", b"ok\n\n!\n").expect_err("a lone !");
         assert_eq!(err.to_string(), "failed parsing .dockerignore: line 3: illegal exclusion pattern: \"!\"");
         let err = IgnoreFile::parse("a.dockerignore", b"[").expect_err("a bad class");
-        assert_eq!(err.to_string(), "failed parsing a.dockerignore: line 1: invalid pattern \"[\": syntax error in pattern");
+        assert_eq!(
+            err.to_string(),
+            "failed parsing a.dockerignore: line 1: invalid pattern \"[\": syntax error in pattern"
+        );
     }
 
     #[test]
     fn says_which_line_excludes() {
-        let file = IgnoreFile::parse(".dockerignore", b"# c\n*.log\n!keep.log\n\nnode_modules\n").expect("a valid file");
+        let file =
+            IgnoreFile::parse(".dockerignore", b"# c\n*.log\n!keep.log\n\nnode_modules\n").expect("a valid file");
         let line = |path: &str| file.excluded_by(path.as_bytes()).map(|p| p.line);
         assert_eq!(line("/x.log"), Some(2));
         assert_eq!(line("keep.log"), None);

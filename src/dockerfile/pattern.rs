@@ -199,9 +199,7 @@ impl Glob {
     /// Whether the whole of `name` matches.
     #[must_use]
     pub fn matches(&self, name: &[u8]) -> bool {
-        name.starts_with(&self.prefix)
-            && name.ends_with(&self.suffix)
-            && self.run(name, |states, end| contains(states, end))
+        name.starts_with(&self.prefix) && name.ends_with(&self.suffix) && self.run(name, contains)
     }
 
     /// Whether some longer name that starts with `start` could match.
@@ -438,7 +436,9 @@ mod tests {
 
     #[test]
     fn wildcards_are_seen_unless_escaped() {
-        for (text, want) in [("a", false), ("a*", true), ("a\\*", false), ("a\\\\*", true), ("[", true), ("\\?x?", true)] {
+        for (text, want) in
+            [("a", false), ("a*", true), ("a\\*", false), ("a\\\\*", true), ("[", true), ("\\?x?", true)]
+        {
             assert_eq!(has_wildcards(text.as_bytes()), want, "{text}");
         }
         assert_eq!(escape(b"a[1]*\\"), b"a\\[1]\\*\\\\");

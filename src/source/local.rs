@@ -215,7 +215,9 @@ mod tests {
             err(&[("local.excludepatterns", r#"["["]"#)]),
             "invalid attribute local.excludepatterns of a local source: invalid pattern \"[\": syntax error in pattern"
         );
-        assert!(err(&[("local.followpaths", "{}")]).starts_with("invalid attribute local.followpaths of a local source"));
+        assert!(
+            err(&[("local.followpaths", "{}")]).starts_with("invalid attribute local.followpaths of a local source")
+        );
         let gone = open(&dir.path().join("gone"), &op(&[]), &[]).expect_err("missing").to_string();
         assert!(gone.starts_with("cannot use /") && gone.contains("gone as a build context: No such file"), "{gone}");
     }

@@ -240,7 +240,8 @@ mod tests {
         let patterns: Vec<String> = ["*", "!**/keep"].map(str::to_owned).to_vec();
         let filter = PathFilter::new(&[], &patterns, &[]).expect("valid patterns");
         let root = Root::open(dir.path()).expect("the root opens");
-        let shown = |name: &CStr| shows(&filter, name.to_bytes(), root.fd(), name, FileType::Directory).expect("no error");
+        let shown =
+            |name: &CStr| shows(&filter, name.to_bytes(), root.fd(), name, FileType::Directory).expect("no error");
         assert!(shown(c"docs"));
         assert!(!shown(c"empty"));
     }

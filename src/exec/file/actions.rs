@@ -152,3 +152,142 @@ pub fn symlink(root: &Path, action: &FileActionSymlink, owner: Option<(u32, u32)
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[allow(clippy::print_stdout, reason = "tests say what they skip")]
+mod tests {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    use super::*;
+
+    fn tree() -> tempfile::TempDir {
+        let outer = tempfile::tempdir().expect("a temporary directory");
+        std::fs::create_dir(outer.path().join("root")).expect("a directory");
+        std::fs::write(outer.path().join("secret"), "secret").expect("a file");
+        outer
+    }
+
+    fn mode(outer: &tempfile::TempDir, path: &str) -> u32 {
+        std::fs::symlink_metadata(outer.path().join(path)).expect(path).permissions().mode() & 0o7777
+    }
+
+    fn make(path: &str, mode: i32, make_parents: bool) -> FileActionMkDir {
+        FileActionMkDir { path: path.into(), mode, make_parents, owner: None, timestamp: -1 }
+    }
+
+    fn file(path: &str, mode: i32, data: &str) -> FileActionMkFile {
+        FileActionMkFile { path: path.into(), mode, data: data.into(), owner: None, timestamp: -1 }
+    }
+
+    fn remove(path: &str) -> FileActionRm {
+        FileActionRm { path: path.into(), allow_not_found: false, allow_wildcard: false }
+    }
+
+    #[test]
+    fn c1_11_mkdir() {
+        let outer = tree();
+        let root = outer.path().join("root");
+        mkdir(&root, &make("/a/b", 0o750, true), None).expect("made");
+        assert_eq!((mode(&outer, "root/a"), mode(&outer, "root/a/b")), (0o750, 0o750));
+        mkdir(&root, &make("/a/b", 0o700, true), None).expect("there already");
+        mkdir(&root, &make("/a", 0o700, false), None).expect("there already");
+        assert_eq!(mode(&outer, "root/a"), 0o750, "what is there is left alone");
+        mkdir(&root, &make("/c", 0o777, false), None).expect("made");
+        assert_eq!(mode(&outer, "root/c"), 0o777, "no umask");
+        let err = mkdir(&root, &make("/x/y", 0o755, false), None).expect_err("no parent").to_string();
+        assert_eq!(err, "failed to create directory /x/y: entity not found");
+        std::fs::write(root.join("f"), "").expect("a file");
+        let err = mkdir(&root, &make("/f/y", 0o755, true), None).expect_err("no directory").to_string();
+        assert_eq!(err, "failed to create directory /f/y: Not a directory (os error 20)");
+        mkdir(&root, &FileActionMkDir { timestamp: 5_000_000_000, ..make("/t/u", 0o755, true) }, None).expect("made");
+        for path in ["root/t", "root/t/u"] {
+            assert_eq!(std::fs::metadata(outer.path().join(path)).expect(path).mtime(), 5);
+        }
+    }
+
+    #[test]
+    fn c1_11_owners() {
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: owners can only be set by uid 0");
+            return;
+        }
+        let outer = tree();
+        let root = outer.path().join("root");
+        let owner = |path: &str| std::fs::symlink_metadata(root.join(path)).map(|m| (m.uid(), m.gid())).expect(path);
+        mkdir(&root, &make("/a/b", 0o755, true), Some((1, 2))).expect("made");
+        mkfile(&root, &file("/a/f", 0o644, ""), Some((3, 4))).expect("made");
+        let link = FileActionSymlink { oldpath: "x".into(), newpath: "/a/l".into(), owner: None, timestamp: -1 };
+        symlink_action(&root, &link, Some((5, 6)));
+        assert_eq!((owner("a"), owner("a/b"), owner("a/f"), owner("a/l")), ((1, 2), (1, 2), (3, 4), (5, 6)));
+    }
+
+    fn symlink_action(root: &Path, action: &FileActionSymlink, owner: Option<(u32, u32)>) {
+        super::symlink(root, action, owner).expect("made");
+    }
+
+    #[test]
+    fn c1_11_mkfile() {
+        let outer = tree();
+        let root = outer.path().join("root");
+        mkfile(&root, &file("/f", 0o640, "one"), None).expect("made");
+        assert_eq!(mode(&outer, "root/f"), 0o640);
+        mkfile(&root, &file("f", 0o777, "2"), None).expect("overwritten");
+        assert_eq!(std::fs::read_to_string(root.join("f")).expect("a file"), "2");
+        assert_eq!(mode(&outer, "root/f"), 0o640);
+        let err = mkfile(&root, &file("/no/f", 0o644, ""), None).expect_err("no parent").to_string();
+        assert_eq!(err, "failed to create /no/f: entity not found");
+        std::fs::create_dir(root.join("d")).expect("a directory");
+        assert!(mkfile(&root, &file("/d", 0o644, ""), None).is_err());
+        symlink("../../secret", root.join("out")).expect("a link");
+        mkfile(&root, &file("/out", 0o644, "inside"), None).expect("made inside");
+        assert_eq!(std::fs::read_to_string(root.join("secret")).expect("a file"), "inside");
+        assert_eq!(std::fs::read_to_string(outer.path().join("secret")).expect("a file"), "secret");
+    }
+
+    #[test]
+    fn c1_11_rm() {
+        let outer = tree();
+        let root = outer.path().join("root");
+        for path in ["a/x.txt", "a/y.txt", "a/z.md", "b/deep/er/f", "kept"] {
+            std::fs::create_dir_all(root.join(path).parent().expect("a parent")).expect("directories");
+            std::fs::write(root.join(path), "").expect("a file");
+        }
+        symlink(outer.path(), root.join("out")).expect("a link");
+        symlink("kept", root.join("link")).expect("a link");
+        rm(&root, &FileActionRm { allow_wildcard: true, ..remove("/a/*.txt") }).expect("removed");
+        rm(&root, &remove("/b")).expect("removed");
+        rm(&root, &remove("/link")).expect("removed, not its target");
+        let gone = rm(&root, &remove("/out/secret")).expect_err("not there inside the root").to_string();
+        assert_eq!(gone, "\"/out/secret\": not found");
+        rm(&root, &FileActionRm { allow_not_found: true, ..remove("/b") }).expect("gone already");
+        rm(&root, &remove("/out")).expect("removed, not its target");
+        for path in ["/", "..", ""] {
+            let err = rm(&root, &remove(path)).expect_err("the root").to_string();
+            assert_eq!(err, "cannot remove the root of a file system");
+        }
+        let mut left: Vec<_> =
+            std::fs::read_dir(&root).expect("a directory").map(|e| e.expect("an entry").file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["a", "kept"]);
+        assert!(root.join("a/z.md").exists() && !root.join("a/x.txt").exists());
+        assert_eq!(std::fs::read_to_string(outer.path().join("secret")).expect("a file"), "secret");
+    }
+
+    #[test]
+    fn c1_11_symlink() {
+        let outer = tree();
+        let root = outer.path().join("root");
+        symlink("/", root.join("up")).expect("a link");
+        let link = |newpath: &str| FileActionSymlink {
+            oldpath: "../../anywhere".into(),
+            newpath: newpath.into(),
+            owner: None,
+            timestamp: 7_000_000_000,
+        };
+        super::symlink(&root, &link("/up/l"), None).expect("made");
+        assert_eq!(std::fs::read_link(root.join("l")).expect("a link"), Path::new("../../anywhere"));
+        assert_eq!(std::fs::symlink_metadata(root.join("l")).expect("a link").mtime(), 7);
+        let err = super::symlink(&root, &link("/l"), None).expect_err("there already").to_string();
+        assert_eq!(err, "failed to create link /l: File exists (os error 17)");
+    }
+}

@@ -48,10 +48,10 @@ pub struct Selector {
 pub struct StatKey {
     /// Bytes.
     pub size: u64,
-    /// Modification time.
-    pub mtime_ns: i128,
-    /// Change time.
-    pub ctime_ns: i128,
+    /// Modification time, in nanoseconds since 1970.
+    pub mtime_ns: i64,
+    /// Change time, in nanoseconds since 1970. Programs cannot set it.
+    pub ctime_ns: i64,
     /// Inode number.
     pub ino: u64,
 }
@@ -74,7 +74,6 @@ impl StatCache for NoStatCache {
     fn put(&self, _: &Path, _: &StatKey, _: &Digest) {}
 }
 
-
 /// Version of everything below: a change of format changes it.
 const SALT: &[u8] = b"rbuild.v1 content\0";
 /// Entries of a directory that one task hashes.
@@ -89,11 +88,7 @@ type Hash = [u8; 32];
 ///
 /// # Errors
 /// [`FileOpError::NotFound`] for a missing literal path.
-pub fn content_digest(
-    source: &CopySource,
-    selector: &Selector,
-    hashes: &dyn StatCache,
-) -> Result<Digest, FileOpError> {
+pub fn content_digest(source: &CopySource, selector: &Selector, hashes: &dyn StatCache) -> Result<Digest, FileOpError> {
     let source = Source::open(source)?;
     let chosen = selection(&selector.include_patterns, &selector.exclude_patterns)?;
     let view = View { filter: source.filter(), selection: chosen.as_ref() };
@@ -104,7 +99,7 @@ pub fn content_digest(
         view,
         hashes,
         reset_owner: source.tree.reset_owner,
-        settled_ns: settled.map_or(0, |t| i128::try_from(t.as_nanos()).unwrap_or(0)),
+        settled_ns: settled.map_or(0, |t| i64::try_from(t.as_nanos()).unwrap_or(0)),
         failed: Mutex::default(),
         stop: AtomicBool::new(false),
     };
@@ -163,14 +158,14 @@ fn hash_xattrs(hash: &mut Sha256, xattrs: &[(CString, Vec<u8>)]) {
 impl StatKey {
     /// The key of a file.
     #[must_use]
+    #[allow(clippy::unnecessary_cast, clippy::cast_possible_wrap, reason = "the types differ between architectures")]
     pub fn new(stat: &Stat) -> Self {
-        let ns = |secs, nanos| i128::from(secs) * 1_000_000_000 + i128::from(nanos);
+        // Not `into`: the types differ between architectures.
+        let ns = |secs: i64, nanos: i64| secs.saturating_mul(1_000_000_000).saturating_add(nanos);
         Self {
             size: u64::try_from(stat.st_size).unwrap_or(0),
-            #[allow(clippy::useless_conversion, reason = "the types differ between architectures")]
-            mtime_ns: ns(i64::from(stat.st_mtime), i64::try_from(stat.st_mtime_nsec).unwrap_or(0)),
-            #[allow(clippy::useless_conversion, reason = "the types differ between architectures")]
-            ctime_ns: ns(i64::from(stat.st_ctime), i64::try_from(stat.st_ctime_nsec).unwrap_or(0)),
+            mtime_ns: ns(stat.st_mtime as i64, stat.st_mtime_nsec as i64),
+            ctime_ns: ns(stat.st_ctime as i64, stat.st_ctime_nsec as i64),
             ino: stat.st_ino,
         }
     }
@@ -182,7 +177,7 @@ struct Walk<'a> {
     hashes: &'a dyn StatCache,
     reset_owner: bool,
     /// Files changed after this are not remembered.
-    settled_ns: i128,
+    settled_ns: i64,
     failed: Mutex<Option<FileOpError>>,
     stop: AtomicBool,
 }

@@ -17,8 +17,10 @@ mod transfer;
 mod unpack;
 
 #[cfg(test)]
+#[allow(clippy::print_stdout, reason = "tests say what they skip")]
 mod copy_tests;
 #[cfg(test)]
+#[allow(clippy::print_stdout, reason = "tests say what they skip")]
 mod digest_tests;
 
 pub use crate::tree::{CopySource, Exclusion, PathFilter};

@@ -107,9 +107,8 @@ mod tests {
     #[test]
     fn a6_04_missing_names_are_errors_that_say_so() {
         let dir = tree();
-        let fail = |user, group| {
-            resolve_owner(Some(dir.path()), &ChownOpt { user, group }).expect_err("unknown").to_string()
-        };
+        let fail =
+            |user, group| resolve_owner(Some(dir.path()), &ChownOpt { user, group }).expect_err("unknown").to_string();
         assert_eq!(fail(by_name("nobody"), None), "unable to find user nobody: no such entry in /etc/passwd");
         assert_eq!(fail(by_name("bad"), None), "unable to find user bad: no such entry in /etc/passwd");
         assert_eq!(fail(by_id(1), by_name("app")), "unable to find group app: no such entry in /etc/group");

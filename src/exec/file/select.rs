@@ -34,14 +34,12 @@ pub(super) fn text(path: &[u8]) -> String {
 
 /// A file name for a system call.
 pub(super) fn c_name(name: &std::ffi::OsStr) -> Result<CString, FileOpError> {
-    CString::new(name.as_bytes())
-        .map_err(|_| FileOpError::Invalid(format!("{} contains a zero byte", name.display())))
+    CString::new(name.as_bytes()).map_err(|_| FileOpError::Invalid(format!("{} contains a zero byte", name.display())))
 }
 
 impl<'a> Source<'a> {
     pub(super) fn open(tree: &'a CopySource) -> Result<Self, FileOpError> {
-        let root =
-            Root::open(&tree.root).map_err(|e| FileOpError::io("open", tree.root.display().to_string(), e))?;
+        let root = Root::open(&tree.root).map_err(|e| FileOpError::io("open", tree.root.display().to_string(), e))?;
         Ok(Self { root, tree })
     }
 

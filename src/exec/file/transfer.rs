@@ -24,6 +24,9 @@ use crate::tree::view::{Context, DirVerdict, Listing, View};
 /// Entries of a directory that one task copies.
 const BATCH: usize = 128;
 
+/// Directory and name of the first of several hard links; `None` if it could not be made.
+type FirstLink = Arc<OnceLock<Option<(PathBuf, CString)>>>;
+
 /// A copy under way.
 pub(super) struct Transfer<'a> {
     pub(super) view: View<'a>,
@@ -34,8 +37,8 @@ pub(super) struct Transfer<'a> {
     pub(super) entries: AtomicU64,
     pub(super) bytes: AtomicU64,
     pub(super) notes: Mutex<BTreeSet<String>>,
-    /// Where the first of several hard links went: directory and name.
-    links: Mutex<HashMap<(u64, u64), Arc<OnceLock<Option<(PathBuf, CString)>>>>>,
+    /// Where the first of several hard links went, by device and inode.
+    links: Mutex<HashMap<(u64, u64), FirstLink>>,
     failed: Mutex<Option<FileOpError>>,
     stop: AtomicBool,
 }
@@ -332,8 +335,7 @@ impl<'a> Transfer<'a> {
                 .map_err(|e| io(("chmod", e.into())))?,
             Finish::Times => {}
         }
-        rustix::fs::futimens(&fd, &self.settings.times(&dir.stat))
-            .map_err(|e| io(("set the times of", e.into())))
+        rustix::fs::futimens(&fd, &self.settings.times(&dir.stat)).map_err(|e| io(("set the times of", e.into())))
     }
 
     fn lost(&self, name: &CStr, e: Errno) {
@@ -404,11 +406,11 @@ impl<'a> Transfer<'a> {
         source_path: &[u8],
         (dest, name, dest_dir): (&OwnedFd, &CStr, &Path),
     ) -> Result<(), FileOpError> {
-        let to = |(attempt, e): (&'static str, io::Error)| {
-            FileOpError::io(attempt, shown(&dest_dir.join(to_path(name))), e)
-        };
+        let to =
+            |(attempt, e): (&'static str, io::Error)| FileOpError::io(attempt, shown(&dest_dir.join(to_path(name))), e);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let new = self.place(dest, name, dest_dir, || rustix::fs::openat(dest, name, flags, Mode::RUSR | Mode::WUSR))?;
+        let new =
+            self.place(dest, name, dest_dir, || rustix::fs::openat(dest, name, flags, Mode::RUSR | Mode::WUSR))?;
         let bytes = content::copy(file, &new, stat).map_err(|e| match e {
             content::CopyError::Read(e) => FileOpError::io("read", source_text(source_path), e),
             content::CopyError::Write(e) => to(("write", e)),
