@@ -1,8 +1,13 @@
 //! The `rbuild` program: dispatches to the role this process plays.
 
-fn main() {
-    // Before anything else: a step process is single-threaded and has its descriptors taken over by the role.
-    if std::env::args_os().nth(1).is_some_and(|role| role == rootless::STEP_ROLE) {
-        rootless::step_main();
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args: Vec<_> = std::env::args_os().collect();
+    match args.get(1).and_then(|a| a.to_str()) {
+        // Before anything else: a step process is single-threaded and has its descriptors taken over by the role.
+        Some(rootless::STEP_ROLE) => rootless::step_main(),
+        Some(rbuild::cli::WORKER_ROLE) => ExitCode::from(rbuild::cli::work(args)),
+        _ => ExitCode::from(rbuild::cli::run(args)),
     }
 }

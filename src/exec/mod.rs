@@ -1,6 +1,9 @@
 //! Layer 4: executes operations: RUN steps in containers, file actions over directories. Knows nothing of caching or
 //! scheduling.
 
+mod cwd;
 pub mod file;
+mod hosts;
 pub mod run;
 pub mod secret;
+mod user;

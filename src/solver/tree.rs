@@ -1,6 +1,6 @@
 //! Trees: results as layers or as a local directory, and how they are opened for reading.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -60,9 +60,7 @@ impl StatCache for ContextHashes {
 }
 
 fn stat_key(key: &file::StatKey) -> crate::store::StatKey {
-    // Times that do not fit in 64 bits of nanoseconds are those of a broken clock: never equal to a real one.
-    let nanos = |n: i128| i64::try_from(n).unwrap_or(i64::MIN);
-    crate::store::StatKey { size: key.size, mtime: nanos(key.mtime_ns), ctime: nanos(key.ctime_ns), ino: key.ino }
+    crate::store::StatKey { size: key.size, mtime: key.mtime_ns, ctime: key.ctime_ns, ino: key.ino }
 }
 
 impl LocalTree {
