@@ -186,7 +186,7 @@ impl Converter<'_> {
 
     fn expose(&mut self, state: &mut State, words: &[Word], place: &Place) -> Result<(), FrontendError> {
         let variables = state.variables();
-        let mut ports = Vec::new();
+        let mut exposed = Vec::new();
         for word in words {
             // For the warnings about undefined variables.
             self.expand(state, &word.text, place)?;
@@ -203,12 +203,10 @@ impl Converter<'_> {
                     let message = format!("Defined protocol '{protocol}' in EXPOSE instruction should be lowercase");
                     self.checks.warn("ExposeProtoCasing", message, place);
                 }
-                ports.extend(parsed.ports);
+                exposed.push(parsed);
             }
         }
-        ports.sort_unstable();
-        ports.dedup();
-        let texts: Vec<String> = ports.iter().map(|(port, protocol)| format!("{port}/{protocol}")).collect();
+        let texts = expose::ports(&exposed);
         state.note(format!("EXPOSE {}", list(&texts)));
         for text in texts {
             State::mark(&mut state.image.config.exposed_ports, text);

@@ -19,6 +19,8 @@ mod options;
 mod plan;
 mod run;
 mod state;
+#[cfg(test)]
+mod tests;
 mod text;
 mod transfer;
 mod words;

@@ -114,13 +114,15 @@ impl Warning {
         if self.rule == "InvalidBaseImagePlatform" {
             return None;
         }
+        let letters: Vec<char> = self.rule.chars().collect();
         let mut kebab = String::new();
-        let mut previous_upper = true;
-        for c in self.rule.chars() {
-            if c.is_ascii_uppercase() && !previous_upper {
+        for (i, c) in letters.iter().enumerate() {
+            let upper = |at: Option<&char>| at.is_some_and(char::is_ascii_uppercase);
+            let after_lower = i > 0 && !upper(letters.get(i - 1));
+            let before_lower = i > 0 && letters.get(i + 1).is_some_and(char::is_ascii_lowercase);
+            if upper(Some(c)) && (after_lower || before_lower) {
                 kebab.push('-');
             }
-            previous_upper = c.is_ascii_uppercase();
             kebab.push(c.to_ascii_lowercase());
         }
         Some(format!("https://docs.docker.com/go/dockerfile/rule/{kebab}/"))
