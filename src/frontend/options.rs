@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use indexmap::IndexMap;
 
 use super::error::Place;
+use crate::dockerfile::lint::Rule;
 use crate::llb::op::{HostIp, NetMode, Ulimit};
 use crate::llb::{Definition, ResolveMode};
 use crate::oci::{ImageConfig, Platform};
@@ -99,32 +100,10 @@ pub struct FrontendResult {
 /// A failed build check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {
-    /// e.g. `UndefinedVar`.
-    pub rule: String,
+    /// Which one.
+    pub rule: Rule,
     /// One line.
     pub message: String,
     /// Where.
     pub place: Option<Place>,
-}
-
-impl Warning {
-    /// The page about the rule (SPEC A10.23); `None` for the one rule without a page.
-    #[must_use]
-    pub fn url(&self) -> Option<String> {
-        if self.rule == "InvalidBaseImagePlatform" {
-            return None;
-        }
-        let letters: Vec<char> = self.rule.chars().collect();
-        let mut kebab = String::new();
-        for (i, c) in letters.iter().enumerate() {
-            let upper = |at: Option<&char>| at.is_some_and(char::is_ascii_uppercase);
-            let after_lower = i > 0 && !upper(letters.get(i - 1));
-            let before_lower = i > 0 && letters.get(i + 1).is_some_and(char::is_ascii_lowercase);
-            if upper(Some(c)) && (after_lower || before_lower) {
-                kebab.push('-');
-            }
-            kebab.push(c.to_ascii_lowercase());
-        }
-        Some(format!("https://docs.docker.com/go/dockerfile/rule/{kebab}/"))
-    }
 }

@@ -3,10 +3,38 @@
 use super::args::Variables;
 use super::error::{FrontendError, Place};
 use super::options::Warning;
-use crate::dockerfile::ast::{Dockerfile, Instruction, Kind};
-use crate::dockerfile::{Diagnostic, Diagnostics, Expander, Expansion};
+use crate::dockerfile::ast::{Dockerfile, Instruction};
+use crate::dockerfile::{self, Diagnostic, Diagnostics, Expander, Expansion};
 
 pub(super) use crate::dockerfile::{Mode, closest};
+
+/// Parses a Dockerfile.
+pub(super) fn parse(source: &[u8]) -> Result<(Dockerfile, Vec<Warning>), FrontendError> {
+    let (file, warnings) = dockerfile::parse(source).into_result().map_err(all)?;
+    let warnings = warnings.into_iter().filter_map(|warning| {
+        let place = place(&warning);
+        Some(Warning { rule: warning.rule?, message: warning.message, place })
+    });
+    Ok((file, warnings.collect()))
+}
+
+/// Parses a trigger that a base image holds.
+pub(super) fn parse_trigger(text: &str, escape: char) -> Result<Instruction, FrontendError> {
+    dockerfile::parse_trigger(text, escape).map_err(|errors| FrontendError { place: None, ..all(errors) })
+}
+
+fn all(errors: Diagnostics) -> FrontendError {
+    let mut errors = errors.0.into_iter().map(|error| {
+        let (place, message) = (place(&error), error.to_string());
+        FrontendError { place, hint: error.hint, ..FrontendError::input(message) }
+    });
+    let first = errors.next().unwrap_or_else(|| FrontendError::internal("the parser failed without an error"));
+    FrontendError { others: errors.collect(), ..first }
+}
+
+fn place(diagnostic: &Diagnostic) -> Option<Place> {
+    diagnostic.lines.map(|lines| Place { lines, span: diagnostic.span.clone() })
+}
 
 /// Expands words of one Dockerfile.
 #[derive(Debug, Clone, Copy)]

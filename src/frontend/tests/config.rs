@@ -110,20 +110,6 @@ fn a10_checks() {
 }
 
 #[test]
-fn a10_23_pages() {
-    let url = |rule: &str| super::super::Warning { rule: rule.into(), message: String::new(), place: None }.url();
-    assert_eq!(
-        url("JSONArgsRecommended").as_deref(),
-        Some("https://docs.docker.com/go/dockerfile/rule/json-args-recommended/")
-    );
-    assert_eq!(
-        url("SecretsUsedInArgOrEnv").as_deref(),
-        Some("https://docs.docker.com/go/dockerfile/rule/secrets-used-in-arg-or-env/")
-    );
-    assert_eq!(url("InvalidBaseImagePlatform"), None);
-}
-
-#[test]
 fn equal_input_gives_equal_bytes() {
     let text = "FROM alpine AS a\nRUN --mount=type=secret,id=s x\nFROM alpine\nCOPY --link --from=a /x /\nCOPY . /\n";
     let (one, two) = (convert(text), convert(text));
