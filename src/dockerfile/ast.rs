@@ -62,6 +62,19 @@ pub struct Instruction {
     pub comments: Vec<String>,
 }
 
+impl Instruction {
+    /// Its heredocs in order of appearance; those of the trigger for ONBUILD.
+    #[must_use]
+    pub fn heredocs(&self) -> Vec<&Heredoc> {
+        match &self.kind {
+            Kind::Run(run) => run.heredocs.iter().collect(),
+            Kind::Copy(transfer) | Kind::Add(transfer) => transfer.heredocs().collect(),
+            Kind::Onbuild { instruction, .. } => instruction.heredocs(),
+            _ => Vec::new(),
+        }
+    }
+}
+
 /// The instructions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
@@ -173,6 +186,16 @@ pub struct Transfer {
     pub unpack: Option<Switch>,
 }
 
+impl Transfer {
+    /// The inline files among the sources.
+    pub fn heredocs(&self) -> impl Iterator<Item = &Heredoc> {
+        self.sources.iter().filter_map(|source| match source {
+            TransferSource::Heredoc(heredoc) => Some(heredoc),
+            TransferSource::Path(_) => None,
+        })
+    }
+}
+
 /// A boolean flag as given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Switch {
@@ -272,4 +295,15 @@ pub enum Healthcheck {
         /// `--retries`
         retries: i64,
     },
+}
+
+impl CommandLine {
+    /// There is nothing to run.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        match self {
+            CommandLine::Exec(argv) => argv.is_empty(),
+            CommandLine::Shell(text) => text.is_empty(),
+        }
+    }
 }

@@ -1,8 +1,9 @@
 //! What is wrong with a Dockerfile, and where.
 
 use super::ast::Span;
+use super::lint::Rule;
 
-/// One problem.
+/// One problem. Errors have no `rule`; warnings of the parser have one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
     /// One line, without place and suggestion.
@@ -15,13 +16,15 @@ pub struct Diagnostic {
     pub span: Option<Span>,
     /// 1-based first and last line, present whenever `span` is.
     pub lines: Option<(u32, u32)>,
+    /// The build check, for warnings.
+    pub rule: Option<Rule>,
 }
 
 impl Diagnostic {
     /// A problem of the whole file.
     #[must_use]
     pub fn whole_file(message: impl Into<String>) -> Self {
-        Self { message: message.into(), suggestion: None, hint: None, span: None, lines: None }
+        Self { message: message.into(), suggestion: None, hint: None, span: None, lines: None, rule: None }
     }
 
     /// A problem at a place.

@@ -26,7 +26,6 @@ pub(super) fn is_blank(c: char) -> bool {
     matches!(c, '\t' | '\x0b' | '\x0c' | '\r' | ' ')
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::quote;

@@ -109,7 +109,7 @@ fn triggers(
         .on_build
         .iter()
         .map(|text| {
-            let instruction = parse_trigger(text).map_err(|error| FrontendError {
+            let instruction = parse_trigger(text, '\\').map_err(|error| FrontendError {
                 message: format!("trigger \"{text}\" of the base image {}: {}", stage.base, error.message),
                 ..error
             });

@@ -5,12 +5,34 @@ use std::collections::BTreeSet;
 use super::error::{FrontendError, Place};
 use super::options::Warning;
 use super::text::go_bool;
+use crate::dockerfile::lint::Rule;
+
+/// Some of the rules, or all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Rules {
+    all: bool,
+    named: BTreeSet<Rule>,
+}
+
+impl Rules {
+    /// Unknown names are left alone, as they may be of a newer version.
+    fn add(&mut self, list: &str) {
+        for name in list.split(',').map(str::trim) {
+            self.all |= name == "all";
+            self.named.extend(Rule::named(name));
+        }
+    }
+
+    fn has(&self, rule: Rule) -> bool {
+        self.all || self.named.contains(&rule)
+    }
+}
 
 /// What `# check=` says (SPEC A1.04).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct CheckConfig {
-    skip: BTreeSet<String>,
-    experimental: BTreeSet<String>,
+    skip: Rules,
+    experimental: Rules,
     fail: bool,
 }
 
@@ -22,13 +44,10 @@ impl CheckConfig {
             return Ok(out);
         }
         for part in text.splitn(3, ';') {
-            let Some((key, value)) = part.split_once('=') else {
-                return Err(FrontendError::input(format!("invalid check option \"{}\"", part.trim())));
-            };
-            let rules = || value.split(',').map(|rule| rule.trim().to_owned());
+            let (key, value) = part.split_once('=').unwrap_or((part, ""));
             match key.trim() {
-                "skip" => out.skip.extend(rules()),
-                "experimental" => out.experimental.extend(rules()),
+                "skip" => out.skip.add(value),
+                "experimental" => out.experimental.add(value),
                 "error" => {
                     out.fail = go_bool(value.trim()).ok_or_else(|| {
                         FrontendError::input(format!("failed to parse check option \"error\": invalid value {value}"))
@@ -39,15 +58,7 @@ impl CheckConfig {
         }
         Ok(out)
     }
-
-    fn wants(&self, rule: &str) -> bool {
-        let listed = |set: &BTreeSet<String>| set.contains(rule) || set.contains("all");
-        !listed(&self.skip) && (!EXPERIMENTAL.contains(&rule) || listed(&self.experimental))
-    }
 }
-
-/// Rules that are off unless asked for (SPEC A10.20).
-const EXPERIMENTAL: [&str; 1] = ["InvalidDefinitionDescription"];
 
 /// Collects failed checks.
 #[derive(Debug, Default)]
@@ -55,6 +66,7 @@ pub(super) struct Checks {
     config: CheckConfig,
     scope: CheckConfig,
     found: Vec<Warning>,
+    seen: BTreeSet<(Rule, String, u32)>,
 }
 
 impl Checks {
@@ -69,35 +81,33 @@ impl Checks {
         for text in comments.iter().filter_map(|line| line.trim().strip_prefix("check=")) {
             // A malformed comment is a comment.
             if let Ok(more) = CheckConfig::parse(text) {
-                self.scope.skip.extend(more.skip);
-                self.scope.experimental.extend(more.experimental);
+                self.scope = more;
             }
         }
     }
 
     /// Reports a failed check, once.
-    pub(super) fn warn(&mut self, rule: &str, message: impl Into<String>, place: &Place) {
-        let warning = Warning { rule: rule.into(), message: message.into(), place: Some(place.clone()) };
-        self.push(warning);
+    pub(super) fn warn(&mut self, rule: Rule, message: impl Into<String>, place: &Place) {
+        self.push(Warning { rule, message: message.into(), place: Some(place.clone()) });
     }
 
     /// Reports a check that failed elsewhere.
     pub(super) fn push(&mut self, warning: Warning) {
-        let listed = |config: &CheckConfig| config.skip.contains(&warning.rule) || config.skip.contains("all");
-        let mut config = self.config.clone();
-        config.experimental.extend(self.scope.experimental.iter().cloned());
-        if config.wants(&warning.rule) && !listed(&self.scope) && !self.found.contains(&warning) {
+        let rule = warning.rule;
+        let any = |of: fn(&CheckConfig) -> &Rules| of(&self.config).has(rule) || of(&self.scope).has(rule);
+        let wanted = !rule.experimental() || any(|config| &config.experimental);
+        if wanted && !any(|config| &config.skip) && self.seen.insert((rule, warning.message.clone(), line(&warning))) {
             self.found.push(warning);
         }
     }
 
     /// All failed checks in order of appearance, or the error that `error=true` makes of them (SPEC A10.24).
     pub(super) fn finish(mut self) -> Result<Vec<Warning>, FrontendError> {
-        self.found.sort_by_key(|warning| warning.place.as_ref().map(|place| place.lines.0));
+        self.found.sort_by_key(line);
         if !self.config.fail || self.found.is_empty() {
             return Ok(self.found);
         }
-        let rules: BTreeSet<&str> = self.found.iter().map(|warning| warning.rule.as_str()).collect();
+        let rules: BTreeSet<&str> = self.found.iter().map(|warning| warning.rule.name()).collect();
         let rules: Vec<&str> = rules.into_iter().collect();
         let error = FrontendError::input(format!("lint violation found for rules: {}", rules.join(", ")));
         let others = self
@@ -111,6 +121,10 @@ impl Checks {
         let place = self.found.first().and_then(|warning| warning.place.clone());
         Err(FrontendError { others, place, ..error })
     }
+}
+
+fn line(warning: &Warning) -> u32 {
+    warning.place.as_ref().map_or(0, |place| place.lines.0)
 }
 
 /// Whether a variable name looks like a secret's (SPEC A10.16).
@@ -143,14 +157,14 @@ mod tests {
 
     #[test]
     fn a1_04_checks_can_be_skipped_or_made_errors() {
-        let mut checks = Checks::new(CheckConfig::parse("skip=A,B;error=true").expect("valid"));
-        checks.warn("A", "x", &place(1));
-        checks.warn("D", "late", &place(3));
-        checks.warn("C", "x", &place(2));
-        checks.warn("C", "x", &place(2));
-        checks.warn("InvalidDefinitionDescription", "x", &place(2));
+        let mut checks = Checks::new(CheckConfig::parse("skip=UndefinedVar,Newer;error=true").expect("valid"));
+        checks.warn(Rule::UndefinedVar, "x", &place(1));
+        checks.warn(Rule::StageNameCasing, "late", &place(3));
+        checks.warn(Rule::CopyIgnoredFile, "x", &place(2));
+        checks.warn(Rule::CopyIgnoredFile, "x", &place(2));
+        checks.warn(Rule::InvalidDefinitionDescription, "x", &place(2));
         let error = checks.finish().expect_err("fails");
-        assert_eq!(error.message, "lint violation found for rules: C, D");
+        assert_eq!(error.message, "lint violation found for rules: CopyIgnoredFile, StageNameCasing");
         assert_eq!(error.others.len(), 2);
         assert!(CheckConfig::parse("nonsense=1").is_err_and(|e| e.message == "invalid check option \"nonsense\""));
     }
@@ -158,10 +172,12 @@ mod tests {
     #[test]
     fn a1_05_comments_above_an_instruction_count_for_it() {
         let mut checks = Checks::default();
-        checks.enter(&["check=skip=A".into()]);
-        checks.warn("A", "x", &place(1));
+        checks.enter(&["check=skip=UndefinedVar".into()]);
+        checks.warn(Rule::UndefinedVar, "x", &place(1));
+        checks.enter(&["check=experimental=all".into()]);
+        checks.warn(Rule::InvalidDefinitionDescription, "x", &place(2));
         checks.enter(&[]);
-        checks.warn("A", "x", &place(2));
-        assert_eq!(checks.finish().expect("warnings only").len(), 1);
+        checks.warn(Rule::UndefinedVar, "x", &place(2));
+        assert_eq!(checks.finish().expect("warnings only").len(), 2);
     }
 }

@@ -11,6 +11,7 @@ use super::text::{absolute, duration, is_signal, list, quoted_list};
 use super::transfer::owner;
 use super::words::Mode;
 use crate::dockerfile::ast::{ArgDeclaration, Assignment, CommandLine, Healthcheck, Kind as Instruction, Word};
+use crate::dockerfile::lint::Rule;
 use crate::llb::op::{FileAction, FileActionKind, FileActionMkDir, FileOp, Kind};
 use crate::oci::HealthConfig;
 
@@ -150,7 +151,7 @@ impl Converter<'_> {
         let path = self.expand(state, &path.text, place)?;
         if !state.workdir_set && !path.starts_with('/') {
             let message = format!("Relative workdir \"{path}\" can have unexpected results if the base image changes");
-            self.checks.warn("WorkdirRelativePath", message, place);
+            self.checks.warn(Rule::WorkdirRelativePath, message, place);
         }
         state.workdir_set = true;
         let dir = absolute(state.cwd(), &path);
@@ -186,7 +187,7 @@ impl Converter<'_> {
 
     fn expose(&mut self, state: &mut State, words: &[Word], place: &Place) -> Result<(), FrontendError> {
         let variables = state.variables();
-        let mut ports = Vec::new();
+        let mut exposed = Vec::new();
         for word in words {
             // For the warnings about undefined variables.
             self.expand(state, &word.text, place)?;
@@ -196,19 +197,17 @@ impl Converter<'_> {
                     let message = format!(
                         "EXPOSE instruction should not define an IP address or host-port mapping, found '{spec}'"
                     );
-                    self.checks.warn("ExposeInvalidFormat", message, place);
+                    self.checks.warn(Rule::ExposeInvalidFormat, message, place);
                 }
                 if parsed.odd_case {
                     let protocol = spec.rsplit('/').next().unwrap_or_default();
                     let message = format!("Defined protocol '{protocol}' in EXPOSE instruction should be lowercase");
-                    self.checks.warn("ExposeProtoCasing", message, place);
+                    self.checks.warn(Rule::ExposeProtoCasing, message, place);
                 }
-                ports.extend(parsed.ports);
+                exposed.push(parsed);
             }
         }
-        ports.sort_unstable();
-        ports.dedup();
-        let texts: Vec<String> = ports.iter().map(|(port, protocol)| format!("{port}/{protocol}")).collect();
+        let texts = expose::ports(&exposed);
         state.note(format!("EXPOSE {}", list(&texts)));
         for text in texts {
             State::mark(&mut state.image.config.exposed_ports, text);
@@ -231,7 +230,7 @@ impl Converter<'_> {
                     let message = format!(
                         "\"{keyword} key=value\" should be used instead of legacy \"{keyword} key value\" format"
                     );
-                    self.checks.warn("LegacyKeyValueFormat", message, place);
+                    self.checks.warn(Rule::LegacyKeyValueFormat, message, place);
                 }
                 let key = self.expand(state, &pair.key.text, place)?;
                 Ok((key, self.expand(state, &pair.value.text, place)?))
@@ -247,7 +246,7 @@ impl Converter<'_> {
                     let message = format!(
                         "JSON arguments recommended for {keyword} to prevent unintended behavior related to OS signals"
                     );
-                    self.checks.warn("JSONArgsRecommended", message, place);
+                    self.checks.warn(Rule::JSONArgsRecommended, message, place);
                 }
                 state.with_shell(text)
             }
@@ -261,13 +260,13 @@ impl Converter<'_> {
                 "Multiple {keyword} instructions should not be used in the same stage because only the last one will be \
                  used"
             );
-            self.checks.warn("MultipleInstructionsDisallowed", message, &place);
+            self.checks.warn(Rule::MultipleInstructionsDisallowed, message, &place);
         }
     }
 
     fn warn_secret(&mut self, keyword: &str, key: &str, place: &Place) {
         let message = format!("Do not use ARG or ENV instructions for sensitive data ({keyword} \"{key}\")");
-        self.checks.warn("SecretsUsedInArgOrEnv", message, place);
+        self.checks.warn(Rule::SecretsUsedInArgOrEnv, message, place);
     }
 }
 

@@ -12,6 +12,7 @@ use super::state::State;
 use super::words::{Lex, Mode};
 use crate::dockerfile::ast::Kind as Instruction;
 use crate::dockerfile::ignore::IgnoreFile;
+use crate::dockerfile::lint::Rule;
 use crate::llb::ResolveMode;
 use crate::llb::op::{Kind, OpMetadata, SourceOp};
 use crate::oci::{ImageConfig, Platform};
@@ -185,7 +186,7 @@ impl Converter<'_> {
             let message = format!(
                 "Base image {name} was pulled with platform \"{actual}\", expected \"{wanted}\" for current build"
             );
-            self.checks.warn("InvalidBaseImagePlatform", message, place);
+            self.checks.warn(Rule::InvalidBaseImagePlatform, message, place);
         }
     }
 
@@ -216,12 +217,12 @@ impl Converter<'_> {
     ) -> Result<String, FrontendError> {
         let variables = state.variables();
         let expanded = self.lex.expand(word, mode, &variables)?;
-        for name in &expanded.unmatched {
+        for name in &expanded.undefined {
             if state.args.iter().any(|(declared, _)| declared == name) || !super::args::is_variable(name) {
                 continue;
             }
             let hint = super::plan::did_you_mean(name, variables.keys().map(String::as_str), "$");
-            self.checks.warn("UndefinedVar", format!("Usage of undefined variable '${name}'{hint}"), place);
+            self.checks.warn(Rule::UndefinedVar, format!("Usage of undefined variable '${name}'{hint}"), place);
         }
         Ok(expanded.text)
     }

@@ -5,8 +5,10 @@ use std::net::IpAddr;
 /// One parsed word of EXPOSE.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Exposed {
-    /// Port and protocol.
-    pub(super) ports: Vec<(u16, &'static str)>,
+    /// First and last port.
+    pub(super) range: (u16, u16),
+    /// In lower case.
+    pub(super) protocol: &'static str,
     /// An address or a host port was given; it has no effect.
     pub(super) with_host: bool,
     /// The protocol is not in lower case.
@@ -34,8 +36,25 @@ pub(super) fn parse(spec: &str) -> Result<Exposed, String> {
     if let Some(host) = host {
         check_host(host, range, u32::from(last - first))?;
     }
-    let ports = (first..=last).map(|port| (port, known)).collect();
-    Ok(Exposed { ports, with_host: host.is_some(), odd_case: protocol != lower })
+    Ok(Exposed { range: (first, last), protocol: known, with_host: host.is_some(), odd_case: protocol != lower })
+}
+
+/// All ports as `80/tcp`, sorted, each once. Takes no more time for ranges that overlap.
+pub(super) fn ports(exposed: &[Exposed]) -> Vec<String> {
+    let mut out = Vec::new();
+    for protocol in ["sctp", "tcp", "udp"] {
+        let mut ranges: Vec<_> = exposed.iter().filter(|e| e.protocol == protocol).map(|e| e.range).collect();
+        ranges.sort_unstable();
+        let mut next = 0_u32;
+        for (first, last) in ranges {
+            for port in next.max(first.into())..=last.into() {
+                out.push((port, protocol));
+            }
+            next = next.max(u32::from(last) + 1);
+        }
+    }
+    out.sort_unstable();
+    out.into_iter().map(|(port, protocol)| format!("{port}/{protocol}")).collect()
 }
 
 fn check_host(host: &str, range: &str, width: u32) -> Result<(), String> {
@@ -72,9 +91,15 @@ mod tests {
 
     fn ports(spec: &str) -> String {
         match parse(spec) {
-            Ok(exposed) => exposed.ports.iter().map(|(n, p)| format!("{n}/{p}")).collect::<Vec<_>>().join(" "),
+            Ok(exposed) => super::ports(&[exposed]).join(" "),
             Err(error) => error,
         }
+    }
+
+    #[test]
+    fn a8_08_overlapping_ranges_count_once() {
+        let all: Vec<_> = ["80-82", "81/udp", "82-83", "80"].map(|s| parse(s).expect("valid")).into();
+        assert_eq!(super::ports(&all), ["80/tcp", "81/tcp", "81/udp", "82/tcp", "83/tcp"]);
     }
 
     #[test]

@@ -19,6 +19,8 @@ mod options;
 mod plan;
 mod run;
 mod state;
+#[cfg(test)]
+mod tests;
 mod text;
 mod transfer;
 mod words;
@@ -26,6 +28,7 @@ mod words;
 pub use error::{FrontendError, Place};
 pub use options::{FrontendInput, FrontendOptions, FrontendResult, NoCache, Warning};
 
+use crate::dockerfile::Stages;
 use crate::dockerfile::ignore::IgnoreFile;
 use crate::llb::FrontendHost;
 use crate::oci::{ImageConfig, Platform};
@@ -47,24 +50,25 @@ pub async fn dockerfile_to_llb(
 ) -> Result<FrontendResult, FrontendError> {
     let options = &input.options;
     let meaning = args::meaning(&options.build_args)?;
-    let parsed = words::parse(input.source)?;
-    let file = &parsed.file;
+    let (file, warnings) = words::parse(input.source)?;
     if let Some(syntax) = &file.directives.syntax {
         check_syntax(&syntax.text, &options.build_args)?;
     }
     let written = file.directives.check.as_ref().map(|word| word.text.as_str());
     let mut checks = Checks::new(CheckConfig::parse(meaning.checks.as_deref().or(written).unwrap_or_default())?);
-    for warning in &parsed.warnings {
-        checks.push(warning.clone());
+    for warning in warnings {
+        checks.push(warning);
     }
 
     let build_platform = options.build_platforms.first().cloned().unwrap_or_else(Platform::host);
     let platform = options.platform.clone().unwrap_or_else(|| build_platform.clone());
-    let lex = words::Lex { escape: file.directives.escape_char() };
+    let lex = words::Lex::new(file.directives.escape_char());
     let target = options.target.as_deref().filter(|name| !name.is_empty());
-    let target_name = target.or(parsed.last_stage_name()).unwrap_or_default();
+    let stages = Stages::new(&file);
+    let last_stage = stages.all().last().and_then(|stage| stage.name.as_deref());
+    let target_name = target.or(last_stage).unwrap_or_default();
     let automatic = args::automatic(&platform, &build_platform, target_name, &options.build_args);
-    let mut globals = Globals::new(automatic, parsed.global_args(), &options.build_args, lex)?;
+    let mut globals = Globals::new(automatic, stages.global_args(), &options.build_args, lex)?;
     let mut build_args = options.build_args.clone();
     let epoch = args::resolve_epoch(options, &mut build_args, &globals)?;
     globals.set_epoch(epoch);

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use indexmap::IndexMap;
 
 use super::error::Place;
+use crate::dockerfile::lint::Rule;
 use crate::llb::op::{HostIp, NetMode, Ulimit};
 use crate::llb::{Definition, ResolveMode};
 use crate::oci::{ImageConfig, Platform};
@@ -99,30 +100,10 @@ pub struct FrontendResult {
 /// A failed build check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {
-    /// e.g. `UndefinedVar`.
-    pub rule: String,
+    /// Which one.
+    pub rule: Rule,
     /// One line.
     pub message: String,
     /// Where.
     pub place: Option<Place>,
-}
-
-impl Warning {
-    /// The page about the rule (SPEC A10.23); `None` for the one rule without a page.
-    #[must_use]
-    pub fn url(&self) -> Option<String> {
-        if self.rule == "InvalidBaseImagePlatform" {
-            return None;
-        }
-        let mut kebab = String::new();
-        let mut previous_upper = true;
-        for c in self.rule.chars() {
-            if c.is_ascii_uppercase() && !previous_upper {
-                kebab.push('-');
-            }
-            previous_upper = c.is_ascii_uppercase();
-            kebab.push(c.to_ascii_lowercase());
-        }
-        Some(format!("https://docs.docker.com/go/dockerfile/rule/{kebab}/"))
-    }
 }

@@ -9,6 +9,7 @@ use super::error::{FrontendError, Place};
 use super::mount;
 use super::words::{Lex, Mode};
 use crate::dockerfile::ast::{Instruction, Kind};
+use crate::dockerfile::lint::Rule;
 use crate::oci::{Platform, Reference};
 
 /// Index of a stage in [`Plan::stages`].
@@ -202,14 +203,18 @@ impl Plan {
         let place = Place::from(instruction);
         let globals = outlook.globals;
         let known = || globals.values.keys().chain(&globals.declared).map(String::as_str);
-        let unknown = |checks: &mut Checks, unmatched: &std::collections::BTreeSet<String>| {
+        let unknown = |checks: &mut Checks, unmatched: &[String]| {
             for variable in unmatched.iter().filter(|variable| !known().any(|name| name == *variable)) {
                 let hint = did_you_mean(variable, known(), "");
-                checks.warn("UndefinedArgInFrom", format!("FROM argument '{variable}' is not declared{hint}"), &place);
+                checks.warn(
+                    Rule::UndefinedArgInFrom,
+                    format!("FROM argument '{variable}' is not declared{hint}"),
+                    &place,
+                );
             }
         };
         let expanded = outlook.lex.expand(&base.text, Mode::Word, &globals.values)?;
-        unknown(checks, &expanded.unmatched);
+        unknown(checks, &expanded.undefined);
         if expanded.text.is_empty() {
             return Err(FrontendError::input(format!("base name ({}) should not be blank", base.text)));
         }
@@ -218,10 +223,10 @@ impl Plan {
             None => None,
             Some(word) => {
                 let value = outlook.lex.expand(&word.text, Mode::Word, &globals.values)?;
-                unknown(checks, &value.unmatched);
+                unknown(checks, &value.undefined);
                 Self::check_platform(&word.text, &value, name.as_deref(), globals, checks, &place);
                 let suggest = |mut error: FrontendError| {
-                    for variable in &value.unmatched {
+                    for variable in &value.undefined {
                         error = error.suggest(variable, known());
                     }
                     error
@@ -255,27 +260,27 @@ impl Plan {
     /// Checks of `--platform` that need its expansion (SPEC A10.15, A10.18).
     fn check_platform(
         written: &str,
-        value: &super::words::Expanded,
+        value: &crate::dockerfile::Expansion,
         name: Option<&str>,
         globals: &Globals,
         checks: &mut Checks,
         place: &Place,
     ) {
-        if value.matched.is_empty() && value.unmatched.is_empty() {
+        if value.used.is_empty() && value.undefined.is_empty() {
             let Ok(platform) = value.text.parse::<Platform>() else { return };
             let name = name.unwrap_or_default();
             if !name.contains(&platform.os) && !name.contains(&platform.architecture) {
                 let message = format!("FROM --platform flag should not use constant value \"{}\"", value.text);
-                checks.warn("FromPlatformFlagConstDisallowed", message, place);
+                checks.warn(Rule::FromPlatformFlagConstDisallowed, message, place);
             }
-        } else if value.unmatched.is_empty()
-            && value.matched.iter().eq(["TARGETPLATFORM"])
+        } else if value.undefined.is_empty()
+            && value.used.iter().eq(["TARGETPLATFORM"])
             && globals.values.get("TARGETPLATFORM") == Some(&value.text)
         {
             let message = format!(
                 "Setting platform to predefined {written} in FROM is redundant as this is the default behavior"
             );
-            checks.warn("RedundantTargetPlatform", message, place);
+            checks.warn(Rule::RedundantTargetPlatform, message, place);
         }
     }
 

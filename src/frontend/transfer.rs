@@ -9,6 +9,7 @@ use super::state::State;
 use super::text::{absolute, destination, has_wildcards};
 use super::words::Mode;
 use crate::dockerfile::ast::{Transfer, TransferSource, Word};
+use crate::dockerfile::lint::Rule;
 use crate::llb::op::{
     BuildInput, ChownOpt, FileAction, FileActionCopy, FileActionKind, FileOp, Kind, MergeOp, NamedUserOpt, OpMetadata,
     ProgressGroup, UserKind, UserOpt,
@@ -95,7 +96,7 @@ impl Converter<'_> {
             created_by.push_str(&format!(" <<{}", document.name));
             let mut text = document.content();
             if document.expand {
-                text = self.expand_as(state, &text, Mode::Document, place)?;
+                text = self.expand_as(state, &text, Mode::Heredoc, place)?;
             }
             let path = absolute("/", &document.name);
             let tree = inline_file(&mut self.draft, &path, 0o644, text.into_bytes(), self.epoch, place.lines);
@@ -266,7 +267,7 @@ impl Converter<'_> {
         if ignored {
             let verb = if add { "Add" } else { "Copy" };
             let message = format!("Attempting to {verb} file \"{clean}\" that is excluded by .dockerignore");
-            self.checks.warn("CopyIgnoredFile", message, place);
+            self.checks.warn(Rule::CopyIgnoredFile, message, place);
         }
     }
 }

@@ -1,86 +1,67 @@
-//! Words of the language: the bridge to variable expansion, triggers and suggestions.
-
-use std::collections::BTreeSet;
+//! Words of the language: the bridge to the parser, to variable expansion and to suggestions.
 
 use super::args::Variables;
-use super::error::FrontendError;
-use crate::dockerfile::ast::Instruction;
+use super::error::{FrontendError, Place};
+use super::options::Warning;
+use crate::dockerfile::ast::{Dockerfile, Instruction};
+use crate::dockerfile::{self, Diagnostic, Diagnostics, Expander, Expansion};
 
-/// How variables in a text are treated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mode {
-    /// A word of an instruction: quotes and escapes are processed.
-    Word,
-    /// An inline document: quotes are text, the escape character is a backslash (SPEC A2.08).
-    Document,
-    /// A command for people to read: quotes stay, unset variables too.
-    Display,
+pub(super) use crate::dockerfile::{Mode, closest};
+
+/// Parses a Dockerfile.
+pub(super) fn parse(source: &[u8]) -> Result<(Dockerfile, Vec<Warning>), FrontendError> {
+    let (file, warnings) = dockerfile::parse(source).into_result().map_err(all)?;
+    let warnings = warnings.into_iter().filter_map(|warning| {
+        let place = place(&warning);
+        Some(Warning { rule: warning.rule?, message: warning.message, place })
+    });
+    Ok((file, warnings.collect()))
 }
 
-/// An expanded text.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Expanded {
-    pub(super) text: String,
-    /// Variables that were used and are set.
-    pub(super) matched: BTreeSet<String>,
-    /// Variables that were used and are not set.
-    pub(super) unmatched: BTreeSet<String>,
+/// Parses a trigger that a base image holds.
+pub(super) fn parse_trigger(text: &str, escape: char) -> Result<Instruction, FrontendError> {
+    dockerfile::parse_trigger(text, escape).map_err(|errors| FrontendError { place: None, ..all(errors) })
+}
+
+fn all(errors: Diagnostics) -> FrontendError {
+    let mut errors = errors.0.into_iter().map(|error| {
+        let (place, message) = (place(&error), error.to_string());
+        FrontendError { place, hint: error.hint, ..FrontendError::input(message) }
+    });
+    let first = errors.next().unwrap_or_else(|| FrontendError::internal("the parser failed without an error"));
+    FrontendError { others: errors.collect(), ..first }
+}
+
+fn place(diagnostic: &Diagnostic) -> Option<Place> {
+    diagnostic.lines.map(|lines| Place { lines, span: diagnostic.span.clone() })
 }
 
 /// Expands words of one Dockerfile.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Lex {
-    /// The escape character.
-    pub(super) escape: char,
+    escape: char,
 }
 
 impl Lex {
-    pub(super) fn expand(self, text: &str, mode: Mode, env: &Variables) -> Result<Expanded, FrontendError> {
-        let _ = (text, mode, env, self.escape);
-        Ok(Expanded { text: text.into(), ..Expanded::default() })
+    /// For a file with this escape character.
+    pub(super) fn new(escape: char) -> Self {
+        Self { escape }
     }
 
+    /// Replaces the variables in `text`.
+    pub(super) fn expand(self, text: &str, mode: Mode, env: &Variables) -> Result<Expansion, FrontendError> {
+        let expander = match mode {
+            Mode::Heredoc => Expander::heredoc(),
+            mode => Expander::new(self.escape, mode),
+        };
+        expander.expand(text, &|name| env.get(name).cloned()).map_err(|error| FrontendError::input(error.to_string()))
+    }
+
+    /// [`Lex::expand`], then splits into words.
     pub(super) fn expand_words(self, text: &str, env: &Variables) -> Result<Vec<String>, FrontendError> {
-        Ok(vec![self.expand(text, Mode::Word, env)?.text])
+        Expander::words(self.escape)
+            .expand_words(text, &|name| env.get(name).cloned())
+            .map(|(words, _)| words)
+            .map_err(|error| FrontendError::input(error.to_string()))
     }
-}
-
-pub(super) fn parse_trigger(text: &str) -> Result<Instruction, FrontendError> {
-    Err(FrontendError::input(format!("no parser for {text}")))
-}
-
-/// The option that `word` was probably meant to be.
-pub(super) fn closest<'a>(word: &str, options: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let lower = word.to_lowercase();
-    options
-        .into_iter()
-        .map(|option| (strsim::levenshtein(&lower, &option.to_lowercase()), option))
-        .filter(|(distance, option)| *distance > 0 && *distance <= 1.max(option.len().min(word.len()) / 3))
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, option)| option)
-}
-
-/// A parsed Dockerfile.
-pub(super) struct Parsed {
-    pub(super) file: crate::dockerfile::ast::Dockerfile,
-    pub(super) warnings: Vec<super::options::Warning>,
-}
-
-impl Parsed {
-    /// The ARG instructions before the first FROM.
-    pub(super) fn global_args(&self) -> impl Iterator<Item = &Instruction> {
-        self.file.instructions.iter().take_while(|i| !matches!(i.kind, crate::dockerfile::ast::Kind::From { .. }))
-    }
-
-    /// Name of the last stage, if it has one.
-    pub(super) fn last_stage_name(&self) -> Option<&str> {
-        self.file.instructions.iter().rev().find_map(|i| match &i.kind {
-            crate::dockerfile::ast::Kind::From { name, .. } => Some(name.as_ref().map(|name| name.text.as_str())),
-            _ => None,
-        })?
-    }
-}
-
-pub(super) fn parse(source: &[u8]) -> Result<Parsed, FrontendError> {
-    Err(FrontendError::input(format!("no parser for {} bytes", source.len())))
 }

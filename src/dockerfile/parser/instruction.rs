@@ -1,287 +1,390 @@
-//! One logical line to an instruction: dispatch, and the instructions with simple arguments.
+//! One logical line becomes one instruction (SPEC A1.14–A1.18, A6.01–A6.03, A8).
 
-use super::super::ast::{ArgDeclaration, Assignment, Instruction, Kind, Span, Word};
-use super::super::diagnostic::Diagnostic;
-use super::super::suggest::closest;
-use super::super::text::quote;
-use super::lines::Logical;
-use super::words::{self, FlagWord, Json};
-use super::{command, transfer};
+use super::flags::{self, Flags, Takes};
+use super::healthcheck::healthcheck;
+use super::heredoc::{self, Start};
+use super::lines::{Cursor, Slice};
+use super::problem::{Parse, Problem};
+use super::words::{blank_separated, exec_form, list, quoted_words};
+use crate::dockerfile::ast::{
+    ArgDeclaration, Assignment, Command, CommandLine, Flag, Heredoc, Instruction, Kind, Run, Transfer, TransferSource,
+    Word,
+};
+use crate::dockerfile::mount::mount_from;
+use crate::dockerfile::text::{is_blank, quote};
 
-/// Every instruction (SPEC A1.14).
-pub(super) const NAMES: &[&str] = &[
-    "ADD", "ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "HEALTHCHECK", "LABEL", "MAINTAINER",
-    "ONBUILD", "RUN", "SHELL", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR",
+/// Every instruction there is.
+pub(super) const KEYWORDS: [&str; 18] = [
+    "ADD",
+    "ARG",
+    "CMD",
+    "COPY",
+    "ENTRYPOINT",
+    "ENV",
+    "EXPOSE",
+    "FROM",
+    "HEALTHCHECK",
+    "LABEL",
+    "MAINTAINER",
+    "ONBUILD",
+    "RUN",
+    "SHELL",
+    "STOPSIGNAL",
+    "USER",
+    "VOLUME",
+    "WORKDIR",
 ];
 
-/// What the parsers of single instructions see.
-pub(super) struct Input<'a> {
-    pub(super) logical: &'a Logical,
+const COPY_FLAGS: &[(&str, Takes)] = &[
+    ("from", Takes::Text),
+    ("chown", Takes::Text),
+    ("chmod", Takes::Text),
+    ("link", Takes::Switch),
+    ("parents", Takes::Switch),
+    ("exclude", Takes::List),
+];
+
+const ADD_FLAGS: &[(&str, Takes)] = &[
+    ("chown", Takes::Text),
+    ("chmod", Takes::Text),
+    ("link", Takes::Switch),
+    ("exclude", Takes::List),
+    ("checksum", Takes::Text),
+    ("keep-git-dir", Takes::Switch),
+    ("unpack", Takes::Switch),
+];
+
+const RUN_FLAGS: &[(&str, Takes)] =
+    &[("mount", Takes::List), ("network", Takes::Text), ("security", Takes::Text), ("device", Takes::List)];
+
+/// What reading an instruction needs beside its line.
+pub(super) struct Reader<'c, 's> {
+    /// Stands behind the line; heredoc bodies are taken from it.
+    pub(super) cursor: &'c mut Cursor<'s>,
     pub(super) escape: char,
-    /// In capitals.
-    pub(super) name: String,
-    pub(super) keyword: Span,
-    pub(super) flags: Vec<FlagWord>,
-    /// The arguments, trimmed.
-    pub(super) args: Span,
+    /// End of the last heredoc read.
+    heredoc_end: Option<usize>,
 }
 
-impl Input<'_> {
-    pub(super) fn text(&self) -> &str {
-        &self.logical.text[self.args.clone()]
+impl<'c, 's> Reader<'c, 's> {
+    pub(super) fn new(cursor: &'c mut Cursor<'s>, escape: char) -> Self {
+        Self { cursor, escape, heredoc_end: None }
     }
 
-    pub(super) fn error(&self, message: impl Into<String>) -> Diagnostic {
-        let range = if self.args.is_empty() { &self.keyword } else { &self.args };
-        self.logical.error(message, range)
+    /// Reads the instruction on `line`. Bodies of heredocs are consumed even if the instruction is wrong, so that
+    /// they are not taken for instructions.
+    pub(super) fn read(&mut self, line: &Slice<'_>, comments: Vec<String>, trigger: bool) -> Parse<Instruction> {
+        let text = line.text();
+        let keyword = line.part(0..text.find(is_blank).unwrap_or(text.len()));
+        let rest = line.from(keyword.text().len());
+        let name = keyword.text().to_uppercase();
+        if trigger {
+            check_trigger(&name).map_err(|problem| problem.at(keyword.span()))?;
+        }
+        let (flags, args) = flags::extract(&rest, self.escape);
+        let kind = self.kind(&name, &keyword, flags, args)?;
+        let mut span = line.span();
+        span.end = self.heredoc_end.unwrap_or(span.end);
+        let source = self.cursor.source;
+        let lines = (source.line_of(span.start), source.line_of(span.end.saturating_sub(1)));
+        Ok(Instruction { kind, keyword: keyword.word(), span, lines, original: text.to_owned(), comments })
     }
 
-    pub(super) fn word(&self, range: Span) -> Word {
-        self.logical.word(range)
-    }
-
-    /// Words separated by blanks.
-    pub(super) fn blank_words(&self) -> Vec<Word> {
-        words::blank_words(&self.logical.text, self.args.clone()).into_iter().map(|r| self.word(r)).collect()
-    }
-
-    /// The strings of JSON form, placed as a whole since escapes blur single positions.
-    pub(super) fn json_words(&self) -> Result<Option<Vec<Word>>, Diagnostic> {
-        match words::json(self.text()) {
-            None => Ok(None),
-            Some(Json::Mixed) => {
-                Err(self.error("when using JSON array syntax, arrays must be comprised of strings only"))
+    fn kind(&mut self, name: &str, keyword: &Slice<'_>, flags: Vec<Flag>, args: Slice<'_>) -> Parse<Kind> {
+        match name {
+            "RUN" => return self.run(flags, &args).map(Kind::Run),
+            "COPY" => return self.transfer("COPY", COPY_FLAGS, flags, &args).map(Kind::Copy),
+            "ADD" => return self.transfer("ADD", ADD_FLAGS, flags, &args).map(Kind::Add),
+            "ONBUILD" => {
+                Flags::check(flags, &[])?;
+                return self.onbuild(&args);
             }
-            Some(Json::Strings(strings)) => {
-                let span = self.logical.span_of(&self.args);
-                Ok(Some(strings.into_iter().map(|text| Word { text, span: span.clone() }).collect()))
+            "HEALTHCHECK" => return healthcheck(flags, &args).map(Kind::Healthcheck),
+            "FROM" => return from(flags, &args),
+            _ => {}
+        }
+        if !KEYWORDS.contains(&name) {
+            return Err(self.unknown(keyword, &args));
+        }
+        Flags::check(flags, &[])?;
+        let single = || {
+            if args.is_empty() {
+                return Err(Problem::new(format!("{name} requires exactly one argument")));
+            }
+            Ok(args.word())
+        };
+        let several = |words: Vec<_>| {
+            if words.is_empty() {
+                return Err(Problem::new(format!("{name} requires at least one argument")));
+            }
+            Ok(words)
+        };
+        Ok(match name {
+            "ARG" => Kind::Arg(declarations(&args, self.escape)?),
+            "ENV" => Kind::Env(assignments(name, &args, self.escape)?),
+            "LABEL" => Kind::Label(assignments(name, &args, self.escape)?),
+            "CMD" => Kind::Cmd(Command { line: command_line(&args)? }),
+            "ENTRYPOINT" => Kind::Entrypoint(Command { line: command_line(&args)? }),
+            "SHELL" => Kind::Shell(shell(&args)?),
+            "USER" => Kind::User(single()?),
+            "WORKDIR" => Kind::Workdir(single()?),
+            "STOPSIGNAL" => Kind::StopSignal(single()?),
+            "MAINTAINER" => Kind::Maintainer(single()?.text),
+            "EXPOSE" => Kind::Expose(several(blank_separated(&args).iter().map(Slice::word).collect())?),
+            _ => Kind::Volume(volumes(several(list(&args)?)?)?),
+        })
+    }
+
+    fn unknown(&mut self, keyword: &Slice<'_>, args: &Slice<'_>) -> Problem {
+        // Were it spelt right, it would have had its heredocs.
+        if let Ok(starts) = heredoc::starts(args, false) {
+            let before = self.cursor.clone();
+            if starts.iter().any(|start| start.read(self.cursor).is_err()) {
+                *self.cursor = before;
             }
         }
+        let text = keyword.text();
+        let problem = Problem::new(format!("unknown instruction: {text}")).at(keyword.span()).suggest(text, KEYWORDS);
+        match text.chars().find(|c| c.is_whitespace()) {
+            Some(c) => problem.hint(format!("the white space in it is U+{:04X}, not a plain space", u32::from(c))),
+            None => problem,
+        }
     }
 
-    /// Splits `--name=value`.
-    pub(super) fn flag(flag: &FlagWord) -> (&str, Option<&str>) {
-        let body = flag.1.strip_prefix("--").unwrap_or(&flag.1);
-        body.split_once('=').map_or((body, None), |(name, value)| (name, Some(value)))
+    fn heredocs(&mut self, starts: &[Start<'_>]) -> Parse<Vec<Heredoc>> {
+        let mut bodies = Vec::new();
+        for start in starts {
+            let (heredoc, end) = start.read(self.cursor)?;
+            if self.cursor.source.invalid_in(&heredoc.span).is_some() {
+                return Err(Problem::new("heredoc is not valid UTF-8").at(heredoc.span));
+            }
+            self.heredoc_end = Some(end);
+            bodies.push(heredoc);
+        }
+        Ok(bodies)
     }
 
-    /// Refuses flags that the instruction does not have (A1.16).
-    pub(super) fn only_flags(&self, known: &[&str]) -> Result<(), Diagnostic> {
-        for flag in &self.flags {
-            let name = Self::flag(flag).0;
-            if !known.contains(&name) {
-                let mut error = self.logical.error(format!("unknown flag: --{name}"), &flag.0);
-                error.suggestion = closest(name, known.iter().copied()).map(|s| format!("--{s}"));
-                return Err(error);
+    fn run(&mut self, flags: Vec<Flag>, args: &Slice<'_>) -> Parse<Run> {
+        let line = command_line(args)?;
+        let heredocs = match &line {
+            CommandLine::Shell(_) => self.heredocs(&heredoc::starts(args, false)?)?,
+            CommandLine::Exec(_) => Vec::new(),
+        };
+        let mut flags = Flags::check(flags, RUN_FLAGS)?;
+        let run = Run {
+            line,
+            heredocs,
+            mounts: flags.list("mount"),
+            network: flags.text("network"),
+            security: flags.text("security"),
+            devices: flags.list("device"),
+        };
+        for mount in &run.mounts {
+            if mount_from(&mount.text).is_some_and(|from| from.contains('$')) {
+                let message = "'from' doesn't support variable expansion, define alias stage instead";
+                return Err(Problem::new(message).at(mount.span.clone()));
             }
         }
-        Ok(())
+        one_of(run.network.as_ref(), &["default", "none", "host"], |mode| format!("invalid network mode {mode}"))?;
+        one_of(run.security.as_ref(), &["sandbox", "insecure"], |mode| format!("security {mode} is not valid"))?;
+        Ok(run)
     }
 
-    /// The value of a flag that may be given once.
-    pub(super) fn flag_once(&self, name: &str) -> Result<Option<Word>, Diagnostic> {
-        let mut given = self.flags.iter().filter(|f| Self::flag(f).0 == name);
-        let Some(first) = given.next() else { return Ok(None) };
-        if let Some(second) = given.next() {
-            return Err(self.logical.error(format!("duplicate flag specified: --{name}"), &second.0));
+    fn transfer(
+        &mut self,
+        name: &str,
+        known: &[(&str, Takes)],
+        flags: Vec<Flag>,
+        args: &Slice<'_>,
+    ) -> Parse<Transfer> {
+        let mut sources = match exec_form(args)? {
+            Some(_) => list(args)?.into_iter().map(TransferSource::Path).collect(),
+            None => self.sources(args)?,
+        };
+        let mut flags = Flags::check(flags, known)?;
+        if sources.len() < 2 {
+            return Err(Problem::new(format!(
+                "{name} requires at least two arguments, but only one was provided. Destination could not be determined"
+            )));
         }
-        match Self::flag(first).1 {
-            Some(value) => Ok(Some(Word { text: value.to_owned(), span: self.logical.span_of(&first.0) })),
-            None => Err(self.logical.error(format!("missing a value on flag: --{name}"), &first.0)),
+        let dest = match sources.pop() {
+            Some(TransferSource::Path(dest)) => Some(dest),
+            _ => return Err(Problem::new(format!("{name} cannot accept a heredoc as a destination"))),
+        };
+        let from = flags.text("from");
+        if let Some(from) = from.as_ref().filter(|from| from.text.contains('$')) {
+            return Err(Problem::new(
+                "variable expansion is not supported for --from, define a new stage with FROM using ARG from global \
+                 scope as a workaround",
+            )
+            .at(from.span.clone()));
         }
+        Ok(Transfer {
+            sources,
+            dest,
+            from,
+            chown: flags.text("chown"),
+            chmod: flags.text("chmod"),
+            link: flags.switch("link"),
+            parents: flags.switch("parents"),
+            exclude: flags.list("exclude"),
+            checksum: flags.text("checksum"),
+            keep_git_dir: flags.switch("keep-git-dir"),
+            unpack: flags.switch("unpack"),
+        })
     }
 
-    /// The values of a flag that may be repeated.
-    pub(super) fn flag_list(&self, name: &str) -> Result<Vec<Word>, Diagnostic> {
-        let given = self.flags.iter().filter(|f| Self::flag(f).0 == name);
-        given
-            .map(|flag| match Self::flag(flag).1 {
-                Some(value) => Ok(Word { text: value.to_owned(), span: self.logical.span_of(&flag.0) }),
-                None => Err(self.logical.error(format!("missing a value on flag: --{name}"), &flag.0)),
-            })
-            .collect()
+    /// Blank-separated paths with heredocs among them; a heredoc's delimiter may hold quoted blanks.
+    fn sources(&mut self, args: &Slice<'_>) -> Parse<Vec<TransferSource>> {
+        let starts = heredoc::starts(args, true)?;
+        let bodies = self.heredocs(&starts)?;
+        let mut sources = Vec::new();
+        let paths = |part: Slice<'_>, sources: &mut Vec<_>| {
+            sources.extend(blank_separated(&part).iter().map(|path| TransferSource::Path(path.word())));
+        };
+        let mut at = 0;
+        for (start, body) in starts.iter().zip(bodies) {
+            paths(args.part(at..start.range.start), &mut sources);
+            sources.push(TransferSource::Heredoc(body));
+            at = start.range.end;
+        }
+        paths(args.from(at), &mut sources);
+        Ok(sources)
+    }
+
+    fn onbuild(&mut self, args: &Slice<'_>) -> Parse<Kind> {
+        if args.is_empty() {
+            return Err(Problem::new("ONBUILD requires at least one argument"));
+        }
+        let instruction = Box::new(self.read(args, Vec::new(), true)?);
+        let mut text = args.text().to_owned();
+        for heredoc in instruction.heredocs() {
+            text.push('\n');
+            text.push_str(&heredoc.body);
+            text.push_str(&heredoc.name);
+        }
+        Ok(Kind::Onbuild { text, instruction })
     }
 }
 
-pub(super) fn parse(logical: &Logical, escape: char) -> Result<Instruction, Diagnostic> {
-    parse_from(logical, 0, escape, false)
+/// SPEC A8.12.
+fn check_trigger(name: &str) -> Parse<()> {
+    match name {
+        "ONBUILD" => Err(Problem::new("Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed")),
+        "FROM" | "MAINTAINER" => Err(Problem::new(format!("{name} isn't allowed as an ONBUILD trigger"))),
+        _ => Ok(()),
+    }
 }
 
-fn parse_from(logical: &Logical, at: usize, escape: char, trigger: bool) -> Result<Instruction, Diagnostic> {
-    let (keyword, rest) = words::keyword(&logical.text, at);
-    let name = logical.text[keyword.clone()].to_uppercase();
-    if !NAMES.contains(&name.as_str()) {
-        let mut error = logical.error(format!("unknown instruction: {}", &logical.text[keyword.clone()]), &keyword);
-        error.suggestion = closest(&name, NAMES.iter().copied()).map(ToOwned::to_owned);
-        return Err(error);
+fn one_of(word: Option<&Word>, known: &[&str], message: impl Fn(String) -> String) -> Parse<()> {
+    match word {
+        Some(word) if !known.contains(&word.text.as_str()) => Err(Problem::new(message(quote(&word.text)))
+            .at(word.span.clone())
+            .suggest(&word.text, known.iter().copied())),
+        _ => Ok(()),
     }
-    if trigger && name == "ONBUILD" {
-        return Err(logical.error("Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed", &keyword));
-    }
-    if trigger && (name == "FROM" || name == "MAINTAINER") {
-        return Err(logical.error(format!("{name} isn't allowed as an ONBUILD trigger"), &keyword));
-    }
-    let (flags, start) = words::flags(&logical.text, rest, escape);
-    let end = start + logical.text[start..].trim_end().len();
-    let input = Input { logical, escape, name, keyword: keyword.clone(), flags, args: start..end };
-    let kind = kind(&input, rest)?;
-    let original = logical.text[keyword.start..].trim_end().to_owned();
-    Ok(Instruction {
-        kind,
-        keyword: logical.word(keyword),
-        span: logical.span.clone(),
-        lines: logical.lines,
-        original,
-        comments: logical.comments.clone(),
+}
+
+/// Exec form if it is a JSON array, else shell form (SPEC A1.17).
+pub(super) fn command_line(args: &Slice<'_>) -> Parse<CommandLine> {
+    Ok(match exec_form(args)? {
+        Some(argv) => CommandLine::Exec(argv),
+        None => CommandLine::Shell(args.text().to_owned()),
     })
 }
 
-fn kind(input: &Input<'_>, rest: usize) -> Result<Kind, Diagnostic> {
-    let takes_flags = ["ADD", "COPY", "FROM", "HEALTHCHECK", "RUN"];
-    if !takes_flags.contains(&input.name.as_str()) && input.name != "ONBUILD" {
-        input.only_flags(&[])?;
-    }
-    Ok(match input.name.as_str() {
-        "FROM" => from(input)?,
-        "ARG" => arg(input)?,
-        "ENV" => Kind::Env(assignments(input)?),
-        "LABEL" => Kind::Label(assignments(input)?),
-        "COPY" => Kind::Copy(transfer::copy(input)?),
-        "ADD" => Kind::Add(transfer::add(input)?),
-        "RUN" => Kind::Run(command::run(input)?),
-        "CMD" => Kind::Cmd(command::command(input)?),
-        "ENTRYPOINT" => Kind::Entrypoint(command::command(input)?),
-        "SHELL" => Kind::Shell(command::shell(input)?),
-        "HEALTHCHECK" => Kind::Healthcheck(command::healthcheck(input)?),
-        "USER" => Kind::User(single(input)?),
-        "WORKDIR" => Kind::Workdir(single(input)?),
-        "STOPSIGNAL" => Kind::StopSignal(single(input)?),
-        "EXPOSE" => match input.blank_words() {
-            ports if ports.is_empty() => return Err(at_least_one(input)),
-            ports => Kind::Expose(ports),
-        },
-        "VOLUME" => volume(input)?,
-        "MAINTAINER" => Kind::Maintainer(single(input)?.text),
-        "ONBUILD" => onbuild(input, rest)?,
-        other => return Err(input.error(format!("unknown instruction: {other}"))),
-    })
-}
-
-pub(super) fn at_least_one(input: &Input<'_>) -> Diagnostic {
-    input.error(format!("{} requires at least one argument", input.name))
-}
-
-/// The whole argument text as one word.
-fn single(input: &Input<'_>) -> Result<Word, Diagnostic> {
-    if input.args.is_empty() {
-        return Err(input.error(format!("{} requires exactly one argument", input.name)));
-    }
-    Ok(input.word(input.args.clone()))
-}
-
-/// A4.01.
-fn from(input: &Input<'_>) -> Result<Kind, Diagnostic> {
-    input.only_flags(&["platform"])?;
-    let platform = input.flag_once("platform")?;
-    let mut words = input.blank_words().into_iter();
-    match (words.next(), words.next(), words.next(), words.next()) {
-        (Some(base), None, ..) => Ok(Kind::From { platform, base, name: None }),
-        (Some(base), Some(keyword), Some(name), None) if keyword.text.eq_ignore_ascii_case("as") => {
-            let lower = name.text.to_lowercase();
-            let valid = lower.bytes().next().is_some_and(|b| b.is_ascii_lowercase())
-                && lower.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b));
-            if !valid {
-                let message = format!(
-                    "invalid name for build stage: {}, name can't start with a number or contain symbols",
-                    quote(&name.text)
-                );
-                return Err(Diagnostic::at(message, name.span, input.logical.lines));
-            }
-            Ok(Kind::From { platform, base, name: Some(name) })
+/// SPEC A4.01.
+fn from(flags: Vec<Flag>, args: &Slice<'_>) -> Parse<Kind> {
+    let mut flags = Flags::check(flags, &[("platform", Takes::Text)])?;
+    let words = blank_separated(args);
+    let (base, name) = match words.as_slice() {
+        [base] => (base, None),
+        [base, keyword, name] if keyword.text().eq_ignore_ascii_case("as") => (base, Some(name)),
+        _ => {
+            return Err(Problem::new("FROM requires either one or three arguments")
+                .hint("write FROM image or FROM image AS name"));
         }
-        _ => Err(input.error("FROM requires either one or three arguments")),
-    }
-}
-
-/// A4.10.
-fn arg(input: &Input<'_>) -> Result<Kind, Diagnostic> {
-    let ranges = words::quoted_words(&input.logical.text, input.args.clone(), input.escape);
-    if ranges.is_empty() {
-        return Err(at_least_one(input));
-    }
-    let mut found = Vec::new();
-    for range in ranges {
-        let (name, value) = match input.logical.text[range.clone()].find('=') {
-            Some(i) => (range.start..range.start + i, Some(range.start + i + 1..range.end)),
-            None => (range.clone(), None),
-        };
-        if name.is_empty() {
-            return Err(input.logical.error("ARG names can not be blank", &range));
-        }
-        found.push(ArgDeclaration { name: input.word(name), value: value.map(|v| input.word(v)) });
-    }
-    Ok(Kind::Arg(found))
-}
-
-/// A8.01, A8.02.
-fn assignments(input: &Input<'_>) -> Result<Vec<Assignment>, Diagnostic> {
-    let text = &input.logical.text;
-    let ranges = words::quoted_words(text, input.args.clone(), input.escape);
-    let Some(first) = ranges.first() else { return Err(at_least_one(input)) };
-    let blank = |range: &Span| input.logical.error(format!("{} names can not be blank", input.name), range);
-    if !text[first.clone()].contains('=') {
-        // The old form: everything behind the first white space is the value.
-        let args = &text[input.args.clone()];
-        let Some(gap) = args.find(char::is_whitespace) else {
-            return Err(input.error(format!("{} must have two arguments", input.name)));
-        };
-        let key = input.args.start..input.args.start + gap;
-        let value = words::skip_space(text, key.end)..input.args.end;
-        return Ok(vec![Assignment { key: input.word(key), value: input.word(value), legacy: true }]);
-    }
-    let mut found = Vec::new();
-    for range in ranges {
-        let word = &text[range.clone()];
-        let Some(i) = word.find('=') else {
-            let message =
-                format!("Syntax error - can't find = in {}. Must be of the form: name=value", quote(word));
-            return Err(input.logical.error(message, &range));
-        };
-        if i == 0 {
-            return Err(blank(&range));
-        }
-        let (key, value) = (range.start..range.start + i, range.start + i + 1..range.end);
-        found.push(Assignment { key: input.word(key), value: input.word(value), legacy: false });
-    }
-    Ok(found)
-}
-
-/// A8.09.
-fn volume(input: &Input<'_>) -> Result<Kind, Diagnostic> {
-    let volumes = match input.json_words()? {
-        Some(words) => words,
-        None => input.blank_words(),
     };
-    if volumes.is_empty() {
-        return Err(at_least_one(input));
+    if let Some(name) = name.filter(|name| !valid_stage_name(name.text())) {
+        return Err(Problem::new(format!(
+            "invalid name for build stage: {}, name can't start with a number or contain symbols",
+            quote(name.text())
+        ))
+        .at(name.span()));
     }
-    if volumes.iter().any(|v| v.text.trim().is_empty()) {
-        return Err(input.error("VOLUME specified can not be an empty string"));
-    }
-    Ok(Kind::Volume(volumes))
+    Ok(Kind::From { platform: flags.text("platform"), base: base.word(), name: name.map(Slice::word) })
 }
 
-/// A8.12.
-fn onbuild(input: &Input<'_>, rest: usize) -> Result<Kind, Diagnostic> {
-    if input.logical.text[rest..].trim().is_empty() {
-        return Err(at_least_one(input));
+/// `^[a-z][a-z0-9-_.]*$` in lower case.
+fn valid_stage_name(name: &str) -> bool {
+    name.to_lowercase().starts_with(|c: char| c.is_ascii_lowercase())
+        && name.to_lowercase().chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c))
+}
+
+/// SPEC A4.10.
+fn declarations(args: &Slice<'_>, escape: char) -> Parse<Vec<ArgDeclaration>> {
+    let words = quoted_words(args, escape);
+    if words.is_empty() {
+        return Err(Problem::new("ARG requires at least one argument"));
     }
-    let instruction = parse_from(input.logical, rest, input.escape, true)?;
-    let mut text = input.logical.text[rest..].trim().to_owned();
-    for heredoc in &input.logical.heredocs {
-        text.push('\n');
-        text.push_str(&heredoc.body);
-        text.push_str(&heredoc.name);
+    let declaration = |word: &Slice<'_>| match word.text().find('=') {
+        Some(0) => Err(Problem::new("ARG names can not be blank").at(word.span())),
+        Some(at) => {
+            Ok(ArgDeclaration { name: word.part(0..at).word(), value: Some(word.from(at + 1).word()) })
+        }
+        None => Ok(ArgDeclaration { name: word.word(), value: None }),
+    };
+    words.iter().map(declaration).collect()
+}
+
+/// SPEC A8.01–A8.02.
+fn assignments(name: &str, args: &Slice<'_>, escape: char) -> Parse<Vec<Assignment>> {
+    let words = quoted_words(args, escape);
+    let Some(first) = words.first() else {
+        return Err(Problem::new(format!("{name} requires at least one argument")));
+    };
+    if !first.text().contains('=') {
+        let text = args.text();
+        let Some(end) = text.find(is_blank) else {
+            return Err(Problem::new(format!("{name} must have two arguments")));
+        };
+        let value = args.from(end + text[end..].find(|c| !is_blank(c)).unwrap_or(0));
+        return Ok(vec![Assignment { key: args.part(0..end).word(), value: value.word(), legacy: true }]);
     }
-    Ok(Kind::Onbuild { text, instruction: Box::new(instruction) })
+    let assignment = |word: &Slice<'_>| match word.text().find('=') {
+        Some(0) => Err(Problem::new(format!("{name} names can not be blank")).at(word.span())),
+        Some(at) => {
+            Ok(Assignment { key: word.part(0..at).word(), value: word.from(at + 1).word(), legacy: false })
+        }
+        None => Err(Problem::new(format!(
+            "Syntax error - can't find = in {}. Must be of the form: name=value",
+            quote(word.text())
+        ))
+        .at(word.span())),
+    };
+    words.iter().map(assignment).collect()
+}
+
+/// SPEC A8.05.
+fn shell(args: &Slice<'_>) -> Parse<Vec<String>> {
+    match exec_form(args)? {
+        Some(argv) if !argv.is_empty() => Ok(argv),
+        None if !args.is_empty() => {
+            let problem = Problem::new("SHELL requires the arguments to be in JSON form").at(args.span());
+            Err(problem.hint("write an array of double-quoted strings, e.g. [\"/bin/sh\", \"-c\"]; double each backslash"))
+        }
+        _ => Err(Problem::new("SHELL requires at least one argument")),
+    }
+}
+
+/// SPEC A8.09.
+fn volumes(words: Vec<Word>) -> Parse<Vec<Word>> {
+    let trimmed = |word: Word| {
+        let text = word.text.trim().to_owned();
+        if text.is_empty() {
+            return Err(Problem::new("VOLUME specified can not be an empty string").at(word.span));
+        }
+        Ok(Word { text, span: word.span })
+    };
+    words.into_iter().map(trimmed).collect()
 }
