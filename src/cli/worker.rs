@@ -129,9 +129,11 @@ pub(super) struct Inside {
 
 impl Inside {
     pub(super) fn store(&self, events: Events) -> Result<Store, Failure> {
+        let mounts = self.context.state_dir.join("mounts");
+        std::fs::create_dir_all(&mounts).map_err(|e| Failure::new(FaultKind::of_io(&e, FaultKind::Store), format!("cannot create {}: {e}", mounts.display())))?;
         let options = StoreOptions {
             snapshotter: self.snapshotter,
-            mount_dir: Some(self.context.state_dir.join("mounts")),
+            mount_dir: Some(mounts),
             events,
         };
         Store::open(&self.root, &options).map_err(|e| store_failure(&e))
