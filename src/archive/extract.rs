@@ -102,12 +102,12 @@ impl Extractor {
             if member.entry.kind != EntryKind::Dir {
                 return Err(ArchiveError::refused(&shown, "only a directory can be the root"));
             }
-            return self.root(member.entry, offset);
+            return self.root(member.entry, member.offset, member.data_offset);
         };
         let mut entry = member.entry;
         let parent = self.base.join(path.parent().unwrap_or(Path::new("")));
         if self.meaning != Meaning::Files && name.as_bytes().starts_with(WHITEOUT_PREFIX) {
-            return self.deletion(&parent, &name, offset, &shown);
+            return self.deletion(&parent, &name, (offset, data_offset), &shown);
         }
         self.sanitise(&mut entry, &path);
         if entry.kind == EntryKind::Char && entry.device == (0, 0) {
@@ -171,7 +171,7 @@ impl Extractor {
         }
     }
 
-    fn root(&mut self, mut entry: Entry, offset: u64) -> Result<(), ArchiveError> {
+    fn root(&mut self, mut entry: Entry, offset: u64, data_offset: u64) -> Result<(), ArchiveError> {
         self.sanitise(&mut entry, Path::new("."));
         let place = if self.base.as_os_str().is_empty() {
             Some(self.target.root())
@@ -182,7 +182,7 @@ impl Extractor {
         entry.path.clone_from(&self.base);
         self.directory_metadata(&place, OsStr::new("."), &entry, true)?;
         if self.meaning != Meaning::Files {
-            self.index.push(&entry, None, offset, offset + super::header::BLOCK as u64);
+            self.index.push(&entry, None, offset, data_offset);
         }
         Ok(())
     }
@@ -416,7 +416,13 @@ impl Extractor {
     }
 
     /// Handles a member whose name starts with `.wh.`.
-    fn deletion(&mut self, parent: &Path, name: &OsStr, offset: u64, shown: &Path) -> Result<(), ArchiveError> {
+    fn deletion(
+        &mut self,
+        parent: &Path,
+        name: &OsStr,
+        (offset, data_offset): (u64, u64),
+        shown: &Path,
+    ) -> Result<(), ArchiveError> {
         let victim = OsStr::from_bytes(&name.as_bytes()[WHITEOUT_PREFIX.len()..]).to_owned();
         let opaque = name.as_bytes() == OPAQUE_NAME;
         if !opaque && victim.as_bytes().starts_with(WHITEOUT_PREFIX) {
@@ -445,7 +451,7 @@ impl Extractor {
             return Ok(());
         }
         let real = place.real.join(&victim);
-        self.index.push(&Entry::whiteout(&real), None, offset, offset + super::header::BLOCK as u64);
+        self.index.push(&Entry::whiteout(&real), None, offset, data_offset);
         if self.meaning == Meaning::Native {
             return self.target.remove_except(&place, &victim, &keep);
         }

@@ -315,7 +315,9 @@ mod tests {
             store.inner.meta.write("test", |tx| Ok(tx.execute(&format!("UPDATE {table} SET boot = 'old' {what}"), [])?))
         };
         boot("blobs", "").expect("updates");
-        store.inner.meta
+        store
+            .inner
+            .meta
             .write("test", |tx| Ok(tx.execute("UPDATE blobs SET durable = 1 WHERE digest = ?1", [synced.as_str()])?))
             .expect("updates");
         // As ext4 leaves a file whose blocks were never written.

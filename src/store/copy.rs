@@ -42,12 +42,7 @@ struct Copier<'a> {
 }
 
 impl Copier<'_> {
-    fn copy_children(
-        &mut self,
-        from: BorrowedFd<'_>,
-        to: BorrowedFd<'_>,
-        path: &mut Vec<CString>,
-    ) -> io::Result<()> {
+    fn copy_children(&mut self, from: BorrowedFd<'_>, to: BorrowedFd<'_>, path: &mut Vec<CString>) -> io::Result<()> {
         for (name, _) in entries(from)? {
             path.push(name.clone());
             self.copy_entry(from, to, &name, path)?;
@@ -109,7 +104,9 @@ impl Copier<'_> {
             match rustix::fs::ioctl_ficlone(target, source) {
                 Ok(()) => return Ok(()),
                 // Not this file system; do not ask again for every file.
-                Err(Errno::OPNOTSUPP | Errno::XDEV | Errno::NOTTY | Errno::INVAL | Errno::NOSYS) => self.reflink = false,
+                Err(Errno::OPNOTSUPP | Errno::XDEV | Errno::NOTTY | Errno::INVAL | Errno::NOSYS) => {
+                    self.reflink = false
+                }
                 Err(e) => return Err(e.into()),
             }
         }
@@ -166,7 +163,10 @@ fn times(stat: &Stat) -> Timestamps {
     // The fields are narrower on some architectures.
     #[allow(clippy::useless_conversion, clippy::unnecessary_cast)]
     let at = |secs, nanos| Timespec { tv_sec: secs, tv_nsec: nanos as _ };
-    Timestamps { last_access: at(stat.st_atime, stat.st_atime_nsec), last_modification: at(stat.st_mtime, stat.st_mtime_nsec) }
+    Timestamps {
+        last_access: at(stat.st_atime, stat.st_atime_nsec),
+        last_modification: at(stat.st_mtime, stat.st_mtime_nsec),
+    }
 }
 
 fn copy_range(source: &OwnedFd, target: &OwnedFd, start: u64, end: u64) -> io::Result<()> {
@@ -209,7 +209,7 @@ fn copy_xattrs(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<()> {
         if name.as_bytes() == b"security.selinux" {
             continue;
         }
-        let size = rustix::fs::fgetxattr(from, &name, &mut [0_u8; 0])?;
+        let size = rustix::fs::fgetxattr_query(from, &name)?;
         let mut value = vec![0; size];
         let size = rustix::fs::fgetxattr(from, &name, value.as_mut_slice())?;
         value.truncate(size);
@@ -219,7 +219,7 @@ fn copy_xattrs(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 fn xattr_names(fd: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
-    let size = match rustix::fs::flistxattr(fd, &mut [0_u8; 0]) {
+    let size = match rustix::fs::flistxattr_query(fd) {
         Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
         Ok(size) => size,
         Err(e) => return Err(e.into()),
@@ -264,7 +264,15 @@ mod tests {
         for name in ["", "sub", "sub/file", "sub/deeper", "sub/deeper/second", "sub/link", "pipe", "sparse"] {
             let (a, b) = (stat(&from, name), stat(&to, name));
             let of = |m: &fs::Metadata| {
-                (m.mode(), m.uid(), m.gid(), m.mtime(), m.mtime_nsec(), m.nlink(), if m.is_dir() { 0 } else { m.size() })
+                (
+                    m.mode(),
+                    m.uid(),
+                    m.gid(),
+                    m.mtime(),
+                    m.mtime_nsec(),
+                    m.nlink(),
+                    if m.is_dir() { 0 } else { m.size() },
+                )
             };
             assert_eq!(of(&a), of(&b), "{name}");
         }

@@ -116,14 +116,10 @@ impl Store {
     }
 
     /// Packs the directory for the top of `chain`.
-    fn pack(
-        &self,
-        record: &LayerRecord,
-        chain: &[LayerId],
-        options: &LayerOptions,
-    ) -> Result<LayerBlob, StoreError> {
+    fn pack(&self, record: &LayerRecord, chain: &[LayerId], options: &LayerOptions) -> Result<LayerBlob, StoreError> {
         let id = &record.id;
-        let archive = |source: ArchiveError| StoreError::Archive { action: "pack", id: id.clone(), source: Box::new(source) };
+        let archive =
+            |source: ArchiveError| StoreError::Archive { action: "pack", id: id.clone(), source: Box::new(source) };
         let (_, parents) = chain.split_last().unwrap_or((id, &[]));
         let below = self.materialise(parents)?;
         self.materialise(chain)?;

@@ -204,7 +204,9 @@ impl StoreError {
             Self::TooNew { .. } => "use the rbuild version that wrote it, or another --root".into(),
             Self::NotAStore { .. } => "choose an empty or new directory with --root".into(),
             Self::Busy { .. } => "wait until the other build has ended".into(),
-            Self::Damaged { .. } => "rbuild system reset removes the store; images in registries are not touched".into(),
+            Self::Damaged { .. } => {
+                "rbuild system reset removes the store; images in registries are not touched".into()
+            }
             Self::Sql { source, .. } => match source.sqlite_error_code() {
                 Some(rusqlite::ErrorCode::DatabaseBusy) => "another rbuild holds the metadata; try again".into(),
                 Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => {

@@ -10,7 +10,7 @@ use crate::base::Digest;
 use super::lock::{FileLock, Mode};
 use super::meta::{self, TxError};
 use super::record::delete_record;
-use super::sweep::list;
+use super::sweep::{Patience, list};
 use super::usage::{Item, What};
 use super::{Filter, LayerId, Store, StoreError, UsageKind, UsageRecord};
 
@@ -60,7 +60,7 @@ impl Store {
     pub fn prune(&self, options: &PruneOptions) -> Result<PruneReport, StoreError> {
         self.sweep_dead_owners()?;
         self.sweep_orphans()?;
-        self.empty_trash()?;
+        self.empty_trash(Patience::Wait)?;
         let mut items = self.inventory()?;
         let mut left: u64 = items.iter().map(|item| item.record.size).sum();
         let Some(target) = self.target(options, left)? else { return Ok(PruneReport::default()) };
@@ -81,7 +81,7 @@ impl Store {
         }
         self.tidy()?;
         self.write_index()?;
-        self.empty_trash()?;
+        self.empty_trash(Patience::Wait)?;
         Ok(report)
     }
 
@@ -298,9 +298,9 @@ impl Store {
 
 fn selected(item: &Item, options: &PruneOptions) -> bool {
     let record = &item.record;
-    let unused = options.keep_duration.is_none_or(|keep| {
-        SystemTime::now().duration_since(record.last_used).is_ok_and(|unused| unused >= keep)
-    });
+    let unused = options
+        .keep_duration
+        .is_none_or(|keep| SystemTime::now().duration_since(record.last_used).is_ok_and(|unused| unused >= keep));
     let kind = options.all || record.kind != UsageKind::Internal;
     !record.in_use && unused && kind && options.filters.iter().all(|filter| filter.matches(record))
 }

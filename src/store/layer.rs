@@ -221,13 +221,20 @@ impl Store {
         let row = c
             .prepare_cached("SELECT description, created, diff_id, parents FROM layers WHERE id = ?1")?
             .query_row([&id.0], |row| {
-                Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?, row.get::<_, Option<String>>(2)?, row.get::<_, String>(3)?))
+                Ok((
+                    row.get::<_, String>(0)?,
+                    row.get::<_, i64>(1)?,
+                    row.get::<_, Option<String>>(2)?,
+                    row.get::<_, String>(3)?,
+                ))
             })
             .optional()?;
         let Some((description, created, diff_id, parents)) = row else { return Ok(None) };
         let blobs = read_blobs(c, id)?;
         let remotes = c
-            .prepare_cached("SELECT host, repository, descriptor FROM remotes WHERE layer = ?1 ORDER BY host, repository")?
+            .prepare_cached(
+                "SELECT host, repository, descriptor FROM remotes WHERE layer = ?1 ORDER BY host, repository",
+            )?
             .query_map([&id.0], |row| Ok((row.get(0)?, row.get(1)?, row.get::<_, String>(2)?)))?
             .filter_map(|row| {
                 row.map(|(host, repository, json)| {
@@ -263,7 +270,8 @@ pub(crate) fn read_blobs(c: &Connection, id: &LayerId) -> rusqlite::Result<Vec<L
 
 fn read_blob(row: &Row<'_>) -> rusqlite::Result<LayerBlob> {
     let parsed = |index: usize, text: String| {
-        text.parse().map_err(|e| rusqlite::Error::FromSqlConversionFailure(index, rusqlite::types::Type::Text, Box::new(e)))
+        text.parse()
+            .map_err(|e| rusqlite::Error::FromSqlConversionFailure(index, rusqlite::types::Type::Text, Box::new(e)))
     };
     Ok(LayerBlob {
         digest: parsed(0, row.get(0)?)?,
@@ -317,7 +325,15 @@ pub(crate) fn insert_layer(
         "INSERT INTO layers (id, description, parents, depth, diff_id, created, last_used, usage, used_gen)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6, 1, ?7)",
     )?
-    .execute((&id.0, description, json, parents.len(), diff_id.map(DiffId::to_string), now(), meta::generation(tx)?))?;
+    .execute((
+        &id.0,
+        description,
+        json,
+        parents.len(),
+        diff_id.map(DiffId::to_string),
+        now(),
+        meta::generation(tx)?,
+    ))?;
     Ok(())
 }
 

@@ -9,6 +9,7 @@ use rustix::fs::FlockOperation;
 
 use crate::base::Digest;
 use crate::base::file::write_atomic;
+use crate::oci::Index;
 
 use super::StoreError;
 
@@ -26,14 +27,37 @@ const OCI_LAYOUT: &[u8] = b"{\"imageLayoutVersion\":\"1.0.0\"}";
 
 /// Every directory of a store. `oci/blobs/sha256` stands for its parents too.
 const DIRECTORIES: &[&str] = &[
-    "oci/blobs/sha256", "snapshots", "indexes", "contexts", "mounts", "locks/key", "locks/layer", "locks/mount", "leases", "history",
-    "trash", "tmp",
+    "oci/blobs/sha256",
+    "snapshots",
+    "indexes",
+    "contexts",
+    "mounts",
+    "locks/key",
+    "locks/layer",
+    "locks/mount",
+    "leases",
+    "history",
+    "trash",
+    "tmp",
 ];
 
 /// Top-level names that belong to a store; anything else in the directory means it is not one.
 const KNOWN: &[&str] = &[
-    VERSION_FILE, "oci", "snapshots", "indexes", "meta.db", "meta.db-wal", "meta.db-shm", "meta.db-journal", "contexts",
-    "mounts", "locks", "leases", "history", "trash", "tmp",
+    VERSION_FILE,
+    "oci",
+    "snapshots",
+    "indexes",
+    "meta.db",
+    "meta.db-wal",
+    "meta.db-shm",
+    "meta.db-journal",
+    "contexts",
+    "mounts",
+    "locks",
+    "leases",
+    "history",
+    "trash",
+    "tmp",
 ];
 
 /// The paths of one store.
@@ -119,8 +143,11 @@ impl Layout {
         for dir in DIRECTORIES {
             create_dirs(&self.root.join(dir))?;
         }
-        let marker = self.oci().join("oci-layout");
-        write_atomic(&marker, OCI_LAYOUT).map_err(StoreError::io("write", &marker))?;
+        let empty = serde_json::to_vec(&Index::new(Vec::new())).expect("because the index has string keys only");
+        for (name, bytes) in [("index.json", empty.as_slice()), ("oci-layout", OCI_LAYOUT)] {
+            let path = self.oci().join(name);
+            write_atomic(&path, bytes).map_err(StoreError::io("write", &path))?;
+        }
         // Last: a directory without VERSION is one whose creation did not end, and is completed by the next open.
         write_atomic(&self.version(), version_text().as_bytes()).map_err(StoreError::io("write", self.version()))
     }

@@ -17,7 +17,9 @@ use super::{Store, StoreError};
 
 /// Keeps everything created or looked up while it lives from being collected. Clones share one lease.
 #[derive(Debug, Clone)]
-pub struct Lease(pub(crate) Arc<LeaseInner>);
+pub struct Lease {
+    _inner: Arc<LeaseInner>,
+}
 
 #[derive(Debug)]
 pub(crate) struct LeaseInner {
@@ -33,7 +35,7 @@ impl Store {
     pub fn lease(&self) -> Result<Lease, StoreError> {
         let mut current = self.inner.lease.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(lease) = current.upgrade() {
-            return Ok(Lease(lease));
+            return Ok(Lease { _inner: lease });
         }
         let lease = self.inner.meta.write("take a lease", |tx| {
             let generation = meta::generation(tx)? + 1;
@@ -44,7 +46,7 @@ impl Store {
         })?;
         let lease = Arc::new(lease);
         *current = Arc::downgrade(&lease);
-        Ok(Lease(lease))
+        Ok(Lease { _inner: lease })
     }
 
     /// The generation of this process's lease: what carries it, or a later one, need not be marked again.
@@ -74,11 +76,6 @@ impl Store {
             }
         }
         Ok(oldest)
-    }
-
-    /// Whether any process holds a lease.
-    pub(crate) fn any_lease(&self) -> Result<bool, StoreError> {
-        self.inner.meta.write("read the leases", |tx| Ok(self.oldest_lease(tx)? != i64::MAX))
     }
 
     /// Marks a row as used now, unless this process's lease already covers it.

@@ -135,9 +135,8 @@ impl Meta {
         body: impl FnOnce(&Transaction<'_>) -> Result<T, TxError>,
     ) -> Result<T, StoreError> {
         let mut connection = self.lock();
-        let tx = connection
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .map_err(|e| self.error(action, e))?;
+        let tx =
+            connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(|e| self.error(action, e))?;
         let value = body(&tx).map_err(|e| match e {
             TxError::Sql(e) => self.error(action, e),
             TxError::Store(e) => e,
@@ -205,7 +204,8 @@ pub(crate) fn now() -> i64 {
 
 /// Which boot of the machine this is: what was written in an earlier one and never synced cannot be trusted.
 pub(crate) fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map_or_else(|_| "unknown".into(), |s| s.trim().to_owned())
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map_or_else(|_| "unknown".into(), |s| s.trim().to_owned())
 }
 
 #[cfg(test)]

@@ -139,11 +139,7 @@ impl Store {
         Ok(dirs)
     }
 
-    fn materialise_tree(
-        &self,
-        chain: &[LayerId],
-        snapshotter: &dyn Snapshotter,
-    ) -> Result<Vec<PathBuf>, StoreError> {
+    fn materialise_tree(&self, chain: &[LayerId], snapshotter: &dyn Snapshotter) -> Result<Vec<PathBuf>, StoreError> {
         let first = self.first_missing(chain)?;
         let mut dirs = Vec::new();
         if first > 0 {
@@ -190,9 +186,7 @@ impl Store {
         let scratch = owner.dir("layer")?;
         let result = self.unpack_into(&scratch, below_dirs, layers, snapshotter).and_then(|()| {
             let top = layers.last().ok_or_else(|| StoreError::Misuse("no layers to unpack".into()))?;
-            self.inner.meta.write("add a layer directory", |tx| {
-                self.adopt_dir(tx, &scratch, top, &key, &dialect, None).map_err(Into::into)
-            })
+            self.inner.meta.write("add a layer directory", |tx| self.adopt_dir(tx, &scratch, top, &key, &dialect, None))
         });
         if result.is_err() {
             let _ = remove_tree(&scratch);
@@ -275,13 +269,11 @@ impl Store {
         let key = self.snapshotter()?.key(chain);
         let dialect = self.dialect()?;
         let row = self.inner.meta.read("look up a layer directory", |c| {
-            c.prepare_cached(
-                "SELECT name, durable OR boot = ?3, copied_at FROM dirs WHERE key = ?1 AND dialect = ?2",
-            )?
-            .query_row((&key, &dialect, &self.inner.boot), |row| {
-                Ok((row.get::<_, String>(0)?, row.get::<_, bool>(1)?, row.get::<_, Option<i64>>(2)?))
-            })
-            .optional()
+            c.prepare_cached("SELECT name, durable OR boot = ?3, copied_at FROM dirs WHERE key = ?1 AND dialect = ?2")?
+                .query_row((&key, &dialect, &self.inner.boot), |row| {
+                    Ok((row.get::<_, String>(0)?, row.get::<_, bool>(1)?, row.get::<_, Option<i64>>(2)?))
+                })
+                .optional()
         })?;
         let Some((name, trusted, copied_at)) = row else { return Ok(None) };
         let path = self.inner.layout.snapshot(&name);

@@ -64,9 +64,10 @@ impl Store {
             return Ok(Some(record));
         }
         // In a transaction, so that a collector has either taken it before or finds it in use.
-        let kept = self.inner.meta.write("use a record", |tx| {
-            Ok(self.complete(tx, &record, &dialect)? && mark_record(tx, &record)?)
-        })?;
+        let kept = self
+            .inner
+            .meta
+            .write("use a record", |tx| Ok(self.complete(tx, &record, &dialect)? && mark_record(tx, &record)?))?;
         Ok(kept.then_some(record))
     }
 
@@ -145,12 +146,7 @@ impl Store {
     }
 
     /// Whether every layer of the record can still be had.
-    fn complete(
-        &self,
-        c: &Connection,
-        record: &CacheRecord,
-        dialect: &str,
-    ) -> rusqlite::Result<bool> {
+    fn complete(&self, c: &Connection, record: &CacheRecord, dialect: &str) -> rusqlite::Result<bool> {
         for chain in &record.outputs {
             for id in chain {
                 if !self.available(c, id, dialect)? {
@@ -162,12 +158,7 @@ impl Store {
     }
 
     /// Whether a layer has a directory, a local blob or a remote one.
-    pub(crate) fn available(
-        &self,
-        c: &Connection,
-        id: &LayerId,
-        dialect: &str,
-    ) -> rusqlite::Result<bool> {
+    pub(crate) fn available(&self, c: &Connection, id: &LayerId, dialect: &str) -> rusqlite::Result<bool> {
         let remote: bool = c
             .prepare_cached("SELECT EXISTS (SELECT 1 FROM remotes WHERE layer = ?1)")?
             .query_row([&id.0], |row| row.get(0))?;

@@ -6,11 +6,11 @@ use std::path::Path;
 
 use rustix::fs::FlockOperation;
 
+use super::StoreError;
 use super::layout::Layout;
 use super::lock::is_held;
-use super::sweep::list;
+use super::sweep::{detach_below, list};
 use super::tree::remove_tree;
-use super::{StoreError, snapshot};
 
 /// Removes the store at `root` with everything in it. Nothing happens if there is none.
 ///
@@ -33,10 +33,8 @@ pub fn reset(root: &Path) -> Result<(), StoreError> {
             return Err(StoreError::Busy { root: root.to_path_buf() });
         }
     }
-    for owner in list(&layout.tmp())? {
-        for mountpoint in list(&owner.join("mnt"))? {
-            let _ = snapshot::detach(&mountpoint);
-        }
+    for dir in [layout.tmp(), layout.trash()] {
+        detach_below(&std::path::absolute(&dir).unwrap_or(dir));
     }
     // The metadata first: without rows everything else is garbage that the next open sweeps. VERSION last: until then
     // the directory is a store.

@@ -203,7 +203,11 @@ impl Placed {
             // Replaced or filled by the step: then it is the step's.
             let kind = FileType::from_raw_mode(stat.st_mode);
             let ours = stat.st_ino == made.inode
-                && if made.dir { kind == FileType::Directory } else { kind == FileType::RegularFile && stat.st_size == 0 };
+                && if made.dir {
+                    kind == FileType::Directory
+                } else {
+                    kind == FileType::RegularFile && stat.st_size == 0
+                };
             if !ours {
                 continue;
             }
@@ -307,7 +311,14 @@ mod tests {
         let resolved: Vec<_> = plan.resolved.iter().map(|p| p.to_str().expect("is UTF-8")).collect();
         assert_eq!(
             resolved,
-            ["/run/systemd/resolve/stub-resolv.conf", "/etc/hosts", "/etc/new", "/proc", "/outside/x", "/run/systemd/other"]
+            [
+                "/run/systemd/resolve/stub-resolv.conf",
+                "/etc/hosts",
+                "/etc/new",
+                "/proc",
+                "/outside/x",
+                "/run/systemd/other"
+            ]
         );
         let create: Vec<_> = plan.create.iter().map(|(p, d)| (p.to_str().expect("is UTF-8"), *d)).collect();
         assert_eq!(

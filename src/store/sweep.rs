@@ -4,8 +4,10 @@
 //! owner left goes to `trash/`, which a background thread empties; so does everything the collector takes out.
 
 use std::collections::HashSet;
+use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
@@ -16,6 +18,15 @@ use super::lock::{FileLock, Mode};
 use super::snapshot::detach;
 use super::tree::remove_tree;
 use super::{Store, StoreError, random_name};
+
+/// What to do while another process empties the trash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// Wait for it.
+    Wait,
+    /// Leave it to it.
+    Skip,
+}
 
 /// This process's directory of work in progress.
 #[derive(Debug)]
@@ -92,17 +103,15 @@ impl Store {
             let store = self.clone();
             // Without the thread the trash waits for `prune`.
             let _ = std::thread::Builder::new().name("sweep".into()).spawn(move || {
-                let _ = store.empty_trash();
+                let _ = store.empty_trash(Patience::Skip);
             });
         }
         Ok(())
     }
 
     fn discard_owner(&self, dir: &Path) -> Result<(), StoreError> {
-        // Its mounts may have outlived it, if it had no mount namespace of its own.
-        for mountpoint in list(&dir.join("mnt"))? {
-            let _ = detach(&mountpoint);
-        }
+        // Its mounts outlive it if it had no mount namespace of its own.
+        detach_below(dir);
         self.to_trash(dir)
     }
 
@@ -115,14 +124,29 @@ impl Store {
         }
     }
 
-    /// Deletes what is in the trash, unless another process is at it.
-    pub(crate) fn empty_trash(&self) -> Result<(), StoreError> {
+    /// Deletes what is in the trash. Another process may be at it.
+    pub(crate) fn empty_trash(&self, patience: Patience) -> Result<(), StoreError> {
         let layout = &self.inner.layout;
-        let Some(_lock) = FileLock::attempt(&layout.locks().join("trash"), Mode::Exclusive)? else { return Ok(()) };
-        for path in list(&layout.trash())? {
-            remove_tree(&path).map_err(StoreError::io("remove", &path))?;
+        let path = layout.locks().join("trash");
+        let lock = match patience {
+            Patience::Wait => Some(FileLock::wait(&path, Mode::Exclusive)?),
+            Patience::Skip => FileLock::attempt(&path, Mode::Exclusive)?,
+        };
+        if lock.is_none() {
+            return Ok(());
         }
-        Ok(())
+        let mut failed = Ok(());
+        for path in list(&layout.trash())? {
+            let removed = remove_tree(&path).or_else(|_| {
+                detach_below(&path);
+                remove_tree(&path)
+            });
+            // What one id map cannot delete another one made; the rest goes all the same.
+            if let Err(e) = removed {
+                failed = Err(StoreError::io("remove", &path)(e));
+            }
+        }
+        failed
     }
 
     /// Moves files that no row knows into the trash: what was renamed into place by a process killed before its
@@ -157,6 +181,36 @@ impl Store {
 
 fn strings(tx: &Transaction<'_>, query: &str) -> rusqlite::Result<HashSet<String>> {
     tx.prepare_cached(query)?.query_map([], |row| row.get(0))?.collect()
+}
+
+/// Detaches every mount below `dir` that this mount namespace has, the latest first.
+pub(crate) fn detach_below(dir: &Path) {
+    let Ok(table) = fs::read_to_string("/proc/self/mountinfo") else { return };
+    let mountpoints = table.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape);
+    let below: Vec<PathBuf> = mountpoints.filter(|path| path.starts_with(dir)).collect();
+    for path in below.iter().rev() {
+        let _ = detach(path);
+    }
+}
+
+/// Paths in `mountinfo` have blanks, tabs, line feeds and backslashes as three octal digits.
+fn unescape(text: &str) -> PathBuf {
+    let mut out = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((first, tail)) = rest.split_first() {
+        let code = (*first == b'\\').then(|| std::str::from_utf8(tail.get(..3)?).ok()).flatten();
+        match code.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) => {
+                out.push(byte);
+                rest = &tail[3..];
+            }
+            None => {
+                out.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    PathBuf::from(OsString::from_vec(out))
 }
 
 /// The paths in a directory; none if it does not exist.

@@ -1,0 +1,5 @@
+//! Tests of the store as a whole.
+
+mod collect;
+mod crash;
+mod layers;

@@ -24,7 +24,8 @@ pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(e),
     };
-    let mut remover = Remover { base: parent.as_fd(), stem: path.file_name().unwrap_or_default(), moved: Vec::new(), count: 0 };
+    let mut remover =
+        Remover { base: parent.as_fd(), stem: path.file_name().unwrap_or_default(), moved: Vec::new(), count: 0 };
     remover.remove(parent.as_fd(), &name, 0)?;
     while let Some(name) = remover.moved.pop() {
         remover.remove(parent.as_fd(), &name, 0)?;
@@ -209,7 +210,7 @@ mod tests {
         let closed = top.join("closed");
         fs::create_dir(&closed).expect("creates");
         fs::write(closed.join("file"), "x").expect("writes");
-        fs::set_permissions(&closed, fs::Permissions::from_mode(0)).expect("chmod");
+        fs::set_permissions(&closed, fs::Permissions::from_mode(0o0)).expect("chmod");
         // Deeper than PATH_MAX allows to name, and than there are descriptors.
         let mut fd = crate::base::file::open_dir(&top).expect("opens");
         for _ in 0..1500 {

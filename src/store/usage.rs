@@ -147,7 +147,7 @@ impl Store {
     }
 
     pub(crate) fn inventory(&self) -> Result<Vec<Item>, StoreError> {
-        let rows = self.inner.meta.write("list the store", |tx| Ok(self.rows(tx)?))?;
+        let rows = self.inner.meta.write("list the store", |tx| self.rows(tx))?;
         let pinned = self.pinned_blobs()?;
         let mut items = Vec::new();
         let mut known_dirs = HashSet::new();
@@ -164,9 +164,11 @@ impl Store {
         }
         for row in &rows.layers {
             let leased = row.used_gen >= rows.oldest;
-            let mut size = row.diff_id.as_ref().and_then(|d| d.parse::<Digest>().ok()).map_or(0, |diff_id| {
-                allocated_here(&self.inner.layout.index(&diff_id))
-            });
+            let mut size = row
+                .diff_id
+                .as_ref()
+                .and_then(|d| d.parse::<Digest>().ok())
+                .map_or(0, |diff_id| allocated_here(&self.inner.layout.index(&diff_id)));
             for dir in rows.dirs.get(&row.id).into_iter().flatten() {
                 known_dirs.insert(dir.name.clone());
                 size += self.dir_size(dir)?;
@@ -301,7 +303,15 @@ impl Store {
         let layout = &self.inner.layout;
         let measure = |path: &Path| allocated(path).map_err(StoreError::io("measure", path));
         let mut size = allocated_here(&layout.root);
-        for dir in [layout.oci(), layout.blobs(), layout.snapshots(), layout.indexes(), layout.contexts(), layout.mounts(), layout.history()] {
+        for dir in [
+            layout.oci(),
+            layout.blobs(),
+            layout.snapshots(),
+            layout.indexes(),
+            layout.contexts(),
+            layout.mounts(),
+            layout.history(),
+        ] {
             size += allocated_here(&dir);
         }
         for path in [layout.trash(), layout.tmp(), layout.locks(), layout.leases()] {
@@ -333,8 +343,13 @@ impl Store {
         for path in list(&layout.mounts())?.into_iter().filter(|path| !mounts.contains(name(path).as_str())) {
             size += measure(&path)?;
         }
-        let mut record =
-            plain_record(Path::new("store"), UsageKind::Internal, "metadata and work in progress".into(), size, SystemTime::now());
+        let mut record = plain_record(
+            Path::new("store"),
+            UsageKind::Internal,
+            "metadata and work in progress".into(),
+            size,
+            SystemTime::now(),
+        );
         record.in_use = true;
         record.reclaimable = 0;
         Ok(Item { record, what: What::Fixed, depth: 0 })

@@ -223,4 +223,18 @@ pub(super) fn copy_tree(from: &Path, to: &Path) {
         let target = if relative.as_os_str().is_empty() { to.to_owned() } else { to.join(relative) };
         copy_one(found.path(), &target, &mut links);
     }
+    copy_dir_times(from, to);
+}
+
+/// Gives directories of `to` the times they have in `from`.
+pub(super) fn copy_dir_times(from: &Path, to: &Path) {
+    for found in walkdir::WalkDir::new(to) {
+        let found = found.expect("walks");
+        let source = from.join(found.path().strip_prefix(to).expect("below the root"));
+        if found.file_type().is_dir() {
+            let meta = fs::symlink_metadata(source).expect("exists");
+            let time = Timestamp { secs: meta.mtime(), nanos: u32::try_from(meta.mtime_nsec()).expect("small") };
+            set_mtime(found.path(), time);
+        }
+    }
 }

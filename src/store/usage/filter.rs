@@ -77,9 +77,9 @@ impl Filter {
             return Err(fail("expected =, ==, != or ~= after the key".into()));
         };
         let test = match (key, test) {
-            (Key::Until, Test::Equal(value)) => {
-                Test::Unused(duration(&value).ok_or_else(|| fail(format!("\"{value}\" is not a duration such as 24h")))?)
-            }
+            (Key::Until, Test::Equal(value)) => Test::Unused(
+                duration(&value).ok_or_else(|| fail(format!("\"{value}\" is not a duration such as 24h")))?,
+            ),
             (Key::Until, _) => return Err(fail("expected until=<duration>".into())),
             (_, test) => test,
         };
