@@ -93,7 +93,7 @@ fn a08_users_and_working_directories() {
     need_run!();
     let bench = Bench::new();
     bench.dockerfile(
-        "FROM busybox\nRUN adduser -D -u 1234 app && addgroup -g 77 extra && addgroup app extra\nUSER app\nWORKDIR /work/deep\nRUN id > out && pwd >> out\n",
+        "FROM busybox\nRUN echo app:x:1234:1234::/:/bin/sh >> /etc/passwd && printf 'app:x:1234:\\nextra:x:77:app\\n' >> /etc/group\nUSER app\nWORKDIR /work/deep\nRUN id > out && pwd >> out\n",
     );
     let image = bench.build_image(&[]);
     let out = image.text("work/deep/out");

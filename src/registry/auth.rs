@@ -1,6 +1,6 @@
 //! Proving who we are: scopes, tokens, and what to do about a 401 (SPEC E3.01–E3.04).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,49 +14,14 @@ use super::client::Inner;
 use super::error::body_message;
 use super::host::{self, Host};
 use super::request::{Answer, Backoff, Payload, Wire};
+use super::scopes::Scopes;
 use super::transport::SendError;
 use super::{Credential, Fault};
 
 /// How long a token lives whose server does not say (SPEC E3.02).
 const DEFAULT_LIFE: Duration = Duration::from_secs(60);
-
-/// What a request needs to be allowed, e.g. `repository:a/b:pull,push`.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Scopes(BTreeMap<String, BTreeSet<String>>);
-
-impl Scopes {
-    /// To read from a repository.
-    pub(super) fn pull(repository: &str) -> Self {
-        let mut scopes = Self::default();
-        scopes.merge(&format!("repository:{repository}:pull"));
-        scopes
-    }
-
-    /// To write to a repository.
-    pub(super) fn push(repository: &str) -> Self {
-        let mut scopes = Self::default();
-        scopes.merge(&format!("repository:{repository}:pull,push"));
-        scopes
-    }
-
-    /// Adds scopes in the notation of challenges: blanks between scopes, commas between actions.
-    pub(super) fn merge(&mut self, text: &str) {
-        for scope in text.split_ascii_whitespace() {
-            let (resource, actions) = scope.rsplit_once(':').unwrap_or((scope, ""));
-            let entry = self.0.entry(resource.to_owned()).or_default();
-            entry.extend(actions.split(',').filter(|a| !a.is_empty()).map(ToOwned::to_owned));
-        }
-    }
-
-    fn list(&self) -> Vec<String> {
-        let action_list = |actions: &BTreeSet<String>| actions.iter().map(String::as_str).collect::<Vec<_>>().join(",");
-        self.0.iter().map(|(resource, actions)| format!("{resource}:{}", action_list(actions))).collect()
-    }
-
-    fn text(&self) -> String {
-        self.list().join(" ")
-    }
-}
+/// How often one request may be answered with 401: no credentials, an old token, one without the scope.
+const MAX_REFUSALS: u32 = 4;
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 enum Mode {
@@ -135,13 +100,15 @@ pub(super) struct Session<'a> {
     /// A token made for this very request was refused: there is no point in a third.
     fresh: bool,
     merged: bool,
+    /// Refusals so far: a server that changes its mind each time is not followed for ever.
+    refusals: u32,
     lookup: Option<String>,
 }
 
 impl<'a> Session<'a> {
     pub(super) fn new(host: &'a Host, repository: &'a str, action: &'static str, scopes: Scopes) -> Self {
         let key = scopes.text();
-        Self { host, repository, action, scopes, key, fresh: false, merged: false, lookup: None }
+        Self { host, repository, action, scopes, key, fresh: false, merged: false, refusals: 0, lookup: None }
     }
 
     /// Holds back further requests while the first one finds out what the host wants.
@@ -199,6 +166,10 @@ impl<'a> Session<'a> {
             .collect();
         let find = |scheme: &str| challenges.iter().find(|c| c.scheme == scheme);
         let mut detail = body_message(body);
+        self.refusals += 1;
+        if self.refusals > MAX_REFUSALS {
+            return Err(SendError::fatal(self.refused(sent, detail)));
+        }
         if let Some(bearer) = find("bearer") {
             let realm = bearer.param("realm").unwrap_or_default();
             let realm = self.realm(inner, realm).await?;
@@ -501,16 +472,6 @@ fn secret(text: &str) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn e3_04_scopes_merge_by_repository() {
-        let mut scopes = Scopes::pull("a/b");
-        scopes.merge("repository:a/b:push,pull repository:c:pull");
-        assert_eq!(scopes.text(), "repository:a/b:pull,push repository:c:pull");
-        scopes.merge("registry:catalog:*");
-        assert_eq!(scopes.list().len(), 3);
-        assert_eq!(Scopes::push("x").text(), "repository:x:pull,push");
-    }
 
     #[test]
     fn secrets_cannot_inject_headers() {

@@ -198,18 +198,18 @@ impl Fault {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::BadCredentials { host, .. } => {
-                Some(format!("log in again with `rbuild login {host}`, or check the password in the docker config"))
-            }
+            Self::BadCredentials { host, .. } => Some(format!(
+                "check the entry for {host} in the docker config, or log in again with `docker login {host}`"
+            )),
             Self::Denied { lookup: Some(cause), .. } => Some(format!("no credentials could be looked up: {cause}")),
             Self::Denied { host, anonymous: true, .. } => {
-                Some(format!("check the name, and log in with `rbuild login {host}` if the repository is private"))
+                Some(format!("check the name; if the repository is private, log in with `docker login {host}`"))
             }
             Self::Denied { action, host, .. } => {
                 Some(format!("the account logged in to {host} may not {action} here, or the name is misspelt"))
             }
             Self::RateLimited { host, anonymous: true, .. } => {
-                Some(format!("log in with `rbuild login {host}` for a higher limit"))
+                Some(format!("log in with `docker login {host}` for a higher limit"))
             }
             Self::Status { code: 413, .. } => {
                 Some("the registry, or a proxy in front of it, limits the size of an upload".into())

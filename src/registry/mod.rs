@@ -19,8 +19,10 @@ mod host;
 mod pull;
 mod push;
 mod request;
+mod scopes;
 mod tls;
 mod transport;
+mod upload;
 
 pub use client::{BlobSource, Client, FetchedManifest, Progress, PushOutcome, no_progress};
 pub use credential::{Anonymous, Credential, CredentialProvider};

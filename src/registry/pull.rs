@@ -14,6 +14,7 @@ use super::host::{self, Host};
 use super::request::{Answer, Backoff, Call, Slot, Small, Wire};
 use super::transport::SendError;
 use super::{Fault, RegistryError};
+use crate::base::digest::Hasher;
 use crate::base::{Digest, FaultKind};
 use crate::oci::{Descriptor, Reference, media_type};
 
@@ -110,8 +111,8 @@ impl Client {
         let fail = |fault| RegistryError::new(format!("failed to fetch {what}"), fault);
         let host = self.0.host(&repository.domain);
         let mut fetch = Fetch::new(&self.0, &host, repository, descriptor, Slot::Blob);
-        let mut writer = Writer::start(sink, hash.then_some(&descriptor.digest), Arc::clone(progress));
-        let outcome = fetch.run(&mut writer).await;
+        let mut writer = Writer::new(sink, hash.then_some(&descriptor.digest));
+        let outcome = fetch.run(&mut Counted { writer: &mut writer, done: 0, progress }).await;
         let written = writer.finish().await;
         // When writing failed, that is the cause of everything else.
         let (sink, digest) = match (written, outcome) {
@@ -402,18 +403,43 @@ fn range_start(headers: &HeaderMap) -> Option<u64> {
     text.trim().strip_prefix("bytes")?.trim_start().split('-').next()?.trim().parse().ok()
 }
 
-/// Writes and hashes on a blocking thread, a few pieces behind the connection.
-struct Writer<W> {
-    sender: Option<mpsc::Sender<Bytes>>,
-    task: JoinHandle<std::io::Result<(W, Option<Digest>)>>,
-    done: u64,
-    progress: Progress,
+/// Writes and hashes on a blocking thread, a few pieces behind the connection. The thread starts with the first piece:
+/// an image may have a hundred layers, and most of them wait for a slot.
+enum Writer<W> {
+    Idle {
+        sink: W,
+        hasher: Option<Hasher>,
+    },
+    Busy {
+        sender: mpsc::Sender<Bytes>,
+        task: JoinHandle<std::io::Result<Written<W>>>,
+    },
+    /// Between the two.
+    Gone,
 }
 
+type Written<W> = (W, Option<Digest>);
+
 impl<W: Write + Send + 'static> Writer<W> {
-    fn start(mut sink: W, digest: Option<&Digest>, progress: Progress) -> Self {
+    fn new(sink: W, digest: Option<&Digest>) -> Self {
+        Self::Idle { sink, hasher: digest.map(Digest::hasher) }
+    }
+
+    async fn write(&mut self, chunk: Bytes) -> Result<(), Fault> {
+        if let Self::Idle { .. } = self {
+            *self = std::mem::replace(self, Self::Gone).start();
+        }
+        let sent = match self {
+            Self::Busy { sender, .. } => sender.send(chunk).await.is_ok(),
+            _ => false,
+        };
+        // The thread ended early; `finish` says why.
+        if sent { Ok(()) } else { Err(local(std::io::ErrorKind::BrokenPipe.into())) }
+    }
+
+    fn start(self) -> Self {
+        let Self::Idle { mut sink, mut hasher } = self else { return self };
         let (sender, mut receiver) = mpsc::channel::<Bytes>(4);
-        let mut hasher = digest.map(Digest::hasher);
         let task = tokio::task::spawn_blocking(move || {
             while let Some(chunk) = receiver.blocking_recv() {
                 sink.write_all(&chunk)?;
@@ -422,31 +448,33 @@ impl<W: Write + Send + 'static> Writer<W> {
                 }
             }
             sink.flush()?;
-            Ok((sink, hasher.map(crate::base::digest::Hasher::finish)))
+            Ok((sink, hasher.map(Hasher::finish)))
         });
-        Self { sender: Some(sender), task, done: 0, progress }
+        Self::Busy { sender, task }
     }
 
-    async fn finish(mut self) -> Result<(W, Option<Digest>), Fault> {
-        self.sender = None;
-        match self.task.await {
-            Ok(result) => result.map_err(local),
-            Err(error) => Err(local(std::io::Error::other(error))),
+    async fn finish(self) -> Result<Written<W>, Fault> {
+        match self.start() {
+            Self::Busy { sender, task } => {
+                drop(sender);
+                task.await.map_err(|e| local(std::io::Error::other(e)))?.map_err(local)
+            }
+            _ => Err(local(std::io::ErrorKind::BrokenPipe.into())),
         }
     }
 }
 
-impl<W: Send> Take for Writer<W> {
+/// A blob on its way to a writer.
+struct Counted<'a, W> {
+    writer: &'a mut Writer<W>,
+    done: u64,
+    progress: &'a Progress,
+}
+
+impl<W: Write + Send + 'static> Take for Counted<'_, W> {
     async fn take(&mut self, chunk: Bytes) -> Result<(), Fault> {
         self.done += chunk.len() as u64;
-        let sent = match &self.sender {
-            Some(sender) => sender.send(chunk).await.is_ok(),
-            None => false,
-        };
-        if !sent {
-            // The thread ended early; `finish` says why.
-            return Err(local(std::io::ErrorKind::BrokenPipe.into()));
-        }
+        self.writer.write(chunk).await?;
         (self.progress)(self.done);
         Ok(())
     }

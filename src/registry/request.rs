@@ -1,28 +1,25 @@
 //! One request's way: slot, authentication, redirects, and the pauses between attempts.
 
-use std::io::Read;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::{Bytes, BytesMut};
-use futures_util::stream;
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
-use reqwest::{Body, Method, Request, Response, StatusCode, Url};
-use tokio::sync::{SemaphorePermit, mpsc};
+use reqwest::{Method, Request, Response, StatusCode, Url};
+use tokio::sync::SemaphorePermit;
 use tokio::time::{Duration, Instant, timeout};
 
-use super::auth::{Scopes, Session};
+use super::auth::Session;
 use super::client::{BlobSource, Inner, Progress};
 use super::error::body_message;
 use super::host::{self, Host};
+use super::scopes::Scopes;
 use super::transport::{SendError, classify};
+use super::upload::Upload;
 use super::{Fault, RetryPolicy};
 
 /// How much of an error page is read.
 const ERROR_BODY: u64 = 16 << 10;
-/// Piece size when uploading.
-const PIECE: usize = 128 << 10;
 
 /// What a request carries.
 #[derive(Clone)]
@@ -413,18 +410,17 @@ impl Inner {
             match timeout(limits.stall.min(Duration::from_secs(1)), &mut sending).await {
                 Ok(outcome) => break outcome,
                 Err(_) => {
-                    let sent = upload.sent.load(Ordering::Relaxed);
-                    if sent != seen.0 {
-                        seen = (sent, Instant::now());
+                    if upload.sent() != seen.0 {
+                        seen = (upload.sent(), Instant::now());
                     }
-                    let patience = if sent >= upload.size { limits.commit } else { limits.stall };
+                    let patience = if upload.is_complete() { limits.commit } else { limits.stall };
                     if seen.1.elapsed() >= patience {
                         break Err(silence(url, patience));
                     }
                 }
             }
         };
-        match upload.failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        match upload.failure() {
             // Our own side failed; the server's view of that does not matter.
             Some(error) => Err(SendError::fatal(Fault::Local {
                 action: "cannot read the blob to upload".into(),
@@ -453,77 +449,6 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     }
     let date = httpdate::parse_http_date(text).ok()?;
     Some(date.duration_since(SystemTime::now()).unwrap_or_default())
-}
-
-/// A blob on its way out: read on a blocking thread, a few pieces ahead of the connection.
-struct Upload {
-    size: u64,
-    sent: Arc<AtomicU64>,
-    failed: Arc<Mutex<Option<std::io::Error>>>,
-}
-
-impl Upload {
-    fn start(source: &BlobSource, size: u64, progress: &Progress) -> (Body, Self) {
-        let upload = Self { size, sent: Arc::default(), failed: Arc::default() };
-        let (sender, receiver) = mpsc::channel::<Result<Bytes, std::io::Error>>(4);
-        let (source, failed) = (source.clone(), Arc::clone(&upload.failed));
-        tokio::task::spawn_blocking(move || {
-            if let Err(error) = read_pieces(&source, size, &sender) {
-                let kind = error.kind();
-                *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-                // Ends the request; when nobody listens any more there is nothing to end.
-                let _ = sender.blocking_send(Err(kind.into()));
-            }
-        });
-        let (sent, progress) = (Arc::clone(&upload.sent), Arc::clone(progress));
-        let body = stream::unfold(receiver, move |mut receiver| {
-            let (sent, progress) = (Arc::clone(&sent), Arc::clone(&progress));
-            async move {
-                let piece = receiver.recv().await?;
-                if let Ok(piece) = &piece {
-                    let before = sent.fetch_add(piece.len() as u64, Ordering::Relaxed);
-                    progress(before + piece.len() as u64);
-                }
-                Some((piece, receiver))
-            }
-        });
-        (Body::wrap_stream(body), upload)
-    }
-}
-
-fn read_pieces(
-    source: &BlobSource,
-    size: u64,
-    sender: &mpsc::Sender<Result<Bytes, std::io::Error>>,
-) -> std::io::Result<()> {
-    // One byte more than announced, to notice a source that grew.
-    let mut reader = source.open()?.take(size + 1);
-    let mut total = 0;
-    loop {
-        let mut piece = BytesMut::zeroed(PIECE);
-        let mut filled = 0;
-        while filled < PIECE {
-            match reader.read(&mut piece[filled..]) {
-                Ok(0) => break,
-                Ok(n) => filled += n,
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-        }
-        total += filled as u64;
-        if total > size || (filled == 0 && total < size) {
-            let text = format!("it has {} than the expected {size} bytes", if total > size { "more" } else { "fewer" });
-            return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, text));
-        }
-        if filled == 0 {
-            return Ok(());
-        }
-        piece.truncate(filled);
-        if sender.blocking_send(Ok(piece.freeze())).is_err() {
-            // The request is over, one way or the other.
-            return Ok(());
-        }
-    }
 }
 
 #[cfg(test)]

@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::error::Error as _;
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::redirect::Policy;
 use reqwest::{NoProxy, Proxy, Request, Response, Url};
 
+use super::tls::HostFiles;
 use super::{ClientOptions, Fault, HostOptions, host, tls};
 
 /// Which of the lazily built clients a request needs.
@@ -52,6 +53,8 @@ impl SendError {
 pub(super) struct Transport {
     options: ClientOptions,
     clients: Mutex<HashMap<(Kind, bool), reqwest::Client>>,
+    /// Hosts with certificates of their own, and those without.
+    own_files: Mutex<HashMap<String, Option<Arc<HostFiles>>>>,
     /// One trust store set-up at a time.
     building: tokio::sync::Mutex<()>,
 }
@@ -61,7 +64,12 @@ impl Transport {
     /// When a proxy setting is not a URL: better now than at the first request.
     pub(super) fn new(options: ClientOptions) -> Result<Self, Fault> {
         proxies(&options)?;
-        Ok(Self { options, clients: Mutex::default(), building: tokio::sync::Mutex::default() })
+        Ok(Self {
+            options,
+            clients: Mutex::default(),
+            own_files: Mutex::default(),
+            building: tokio::sync::Mutex::default(),
+        })
     }
 
     /// Sends one request and waits for the head of its answer.
@@ -95,7 +103,7 @@ impl Transport {
             "http" => Kind::Plain,
             _ if insecure => Kind::Unverified,
             _ => {
-                files = tls::host_files(&self.options.trust, &authority)?;
+                files = self.host_files(&authority)?;
                 if files.is_some() { Kind::Host(authority.clone()) } else { Kind::Verified }
             }
         };
@@ -112,7 +120,7 @@ impl Transport {
             // Never used for TLS, but reqwest wants one; this one costs nothing.
             Kind::Plain | Kind::Unverified => tls::unverified()?,
             Kind::Verified | Kind::Host(_) => {
-                tokio::task::spawn_blocking(move || tls::verified(&options.trust, files.as_ref(), &options.events))
+                tokio::task::spawn_blocking(move || tls::verified(&options.trust, files.as_deref(), &options.events))
                     .await
                     .map_err(|e| Fault::Setting(format!("cannot set up TLS: {e}")))??
             }
@@ -136,6 +144,16 @@ impl Transport {
         let client = builder.build().map_err(|e| Fault::Setting(format!("cannot set up HTTP: {}", innermost(&e))))?;
         self.clients.lock().unwrap_or_else(PoisonError::into_inner).insert(key, client.clone());
         Ok(client)
+    }
+
+    fn host_files(&self, authority: &str) -> Result<Option<Arc<HostFiles>>, Fault> {
+        let mut known = self.own_files.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(files) = known.get(authority) {
+            return Ok(files.clone());
+        }
+        let files = tls::host_files(&self.options.trust, authority)?.map(Arc::new);
+        known.insert(authority.to_owned(), files.clone());
+        Ok(files)
     }
 
     fn built(&self, key: &(Kind, bool)) -> Option<reqwest::Client> {

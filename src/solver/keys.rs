@@ -62,9 +62,12 @@ impl Solver {
         if let Some(Kind::Source(source)) = &vertex.op.kind {
             self.env.events.started(&vertex.digest);
             let keyed = self.source(vertex, source).await;
-            if let Err(error) = &keyed {
-                self.env.events.completed(&vertex.digest, Outcome::Failed(error.message().to_owned()));
-                self.env.cancel.cancel();
+            match &keyed {
+                Ok(_) => self.env.events.completed(&vertex.digest, Outcome::Done),
+                Err(error) => {
+                    self.env.events.completed(&vertex.digest, Outcome::Failed(error.message().to_owned()));
+                    self.env.cancel.cancel();
+                }
             }
             return keyed;
         }
@@ -88,6 +91,9 @@ impl Solver {
             return Ok(Keyed { key: Some(key), hit: None });
         }
         let hit = self.look_up(vertex, &key).await?;
+        if hit.is_some() {
+            self.env.events.completed(&vertex.digest, Outcome::Cached);
+        }
         Ok(Keyed { key: Some(key), hit })
     }
 

@@ -76,6 +76,8 @@ pub struct Solved {
     pub outputs: Vec<Tree>,
     /// Found in the cache.
     pub cached: bool,
+    /// Found by its definition key, before anything else was looked at.
+    known: bool,
 }
 
 impl Solver {
@@ -159,6 +161,8 @@ impl Solver {
     async fn run_vertex(self: &Arc<Self>, graph: &Arc<Graph>, vertex: &Arc<Vertex>) -> Result<Solved, SolveError> {
         let result = self.find_or_operate(graph, vertex).await;
         match &result {
+            // Said when the key was looked up.
+            Ok(solved) if solved.known => {}
             Ok(solved) => {
                 let outcome = if solved.cached { Outcome::Cached } else { Outcome::Done };
                 self.env.events.completed(&vertex.digest, outcome);

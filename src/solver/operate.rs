@@ -23,7 +23,7 @@ impl Solver {
         let keyed = self.keyed(graph, &vertex.digest).await?;
         if let Some(hit) = &keyed.hit {
             let cached = !hit.source;
-            return Ok(Solved { canonical: hit.canonical.clone(), outputs: hit.outputs.clone(), cached });
+            return Ok(Solved { canonical: hit.canonical.clone(), outputs: hit.outputs.clone(), cached, known: true });
         }
         let inputs = try_join_all(vertex.inputs.iter().map(|edge| self.solved(graph, &edge.vertex))).await?;
         let mut trees = Vec::with_capacity(inputs.len());
@@ -41,11 +41,11 @@ impl Solver {
             // Later builds that may use the cache find this result; what builds on it now is keyed apart (C4.08).
             let canonical = key::combine(&fresh(), &[Part::Key(key.clone(), 0)]);
             self.remember(vertex, &key, &fast, &canonical, &outputs).await?;
-            return Ok(Solved { canonical, outputs: outputs.into_iter().map(Tree::Layers).collect(), cached: false });
+            return Ok(Solved { canonical, outputs: outputs.into_iter().map(Tree::Layers).collect(), cached: false, known: false });
         }
         if let Some(hit) = self.look_up(vertex, &key).await? {
             self.alias(vertex, &fast, &hit.canonical).await?;
-            return Ok(Solved { canonical: hit.canonical, outputs: hit.outputs, cached: true });
+            return Ok(Solved { canonical: hit.canonical, outputs: hit.outputs, cached: true, known: false });
         }
         // One process runs a vertex while others wait for its result.
         let lock = {
@@ -53,12 +53,12 @@ impl Solver {
             blocking(move || store.key_lock(&key).map_err(|e| tree::store_error(&vertex, &e))).await?
         };
         if let Some(hit) = self.look_up(vertex, &key).await? {
-            return Ok(Solved { canonical: hit.canonical, outputs: hit.outputs, cached: true });
+            return Ok(Solved { canonical: hit.canonical, outputs: hit.outputs, cached: true, known: false });
         }
         let outputs = self.operate(vertex, &trees).await?;
         self.remember(vertex, &key, &fast, &key, &outputs).await?;
         drop(lock);
-        Ok(Solved { canonical: key, outputs: outputs.into_iter().map(Tree::Layers).collect(), cached: false })
+        Ok(Solved { canonical: key, outputs: outputs.into_iter().map(Tree::Layers).collect(), cached: false, known: false })
     }
 
     async fn content_key(

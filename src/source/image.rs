@@ -11,7 +11,7 @@ use super::fetch::Downloads;
 use super::oci_layout::Layout;
 use super::{ImageAttributes, LAYOUT_HOST, SourceError};
 use crate::base::{Digest, Events};
-use crate::llb::host::{ResolveMode, ResolvedImage};
+use crate::llb::host::{FrontendHost, HostError, ResolveMode, ResolvedImage};
 use crate::llb::op::SourceOp;
 use crate::oci::{Descriptor, Manifest, Platform, Reference};
 use crate::registry::Client;
@@ -27,6 +27,8 @@ pub(super) struct Inner {
     pub(super) events: Events,
     /// Images looked at so far, by root digest and platform.
     seen: Mutex<HashMap<(Digest, String), Arc<Image>>>,
+    /// What the registry said tags mean: a tag that moves during a build must not mean two things in it.
+    told: Mutex<HashMap<Reference, Digest>>,
     pub(super) downloads: Downloads,
 }
 
@@ -40,8 +42,8 @@ impl ImageSource {
     /// A source over a store and a registry client.
     #[must_use]
     pub fn new(store: Store, client: Client, events: Events) -> Self {
-        let (seen, downloads) = (Mutex::default(), Downloads::default());
-        Self(Arc::new(Inner { store, client, events, seen, downloads }))
+        let (seen, told) = (Mutex::default(), Mutex::default());
+        Self(Arc::new(Inner { store, client, events, seen, told, downloads: Downloads::default() }))
     }
 
     /// The registry client in use.
@@ -131,6 +133,10 @@ impl ImageSource {
         if let Some(digest) = &reference.digest {
             return self.pinned(reference, digest, platform, mode).await;
         }
+        let told = self.0.told.lock().unwrap_or_else(PoisonError::into_inner).get(reference).cloned();
+        if let Some(digest) = told {
+            return self.pinned(&reference.with_digest(digest.clone()), &digest, platform, mode).await;
+        }
         if mode != ResolveMode::Pull
             && let Some(image) = self.local(reference, platform).await?
         {
@@ -140,6 +146,7 @@ impl ImageSource {
             return Err(SourceError::NotLocal { name: reference.to_string() });
         }
         let image = self.remote(reference, platform).await?;
+        self.0.told.lock().unwrap_or_else(PoisonError::into_inner).insert(reference.clone(), image.root.clone());
         let (reference, platform, digest) = (reference.clone(), platform.to_string(), image.root.clone());
         self.blocking(move |store| Ok(store.remember_resolution(&reference, &platform, &digest)?)).await?;
         Ok(image)
@@ -292,6 +299,18 @@ impl ImageSource {
             Ok(result) => result,
             Err(error) => Err(SourceError::Internal(error.to_string())),
         }
+    }
+}
+
+#[async_trait::async_trait]
+impl FrontendHost for ImageSource {
+    async fn resolve_image(
+        &self,
+        identifier: &str,
+        platform: &Platform,
+        mode: ResolveMode,
+    ) -> Result<ResolvedImage, HostError> {
+        Ok(self.resolve(identifier, platform, mode).await?)
     }
 }
 

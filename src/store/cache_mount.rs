@@ -27,6 +27,9 @@ pub enum Sharing {
     Locked,
 }
 
+/// Fills a new cache mount, whose directory it is given.
+pub type Seed<'a> = &'a mut dyn FnMut(&Path) -> io::Result<()>;
+
 /// A cache mount in use; dropped when the step has ended.
 #[derive(Debug)]
 pub struct CacheMount {
@@ -48,12 +51,7 @@ impl Store {
     ///
     /// # Errors
     /// If the directory cannot be made, or what `seed` says.
-    pub fn cache_mount(
-        &self,
-        id: &str,
-        sharing: Sharing,
-        seed: Option<&mut dyn FnMut(&Path) -> io::Result<()>>,
-    ) -> Result<CacheMount, StoreError> {
+    pub fn cache_mount(&self, id: &str, sharing: Sharing, seed: Option<Seed<'_>>) -> Result<CacheMount, StoreError> {
         let (name, lock) = self.lock_mount(id, sharing)?;
         let path = self.inner.layout.mounts().join(&name).join("fs");
         if !path.is_dir() {
@@ -104,12 +102,7 @@ impl Store {
         self.inner.layout.locks().join("mount").join(name)
     }
 
-    fn make_mount(
-        &self,
-        id: &str,
-        name: &str,
-        seed: Option<&mut dyn FnMut(&Path) -> io::Result<()>>,
-    ) -> Result<(), StoreError> {
+    fn make_mount(&self, id: &str, name: &str, seed: Option<Seed<'_>>) -> Result<(), StoreError> {
         let scratch = self.owner()?.dir("mount")?;
         let tree = scratch.join("fs");
         fs::create_dir(&tree)

@@ -9,6 +9,7 @@ use rustix::fs::FlockOperation;
 
 use crate::base::Digest;
 use crate::base::file::write_atomic;
+use crate::oci::Index;
 
 use super::StoreError;
 
@@ -142,8 +143,11 @@ impl Layout {
         for dir in DIRECTORIES {
             create_dirs(&self.root.join(dir))?;
         }
-        let marker = self.oci().join("oci-layout");
-        write_atomic(&marker, OCI_LAYOUT).map_err(StoreError::io("write", &marker))?;
+        let empty = serde_json::to_vec(&Index::new(Vec::new())).expect("because the index has string keys only");
+        for (name, bytes) in [("index.json", empty.as_slice()), ("oci-layout", OCI_LAYOUT)] {
+            let path = self.oci().join(name);
+            write_atomic(&path, bytes).map_err(StoreError::io("write", &path))?;
+        }
         // Last: a directory without VERSION is one whose creation did not end, and is completed by the next open.
         write_atomic(&self.version(), version_text().as_bytes()).map_err(StoreError::io("write", self.version()))
     }

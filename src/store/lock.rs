@@ -23,8 +23,7 @@ pub(crate) enum Mode {
 /// A held lock. Dropping it releases it.
 #[derive(Debug)]
 pub(crate) struct FileLock {
-    /// The descriptor that holds the lock; it is only ever closed.
-    _file: File,
+    file: File,
     path: PathBuf,
     remove: bool,
 }
@@ -42,7 +41,7 @@ impl FileLock {
                 Err(e) => return Err(StoreError::errno("lock", path)(e)),
             }
             if is_current(&file, path)? {
-                return Ok(Self { _file: file, path: path.to_path_buf(), remove: mode == Mode::Exclusive });
+                return Ok(Self { file, path: path.to_path_buf(), remove: mode == Mode::Exclusive });
             }
         }
     }
@@ -55,7 +54,7 @@ impl FileLock {
                 return Ok(None);
             }
             if is_current(&file, path)? {
-                return Ok(Some(Self { _file: file, path: path.to_path_buf(), remove: mode == Mode::Exclusive }));
+                return Ok(Some(Self { file, path: path.to_path_buf(), remove: mode == Mode::Exclusive }));
             }
         }
     }
@@ -70,7 +69,7 @@ impl FileLock {
         if !try_flock(&file, path, Mode::Exclusive)? || !is_current(&file, path)? {
             return Ok(None);
         }
-        Ok(Some(Self { _file: file, path: path.to_path_buf(), remove: true }))
+        Ok(Some(Self { file, path: path.to_path_buf(), remove: true }))
     }
 }
 
@@ -80,16 +79,26 @@ impl Drop for FileLock {
             // Before the descriptor is closed: nobody can hold the lock of the same name by then.
             let _ = fs::remove_file(&self.path);
         }
+        release(&self.file);
     }
 }
 
 /// Whether the file at `path` is locked by somebody who lives.
 pub(crate) fn is_held(path: &Path) -> Result<bool, StoreError> {
     match OpenOptions::new().read(true).open(path) {
-        Ok(file) => Ok(!try_flock(&file, path, Mode::Exclusive)?),
+        Ok(file) => {
+            let free = try_flock(&file, path, Mode::Exclusive)?;
+            release(&file);
+            Ok(!free)
+        }
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(e) => Err(StoreError::io("open", path)(e)),
     }
+}
+
+/// Closing is not enough: a process being forked at this moment has a copy of the descriptor until it calls exec.
+fn release(file: &File) {
+    let _ = rustix::fs::flock(file, FlockOperation::Unlock);
 }
 
 fn try_flock(file: &File, path: &Path, mode: Mode) -> Result<bool, StoreError> {
@@ -178,6 +187,18 @@ mod tests {
                 });
             }
         });
+    }
+
+    #[test]
+    fn a_copy_of_the_descriptor_does_not_keep_the_lock() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("a");
+        let held = FileLock::wait(&path, Mode::Shared).expect("locks");
+        // As a child has between fork and exec.
+        let copy = held.file.try_clone().expect("duplicates");
+        drop(held);
+        assert!(!is_held(&path).expect("asks"));
+        drop(copy);
     }
 
     #[test]

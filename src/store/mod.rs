@@ -41,7 +41,7 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use crate::base::Events;
 use crate::base::digest::hex;
 
-pub use cache_mount::{CacheMount, Sharing};
+pub use cache_mount::{CacheMount, Seed, Sharing};
 pub use content::BlobWriter;
 pub use context::{ContextIndex, StatKey};
 pub use error::StoreError;

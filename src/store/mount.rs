@@ -200,9 +200,7 @@ impl Store {
         let scratch = owner.dir("layer")?;
         let result = self.unpack_into(&scratch, below_dirs, layers, snapshotter).and_then(|()| {
             let top = layers.last().ok_or_else(|| StoreError::Misuse("no layers to unpack".into()))?;
-            self.inner.meta.write("add a layer directory", |tx| {
-                self.adopt_dir(tx, &scratch, top, &key, &dialect, None).map_err(Into::into)
-            })
+            self.inner.meta.write("add a layer directory", |tx| self.adopt_dir(tx, &scratch, top, &key, &dialect, None))
         });
         if result.is_err() {
             let _ = remove_tree(&scratch);

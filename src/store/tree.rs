@@ -210,7 +210,7 @@ mod tests {
         let closed = top.join("closed");
         fs::create_dir(&closed).expect("creates");
         fs::write(closed.join("file"), "x").expect("writes");
-        fs::set_permissions(&closed, fs::Permissions::from_mode(0)).expect("chmod");
+        fs::set_permissions(&closed, fs::Permissions::from_mode(0o0)).expect("chmod");
         // Deeper than PATH_MAX allows to name, and than there are descriptors.
         let mut fd = crate::base::file::open_dir(&top).expect("opens");
         for _ in 0..1500 {

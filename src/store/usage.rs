@@ -147,7 +147,7 @@ impl Store {
     }
 
     pub(crate) fn inventory(&self) -> Result<Vec<Item>, StoreError> {
-        let rows = self.inner.meta.write("list the store", |tx| Ok(self.rows(tx)?))?;
+        let rows = self.inner.meta.write("list the store", |tx| self.rows(tx))?;
         let pinned = self.pinned_blobs()?;
         let mut items = Vec::new();
         let mut known_dirs = HashSet::new();

@@ -172,6 +172,7 @@ impl Bench {
         let mut all: Vec<String> = vec!["build".into(), "--progress".into(), "plain".into()];
         all.extend(self.args.iter().cloned());
         all.extend(args.iter().map(|a| (*a).to_owned()));
+        all.push(self.ctx().display().to_string());
         let mut child = self.command(all).stdin(Stdio::piped()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(input).unwrap();
         finish(child.wait_with_output().unwrap())

@@ -92,7 +92,7 @@ async fn a_wrong_password_is_named_as_such() {
         assert!(text.contains(&format!("{} refused the credentials of user \"user\"", registry.host())), "{text}");
         assert!(!text.contains("wrong"), "the password is shown: {text}");
         assert_eq!(error.kind(), FaultKind::Auth);
-        assert!(error.hint().is_some_and(|h| h.contains(&format!("rbuild login {}", registry.host()))), "{auth:?}");
+        assert!(error.hint().is_some_and(|h| h.contains(&format!("docker login {}", registry.host()))), "{auth:?}");
     }
 }
 
@@ -235,4 +235,21 @@ async fn an_unknown_scheme_is_a_denial() {
     registry.fault("GET", "/manifests/", 9, Action::Status(401, challenge, String::new()));
     let error = client().manifest(&reference(&registry, "a/b:1")).await.expect_err("refused");
     assert_eq!(error.kind(), FaultKind::Auth);
+}
+
+#[tokio::test]
+async fn a_server_that_never_makes_up_its_mind_is_left() {
+    let registry = registry_with(Auth::Open);
+    registry.set_auth(Auth::Token(Tokens::default()));
+    let (client, _) = client_with(&registry, user("secret"));
+    let bearer = format!("Bearer realm=\"http://{}/token\",service=\"fake\"", registry.host());
+    for _ in 0..50 {
+        for challenge in [bearer.as_str(), "Basic realm=\"r\""] {
+            let challenge = vec![("WWW-Authenticate", challenge.to_owned())];
+            registry.fault("GET", "/manifests/", 1, Action::Status(401, challenge, String::new()));
+        }
+    }
+    let error = client.manifest(&reference(&registry, "a/b:1")).await.expect_err("refused");
+    assert_eq!(error.kind(), FaultKind::Auth);
+    assert!(registry.count("GET", "/manifests/") <= 5);
 }

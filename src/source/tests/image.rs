@@ -19,10 +19,11 @@ async fn both_families_and_all_codecs_resolve() {
     let fixture = Fixture::new();
     for (salt, family) in [("one", Family::Oci), ("two", Family::Docker)] {
         let built = build(salt, family, &[Codec::Gzip, Codec::Zstd, Codec::Uncompressed]);
-        built.put(&registry, "a", Some("1"));
-        let found = fixture.source.resolve(&id(&registry, "a:1"), &amd64(), ResolveMode::Pull).await.expect("resolved");
+        built.put(&registry, "a", Some(salt));
+        let name = id(&registry, &format!("a:{salt}"));
+        let found = fixture.source.resolve(&name, &amd64(), ResolveMode::Pull).await.expect("resolved");
         assert_eq!((found.digest, found.config.to_vec()), (built.digest(), built.config.clone()));
-        let layers = fixture.source.layers(&id(&registry, "a:1"), &amd64()).await.expect("known");
+        let layers = fixture.source.layers(&name, &amd64()).await.expect("known");
         assert_eq!(layers.len(), 3);
     }
     assert_eq!(registry.count("GET", "/blobs/"), 2, "configs only: no layer was read");
@@ -32,17 +33,18 @@ async fn both_families_and_all_codecs_resolve() {
 async fn c2_01_an_index_gives_the_image_for_the_platform() {
     let registry = FakeRegistry::start();
     let fixture = Fixture::new();
-    for family in [Family::Oci, Family::Docker] {
+    for (tag, family) in [("1", Family::Oci), ("2", Family::Docker)] {
+        let name = id(&registry, &format!("a:{tag}"));
         let (one, two) = (build("one", family, &[Codec::Gzip]), build("two", family, &[Codec::Gzip]));
         one.put(&registry, "a", None);
         two.put(&registry, "a", None);
         let (bytes, kind) = index(vec![one.descriptor("linux/arm64"), two.descriptor("linux/amd64")], family);
-        registry.put_manifest("a", Some("1"), kind, &bytes);
-        let found = fixture.source.resolve(&id(&registry, "a:1"), &amd64(), ResolveMode::Pull).await.expect("resolved");
+        registry.put_manifest("a", Some(tag), kind, &bytes);
+        let found = fixture.source.resolve(&name, &amd64(), ResolveMode::Pull).await.expect("resolved");
         assert_eq!(found.digest, Digest::sha256(&bytes), "the name means the index");
         assert_eq!(found.config.to_vec(), two.config);
         let wanted = "linux/s390x".parse().expect("valid");
-        let error = fixture.source.resolve(&id(&registry, "a:1"), &wanted, ResolveMode::Pull).await.expect_err("none");
+        let error = fixture.source.resolve(&name, &wanted, ResolveMode::Pull).await.expect_err("none");
         assert!(error.to_string().ends_with("no image for platform linux/s390x, only for linux/arm64, linux/amd64"));
         assert_eq!(error.kind(), FaultKind::Input);
     }
@@ -81,6 +83,20 @@ async fn c2_01_resolve_modes() {
     drop(registry);
     assert_eq!(resolve(ResolveMode::Pull).await.expect_err("unreachable").kind(), FaultKind::Network);
     assert_eq!(resolve(ResolveMode::Default).await.expect("remembered"), new.digest());
+}
+
+#[tokio::test]
+async fn a_tag_means_one_thing_in_one_build() {
+    let registry = FakeRegistry::start();
+    let fixture = Fixture::new();
+    let (old, new) = (simple("old"), simple("new"));
+    old.put(&registry, "a", Some("1"));
+    let resolve = async || fixture.source.resolve(&id(&registry, "a:1"), &amd64(), ResolveMode::Pull).await;
+    assert_eq!(resolve().await.expect("pulled").digest, old.digest());
+    new.put(&registry, "a", Some("1"));
+    let before = registry.requests().len();
+    assert_eq!(resolve().await.expect("known").digest, old.digest());
+    assert_eq!(registry.requests().len(), before, "every stage asks again");
 }
 
 #[tokio::test]

@@ -272,7 +272,11 @@ fn detached(layers: &Layers<'_>) -> Result<OwnedFd, StoreError> {
         fsconfig_set_flag(&fs, *flag).map_err(|e| fail(flag, Some(&fs), e))?;
     }
     fsconfig_create(&fs).map_err(|e| fail("create", Some(&fs), e))?;
-    let attributes = if layers.upper.is_some() { MountAttrFlags::empty() } else { MountAttrFlags::MOUNT_ATTR_RDONLY };
+    // Device nodes an image brings along are files like others; without a device cgroup they must not open anything.
+    let mut attributes = MountAttrFlags::MOUNT_ATTR_NODEV;
+    if layers.upper.is_none() {
+        attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY;
+    }
     fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(|e| fail("fsmount", Some(&fs), e))
 }
 
@@ -315,7 +319,7 @@ fn mount_old(layers: &Layers<'_>, target: &Path, read_only: bool) -> Result<(), 
         options.push_str(&format!(",upperdir={},workdir={},volatile", name(upper)?, name(work)?));
     }
     let options = std::ffi::CString::new(options).map_err(|_| fail(Errno::INVAL))?;
-    let flags = if read_only { MountFlags::RDONLY } else { MountFlags::empty() };
+    let flags = if read_only { MountFlags::RDONLY | MountFlags::NODEV } else { MountFlags::NODEV };
     mount("overlay", target, "overlay", flags, options.as_c_str()).map_err(fail)
 }
 
@@ -330,10 +334,9 @@ fn bind_read_only(dir: &Path, target: &Path) -> Result<(), StoreError> {
     move_mount(&tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(fail)?;
     // Flags the parent namespace locked must be named again, or the remount is refused.
     let locked = rustix::fs::statvfs(target).map_err(fail)?.f_flag;
-    let mut flags = MountFlags::BIND | MountFlags::RDONLY;
+    let mut flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NODEV;
     for (has, flag) in [
         (rustix::fs::StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
-        (rustix::fs::StatVfsMountFlags::NODEV, MountFlags::NODEV),
         (rustix::fs::StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
         (rustix::fs::StatVfsMountFlags::NOATIME, MountFlags::NOATIME),
         (rustix::fs::StatVfsMountFlags::NODIRATIME, MountFlags::NODIRATIME),
@@ -348,4 +351,63 @@ fn bind_read_only(dir: &Path, target: &Path) -> Result<(), StoreError> {
         return Err(fail(e));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::testing::{overlay_store, skip};
+
+    #[test]
+    fn both_ways_to_mount_do_the_same() {
+        if overlay_store().is_none() {
+            return;
+        }
+        for api in [Api::Fsconfig, Api::Mount] {
+            let dir = tempfile::tempdir().expect("a temporary directory");
+            let overlay = Overlay { api };
+            let dirs: Vec<PathBuf> = (0..40).map(|i| dir.path().join(format!("a,b:c{i}"))).collect();
+            for (i, layer) in dirs.iter().enumerate() {
+                fs::create_dir(layer).expect("creates");
+                fs::write(layer.join("same"), i.to_string()).expect("writes");
+                fs::write(layer.join(format!("only{i}")), "x").expect("writes");
+            }
+            let scratch = dir.path().join("scratch");
+            fs::create_dir(&scratch).expect("creates");
+            let stub = crate::store::Stub { path: "/run/x".into(), dir: true };
+            let request = ViewRequest {
+                dirs: &dirs,
+                writable: true,
+                stubs: std::slice::from_ref(&stub),
+                scratch: &scratch,
+                mountpoint: &dir.path().join("mnt"),
+            };
+            let mut view = overlay.view(&request).expect("mounts");
+            assert_eq!(fs::read_to_string(view.root.join("same")).expect("reads"), "39", "{api:?}: the last is on top");
+            assert_eq!(fs::read_dir(&view.root).expect("lists").count(), 42, "{api:?}");
+            fs::write(view.root.join("new"), "x").expect("writes");
+            fs::remove_file(view.root.join("only0")).expect("removes");
+            if rustix::process::geteuid().is_root() {
+                let node = view.root.join("null");
+                let (kind, mode) = (rustix::fs::FileType::CharacterDevice, Mode::RUSR | Mode::WUSR);
+                match rustix::fs::mknodat(CWD, &node, kind, mode, rustix::fs::makedev(1, 3)) {
+                    Ok(()) => assert!(fs::File::open(&node).is_err(), "{api:?}: devices of an image must not open"),
+                    Err(e) => skip(&format!("mknod: {e}")),
+                }
+            }
+            view.release().expect("unmounts");
+            let keep = view.keep.clone().expect("is kept");
+            assert!(keep.join("new").is_file() && !keep.join("run").exists());
+            assert!(fs::symlink_metadata(keep.join("only0")).expect("is a whiteout").file_type().is_char_device());
+        }
+    }
+
+    #[test]
+    fn too_many_layers_are_refused_in_words() {
+        let dirs = vec![PathBuf::from("/nonexistent"); 501];
+        let error = Overlay { api: Api::Fsconfig }
+            .mount(&Layers { lowers: &dirs, upper: None }, Path::new("/nonexistent"))
+            .expect_err("too many");
+        assert!(error.to_string().contains("at most 500"), "{error}");
+    }
 }

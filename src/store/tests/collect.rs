@@ -71,7 +71,7 @@ fn stores() -> Vec<(tempfile::TempDir, Store)> {
 fn b8_03_usage_agrees_with_du() {
     for (_dir, store) in stores() {
         let a = commit(&store, &[], "a", 300_000);
-        store.derive_blob(&[a.clone()], &options(Codec::Gzip)).expect("packs");
+        store.derive_blob(std::slice::from_ref(&a), &options(Codec::Gzip)).expect("packs");
         commit(&store, &[a], "b", 100);
         let mount = store.cache_mount("id", Sharing::Shared, None).expect("opens");
         fs::write(mount.path().join("x"), vec![1; 50_000]).expect("writes");
@@ -102,7 +102,7 @@ fn b8_03_usage_agrees_with_du() {
 fn b8_04_prune_removes_what_nobody_uses() {
     for (_dir, store) in stores() {
         let a = commit(&store, &[], "a", 100_000);
-        let b = commit(&store, &[a.clone()], "b", 100_000);
+        let b = commit(&store, std::slice::from_ref(&a), "b", 100_000);
         store.derive_blob(&[a.clone(), b.clone()], &options(Codec::Gzip)).expect("packs");
         put(&store, "one", &[a.clone(), b.clone()]);
         let _ = store.cache_mount("id", Sharing::Shared, None).expect("opens");
@@ -124,7 +124,7 @@ fn a_living_lease_protects_what_it_saw() {
     for (_dir, store) in stores() {
         let old = commit(&store, &[], "old", 1000);
         let seen = commit(&store, &[], "seen", 1000);
-        put(&store, "seen", &[seen.clone()]);
+        put(&store, "seen", std::slice::from_ref(&seen));
         let blob = store.put_blob(b"config").expect("writes");
         let choice = match store.snapshotter_name().expect("chosen") {
             "overlay" => SnapshotterChoice::Overlay,
@@ -142,7 +142,7 @@ fn a_living_lease_protects_what_it_saw() {
         assert!(store.has_blob(&blob).expect("asks").is_some());
         // A mount is a lease of its own.
         drop(lease);
-        let mounted = other.mount(&[new.clone()], &READ_ONLY).expect("mounts");
+        let mounted = other.mount(std::slice::from_ref(&new), &READ_ONLY).expect("mounts");
         store.prune(&PruneOptions::default()).expect("prunes");
         assert!(mounted.root().join("new").exists());
         assert!(store.layer(&seen).is_err());
@@ -156,7 +156,7 @@ fn a_living_lease_protects_what_it_saw() {
 fn content_of_images_stays() {
     let (_dir, store) = store();
     let layer = commit(&store, &[], "a", 100_000);
-    let blob = store.derive_blob(&[layer.clone()], &options(Codec::Gzip)).expect("packs");
+    let blob = store.derive_blob(std::slice::from_ref(&layer), &options(Codec::Gzip)).expect("packs");
     let config = store.put_blob(b"{}").expect("writes");
     let manifest = Manifest {
         schema_version: 2,

@@ -442,3 +442,36 @@ fn many_layers_and_long_paths_can_be_mounted() {
     let mounted = store.mount(&chain, &READ_ONLY).expect("mounts");
     assert_eq!(fs::read_dir(mounted.root()).expect("lists").count(), 130);
 }
+
+/// No silent fallback: a store whose file system cannot be an upper is served by native, and that is said once.
+#[test]
+fn c5_20_auto_falls_back_with_one_notice() {
+    use crate::base::{Event, Events};
+    use crate::store::StoreOptions;
+    use std::sync::{Arc, Mutex};
+
+    let Some((dir, outer)) = overlay_store() else { return };
+    // Upper on overlay is refused by the kernel.
+    let mounted = outer.mount(&[], &WRITABLE).expect("mounts");
+    let notices = Arc::new(Mutex::new(Vec::new()));
+    let sink = notices.clone();
+    let events = Events::new(move |event| {
+        if let Event::Notice { key, text } = event {
+            sink.lock().expect("is not poisoned").push((key, text));
+        }
+    });
+    let root = mounted.root().join("store");
+    let store = Store::open(&root, &StoreOptions::new(events)).expect("opens");
+    for _ in 0..2 {
+        assert_eq!(store.snapshotter_name().expect("chosen"), "native");
+    }
+    let layer = store.mount(&[], &WRITABLE).expect("copies").commit("works").expect("commits");
+    assert!(store.layer(&layer).expect("exists").materialised);
+    let notices = notices.lock().expect("is not poisoned");
+    assert_eq!(notices.len(), 1, "{notices:?}");
+    assert_eq!(notices[0].0, "native-snapshotter");
+    let error = open(&root, SnapshotterChoice::Overlay).and_then(|s| s.snapshotter_name()).expect_err("is refused");
+    assert!(error.to_string().contains("overlay snapshotter does not work"), "{error}");
+    drop(store);
+    drop(dir);
+}
