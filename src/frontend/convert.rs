@@ -215,7 +215,8 @@ impl Converter<'_> {
         mode: Mode,
         place: &Place,
     ) -> Result<String, FrontendError> {
-        let variables = state.variables();
+        // Most words have no variables: the table is then not worth making.
+        let variables = if word.contains('$') { state.variables() } else { Variables::new() };
         let expanded = self.lex.expand(word, mode, &variables)?;
         for name in &expanded.undefined {
             if state.args.iter().any(|(declared, _)| declared == name) || !super::args::is_variable(name) {

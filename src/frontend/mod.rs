@@ -28,6 +28,8 @@ mod words;
 pub use error::{FrontendError, Place};
 pub use options::{FrontendInput, FrontendOptions, FrontendResult, NoCache, Warning};
 
+use indexmap::IndexMap;
+
 use crate::dockerfile::Stages;
 use crate::dockerfile::ignore::IgnoreFile;
 use crate::llb::FrontendHost;
@@ -68,6 +70,9 @@ pub async fn dockerfile_to_llb(
     let last_stage = stages.all().last().and_then(|stage| stage.name.as_deref());
     let target_name = target.or(last_stage).unwrap_or_default();
     let automatic = args::automatic(&platform, &build_platform, target_name, &options.build_args);
+    if let Ok(defaults) = Globals::new(automatic.clone(), stages.global_args(), &IndexMap::new(), lex) {
+        plan::check_default_bases(&stages, &defaults, lex, &mut checks);
+    }
     let mut globals = Globals::new(automatic, stages.global_args(), &options.build_args, lex)?;
     let mut build_args = options.build_args.clone();
     let epoch = args::resolve_epoch(options, &mut build_args, &globals)?;
@@ -145,7 +150,7 @@ fn finish_config(image: &mut ImageConfig, options: &FrontendOptions) {
 }
 
 /// `# syntax=` may name Docker's front end, which ours stands in for; others are refused (SPEC C3.01).
-fn check_syntax(text: &str, build_args: &indexmap::IndexMap<String, String>) -> Result<(), FrontendError> {
+fn check_syntax(text: &str, build_args: &IndexMap<String, String>) -> Result<(), FrontendError> {
     let image = text.split_whitespace().next().unwrap_or_default();
     if build_args.contains_key("BUILDKIT_SYNTAX") || image == "dockerfile.v0" || args::is_dockerfile_frontend(image) {
         return Ok(());

@@ -8,6 +8,7 @@ use super::contexts::{Content, Contexts, NamedContext};
 use super::error::{FrontendError, Place};
 use super::mount;
 use super::words::{Lex, Mode};
+use crate::dockerfile::Stages;
 use crate::dockerfile::ast::{Instruction, Kind};
 use crate::dockerfile::lint::Rule;
 use crate::oci::{Platform, Reference};
@@ -480,6 +481,21 @@ impl Stage {
             _ => None,
         }
     }
+}
+
+/// Warns of base names that are only valid with build arguments (SPEC A10.17). `defaults` are the global arguments
+/// without any.
+pub(super) fn check_default_bases(stages: &Stages<'_>, defaults: &Globals, lex: Lex, checks: &mut Checks) {
+    for stage in stages.all() {
+        checks.enter(&stage.from.comments);
+        let Ok(name) = lex.expand(&stage.base.text, Mode::Word, &defaults.values) else { return };
+        if Reference::parse_raw(&name.text).is_err() {
+            let message =
+                format!("Default value for ARG {} results in empty or invalid base image name", stage.base.text);
+            checks.warn(Rule::InvalidDefaultArgInFrom, message, &Place::from(stage.from));
+        }
+    }
+    checks.enter(&[]);
 }
 
 /// ` (did you mean X?)` or nothing.

@@ -64,16 +64,17 @@ impl State {
         Self { node, image, base_image, platform, args, workdir_set, cmd, entrypoint, healthcheck }
     }
 
-    /// A stage built `FROM` this one: everything but triggers and what was said once per stage (SPEC A4.12, A8.12).
+    /// A stage built `FROM` this one: everything but what was said once per stage (SPEC A4.12).
     pub(super) fn child(&self) -> Self {
         let mut child = self.clone();
-        child.image.config.on_build.clear();
         (child.cmd, child.entrypoint, child.healthcheck) = (None, None, None);
         child
     }
 
-    /// Completes what the base left out, before the first instruction.
+    /// Completes what the base left out, before the first instruction. The base's triggers are among the
+    /// instructions and go no further.
     pub(super) fn begin(&mut self) {
+        self.image.config.on_build.clear();
         if !self.is_windows() && !self.image.config.env.iter().any(|entry| key_of(entry) == "PATH") {
             self.image.config.env.push(format!("PATH={DEFAULT_PATH}"));
         }
@@ -216,7 +217,8 @@ mod tests {
         let mut parent = state();
         parent.args.push(("A".into(), Some("1".into())));
         parent.image.config.on_build.push("RUN x".into());
-        let child = parent.child();
+        let mut child = parent.child();
+        child.begin();
         assert_eq!(child.variables()["A"], "1");
         assert!(child.image.config.on_build.is_empty());
     }

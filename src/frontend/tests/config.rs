@@ -41,8 +41,8 @@ fn a8_04_entrypoint_resets_an_inherited_command() {
 fn a8_06_workdir_belongs_to_the_user() {
     let result = convert("FROM user\nWORKDIR /\nWORKDIR $LANG\nUSER 7\nWORKDIR ../d\n");
     let text = graph(&result);
-    assert!(text.contains("mkdir /C mode=0755 parents owner=app\n"), "{text}");
-    assert!(text.contains("mkdir /d mode=0755 parents owner=7\n"), "{text}");
+    assert!(text.contains("mkdir /C mode=0755 parents owner=app ->"), "{text}");
+    assert!(text.contains("mkdir /d mode=0755 parents owner=7 ->"), "{text}");
     assert_eq!(history(&result)[1..], ["(WORKDIR /)", "WORKDIR /C", "(USER 7)", "WORKDIR /d"]);
 }
 
