@@ -60,7 +60,7 @@ impl Converter<'_> {
                 state.note(format!("SHELL {}", list(shell)));
             }
             Instruction::User(word) => {
-                let user = self.expand(state, &word.text, place)?;
+                let user = self.expand(state, word, place)?;
                 state.note(format!("USER {user}"));
                 state.image.config.user = user;
             }
@@ -68,7 +68,7 @@ impl Converter<'_> {
             Instruction::Volume(words) => {
                 let mut volumes = Vec::with_capacity(words.len());
                 for word in words {
-                    let volume = self.expand(state, &word.text, place)?;
+                    let volume = self.expand(state, word, place)?;
                     if volume.is_empty() {
                         return Err(FrontendError::input("VOLUME specified can not be an empty string"));
                     }
@@ -80,7 +80,7 @@ impl Converter<'_> {
                 }
             }
             Instruction::StopSignal(word) => {
-                let signal = self.expand(state, &word.text, place)?;
+                let signal = self.expand(state, word, place)?;
                 if state.is_windows() {
                     return Err(FrontendError::input("STOPSIGNAL is not supported on Windows"));
                 }
@@ -124,7 +124,7 @@ impl Converter<'_> {
             }
             let value = match (self.build_args.get(key), value) {
                 (Some(given), _) => Some(given.clone()),
-                (None, Some(word)) => Some(self.expand(state, &word.text, place)?),
+                (None, Some(word)) => Some(self.expand(state, word, place)?),
                 (None, None) => self.globals.values.get(key).cloned(),
             };
             text.push_str(&format!(" {key}"));
@@ -148,7 +148,7 @@ impl Converter<'_> {
         progress: &mut Progress,
     ) -> Result<(), FrontendError> {
         let place = &command.place;
-        let path = self.expand(state, &path.text, place)?;
+        let path = self.expand(state, path, place)?;
         if !state.workdir_set && !path.starts_with('/') {
             let message = format!("Relative workdir \"{path}\" can have unexpected results if the base image changes");
             self.checks.warn(Rule::WorkdirRelativePath, message, place);
@@ -190,7 +190,7 @@ impl Converter<'_> {
         let mut exposed = Vec::new();
         for word in words {
             // For the warnings about undefined variables.
-            self.expand(state, &word.text, place)?;
+            self.expand(state, word, place)?;
             for spec in self.lex.expand_words(&word.text, &variables)? {
                 let parsed = expose::parse(&spec).map_err(FrontendError::input)?;
                 if parsed.with_host {
@@ -232,8 +232,8 @@ impl Converter<'_> {
                     );
                     self.checks.warn(Rule::LegacyKeyValueFormat, message, place);
                 }
-                let key = self.expand(state, &pair.key.text, place)?;
-                Ok((key, self.expand(state, &pair.value.text, place)?))
+                let key = self.expand(state, &pair.key, place)?;
+                Ok((key, self.expand(state, &pair.value, place)?))
             })
             .collect()
     }

@@ -10,7 +10,7 @@ use super::options::{FrontendInput, NoCache};
 use super::plan::{Command, Origin, Outlook, Plan, StageId};
 use super::state::State;
 use super::words::{Lex, Mode};
-use crate::dockerfile::ast::Kind as Instruction;
+use crate::dockerfile::ast::{Kind as Instruction, Word};
 use crate::dockerfile::ignore::IgnoreFile;
 use crate::dockerfile::lint::Rule;
 use crate::llb::ResolveMode;
@@ -202,13 +202,15 @@ impl Converter<'_> {
         }
     }
 
-    /// Expands a word with what the stage has set so far, warning of undefined variables.
-    pub(super) fn expand(&mut self, state: &State, word: &str, place: &Place) -> Result<String, FrontendError> {
-        self.expand_as(state, word, Mode::Word, place)
+    /// Expands a word with what the stage has set so far, warning of undefined variables. `place` is that of the
+    /// instruction.
+    pub(super) fn expand(&mut self, state: &State, word: &Word, place: &Place) -> Result<String, FrontendError> {
+        let place = place.word(word);
+        self.expand_text(state, &word.text, Mode::Word, &place).map_err(|error| error.at(&place))
     }
 
-    /// [`Converter::expand`] with a choice of how quotes are treated.
-    pub(super) fn expand_as(
+    /// [`Converter::expand`] for text that is not a word of its own.
+    pub(super) fn expand_text(
         &mut self,
         state: &State,
         word: &str,

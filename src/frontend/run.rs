@@ -148,8 +148,9 @@ impl Converter<'_> {
         run.mounts
             .iter()
             .map(|word| {
-                let at = Place { span: Some(word.span.clone()), ..place.clone() };
-                mount::parse(&word.text, &mut |value| self.expand(state, value, place)).map_err(|error| error.at(&at))
+                let at = place.word(word);
+                mount::parse(&word.text, &mut |value| self.expand_text(state, value, Mode::Word, &at))
+                    .map_err(|error| error.at(&at))
             })
             .collect()
     }

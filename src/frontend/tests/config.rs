@@ -115,3 +115,17 @@ fn equal_input_gives_equal_bytes() {
     let (one, two) = (convert(text), convert(text));
     assert_eq!(one.definition.pb, two.definition.pb);
 }
+
+#[test]
+fn a1_19_errors_point_at_the_word() {
+    let text = "FROM alpine\nENV a=1 \\\n  b=${c?gone}\n";
+    let error = convert_with(text, options(), None, &Host::default()).expect_err("fails");
+    let place = error.place.expect("known");
+    assert_eq!(place.lines, (2, 3));
+    assert_eq!(place.span.map(|span| &text[span]), Some("${c?gone}"));
+    // The words of an image's trigger are not in the file.
+    let name = "docker-image://docker.io/library/bad:latest";
+    let host = Host::default().with(name, r#""config":{"OnBuild":["USER ${x?gone}"]}"#);
+    let error = convert_with("FROM bad\n", options(), None, &host).expect_err("fails");
+    assert_eq!(error.place, Some(crate::frontend::Place { lines: (1, 1), span: None }));
+}
