@@ -36,7 +36,7 @@ use crate::llb::FrontendHost;
 use crate::oci::{ImageConfig, Platform};
 
 use args::Globals;
-use checks::{CheckConfig, Checks};
+use checks::Checks;
 use contexts::Contexts;
 use convert::Converter;
 use plan::{Outlook, Plan};
@@ -56,11 +56,7 @@ pub async fn dockerfile_to_llb(
     if let Some(syntax) = &file.directives.syntax {
         check_syntax(&syntax.text, &options.build_args)?;
     }
-    let written = file.directives.check.as_ref().map(|word| word.text.as_str());
-    let mut checks = Checks::new(CheckConfig::parse(meaning.checks.as_deref().or(written).unwrap_or_default())?);
-    for warning in warnings {
-        checks.push(warning);
-    }
+    let mut checks = Checks::new(meaning.checks.as_deref(), &file)?;
 
     let build_platform = options.build_platforms.first().cloned().unwrap_or_else(Platform::host);
     let platform = options.platform.clone().unwrap_or_else(|| build_platform.clone());
@@ -82,6 +78,10 @@ pub async fn dockerfile_to_llb(
     let outlook = Outlook { globals: &globals, lex, contexts: &contexts, platform: &platform };
     let mut plan = Plan::new(&file.instructions, target, &outlook, &mut checks)?;
     let images = base::resolve(&mut plan, &outlook, host, options.image_resolve_mode).await?;
+
+    let built: Vec<bool> =
+        plan.reachable().iter().zip(&plan.stages).map(|(needed, stage)| *needed && !stage.replaced).collect();
+    checks.lint(&file, &warnings, &built);
 
     let ignore = match &input.ignore {
         Some((name, text)) => convert::parse_ignore(name, text)?,

@@ -44,6 +44,8 @@ pub(super) struct Stage {
     pub(super) place: Place,
     /// Text of the FROM.
     pub(super) text: String,
+    /// What stands above the FROM.
+    pub(super) comments: Vec<String>,
     /// What to do.
     pub(super) commands: Vec<Command>,
     /// Triggers of the base have been put in front of the commands.
@@ -101,7 +103,7 @@ impl Plan {
         for instruction in instructions {
             match &instruction.kind {
                 Kind::From { .. } => {
-                    checks.enter(&instruction.comments);
+                    checks.enter_stage(&instruction.comments);
                     let stage =
                         plan.from(instruction, outlook, checks).map_err(|error| error.at(&Place::from(instruction)))?;
                     plan.stages.push(stage);
@@ -118,7 +120,6 @@ impl Plan {
                 },
             }
         }
-        checks.enter(&[]);
         plan.in_file = plan.stages.len();
         if plan.in_file == 0 {
             return Err(FrontendError::input("dockerfile contains no stages to build"));
@@ -206,12 +207,8 @@ impl Plan {
         let known = || globals.values.keys().chain(&globals.declared).map(String::as_str);
         let unknown = |checks: &mut Checks, unmatched: &[String]| {
             for variable in unmatched.iter().filter(|variable| !known().any(|name| name == *variable)) {
-                let hint = did_you_mean(variable, known(), "");
-                checks.warn(
-                    Rule::UndefinedArgInFrom,
-                    format!("FROM argument '{variable}' is not declared{hint}"),
-                    &place,
-                );
+                let close = super::words::closest(variable, known());
+                checks.warn(Rule::UndefinedArgInFrom, Rule::undefined_arg_in_from(variable, close), &place);
             }
         };
         let expanded = outlook.lex.expand(&base.text, Mode::Word, &globals.values)?;
@@ -225,7 +222,6 @@ impl Plan {
             Some(word) => {
                 let value = outlook.lex.expand(&word.text, Mode::Word, &globals.values)?;
                 unknown(checks, &value.undefined);
-                Self::check_platform(&word.text, &value, name.as_deref(), globals, checks, &place);
                 let suggest = |mut error: FrontendError| {
                     for variable in &value.undefined {
                         error = error.suggest(variable, known());
@@ -253,36 +249,19 @@ impl Plan {
             None => self.origin(&expanded.text, self.stages.len(), wanted, outlook)?,
         };
         let title = name.clone().unwrap_or_else(|| format!("stage-{}", self.stages.len()));
-        let text = instruction.original.clone();
-        let (commands, triggered) = (Vec::new(), false);
-        Ok(Stage { name, title, base: expanded.text, origin, replaced, platform, place, text, commands, triggered })
-    }
-
-    /// Checks of `--platform` that need its expansion (SPEC A10.15, A10.18).
-    fn check_platform(
-        written: &str,
-        value: &crate::dockerfile::Expansion,
-        name: Option<&str>,
-        globals: &Globals,
-        checks: &mut Checks,
-        place: &Place,
-    ) {
-        if value.used.is_empty() && value.undefined.is_empty() {
-            let Ok(platform) = value.text.parse::<Platform>() else { return };
-            let name = name.unwrap_or_default();
-            if !name.contains(&platform.os) && !name.contains(&platform.architecture) {
-                let message = format!("FROM --platform flag should not use constant value \"{}\"", value.text);
-                checks.warn(Rule::FromPlatformFlagConstDisallowed, message, place);
-            }
-        } else if value.undefined.is_empty()
-            && value.used.iter().eq(["TARGETPLATFORM"])
-            && globals.values.get("TARGETPLATFORM") == Some(&value.text)
-        {
-            let message = format!(
-                "Setting platform to predefined {written} in FROM is redundant as this is the default behavior"
-            );
-            checks.warn(Rule::RedundantTargetPlatform, message, place);
-        }
+        Ok(Stage {
+            name,
+            title,
+            base: expanded.text,
+            origin,
+            replaced,
+            platform,
+            place,
+            text: instruction.original.clone(),
+            comments: instruction.comments.clone(),
+            commands: Vec::new(),
+            triggered: false,
+        })
     }
 
     /// Looks up a base name or a `--from` in the order of SPEC A4.02; only stages before `before` are seen.
@@ -403,6 +382,7 @@ impl Plan {
             platform: None,
             place: place.clone(),
             text: name.into(),
+            comments: Vec::new(),
             commands: Vec::new(),
             triggered: true,
         });
@@ -487,18 +467,11 @@ impl Stage {
 /// without any.
 pub(super) fn check_default_bases(stages: &Stages<'_>, defaults: &Globals, lex: Lex, checks: &mut Checks) {
     for stage in stages.all() {
-        checks.enter(&stage.from.comments);
+        checks.enter_stage(&stage.from.comments);
         let Ok(name) = lex.expand(&stage.base.text, Mode::Word, &defaults.values) else { return };
         if Reference::parse_raw(&name.text).is_err() {
-            let message =
-                format!("Default value for ARG {} results in empty or invalid base image name", stage.base.text);
+            let message = Rule::invalid_default_arg_in_from(&stage.base.text);
             checks.warn(Rule::InvalidDefaultArgInFrom, message, &Place::from(stage.from));
         }
     }
-    checks.enter(&[]);
-}
-
-/// ` (did you mean X?)` or nothing.
-pub(super) fn did_you_mean<'a>(word: &str, options: impl Iterator<Item = &'a str>, sigil: &str) -> String {
-    super::words::closest(word, options).map_or_else(String::new, |close| format!(" (did you mean {sigil}{close}?)"))
 }

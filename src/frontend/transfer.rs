@@ -269,7 +269,7 @@ impl Converter<'_> {
         };
         if ignored {
             let verb = if add { "Add" } else { "Copy" };
-            let message = format!("Attempting to {verb} file \"{clean}\" that is excluded by .dockerignore");
+            let message = Rule::copy_ignored_file(verb, &clean);
             self.checks.warn(Rule::CopyIgnoredFile, message, place);
         }
     }
