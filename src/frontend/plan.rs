@@ -1,5 +1,6 @@
 //! Which stages there are, what each builds upon, and which of them the target needs (SPEC A4.01–A4.08).
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::args::Globals;
@@ -22,6 +23,8 @@ pub(super) struct Plan {
     pub(super) stages: Vec<Stage>,
     /// The stage to build.
     pub(super) target: StageId,
+    /// Stages by lower-case name, in order.
+    by_name: HashMap<String, Vec<StageId>>,
     /// How many stages are in the file.
     in_file: usize,
 }
@@ -98,7 +101,7 @@ impl Plan {
         outlook: &Outlook<'_>,
         checks: &mut Checks,
     ) -> Result<Self, FrontendError> {
-        let mut plan = Self { stages: Vec::new(), target: 0, in_file: 0 };
+        let mut plan = Self { stages: Vec::new(), target: 0, by_name: HashMap::new(), in_file: 0 };
         let mut bodies: Vec<Vec<Instruction>> = Vec::new();
         for instruction in instructions {
             match &instruction.kind {
@@ -106,6 +109,9 @@ impl Plan {
                     checks.enter_stage(&instruction.comments);
                     let stage =
                         plan.from(instruction, outlook, checks).map_err(|error| error.at(&Place::from(instruction)))?;
+                    if let Some(name) = &stage.name {
+                        plan.by_name.entry(name.to_lowercase()).or_default().push(plan.stages.len());
+                    }
                     plan.stages.push(stage);
                     bodies.push(Vec::new());
                 }
@@ -289,9 +295,8 @@ impl Plan {
 
     /// The last stage with this name before `before` (SPEC A4.19).
     fn find(&self, name: &str, before: StageId) -> Option<StageId> {
-        let matches = |stage: &Stage| stage.name.as_ref().is_some_and(|own| own.eq_ignore_ascii_case(name));
-        let end = before.min(self.stages.len());
-        self.stages[..end].iter().rposition(matches)
+        let ids = self.by_name.get(&name.to_lowercase())?;
+        ids[..ids.partition_point(|id| *id < before)].last().copied()
     }
 
     fn find_target(&self, target: Option<&str>) -> Result<StageId, FrontendError> {
