@@ -82,6 +82,7 @@ impl Converter<'_> {
             hostname: self.meaning.hostname.clone().or_else(|| options.hostname.clone()).unwrap_or_default(),
             ulimit: options.ulimits.clone(),
             cgroup_parent: options.cgroup_parent.clone().unwrap_or_default(),
+            remove_mount_stubs_recursive: true,
             ..Meta::default()
         };
         let (inputs, list, secretenv) = mounts.lower(state.node);

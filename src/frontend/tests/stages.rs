@@ -178,3 +178,23 @@ fn all_parse_errors_are_given() {
     let all: Vec<String> = std::iter::once(&error).chain(&error.others).map(show_error).collect();
     insta::assert_snapshot!(all.join("\n"));
 }
+
+#[test]
+fn a4_02_a_replaced_stage_can_be_the_target() {
+    let named_contexts = [("out".to_owned(), "docker-image://user".to_owned())].into_iter().collect();
+    let options = FrontendOptions { named_contexts, ..options() };
+    let result = convert_with("FROM missing AS out\nRUN x\n", options, None, &Host::default()).expect("fine");
+    assert_eq!(names(&result).len(), 1);
+    assert!(names(&result)[0].starts_with("[context out] docker.io/library/user:latest@sha256:"));
+    assert_eq!(result.config.config.user, "app");
+    assert_eq!(result.base_layers, 1);
+}
+
+#[test]
+fn a4_05_triggers_can_close_a_circle() {
+    let name = "docker-image://docker.io/library/round:latest";
+    let host = Host::default().with(name, r#""config":{"OnBuild":["COPY --from=last /x /"]}"#);
+    let text = "FROM round AS first\nFROM first AS last\n";
+    let error = convert_with(text, options(), None, &host).expect_err("fails");
+    assert_eq!(error.message, "circular dependency detected on stage: first");
+}
