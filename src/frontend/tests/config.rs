@@ -105,6 +105,8 @@ fn a10_checks() {
     assert_eq!(warnings(&convert(&format!("# check=skip=all\n{text}"))).len(), 0);
     let error = error_of(&format!("# check=skip=all;error=true\n{text}").replace("skip=all;", ""));
     assert!(error.contains("lint violation found for rules: "), "{error}");
+    let event = convert("FROM alpine\nWORKDIR a\n").warnings[0].to_event("Dockerfile");
+    assert!(event.short.ends_with("(line 2)") && event.location == Some(("Dockerfile".into(), 2, 2)), "{event:?}");
     let skipped = convert("FROM alpine\n# check=skip=WorkdirRelativePath\nWORKDIR a\n");
     assert_eq!(warnings(&skipped).len(), 0);
 }
