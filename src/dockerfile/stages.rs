@@ -384,7 +384,7 @@ COPY x /
             let base = &stages.all()[index].base.text;
             stages.dependencies(index, base).expect("valid references").into_iter().collect::<Vec<_>>()
         };
-        assert_eq!(needs(0), []);
+        assert_eq!(needs(0), [0usize; 0]);
         assert_eq!(needs(1), [0]);
         assert_eq!(needs(2), [0, 1]);
         assert_eq!(stages.order(2, needs), Ok(vec![0, 1, 2]));

@@ -24,7 +24,7 @@ pub(super) fn is_variable(name: &str) -> bool {
 /// What build arguments say to the builder.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Meaning {
-    /// `BUILDKIT_SANDBOX_HOSTEPOCH`.
+    /// `BUILDKIT_SANDBOX_HOSTNAME`.
     pub(super) hostname: Option<String>,
     /// `BUILDKIT_CACHE_MOUNT_NS`.
     pub(super) cache_namespace: String,
@@ -44,7 +44,7 @@ pub(super) fn meaning(args: &IndexMap<String, String>) -> Result<Meaning, Fronte
             Err(FrontendError::usage(format!("build argument {name}={value} is not supported yet")).hint(hint))
         };
         match name.as_str() {
-            "BUILDKIT_SANDBOX_HOSTEPOCH" => out.hostname = Some(value.clone()),
+            "BUILDKIT_SANDBOX_HOSTNAME" => out.hostname = Some(value.clone()),
             "BUILDKIT_CACHE_MOUNT_NS" => out.cache_namespace.clone_from(value),
             "BUILDKIT_DOCKERFILE_CHECK" => out.checks = Some(value.clone()),
             "BUILDKIT_SYNTAX" => {
@@ -57,7 +57,7 @@ pub(super) fn meaning(args: &IndexMap<String, String>) -> Result<Meaning, Fronte
                     return refuse("leave the argument out");
                 }
             }
-            "BUILDKIT_BUILD_EPOCH" => return refuse("leave the argument out"),
+            "BUILDKIT_BUILD_NAME" => return refuse("leave the argument out"),
             "BUILDKIT_SBOM_SCAN_CONTEXT" | "BUILDKIT_SBOM_SCAN_STAGE" => {
                 if go_bool(value) != Some(false) {
                     return refuse("attestations are not made yet: leave the argument out");
@@ -226,7 +226,7 @@ mod tests {
             ("BUILDKIT_SYNTAX", "example/other:1"),
             ("BUILDKIT_ATTEST_SBOM", "generator=x"),
             ("BUILDKIT_SBOM_SCAN_STAGE", "true"),
-            ("BUILDKIT_BUILD_EPOCH", "x"),
+            ("BUILDKIT_BUILD_NAME", "x"),
             ("BUILDKIT_CONTEXT_KEEP_GIT_DIR", "1"),
         ] {
             let error = meaning(&args(&[(name, value)])).expect_err("refused");
@@ -235,7 +235,7 @@ mod tests {
         let fine = args(&[
             ("BUILDKIT_INLINE_CACHE", "0"),
             ("BUILDKIT_SYNTAX", "docker/dockerfile:1"),
-            ("BUILDKIT_SANDBOX_HOSTEPOCH", "box"),
+            ("BUILDKIT_SANDBOX_HOSTNAME", "box"),
             ("BUILDKIT_CACHE_MOUNT_NS", "ns"),
             ("OTHER", "x"),
         ]);

@@ -116,7 +116,7 @@ fn triggers(
             let mut instruction = instruction.map_err(|error| error.at(&stage.place))?;
             // Its lines are those of a text that is not in the file.
             instruction.lines = stage.place.lines;
-            Ok((Arc::new(instruction), stage.place.clone()))
+            Ok((Arc::new(instruction), Place { lines: stage.place.lines, span: None }))
         })
         .collect()
 }

@@ -1,6 +1,5 @@
 //! Instructions about the image config (SPEC A8), ARG and WORKDIR.
 
-use super::checks::looks_secret;
 use super::convert::{Converter, Progress};
 use super::error::{FrontendError, Place};
 use super::expose;
@@ -11,7 +10,6 @@ use super::text::{absolute, duration, is_signal, list, quoted_list};
 use super::transfer::owner;
 use super::words::Mode;
 use crate::dockerfile::ast::{ArgDeclaration, Assignment, CommandLine, Healthcheck, Kind as Instruction, Word};
-use crate::dockerfile::lint::Rule;
 use crate::llb::op::{FileAction, FileActionKind, FileActionMkDir, FileOp, Kind};
 use crate::oci::HealthConfig;
 
@@ -22,10 +20,7 @@ impl Converter<'_> {
         match &command.instruction.kind {
             Instruction::Env(pairs) => {
                 let mut text = String::from("ENV");
-                for (key, value) in self.assignments(state, pairs, "ENV", place)? {
-                    if looks_secret(&key) {
-                        self.warn_secret("ENV", &key, place);
-                    }
+                for (key, value) in self.assignments(state, pairs, place)? {
                     text.push_str(&format!(" {key}={value}"));
                     state.set_env(&key, &value);
                 }
@@ -33,25 +28,24 @@ impl Converter<'_> {
             }
             Instruction::Label(pairs) => {
                 let mut text = String::from("LABEL");
-                for (key, value) in self.assignments(state, pairs, "LABEL", place)? {
+                for (key, value) in self.assignments(state, pairs, place)? {
                     text.push_str(&format!(" {key}={value}"));
                     state.image.config.labels.insert(key, value);
                 }
                 state.note(text);
             }
             Instruction::Cmd(cmd) => {
-                self.once(state.cmd.replace(place.clone()), "CMD");
-                let args = self.command_args(state, &cmd.line, "CMD", place);
+                state.cmd_set = true;
+                let args = command_args(state, &cmd.line);
                 state.note(format!("CMD {}", quoted_list(&args)));
                 state.image.config.cmd = Some(args).filter(|args| !args.is_empty());
                 state.image.config.args_escaped = true;
             }
             Instruction::Entrypoint(entrypoint) => {
-                self.once(state.entrypoint.replace(place.clone()), "ENTRYPOINT");
-                let args = self.command_args(state, &entrypoint.line, "ENTRYPOINT", place);
+                let args = command_args(state, &entrypoint.line);
                 state.note(format!("ENTRYPOINT {}", quoted_list(&args)));
                 state.image.config.entrypoint = Some(args).filter(|args| !args.is_empty());
-                if state.cmd.is_none() {
+                if !state.cmd_set {
                     state.image.config.cmd = None;
                 }
             }
@@ -60,7 +54,7 @@ impl Converter<'_> {
                 state.note(format!("SHELL {}", list(shell)));
             }
             Instruction::User(word) => {
-                let user = self.expand(state, &word.text, place)?;
+                let user = self.expand(state, word, place)?;
                 state.note(format!("USER {user}"));
                 state.image.config.user = user;
             }
@@ -68,7 +62,7 @@ impl Converter<'_> {
             Instruction::Volume(words) => {
                 let mut volumes = Vec::with_capacity(words.len());
                 for word in words {
-                    let volume = self.expand(state, &word.text, place)?;
+                    let volume = self.expand(state, word, place)?;
                     if volume.is_empty() {
                         return Err(FrontendError::input("VOLUME specified can not be an empty string"));
                     }
@@ -80,7 +74,7 @@ impl Converter<'_> {
                 }
             }
             Instruction::StopSignal(word) => {
-                let signal = self.expand(state, &word.text, place)?;
+                let signal = self.expand(state, word, place)?;
                 if state.is_windows() {
                     return Err(FrontendError::input("STOPSIGNAL is not supported on Windows"));
                 }
@@ -91,7 +85,6 @@ impl Converter<'_> {
                 state.image.config.stop_signal = signal;
             }
             Instruction::Healthcheck(check) => {
-                self.once(state.healthcheck.replace(place.clone()), "HEALTHCHECK");
                 let config = health_config(check);
                 state.note(health_text(&config));
                 state.image.config.healthcheck = Some(config);
@@ -119,12 +112,9 @@ impl Converter<'_> {
         let mut text = String::from("ARG");
         for ArgDeclaration { name, value } in declarations {
             let key = &name.text;
-            if looks_secret(key) {
-                self.warn_secret("ARG", key, place);
-            }
             let value = match (self.build_args.get(key), value) {
                 (Some(given), _) => Some(given.clone()),
-                (None, Some(word)) => Some(self.expand(state, &word.text, place)?),
+                (None, Some(word)) => Some(self.expand(state, word, place)?),
                 (None, None) => self.globals.values.get(key).cloned(),
             };
             text.push_str(&format!(" {key}"));
@@ -148,12 +138,7 @@ impl Converter<'_> {
         progress: &mut Progress,
     ) -> Result<(), FrontendError> {
         let place = &command.place;
-        let path = self.expand(state, &path.text, place)?;
-        if !state.workdir_set && !path.starts_with('/') {
-            let message = format!("Relative workdir \"{path}\" can have unexpected results if the base image changes");
-            self.checks.warn(Rule::WorkdirRelativePath, message, place);
-        }
-        state.workdir_set = true;
+        let path = self.expand(state, path, place)?;
         let dir = absolute(state.cwd(), &path);
         state.image.config.working_dir.clone_from(&dir);
         let created_by = format!("WORKDIR {dir}");
@@ -190,21 +175,9 @@ impl Converter<'_> {
         let mut exposed = Vec::new();
         for word in words {
             // For the warnings about undefined variables.
-            self.expand(state, &word.text, place)?;
+            self.expand(state, word, place)?;
             for spec in self.lex.expand_words(&word.text, &variables)? {
-                let parsed = expose::parse(&spec).map_err(FrontendError::input)?;
-                if parsed.with_host {
-                    let message = format!(
-                        "EXPOSE instruction should not define an IP address or host-port mapping, found '{spec}'"
-                    );
-                    self.checks.warn(Rule::ExposeInvalidFormat, message, place);
-                }
-                if parsed.odd_case {
-                    let protocol = spec.rsplit('/').next().unwrap_or_default();
-                    let message = format!("Defined protocol '{protocol}' in EXPOSE instruction should be lowercase");
-                    self.checks.warn(Rule::ExposeProtoCasing, message, place);
-                }
-                exposed.push(parsed);
+                exposed.push(expose::parse(&spec).map_err(FrontendError::input)?);
             }
         }
         let texts = expose::ports(&exposed);
@@ -220,53 +193,22 @@ impl Converter<'_> {
         &mut self,
         state: &State,
         pairs: &[Assignment],
-        keyword: &str,
         place: &Place,
     ) -> Result<Vec<(String, String)>, FrontendError> {
         pairs
             .iter()
             .map(|pair| {
-                if pair.legacy {
-                    let message = format!(
-                        "\"{keyword} key=value\" should be used instead of legacy \"{keyword} key value\" format"
-                    );
-                    self.checks.warn(Rule::LegacyKeyValueFormat, message, place);
-                }
-                let key = self.expand(state, &pair.key.text, place)?;
-                Ok((key, self.expand(state, &pair.value.text, place)?))
+                let key = self.expand(state, &pair.key, place)?;
+                Ok((key, self.expand(state, &pair.value, place)?))
             })
             .collect()
     }
+}
 
-    fn command_args(&mut self, state: &State, line: &CommandLine, keyword: &str, place: &Place) -> Vec<String> {
-        match line {
-            CommandLine::Exec(args) => args.clone(),
-            CommandLine::Shell(text) => {
-                if state.image.config.shell.is_empty() {
-                    let message = format!(
-                        "JSON arguments recommended for {keyword} to prevent unintended behavior related to OS signals"
-                    );
-                    self.checks.warn(Rule::JSONArgsRecommended, message, place);
-                }
-                state.with_shell(text)
-            }
-        }
-    }
-
-    /// SPEC A10.12: it is the earlier one that has no effect.
-    fn once(&mut self, earlier: Option<Place>, keyword: &str) {
-        if let Some(place) = earlier {
-            let message = format!(
-                "Multiple {keyword} instructions should not be used in the same stage because only the last one will be \
-                 used"
-            );
-            self.checks.warn(Rule::MultipleInstructionsDisallowed, message, &place);
-        }
-    }
-
-    fn warn_secret(&mut self, keyword: &str, key: &str, place: &Place) {
-        let message = format!("Do not use ARG or ENV instructions for sensitive data ({keyword} \"{key}\")");
-        self.checks.warn(Rule::SecretsUsedInArgOrEnv, message, place);
+fn command_args(state: &State, line: &CommandLine) -> Vec<String> {
+    match line {
+        CommandLine::Exec(args) => args.clone(),
+        CommandLine::Shell(text) => state.with_shell(text),
     }
 }
 

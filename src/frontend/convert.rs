@@ -9,8 +9,8 @@ use super::graph::{Draft, NodeId};
 use super::options::{FrontendInput, NoCache};
 use super::plan::{Command, Origin, Outlook, Plan, StageId};
 use super::state::State;
-use super::words::{Lex, Mode};
-use crate::dockerfile::ast::Kind as Instruction;
+use super::words::{Lex, Mode, closest};
+use crate::dockerfile::ast::{Kind as Instruction, Word};
 use crate::dockerfile::ignore::IgnoreFile;
 use crate::dockerfile::lint::Rule;
 use crate::llb::ResolveMode;
@@ -74,6 +74,7 @@ impl Converter<'_> {
         };
         let total = if plan.is_external(id) { 0 } else { stage.step_count() };
         let mut progress = Progress { title: stage.title.clone(), done: 0, total, trigger: false, ignore_cache };
+        self.checks.enter_stage(&stage.comments);
         let mut state = self.base(id, &mut progress)?;
         if stage.replaced || plan.is_external(id) {
             return Ok(state);
@@ -84,7 +85,6 @@ impl Converter<'_> {
             progress.trigger = command.trigger;
             self.command(&mut state, command, &mut progress).map_err(|error| error.at(&command.place))?;
         }
-        self.checks.enter(&[]);
         Ok(state)
     }
 
@@ -183,9 +183,7 @@ impl Converter<'_> {
         let actual = config.platform().normalised();
         let wanted = wanted.normalised();
         if actual.os != wanted.os || actual.architecture != wanted.architecture {
-            let message = format!(
-                "Base image {name} was pulled with platform \"{actual}\", expected \"{wanted}\" for current build"
-            );
+            let message = Rule::invalid_base_image_platform(name, &wanted.to_string(), &actual.to_string());
             self.checks.warn(Rule::InvalidBaseImagePlatform, message, place);
         }
     }
@@ -202,27 +200,30 @@ impl Converter<'_> {
         }
     }
 
-    /// Expands a word with what the stage has set so far, warning of undefined variables.
-    pub(super) fn expand(&mut self, state: &State, word: &str, place: &Place) -> Result<String, FrontendError> {
-        self.expand_as(state, word, Mode::Word, place)
+    /// Expands a word with what the stage has set so far, warning of undefined variables. `place` is that of the
+    /// instruction.
+    pub(super) fn expand(&mut self, state: &State, word: &Word, place: &Place) -> Result<String, FrontendError> {
+        let place = place.word(word);
+        self.expand_text(state, &word.text, Mode::Word, &place).map_err(|error| error.at(&place))
     }
 
-    /// [`Converter::expand`] with a choice of how quotes are treated.
-    pub(super) fn expand_as(
+    /// [`Converter::expand`] for text that is not a word of its own.
+    pub(super) fn expand_text(
         &mut self,
         state: &State,
         word: &str,
         mode: Mode,
         place: &Place,
     ) -> Result<String, FrontendError> {
-        let variables = state.variables();
+        // Most words have no variables: the table is then not worth making.
+        let variables = if word.contains('$') { state.variables() } else { Variables::new() };
         let expanded = self.lex.expand(word, mode, &variables)?;
         for name in &expanded.undefined {
             if state.args.iter().any(|(declared, _)| declared == name) || !super::args::is_variable(name) {
                 continue;
             }
-            let hint = super::plan::did_you_mean(name, variables.keys().map(String::as_str), "$");
-            self.checks.warn(Rule::UndefinedVar, format!("Usage of undefined variable '${name}'{hint}"), place);
+            let close = closest(name, variables.keys().map(String::as_str));
+            self.checks.warn(Rule::UndefinedVar, Rule::undefined_var(name, close), place);
         }
         Ok(expanded.text)
     }

@@ -1,7 +1,7 @@
 //! What goes wrong between a Dockerfile and its graph, and where.
 
 use crate::base::FaultKind;
-use crate::dockerfile::ast::{Instruction, Span};
+use crate::dockerfile::ast::{Instruction, Span, Word};
 use crate::llb::HostError;
 
 /// A place in the Dockerfile.
@@ -16,6 +16,14 @@ pub struct Place {
 impl From<&Instruction> for Place {
     fn from(instruction: &Instruction) -> Self {
         Self { lines: instruction.lines, span: Some(instruction.span.clone()) }
+    }
+}
+
+impl Place {
+    /// The place of a word of the instruction that stands here. Without a span of its own the instruction is the
+    /// trigger of an image, whose words are not in the file.
+    pub(super) fn word(&self, word: &Word) -> Self {
+        Self { lines: self.lines, span: self.span.as_ref().map(|_| word.span.clone()) }
     }
 }
 

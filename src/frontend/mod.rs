@@ -28,13 +28,15 @@ mod words;
 pub use error::{FrontendError, Place};
 pub use options::{FrontendInput, FrontendOptions, FrontendResult, NoCache, Warning};
 
+use indexmap::IndexMap;
+
 use crate::dockerfile::Stages;
 use crate::dockerfile::ignore::IgnoreFile;
 use crate::llb::FrontendHost;
 use crate::oci::{ImageConfig, Platform};
 
 use args::Globals;
-use checks::{CheckConfig, Checks};
+use checks::Checks;
 use contexts::Contexts;
 use convert::Converter;
 use plan::{Outlook, Plan};
@@ -54,11 +56,7 @@ pub async fn dockerfile_to_llb(
     if let Some(syntax) = &file.directives.syntax {
         check_syntax(&syntax.text, &options.build_args)?;
     }
-    let written = file.directives.check.as_ref().map(|word| word.text.as_str());
-    let mut checks = Checks::new(CheckConfig::parse(meaning.checks.as_deref().or(written).unwrap_or_default())?);
-    for warning in warnings {
-        checks.push(warning);
-    }
+    let mut checks = Checks::new(meaning.checks.as_deref(), &file)?;
 
     let build_platform = options.build_platforms.first().cloned().unwrap_or_else(Platform::host);
     let platform = options.platform.clone().unwrap_or_else(|| build_platform.clone());
@@ -68,6 +66,9 @@ pub async fn dockerfile_to_llb(
     let last_stage = stages.all().last().and_then(|stage| stage.name.as_deref());
     let target_name = target.or(last_stage).unwrap_or_default();
     let automatic = args::automatic(&platform, &build_platform, target_name, &options.build_args);
+    if let Ok(defaults) = Globals::new(automatic.clone(), stages.global_args(), &IndexMap::new(), lex) {
+        plan::check_default_bases(&stages, &defaults, lex, &mut checks);
+    }
     let mut globals = Globals::new(automatic, stages.global_args(), &options.build_args, lex)?;
     let mut build_args = options.build_args.clone();
     let epoch = args::resolve_epoch(options, &mut build_args, &globals)?;
@@ -77,6 +78,10 @@ pub async fn dockerfile_to_llb(
     let outlook = Outlook { globals: &globals, lex, contexts: &contexts, platform: &platform };
     let mut plan = Plan::new(&file.instructions, target, &outlook, &mut checks)?;
     let images = base::resolve(&mut plan, &outlook, host, options.image_resolve_mode).await?;
+
+    let built: Vec<bool> =
+        plan.reachable().iter().zip(&plan.stages).map(|(needed, stage)| *needed && !stage.replaced).collect();
+    checks.lint(&file, &warnings, &built);
 
     let ignore = match &input.ignore {
         Some((name, text)) => convert::parse_ignore(name, text)?,
@@ -145,7 +150,7 @@ fn finish_config(image: &mut ImageConfig, options: &FrontendOptions) {
 }
 
 /// `# syntax=` may name Docker's front end, which ours stands in for; others are refused (SPEC C3.01).
-fn check_syntax(text: &str, build_args: &indexmap::IndexMap<String, String>) -> Result<(), FrontendError> {
+fn check_syntax(text: &str, build_args: &IndexMap<String, String>) -> Result<(), FrontendError> {
     let image = text.split_whitespace().next().unwrap_or_default();
     if build_args.contains_key("BUILDKIT_SYNTAX") || image == "dockerfile.v0" || args::is_dockerfile_frontend(image) {
         return Ok(());

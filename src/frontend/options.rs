@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use indexmap::IndexMap;
 
 use super::error::Place;
-use crate::dockerfile::lint::Rule;
+use crate::dockerfile::lint::{Rule, Violation};
 use crate::llb::op::{HostIp, NetMode, Ulimit};
 use crate::llb::{Definition, ResolveMode};
 use crate::oci::{ImageConfig, Platform};
@@ -106,4 +106,13 @@ pub struct Warning {
     pub message: String,
     /// Where.
     pub place: Option<Place>,
+}
+
+impl Warning {
+    /// As an event: `Rule: message (line N)` (SPEC A10.24).
+    #[must_use]
+    pub fn to_event(&self, filename: &str) -> crate::base::events::Warning {
+        let lines = self.place.as_ref().map_or((0, 0), |place| place.lines);
+        Violation { rule: self.rule, message: self.message.clone(), lines, stage: None }.to_warning(filename)
+    }
 }

@@ -1,5 +1,6 @@
 //! Which stages there are, what each builds upon, and which of them the target needs (SPEC A4.01–A4.08).
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::args::Globals;
@@ -8,6 +9,7 @@ use super::contexts::{Content, Contexts, NamedContext};
 use super::error::{FrontendError, Place};
 use super::mount;
 use super::words::{Lex, Mode};
+use crate::dockerfile::Stages;
 use crate::dockerfile::ast::{Instruction, Kind};
 use crate::dockerfile::lint::Rule;
 use crate::oci::{Platform, Reference};
@@ -21,6 +23,8 @@ pub(super) struct Plan {
     pub(super) stages: Vec<Stage>,
     /// The stage to build.
     pub(super) target: StageId,
+    /// Stages by lower-case name, in order.
+    by_name: HashMap<String, Vec<StageId>>,
     /// How many stages are in the file.
     in_file: usize,
 }
@@ -43,6 +47,8 @@ pub(super) struct Stage {
     pub(super) place: Place,
     /// Text of the FROM.
     pub(super) text: String,
+    /// What stands above the FROM.
+    pub(super) comments: Vec<String>,
     /// What to do.
     pub(super) commands: Vec<Command>,
     /// Triggers of the base have been put in front of the commands.
@@ -95,14 +101,17 @@ impl Plan {
         outlook: &Outlook<'_>,
         checks: &mut Checks,
     ) -> Result<Self, FrontendError> {
-        let mut plan = Self { stages: Vec::new(), target: 0, in_file: 0 };
+        let mut plan = Self { stages: Vec::new(), target: 0, by_name: HashMap::new(), in_file: 0 };
         let mut bodies: Vec<Vec<Instruction>> = Vec::new();
         for instruction in instructions {
             match &instruction.kind {
                 Kind::From { .. } => {
-                    checks.enter(&instruction.comments);
+                    checks.enter_stage(&instruction.comments);
                     let stage =
                         plan.from(instruction, outlook, checks).map_err(|error| error.at(&Place::from(instruction)))?;
+                    if let Some(name) = &stage.name {
+                        plan.by_name.entry(name.to_lowercase()).or_default().push(plan.stages.len());
+                    }
                     plan.stages.push(stage);
                     bodies.push(Vec::new());
                 }
@@ -117,7 +126,6 @@ impl Plan {
                 },
             }
         }
-        checks.enter(&[]);
         plan.in_file = plan.stages.len();
         if plan.in_file == 0 {
             return Err(FrontendError::input("dockerfile contains no stages to build"));
@@ -205,12 +213,8 @@ impl Plan {
         let known = || globals.values.keys().chain(&globals.declared).map(String::as_str);
         let unknown = |checks: &mut Checks, unmatched: &[String]| {
             for variable in unmatched.iter().filter(|variable| !known().any(|name| name == *variable)) {
-                let hint = did_you_mean(variable, known(), "");
-                checks.warn(
-                    Rule::UndefinedArgInFrom,
-                    format!("FROM argument '{variable}' is not declared{hint}"),
-                    &place,
-                );
+                let close = super::words::closest(variable, known());
+                checks.warn(Rule::UndefinedArgInFrom, Rule::undefined_arg_in_from(variable, close), &place);
             }
         };
         let expanded = outlook.lex.expand(&base.text, Mode::Word, &globals.values)?;
@@ -224,7 +228,6 @@ impl Plan {
             Some(word) => {
                 let value = outlook.lex.expand(&word.text, Mode::Word, &globals.values)?;
                 unknown(checks, &value.undefined);
-                Self::check_platform(&word.text, &value, name.as_deref(), globals, checks, &place);
                 let suggest = |mut error: FrontendError| {
                     for variable in &value.undefined {
                         error = error.suggest(variable, known());
@@ -252,36 +255,19 @@ impl Plan {
             None => self.origin(&expanded.text, self.stages.len(), wanted, outlook)?,
         };
         let title = name.clone().unwrap_or_else(|| format!("stage-{}", self.stages.len()));
-        let text = instruction.original.clone();
-        let (commands, triggered) = (Vec::new(), false);
-        Ok(Stage { name, title, base: expanded.text, origin, replaced, platform, place, text, commands, triggered })
-    }
-
-    /// Checks of `--platform` that need its expansion (SPEC A10.15, A10.18).
-    fn check_platform(
-        written: &str,
-        value: &crate::dockerfile::Expansion,
-        name: Option<&str>,
-        globals: &Globals,
-        checks: &mut Checks,
-        place: &Place,
-    ) {
-        if value.used.is_empty() && value.undefined.is_empty() {
-            let Ok(platform) = value.text.parse::<Platform>() else { return };
-            let name = name.unwrap_or_default();
-            if !name.contains(&platform.os) && !name.contains(&platform.architecture) {
-                let message = format!("FROM --platform flag should not use constant value \"{}\"", value.text);
-                checks.warn(Rule::FromPlatformFlagConstDisallowed, message, place);
-            }
-        } else if value.undefined.is_empty()
-            && value.used.iter().eq(["TARGETPLATFORM"])
-            && globals.values.get("TARGETPLATFORM") == Some(&value.text)
-        {
-            let message = format!(
-                "Setting platform to predefined {written} in FROM is redundant as this is the default behavior"
-            );
-            checks.warn(Rule::RedundantTargetPlatform, message, place);
-        }
+        Ok(Stage {
+            name,
+            title,
+            base: expanded.text,
+            origin,
+            replaced,
+            platform,
+            place,
+            text: instruction.original.clone(),
+            comments: instruction.comments.clone(),
+            commands: Vec::new(),
+            triggered: false,
+        })
     }
 
     /// Looks up a base name or a `--from` in the order of SPEC A4.02; only stages before `before` are seen.
@@ -309,9 +295,8 @@ impl Plan {
 
     /// The last stage with this name before `before` (SPEC A4.19).
     fn find(&self, name: &str, before: StageId) -> Option<StageId> {
-        let matches = |stage: &Stage| stage.name.as_ref().is_some_and(|own| own.eq_ignore_ascii_case(name));
-        let end = before.min(self.stages.len());
-        self.stages[..end].iter().rposition(matches)
+        let ids = self.by_name.get(&name.to_lowercase())?;
+        ids[..ids.partition_point(|id| *id < before)].last().copied()
     }
 
     fn find_target(&self, target: Option<&str>) -> Result<StageId, FrontendError> {
@@ -402,6 +387,7 @@ impl Plan {
             platform: None,
             place: place.clone(),
             text: name.into(),
+            comments: Vec::new(),
             commands: Vec::new(),
             triggered: true,
         });
@@ -482,7 +468,15 @@ impl Stage {
     }
 }
 
-/// ` (did you mean X?)` or nothing.
-pub(super) fn did_you_mean<'a>(word: &str, options: impl Iterator<Item = &'a str>, sigil: &str) -> String {
-    super::words::closest(word, options).map_or_else(String::new, |close| format!(" (did you mean {sigil}{close}?)"))
+/// Warns of base names that are only valid with build arguments (SPEC A10.17). `defaults` are the global arguments
+/// without any.
+pub(super) fn check_default_bases(stages: &Stages<'_>, defaults: &Globals, lex: Lex, checks: &mut Checks) {
+    for stage in stages.all() {
+        checks.enter_stage(&stage.from.comments);
+        let Ok(name) = lex.expand(&stage.base.text, Mode::Word, &defaults.values) else { return };
+        if Reference::parse_raw(&name.text).is_err() {
+            let message = Rule::invalid_default_arg_in_from(&stage.base.text);
+            checks.warn(Rule::InvalidDefaultArgInFrom, message, &Place::from(stage.from));
+        }
+    }
 }

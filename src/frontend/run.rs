@@ -82,6 +82,7 @@ impl Converter<'_> {
             hostname: self.meaning.hostname.clone().or_else(|| options.hostname.clone()).unwrap_or_default(),
             ulimit: options.ulimits.clone(),
             cgroup_parent: options.cgroup_parent.clone().unwrap_or_default(),
+            remove_mount_stubs_recursive: true,
             ..Meta::default()
         };
         let (inputs, list, secretenv) = mounts.lower(state.node);
@@ -148,8 +149,9 @@ impl Converter<'_> {
         run.mounts
             .iter()
             .map(|word| {
-                let at = Place { span: Some(word.span.clone()), ..place.clone() };
-                mount::parse(&word.text, &mut |value| self.expand(state, value, place)).map_err(|error| error.at(&at))
+                let at = place.word(word);
+                mount::parse(&word.text, &mut |value| self.expand_text(state, value, Mode::Word, &at))
+                    .map_err(|error| error.at(&at))
             })
             .collect()
     }

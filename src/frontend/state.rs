@@ -3,7 +3,6 @@
 use serde_json::json;
 
 use super::args::{Variables, is_variable};
-use super::error::Place;
 use super::graph::NodeId;
 use super::text::absolute;
 use crate::oci::{History, ImageConfig, Platform};
@@ -26,14 +25,8 @@ pub(super) struct State {
     pub(super) platform: Platform,
     /// Declared arguments in order, with their values where they have one.
     pub(super) args: Vec<(String, Option<String>)>,
-    /// An absolute WORKDIR, or any after it, stands in this Dockerfile.
-    pub(super) workdir_set: bool,
-    /// Where CMD, ENTRYPOINT and HEALTHCHECK of this stage stand.
-    pub(super) cmd: Option<Place>,
-    /// See `cmd`.
-    pub(super) entrypoint: Option<Place>,
-    /// See `cmd`.
-    pub(super) healthcheck: Option<Place>,
+    /// CMD stands in this stage.
+    pub(super) cmd_set: bool,
 }
 
 impl State {
@@ -58,22 +51,18 @@ impl State {
     }
 
     fn new(node: Option<NodeId>, image: ImageConfig, base_image: Option<ImageConfig>, platform: Platform) -> Self {
-        let args = Vec::new();
-        let workdir_set = false;
-        let (cmd, entrypoint, healthcheck) = (None, None, None);
-        Self { node, image, base_image, platform, args, workdir_set, cmd, entrypoint, healthcheck }
+        Self { node, image, base_image, platform, args: Vec::new(), cmd_set: false }
     }
 
-    /// A stage built `FROM` this one: everything but triggers and what was said once per stage (SPEC A4.12, A8.12).
+    /// A stage built `FROM` this one: everything, only that it has no CMD of its own (SPEC A4.12).
     pub(super) fn child(&self) -> Self {
-        let mut child = self.clone();
-        child.image.config.on_build.clear();
-        (child.cmd, child.entrypoint, child.healthcheck) = (None, None, None);
-        child
+        Self { cmd_set: false, ..self.clone() }
     }
 
-    /// Completes what the base left out, before the first instruction.
+    /// Completes what the base left out, before the first instruction. The base's triggers are among the
+    /// instructions and go no further.
     pub(super) fn begin(&mut self) {
+        self.image.config.on_build.clear();
         if !self.is_windows() && !self.image.config.env.iter().any(|entry| key_of(entry) == "PATH") {
             self.image.config.env.push(format!("PATH={DEFAULT_PATH}"));
         }
@@ -216,7 +205,8 @@ mod tests {
         let mut parent = state();
         parent.args.push(("A".into(), Some("1".into())));
         parent.image.config.on_build.push("RUN x".into());
-        let child = parent.child();
+        let mut child = parent.child();
+        child.begin();
         assert_eq!(child.variables()["A"], "1");
         assert!(child.image.config.on_build.is_empty());
     }

@@ -78,9 +78,9 @@ impl Converter<'_> {
         let mut pieces = Vec::with_capacity(transfer.sources.len());
         for source in paths {
             let TransferSource::Path(word) = source else { continue };
-            let path = self.expand(state, &word.text, place)?;
+            let path = self.expand(state, word, place)?;
             created_by.push_str(&format!(" {path}"));
-            refuse_remote(&path, add).map_err(|error| error.at(&word_place(word, place)))?;
+            refuse_remote(&path, add).map_err(|error| error.at(&place.word(word)))?;
             let tree = match tree {
                 Some(tree) => tree,
                 None => {
@@ -96,7 +96,7 @@ impl Converter<'_> {
             created_by.push_str(&format!(" <<{}", document.name));
             let mut text = document.content();
             if document.expand {
-                text = self.expand_as(state, &text, Mode::Heredoc, place)?;
+                text = self.expand_text(state, &text, Mode::Heredoc, place)?;
             }
             let path = absolute("/", &document.name);
             let tree = inline_file(&mut self.draft, &path, 0o644, text.into_bytes(), self.epoch, place.lines);
@@ -212,18 +212,21 @@ impl Converter<'_> {
     ) -> Result<Expanded, FrontendError> {
         let mut word = |word: &Option<Word>| match word {
             None => Ok(None),
-            Some(word) => self.expand(state, &word.text, place).map(|text| Some(text).filter(|text| !text.is_empty())),
+            Some(word) => self.expand(state, word, place).map(|text| Some(text).filter(|text| !text.is_empty())),
         };
         let chown = word(&transfer.chown)?;
-        let chmod = match word(&transfer.chmod)? {
-            None => None,
-            Some(text) => Some((text.clone(), parse_chmod(&text)?)),
+        let chmod = match (word(&transfer.chmod)?, &transfer.chmod) {
+            (Some(text), Some(word)) => {
+                let chmod = parse_chmod(&text).map_err(|error| error.at(&place.word(word)))?;
+                Some((text, chmod))
+            }
+            _ => None,
         };
         let checksum = word(&transfer.checksum)?;
         let dest = word(&transfer.dest)?.unwrap_or_default();
         let mut exclude = Vec::with_capacity(transfer.exclude.len());
         for pattern in &transfer.exclude {
-            exclude.push(self.expand(state, &pattern.text, place)?);
+            exclude.push(self.expand(state, pattern, place)?);
         }
         if checksum.is_some() {
             self.check_checksum(state, transfer, add, place)?;
@@ -246,7 +249,7 @@ impl Converter<'_> {
         let [TransferSource::Path(word)] = transfer.sources.as_slice() else {
             return Err(FrontendError::input("checksum can't be specified for multiple sources"));
         };
-        let path = self.expand(state, &word.text, place)?;
+        let path = self.expand(state, word, place)?;
         if is_url(&path) || is_git(&path) {
             return Ok(());
         }
@@ -266,7 +269,7 @@ impl Converter<'_> {
         };
         if ignored {
             let verb = if add { "Add" } else { "Copy" };
-            let message = format!("Attempting to {verb} file \"{clean}\" that is excluded by .dockerignore");
+            let message = Rule::copy_ignored_file(verb, &clean);
             self.checks.warn(Rule::CopyIgnoredFile, message, place);
         }
     }
@@ -332,10 +335,6 @@ pub(super) fn owner(text: &str, input: i64) -> ChownOpt {
 
 fn is_number(part: &str) -> bool {
     part.is_empty() || part == "root" || part.parse::<u32>().is_ok()
-}
-
-fn word_place(word: &Word, place: &Place) -> Place {
-    Place { span: Some(word.span.clone()), ..place.clone() }
 }
 
 /// Sources that are not files of a tree.

@@ -2,20 +2,14 @@
 
 use super::args::Variables;
 use super::error::{FrontendError, Place};
-use super::options::Warning;
 use crate::dockerfile::ast::{Dockerfile, Instruction};
 use crate::dockerfile::{self, Diagnostic, Diagnostics, Expander, Expansion};
 
 pub(super) use crate::dockerfile::{Mode, closest};
 
 /// Parses a Dockerfile.
-pub(super) fn parse(source: &[u8]) -> Result<(Dockerfile, Vec<Warning>), FrontendError> {
-    let (file, warnings) = dockerfile::parse(source).into_result().map_err(all)?;
-    let warnings = warnings.into_iter().filter_map(|warning| {
-        let place = place(&warning);
-        Some(Warning { rule: warning.rule?, message: warning.message, place })
-    });
-    Ok((file, warnings.collect()))
+pub(super) fn parse(source: &[u8]) -> Result<(Dockerfile, Vec<Diagnostic>), FrontendError> {
+    dockerfile::parse(source).into_result().map_err(all)
 }
 
 /// Parses a trigger that a base image holds.

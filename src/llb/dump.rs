@@ -103,6 +103,12 @@ fn exec_lines(exec: &ExecOp, inputs: &[String]) -> Vec<String> {
     field("user", meta.user.clone());
     field("hostname", meta.hostname.clone());
     field("cgroup", meta.cgroup_parent.clone());
+    if !meta.remove_mount_stubs_recursive {
+        field("stubs", "keep parents".into());
+    }
+    if !meta.valid_exit_codes.is_empty() {
+        field("exit codes", format!("{:?}", meta.valid_exit_codes));
+    }
     if let Some(proxy) = &meta.proxy_env {
         field("proxy", format!("{proxy:?}"));
     }
@@ -269,6 +275,7 @@ mod tests {
            source x://y
         #2 second
            exec []
+             stubs keep parents
              mount / bind #1 output=0
         result #2
         ");

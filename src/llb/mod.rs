@@ -1,7 +1,8 @@
 //! Layer 1: LLB, the build graph, wire-compatible with BuildKit's `pb` package (SPEC C1).
 //!
 //! Plain data: equal input gives equal bytes. [`op`] has the operations, [`definition`] the graph and how it is
-//! built and read back, [`dump`] shows one as text, [`host`] what a front end may ask of the builder. Executing a graph is `solver`'s business.
+//! built and read back, [`dump`] shows one as text, [`host`] what a front end may ask of the builder. Executing a
+//! graph is `solver`'s business.
 
 pub mod definition;
 pub mod dump;

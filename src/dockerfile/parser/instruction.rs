@@ -301,8 +301,9 @@ fn from(flags: Vec<Flag>, args: &Slice<'_>) -> Parse<Kind> {
         [base] => (base, None),
         [base, keyword, name] if keyword.text().eq_ignore_ascii_case("as") => (base, Some(name)),
         _ => {
-            return Err(Problem::new("FROM requires either one or three arguments")
-                .hint("write FROM image or FROM image AS name"));
+            let comment = words.iter().any(|word| word.text().starts_with('#'));
+            let hint = if comment { "a comment needs a line of its own" } else { "write FROM image [AS name]" };
+            return Err(Problem::new("FROM requires either one or three arguments").hint(hint));
         }
     };
     if let Some(name) = name.filter(|name| !valid_stage_name(name.text())) {

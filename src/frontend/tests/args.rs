@@ -114,3 +114,12 @@ fn a10_09_undefined_arguments_in_from() {
         ["UndefinedArgInFrom: FROM argument 'VERSON' is not declared (did you mean VERSION?) (line 2)"]
     );
 }
+
+#[test]
+fn a10_17_bases_that_need_a_build_argument() {
+    let result = with("ARG BASE\nFROM $BASE\n", &[("BASE", "alpine")]);
+    assert_eq!(
+        warnings(&result),
+        ["InvalidDefaultArgInFrom: Default value for ARG $BASE results in empty or invalid base image name (line 2)"]
+    );
+}

@@ -41,8 +41,8 @@ fn a8_04_entrypoint_resets_an_inherited_command() {
 fn a8_06_workdir_belongs_to_the_user() {
     let result = convert("FROM user\nWORKDIR /\nWORKDIR $LANG\nUSER 7\nWORKDIR ../d\n");
     let text = graph(&result);
-    assert!(text.contains("mkdir /C mode=0755 parents owner=app\n"), "{text}");
-    assert!(text.contains("mkdir /d mode=0755 parents owner=7\n"), "{text}");
+    assert!(text.contains("mkdir /C mode=0755 parents owner=app ->"), "{text}");
+    assert!(text.contains("mkdir /d mode=0755 parents owner=7 ->"), "{text}");
     assert_eq!(history(&result)[1..], ["(WORKDIR /)", "WORKDIR /C", "(USER 7)", "WORKDIR /d"]);
 }
 
@@ -105,6 +105,8 @@ fn a10_checks() {
     assert_eq!(warnings(&convert(&format!("# check=skip=all\n{text}"))).len(), 0);
     let error = error_of(&format!("# check=skip=all;error=true\n{text}").replace("skip=all;", ""));
     assert!(error.contains("lint violation found for rules: "), "{error}");
+    let event = convert("FROM alpine\nWORKDIR a\n").warnings[0].to_event("Dockerfile");
+    assert!(event.short.ends_with("(line 2)") && event.location == Some(("Dockerfile".into(), 2, 2)), "{event:?}");
     let skipped = convert("FROM alpine\n# check=skip=WorkdirRelativePath\nWORKDIR a\n");
     assert_eq!(warnings(&skipped).len(), 0);
 }
@@ -114,4 +116,18 @@ fn equal_input_gives_equal_bytes() {
     let text = "FROM alpine AS a\nRUN --mount=type=secret,id=s x\nFROM alpine\nCOPY --link --from=a /x /\nCOPY . /\n";
     let (one, two) = (convert(text), convert(text));
     assert_eq!(one.definition.pb, two.definition.pb);
+}
+
+#[test]
+fn a1_19_errors_point_at_the_word() {
+    let text = "FROM alpine\nENV a=1 \\\n  b=${c?gone}\n";
+    let error = convert_with(text, options(), None, &Host::default()).expect_err("fails");
+    let place = error.place.expect("known");
+    assert_eq!(place.lines, (2, 3));
+    assert_eq!(place.span.map(|span| &text[span]), Some("${c?gone}"));
+    // The words of an image's trigger are not in the file.
+    let name = "docker-image://docker.io/library/bad:latest";
+    let host = Host::default().with(name, r#""config":{"OnBuild":["USER ${x?gone}"]}"#);
+    let error = convert_with("FROM bad\n", options(), None, &host).expect_err("fails");
+    assert_eq!(error.place, Some(crate::frontend::Place { lines: (1, 1), span: None }));
 }

@@ -20,6 +20,8 @@ mod stages;
 #[derive(Default)]
 pub(super) struct Host {
     extra: BTreeMap<String, String>,
+    /// All images are for this platform.
+    only: Option<Platform>,
     asked: Mutex<Vec<String>>,
 }
 
@@ -41,6 +43,7 @@ impl Host {
     }
 
     fn config(&self, identifier: &str, platform: &Platform) -> Option<String> {
+        let platform = self.only.as_ref().unwrap_or(platform);
         let platform = format!(r#""architecture":"{}","os":"{}""#, platform.architecture, platform.os);
         if let Some(members) = self.extra.get(identifier) {
             return Some(format!("{{{platform},{members},{ONE_LAYER}}}"));

@@ -63,9 +63,9 @@ fn a4_stage_errors() {
     let all: Vec<String> = [
         "FROM missing\n",
         "FROM alpine AS builder\nFROM buidler\n",
-        "FROM alpine AS a\nCOPY --from=b /x /\nFROM alpine AS b\n",
-        "FROM alpine AS a\nCOPY --from=1 /x /\nFROM alpine AS b\n",
-        "FROM alpine AS a\nRUN --mount=from=b,target=/x true\nFROM alpine AS b\n",
+        "FROM alpine AS a\nCOPY --from=b /x /\nFROM alpine AS b\nFROM a\n",
+        "FROM alpine AS a\nCOPY --from=1 /x /\nFROM alpine AS b\nFROM a\n",
+        "FROM alpine AS a\nRUN --mount=from=b,target=/x true\nFROM alpine AS b\nFROM a\n",
         "FROM alpine AS a\nCOPY --from=7 /x /\n",
         "FROM alpine AS a\nCOPY --from=$X /x /\n",
         "FROM alpine AS a\nRUN --mount=from=$X,target=/x true\n",
@@ -113,13 +113,26 @@ fn a4_09_the_result_s_platform() {
     let wanted = FrontendOptions { platform: Some("linux/arm/v6".parse().expect("valid")), ..options() };
     let result = convert_with(text, wanted, None, &Host::default()).expect("fine");
     assert_eq!(result.platform.to_string(), "linux/arm/v6");
-    // Nothing asked for: the base decides.
-    let free = FrontendOptions { platform: None, ..options() };
-    let name = "docker-image://docker.io/library/odd:latest";
-    let host = Host::default().with(name, r#""architecture":"s390x""#);
-    let result = convert_with("FROM odd\n", free, None, &host);
-    // The mock writes the key twice, the last one counts or it is an error: either way nothing is made up.
-    assert!(result.is_err() || result.is_ok_and(|r| r.config.architecture == "s390x"));
+    // Nothing asked for: the base decides, here one that this machine runs too.
+    let free = FrontendOptions {
+        platform: None,
+        build_platforms: vec![Platform::new("linux", "amd64", ""), Platform::new("linux", "s390x", "")],
+        ..options()
+    };
+    let host = Host { only: Some(Platform::new("linux", "s390x", "")), ..Host::default() };
+    let result = convert_with("FROM alpine\nRUN x\n", free.clone(), None, &host).expect("fine");
+    assert_eq!(result.platform.to_string(), "linux/s390x");
+    assert_eq!(graph(&result).matches("platform linux/s390x").count(), 2);
+    assert_eq!(warnings(&result).len(), 0);
+    // One that it does not run.
+    let free = FrontendOptions { build_platforms: vec![Platform::new("linux", "amd64", "")], ..free };
+    let result = convert_with("FROM alpine\nRUN x\n", free, None, &host).expect("fine");
+    assert_eq!(
+        warnings(&result),
+        [
+            "InvalidBaseImagePlatform: Base image alpine was pulled with platform \"linux/s390x\", expected \"linux/amd64\" for current build (line 1)"
+        ]
+    );
 }
 
 #[test]
@@ -156,4 +169,32 @@ fn b2_24_resolve_mode() {
 fn c3_01_other_front_ends_are_refused_by_name() {
     assert_eq!(convert("# syntax=docker/dockerfile:1.7-labs\nFROM alpine\n").warnings, []);
     insta::assert_snapshot!(error_of("# syntax=example/other:1\nFROM alpine\n"), @"the front end image example/other:1 of the syntax directive is not supported yet [hint: only Dockerfile syntax can be built: remove the directive, or pass --build-arg BUILDKIT_SYNTAX=dockerfile.v0]");
+}
+
+#[test]
+fn all_parse_errors_are_given() {
+    let error = convert_with("FROM alpine\nCOPPY a b\nRUN x\nUSER\n", options(), None, &Host::default());
+    let error = error.expect_err("fails");
+    let all: Vec<String> = std::iter::once(&error).chain(&error.others).map(show_error).collect();
+    insta::assert_snapshot!(all.join("\n"));
+}
+
+#[test]
+fn a4_02_a_replaced_stage_can_be_the_target() {
+    let named_contexts = [("out".to_owned(), "docker-image://user".to_owned())].into_iter().collect();
+    let options = FrontendOptions { named_contexts, ..options() };
+    let result = convert_with("FROM missing AS out\nRUN x\n", options, None, &Host::default()).expect("fine");
+    assert_eq!(names(&result).len(), 1);
+    assert!(names(&result)[0].starts_with("[context out] docker.io/library/user:latest@sha256:"));
+    assert_eq!(result.config.config.user, "app");
+    assert_eq!(result.base_layers, 1);
+}
+
+#[test]
+fn a4_05_triggers_can_close_a_circle() {
+    let name = "docker-image://docker.io/library/round:latest";
+    let host = Host::default().with(name, r#""config":{"OnBuild":["COPY --from=last /x /"]}"#);
+    let text = "FROM round AS first\nFROM first AS last\n";
+    let error = convert_with(text, options(), None, &host).expect_err("fails");
+    assert_eq!(error.message, "circular dependency detected on stage: first");
 }
