@@ -12,6 +12,7 @@ pub mod expand;
 pub mod lint;
 pub mod mount;
 pub mod parser;
+pub mod print;
 pub mod stages;
 mod suggest;
 mod text;
