@@ -63,6 +63,13 @@ pub struct Instruction {
 }
 
 impl Instruction {
+    /// What the comments above say of a stage or an argument: the rest of the line that begins with its name
+    /// (SPEC A1.07).
+    #[must_use]
+    pub fn description(&self, name: &str) -> Option<&str> {
+        self.comments.iter().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
+    }
+
     /// Its heredocs in order of appearance; those of the trigger for ONBUILD.
     #[must_use]
     pub fn heredocs(&self) -> Vec<&Heredoc> {

@@ -76,7 +76,10 @@ mod tests {
     #[test]
     fn the_edges_of_the_file_are_respected() {
         let first = excerpt("f", SOURCE, (1, 1)).expect("line 1 exists");
-        assert!(first.starts_with("f:1\n--------------------\n   1 | >>> FROM a\n   2 |     RUN one\n   3 | "), "{first}");
+        assert!(
+            first.starts_with("f:1\n--------------------\n   1 | >>> FROM a\n   2 |     RUN one\n   3 | "),
+            "{first}"
+        );
         let beyond = excerpt("f", SOURCE, (7, 99)).expect("the end is clamped");
         assert!(beyond.contains("   7 | >>> RUN five\n----"), "{beyond}");
         assert_eq!(excerpt("f", SOURCE, (0, 0)), None);

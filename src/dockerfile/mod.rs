@@ -14,7 +14,7 @@ pub mod lint;
 pub mod matcher;
 pub mod mount;
 pub mod parser;
-pub mod pattern;
+pub mod print;
 pub mod stages;
 mod suggest;
 mod text;

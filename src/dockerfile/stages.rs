@@ -199,7 +199,8 @@ impl<'a> Stages<'a> {
     /// The stage to build: by name, or the last one (SPEC A4.07).
     pub fn target(&self, name: Option<&str>) -> Result<usize, StageError> {
         let name = name.unwrap_or_default();
-        let found = if name.is_empty() { self.stages.len().checked_sub(1) } else { self.named(name, self.stages.len()) };
+        let found =
+            if name.is_empty() { self.stages.len().checked_sub(1) } else { self.named(name, self.stages.len()) };
         found.ok_or_else(|| {
             let names = self.stages.iter().filter_map(|stage| stage.name.as_deref());
             let suggestion = closest(name, names).map(str::to_owned);
@@ -322,11 +323,9 @@ COPY x /
         let stages = Stages::new(&tree);
         let names: Vec<_> = stages.global_declarations().map(|arg| arg.name.text.as_str()).collect();
         assert_eq!(names, ["A", "B", "C"]);
-        let seen: Vec<_> = stages.all().iter().map(|s| (s.label(), s.base.text.as_str(), s.instructions.len())).collect();
-        assert_eq!(
-            seen,
-            [("base".into(), "alpine", 1), ("test".into(), "base", 1), ("stage-2".into(), "scratch", 4)],
-        );
+        let seen: Vec<_> =
+            stages.all().iter().map(|s| (s.label(), s.base.text.as_str(), s.instructions.len())).collect();
+        assert_eq!(seen, [("base".into(), "alpine", 1), ("test".into(), "base", 1), ("stage-2".into(), "scratch", 4)],);
         assert_eq!(stages.all()[1].position, 4);
         assert_eq!(stages.global_args().len(), 2);
     }
@@ -396,7 +395,10 @@ COPY x /
         let tree = tree("FROM a AS x\nFROM b AS y\n");
         let stages = Stages::new(&tree);
         assert_eq!(stages.order(0, |index| vec![1 - index]), Err(StageError::Cycle("x".into())));
-        assert_eq!(stages.order(1, |_| vec![1]).expect_err("needs itself").to_string(), "circular dependency detected on stage: y");
+        assert_eq!(
+            stages.order(1, |_| vec![1]).expect_err("needs itself").to_string(),
+            "circular dependency detected on stage: y"
+        );
     }
 
     #[test]
@@ -406,10 +408,7 @@ COPY x /
         let seen: Vec<_> = run.iter().map(|r| (r.from.as_str(), r.mount, &FILE[r.span.clone()])).collect();
         assert_eq!(
             seen,
-            [
-                ("base", true, "--mount=type=bind,from=base,target=/b"),
-                ("tools", true, "--mount=from=tools,target=/t"),
-            ],
+            [("base", true, "--mount=type=bind,from=base,target=/b"), ("tools", true, "--mount=from=tools,target=/t"),],
         );
         assert!(references(&tree.instructions[10]).is_empty());
     }

@@ -8,8 +8,8 @@ pub fn closest<'a>(word: &str, options: impl IntoIterator<Item = &'a str>) -> Op
     // A third of a short word is already another word.
     let limit = match word.chars().count() {
         0 => return None,
-        1..=3 => 1,
-        4..=6 => 2,
+        1..=4 => 1,
+        5..=7 => 2,
         _ => 3,
     };
     let mut best = None;

@@ -147,13 +147,8 @@ impl Expander {
 /// Undefined variables stay as written, the escape character is the backslash.
 pub(super) fn delimiter(raw: &str) -> Result<Option<(String, String)>, ExpandError> {
     let read = |keep_quotes| {
-        let options = scan::Options {
-            escape: '\\',
-            quotes: true,
-            keep_quotes,
-            keep_escapes: false,
-            keep_undefined: true,
-        };
+        let options =
+            scan::Options { escape: '\\', quotes: true, keep_quotes, keep_escapes: false, keep_undefined: true };
         let mut words = scan::Words::default();
         scan::scan(raw, &options, &|_| None, Some(&mut words))
             .map_err(|fault| ExpandError { text: raw.to_owned(), fault })?;

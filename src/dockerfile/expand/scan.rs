@@ -42,11 +42,7 @@ pub(super) fn scan(
         undefined: IndexSet::new(),
     };
     let text = scanner.until(None, options.keep_escapes, words)?;
-    Ok(Expansion {
-        text,
-        used: scanner.used.into_iter().collect(),
-        undefined: scanner.undefined.into_iter().collect(),
-    })
+    Ok(Expansion { text, used: scanner.used.into_iter().collect(), undefined: scanner.undefined.into_iter().collect() })
 }
 
 /// Splits the result into words while it is made: only then is it known which white space was quoted.

@@ -38,9 +38,8 @@ impl<'a> Checker<'a> {
     pub(super) fn parser_warnings(&mut self, warnings: &[Diagnostic]) {
         for warning in warnings {
             let (Some(rule), Some(lines)) = (warning.rule, warning.lines) else { continue };
-            let inside = |i: &Instruction| i.lines.0 <= lines.0 && lines.0 <= i.lines.1;
-            let position = self.dockerfile.instructions.iter().position(inside);
-            let config = position.map_or(self.base, |position| &self.configs[position]);
+            let above = self.dockerfile.instructions.partition_point(|i| i.lines.0 <= lines.0);
+            let config = above.checked_sub(1).map_or(self.base, |position| &self.configs[position]);
             if config.allows(rule) {
                 self.found.push(Violation { rule, message: warning.message.clone(), lines, stage: None });
             }
@@ -163,11 +162,11 @@ impl<'a> Checker<'a> {
                 self.report(Rule::MultipleInstructionsDisallowed, message, ignored, index);
             }
             match &instruction.kind {
-                Kind::Cmd(command) | Kind::Entrypoint(command) => {
-                    if matches!(command.line, CommandLine::Shell(_)) && !state.shell {
-                        let message = Rule::json_args_recommended(&instruction.keyword.text.to_uppercase());
-                        self.report(Rule::JSONArgsRecommended, message, position, index);
-                    }
+                Kind::Cmd(command) | Kind::Entrypoint(command)
+                    if !state.shell && matches!(command.line, CommandLine::Shell(_)) =>
+                {
+                    let message = Rule::json_args_recommended(&instruction.keyword.text.to_uppercase());
+                    self.report(Rule::JSONArgsRecommended, message, position, index);
                 }
                 Kind::Shell(_) => state.shell = true,
                 Kind::Workdir(path) => {
@@ -235,18 +234,8 @@ impl<'a> Checker<'a> {
 
 /// SPEC A10.16: one of the words between underscores says secret, and none says that it is harmless.
 fn is_secret(key: &str) -> bool {
-    const SECRET: [&str; 10] = [
-        "apikey",
-        "auth",
-        "credential",
-        "credentials",
-        "key",
-        "password",
-        "pword",
-        "passwd",
-        "secret",
-        "token",
-    ];
+    const SECRET: [&str; 10] =
+        ["apikey", "auth", "credential", "credentials", "key", "password", "pword", "passwd", "secret", "token"];
     const HARMLESS: [&str; 3] = ["public", "file", "version"];
     let words = |list: &[&str]| key.split('_').any(|word| list.iter().any(|item| item.eq_ignore_ascii_case(word)));
     words(&SECRET) && !words(&HARMLESS)

@@ -166,7 +166,8 @@ mod tests {
     #[test]
     fn comments_add_to_it_a1_05() {
         let base = parse("skip=StageNameCasing;error=true");
-        let merged = base.with_comments(&["why".into(), "check=skip=UndefinedVar;error=false".into(), "check=bad".into()]);
+        let merged =
+            base.with_comments(&["why".into(), "check=skip=UndefinedVar;error=false".into(), "check=bad".into()]);
         assert!(!merged.allows(Rule::StageNameCasing) && !merged.allows(Rule::UndefinedVar));
         assert!(merged.error, "error is not merged");
         assert!(!base.with_comments(&["check=skip=all".into()]).allows(Rule::FromAsCasing));

@@ -95,9 +95,7 @@ impl Rule {
     /// [`Rule::RedundantTargetPlatform`]
     #[must_use]
     pub fn redundant_target_platform(expression: &str) -> String {
-        format!(
-            "Setting platform to predefined {expression} in FROM is redundant as this is the default behavior"
-        )
+        format!("Setting platform to predefined {expression} in FROM is redundant as this is the default behavior")
     }
 
     /// [`Rule::SecretsUsedInArgOrEnv`]

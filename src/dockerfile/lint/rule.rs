@@ -161,7 +161,10 @@ impl Rule {
                  instruction and the comment."
             }
             Self::ExposeProtoCasing => "Protocol in EXPOSE instruction should be lowercase",
-            Self::ExposeInvalidFormat => "IP address and host-port mapping should not be used in EXPOSE instruction",
+            Self::ExposeInvalidFormat => {
+                "IP address and host-port mapping should not be used in EXPOSE instruction. This will become an error \
+                 in a future release"
+            }
         }
     }
 

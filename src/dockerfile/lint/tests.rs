@@ -32,11 +32,15 @@ fn casing_a10_01_a10_02_a10_04() {
     "#);
     assert_eq!(
         found("from a\nrun b\nRUN c\n"),
-        ["ConsistentInstructionCasing: Command 'RUN' should match the case of the command majority (lowercase) (line 3)"],
+        [
+            "ConsistentInstructionCasing: Command 'RUN' should match the case of the command majority (lowercase) (line 3)"
+        ],
     );
     assert_eq!(
         found("from a\nRUN c\n"),
-        ["ConsistentInstructionCasing: Command 'from' should match the case of the command majority (uppercase) (line 1)"],
+        [
+            "ConsistentInstructionCasing: Command 'from' should match the case of the command majority (uppercase) (line 1)"
+        ],
         "a tie is upper case",
     );
 }
@@ -90,7 +94,8 @@ fn relative_workdirs_a10_10() {
 
 #[test]
 fn repeated_instructions_a10_12() {
-    let text = "FROM a\nCMD [\"b\"]\nHEALTHCHECK NONE\nCMD [\"c\"]\nHEALTHCHECK NONE\nCMD [\"d\"]\nFROM e\nCMD [\"f\"]\n";
+    let text =
+        "FROM a\nCMD [\"b\"]\nHEALTHCHECK NONE\nCMD [\"c\"]\nHEALTHCHECK NONE\nCMD [\"d\"]\nFROM e\nCMD [\"f\"]\n";
     insta::assert_debug_snapshot!(found(text), @r#"
     [
         "MultipleInstructionsDisallowed: Multiple CMD instructions should not be used in the same stage because only the last one will be used (line 2)",
@@ -113,7 +118,8 @@ fn platforms_a10_15_a10_18() {
 
 #[test]
 fn secrets_a10_16() {
-    let text = "ARG NPM_TOKEN\nFROM a\nENV a=b AWS_SECRET=x auth=y\nARG API_KEY_FILE TOKENS PUBLIC_KEY\nARG GIT_PASSWD=x\n";
+    let text =
+        "ARG NPM_TOKEN\nFROM a\nENV a=b AWS_SECRET=x auth=y\nARG API_KEY_FILE TOKENS PUBLIC_KEY\nARG GIT_PASSWD=x\n";
     insta::assert_debug_snapshot!(found(text), @r#"
     [
         "SecretsUsedInArgOrEnv: Do not use ARG or ENV instructions for sensitive data (ARG \"NPM_TOKEN\") (line 1)",
@@ -162,10 +168,7 @@ fn descriptions_are_experimental_a10_20() {
 fn skipping_a1_04_a1_05() {
     let text = "FROM a AS Base\n# check=skip=JSONArgsRecommended\nCMD a\n\n# check=skip=LegacyKeyValueFormat\nFROM b\nENV a b\nCMD c\n";
     let rules = |check: &str| run(text, check).into_iter().map(|v| (v.rule, v.lines.0, v.stage)).collect::<Vec<_>>();
-    assert_eq!(
-        rules(""),
-        [(Rule::StageNameCasing, 1, None), (Rule::JSONArgsRecommended, 8, Some(1))],
-    );
+    assert_eq!(rules(""), [(Rule::StageNameCasing, 1, None), (Rule::JSONArgsRecommended, 8, Some(1))],);
     assert_eq!(rules("skip=StageNameCasing"), [(Rule::JSONArgsRecommended, 8, Some(1))]);
     assert_eq!(rules("skip=all"), []);
 }
@@ -194,10 +197,7 @@ fn pages_a10_23() {
 
 #[test]
 fn messages_of_the_front_end() {
-    assert_eq!(
-        Rule::undefined_var("PAHT", Some("PATH")),
-        "Usage of undefined variable '$PAHT' (did you mean $PATH?)",
-    );
+    assert_eq!(Rule::undefined_var("PAHT", Some("PATH")), "Usage of undefined variable '$PAHT' (did you mean $PATH?)",);
     assert_eq!(Rule::undefined_arg_in_from("X", None), "FROM argument 'X' is not declared");
     assert_eq!(
         Rule::copy_ignored_file("Copy", "a/b"),

@@ -53,6 +53,7 @@ fn flag_word(text: &str, escape: char) -> (String, usize) {
 }
 
 /// Flags checked against what the instruction knows; taken out one by one.
+#[derive(Debug)]
 pub(super) struct Flags(Vec<Flag>);
 
 impl Flags {
@@ -148,7 +149,7 @@ mod tests {
             let flags = Flags::check(extract(&logical.slice(), '\\').0, KNOWN);
             flags.map_err(|p| (p.message, p.suggestion, p.span))
         };
-        let fails = |text: &str| check(text).err().expect(text);
+        let fails = |text: &str| check(text).expect_err(text);
         assert_eq!(fails("--links x"), ("unknown flag: --links".into(), Some("--link".into()), Some(0..7)));
         assert_eq!(fails("--xyzzy x"), ("unknown flag: --xyzzy".into(), None, Some(0..7)));
         assert_eq!(fails("--from=a --from=b x").0, "duplicate flag specified: --from");
@@ -158,10 +159,10 @@ mod tests {
         assert_eq!(fails("--mount x").0, "missing a value on flag: --mount");
         assert_eq!(fails("--link=1 x").0, "expecting boolean value for flag --link, not: 1");
 
-        let mut flags = check("--link=False --mount=a --mount=b --from= x").ok().expect("valid");
+        let mut flags = check("--link=False --mount=a --mount=b --from= x").expect("valid");
         assert!(!flags.switch("link").expect("given").on);
         assert_eq!(flags.list("mount").iter().map(|w| w.text.as_str()).collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(flags.text("from"), None, "an empty value is no value");
-        assert!(check("--link x").ok().expect("valid").switch("link").expect("given").on);
+        assert!(check("--link x").expect("valid").switch("link").expect("given").on);
     }
 }

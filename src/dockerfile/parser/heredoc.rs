@@ -104,9 +104,7 @@ impl Start<'_> {
         }
         let mut problem = Problem::new("unterminated heredoc").at(self.slice.span());
         problem = match self.name.find(['>', '|', ';', '&', ')']) {
-            Some(at) if at > 0 => {
-                problem.hint(format!("put a space behind the delimiter {}", &self.name[..at]))
-            }
+            Some(at) if at > 0 => problem.hint(format!("put a space behind the delimiter {}", &self.name[..at])),
             _ => problem.hint(format!("there must be a line that consists of {} only", self.name)),
         };
         Err(problem)

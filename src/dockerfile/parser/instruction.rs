@@ -190,13 +190,7 @@ impl<'c, 's> Reader<'c, 's> {
         Ok(run)
     }
 
-    fn transfer(
-        &mut self,
-        name: &str,
-        known: &[(&str, Takes)],
-        flags: Vec<Flag>,
-        args: &Slice<'_>,
-    ) -> Parse<Transfer> {
+    fn transfer(&mut self, name: &str, known: &[(&str, Takes)], flags: Vec<Flag>, args: &Slice<'_>) -> Parse<Transfer> {
         let mut sources = match exec_form(args)? {
             Some(_) => list(args)?.into_iter().map(TransferSource::Path).collect(),
             None => self.sources(args)?,
@@ -330,9 +324,7 @@ fn declarations(args: &Slice<'_>, escape: char) -> Parse<Vec<ArgDeclaration>> {
     }
     let declaration = |word: &Slice<'_>| match word.text().find('=') {
         Some(0) => Err(Problem::new("ARG names can not be blank").at(word.span())),
-        Some(at) => {
-            Ok(ArgDeclaration { name: word.part(0..at).word(), value: Some(word.from(at + 1).word()) })
-        }
+        Some(at) => Ok(ArgDeclaration { name: word.part(0..at).word(), value: Some(word.from(at + 1).word()) }),
         None => Ok(ArgDeclaration { name: word.word(), value: None }),
     };
     words.iter().map(declaration).collect()
@@ -354,9 +346,7 @@ fn assignments(name: &str, args: &Slice<'_>, escape: char) -> Parse<Vec<Assignme
     }
     let assignment = |word: &Slice<'_>| match word.text().find('=') {
         Some(0) => Err(Problem::new(format!("{name} names can not be blank")).at(word.span())),
-        Some(at) => {
-            Ok(Assignment { key: word.part(0..at).word(), value: word.from(at + 1).word(), legacy: false })
-        }
+        Some(at) => Ok(Assignment { key: word.part(0..at).word(), value: word.from(at + 1).word(), legacy: false }),
         None => Err(Problem::new(format!(
             "Syntax error - can't find = in {}. Must be of the form: name=value",
             quote(word.text())
@@ -372,7 +362,8 @@ fn shell(args: &Slice<'_>) -> Parse<Vec<String>> {
         Some(argv) if !argv.is_empty() => Ok(argv),
         None if !args.is_empty() => {
             let problem = Problem::new("SHELL requires the arguments to be in JSON form").at(args.span());
-            Err(problem.hint("write an array of double-quoted strings, e.g. [\"/bin/sh\", \"-c\"]; double each backslash"))
+            Err(problem
+                .hint("write an array of double-quoted strings, e.g. [\"/bin/sh\", \"-c\"]; double each backslash"))
         }
         _ => Err(Problem::new("SHELL requires at least one argument")),
     }

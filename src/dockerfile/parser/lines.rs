@@ -104,7 +104,7 @@ impl Line<'_> {
 
 /// The line without its continuation mark, if it has one (SPEC A1.08): the escape character with only spaces and
 /// tabs behind it and no other escape character directly before it.
-pub(super) fn continued(line: &str, escape: char) -> Option<&str> {
+pub(in crate::dockerfile) fn continued(line: &str, escape: char) -> Option<&str> {
     let before = line.trim_end_matches([' ', '\t']).strip_suffix(escape)?;
     (!before.ends_with(escape)).then_some(before)
 }

@@ -21,7 +21,9 @@ use super::ast::{Directives, Dockerfile, Instruction, Kind, Span, Word};
 use super::diagnostic::{Diagnostic, Diagnostics};
 use super::lint::Rule;
 use instruction::Reader;
-use lines::{Cursor, Line, Logical, Source, continued};
+use lines::{Cursor, Line, Logical, Source};
+
+pub(super) use lines::continued;
 
 pub use directives::{Syntax, detect_check, detect_syntax};
 pub use duration::parse_duration;
@@ -154,20 +156,22 @@ impl<'s> Parser<'s> {
     fn directive(&mut self, key: &str, value: &str, span: Span) {
         let directives = &mut self.parsed.dockerfile.directives;
         let word = Word { text: value.to_owned(), span: span.clone() };
-        let taken = match key {
+        let seen = match key {
             "syntax" => directives.syntax.replace(word).is_some(),
             "check" => directives.check.replace(word).is_some(),
-            _ => match value {
-                "\\" | "`" => directives.escape.replace(if value == "`" { '`' } else { '\\' }).is_some(),
+            _ => directives.escape.is_some(),
+        };
+        if seen {
+            self.error(Diagnostic::whole_file(format!("only one {key} parser directive can be used")), span);
+        } else if key == "escape" {
+            match value {
+                "\\" => directives.escape = Some('\\'),
+                "`" => directives.escape = Some('`'),
                 _ => {
                     let message = format!("invalid escape token '{value}' does not match ` or \\");
                     self.error(Diagnostic::whole_file(message), span);
-                    return;
                 }
-            },
-        };
-        if taken {
-            self.error(Diagnostic::whole_file(format!("only one {key} parser directive can be used")), span);
+            }
         }
     }
 

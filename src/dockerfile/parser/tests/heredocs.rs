@@ -59,7 +59,9 @@ fn the_last_line_needs_no_line_end() {
 
 #[test]
 fn copy_heredocs_among_paths_a2_08() {
-    let Kind::Copy(copy) = kind("COPY --chmod=755 a <<one <<'two 2' b /dest/\n1\none\n2\ntwo 2\n") else { panic!("not COPY") };
+    let Kind::Copy(copy) = kind("COPY --chmod=755 a <<one <<'two 2' b /dest/\n1\none\n2\ntwo 2\n") else {
+        panic!("not COPY")
+    };
     let sources: Vec<_> = copy
         .sources
         .iter()

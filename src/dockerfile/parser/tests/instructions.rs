@@ -92,7 +92,9 @@ fn shell_and_exec_forms_a1_17_a8_03_a8_04() {
 
 #[test]
 fn run_flags_a5() {
-    let Kind::Run(run) = kind("RUN --mount=type=cache,target=/c --mount=\"type=secret,id=a b\" --network=none --security=insecure --device=x a") else {
+    let Kind::Run(run) = kind(
+        "RUN --mount=type=cache,target=/c --mount=\"type=secret,id=a b\" --network=none --security=insecure --device=x a",
+    ) else {
         panic!("not RUN")
     };
     assert_eq!(texts(&run.mounts), ["type=cache,target=/c", "type=secret,id=a b"]);
@@ -187,7 +189,8 @@ fn lists_a8_08_a8_09() {
 #[test]
 fn healthcheck_a8_11() {
     assert_eq!(kind("HEALTHCHECK none"), Kind::Healthcheck(Healthcheck::None));
-    let line = "HEALTHCHECK --interval=5m --timeout=1.5s --start-period=0s --start-interval=1ms --retries=2 CMD [\"a\"]";
+    let line =
+        "HEALTHCHECK --interval=5m --timeout=1.5s --start-period=0s --start-interval=1ms --retries=2 CMD [\"a\"]";
     assert_eq!(
         kind(line),
         Kind::Healthcheck(Healthcheck::Cmd {

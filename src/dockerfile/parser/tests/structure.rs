@@ -11,7 +11,8 @@ fn originals(text: &str) -> Vec<String> {
 
 #[test]
 fn directives_a1_01() {
-    let directives = good("# syntax = docker/dockerfile:1 \n#Escape=`\n#check=skip=all\nFROM x\n").dockerfile.directives;
+    let directives =
+        good("# syntax = docker/dockerfile:1 \n#Escape=`\n#check=skip=all\nFROM x\n").dockerfile.directives;
     let syntax = directives.syntax.expect("given");
     assert_eq!((syntax.text.as_str(), syntax.span), ("docker/dockerfile:1", 11..30));
     assert_eq!(directives.escape, Some('`'));
@@ -47,10 +48,7 @@ fn the_escape_directive_rules_continuation_a1_02() {
 
 #[test]
 fn comments_are_dropped_a1_06() {
-    assert_eq!(
-        originals("  # c\nFROM x\n\t#c\nRUN a \\\n  # c \\\n# escape=x\n  && b #d\n")[1],
-        "RUN a   && b #d",
-    );
+    assert_eq!(originals("  # c\nFROM x\n\t#c\nRUN a \\\n  # c \\\n# escape=x\n  && b #d\n")[1], "RUN a   && b #d",);
     assert_eq!(originals("# c \\\nFROM x\n"), ["FROM x"], "no continuation in comments");
 }
 
@@ -66,11 +64,17 @@ fn comment_blocks_belong_to_the_instruction_below_a1_07() {
     let text = "# syntax=x\n# lost\n\n# base is it\n#  second \nFROM x AS base\n# gone\n#\n# kept\nARG A\nARG B\n";
     let comments: Vec<_> = good(text).dockerfile.instructions.into_iter().map(|i| i.comments).collect();
     assert_eq!(comments, [vec!["base is it", "second"], vec!["kept"], vec![]]);
+    let from = &good(text).dockerfile.instructions[0];
+    assert_eq!(from.description("base"), Some("is it"));
+    assert_eq!(from.description("bas"), None);
 }
 
 #[test]
 fn continuation_lines_keep_their_indent_a1_08() {
-    assert_eq!(originals("  FROM x\nRUN a \\\n    b\\\t \nc\\\\\nRUN d\\ \\\n"), ["FROM x", "RUN a     bc\\\\", "RUN d\\"]);
+    assert_eq!(
+        originals("  FROM x\nRUN a \\\n    b\\\t \nc\\\\\nRUN d\\ \\\n"),
+        ["FROM x", "RUN a     bc\\\\", "RUN d\\"]
+    );
     assert_eq!(originals("\\\nFROM x\n")[0], "FROM x", "a continuation mark alone on the first line");
     assert_eq!(originals("FROM \\\n\\\nx\n")[0], "FROM x");
 }
@@ -158,10 +162,7 @@ fn every_error_is_found_and_has_a_place_a1_19() {
         .into_iter()
         .map(|error| (error.lines.expect("a place"), text[error.span.clone().expect("a place")].to_owned()))
         .collect();
-    assert_eq!(
-        found,
-        [((1, 1), "FROM a b".into()), ((3, 4), "--form=x".into()), ((5, 5), "ENV x".into())],
-    );
+    assert_eq!(found, [((1, 1), "FROM a b".into()), ((3, 4), "--form=x".into()), ((5, 5), "ENV x".into())],);
 }
 
 #[test]
