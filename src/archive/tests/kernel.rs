@@ -7,7 +7,7 @@ use std::process::Command;
 
 use proptest::prelude::*;
 
-use super::support::{copy_tree, diff_native, diff_upper, is_root, overlay, temp, tree};
+use super::support::{copy_tree, diff_native, diff_upper, is_root, overlay, skipped, temp, tree};
 
 const NAMES: [&str; 12] = ["a", "a/a", "a/a/x", "a/b", "a/b/y", "b", "b/a", "b/c", "c", "c/d", "c/d/e", "a.b"];
 
@@ -117,7 +117,7 @@ fn scenario(steps: &[Vec<String>]) {
 #[test]
 fn a_real_overlay_gives_the_same_layers() {
     if let Some(reason) = obstacle() {
-        eprintln!("skipped: no overlay mounts here: {reason}");
+        skipped("no overlay mounts here: {reason}");
         return;
     }
     let config = ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() };

@@ -10,7 +10,7 @@ use super::super::lowers::is_whiteout;
 use super::super::{ArchiveError, Dialect, LayerOptions, LayerWriter, MergedIndex, NoteKind};
 use super::support::{
     diff_native, diff_upper, dir, file, is_root, layer, link, listing, mine, native, overlay, plain, raw_tar,
-    set_mtime, set_xattr, temp, tree, try_apply,
+    set_mtime, set_xattr, skipped, temp, tree, try_apply,
 };
 
 fn meta(path: &Path) -> fs::Metadata {
@@ -37,7 +37,7 @@ fn directories_appear_only_for_their_own_sake() {
     overlay(&base(), &lower, &[]);
     fs::create_dir_all(upper.join("d/sub")).expect("creates");
     fs::write(upper.join("d/sub/new"), "x").expect("writes");
-    let (_, summary, stats) = diff_upper(&upper, &[lower.clone()]);
+    let (_, summary, stats) = diff_upper(&upper, std::slice::from_ref(&lower));
     assert_eq!(listing(&summary), ["- d/sub/new"]);
     assert_eq!((stats.entries, stats.unchanged, stats.bytes), (1, 2, 1));
     fs::set_permissions(upper.join("d"), fs::Permissions::from_mode(0o700)).expect("sets the mode");
@@ -55,7 +55,7 @@ fn opaque_directories_become_explicit_deletions() {
     set_xattr(&upper.join("d"), "user.overlay.opaque", b"y");
     fs::write(upper.join("d/keep"), "keep").expect("writes");
     set_mtime(&upper.join("d/keep"), Timestamp::default());
-    let (_, summary, stats) = diff_upper(&upper, &[lower.clone()]);
+    let (_, summary, stats) = diff_upper(&upper, std::slice::from_ref(&lower));
     // `d/keep` is as it was; what `d/sub` had is hidden, too, although only `d` says so.
     assert_eq!(listing(&summary), ["w d/gone", "w d/sub/deep"]);
     assert_eq!(stats.whiteouts, 2);
@@ -71,7 +71,7 @@ fn whiteouts_are_seen_before_hard_links() {
     overlay(&base(), &lower, &[]);
     // The kernel links all its whiteouts to one inode.
     let tar = raw_tar(&[(Entry::whiteout("d/gone"), b""), (Entry::whiteout("tmp"), b"")]);
-    overlay(&tar, &upper, &[lower.clone()]);
+    overlay(&tar, &upper, std::slice::from_ref(&lower));
     fs::remove_file(upper.join("tmp")).expect("removes");
     fs::hard_link(upper.join("d/gone"), upper.join("tmp")).expect("links");
     let (bytes, summary, _) = diff_upper(&upper, &[lower]);
@@ -110,14 +110,18 @@ fn a_hard_link_to_a_lower_file_copies_it_up() {
     overlay(&base(), &lower, &[]);
     let mut entry = mine(Entry::hardlink("linked", "d/sub/deep"));
     let tar = raw_tar(&[(entry.clone(), b"")]);
-    overlay(&tar, &upper, &[lower.clone()]);
+    overlay(&tar, &upper, std::slice::from_ref(&lower));
     assert_eq!(fs::read(upper.join("linked")).expect("reads"), b"deep");
     assert_eq!(meta(&upper.join("linked")).ino(), meta(&upper.join("d/sub/deep")).ino());
-    assert_eq!(listing(&diff_upper(&upper, &[lower.clone()]).1), ["- linked"], "the copy equals the parent's");
+    assert_eq!(
+        listing(&diff_upper(&upper, std::slice::from_ref(&lower)).1),
+        ["- linked"],
+        "the copy equals the parent's"
+    );
     // Through the parent's symlink.
     entry.link = "lib/deep".into();
     let other = temp.path().join("other");
-    overlay(&raw_tar(&[(entry.clone(), b"")]), &other, &[lower.clone()]);
+    overlay(&raw_tar(&[(entry.clone(), b"")]), &other, std::slice::from_ref(&lower));
     assert_eq!(meta(&other.join("linked")).ino(), meta(&other.join("d/sub/deep")).ino());
     // Not to what the layer deleted.
     entry.link = "d/gone".into();
@@ -135,7 +139,7 @@ fn parents_are_taken_from_lower_layers() {
     overlay(&base(), &lower, &[]);
     set_mtime(&lower.join("tmp"), Timestamp { secs: 77, nanos: 5 });
     let tar = raw_tar(&[(file("lib/x", b"1"), b"1"), (file("new/y", b"2"), b"2"), (file("tmp/z", b"3"), b"3")]);
-    let summary = overlay(&tar, &upper, &[lower.clone()]);
+    let summary = overlay(&tar, &upper, std::slice::from_ref(&lower));
     // `lib` is a symlink below: a directory of that name would hide it.
     assert_eq!(fs::read(upper.join("d/sub/x")).expect("reads"), b"1");
     assert!(!upper.join("lib").exists());
@@ -175,7 +179,7 @@ fn types_change_both_ways_in_both_dialects() {
         (file("lib/inside", b"1"), b"1"),
         (link("tmp", "lib"), b""),
     ]);
-    overlay(&tar, &upper, &[lower.clone()]);
+    overlay(&tar, &upper, std::slice::from_ref(&lower));
     let summary = native(&tar, &tree_root);
     assert!(meta(&tree_root.join("d")).is_file() && meta(&tree_root.join("tmp")).is_symlink());
     assert_eq!(tree(&upper), tree(&tree_root));
@@ -199,7 +203,7 @@ fn a_layer_that_deletes_and_refills_a_directory() {
         fs::create_dir(&tree_root).expect("creates");
         native(&base(), &tree_root);
         let tar = raw_tar(entries);
-        let summary = overlay(&tar, &upper, &[lower.clone()]);
+        let summary = overlay(&tar, &upper, std::slice::from_ref(&lower));
         let other = native(&tar, &tree_root);
         let names: Vec<_> = fs::read_dir(tree_root.join("d")).expect("lists").collect();
         assert_eq!(names.len(), 1, "variant {number}");
@@ -286,7 +290,7 @@ fn owners_modes_times_and_capabilities_come_back() {
         let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
         setuid.xattrs.insert(b"security.capability".to_vec(), capability.to_vec());
     } else {
-        eprintln!("skipped: owners and file capabilities need root");
+        skipped("owners and file capabilities need root");
     }
     let entries = [directory.clone(), file("dir/later", b""), symlink, setuid];
     let tar = raw_tar(
