@@ -396,8 +396,11 @@ impl Drop for Mounted {
         if self.view.mounted && self.view.release().is_err() {
             return;
         }
-        let _ = fs::remove_dir(&self.mountpoint);
-        let _ = remove_tree(&self.scratch);
+        let janitor = &self.store.inner.janitor;
+        if self.mountpoint.exists() {
+            janitor.remove(std::mem::take(&mut self.mountpoint));
+        }
+        janitor.remove(std::mem::take(&mut self.scratch));
     }
 }
 
