@@ -325,8 +325,23 @@ impl Store {
         Ok(layout.snapshot(&name))
     }
 
-    /// Marks every layer of a chain as used, in one transaction.
+    /// Marks every layer of a chain as used, in one transaction, or in none if this process's lease covers them.
     pub(crate) fn mark_chain(&self, chain: &[LayerId]) -> Result<(), StoreError> {
+        if let Some(since) = self.marked_since() {
+            let covered = self.inner.meta.read("look at layers", |c| {
+                let mut statement =
+                    c.prepare_cached("SELECT EXISTS (SELECT 1 FROM layers WHERE id = ?1 AND used_gen >= ?2)")?;
+                for id in chain {
+                    if !statement.query_row((&id.0, since), |row| row.get(0))? {
+                        return Ok(false);
+                    }
+                }
+                Ok(true)
+            })?;
+            if covered {
+                return Ok(());
+            }
+        }
         let missing = self.inner.meta.write("mark layers as used", |tx| {
             for id in chain {
                 if !mark(tx, "layers", "id", &id.0)? {
