@@ -109,7 +109,9 @@ impl<W: Write + Send> LayerWriter<W> {
     /// # Errors
     /// The sink's, the content's, or an entry that a tar cannot hold.
     pub fn append(&mut self, entry: &Entry, content: Option<&mut dyn Read>) -> Result<(), ArchiveError> {
-        if clean_path(entry.path.as_os_str().as_encoded_bytes()).as_deref() != Some(&entry.path)
+        // Compared as bytes: `Path` takes `a//b` and `a/b` for equal.
+        let clean = clean_path(entry.path.as_os_str().as_encoded_bytes());
+        if clean.is_none_or(|clean| clean.as_os_str() != entry.path.as_os_str())
             || (entry.path.as_os_str().is_empty() && entry.kind != EntryKind::Dir)
         {
             return Err(ArchiveError::refused(&entry.path, "not a relative path without \"..\""));

@@ -7,3 +7,4 @@ mod kernel;
 mod layers;
 mod random;
 mod support;
+mod throughput;

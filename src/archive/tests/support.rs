@@ -19,6 +19,12 @@ pub(super) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+/// Says why a test does nothing.
+#[expect(clippy::print_stderr, reason = "a test that silently does nothing looks like one that passed")]
+pub(super) fn skipped(reason: &str) {
+    eprintln!("skipped: {reason}");
+}
+
 /// Ids that files here can be given.
 pub(super) fn owner() -> (u32, u32) {
     (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
