@@ -62,6 +62,7 @@ impl StatKey {
 /// The index of one context directory. Usable from several threads.
 #[derive(Debug)]
 pub struct ContextIndex {
+    store: Store,
     path: PathBuf,
     context: Vec<u8>,
     /// The file as read.
@@ -107,7 +108,7 @@ impl Store {
         };
         let context = context.as_os_str().as_bytes().to_vec();
         let starts = entries(&data, &context).unwrap_or_default();
-        Ok(ContextIndex { path, context, data, starts, changes: Mutex::default(), opened })
+        Ok(ContextIndex { store: self.clone(), path, context, data, starts, changes: Mutex::default(), opened })
     }
 }
 
@@ -171,7 +172,7 @@ impl ContextIndex {
         let sum = blake3::hash(&out);
         out.extend_from_slice(&sum.as_bytes()[..8]);
         // Not synced: a damaged file counts as empty.
-        let temp = self.path.with_extension(format!("{}.new", super::random_name()?));
+        let temp = self.store.owner()?.path("context");
         fs::write(&temp, &out).map_err(StoreError::io("write", &temp))?;
         fs::rename(&temp, &self.path).map_err(|e| {
             let _ = fs::remove_file(&temp);

@@ -7,12 +7,13 @@ use rusqlite::Transaction;
 
 use crate::base::Digest;
 
+use super::image::images;
 use super::lock::{FileLock, Mode};
 use super::meta::{self, TxError};
 use super::record::delete_record;
 use super::sweep::{Patience, list};
 use super::usage::{Item, What};
-use super::{Filter, LayerId, Store, StoreError, UsageKind, UsageRecord};
+use super::{Filter, ImageRecord, LayerId, Store, StoreError, UsageKind, UsageRecord};
 
 const GB: u64 = 1_000_000_000;
 const HOUR: Duration = Duration::from_secs(3600);
@@ -68,12 +69,16 @@ impl Store {
         // With limits a layer that a registry has keeps its row: it is lazy, not gone.
         let forget = target == 0;
         let mut report = PruneReport::default();
+        let mut pins = Pins::default();
         for item in items.into_iter().filter(|item| selected(item, options)) {
             if target > 0 && left <= target {
                 break;
             }
-            let freed = self.remove(&item, forget)?;
-            if let Some(freed) = freed {
+            if item.record.reclaimable == 0 && !forget {
+                continue;
+            }
+            let freed = self.remove(&item, forget, &mut pins)?;
+            if let Some(freed) = freed.filter(|freed| *freed > 0) {
                 left = left.saturating_sub(freed);
                 report.bytes += freed;
                 report.removed.push(UsageRecord { size: freed, ..item.record });
@@ -163,19 +168,21 @@ impl Store {
     }
 
     /// Removes one item unless it came into use. Gives the bytes that went, or `None` if nothing did.
-    fn remove(&self, item: &Item, forget: bool) -> Result<Option<u64>, StoreError> {
+    fn remove(&self, item: &Item, forget: bool, pins: &mut Pins) -> Result<Option<u64>, StoreError> {
         let size = item.record.reclaimable;
         match &item.what {
             What::Layer(id) => {
-                let pinned = self.pinned_blobs()?;
-                let gone = self.inner.meta.write("remove a layer", |tx| self.remove_layer(tx, id, &pinned, forget))?;
+                let gone = self.inner.meta.write("remove a layer", |tx| {
+                    pins.refresh(self, tx)?;
+                    self.remove_layer(tx, id, &pins.blobs, forget)
+                })?;
                 Ok(gone.then_some(size))
             }
             What::Blob(digest) => {
-                let pinned = self.pinned_blobs()?;
                 let gone = self.inner.meta.write("remove a blob", |tx| {
+                    pins.refresh(self, tx)?;
                     let oldest = self.oldest_lease(tx)?;
-                    self.remove_blob(tx, digest, oldest, &pinned)
+                    self.remove_blob(tx, digest, oldest, &pins.blobs)
                 })?;
                 Ok(gone.then_some(size))
             }
@@ -291,6 +298,25 @@ impl Store {
                 // Removed when the lock is dropped; who waits for it meanwhile starts again with a new file.
                 drop(FileLock::take_over(&path)?);
             }
+        }
+        Ok(())
+    }
+}
+
+/// What images need. Looked at inside each transaction: an image can get its name, and the build that made it end its
+/// lease, while a collection runs.
+#[derive(Default)]
+struct Pins {
+    images: Option<Vec<ImageRecord>>,
+    blobs: HashSet<String>,
+}
+
+impl Pins {
+    fn refresh(&mut self, store: &Store, tx: &Transaction<'_>) -> Result<(), TxError> {
+        let images = images(tx)?;
+        if self.images.as_ref() != Some(&images) {
+            self.blobs = store.blobs_of_images(&images)?;
+            self.images = Some(images);
         }
         Ok(())
     }

@@ -235,6 +235,27 @@ mod tests {
         assert_eq!(store.images().expect("lists").len(), 2);
     }
 
+    /// Issue 2, "a valid OCI layout": an oracle reads what we wrote.
+    #[test]
+    fn other_tools_read_the_layout() {
+        let (dir, store) = store();
+        let (descriptor, _) = image(&store, "one");
+        let name = reference("localhost:5000/team/app:1.0");
+        store.tag_image(&name, &descriptor).expect("tags");
+        let source = format!("oci:{}:{name}", store.root().join("oci").display());
+        let target = format!("dir:{}", dir.path().join("copy").display());
+        let run = std::process::Command::new("skopeo")
+            .args(["--insecure-policy", "copy", "--preserve-digests", &source, &target])
+            .output();
+        let Ok(output) = run else {
+            crate::store::testing::skip("skopeo is not installed");
+            return;
+        };
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let manifest = fs::read(dir.path().join("copy/manifest.json")).expect("is copied");
+        assert_eq!(Digest::sha256(manifest), descriptor.digest);
+    }
+
     #[test]
     fn resolutions_are_kept_per_platform() {
         let (_dir, store) = store();

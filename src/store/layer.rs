@@ -144,6 +144,7 @@ impl Store {
                 media_type: descriptor.media_type.clone(),
             };
             insert_blob(tx, &id, &blob)?;
+            mark(tx, "blobs", "digest", blob.digest.as_str())?;
             if let Some((host, repository)) = remote {
                 let json = serde_json::to_string(descriptor).expect("because descriptors have string keys only");
                 tx.prepare_cached("INSERT OR REPLACE INTO remotes VALUES (?1, ?2, ?3, ?4, ?5)")?.execute((
@@ -200,7 +201,7 @@ impl Store {
             let blob = record
                 .blobs
                 .iter()
-                .find(|b| record.remotes.iter().any(|r| r.descriptor.digest == b.digest))
+                .find(|b| b.epoch.is_none() && record.remotes.iter().any(|r| r.descriptor.digest == b.digest))
                 .or_else(|| record.blobs.iter().find(|b| b.epoch.is_none()))
                 .ok_or_else(|| StoreError::NotLocal { id: id.clone() })?;
             let mut remotes = record.remotes.clone();

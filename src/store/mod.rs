@@ -58,7 +58,7 @@ pub use usage::{Filter, UsageKind, UsageRecord};
 use layout::Layout;
 use meta::Meta;
 use snapshot::Snapshotter;
-use sweep::Owner;
+use sweep::{Janitor, Owner};
 
 /// Which snapshotter to use (SPEC C5.20).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -108,6 +108,8 @@ struct Inner {
     dialect: OnceLock<String>,
     /// The lease of this process, if any.
     lease: Mutex<Weak<lease::LeaseInner>>,
+    /// Deletes in the background.
+    janitor: Janitor,
     /// This process's directory below `tmp`, made at the first use.
     owner: Mutex<Option<Arc<Owner>>>,
 }
@@ -131,6 +133,7 @@ impl Store {
                 snapshotter: Mutex::new(None),
                 dialect: OnceLock::new(),
                 lease: Mutex::new(Weak::new()),
+                janitor: Janitor::default(),
                 owner: Mutex::new(None),
             }),
         };

@@ -339,8 +339,23 @@ impl Store {
         Ok(layout.snapshot(&name))
     }
 
-    /// Marks every layer of a chain as used, in one transaction.
+    /// Marks every layer of a chain as used, in one transaction, or in none if this process's lease covers them.
     pub(crate) fn mark_chain(&self, chain: &[LayerId]) -> Result<(), StoreError> {
+        if let Some(since) = self.marked_since() {
+            let covered = self.inner.meta.read("look at layers", |c| {
+                let mut statement =
+                    c.prepare_cached("SELECT EXISTS (SELECT 1 FROM layers WHERE id = ?1 AND used_gen >= ?2)")?;
+                for id in chain {
+                    if !statement.query_row((&id.0, since), |row| row.get(0))? {
+                        return Ok(false);
+                    }
+                }
+                Ok(true)
+            })?;
+            if covered {
+                return Ok(());
+            }
+        }
         let missing = self.inner.meta.write("mark layers as used", |tx| {
             for id in chain {
                 if !mark(tx, "layers", "id", &id.0)? {
@@ -410,8 +425,11 @@ impl Drop for Mounted {
         if self.view.mounted && self.view.release().is_err() {
             return;
         }
-        let _ = fs::remove_dir(&self.mountpoint);
-        let _ = remove_tree(&self.scratch);
+        let janitor = &self.store.inner.janitor;
+        if self.mountpoint.exists() {
+            janitor.remove(std::mem::take(&mut self.mountpoint));
+        }
+        janitor.remove(std::mem::take(&mut self.scratch));
     }
 }
 

@@ -10,7 +10,8 @@ use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, OnceLock, PoisonError};
 
 use rusqlite::Transaction;
 
@@ -63,6 +64,29 @@ impl Drop for Owner {
     fn drop(&mut self) {
         // Empty unless something is leaked; then the next open finds a dead owner.
         let _ = remove_tree(&self.dir);
+    }
+}
+
+/// Removes leftovers of views in the background: deleting a handful of directories can cost more than the mount did.
+/// What is not done when the process ends is taken by the sweep of a dead owner.
+#[derive(Debug, Default)]
+pub(crate) struct Janitor(OnceLock<Option<Sender<PathBuf>>>);
+
+impl Janitor {
+    /// Removes `path` soon.
+    pub(crate) fn remove(&self, path: PathBuf) {
+        let sender = self.0.get_or_init(|| {
+            let (sender, paths) = channel::<PathBuf>();
+            let work = move || paths.iter().for_each(|path| drop(remove_tree(&path)));
+            std::thread::Builder::new().name("janitor".into()).spawn(work).ok().map(|_| sender)
+        });
+        let refused = match sender {
+            Some(sender) => sender.send(path).err().map(|e| e.0),
+            None => Some(path),
+        };
+        if let Some(path) = refused {
+            let _ = remove_tree(&path);
+        }
     }
 }
 

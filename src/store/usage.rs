@@ -9,12 +9,11 @@ use rusqlite::Transaction;
 
 use crate::base::Digest;
 
-use super::image::images;
 use super::lock::is_held;
 use super::meta::{from_nanos, now};
 use super::sweep::list;
 use super::tree::{allocated, allocated_here};
-use super::{LayerId, Store, StoreError};
+use super::{ImageRecord, LayerId, Store, StoreError};
 
 mod filter;
 
@@ -137,6 +136,21 @@ struct Rows {
     mounts: Vec<MountRow>,
 }
 
+/// What is known of blobs while items are made.
+#[derive(Default)]
+struct Content<'a> {
+    /// Images need these.
+    pinned: HashSet<String>,
+    sizes: HashMap<&'a str, u64>,
+    /// How many layers have a blob.
+    claims: HashMap<&'a str, u32>,
+    of_layer: HashMap<&'a str, Vec<&'a str>>,
+    /// Blobs that are part of an item already.
+    counted: HashSet<&'a str>,
+    /// The same for indexes, by diff ID.
+    indexed: HashSet<&'a str>,
+}
+
 impl Store {
     /// Everything the store holds, with its size on the disk.
     ///
@@ -148,91 +162,72 @@ impl Store {
 
     pub(crate) fn inventory(&self) -> Result<Vec<Item>, StoreError> {
         let rows = self.inner.meta.write("list the store", |tx| self.rows(tx))?;
-        let pinned = self.pinned_blobs()?;
-        let mut items = Vec::new();
-        let mut known_dirs = HashSet::new();
-        let blob_sizes: HashMap<&str, u64> =
-            rows.blobs.iter().map(|row| (row.digest.as_str(), self.blob_size(&row.digest))).collect();
-        let mut claims: HashMap<&str, u32> = HashMap::new();
-        for (_, digest) in &rows.layer_blobs {
-            *claims.entry(digest).or_default() += 1;
-        }
-        let mut counted: HashSet<&str> = HashSet::new();
-        let mut blobs_of: HashMap<&str, Vec<&str>> = HashMap::new();
+        let mut content = Content {
+            pinned: self.blobs_of_images(&self.images()?)?,
+            sizes: rows.blobs.iter().map(|row| (row.digest.as_str(), self.blob_size(&row.digest))).collect(),
+            ..Content::default()
+        };
         for (layer, digest) in &rows.layer_blobs {
-            blobs_of.entry(layer).or_default().push(digest);
+            *content.claims.entry(digest).or_default() += 1;
+            content.of_layer.entry(layer).or_default().push(digest);
         }
+        let mut items = Vec::new();
         for row in &rows.layers {
-            let leased = row.used_gen >= rows.oldest;
-            let mut size = row
-                .diff_id
-                .as_ref()
-                .and_then(|d| d.parse::<Digest>().ok())
-                .map_or(0, |diff_id| allocated_here(&self.inner.layout.index(&diff_id)));
-            for dir in rows.dirs.get(&row.id).into_iter().flatten() {
-                known_dirs.insert(dir.name.clone());
-                size += self.dir_size(dir)?;
-            }
-            let mut reclaimable = size;
-            let mut shared = false;
-            for digest in blobs_of.get(row.id.as_str()).into_iter().flatten() {
-                let pinned = pinned.contains(*digest);
-                shared |= pinned || claims.get(digest).is_some_and(|n| *n > 1);
-                if counted.insert(digest) {
-                    let bytes = blob_sizes.get(digest).copied().unwrap_or(0);
-                    size += bytes;
-                    reclaimable += if pinned { 0 } else { bytes };
-                }
-            }
-            items.push(Item {
-                record: UsageRecord {
-                    id: row.id.clone(),
-                    kind: UsageKind::Regular,
-                    description: row.description.clone(),
-                    size,
-                    reclaimable: if leased { 0 } else { reclaimable },
-                    created: from_nanos(row.created),
-                    last_used: from_nanos(row.last_used),
-                    usage: row.usage,
-                    in_use: leased,
-                    mutable: false,
-                    shared,
-                    parents: serde_json::from_str(&row.parents).unwrap_or_default(),
-                },
-                what: What::Layer(LayerId(row.id.clone())),
-                depth: row.depth,
-            });
+            items.push(self.layer_item(row, &rows, &mut content)?);
         }
-        for row in rows.blobs.iter().filter(|row| !counted.contains(row.digest.as_str())) {
-            let Ok(digest) = row.digest.parse::<Digest>() else { continue };
-            let size = blob_sizes.get(row.digest.as_str()).copied().unwrap_or(0);
-            let needed = pinned.contains(&row.digest);
-            let in_use = needed || row.used_gen >= rows.oldest;
-            items.push(Item {
-                record: UsageRecord {
-                    id: row.digest.clone(),
-                    kind: if needed { UsageKind::Internal } else { UsageKind::Regular },
-                    description: if needed { "content of an image".into() } else { "content".into() },
-                    size,
-                    reclaimable: if in_use { 0 } else { size },
-                    created: from_nanos(row.created),
-                    last_used: from_nanos(row.last_used),
-                    usage: 0,
-                    in_use,
-                    mutable: false,
-                    shared: needed,
-                    parents: Vec::new(),
-                },
-                what: What::Blob(digest),
-                depth: 0,
-            });
+        for row in rows.blobs.iter().filter(|row| !content.counted.contains(row.digest.as_str())) {
+            items.extend(blob_item(row, rows.oldest, &content));
         }
         for row in &rows.mounts {
             items.push(self.mount_item(row)?);
         }
         self.file_items(&mut items)?;
-        items.push(self.fixed_item(&known_dirs, &rows)?);
+        items.push(self.fixed_item(&rows)?);
         Ok(items)
+    }
+
+    /// A layer with its directories, its index and those of its blobs that no layer before it has.
+    fn layer_item<'a>(&self, row: &'a LayerRow, rows: &'a Rows, content: &mut Content<'a>) -> Result<Item, StoreError> {
+        let in_use = row.used_gen >= rows.oldest;
+        let mut size = 0;
+        for dir in rows.dirs.get(&row.id).into_iter().flatten() {
+            size += self.dir_size(dir)?;
+        }
+        let mut reclaimable = size;
+        let (mut shared, mut pinned) = (false, false);
+        for digest in content.of_layer.get(row.id.as_str()).cloned().into_iter().flatten() {
+            let needed = content.pinned.contains(digest);
+            pinned |= needed;
+            shared |= needed || content.claims.get(digest).is_some_and(|n| *n > 1);
+            if content.counted.insert(digest) {
+                let bytes = content.sizes.get(digest).copied().unwrap_or(0);
+                size += bytes;
+                reclaimable += if needed { 0 } else { bytes };
+            }
+        }
+        // The index goes with the row, which stays as long as a blob does.
+        if let Some(diff_id) = row.diff_id.as_deref().filter(|diff_id| content.indexed.insert(diff_id))
+            && let Ok(diff_id) = diff_id.parse()
+        {
+            let bytes = allocated_here(&self.inner.layout.index(&diff_id));
+            size += bytes;
+            reclaimable += if pinned { 0 } else { bytes };
+        }
+        let record = UsageRecord {
+            id: row.id.clone(),
+            kind: UsageKind::Regular,
+            description: row.description.clone(),
+            size,
+            reclaimable: if in_use { 0 } else { reclaimable },
+            created: from_nanos(row.created),
+            last_used: from_nanos(row.last_used),
+            usage: row.usage,
+            in_use,
+            mutable: false,
+            shared,
+            parents: serde_json::from_str(&row.parents).unwrap_or_default(),
+        };
+        Ok(Item { record, what: What::Layer(LayerId(row.id.clone())), depth: row.depth })
     }
 
     fn mount_item(&self, row: &MountRow) -> Result<Item, StoreError> {
@@ -299,7 +294,8 @@ impl Store {
     }
 
     /// Directories, metadata, locks, work in progress, trash, and what no row knows.
-    fn fixed_item(&self, known_dirs: &HashSet<String>, rows: &Rows) -> Result<Item, StoreError> {
+    fn fixed_item(&self, rows: &Rows) -> Result<Item, StoreError> {
+        let known_dirs: HashSet<&str> = rows.dirs.values().flatten().map(|dir| dir.name.as_str()).collect();
         let layout = &self.inner.layout;
         let measure = |path: &Path| allocated(path).map_err(StoreError::io("measure", path));
         let mut size = allocated_here(&layout.root);
@@ -321,7 +317,7 @@ impl Store {
             size += allocated_here(&path);
         }
         let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        for path in list(&layout.snapshots())?.into_iter().filter(|path| !known_dirs.contains(&name(path))) {
+        for path in list(&layout.snapshots())?.into_iter().filter(|path| !known_dirs.contains(name(path).as_str())) {
             size += measure(&path)?;
         }
         let known_blobs: HashSet<&str> = rows.blobs.iter().map(|row| row.digest.as_str()).collect();
@@ -376,9 +372,9 @@ impl Store {
     }
 
     /// Digests of everything that images consist of.
-    pub(crate) fn pinned_blobs(&self) -> Result<HashSet<String>, StoreError> {
+    pub(crate) fn blobs_of_images(&self, images: &[ImageRecord]) -> Result<HashSet<String>, StoreError> {
         let mut pinned = HashSet::new();
-        for image in self.inner.meta.read("list images", images)? {
+        for image in images {
             let found = self.blobs_of(&image.descriptor)?;
             pinned.extend(found.blobs.iter().map(Digest::to_string));
         }
@@ -438,6 +434,29 @@ impl Store {
             .collect::<rusqlite::Result<Vec<_>>>()?;
         Ok(Rows { oldest, layers, dirs, blobs, layer_blobs, mounts })
     }
+}
+
+/// A blob that no layer has; `None` if its digest cannot be read.
+fn blob_item(row: &BlobRow, oldest: i64, content: &Content<'_>) -> Option<Item> {
+    let digest = row.digest.parse().ok()?;
+    let size = content.sizes.get(row.digest.as_str()).copied().unwrap_or(0);
+    let needed = content.pinned.contains(&row.digest);
+    let in_use = needed || row.used_gen >= oldest;
+    let record = UsageRecord {
+        id: row.digest.clone(),
+        kind: if needed { UsageKind::Internal } else { UsageKind::Regular },
+        description: if needed { "content of an image".into() } else { "content".into() },
+        size,
+        reclaimable: if in_use { 0 } else { size },
+        created: from_nanos(row.created),
+        last_used: from_nanos(row.last_used),
+        usage: 0,
+        in_use,
+        mutable: false,
+        shared: needed,
+        parents: Vec::new(),
+    };
+    Some(Item { record, what: What::Blob(digest), depth: 0 })
 }
 
 fn plain_record(path: &Path, kind: UsageKind, description: String, size: u64, last_used: SystemTime) -> UsageRecord {

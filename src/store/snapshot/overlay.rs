@@ -58,6 +58,33 @@ struct Layers<'a> {
 }
 
 impl Overlay {
+    /// Whether the kernel lets this process make a file system at all. Costs nothing.
+    pub(crate) fn allowed() -> Result<(), String> {
+        match fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC) {
+            // Without the call there may still be the old one; the probe will tell.
+            Ok(_) | Err(Errno::NOSYS) => Ok(()),
+            Err(e) => Err(format!("fsopen: {e}")),
+        }
+    }
+
+    /// A probe's result as kept in the metadata.
+    pub(crate) fn number(&self) -> i64 {
+        match self.api {
+            Api::Fsconfig => 1,
+            Api::Mount => 2,
+        }
+    }
+
+    /// The reverse of [`Overlay::number`].
+    pub(crate) fn from_number(number: i64) -> Option<Self> {
+        let api = match number {
+            1 => Api::Fsconfig,
+            2 => Api::Mount,
+            _ => return None,
+        };
+        Some(Self { api })
+    }
+
     /// Mounts a small overlay below `scratch` and does there what steps do. The error says what failed.
     pub(crate) fn probe(scratch: &Path) -> Result<Self, String> {
         let make = |name: &str| -> io::Result<PathBuf> {

@@ -176,6 +176,7 @@ fn content_of_images_stays() {
         assert!(store.has_blob(digest).expect("asks").is_some(), "{digest}");
     }
     assert!(!store.layer(&layer).expect("has its blob").materialised, "the directory is only cache");
+    assert_eq!(store.prune(&PruneOptions::default()).expect("prunes").removed, [], "nothing is left to remove");
     assert!(store.untag_image(&name).expect("untags"));
     store.prune(&PruneOptions::default()).expect("prunes");
     assert_eq!(fs::read_dir(store.root().join("oci/blobs/sha256")).expect("lists").count(), 0);
