@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags, Timespec, Timestamps};
+use rustix::fs::{FileType, Mode, OFlags, Timespec, Timestamps};
 
 use super::copy::make_parent;
 use super::error::FileOpError;
@@ -85,6 +85,10 @@ pub fn mkfile(root: &Path, action: &FileActionMkFile, owner: Option<(u32, u32)>)
     let root = open(root)?;
     let io = |attempt| move |e: io::Error| FileOpError::io(attempt, &*action.path, e);
     let place = place(&root, &action.path, Last::Follow, "create")?;
+    if place.kind().is_some_and(|kind| kind != FileType::RegularFile) {
+        // A device of the tree would be the machine's.
+        return Err(io("write")(io::Error::other("it is there and is no regular file")));
+    }
     let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let flags = flags | if place.stat.is_some() { OFlags::TRUNC } else { OFlags::CREATE | OFlags::EXCL };
     let file = rustix::fs::openat(&place.dir, place.name.as_os_str(), flags, Mode::RUSR | Mode::WUSR)
@@ -237,7 +241,8 @@ mod tests {
         let err = mkfile(&root, &file("/no/f", 0o644, ""), None).expect_err("no parent").to_string();
         assert_eq!(err, "failed to create /no/f: entity not found");
         std::fs::create_dir(root.join("d")).expect("a directory");
-        assert!(mkfile(&root, &file("/d", 0o644, ""), None).is_err());
+        let err = mkfile(&root, &file("/d", 0o644, ""), None).expect_err("a directory").to_string();
+        assert_eq!(err, "failed to write /d: it is there and is no regular file");
         symlink("../../secret", root.join("out")).expect("a link");
         mkfile(&root, &file("/out", 0o644, "inside"), None).expect("made inside");
         assert_eq!(std::fs::read_to_string(root.join("secret")).expect("a file"), "inside");

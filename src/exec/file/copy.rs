@@ -15,7 +15,6 @@ use super::mode::ModeChange;
 use super::select::{Source, c_name, selection, text};
 use super::transfer::{Finish, Transfer};
 use super::unpack;
-use crate::dockerfile::pattern::has_wildcards;
 use crate::llb::op::FileActionCopy;
 use crate::tree::CopySource;
 use crate::tree::root::{Last, Place, Root, open_subdir, relative, shown};
@@ -262,10 +261,4 @@ pub(super) fn make_parent(dir: BorrowedFd<'_>, name: &OsStr, mode: u32, settings
         rustix::fs::futimens(fd.as_fd(), &Timestamps { last_access: time, last_modification: time })?;
     }
     Ok(())
-}
-
-/// Whether a source argument is a pattern.
-#[must_use]
-pub fn is_pattern(src: &str) -> bool {
-    has_wildcards(src.as_bytes())
 }

@@ -7,7 +7,10 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use proptest::prelude::*;
+
 use super::*;
+use crate::dockerfile::matcher::Matcher;
 use crate::llb::op::FileActionCopy;
 
 /// A source and a destination; `outside` beside them must never change.
@@ -791,5 +794,66 @@ fn a6_17_archives_are_unpacked_when_asked() {
         copy(&case.source, &case.path("dst"), &unpack("b.tar", "/owned"), Some((7, 8))).expect("it unpacks");
         let owner = |p: &str| std::fs::metadata(case.path(p)).map(|m| (m.uid(), m.gid())).expect(p);
         assert_eq!((owner("dst/all/two"), owner("dst/owned/two")), ((12, 34), (7, 8)));
+    }
+}
+
+/// What a copy of everything must bring, by definition: each path is looked at by itself, nothing is pruned.
+fn by_definition(paths: &[(String, bool)], ignore: &[String], include: &[String], exclude: &[String]) -> Vec<String> {
+    let matches = |list: &[String], path: &str| Matcher::new(list).expect("valid patterns").matches(path.as_bytes());
+    let inside = |dir: &str, path: &str| path.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/'));
+    // First what the context shows, with the directories that lead there.
+    let itself: Vec<&(String, bool)> = paths.iter().filter(|(p, _)| !matches(ignore, p)).collect();
+    let shown =
+        paths.iter().filter(|(p, dir)| itself.iter().any(|(s, _)| s == p || *dir && inside(p, s))).collect::<Vec<_>>();
+    // Of that what the copy takes, again with the directories that lead there.
+    let taken = |p: &str| (include.is_empty() || matches(include, p)) && !matches(exclude, p);
+    let mut out: Vec<String> = shown
+        .iter()
+        .filter(|(p, dir)| taken(p) || *dir && shown.iter().any(|(s, _)| inside(p, s) && taken(s)))
+        .map(|(p, _)| p.clone())
+        .collect();
+    out.sort();
+    out
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn a9_03_a6_13_a6_14_patterns_choose_as_defined(
+        files in prop::collection::btree_set("[abc](/[abc]){0,3}", 1..12),
+        ignore in prop::collection::vec("!?(\\*\\*/)?[abc*](/([abc*]|\\*\\*)){0,2}", 0..4),
+        include in prop::collection::vec("(\\*\\*/)?[abc*](/[abc*]){0,2}", 0..3),
+        exclude in prop::collection::vec("!?(\\*\\*/)?[abc*](/[abc*]){0,2}", 0..3),
+    ) {
+        let mut case = Case::new(&[]);
+        for file in &files {
+            // A name that is a directory already, or runs into a file, is left out.
+            let path = case.path("src").join(file);
+            if std::fs::create_dir_all(path.parent().expect("a parent")).is_ok() && !path.exists() {
+                std::fs::write(path, "").expect("a file");
+            }
+        }
+        let paths = |root: &Path| -> Vec<(String, bool)> {
+            let walk = walkdir::WalkDir::new(root).min_depth(1).sort_by_file_name().into_iter();
+            walk.map(|e| e.expect("an entry"))
+                .map(|e| {
+                    let path = e.path().strip_prefix(root).expect("below").to_str().expect("UTF-8").to_owned();
+                    (path, e.file_type().is_dir())
+                })
+                .collect()
+        };
+        let filter = PathFilter::new(&[], &ignore, &[]).expect("valid patterns");
+        case.source.filter = Some(Arc::new(filter));
+        let action = FileActionCopy {
+            include_patterns: include.clone(),
+            exclude_patterns: exclude.clone(),
+            ..action("/", "/")
+        };
+        case.run(&action).expect("it copies");
+        let mut got: Vec<String> = paths(&case.path("dst")).into_iter().map(|(p, _)| p).collect();
+        got.sort();
+        let all = paths(&case.path("src"));
+        prop_assert_eq!(got, by_definition(&all, &ignore, &include, &exclude), "of {:?}", all);
     }
 }

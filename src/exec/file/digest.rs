@@ -22,6 +22,7 @@ use super::meta::xattrs;
 use super::select::{Source, c_name, selection, text};
 use crate::base::Digest;
 use crate::dockerfile::pattern::has_wildcards;
+use crate::llb::op::FileActionCopy;
 use crate::tree::CopySource;
 use crate::tree::root::{Last, Place, open_subdir, read_link};
 use crate::tree::view::{Context, DirVerdict, Listing, View};
@@ -41,6 +42,27 @@ pub struct Selector {
     pub exclude_patterns: Vec<String>,
     /// These must exist.
     pub required_paths: Vec<String>,
+}
+
+impl Selector {
+    /// One path, followed if it is a symlink: a bind mount's, or `/etc/passwd` for an owner by name.
+    #[must_use]
+    pub fn literal(path: impl Into<String>) -> Self {
+        Self { path: path.into(), follow_symlink: true, ..Self::default() }
+    }
+}
+
+impl From<&FileActionCopy> for Selector {
+    fn from(action: &FileActionCopy) -> Self {
+        Self {
+            path: action.src.clone(),
+            wildcard: action.allow_wildcard,
+            follow_symlink: action.follow_symlink,
+            include_patterns: action.include_patterns.clone(),
+            exclude_patterns: action.exclude_patterns.clone(),
+            required_paths: action.required_paths.clone(),
+        }
+    }
 }
 
 /// Everything about a file that changes when its content or attributes do.

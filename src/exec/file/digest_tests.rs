@@ -36,7 +36,7 @@ fn chmod(dir: &tempfile::TempDir, path: &str, mode: u32) {
 }
 
 fn selector(path: &str) -> Selector {
-    Selector { path: path.into(), wildcard: true, follow_symlink: true, ..Selector::default() }
+    Selector { wildcard: true, ..Selector::literal(path) }
 }
 
 fn digest(dir: &tempfile::TempDir, path: &str) -> Digest {

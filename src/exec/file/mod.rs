@@ -25,7 +25,7 @@ mod digest_tests;
 
 pub use crate::tree::{CopySource, Exclusion, PathFilter};
 pub use actions::{mkdir, mkfile, rm, symlink};
-pub use copy::{CopyStats, copy, is_pattern};
+pub use copy::{CopyStats, copy};
 pub use digest::{NoStatCache, Selector, StatCache, StatKey, body_digest, content_digest};
 pub use error::FileOpError;
 pub use owner::{resolve_owner, resolve_owner_in};
