@@ -33,6 +33,12 @@ impl SealedExe {
         Ok(exe)
     }
 
+    /// How it is protected, for logs.
+    #[must_use]
+    pub fn describe(&self) -> &'static str {
+        if self.mount.is_some() { "a read-only mount" } else { "a sealed copy in memory" }
+    }
+
     /// The path to execute for a step; with `copy` one that is safe even from a process that may change mounts.
     pub(crate) fn path(&self, copy: bool) -> io::Result<PathBuf> {
         let fd = match (&self.mount, copy) {
