@@ -68,6 +68,7 @@ fn worker(options: &str) -> ExitCode {
 }
 
 fn busybox_root(dir: &Path) -> PathBuf {
+    let umask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("ours");
     let root = dir.join("root");
     for sub in ["bin", "etc", "proc", "sys", "dev", "tmp", "secrets"] {
@@ -85,6 +86,8 @@ fn busybox_root(dir: &Path) -> PathBuf {
     ] {
         fs::write(root.join(file), text).expect("writable");
     }
+    // Steps must not depend on what the caller's shell has.
+    rustix::process::umask(umask);
     root
 }
 
@@ -187,6 +190,12 @@ async fn names(runner: &Runner, root: &Path) {
     for file in ["etc/hosts", "etc/resolv.conf"] {
         assert_eq!(fs::read_to_string(root.join(file)).expect("still there"), "", "{file} in the layer");
     }
+    // As images with systemd-resolved have it.
+    fs::create_dir_all(root.join("run/systemd")).expect("a directory");
+    fs::rename(root.join("etc/resolv.conf"), root.join("run/systemd/stub.conf")).expect("movable");
+    std::os::unix::fs::symlink("/run/systemd/stub.conf", root.join("etc/resolv.conf")).expect("a link");
+    let meta = sh("cat /etc/resolv.conf");
+    assert_eq!(run(runner, request(&meta, root)).await.1, system);
 }
 
 async fn output_comes_as_it_is_written(runner: &Runner, root: &Path) {

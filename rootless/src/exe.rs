@@ -26,11 +26,17 @@ impl SealedExe {
     /// # Errors
     /// The kernel's.
     pub fn new() -> io::Result<Self> {
-        let exe = Self { mount: readonly_mount("/proc/self/exe".as_ref()).ok(), copy: OnceLock::new() };
+        let exe = Self { mount: own_mount().ok(), copy: OnceLock::new() };
         if exe.mount.is_none() {
             exe.copied()?;
         }
         Ok(exe)
+    }
+
+    /// How it is protected, for logs.
+    #[must_use]
+    pub fn describe(&self) -> &'static str {
+        if self.mount.is_some() { "a read-only mount" } else { "a sealed copy in memory" }
     }
 
     /// The path to execute for a step; with `copy` one that is safe even from a process that may change mounts.
@@ -49,6 +55,18 @@ impl SealedExe {
         let copy = sealed_copy()?;
         Ok(self.copy.get_or_init(|| copy))
     }
+}
+
+/// A read-only mount of the running program.
+fn own_mount() -> io::Result<OwnedFd> {
+    // By name, not by /proc/self/exe: that leads to the mount it was started from, which belongs to the mount namespace
+    // before this one and cannot be cloned here. The name may have come to mean another file meanwhile.
+    let mount = readonly_mount(&std::fs::read_link("/proc/self/exe")?)?;
+    let (named, running) = (rustix::fs::fstat(&mount)?, rustix::fs::stat("/proc/self/exe")?);
+    if (named.st_dev, named.st_ino) != (running.st_dev, running.st_ino) {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "the program's file was replaced"));
+    }
+    Ok(mount)
 }
 
 fn readonly_mount(file: &Path) -> io::Result<OwnedFd> {

@@ -50,7 +50,10 @@ pub(crate) fn no_subids(file: &str, name: Option<&str>, uid: u32, count: u64) ->
         rung: Rung::Userns,
         what: format!("{who} has {} in {file}", if count == 0 { "no ids".into() } else { format!("only {count} ids") }),
         evidence: format!("{file} gives {who} {count} ids, 65535 are needed"),
-        remedy: format!("{remedy} (ranges of different users must not overlap)"),
+        remedy: format!(
+            "{remedy} (ranges of different users must not overlap); in a container: run it as user 0 (Kubernetes: \
+             securityContext.runAsUser: 0)"
+        ),
     }
 }
 

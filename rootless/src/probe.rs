@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::mount::{MountFlags, MountPropagationFlags};
-use rustix::thread::UnshareFlags;
+use rustix::thread::{CapabilitySet, UnshareFlags};
 
 use crate::enter::{EnterError, become_root, expect_ready, unshare_rung, write_maps};
 use crate::explain;
@@ -81,7 +81,7 @@ pub fn probe(input: &ProbeInput<'_>) -> ProbeReport {
         report.blockers = vec![blocker];
         return report;
     }
-    match try_root() {
+    match try_root(ROOT_CAPABILITIES) {
         Ok(proc_mode) => {
             report.rung = Rung::Root;
             report.proc_mode = proc_mode;
@@ -95,19 +95,43 @@ pub fn probe(input: &ProbeInput<'_>) -> ProbeReport {
             report.proc_mode = proc_mode;
             report.mapping = Some(mapping);
         }
-        Err(found) => blockers.extend(found),
+        Err(found) => {
+            blockers.extend(found);
+            // Half a root is better than none: without CAP_NET_ADMIN only RUN --network=none fails.
+            if let Ok(proc_mode) = try_root(CapabilitySet::SYS_ADMIN) {
+                report.rung = Rung::Root;
+                report.proc_mode = proc_mode;
+            }
+        }
     }
     report.blockers = blockers;
     report
 }
 
-fn try_root() -> Result<ProcMode, Blocker> {
+/// What the worker and its steps make use of as real root. In a user namespace they have all of them.
+const ROOT_CAPABILITIES: CapabilitySet = CapabilitySet::SYS_ADMIN
+    .union(CapabilitySet::NET_ADMIN)
+    .union(CapabilitySet::CHOWN)
+    .union(CapabilitySet::DAC_OVERRIDE)
+    .union(CapabilitySet::FOWNER)
+    .union(CapabilitySet::MKNOD)
+    .union(CapabilitySet::SETUID)
+    .union(CapabilitySet::SETGID)
+    .union(CapabilitySet::SETPCAP);
+
+fn try_root(wanted: CapabilitySet) -> Result<ProcMode, Blocker> {
     let (uids, gids) = IdMaps::current().sizes();
     let caps = sys::effective_capabilities();
-    if !caps.contains(rustix::thread::CapabilitySet::SYS_ADMIN) {
+    let missing = match wanted.difference(caps) {
+        // The one that stands for all.
+        all if all.contains(CapabilitySet::SYS_ADMIN) => CapabilitySet::SYS_ADMIN,
+        some => some,
+    };
+    if !missing.is_empty() {
+        let names: Vec<_> = missing.iter_names().map(|(name, _)| format!("CAP_{name}")).collect();
         return Err(Blocker {
             rung: Rung::Root,
-            what: "no CAP_SYS_ADMIN".into(),
+            what: format!("no {}", names.join(", ")),
             evidence: format!("effective capabilities are {:#x}", caps.bits()),
             remedy: "not needed where the userns rung works; else run as root in a privileged container".into(),
         });
@@ -150,7 +174,7 @@ fn try_userns() -> Result<(IdMapping, ProcMode), Vec<Blocker>> {
 fn choose_mapping() -> Result<IdMapping, Vec<Blocker>> {
     let own = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let caps = sys::effective_capabilities();
-    let set_ids = rustix::thread::CapabilitySet::SETUID | rustix::thread::CapabilitySet::SETGID;
+    let set_ids = CapabilitySet::SETUID | CapabilitySet::SETGID;
     let (uids, gids) = IdMaps::current().sizes();
     if own.0 == 0 && caps.contains(set_ids) && uids.min(gids) >= IDS_NEEDED {
         return Ok(IdMapping::Direct);
@@ -217,6 +241,8 @@ fn in_child(
     match sys::fork().what(|| "fork".into())? {
         Fork::Child => {
             drop((ready_r, go_w));
+            // A caller that entered before is undumpable, and the maps of such a process cannot be written.
+            let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable);
             let result = first().and_then(|()| {
                 say(&ready_w, "+");
                 match rustix::io::read(&go_r, &mut [0u8; 1]) {

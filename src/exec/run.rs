@@ -170,6 +170,12 @@ impl Runner {
         Ok(Self { context, exe: Arc::new(exe), dns, next: AtomicU64::new(0), together: RwLock::new(()) })
     }
 
+    /// The worker it runs steps for.
+    #[must_use]
+    pub fn context(&self) -> &WorkerContext {
+        &self.context
+    }
+
     /// Runs one step to its end. Output goes to `events` as it comes. When `cancel` completes, or the returned future is
     /// dropped, every process of the step is killed at once.
     ///

@@ -30,6 +30,8 @@ const MAX_SPEC: u64 = 64 << 20;
 /// The `__step` role: reads the specification from the worker, runs it, reports and exits.
 pub fn step_main() -> ! {
     sys::reset_signals();
+    // Mountpoints must not depend on what the user's shell set.
+    rustix::process::umask(Mode::from_raw_mode(0o022));
     let socket = match take_socket() {
         Ok(socket) => socket,
         // Nobody to tell: this is not a process that the worker started.

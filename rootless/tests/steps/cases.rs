@@ -134,7 +134,8 @@ fn masked_and_readonly_paths(b: &Bench) {
          for f in sys/kernel/core_pattern sysrq-trigger; do test -e /proc/$f && (: >> /proc/$f) && echo $f; done; \
          touch /sys/x && echo sys; grep -cE ' /proc/(sys|irq|bus|fs) proc ro,' /proc/self/mounts",
     ));
-    assert_eq!(ran.out, "4\n", "{ran:?}");
+    // More where the machine's own /proc is masked and bound.
+    assert!(ran.out.trim().parse::<u32>().is_ok_and(|n| n >= 4), "{ran:?}");
 }
 
 /// SPEC A5.08.

@@ -43,6 +43,7 @@ impl Bench {
     pub(crate) fn new(context: WorkerContext) -> Self {
         let dir = tempfile::Builder::new().prefix("rbuild-root-").tempdir().expect("a temporary directory");
         let root = dir.path().join("root");
+        let umask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
         for sub in ["bin", "etc", "tmp", "proc", "sys", "dev", "work", "home"] {
             fs::create_dir_all(root.join(sub)).expect("a directory");
         }
@@ -62,7 +63,11 @@ impl Bench {
             |path: &Path| fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("ours");
         mode(dir.path());
         mode(&root);
-        Self { context, exe: SealedExe::new().expect("a sealed program"), root, _dir: dir }
+        // Steps must not depend on what the caller's shell has.
+        rustix::process::umask(umask);
+        let exe = SealedExe::new().expect("a sealed program");
+        println!("  steps start from {}", exe.describe());
+        Self { context, exe, root, _dir: dir }
     }
 
     pub(crate) fn spec(&self, args: &[&str]) -> StepSpec {
