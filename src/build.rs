@@ -95,7 +95,10 @@ impl Builder {
     pub async fn build(&self, request: &BuildRequest) -> Result<BuildReport, BuildError> {
         let result = self.front_end(request).await?;
         let graph = Arc::new(
-            result.definition.graph().map_err(|e| BuildError::Internal(format!("the front end made a bad graph: {e}")))?,
+            result
+                .definition
+                .graph()
+                .map_err(|e| BuildError::Internal(format!("the front end made a bad graph: {e}")))?,
         );
         let solver = Solver::new(Environment {
             store: self.store.clone(),
@@ -114,12 +117,8 @@ impl Builder {
             Tree::Layers(chain) => chain,
             Tree::Local(_) => return Err(BuildError::Internal("the result is a local directory".into())),
         };
-        let image = ImageResult {
-            platform: result.platform,
-            chain,
-            config: result.config,
-            base_layers: result.base_layers,
-        };
+        let image =
+            ImageResult { platform: result.platform, chain, config: result.config, base_layers: result.base_layers };
         let context = ExportContext {
             store: &self.store,
             client: &self.client,

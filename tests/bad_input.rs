@@ -18,14 +18,19 @@ const NETWORK: i32 = 7;
 fn missing_files() {
     let bench = Bench::new();
     bench.build(&[]).fails(INPUT, &["Dockerfile", "no such file"]);
-    bench.rbuild(&["build", "/nonexistent/dir"]).fails(USAGE, &["unable to prepare context: path \"/nonexistent/dir\" not found"]);
+    bench
+        .rbuild(&["build", "/nonexistent/dir"])
+        .fails(USAGE, &["unable to prepare context: path \"/nonexistent/dir\" not found"]);
 }
 
 #[test]
 fn syntax_errors_show_the_place() {
     let bench = Bench::new();
     bench.dockerfile("FROM scratch\nRUM echo hi\n");
-    bench.build(&[]).fails(INPUT, &["dockerfile parse error on line 2: unknown instruction: RUM (did you mean RUN?)", "Dockerfile:2", ">>>"]);
+    bench.build(&[]).fails(
+        INPUT,
+        &["dockerfile parse error on line 2: unknown instruction: RUM (did you mean RUN?)", "Dockerfile:2", ">>>"],
+    );
     bench.dockerfile("FROM scratch\nCOPY --form=x a b\n");
     bench.build(&[]).fails(INPUT, &["unknown flag: --form", "did you mean"]);
     bench.dockerfile("FROM scratch\nCOPY a\n");
@@ -42,7 +47,7 @@ fn syntax_errors_show_the_place() {
 fn unknown_stages_and_targets() {
     let bench = Bench::new();
     bench.dockerfile("FROM scratch AS first\n");
-    bench.build(&["--target", "fisrt"]).fails(INPUT, &["target stage \"fisrt\" could not be found", "first"]);
+    bench.build(&["--target", "fisrt"]).fails(USAGE, &["target stage \"fisrt\" could not be found", "first"]);
 }
 
 #[test]
@@ -53,7 +58,7 @@ fn bad_flags_are_refused_before_any_work() {
         (vec!["--platform", "linux/"], "platform"),
         (vec!["--output", "type=nonsense,dest=x"], "nonsense"),
         (vec!["--no-such-flag"], "--no-such-flag"),
-        (vec!["-t", "UPPER/case"], "UPPER/case"),
+        (vec!["-t", "UPPERCASE"], "UPPERCASE"),
         (vec!["--push"], "tag is needed when pushing to registry"),
         (vec!["--network", "weird"], "weird"),
         (vec!["--progress", "loud"], "loud"),
@@ -61,7 +66,7 @@ fn bad_flags_are_refused_before_any_work() {
         (vec!["--add-host", "x"], "x"),
     ] {
         bench.build(&args).fails(USAGE, &[text]);
-        assert!(!bench.store().join("meta.db").exists() || true);
+        assert!(!bench.path("x").exists());
     }
 }
 
@@ -151,7 +156,9 @@ fn stores_of_a_newer_version_and_unwritable_homes() {
         skip!("a read-only home does not stop root");
     }
     let args = ["--root", "/proc/nowhere/store", "build", "."];
-    let run = support::finish(std::process::Command::new(support::rbuild_path()).args(args).current_dir(bench.ctx()).output().unwrap());
+    let run = support::finish(
+        std::process::Command::new(support::rbuild_path()).args(args).current_dir(bench.ctx()).output().unwrap(),
+    );
     run.fails(8, &["/proc/nowhere/store"]);
 }
 

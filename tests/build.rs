@@ -17,7 +17,8 @@ fn copy_and_run_make_an_image() {
     assert_eq!(image.text("copied"), "hello\n");
     assert_eq!(image.layers.len(), 3, "base, COPY, RUN");
     assert_eq!(image.config["config"]["Cmd"], serde_json::json!(["cat", "/copied"]));
-    let history: Vec<_> = image.config["history"].as_array().unwrap().iter().filter_map(|h| h["created_by"].as_str()).collect();
+    let history: Vec<_> =
+        image.config["history"].as_array().unwrap().iter().filter_map(|h| h["created_by"].as_str()).collect();
     assert!(history.contains(&"COPY hello.txt /greeting # buildkit"), "{history:?}");
     assert!(history.contains(&"RUN /bin/sh -c cat /greeting > /copied && echo done # buildkit"), "{history:?}");
     assert_eq!(image.top(), ["copied"], "the layer holds what the step wrote and nothing else");
@@ -70,7 +71,9 @@ fn stages_are_built_only_when_needed_and_once() {
 fn a04_args_and_env_reach_steps_and_only_env_reaches_the_image() {
     need_run!();
     let bench = Bench::new();
-    bench.dockerfile("ARG BASE=busybox\nFROM ${BASE}\nARG V=default\nENV E=$V\nENV E=later-$E F=$E\nRUN echo \"$V $E $F\" > /out\n");
+    bench.dockerfile(
+        "ARG BASE=busybox\nFROM ${BASE}\nARG V=default\nENV E=$V\nENV E=later-$E F=$E\nRUN echo \"$V $E $F\" > /out\n",
+    );
     let image = bench.build_image(&["--build-arg", "V=given"]);
     assert_eq!(image.text("out"), "given later-given given\n", "A3.08: one ENV sees the values before it");
     let env = image.config["config"]["Env"].to_string();
@@ -84,7 +87,9 @@ fn failing_steps_say_where_and_why() {
     need_run!();
     let bench = Bench::new();
     bench.dockerfile("FROM busybox\nRUN echo some output; echo and more >&2; exit 7\n");
-    bench.build(&[]).fails(9, &["some output", "and more", "did not complete successfully: exit code: 7", "Dockerfile:2", ">>>"]);
+    bench
+        .build(&[])
+        .fails(9, &["some output", "and more", "did not complete successfully: exit code: 7", "Dockerfile:2", ">>>"]);
     assert!(!bench.path("image.tar").exists());
 }
 
@@ -111,7 +116,11 @@ fn deletions_and_replacements_become_whiteouts() {
         "FROM busybox\nRUN mkdir -p /d/sub && echo 1 > /d/a && echo 2 > /d/sub/b && ln -s a /d/l\nRUN rm /d/a && rm -r /d/sub && echo file > /d/sub\nRUN rm -r /d && mkdir /d && echo new > /d/new\n",
     );
     let image = bench.build_image(&[]);
-    assert!(image.layers[2].iter().any(|(p, _)| p == "d/.wh.a"), "{:?}", image.layers[2].iter().map(|(p, _)| p).collect::<Vec<_>>());
+    assert!(
+        image.layers[2].iter().any(|(p, _)| p == "d/.wh.a"),
+        "{:?}",
+        image.layers[2].iter().map(|(p, _)| p).collect::<Vec<_>>()
+    );
     let tree = image.tree();
     let d: Vec<_> = tree.keys().filter(|p| p.starts_with("d/") || *p == "d").collect();
     assert_eq!(d, ["d", "d/new"]);
@@ -203,8 +212,11 @@ fn the_two_snapshotters_give_identical_layers() {
         let bench = Bench::new();
         bench.file("f", "x").file("dir/g", "y").dockerfile(dockerfile);
         let image = bench.build_image(&["--snapshotter", snapshotter]);
-        let shape: Vec<Vec<(String, char, u32, u64, Vec<u8>)>> =
-            image.layers.iter().map(|l| l.iter().map(|(p, n)| (p.clone(), n.kind, n.mode, n.uid, n.content.clone())).collect()).collect();
+        let shape: Vec<Vec<(String, char, u32, u64, Vec<u8>)>> = image
+            .layers
+            .iter()
+            .map(|l| l.iter().map(|(p, n)| (p.clone(), n.kind, n.mode, n.uid, n.content.clone())).collect())
+            .collect();
         ids.push(shape);
     }
     assert_eq!(ids[0], ids[1]);
@@ -237,15 +249,32 @@ fn the_first_failure_stops_the_rest() {
 fn outputs_local_and_tar_and_several_at_once() {
     need_run!();
     let bench = Bench::new();
-    bench.dockerfile("FROM busybox AS b\nRUN mkdir /d && echo hi > /d/f && chmod 751 /d/f\nFROM scratch\nCOPY --from=b /d /d\n");
+    bench.dockerfile(
+        "FROM busybox AS b\nRUN mkdir /d && echo hi > /d/f && chmod 751 /d/f\nFROM scratch\nCOPY --from=b /d /d\n",
+    );
     let (dir, tar) = (bench.path("tree"), bench.path("tree.tar"));
     bench
-        .build(&["-o", &dir.display().to_string(), "-o", &format!("type=tar,dest={}", tar.display()), "-o", &format!("type=docker,name=x:1,dest={}", bench.path("docker.tar").display())])
+        .build(&[
+            "-o",
+            &dir.display().to_string(),
+            "-o",
+            &format!("type=tar,dest={}", tar.display()),
+            "-o",
+            &format!("type=docker,name=x:1,dest={}", bench.path("docker.tar").display()),
+        ])
         .ok();
     assert_eq!(std::fs::read_to_string(dir.join("d/f")).unwrap(), "hi\n");
-    let names: Vec<_> = tar::Archive::new(std::fs::File::open(&tar).unwrap()).entries().unwrap().map(|e| e.unwrap().path().unwrap().display().to_string()).collect();
+    let names: Vec<_> = tar::Archive::new(std::fs::File::open(&tar).unwrap())
+        .entries()
+        .unwrap()
+        .map(|e| e.unwrap().path().unwrap().display().to_string())
+        .collect();
     assert!(names.iter().any(|n| n.trim_end_matches('/') == "d/f"), "{names:?}");
-    let docker: Vec<_> = tar::Archive::new(std::fs::File::open(bench.path("docker.tar")).unwrap()).entries().unwrap().map(|e| e.unwrap().path().unwrap().display().to_string()).collect();
+    let docker: Vec<_> = tar::Archive::new(std::fs::File::open(bench.path("docker.tar")).unwrap())
+        .entries()
+        .unwrap()
+        .map(|e| e.unwrap().path().unwrap().display().to_string())
+        .collect();
     assert!(docker.iter().any(|n| n == "manifest.json"), "{docker:?}");
 }
 
@@ -259,7 +288,10 @@ fn zstd_layers() {
     let image = support::image::Image::open_tar(&tar);
     assert_eq!(image.text("z"), "z\n");
     assert_eq!(image.manifest["layers"][1]["mediaType"], "application/vnd.oci.image.layer.v1.tar+zstd");
-    assert_eq!(image.manifest["layers"][0]["mediaType"], "application/vnd.oci.image.layer.v1.tar+gzip", "C6.02: base layers are kept");
+    assert_eq!(
+        image.manifest["layers"][0]["mediaType"], "application/vnd.oci.image.layer.v1.tar+gzip",
+        "C6.02: base layers are kept"
+    );
 }
 
 #[test]
@@ -268,7 +300,16 @@ fn tagged_images_stay_in_the_store() {
     let bench = Bench::new();
     bench.dockerfile("FROM busybox\nRUN echo x > /x\n");
     let iid = bench.path("iid");
-    bench.build(&["-t", "demo/app:1", "--iidfile", &iid.display().to_string(), "--metadata-file", &bench.path("m.json").display().to_string()]).ok();
+    bench
+        .build(&[
+            "-t",
+            "demo/app:1",
+            "--iidfile",
+            &iid.display().to_string(),
+            "--metadata-file",
+            &bench.path("m.json").display().to_string(),
+        ])
+        .ok();
     let id = std::fs::read_to_string(iid).unwrap();
     assert!(id.starts_with("sha256:") && !id.ends_with('\n'), "B2.12: {id}");
     let metadata: serde_json::Value = serde_json::from_slice(&std::fs::read(bench.path("m.json")).unwrap()).unwrap();
@@ -287,7 +328,9 @@ fn dockerfile_from_standard_input() {
     let bench = Bench::new();
     bench.file("f", "context file");
     let tar = bench.path("s.tar");
-    bench.build_stdin(&["-f", "-", "-o", &format!("type=oci,dest={}", tar.display())], b"FROM busybox\nCOPY f /g\n").ok();
+    bench
+        .build_stdin(&["-f", "-", "-o", &format!("type=oci,dest={}", tar.display())], b"FROM busybox\nCOPY f /g\n")
+        .ok();
     assert_eq!(support::image::Image::open_tar(&tar).text("g"), "context file");
 }
 
@@ -313,7 +356,16 @@ fn add_unpacks_local_archives() {
     need_run!();
     let bench = Bench::new();
     bench.file("d/inner.txt", "inside");
-    let status = std::process::Command::new("tar").args(["-C", &bench.ctx().join("d").display().to_string(), "-czf", &bench.ctx().join("a.tgz").display().to_string(), "inner.txt"]).status().unwrap();
+    let status = std::process::Command::new("tar")
+        .args([
+            "-C",
+            &bench.ctx().join("d").display().to_string(),
+            "-czf",
+            &bench.ctx().join("a.tgz").display().to_string(),
+            "inner.txt",
+        ])
+        .status()
+        .unwrap();
     assert!(status.success());
     bench.dockerfile("FROM busybox\nADD a.tgz /unpacked/\nCOPY a.tgz /packed/\n");
     let image = bench.build_image(&[]);

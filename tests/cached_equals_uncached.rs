@@ -59,7 +59,8 @@ fn dockerfile(dice: &mut Dice) -> String {
     let mut text = String::new();
     let stages = 1 + usize::try_from(dice.roll(3)).unwrap();
     for stage in 0..stages {
-        let base = if stage > 0 && dice.roll(3) == 0 { format!("s{}", dice.roll(stage as u64)) } else { "busybox".into() };
+        let base =
+            if stage > 0 && dice.roll(3) == 0 { format!("s{}", dice.roll(stage as u64)) } else { "busybox".into() };
         let _ = writeln!(text, "FROM {base} AS s{stage}\nARG V=0");
         for _ in 0..=dice.roll(4) {
             let _ = writeln!(text, "{}", instruction(dice, stage));
@@ -102,17 +103,29 @@ fn edit(dice: &mut Dice, bench: &Bench, arg: &mut u64) -> String {
             "a build argument".into()
         }
         5 => {
-            std::fs::write(bench.ctx().join(".dockerignore"), dice.pick(&["", "d/deep\n", "**/e\n", "*\n!a\n!b\n!d\n", "moved\nextra\n"])).unwrap();
+            std::fs::write(
+                bench.ctx().join(".dockerignore"),
+                dice.pick(&["", "d/deep\n", "**/e\n", "*\n!a\n!b\n!d\n", "moved\nextra\n"]),
+            )
+            .unwrap();
             "the ignore file".into()
         }
         6 => {
             let extra = bench.ctx().join("d/extra");
-            if extra.exists() { std::fs::remove_file(extra).unwrap() } else { std::fs::write(extra, "new").unwrap() }
+            if extra.exists() {
+                std::fs::remove_file(extra).unwrap()
+            } else {
+                std::fs::write(extra, "new").unwrap()
+            }
             "a file came or went".into()
         }
         7 => {
             let touched = std::fs::File::options().append(true).open(&path).unwrap();
-            touched.set_modified(std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(dice.roll(1_000_000_000))).unwrap();
+            touched
+                .set_modified(
+                    std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(dice.roll(1_000_000_000)),
+                )
+                .unwrap();
             format!("mtime of {name}")
         }
         _ => "nothing".into(),
@@ -122,7 +135,11 @@ fn edit(dice: &mut Dice, bench: &Bench, arg: &mut u64) -> String {
 type Shape = BTreeMap<String, (char, u32, u64, u64, Vec<u8>, String, BTreeMap<String, Vec<u8>>)>;
 
 fn shape(image: &Image) -> (Shape, serde_json::Value, Vec<Vec<String>>) {
-    let tree = image.tree().into_iter().map(|(p, n)| (p, (n.kind, n.mode, n.uid, n.gid, n.content, n.link, n.xattrs))).collect();
+    let tree = image
+        .tree()
+        .into_iter()
+        .map(|(p, n)| (p, (n.kind, n.mode, n.uid, n.gid, n.content, n.link, n.xattrs)))
+        .collect();
     let mut config = image.config.clone();
     for key in ["created", "rootfs"] {
         config.as_object_mut().unwrap().remove(key);
@@ -186,11 +203,24 @@ fn one(seed: u64) -> Result<u64, String> {
     Ok(runs)
 }
 
-fn difference(a: &(Shape, serde_json::Value, Vec<Vec<String>>), b: &(Shape, serde_json::Value, Vec<Vec<String>>)) -> String {
+fn difference(
+    a: &(Shape, serde_json::Value, Vec<Vec<String>>),
+    b: &(Shape, serde_json::Value, Vec<Vec<String>>),
+) -> String {
     for path in a.0.keys().chain(b.0.keys()) {
         if a.0.get(path) != b.0.get(path) {
             let show = |n: Option<&(char, u32, u64, u64, Vec<u8>, String, BTreeMap<String, Vec<u8>>)>| {
-                n.map(|n| (n.0, format!("{:o}", n.1), n.2, n.3, String::from_utf8_lossy(&n.4[..n.4.len().min(60)]).into_owned(), n.5.clone(), n.6.clone()))
+                n.map(|n| {
+                    (
+                        n.0,
+                        format!("{:o}", n.1),
+                        n.2,
+                        n.3,
+                        String::from_utf8_lossy(&n.4[..n.4.len().min(60)]).into_owned(),
+                        n.5.clone(),
+                        n.6.clone(),
+                    )
+                })
             };
             return format!("{path}: {:?} against {:?}", show(a.0.get(path)), show(b.0.get(path)));
         }

@@ -26,7 +26,10 @@ fn killed_at_random_points_the_store_stays_whole() {
     for round in 0..rounds {
         // Something is always new, so that every round has work to be killed in.
         bench.file("round", round.to_string());
-        let mut child = bench.build_command(&["-t", "x:1", "-o", &format!("type=oci,dest={}", bench.path("k.tar").display())]).spawn().unwrap();
+        let mut child = bench
+            .build_command(&["-t", "x:1", "-o", &format!("type=oci,dest={}", bench.path("k.tar").display())])
+            .spawn()
+            .unwrap();
         std::thread::sleep(Duration::from_millis(5 + (round * 37) % 400));
         child.kill().unwrap();
         killed += i32::from(child.wait().unwrap().signal().is_some());

@@ -33,11 +33,15 @@ fn steps_see_no_credentials_store_or_builder() {
     need_run!();
     let bench = Bench::new();
     std::fs::create_dir_all(bench.path("home/.docker")).unwrap();
-    std::fs::write(bench.path("home/.docker/config.json"), r#"{"auths":{"example.com":{"auth":"Y2FuYXJ5OmNhbmFyeQ=="}}}"#).unwrap();
+    std::fs::write(
+        bench.path("home/.docker/config.json"),
+        r#"{"auths":{"example.com":{"auth":"Y2FuYXJ5OmNhbmFyeQ=="}}}"#,
+    )
+    .unwrap();
     let store = bench.store().display().to_string();
     let home = bench.path("home").display().to_string();
     bench.dockerfile(&format!(
-        "FROM busybox\nRUN {{ env; cat /proc/1/environ /proc/1/cmdline /proc/self/mountinfo; ls -la /proc/1/fd /proc/self/fd; ls {store} {home} && echo VISIBLE; }} > /seen 2>&1; true\n"
+        "FROM busybox\nRUN {{ env; cat /proc/1/environ /proc/1/cmdline /proc/self/mountinfo; ls -la /proc/1/fd /proc/self/fd; ls {store} {home} && echo VISI''BLE; }} > /seen 2>&1; true\n"
     ));
     let image = bench.build_image(&[]);
     let seen = String::from_utf8_lossy(&image.node("seen").content).into_owned();
@@ -51,14 +55,21 @@ fn copy_and_workdir_do_not_leave_the_root() {
     let bench = Bench::new();
     let outside = bench.path("outside");
     std::fs::write(&outside, "OUTSIDE").unwrap();
-    bench.file("ok", "fine").symlink(&outside.display().to_string(), "abs").symlink("../outside", "up").symlink("/proc/self/fd", "fds");
+    bench
+        .file("ok", "fine")
+        .symlink(&outside.display().to_string(), "abs")
+        .symlink("../outside", "up")
+        .symlink("/proc/self/fd", "fds");
     // Links inside a copied tree are copied as links; a link as the source itself is resolved inside the context.
     for source in ["abs", "up", "fds/0", "../outside"] {
         bench.dockerfile(&format!("FROM busybox\nCOPY {source} /got\n"));
         let run = bench.build(&["-o", &format!("type=oci,dest={}", bench.path("x.tar").display())]);
         if run.code == 0 {
             let image = support::image::Image::open_tar(&bench.path("x.tar"));
-            assert!(!image.has("got") || !String::from_utf8_lossy(&image.node("got").content).contains("OUTSIDE"), "COPY {source} escaped");
+            assert!(
+                !image.has("got") || !String::from_utf8_lossy(&image.node("got").content).contains("OUTSIDE"),
+                "COPY {source} escaped"
+            );
         }
     }
     // Destinations through links planted in the image.
@@ -122,7 +133,11 @@ fn smuggled_attributes_are_not_taken_at_face_value() {
     let bench = Bench::new();
     bench.file("d/f", "x").file("d/g", "y");
     let set = |name: &str, value: &str, path: &str| {
-        std::process::Command::new("setfattr").args(["-n", name, "-v", value]).arg(bench.ctx().join(path)).status().is_ok_and(|s| s.success())
+        std::process::Command::new("setfattr")
+            .args(["-n", name, "-v", value])
+            .arg(bench.ctx().join(path))
+            .status()
+            .is_ok_and(|s| s.success())
     };
     if !set("user.overlay.opaque", "y", "d") || !set("user.rootlesscontainers", "0sCAE=", "d/f") {
         skip!("this file system has no user xattrs");
@@ -136,7 +151,10 @@ fn smuggled_attributes_are_not_taken_at_face_value() {
     assert_eq!(image.node("d/f").uid, 0);
     for layer in &image.layers {
         for (path, node) in layer {
-            assert!(!node.xattrs.keys().any(|k| k.starts_with("user.overlay.") || k.starts_with("user.rootless")), "{path}");
+            assert!(
+                !node.xattrs.keys().any(|k| k.starts_with("user.overlay.") || k.starts_with("user.rootless")),
+                "{path}"
+            );
         }
     }
 }
@@ -145,7 +163,9 @@ fn smuggled_attributes_are_not_taken_at_face_value() {
 fn leftovers_die_with_their_step() {
     need_run!();
     let bench = Bench::new();
-    bench.dockerfile("FROM busybox\nRUN (setsid sleep 3141 &) ; (trap '' TERM HUP INT; sleep 3142) & sleep 0.1; echo ok > /ok\n");
+    bench.dockerfile(
+        "FROM busybox\nRUN (setsid sleep 3141 &) ; (trap '' TERM HUP INT; sleep 3142) & sleep 0.1; echo ok > /ok\n",
+    );
     assert_eq!(bench.build_image(&[]).text("ok"), "ok\n");
     let running = std::process::Command::new("pgrep").args(["-f", "^sleep 314[12]"]).output().unwrap();
     assert!(running.stdout.is_empty(), "processes survived their step");

@@ -28,7 +28,9 @@ fn pulls_builds_pushes_and_the_same_image_comes_back() {
     let (registry, bases) = registry!();
     registry.put(&bases.join("busybox"), "base/busybox:latest");
     let bench = Bench::new();
-    bench.file("f", "payload").dockerfile(&format!("FROM {}/base/busybox\nCOPY f /f\nRUN echo run > /r\n", registry.host));
+    bench
+        .file("f", "payload")
+        .dockerfile(&format!("FROM {}/base/busybox\nCOPY f /f\nRUN echo run > /r\n", registry.host));
     let tag = format!("{}/app/one:1", registry.host);
     let local = bench.path("local.tar");
     bench.build(&["-t", &tag, "--push", "-o", &format!("type=oci,dest={}", local.display())]).ok();

@@ -66,7 +66,12 @@ fn file_dependencies(file: &FileOp, deps: &mut [Dependency]) {
     let as_input = |index: i64| usize::try_from(index).ok().filter(|&i| i < deps.len());
     // A tree that is built upon is part of the result as a whole; so is one whose passwd file is read.
     let mut whole: Vec<usize> = file.actions.iter().filter_map(|a| as_input(a.input)).collect();
-    whole.extend(file.actions.iter().filter(|a| !matches!(a.action, Some(FileActionKind::Copy(_)))).filter_map(|a| as_input(a.secondary_input)));
+    whole.extend(
+        file.actions
+            .iter()
+            .filter(|a| !matches!(a.action, Some(FileActionKind::Copy(_))))
+            .filter_map(|a| as_input(a.secondary_input)),
+    );
     let mut found: Vec<(usize, Selection)> = Vec::new();
     for action in &file.actions {
         let Some(FileActionKind::Copy(copy)) = &action.action else { continue };
@@ -116,7 +121,8 @@ pub fn operation(vertex: &Vertex) -> Digest {
     use prost::Message as _;
     let mut op = vertex.op.clone();
     let deps = dependencies(vertex);
-    let hashed = |i: i64| usize::try_from(i).ok().and_then(|i| deps.get(i)).is_some_and(|d| *d != Dependency::Definition);
+    let hashed =
+        |i: i64| usize::try_from(i).ok().and_then(|i| deps.get(i)).is_some_and(|d| *d != Dependency::Definition);
     op.inputs.clear();
     op.constraints = None;
     match &mut op.kind {
@@ -184,7 +190,8 @@ mod tests {
     }
 
     fn copy(src: &str) -> Vertex {
-        let copy = FileActionCopy { src: src.into(), dest: "/d".into(), mode: -1, timestamp: -1, ..FileActionCopy::default() };
+        let copy =
+            FileActionCopy { src: src.into(), dest: "/d".into(), mode: -1, timestamp: -1, ..FileActionCopy::default() };
         let action = FileAction { input: 0, secondary_input: 1, output: 0, action: Some(FileActionKind::Copy(copy)) };
         vertex(Kind::File(FileOp { actions: vec![action] }), 2)
     }

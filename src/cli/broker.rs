@@ -50,9 +50,9 @@ fn answer_all(stream: &UnixStream) -> io::Result<()> {
     let mut out = stream;
     for line in BufReader::new(stream).lines() {
         let question: Question = serde_json::from_str(&line?)?;
-        let answer = match keyring().and_then(|k| {
-            k.credential(&question.host, question.repository.as_deref()).map_err(|e| e.to_string())
-        }) {
+        let answer = match keyring()
+            .and_then(|k| k.credential(&question.host, question.repository.as_deref()).map_err(|e| e.to_string()))
+        {
             Ok(None) => Answer::None,
             Ok(Some(Credential::Basic { username, password })) => Answer::Basic { username, password },
             Ok(Some(Credential::IdentityToken(token))) => Answer::IdentityToken(token),
@@ -77,7 +77,8 @@ fn keyring() -> Result<Keyring, String> {
     files.extend(settings::variable("REGISTRY_AUTH_FILE").map(PathBuf::from));
     files.extend(settings::docker_config_dir().map(|d| d.join("config.json")));
     files.extend(settings::variable("XDG_RUNTIME_DIR").map(|d| PathBuf::from(d).join("containers/auth.json")));
-    let config = settings::variable("XDG_CONFIG_HOME").map(PathBuf::from).or_else(|| Some(settings::home()?.join(".config")));
+    let config =
+        settings::variable("XDG_CONFIG_HOME").map(PathBuf::from).or_else(|| Some(settings::home()?.join(".config")));
     files.extend(config.map(|d| d.join("containers/auth.json")));
     for file in files {
         match std::fs::read_to_string(&file) {

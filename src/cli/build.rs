@@ -56,7 +56,12 @@ enum Stopped {
     Build(BuildError),
 }
 
-async fn run(inside: &Inside, settings: &BuildSettings, budget: Budget, events: crate::base::Events) -> Result<BuildReport, Stopped> {
+async fn run(
+    inside: &Inside,
+    settings: &BuildSettings,
+    budget: Budget,
+    events: crate::base::Events,
+) -> Result<BuildReport, Stopped> {
     let early = Stopped::Early;
     let store = inside.store(events.clone()).map_err(early)?;
     let lease = store.lease().map_err(|e| early(store_failure(&e)))?;
@@ -127,7 +132,10 @@ async fn interrupted() {
 /// Files and output after success.
 fn done(settings: &BuildSettings, report: &BuildReport) -> Result<u8, Failure> {
     let mut err = std::io::stderr();
-    if settings.progress != crate::ui::Mode::Silent && settings.progress != crate::ui::Mode::RawJson && !report.warnings.is_empty() {
+    if settings.progress != crate::ui::Mode::Silent
+        && settings.progress != crate::ui::Mode::RawJson
+        && !report.warnings.is_empty()
+    {
         let plural = if report.warnings.len() == 1 { "warning" } else { "warnings" };
         let _ = writeln!(err, "\n{} {plural} found:", report.warnings.len());
         for warning in &report.warnings {
@@ -137,7 +145,9 @@ fn done(settings: &BuildSettings, report: &BuildReport) -> Result<u8, Failure> {
     }
     let image = report.exports.first();
     let write = |path: &std::path::Path, bytes: &[u8]| {
-        file::write_atomic(path, bytes).map_err(|e| Failure::new(FaultKind::of_io(&e, FaultKind::Store), format!("cannot write {}: {e}", path.display())))
+        file::write_atomic(path, bytes).map_err(|e| {
+            Failure::new(FaultKind::of_io(&e, FaultKind::Store), format!("cannot write {}: {e}", path.display()))
+        })
     };
     if let (Some(path), Some(image)) = (&settings.iidfile, image) {
         write(path, image.config.as_str().as_bytes())?;

@@ -16,7 +16,8 @@ pub(super) fn doctor(global: &Global, options: &Doctor) -> Result<u8, Failure> {
     let can_run = report.probe.can_run();
     let text = match options.format.as_str() {
         "json" => {
-            let mut value = serde_json::to_value(&report).map_err(|e| Failure::new(FaultKind::Internal, e.to_string()))?;
+            let mut value =
+                serde_json::to_value(&report).map_err(|e| Failure::new(FaultKind::Internal, e.to_string()))?;
             value["rung"] = serde_json::to_value(report.probe.rung).unwrap_or_default();
             value["blockers"] = serde_json::to_value(&report.probe.blockers).unwrap_or_default();
             format!("{}\n", serde_json::to_string_pretty(&value).unwrap_or_default())
@@ -36,7 +37,8 @@ pub(super) fn doctor(global: &Global, options: &Doctor) -> Result<u8, Failure> {
                 let _ = writeln!(out, "\n{} is not available: {}", blocker.rung, blocker.what);
                 let _ = writeln!(out, "  evidence: {}\n  remedy:   {}", blocker.evidence, blocker.remedy);
             }
-            let verdict = if can_run { "RUN steps work here" } else { "RUN steps do not work here; COPY, ENV and the like do" };
+            let verdict =
+                if can_run { "RUN steps work here" } else { "RUN steps do not work here; COPY, ENV and the like do" };
             let _ = writeln!(out, "\n{verdict}");
             out
         }

@@ -57,10 +57,17 @@ pub fn bytes(text: &str) -> Result<u64, ValueError> {
         "g" | "gb" | "gib" => 30,
         "t" | "tb" | "tib" => 40,
         "p" | "pb" | "pib" => 50,
-        _ => return fail(format!("invalid size \"{text}\": expected a number with an optional unit b, k, m, g, t or p")),
+        _ => {
+            return fail(format!("invalid size \"{text}\": expected a number with an optional unit b, k, m, g, t or p"));
+        }
     };
     match number.parse::<f64>() {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "sizes are far below 2^53 units")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "sizes are far below 2^53 units"
+        )]
         Ok(n) if n >= 0.0 => Ok((n * (1_u64 << shift) as f64) as u64),
         _ => fail(format!("invalid size \"{text}\": expected a number with an optional unit b, k, m, g, t or p")),
     }
@@ -101,8 +108,22 @@ pub fn duration(text: &str) -> Result<Duration, ValueError> {
 }
 
 const ULIMITS: &[&str] = &[
-    "as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio",
-    "rttime", "sigpending", "stack",
+    "as",
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
 ];
 
 /// `name=soft[:hard]` (B2.32).
@@ -116,7 +137,9 @@ pub fn ulimit(text: &str) -> Result<Ulimit, ValueError> {
     if !ULIMITS.contains(&name) {
         return fail(format!("invalid ulimit type \"{name}\"{}", did_you_mean(name, ULIMITS)));
     }
-    let number = |n: &str| n.parse::<i64>().map_err(|_| ValueError(format!("invalid ulimit \"{text}\": \"{n}\" is not a number")));
+    let number = |n: &str| {
+        n.parse::<i64>().map_err(|_| ValueError(format!("invalid ulimit \"{text}\": \"{n}\" is not a number")))
+    };
     let (soft, hard) = match limits.split_once(':') {
         Some((soft, hard)) => (number(soft)?, number(hard)?),
         None => (number(limits)?, number(limits)?),
@@ -169,14 +192,21 @@ pub enum SecretSource {
 pub fn secret(text: &str) -> Result<(String, SecretSource), ValueError> {
     let (mut id, mut source, mut variable, mut kind) = (None, None, None, None);
     for (key, value) in fields(text)? {
-        let Some(value) = value else { return fail(format!("invalid field \"{key}\" in secret \"{text}\": must be key=value")) };
+        let Some(value) = value else {
+            return fail(format!("invalid field \"{key}\" in secret \"{text}\": must be key=value"));
+        };
         match key.as_str() {
             "id" => id = Some(value),
             "src" | "source" => source = Some(value),
             "env" => variable = Some(value),
             "type" if value == "file" || value == "env" => kind = Some(value),
             "type" => return fail(format!("unsupported secret type \"{value}\": expected file or env")),
-            _ => return fail(format!("unexpected key '{key}' in secret \"{text}\"{}", did_you_mean(&key, &["id", "src", "source", "env", "type"]))),
+            _ => {
+                return fail(format!(
+                    "unexpected key '{key}' in secret \"{text}\"{}",
+                    did_you_mean(&key, &["id", "src", "source", "env", "type"])
+                ));
+            }
         }
     }
     let Some(id) = id.filter(|id| !id.is_empty()) else { return fail(format!("secret missing id: \"{text}\"")) };
@@ -238,6 +268,8 @@ mod tests {
     #[test]
     fn b2_32_ulimits() {
         assert_eq!(ulimit("nofile=10:20"), Ok(Ulimit { name: "nofile".into(), soft: 10, hard: 20 }));
-        assert!(ulimit("nofile=30:20").is_err() && ulimit("nofiles=1").is_err_and(|e| e.0.contains("did you mean nofile?")));
+        assert!(
+            ulimit("nofile=30:20").is_err() && ulimit("nofiles=1").is_err_and(|e| e.0.contains("did you mean nofile?"))
+        );
     }
 }

@@ -63,7 +63,10 @@ fn finish(result: Result<u8, Failure>) -> u8 {
 fn version(format: &str) -> Result<u8, Failure> {
     let version = env!("CARGO_PKG_VERSION");
     let text = match format {
-        "json" => format!("{}\n", serde_json::json!({"version": version, "os": std::env::consts::OS, "arch": std::env::consts::ARCH})),
+        "json" => format!(
+            "{}\n",
+            serde_json::json!({"version": version, "os": std::env::consts::OS, "arch": std::env::consts::ARCH})
+        ),
         "text" => format!("rbuild {version} {}/{}\n", std::env::consts::OS, std::env::consts::ARCH),
         other => return Err(unknown_format(other)),
     };

@@ -57,7 +57,9 @@ pub fn store_root(global: &Global) -> Result<PathBuf, Failure> {
         (None, Some(data), _) if Path::new(&data).is_absolute() => Path::new(&data).join("rbuild"),
         (None, _, Some(home)) => home.join(".local/share/rbuild"),
         (None, _, None) => {
-            return Err(usage("there is no home directory for the store").hint("set HOME or XDG_DATA_HOME, or give --root DIR"));
+            return Err(
+                usage("there is no home directory for the store").hint("set HOME or XDG_DATA_HOME, or give --root DIR")
+            );
         }
     };
     std::path::absolute(&root).map_err(|e| usage(format!("--root {}: {e}", root.display())))
@@ -119,7 +121,15 @@ impl BuildSettings {
         main_context(args, &context, &mut request)?;
         named_contexts(args, &mut request)?;
         let color = variable("NO_COLOR").is_none();
-        Ok(Self { request, progress, quiet, color, iidfile: args.iidfile.clone(), metadata_file: args.metadata_file.clone(), notices })
+        Ok(Self {
+            request,
+            progress,
+            quiet,
+            color,
+            iidfile: args.iidfile.clone(),
+            metadata_file: args.metadata_file.clone(),
+            notices,
+        })
     }
 }
 
@@ -147,7 +157,9 @@ fn refuse_unsupported(args: &Build, notices: &mut Vec<String>) -> Result<(), Fai
     }
     for spec in &args.attest {
         let fields = grammar::fields(spec).map_err(|e| usage(format!("--attest: {e}")))?;
-        let disabled = fields.iter().any(|(k, v)| k == "disabled" && v.as_deref().is_none_or(|v| grammar::boolean(v) == Some(true)));
+        let disabled = fields
+            .iter()
+            .any(|(k, v)| k == "disabled" && v.as_deref().is_none_or(|v| grammar::boolean(v) == Some(true)));
         if !disabled {
             return Err(not_yet(&format!("--attest {spec}")));
         }
@@ -175,7 +187,10 @@ fn refuse_unsupported(args: &Build, notices: &mut Vec<String>) -> Result<(), Fai
 fn progress(args: &Build) -> Result<(Mode, bool), Failure> {
     let asked = args.progress.clone().or_else(|| variable("BUILDKIT_PROGRESS"));
     if args.quiet && args.progress.as_deref().is_some_and(|p| !["auto", "quiet"].contains(&p)) {
-        return Err(usage(format!("progress={} and quiet cannot be used together", args.progress.clone().unwrap_or_default())));
+        return Err(usage(format!(
+            "progress={} and quiet cannot be used together",
+            args.progress.clone().unwrap_or_default()
+        )));
     }
     if args.quiet {
         return Ok((Mode::Silent, true));
@@ -184,14 +199,19 @@ fn progress(args: &Build) -> Result<(Mode, bool), Failure> {
     Ok(match asked.as_deref() {
         None | Some("auto") if terminal => (Mode::Tty, false),
         None | Some("auto" | "plain") => (Mode::Plain, false),
-        Some("tty") if !std::io::stderr().is_terminal() => return Err(usage("--progress tty: standard error is not a terminal")),
+        Some("tty") if !std::io::stderr().is_terminal() => {
+            return Err(usage("--progress tty: standard error is not a terminal"));
+        }
         Some("tty") => (Mode::Tty, false),
         Some("quiet") => (Mode::Silent, true),
         Some("none") => (Mode::Silent, false),
         Some("rawjson") => (Mode::RawJson, false),
         Some(other) => {
             let known = ["auto", "tty", "plain", "quiet", "none", "rawjson"];
-            return Err(usage(format!("--progress: invalid progress mode \"{other}\"{}", grammar::did_you_mean(other, &known))));
+            return Err(usage(format!(
+                "--progress: invalid progress mode \"{other}\"{}",
+                grammar::did_you_mean(other, &known)
+            )));
         }
     })
 }
@@ -214,13 +234,15 @@ fn outputs(args: &Build, notices: &mut Vec<String>) -> Result<Vec<OutputSpec>, F
         return Err(usage("--output: only one output can go to standard output"));
     }
     if stdout == 1 && std::io::stdout().is_terminal() {
-        return Err(usage("--output: refusing to write a tar to a terminal").hint("redirect standard output, or give dest=FILE"));
+        return Err(usage("--output: refusing to write a tar to a terminal")
+            .hint("redirect standard output, or give dest=FILE"));
     }
     if args.push && args.load {
         return Err(usage("--push and --load cannot be used together"));
     }
     if args.push {
-        let only_files = !outputs.is_empty() && outputs.iter().all(|o| matches!(o.kind, OutputKind::Local | OutputKind::Tar));
+        let only_files =
+            !outputs.is_empty() && outputs.iter().all(|o| matches!(o.kind, OutputKind::Local | OutputKind::Tar));
         if only_files && tags.is_empty() {
             return Err(usage("--push cannot be used with --output type=local or type=tar alone"));
         }
@@ -247,7 +269,8 @@ fn outputs(args: &Build, notices: &mut Vec<String>) -> Result<Vec<OutputSpec>, F
         }
         if output.kind == OutputKind::Docker && output.dest.is_none() {
             output.kind = OutputKind::Image;
-            notices.push("type=docker without dest: the image is kept in rbuild's own store (see `rbuild images`)".into());
+            notices
+                .push("type=docker without dest: the image is kept in rbuild's own store (see `rbuild images`)".into());
         }
         if output.push && output.names.is_empty() {
             return Err(usage("tag is needed when pushing to registry").hint("give one with -t HOST/NAME:TAG"));
@@ -329,7 +352,11 @@ fn options(args: &Build) -> Result<FrontendOptions, Failure> {
         None | Some("default" | "") => NetMode::Unset,
         Some("none") => NetMode::None,
         Some("host") => NetMode::Host,
-        Some(other) => return Err(usage(format!("--network: network mode \"{other}\" not supported; expected default, host or none"))),
+        Some(other) => {
+            return Err(usage(format!(
+                "--network: network mode \"{other}\" not supported; expected default, host or none"
+            )));
+        }
     };
     for text in &args.add_host {
         options.add_hosts.extend(grammar::hosts(text).map_err(|e| usage(format!("--add-host: {e}")))?);
@@ -378,7 +405,8 @@ fn secrets(args: &Build) -> Result<Secrets, Failure> {
         let value = match variable {
             Some(name) => {
                 let value = std::env::var_os(&name);
-                let value = value.ok_or_else(|| usage(format!("--secret {id}: environment variable {name} is not set")))?;
+                let value =
+                    value.ok_or_else(|| usage(format!("--secret {id}: environment variable {name} is not set")))?;
                 std::os::unix::ffi::OsStringExt::into_vec(value)
             }
             None => {
@@ -405,7 +433,10 @@ fn main_context(args: &Build, context: &str, request: &mut crate::build::BuildRe
     let input = |message: String| Failure::new(FaultKind::Input, message);
     let stdin = || -> Result<Vec<u8>, Failure> {
         let mut bytes = Vec::new();
-        std::io::stdin().take(MAX_DOCKERFILE).read_to_end(&mut bytes).map_err(|e| input(format!("cannot read standard input: {e}")))?;
+        std::io::stdin()
+            .take(MAX_DOCKERFILE)
+            .read_to_end(&mut bytes)
+            .map_err(|e| input(format!("cannot read standard input: {e}")))?;
         Ok(bytes)
     };
     if context == "-" {
@@ -419,14 +450,16 @@ fn main_context(args: &Build, context: &str, request: &mut crate::build::BuildRe
         if crate::oci::media_type::sniff(&request.dockerfile) != crate::oci::media_type::Codec::Uncompressed
             || request.dockerfile.get(257..262) == Some(b"ustar")
         {
-            return Err(usage("a build context on standard input is not supported yet").hint("unpack it and give the directory"));
+            return Err(usage("a build context on standard input is not supported yet")
+                .hint("unpack it and give the directory"));
         }
         request.filename = "Dockerfile".into();
         return Ok(());
     }
     let remote = ["http://", "https://", "git://", "ssh://", "git@", "github.com/"];
     if remote.iter().any(|p| context.starts_with(p)) && !Path::new(context).exists() {
-        return Err(usage(format!("remote build context \"{context}\" is not supported yet")).hint("fetch it and give the directory"));
+        return Err(usage(format!("remote build context \"{context}\" is not supported yet"))
+            .hint("fetch it and give the directory"));
     }
     let dir = Path::new(context);
     if !dir.is_dir() {
@@ -452,9 +485,17 @@ fn main_context(args: &Build, context: &str, request: &mut crate::build::BuildRe
     };
     if let Some(path) = &path {
         let bytes = read_limited(path, MAX_DOCKERFILE).map_err(|e| {
-            let why = if e.kind() == std::io::ErrorKind::NotFound { "no such file or directory".into() } else { e.to_string() };
+            let why = if e.kind() == std::io::ErrorKind::NotFound {
+                "no such file or directory".into()
+            } else {
+                e.to_string()
+            };
             let failure = input(format!("failed to read dockerfile: open {}: {why}", path.display()));
-            if args.file.is_none() { failure.hint("give another one with -f FILE") } else { failure.hint("-f is relative to the current directory, not to the context") }
+            if args.file.is_none() {
+                failure.hint("give another one with -f FILE")
+            } else {
+                failure.hint("-f is relative to the current directory, not to the context")
+            }
         })?;
         if bytes.len() as u64 > MAX_DOCKERFILE {
             return Err(input(format!("{} is larger than 16 MiB", path.display())));
@@ -506,7 +547,10 @@ fn named_contexts(args: &Build, request: &mut crate::build::BuildRequest) -> Res
             return Err(usage(format!("--build-context: invalid context value: {text}, expected key=value")));
         };
         let plain = name.split("::").next().unwrap_or(name);
-        let reference: Reference = plain.to_lowercase().parse().map_err(|e| usage(format!("--build-context: invalid context name {name}: {e}")))?;
+        let reference: Reference = plain
+            .to_lowercase()
+            .parse()
+            .map_err(|e| usage(format!("--build-context: invalid context name {name}: {e}")))?;
         let mut key = reference.familiar();
         if let Some(short) = key.strip_suffix(":latest") {
             key = short.to_owned();
@@ -519,10 +563,14 @@ fn named_contexts(args: &Build, request: &mut crate::build::BuildRequest) -> Res
             continue;
         }
         if value.contains("://") || value.starts_with("git@") || value.starts_with("target:") {
-            return Err(usage(format!("--build-context {name}: \"{value}\" is not supported yet; use a directory, docker-image:// or oci-layout://")));
+            return Err(usage(format!(
+                "--build-context {name}: \"{value}\" is not supported yet; use a directory, docker-image:// or oci-layout://"
+            )));
         }
         let dir = Path::new(value).canonicalize().ok().filter(|d| d.is_dir());
-        let dir = dir.ok_or_else(|| usage(format!("--build-context: failed to find local context {name}: path \"{value}\" not found")))?;
+        let dir = dir.ok_or_else(|| {
+            usage(format!("--build-context: failed to find local context {name}: path \"{value}\" not found"))
+        })?;
         let ignore = read_ignore(&dir.join(".dockerignore"))?;
         request.contexts.insert(key.clone(), context_dir(&dir, ignore.as_ref())?);
         if let Some(ignore) = ignore {

@@ -79,7 +79,15 @@ fn table(records: &[UsageRecord], verbose: bool) -> String {
             let _ = writeln!(
                 out,
                 "ID:\t\t{}\nType:\t\t{}\nDescription:\t{}\nSize:\t\t{}\nReclaimable:\t{}\nCreated at:\t{}\nLast used:\t{}\nUsage count:\t{}\nParents:\t{}\n",
-                r.id, r.kind.name(), r.description, size(r.size), r.reclaimable > 0, time(r.created), time(r.last_used), r.usage, r.parents.join(", ")
+                r.id,
+                r.kind.name(),
+                r.description,
+                size(r.size),
+                r.reclaimable > 0,
+                time(r.created),
+                time(r.last_used),
+                r.usage,
+                r.parents.join(", ")
             );
         }
         return out;
@@ -88,7 +96,13 @@ fn table(records: &[UsageRecord], verbose: bool) -> String {
     for r in records {
         let id: String = r.id.chars().take(28).collect();
         let description: String = r.description.chars().take(60).collect();
-        let _ = writeln!(out, "{id:<28} {:<18} {:<12} {:<12} {description}", r.kind.name(), r.reclaimable > 0, size(r.size));
+        let _ = writeln!(
+            out,
+            "{id:<28} {:<18} {:<12} {:<12} {description}",
+            r.kind.name(),
+            r.reclaimable > 0,
+            size(r.size)
+        );
     }
     out
 }
@@ -105,7 +119,14 @@ pub(super) fn du(inside: &Inside, args: &Du) -> Result<u8, Failure> {
             let total: u64 = records.iter().map(|r| r.size).sum();
             let free: u64 = records.iter().map(|r| r.reclaimable).sum();
             let shared: u64 = records.iter().filter(|r| r.shared).map(|r| r.size).sum();
-            let _ = writeln!(out, "\nShared:\t\t{}\nPrivate:\t{}\nReclaimable:\t{}\nTotal:\t\t{}", size(shared), size(total - shared), size(free), size(total));
+            let _ = writeln!(
+                out,
+                "\nShared:\t\t{}\nPrivate:\t{}\nReclaimable:\t{}\nTotal:\t\t{}",
+                size(shared),
+                size(total - shared),
+                size(free),
+                size(total)
+            );
             super::print(&out)
         }
         other => Err(super::unknown_format(other)),
@@ -114,7 +135,9 @@ pub(super) fn du(inside: &Inside, args: &Du) -> Result<u8, Failure> {
 
 pub(super) fn prune(inside: &Inside, args: &Prune) -> Result<u8, Failure> {
     let limit = |flag: &str, text: &Option<String>| match text {
-        Some(text) => grammar::bytes(text).map(Some).map_err(|e| Failure::new(FaultKind::Usage, format!("{flag}: {e}"))),
+        Some(text) => {
+            grammar::bytes(text).map(Some).map_err(|e| Failure::new(FaultKind::Usage, format!("{flag}: {e}")))
+        }
         None => Ok(None),
     };
     let options = PruneOptions {
@@ -161,7 +184,8 @@ pub(super) fn unshare(command: &[OsString]) -> Result<u8, Failure> {
     let shell = super::settings::variable("SHELL").unwrap_or_else(|| "/bin/sh".into());
     let program = command.first().cloned().unwrap_or_else(|| shell.into());
     let status = std::process::Command::new(&program).args(command.iter().skip(1)).status();
-    let status = status.map_err(|e| Failure::new(FaultKind::Usage, format!("cannot run {}: {e}", program.display())))?;
+    let status =
+        status.map_err(|e| Failure::new(FaultKind::Usage, format!("cannot run {}: {e}", program.display())))?;
     let code = status.code().or_else(|| std::os::unix::process::ExitStatusExt::signal(&status).map(|s| 128 + s));
     Ok(code.and_then(|c| u8::try_from(c).ok()).unwrap_or(1))
 }

@@ -19,9 +19,13 @@ pub(super) fn start(global: &Global, args: &[OsString]) -> Result<u8, Failure> {
     let mut report = probe(&root)?;
     restrict(&mut report, &global.isolation)?;
     let options = WorkerOptions::new(&report, runtime_dir()?.join("worker"));
-    let isolation = |e: &dyn std::fmt::Display| Failure::new(FaultKind::Isolation, format!("cannot start the worker: {e}")).hint("`rbuild doctor` shows what this machine allows");
+    let isolation = |e: &dyn std::fmt::Display| {
+        Failure::new(FaultKind::Isolation, format!("cannot start the worker: {e}"))
+            .hint("`rbuild doctor` shows what this machine allows")
+    };
     let (socket, theirs) = broker::pair().map_err(|e| isolation(&e))?;
-    let told = Told { options, blockers: report.blockers.iter().map(|b| format!("{}: {}", b.what, b.remedy)).collect() };
+    let told =
+        Told { options, blockers: report.blockers.iter().map(|b| format!("{}: {}", b.what, b.remedy)).collect() };
     let told = serde_json::to_string(&told).map_err(|e| isolation(&e))?;
     let mut argv: Vec<OsString> = vec!["rbuild".into(), WORKER_ROLE.into(), told.into()];
     argv.extend(args.iter().skip(1).cloned());
@@ -63,7 +67,8 @@ fn runtime_dir() -> Result<PathBuf, Failure> {
             return Ok(dir);
         }
     }
-    Err(Failure::new(FaultKind::Store, "there is no place for temporary files").hint("set XDG_RUNTIME_DIR or TMPDIR to a writable directory"))
+    Err(Failure::new(FaultKind::Store, "there is no place for temporary files")
+        .hint("set XDG_RUNTIME_DIR or TMPDIR to a writable directory"))
 }
 
 fn probe_file() -> Option<PathBuf> {
@@ -111,7 +116,8 @@ fn restrict(report: &mut ProbeReport, wanted: &str) -> Result<(), Failure> {
         return Ok(());
     }
     let blocker = report.blockers.iter().find(|b| b.rung == rung);
-    let failure = Failure::new(FaultKind::Isolation, format!("--isolation {wanted}: this machine offers {}", report.rung));
+    let failure =
+        Failure::new(FaultKind::Isolation, format!("--isolation {wanted}: this machine offers {}", report.rung));
     Err(match blocker {
         Some(b) => failure.hint(format!("{}: {}", b.what, b.remedy)),
         None => failure,
@@ -130,12 +136,10 @@ pub(super) struct Inside {
 impl Inside {
     pub(super) fn store(&self, events: Events) -> Result<Store, Failure> {
         let mounts = self.context.state_dir.join("mounts");
-        std::fs::create_dir_all(&mounts).map_err(|e| Failure::new(FaultKind::of_io(&e, FaultKind::Store), format!("cannot create {}: {e}", mounts.display())))?;
-        let options = StoreOptions {
-            snapshotter: self.snapshotter,
-            mount_dir: Some(mounts),
-            events,
-        };
+        std::fs::create_dir_all(&mounts).map_err(|e| {
+            Failure::new(FaultKind::of_io(&e, FaultKind::Store), format!("cannot create {}: {e}", mounts.display()))
+        })?;
+        let options = StoreOptions { snapshotter: self.snapshotter, mount_dir: Some(mounts), events };
         Store::open(&self.root, &options).map_err(|e| store_failure(&e))
     }
 }
@@ -162,10 +166,13 @@ pub fn work(args: Vec<OsString>) -> u8 {
 }
 
 fn inside(told: &OsString, cli: &super::Cli) -> Result<u8, Failure> {
-    let defect = |e: &dyn std::fmt::Display| Failure::new(FaultKind::Internal, format!("the worker was started wrongly: {e}"));
+    let defect =
+        |e: &dyn std::fmt::Display| Failure::new(FaultKind::Internal, format!("the worker was started wrongly: {e}"));
     let told: Told = serde_json::from_slice(told.as_encoded_bytes()).map_err(|e| defect(&e))?;
     let socket = rootless::inherited_fd(0).map_err(|e| defect(&e))?;
-    let context = rootless::worker_init(&told.options).map_err(|e| Failure::new(FaultKind::Isolation, e.to_string()).hint("`rbuild doctor` shows what this machine allows"))?;
+    let context = rootless::worker_init(&told.options).map_err(|e| {
+        Failure::new(FaultKind::Isolation, e.to_string()).hint("`rbuild doctor` shows what this machine allows")
+    })?;
     let inside = Inside {
         context,
         root: settings::store_root(&cli.global)?,

@@ -152,7 +152,8 @@ fn existing(record: &LayerRecord, options: &ImageOptions, new: bool) -> Option<(
     }
     let remote = record.remotes.iter().find(|r| !media_type::is_foreign(&r.descriptor.media_type))?;
     let codec = media_type::layer_codec(&remote.descriptor.media_type)?;
-    let descriptor = Descriptor::new(options.family.layer(codec), remote.descriptor.digest.clone(), remote.descriptor.size);
+    let descriptor =
+        Descriptor::new(options.family.layer(codec), remote.descriptor.digest.clone(), remote.descriptor.size);
     Some((descriptor, record.diff_id.clone()?))
 }
 
@@ -218,11 +219,15 @@ mod tests {
     #[test]
     fn c6_06_times_come_from_layers() {
         let at = |s| SystemTime::UNIX_EPOCH + Duration::from_secs(s);
-        let history = vec![entry(false, Some("2020-01-01T00:00:00Z")), entry(true, None), entry(false, None), entry(true, None)];
+        let history =
+            vec![entry(false, Some("2020-01-01T00:00:00Z")), entry(true, None), entry(false, None), entry(true, None)];
         let mut config = ImageConfig { history, ..ImageConfig::default() };
         date(&mut config, &[at(1), at(60)], None);
         let times: Vec<_> = config.history.iter().filter_map(|h| h.created.as_deref()).collect();
-        assert_eq!(times, ["2020-01-01T00:00:00Z", "2020-01-01T00:00:00Z", "1970-01-01T00:01:00Z", "1970-01-01T00:01:00Z"]);
+        assert_eq!(
+            times,
+            ["2020-01-01T00:00:00Z", "2020-01-01T00:00:00Z", "1970-01-01T00:01:00Z", "1970-01-01T00:01:00Z"]
+        );
         assert_eq!(config.created.as_deref(), Some("1970-01-01T00:01:00Z"));
     }
 

@@ -99,7 +99,8 @@ pub(super) fn write_file(
 ) -> Result<(), ExportError> {
     let path = match dest {
         Dest::Stdout => {
-            let out = rustix::io::dup(rustix::stdio::stdout()).map_err(|e| ExportError::io("write", "standard output")(e.into()))?;
+            let out = rustix::io::dup(rustix::stdio::stdout())
+                .map_err(|e| ExportError::io("write", "standard output")(e.into()))?;
             let mut out = BufWriter::with_capacity(1 << 20, File::from(out));
             write(&mut out)?;
             return out.flush().map_err(ExportError::io("write", "standard output"));
@@ -108,7 +109,10 @@ pub(super) fn write_file(
     };
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(ExportError::io("create", parent))?;
-    let temp = tempfile::Builder::new().prefix(".rbuild-").tempfile_in(parent).map_err(ExportError::io("create a file in", parent))?;
+    let temp = tempfile::Builder::new()
+        .prefix(".rbuild-")
+        .tempfile_in(parent)
+        .map_err(ExportError::io("create a file in", parent))?;
     let mut out = BufWriter::with_capacity(1 << 20, temp.as_file());
     write(&mut out)?;
     out.flush().map_err(ExportError::io("write", path))?;

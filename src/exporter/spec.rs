@@ -80,10 +80,32 @@ pub struct OutputSpec {
 pub struct SpecError(pub String);
 
 const KEYS: &[&str] = &[
-    "type", "dest", "name", "push", "push-by-digest", "registry.insecure", "store", "unpack", "tar", "oci-mediatypes",
-    "compression", "compression-level", "force-compression", "rewrite-timestamp", "dangling-name-prefix",
-    "danging-name-empty-only", "name-canonical", "annotation", "context", "mode", "platform-split",
-    "attestation-prefix", "prefer-nondist-layers", "oci-artifact", "attestation-inline", "source-date-epoch",
+    "type",
+    "dest",
+    "name",
+    "push",
+    "push-by-digest",
+    "registry.insecure",
+    "store",
+    "unpack",
+    "tar",
+    "oci-mediatypes",
+    "compression",
+    "compression-level",
+    "force-compression",
+    "rewrite-timestamp",
+    "dangling-name-prefix",
+    "danging-name-empty-only",
+    "name-canonical",
+    "annotation",
+    "context",
+    "mode",
+    "platform-split",
+    "attestation-prefix",
+    "prefer-nondist-layers",
+    "oci-artifact",
+    "attestation-inline",
+    "source-date-epoch",
 ];
 
 impl OutputSpec {
@@ -133,7 +155,10 @@ impl OutputSpec {
             } else if KEYS.contains(&key.as_str()) {
                 values.insert(key, value.to_owned());
             } else {
-                return Err(SpecError(format!("unknown attribute \"{key}\" in output \"{text}\"{}", did_you_mean(&key, KEYS))));
+                return Err(SpecError(format!(
+                    "unknown attribute \"{key}\" in output \"{text}\"{}",
+                    did_you_mean(&key, KEYS)
+                )));
             }
         }
         let kind = match values.remove("type").as_deref() {
@@ -185,11 +210,16 @@ impl OutputSpec {
                     "zstd" => Codec::Zstd,
                     "uncompressed" => Codec::Uncompressed,
                     "estargz" => return refuse(),
-                    _ => return Err(SpecError(format!("unsupported compression \"{value}\": expected gzip, zstd or uncompressed"))),
+                    _ => {
+                        return Err(SpecError(format!(
+                            "unsupported compression \"{value}\": expected gzip, zstd or uncompressed"
+                        )));
+                    }
                 }
             }
             "compression-level" => {
-                let level = value.parse().map_err(|_| SpecError(format!("compression-level \"{value}\" is not a number")))?;
+                let level =
+                    value.parse().map_err(|_| SpecError(format!("compression-level \"{value}\" is not a number")))?;
                 self.image.level = Some(level);
             }
             "force-compression" => self.image.force = boolean(key, value)?,
@@ -313,7 +343,8 @@ mod tests {
         let names: Vec<_> = spec.names.iter().map(Reference::familiar).collect();
         assert_eq!(names, ["a:latest", "b:2"]);
         assert!(spec.push);
-        let spec = OutputSpec::parse("type=oci,dest=x.tar,compression=zstd,compression-level=9,annotation.a.B=c").expect("valid");
+        let spec = OutputSpec::parse("type=oci,dest=x.tar,compression=zstd,compression-level=9,annotation.a.B=c")
+            .expect("valid");
         assert_eq!((spec.image.codec, spec.image.level), (Codec::Zstd, Some(9)));
         assert_eq!(spec.image.manifest_annotations["a.B"], "c");
     }
@@ -328,6 +359,9 @@ mod tests {
         assert!(error("type=image,compression=estargz").ends_with("is not supported yet"));
         assert!(error("type=image,oci-mediatypes=false,compression=zstd").contains("conflicts"));
         assert!(error("type=image,name=a:1,push-by-digest=true").starts_with("can't push tagged ref"));
-        assert_eq!(error("type=image,annotation-index.x=y"), "index annotations not supported for single platform export");
+        assert_eq!(
+            error("type=image,annotation-index.x=y"),
+            "index annotations not supported for single platform export"
+        );
     }
 }

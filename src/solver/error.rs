@@ -29,15 +29,13 @@ struct Place {
 impl SolveError {
     /// A failure in `vertex`.
     pub(super) fn at(vertex: &Vertex, kind: FaultKind, message: impl Into<String>, hint: Option<String>) -> Self {
-        let place =
-            Place { digest: vertex.digest.clone(), name: vertex.name(), location: vertex.location.clone() };
+        let place = Place { digest: vertex.digest.clone(), name: vertex.name(), location: vertex.location.clone() };
         Self(Arc::new(Inner { kind, message: message.into(), hint, vertex: Some(place), exit_code: None }))
     }
 
     /// A step that ended with `code`.
     pub(super) fn exit(vertex: &Vertex, code: i32, message: String, hint: Option<String>) -> Self {
-        let place =
-            Place { digest: vertex.digest.clone(), name: vertex.name(), location: vertex.location.clone() };
+        let place = Place { digest: vertex.digest.clone(), name: vertex.name(), location: vertex.location.clone() };
         let kind = FaultKind::Step;
         Self(Arc::new(Inner { kind, message, hint, vertex: Some(place), exit_code: Some(code) }))
     }

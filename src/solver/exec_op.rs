@@ -77,7 +77,8 @@ impl Solver {
             match self.env.secrets.values.get(&secret.id) {
                 Some(value) => {
                     let value = String::from_utf8(value.to_vec()).map_err(|_| {
-                        let message = format!("secret \"{}\" is not text and cannot be an environment variable", secret.id);
+                        let message =
+                            format!("secret \"{}\" is not text and cannot be an environment variable", secret.id);
                         SolveError::at(vertex, FaultKind::Input, message, None)
                     })?;
                     extra_env.push((secret.name.clone(), value));
@@ -126,8 +127,7 @@ impl Solver {
             return Ok(vec![chain]);
         }
         let place = Arc::clone(vertex);
-        let layer =
-            blocking(move || mounted.commit(&place.name()).map_err(|e| tree::store_error(&place, &e))).await?;
+        let layer = blocking(move || mounted.commit(&place.name()).map_err(|e| tree::store_error(&place, &e))).await?;
         let mut chain = chain;
         chain.push(layer);
         Ok(vec![chain])
@@ -168,8 +168,14 @@ impl Solver {
                     return if opt.optional { Ok(None) } else { Err(missing_secret(vertex, &opt.id)) };
                 };
                 let dir = self.env.state_dir.clone();
-                let secret = SecretFile::write(&dir, value, opt.uid, opt.gid, opt.mode)
-                    .map_err(|e| SolveError::at(vertex, FaultKind::Store, format!("cannot hand over secret \"{}\": {e}", opt.id), None))?;
+                let secret = SecretFile::write(&dir, value, opt.uid, opt.gid, opt.mode).map_err(|e| {
+                    SolveError::at(
+                        vertex,
+                        FaultKind::Store,
+                        format!("cannot hand over secret \"{}\": {e}", opt.id),
+                        None,
+                    )
+                })?;
                 let source = secret.path().to_path_buf();
                 held.secrets.push(secret);
                 Ok(Some(StepMount::Bind { source, target, readonly: true }))
@@ -196,11 +202,9 @@ impl Solver {
         let selection = Selection { path: selector.into(), follow: true, ..Selection::default() };
         let content = self.content(vertex, tree, &[selection]).await?;
         let key = key::combine(&crate::base::Digest::sha256("bind source"), &[Part::Content(content)]);
-        let (store, local, place, src) = (self.env.store.clone(), Arc::clone(local), Arc::clone(vertex), selector.to_owned());
-        let chain = blocking(move || {
-            local.as_layer(&store, &place, &key, &src, "/source")
-        })
-        .await?;
+        let (store, local, place, src) =
+            (self.env.store.clone(), Arc::clone(local), Arc::clone(vertex), selector.to_owned());
+        let chain = blocking(move || local.as_layer(&store, &place, &key, &src, "/source")).await?;
         Ok((chain, PathBuf::from("/source")))
     }
 

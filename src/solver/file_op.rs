@@ -67,7 +67,8 @@ impl Solver {
             let chain = self.commit(vertex, state).await?;
             states.insert(number, State::Committed(chain.clone()));
             let slot = usize::try_from(output).ok().and_then(|o| results.get_mut(o));
-            *slot.ok_or_else(|| SolveError::internal("the outputs of a file operation are not numbered from 0"))? = chain;
+            *slot.ok_or_else(|| SolveError::internal("the outputs of a file operation are not numbered from 0"))? =
+                chain;
         }
         Ok(results)
     }
@@ -80,8 +81,7 @@ impl Solver {
         let mounted = Arc::try_unwrap(mounted)
             .map_err(|_| SolveError::internal("a tree is committed while it is still written to"))?;
         let place = Arc::clone(vertex);
-        let layer =
-            blocking(move || mounted.commit(&place.name()).map_err(|e| tree::store_error(&place, &e))).await?;
+        let layer = blocking(move || mounted.commit(&place.name()).map_err(|e| tree::store_error(&place, &e))).await?;
         chain.push(layer);
         Ok(chain)
     }
@@ -137,12 +137,14 @@ impl Solver {
             n if n < 0 => self.open(vertex, &Tree::Layers(Vec::new())).await,
             n if n < inputs => {
                 let tree = usize::try_from(n).ok().and_then(|n| trees.get(n));
-                self.open(vertex, tree.ok_or_else(|| SolveError::internal("a copy from an input that is not there"))?).await
+                self.open(vertex, tree.ok_or_else(|| SolveError::internal("a copy from an input that is not there"))?)
+                    .await
             }
             n if n == action.input => self.open(vertex, &Tree::Layers(base.to_vec())).await,
             n => {
                 let state = states.remove(&n);
-                let state = state.ok_or_else(|| SolveError::internal("a copy from an action that does not come before it"))?;
+                let state =
+                    state.ok_or_else(|| SolveError::internal("a copy from an action that does not come before it"))?;
                 let chain = self.commit(vertex, state).await?;
                 states.insert(n, State::Committed(chain.clone()));
                 self.open(vertex, &Tree::Layers(chain)).await

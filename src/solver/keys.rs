@@ -148,9 +148,12 @@ impl Solver {
         match scheme {
             "docker-image" | "oci-layout" => {
                 let platform = vertex.op.platform.as_ref().map_or_else(crate::oci::Platform::host, Into::into);
-                let layers = self.env.images.layers(&source.identifier, &platform).await.map_err(|e| {
-                    SolveError::at(vertex, e.kind(), e.to_string(), e.hint())
-                })?;
+                let layers = self
+                    .env
+                    .images
+                    .layers(&source.identifier, &platform)
+                    .await
+                    .map_err(|e| SolveError::at(vertex, e.kind(), e.to_string(), e.hint()))?;
                 let canonical = key::leaf("image", layers.last().map_or("scratch", |l| l.as_str()));
                 let outputs = vec![Tree::Layers(layers)];
                 Ok(Keyed { key: Some(canonical.clone()), hit: Some(Hit { canonical, outputs, source: true }) })

@@ -6,8 +6,8 @@
 //! future.
 
 mod error;
-mod file_op;
 mod exec_op;
+mod file_op;
 mod keys;
 mod operate;
 mod tree;
@@ -126,9 +126,11 @@ impl Solver {
 
     async fn edge(self: &Arc<Self>, graph: &Arc<Graph>, edge: &Edge) -> Result<Tree, SolveError> {
         let solved = self.solved(graph, &edge.vertex).await?;
-        solved.outputs.get(edge.index).cloned().ok_or_else(|| {
-            SolveError::internal(format!("vertex {} has no output {}", edge.vertex.short(), edge.index))
-        })
+        solved
+            .outputs
+            .get(edge.index)
+            .cloned()
+            .ok_or_else(|| SolveError::internal(format!("vertex {} has no output {}", edge.vertex.short(), edge.index)))
     }
 
     /// The result of a vertex, computed once.

@@ -41,7 +41,12 @@ impl Solver {
             // Later builds that may use the cache find this result; what builds on it now is keyed apart (C4.08).
             let canonical = key::combine(&fresh(), &[Part::Key(key.clone(), 0)]);
             self.remember(vertex, &key, &fast, &canonical, &outputs).await?;
-            return Ok(Solved { canonical, outputs: outputs.into_iter().map(Tree::Layers).collect(), cached: false, known: false });
+            return Ok(Solved {
+                canonical,
+                outputs: outputs.into_iter().map(Tree::Layers).collect(),
+                cached: false,
+                known: false,
+            });
         }
         if let Some(hit) = self.look_up(vertex, &key).await? {
             self.alias(vertex, &fast, &hit.canonical).await?;
@@ -58,7 +63,12 @@ impl Solver {
         let outputs = self.operate(vertex, &trees).await?;
         self.remember(vertex, &key, &fast, &key, &outputs).await?;
         drop(lock);
-        Ok(Solved { canonical: key, outputs: outputs.into_iter().map(Tree::Layers).collect(), cached: false, known: false })
+        Ok(Solved {
+            canonical: key,
+            outputs: outputs.into_iter().map(Tree::Layers).collect(),
+            cached: false,
+            known: false,
+        })
     }
 
     async fn content_key(
@@ -71,9 +81,7 @@ impl Solver {
         let dependencies = key::dependencies(vertex);
         for (i, dependency) in dependencies.iter().enumerate() {
             parts.push(match (dependency, &trees[i]) {
-                (Dependency::Content(selections), tree) => {
-                    Part::Content(self.content(vertex, tree, selections).await?)
-                }
+                (Dependency::Content(selections), tree) => Part::Content(self.content(vertex, tree, selections).await?),
                 (Dependency::Definition, tree @ Tree::Local(_)) => {
                     Part::Content(self.content(vertex, tree, &[super::keys::whole()]).await?)
                 }
@@ -87,9 +95,8 @@ impl Solver {
 
     /// Runs the operation. Sources never come here.
     async fn operate(self: &Arc<Self>, vertex: &Arc<Vertex>, trees: &[Tree]) -> Result<Vec<Vec<LayerId>>, SolveError> {
-        let unsupported = |what: &str| {
-            SolveError::at(vertex, FaultKind::Input, format!("LLB {what} is not supported yet"), None)
-        };
+        let unsupported =
+            |what: &str| SolveError::at(vertex, FaultKind::Input, format!("LLB {what} is not supported yet"), None);
         match &vertex.op.kind {
             Some(Kind::File(file)) => {
                 self.env.events.started(&vertex.digest);

@@ -229,14 +229,17 @@ pub(super) fn store_error(vertex: &Vertex, error: &StoreError) -> SolveError {
 pub(super) fn file_error(vertex: &Vertex, error: &FileOpError, ignore: Option<&str>) -> SolveError {
     if let FileOpError::NotFound { path, excluded_by } = error {
         let path = Path::new("/").join(path.trim_start_matches('/'));
-        let message = format!("failed to compute cache key: failed to calculate checksum: \"{}\": not found", path.display());
+        let message =
+            format!("failed to compute cache key: failed to calculate checksum: \"{}\": not found", path.display());
         let hint = match (excluded_by, ignore) {
             (Some(by), name) => {
                 let name = name.unwrap_or(".dockerignore");
                 let line = by.line.map_or_else(String::new, |line| format!(" line {line}"));
                 format!("\"{}\" is excluded by {name}{line}: {}", path.display(), by.pattern)
             }
-            (None, _) => format!("there is no \"{}\" in the source of this copy; paths are relative to its root", path.display()),
+            (None, _) => {
+                format!("there is no \"{}\" in the source of this copy; paths are relative to its root", path.display())
+            }
         };
         return SolveError::at(vertex, FaultKind::Input, message, Some(hint));
     }

@@ -76,10 +76,8 @@ impl Progress {
             Mode::Silent => None,
         };
         let (sender, receiver) = sync_channel(QUEUE);
-        let thread = std::thread::Builder::new()
-            .name("progress".into())
-            .spawn(move || run(sink, &receiver, Box::new(out)))
-            .ok();
+        let thread =
+            std::thread::Builder::new().name("progress".into()).spawn(move || run(sink, &receiver, Box::new(out))).ok();
         let events = {
             let sender = sender.clone();
             Events::new(move |event| {

@@ -84,7 +84,9 @@ impl Sink for Plain {
                     let number = self.switch(id, state, out)?;
                     match (current, total) {
                         (0, None) => writeln!(out, "#{number} {item} done")?,
-                        (_, Some(total)) => writeln!(out, "#{number} {item} {} / {} done", size(*current), size(*total))?,
+                        (_, Some(total)) => {
+                            writeln!(out, "#{number} {item} {} / {} done", size(*current), size(*total))?
+                        }
                         (_, None) => writeln!(out, "#{number} {item} {} done", size(*current))?,
                     }
                 }
@@ -131,7 +133,12 @@ mod tests {
         let at = |ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms);
         let (a, b) = (Digest::sha256("a"), Digest::sha256("b"));
         let vertex = |id: &Digest, name: &str| Event::Vertex { id: id.clone(), name: name.into(), inputs: vec![] };
-        let log = |id: &Digest, ms, text: &'static str| Event::Log { id: id.clone(), stream: Stream::Stdout, data: text.into(), at: at(ms) };
+        let log = |id: &Digest, ms, text: &'static str| Event::Log {
+            id: id.clone(),
+            stream: Stream::Stdout,
+            data: text.into(),
+            at: at(ms),
+        };
         let text = show(&[
             vertex(&a, "[1/2] RUN a"),
             vertex(&b, "[2/2] RUN b"),

@@ -19,7 +19,8 @@ impl Sink for RawJson {
             Event::Vertex { id, name, inputs } => json!({"vertexes": [{"digest": id, "inputs": inputs, "name": name}]}),
             Event::Started { id, .. } | Event::Completed { id, .. } => json!({"vertexes": [vertex(id, state)]}),
             Event::Progress { id, item, current, total, done, at } => {
-                let mut status = json!({"id": item, "vertex": id, "current": current, "timestamp": time(*at), "started": time(*at)});
+                let mut status =
+                    json!({"id": item, "vertex": id, "current": current, "timestamp": time(*at), "started": time(*at)});
                 if let Some(total) = total {
                     status["total"] = json!(total);
                 }
@@ -105,10 +106,14 @@ mod tests {
             state.take(&event);
             RawJson.event(&event, &state, &mut out).expect("a Vec takes everything");
         }
-        let lines: Vec<Value> = String::from_utf8(out).expect("text").lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
+        let lines: Vec<Value> =
+            String::from_utf8(out).expect("text").lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
         assert_eq!(lines[0]["vertexes"][0]["name"], "n");
         assert_eq!(lines[1]["vertexes"][0]["cached"], true);
         assert_eq!(lines[1]["vertexes"][0]["completed"], "1970-01-01T00:00:00Z");
-        assert_eq!((lines[2]["logs"][0]["stream"].as_i64(), lines[2]["logs"][0]["data"].as_str()), (Some(2), Some("aGk=")));
+        assert_eq!(
+            (lines[2]["logs"][0]["stream"].as_i64(), lines[2]["logs"][0]["data"].as_str()),
+            (Some(2), Some("aGk="))
+        );
     }
 }

@@ -158,7 +158,11 @@ mod tests {
         let mut state = State::default();
         for i in 0..steps {
             let id = Digest::sha256(i.to_string());
-            state.take(&Event::Vertex { id: id.clone(), name: format!("[{i}/{steps}] RUN something that is rather long"), inputs: vec![] });
+            state.take(&Event::Vertex {
+                id: id.clone(),
+                name: format!("[{i}/{steps}] RUN something that is rather long"),
+                inputs: vec![],
+            });
             state.take(&Event::Started { id: id.clone(), at: SystemTime::now() });
             let data = "line\n".repeat(20).into();
             state.take(&Event::Log { id: id.clone(), stream: Stream::Stdout, data, at: SystemTime::now() });

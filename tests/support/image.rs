@@ -71,7 +71,9 @@ impl Image {
         let layout: Value = serde_json::from_slice(&files["oci-layout"]).unwrap();
         assert_eq!(layout["imageLayoutVersion"], "1.0.0");
         let blob = |digest: &str| {
-            let bytes = files.get(&format!("blobs/{}", digest.replace(':', "/"))).unwrap_or_else(|| panic!("blob {digest} is missing"));
+            let bytes = files
+                .get(&format!("blobs/{}", digest.replace(':', "/")))
+                .unwrap_or_else(|| panic!("blob {digest} is missing"));
             assert_eq!(digest, format!("sha256:{}", sha256(bytes)), "blob does not match its digest");
             bytes.clone()
         };

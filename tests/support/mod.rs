@@ -226,7 +226,8 @@ pub fn finish(output: Output) -> Run {
 /// Whether this machine can run steps for this user; the reason if not.
 pub fn can_run() -> Result<(), String> {
     bases()?;
-    let output = Command::new(rbuild_path()).args(["doctor", "--format", "json"]).output().map_err(|e| e.to_string())?;
+    let output =
+        Command::new(rbuild_path()).args(["doctor", "--format", "json"]).output().map_err(|e| e.to_string())?;
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).map_err(|e| e.to_string())?;
     match report["rung"].as_str() {
         Some("root" | "userns") => Ok(()),

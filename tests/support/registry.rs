@@ -30,13 +30,20 @@ impl Registry {
             dir.path().display()
         );
         if let Some((user, password)) = auth {
-            let output = Command::new("htpasswd").args(["-Bbn", user, password]).output().map_err(|e| format!("htpasswd: {e}"))?;
+            let output = Command::new("htpasswd")
+                .args(["-Bbn", user, password])
+                .output()
+                .map_err(|e| format!("htpasswd: {e}"))?;
             std::fs::write(dir.path().join("htpasswd"), output.stdout).map_err(|e| e.to_string())?;
-            config.push_str(&format!("auth: {{ htpasswd: {{ realm: test, path: {}/htpasswd }} }}\n", dir.path().display()));
+            config.push_str(&format!(
+                "auth: {{ htpasswd: {{ realm: test, path: {}/htpasswd }} }}\n",
+                dir.path().display()
+            ));
         }
         let path = dir.path().join("config.yml");
         std::fs::write(&path, config).map_err(|e| e.to_string())?;
-        let child = Command::new("docker-registry").arg("serve").arg(&path).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let child =
+            Command::new("docker-registry").arg("serve").arg(&path).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         let child = child.map_err(|e| format!("docker-registry: {e}"))?;
         let registry = Self { child, host, dir };
         let started = Instant::now();
@@ -65,7 +72,13 @@ impl Registry {
     pub fn get(&self, name: &str) -> super::image::Image {
         let dir = self.dir.path().join(format!("get-{}", name.replace(['/', ':', '@'], "-")));
         let output = Command::new("skopeo")
-            .args(["copy", "-q", "--src-tls-verify=false", &format!("docker://{}/{name}", self.host), &format!("oci:{}:x", dir.display())])
+            .args([
+                "copy",
+                "-q",
+                "--src-tls-verify=false",
+                &format!("docker://{}/{name}", self.host),
+                &format!("oci:{}:x", dir.display()),
+            ])
             .output()
             .unwrap();
         assert!(output.status.success(), "skopeo copy: {}", String::from_utf8_lossy(&output.stderr));
