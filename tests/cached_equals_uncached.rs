@@ -2,7 +2,8 @@
 //! native snapshots. Type, mode, ids, xattrs, content and config must be equal (SPEC C4, PAIN 54–63).
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 #![allow(clippy::print_stderr, reason = "skip reasons are collected by scripts/test")]
-#![allow(missing_docs, reason = "a test program")]
+#![allow(missing_docs, unreachable_pub, reason = "a test program")]
+#![allow(clippy::type_complexity, reason = "shapes are compared, not kept")]
 
 mod support;
 

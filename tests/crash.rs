@@ -1,7 +1,8 @@
 //! Killed at any moment, the next build just works; several builds at once share one store.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 #![allow(clippy::print_stderr, reason = "skip reasons are collected by scripts/test")]
-#![allow(missing_docs, reason = "a test program")]
+#![allow(missing_docs, unreachable_pub, reason = "a test program")]
+#![allow(clippy::type_complexity, reason = "shapes are compared, not kept")]
 
 mod support;
 

@@ -1,7 +1,8 @@
 //! A Dockerfile is hostile input: none of these may see or touch anything outside.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 #![allow(clippy::print_stderr, reason = "skip reasons are collected by scripts/test")]
-#![allow(missing_docs, reason = "a test program")]
+#![allow(missing_docs, unreachable_pub, reason = "a test program")]
+#![allow(clippy::type_complexity, reason = "shapes are compared, not kept")]
 
 mod support;
 

@@ -97,7 +97,7 @@ fn file_dependencies(file: &FileOp, deps: &mut [Dependency]) {
 
 fn exec_dependencies(exec: &ExecOp, deps: &mut [Dependency]) {
     // An input mounted twice is hashed only if every mount of it may be (C4.04).
-    for input in 0..deps.len() {
+    for (input, dep) in deps.iter_mut().enumerate() {
         let mounts = exec.mounts.iter().filter(|m| usize::try_from(m.input) == Ok(input));
         let mut selections = Vec::new();
         let mut all = true;
@@ -109,7 +109,7 @@ fn exec_dependencies(exec: &ExecOp, deps: &mut [Dependency]) {
             selections.push(Selection { path: mount.selector.clone(), follow: true, ..Selection::default() });
         }
         if all && !selections.is_empty() {
-            deps[input] = Dependency::Content(selections);
+            *dep = Dependency::Content(selections);
         }
     }
 }

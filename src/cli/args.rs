@@ -10,8 +10,10 @@ use clap::{Args, Parser, Subcommand};
 #[command(name = "rbuild", version, about, disable_help_subcommand = true, max_term_width = 110)]
 #[command(after_help = "`rbuild [OPTIONS] PATH` is short for `rbuild build [OPTIONS] PATH`.")]
 pub struct Cli {
+    /// Flags of every command.
     #[command(flatten)]
     pub global: Global,
+    /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -51,6 +53,7 @@ pub enum Command {
     Prune(Prune),
     /// Manage the store as a whole
     System {
+        /// What to do.
         #[command(subcommand)]
         command: System,
     },
@@ -243,15 +246,19 @@ pub struct Build {
     /// There is one builder, built in
     #[arg(long, value_name = "NAME", hide = true)]
     pub builder: Option<String>,
-    // Kept so that old command lines work (SPEC B2.33).
+    /// Kept so that old command lines work, like the next four (SPEC B2.33)
     #[arg(long, hide = true)]
     pub compress: bool,
+    /// No effect
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub rm: Option<String>,
+    /// No effect
     #[arg(long, hide = true)]
     pub force_rm: bool,
+    /// No effect, announced
     #[arg(long, hide = true)]
     pub squash: bool,
+    /// No effect, announced
     #[arg(long, hide = true)]
     pub security_opt: Vec<String>,
 }

@@ -32,13 +32,13 @@ enum Answer {
 }
 
 /// A connected pair: ours, and the one the worker inherits.
-pub fn pair() -> io::Result<(UnixStream, OwnedFd)> {
+pub(super) fn pair() -> io::Result<(UnixStream, OwnedFd)> {
     let (ours, theirs) = UnixStream::pair()?;
     Ok((ours, theirs.into()))
 }
 
 /// Answers questions on a thread until the worker is gone.
-pub fn serve(stream: UnixStream) -> io::Result<()> {
+pub(super) fn serve(stream: UnixStream) -> io::Result<()> {
     std::thread::Builder::new().name("broker".into()).spawn(move || {
         // A broken conversation ends it; the worker reports what it could not learn.
         let _ = answer_all(&stream);
@@ -94,11 +94,11 @@ fn keyring() -> Result<Keyring, String> {
 }
 
 /// Asks the broker.
-pub struct BrokerClient(Mutex<UnixStream>);
+pub(super) struct BrokerClient(Mutex<UnixStream>);
 
 impl BrokerClient {
     /// Talks over the socket the worker inherited.
-    pub fn new(socket: OwnedFd) -> Self {
+    pub(super) fn new(socket: OwnedFd) -> Self {
         Self(Mutex::new(socket.into()))
     }
 
@@ -124,7 +124,7 @@ impl BrokerClient {
 }
 
 /// The same from async code.
-pub struct Broker(pub std::sync::Arc<BrokerClient>);
+pub(super) struct Broker(pub(super) std::sync::Arc<BrokerClient>);
 
 #[async_trait::async_trait]
 impl CredentialProvider for Broker {

@@ -24,9 +24,11 @@ use crate::ui::FailedStep;
 /// An error on its way to the user.
 #[derive(Debug, Clone)]
 pub struct Failure {
+    /// For the exit code.
     pub kind: FaultKind,
     /// One line.
     pub message: String,
+    /// The remedy, where known.
     pub hint: Option<String>,
     /// Lines of the Dockerfile with the failing instruction marked.
     pub excerpt: Option<String>,

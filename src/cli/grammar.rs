@@ -58,7 +58,9 @@ pub fn bytes(text: &str) -> Result<u64, ValueError> {
         "t" | "tb" | "tib" => 40,
         "p" | "pb" | "pib" => 50,
         _ => {
-            return fail(format!("invalid size \"{text}\": expected a number with an optional unit b, k, m, g, t or p"));
+            return fail(format!(
+                "invalid size \"{text}\": expected a number with an optional unit b, k, m, g, t or p"
+            ));
         }
     };
     match number.parse::<f64>() {

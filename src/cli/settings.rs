@@ -26,11 +26,17 @@ const MAX_DOCKERFILE: u64 = 16 << 20;
 
 /// A build, ready to run.
 pub struct BuildSettings {
+    /// What to build.
     pub request: crate::build::BuildRequest,
+    /// How progress is shown.
     pub progress: Mode,
+    /// Print the image ID only.
     pub quiet: bool,
+    /// Colours are welcome.
     pub color: bool,
+    /// Where the image ID goes.
     pub iidfile: Option<PathBuf>,
+    /// Where the metadata goes.
     pub metadata_file: Option<PathBuf>,
     /// Said once, before anything else.
     pub notices: Vec<String>,

@@ -123,12 +123,12 @@ async fn layer(
     let (store, layer) = (context.store.clone(), chain[at].clone());
     let record = blocking(move || Ok(store.layer(&layer)?)).await?;
     let rewrite = if new && options.rewrite_timestamp { context.epoch } else { None };
-    if !options.force && rewrite.is_none() {
-        if let Some((descriptor, diff_id)) = existing(&record, options, new) {
-            let remotes = record.remotes.clone();
-            let layer = Layer { id: record.id.clone(), descriptor, remotes };
-            return Ok((layer, diff_id, record.created));
-        }
+    if !options.force
+        && rewrite.is_none()
+        && let Some((descriptor, diff_id)) = existing(&record, options, new)
+    {
+        let layer = Layer { id: record.id.clone(), descriptor, remotes: record.remotes.clone() };
+        return Ok((layer, diff_id, record.created));
     }
     fetch(context, &chain[..=at], id).await?;
     let wanted = LayerOptions { codec: options.codec, level: options.level, epoch: rewrite, threads: context.threads };

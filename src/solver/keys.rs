@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
-use futures_util::future::{BoxFuture, Shared, try_join_all};
+use futures_util::future::try_join_all;
 
 use super::tree::{self, Tree};
-use super::{SolveError, Solver, blocking, lock};
+use super::{Once, SolveError, Solver, blocking, lock};
 use crate::base::events::Outcome;
 use crate::base::{CacheKey, Digest, FaultKind};
 use crate::cache::key::{self, Dependency, Part, Selection};
@@ -33,11 +33,7 @@ pub(super) struct Hit {
 
 impl Solver {
     /// The key of a vertex, computed once, with a look-up in the cache.
-    pub(super) fn keyed(
-        self: &Arc<Self>,
-        graph: &Arc<Graph>,
-        digest: &Digest,
-    ) -> Shared<BoxFuture<'static, Result<Arc<Keyed>, SolveError>>> {
+    pub(super) fn keyed(self: &Arc<Self>, graph: &Arc<Graph>, digest: &Digest) -> Once<Keyed> {
         let mut keyed = lock(&self.keyed);
         if let Some(known) = keyed.get(digest) {
             return known.clone();

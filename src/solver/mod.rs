@@ -58,12 +58,15 @@ pub struct Environment {
     pub parallelism: usize,
 }
 
+/// Something computed once, waited for by many.
+type Once<T> = Shared<BoxFuture<'static, Result<Arc<T>, SolveError>>>;
+
 /// Solves graphs, sharing work between them.
 pub struct Solver {
     env: Environment,
     steps: Semaphore,
-    keyed: Mutex<HashMap<Digest, Shared<BoxFuture<'static, Result<Arc<keys::Keyed>, SolveError>>>>>,
-    solved: Mutex<HashMap<Digest, Shared<BoxFuture<'static, Result<Arc<Solved>, SolveError>>>>>,
+    keyed: Mutex<HashMap<Digest, Once<keys::Keyed>>>,
+    solved: Mutex<HashMap<Digest, Once<Solved>>>,
     locals: tree::LocalTrees,
 }
 
@@ -134,11 +137,7 @@ impl Solver {
     }
 
     /// The result of a vertex, computed once.
-    fn solved(
-        self: &Arc<Self>,
-        graph: &Arc<Graph>,
-        digest: &Digest,
-    ) -> Shared<BoxFuture<'static, Result<Arc<Solved>, SolveError>>> {
+    fn solved(self: &Arc<Self>, graph: &Arc<Graph>, digest: &Digest) -> Once<Solved> {
         let mut solved = lock(&self.solved);
         if let Some(known) = solved.get(digest) {
             return known.clone();
