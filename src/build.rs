@@ -12,7 +12,8 @@ use crate::base::{Cancel, Digest, Events, FaultKind};
 use crate::exec::run::Runner;
 use crate::exporter::{self, ExportContext, ExportError, ExportReport, ImageResult, OutputSpec};
 use crate::frontend::{self, FrontendError, FrontendInput, FrontendOptions, FrontendResult};
-use crate::llb::{FrontendHost, HostError, ResolveMode, ResolvedImage};
+use crate::llb::op::{Kind, NetMode, SecurityMode};
+use crate::llb::{FrontendHost, Graph, HostError, ResolveMode, ResolvedImage};
 use crate::oci::Platform;
 use crate::registry::Client;
 use crate::solver::{ContextDir, Environment, Secrets, SolveError, Solver, Tree};
@@ -35,8 +36,37 @@ pub struct BuildRequest {
     pub contexts: BTreeMap<String, ContextDir>,
     /// Secret values by id.
     pub secrets: Secrets,
+    /// What steps may have beyond the sandbox (SPEC C5.15).
+    pub entitlements: Entitlements,
     /// Outputs; none keeps the result in the cache only.
     pub outputs: Vec<OutputSpec>,
+}
+
+/// What steps may have beyond the sandbox (SPEC B2.02).
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Entitlements {
+    /// `network.host`
+    pub network_host: bool,
+    /// `security.insecure`
+    pub security_insecure: bool,
+}
+
+impl Entitlements {
+    /// Refuses the first vertex that asks for more.
+    fn check(self, graph: &Graph) -> Result<(), BuildError> {
+        for vertex in graph.vertices.values() {
+            let Some(Kind::Exec(exec)) = &vertex.op.kind else { continue };
+            let host = exec.network == NetMode::Host as i32 && !self.network_host;
+            let insecure = exec.security == SecurityMode::Insecure as i32 && !self.security_insecure;
+            if host || insecure {
+                let name = if host { "network.host" } else { "security.insecure" };
+                let hint = format!("give --allow {name} if this Dockerfile may have it");
+                let message = format!("{name} is not allowed");
+                return Err(SolveError::refused(vertex, FaultKind::Input, message, hint).into());
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What was built.
@@ -100,6 +130,7 @@ impl Builder {
                 .graph()
                 .map_err(|e| BuildError::Internal(format!("the front end made a bad graph: {e}")))?,
         );
+        request.entitlements.check(&graph)?;
         let solver = Solver::new(Environment {
             store: self.store.clone(),
             images: self.images.clone(),

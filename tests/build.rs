@@ -143,7 +143,7 @@ fn resolv_conf_and_hosts_are_given_and_never_enter_the_layer() {
 fn network_none_has_only_loopback() {
     need_run!();
     let bench = Bench::new();
-    bench.dockerfile("FROM busybox\nRUN --network=none ls /sys/class/net > /net && ip link show lo | grep -q UP\n");
+    bench.dockerfile("FROM busybox\nRUN --network=none tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' ' > /net && ip link show lo | grep -q UP\n");
     assert_eq!(bench.build_image(&[]).text("net"), "lo\n");
 }
 
@@ -391,4 +391,15 @@ fn copy_link_and_onbuild_and_shell() {
     assert_eq!(config["Healthcheck"]["Interval"], 5_000_000_000_i64);
     assert_eq!((config["StopSignal"].as_str(), config["User"].as_str()), (Some("SIGINT"), Some("1:2")));
     assert_eq!(config["Volumes"], serde_json::json!({"/data": {}}));
+}
+
+#[test]
+fn c5_15_entitlements_must_be_given() {
+    need_run!();
+    let bench = Bench::new();
+    bench.dockerfile("FROM busybox\nRUN --network=host true\n");
+    bench.build(&[]).fails(4, &["network.host is not allowed", "--allow network.host", "Dockerfile:2"]);
+    bench.build(&["--allow", "network.host"]).ok();
+    bench.dockerfile("FROM busybox\nRUN --security=insecure true\n");
+    bench.build(&[]).fails(4, &["security.insecure is not allowed"]);
 }

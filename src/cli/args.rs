@@ -8,6 +8,8 @@ use clap::{Args, Parser, Subcommand};
 /// Builds container images without a daemon and without root
 #[derive(Debug, Parser)]
 #[command(name = "rbuild", version, about, disable_help_subcommand = true, max_term_width = 110)]
+// Of a flag that takes one value the last one counts, as with docker.
+#[command(args_override_self = true)]
 #[command(after_help = "`rbuild [OPTIONS] PATH` is short for `rbuild build [OPTIONS] PATH`.")]
 pub struct Cli {
     /// Flags of every command.
@@ -40,7 +42,7 @@ pub struct Global {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Build an image from a Dockerfile
-    #[command(alias = "b", override_usage = "rbuild [build] [OPTIONS] PATH | -")]
+    #[command(alias = "b", args_override_self = true, override_usage = "rbuild [build] [OPTIONS] PATH | -")]
     Build(Box<Build>),
     /// Say what this machine allows, what is missing and how to get it
     Doctor(Doctor),

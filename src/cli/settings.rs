@@ -9,6 +9,7 @@ use super::args::{Build, Global};
 use super::errors::Failure;
 use super::grammar::{self, SecretSource};
 use crate::base::FaultKind;
+use crate::build::Entitlements;
 use crate::dockerfile::ignore::IgnoreFile;
 use crate::exporter::{Dest, OutputKind, OutputSpec};
 use crate::frontend::{FrontendOptions, NoCache};
@@ -122,6 +123,11 @@ impl BuildSettings {
             options,
             contexts: BTreeMap::new(),
             secrets,
+            entitlements: Entitlements {
+                // Asking for the host's network for the whole build is allowing it (B2.17).
+                network_host: args.network.as_deref() == Some("host") || args.allow.iter().any(|a| a == "network.host"),
+                security_insecure: args.allow.iter().any(|a| a == "security.insecure"),
+            },
             outputs,
         };
         main_context(args, &context, &mut request)?;

@@ -33,6 +33,12 @@ impl SolveError {
         Self(Arc::new(Inner { kind, message: message.into(), hint, vertex: Some(place), exit_code: None }))
     }
 
+    /// A vertex that is refused before anything runs.
+    #[must_use]
+    pub fn refused(vertex: &Vertex, kind: FaultKind, message: String, hint: String) -> Self {
+        Self::at(vertex, kind, message, Some(hint))
+    }
+
     /// A step that ended with `code`.
     pub(super) fn exit(vertex: &Vertex, code: i32, message: String, hint: Option<String>) -> Self {
         let place = Place { digest: vertex.digest.clone(), name: vertex.name(), location: vertex.location.clone() };
