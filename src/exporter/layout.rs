@@ -130,6 +130,15 @@ fn archive(content: &Content, entries: &[Descriptor], manifest: Option<&[u8]>, d
     };
     write_file(dest, |out| {
         let mut tar = tar::Builder::new(out);
+        // Readers that unpack as an ordinary user make missing parents as root's and fail.
+        for dir in ["blobs/", "blobs/sha256/"] {
+            let mut header = tar::Header::new_ustar();
+            header.set_entry_type(tar::EntryType::Directory);
+            header.set_mode(0o755);
+            header.set_size(0);
+            header.set_mtime(0);
+            tar.append_data(&mut header, dir, io::empty()).map_err(ExportError::io("write", shown.clone()))?;
+        }
         let mut done = std::collections::HashSet::new();
         let mut add = |name: &str, size: u64, reader: &mut dyn Read| -> io::Result<()> {
             let mut header = tar::Header::new_ustar();

@@ -194,7 +194,10 @@ fn read_layer(tar: &[u8]) -> Layer {
             tar::EntryType::Fifo => 'p',
             _ => '-',
         };
-        let link = entry.link_name_bytes().map(|l| String::from_utf8_lossy(&l).into_owned()).unwrap_or_default();
+        let mut link = entry.link_name_bytes().map(|l| String::from_utf8_lossy(&l).into_owned()).unwrap_or_default();
+        if header.entry_type() == tar::EntryType::Link {
+            link = link.strip_prefix("./").unwrap_or(&link).to_owned();
+        }
         let mut content = Vec::new();
         entry.read_to_end(&mut content).unwrap();
         let node = Node {
