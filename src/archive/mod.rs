@@ -19,6 +19,7 @@ pub mod header;
 pub mod index;
 mod input;
 mod lowers;
+pub mod merged;
 pub mod notes;
 mod pipeline;
 mod reader;
@@ -31,7 +32,8 @@ pub use diff::{DiffStats, TreeHints, diff_overlay, diff_trees, diff_trees_with};
 pub use entry::{Entry, EntryKind, Timestamp};
 pub use error::ArchiveError;
 pub use format::{ArchiveFormat, decompressor, detect_archive, extract_archive};
-pub use index::{IndexEntry, MergedIndex, TreeIndex};
+pub use index::{IndexEntry, TreeIndex};
+pub use merged::MergedIndex;
 pub use notes::{Note, NoteKind};
 pub use writer::{LayerOptions, LayerSummary, LayerWriter};
 

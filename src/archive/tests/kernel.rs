@@ -117,7 +117,7 @@ fn scenario(steps: &[Vec<String>]) {
 #[test]
 fn a_real_overlay_gives_the_same_layers() {
     if let Some(reason) = obstacle() {
-        skipped("no overlay mounts here: {reason}");
+        skipped(&format!("no overlay mounts here: {reason}"));
         return;
     }
     let config = ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() };

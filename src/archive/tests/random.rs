@@ -13,8 +13,8 @@ use super::super::entry::Timestamp;
 use super::super::index::TreeIndex;
 use super::super::{ApplyOptions, MergedIndex, diff::TreeHints, diff_trees_with, index_layer, writer::LayerWriter};
 use super::support::{
-    copy_dir_times, copy_one, copy_tree, diff_native, diff_upper, native, overlay, plain, seen, set_mtime, set_xattr,
-    temp, tree,
+    copy_dir_times, copy_one, copy_tree, diff_native, diff_upper, moment, native, overlay, plain, seen, set_mtime,
+    set_xattr, temp, tree,
 };
 
 const LONG: &str =
@@ -331,24 +331,6 @@ fn scenario(steps: &[Vec<Edit>], choices: u64) {
         uppers.push(upper);
         applied.push(layer);
         old = new;
-    }
-}
-
-/// A change time that everything made so far has behind it, and nothing made later.
-fn moment(dir: &Path) -> Timestamp {
-    let marker = dir.join("marker");
-    let now = || {
-        fs::write(&marker, "").expect("writes");
-        let meta = fs::metadata(&marker).expect("exists");
-        Timestamp { secs: meta.ctime(), nanos: u32::try_from(meta.ctime_nsec()).expect("small") }
-    };
-    let before = now();
-    loop {
-        let after = now();
-        if after > before {
-            return after;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(1));
     }
 }
 
