@@ -280,6 +280,21 @@ fn check_indexes(indexes: &[TreeIndex], root: &Path) {
     }
 }
 
+/// Fills the first tree, or edits would mostly find nothing to work on.
+fn furnish(root: &Path, choices: u64) {
+    for (index, path) in ["a", "a/a", "a/b", "b", "b/c", "c", "c/d"].into_iter().enumerate() {
+        let index = PATHS.iter().position(|p| *p == path).unwrap_or(index);
+        if choices >> index & 3 != 0 {
+            perform(root, Edit::Mkdir { path: index }, -1);
+        }
+    }
+    for path in 0..PATHS.len() {
+        if choices >> (path + 16) & 3 != 0 {
+            perform(root, Edit::Write { path, text: (choices >> path & 3) as u8 }, -2);
+        }
+    }
+}
+
 fn scenario(steps: &[Vec<Edit>], choices: u64) {
     let temp = temp();
     let (mut uppers, mut applied) = (Vec::new(), Vec::new());
@@ -292,6 +307,9 @@ fn scenario(steps: &[Vec<Edit>], choices: u64) {
         let new = temp.path().join(format!("tree{}", number + 1));
         copy_tree(&old, &new);
         let marker = moment(temp.path());
+        if number == 0 {
+            furnish(&new, choices);
+        }
         for (index, edit) in edits.iter().enumerate() {
             perform(&new, *edit, (number * 1000 + index) as i64);
         }
