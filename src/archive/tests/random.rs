@@ -285,12 +285,12 @@ fn furnish(root: &Path, choices: u64) {
     for (index, path) in ["a", "a/a", "a/b", "b", "b/c", "c", "c/d"].into_iter().enumerate() {
         let index = PATHS.iter().position(|p| *p == path).unwrap_or(index);
         if choices >> index & 3 != 0 {
-            perform(root, Edit::Mkdir { path: index }, -1);
+            perform(root, Edit::Mkdir { path: index }, 500);
         }
     }
     for path in 0..PATHS.len() {
         if choices >> (path + 16) & 3 != 0 {
-            perform(root, Edit::Write { path, text: (choices >> path & 3) as u8 }, -2);
+            perform(root, Edit::Write { path, text: (choices >> path & 3) as u8 }, 501);
         }
     }
 }
