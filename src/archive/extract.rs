@@ -206,18 +206,18 @@ impl Extractor {
         let mut hole_at_end = false;
         let failed = |target: &Target, e| ArchiveError::io("write", &target.shown(&entry.path), e);
         while let Some(piece) = reader.piece()? {
-            piece.hash_into(&mut hasher);
-            match piece {
+            match &piece {
                 Piece::Data(bytes) => {
                     file.write_all(bytes).map_err(|e| failed(&self.target, e))?;
                     hole_at_end = false;
                 }
                 Piece::Hole(length) => {
-                    let forward = SeekFrom::Current(i64::try_from(length).unwrap_or(i64::MAX));
+                    let forward = SeekFrom::Current(i64::try_from(*length).unwrap_or(i64::MAX));
                     file.seek(forward).map_err(|e| failed(&self.target, e))?;
                     hole_at_end = true;
                 }
             }
+            piece.hash_into(&mut hasher);
         }
         if hole_at_end {
             file.set_len(entry.size).map_err(|e| failed(&self.target, e))?;
@@ -228,11 +228,10 @@ impl Extractor {
         Ok(hasher.finalize().into())
     }
 
-    /// Owner, then mode (a change of owner clears setuid), then attributes (it also clears capabilities).
+    /// Owner first, since changing it clears setuid and capabilities; mode last, since it may forbid setting attributes.
     fn file_metadata(&mut self, fd: BorrowedFd<'_>, entry: &Entry) -> Result<(), ArchiveError> {
-        let owned = rustix::fs::fchown(fd, Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)));
+        let owned = ids(entry).and_then(|(uid, gid)| rustix::fs::fchown(fd, Some(uid), Some(gid)));
         let mode = self.mode_after_chown(owned, entry)?;
-        rustix::fs::fchmod(fd, mode).map_err(|e| self.target.error("change the mode of", &entry.path, e))?;
         for (name, value) in &entry.xattrs {
             match rustix::fs::fsetxattr(fd, name.as_slice(), value, XattrFlags::empty()) {
                 Ok(()) => {}
@@ -243,7 +242,7 @@ impl Extractor {
                 Err(e) => return Err(self.target.error("set an attribute of", &entry.path, e)),
             }
         }
-        Ok(())
+        rustix::fs::fchmod(fd, mode).map_err(|e| self.target.error("change the mode of", &entry.path, e))
     }
 
     /// Notes ids that cannot be given here. Such a file belongs to us instead, so it must not be setuid.
@@ -333,7 +332,8 @@ impl Extractor {
         }
         match made {
             Ok(()) => {}
-            Err(Errno::PERM) if kind != FileType::Fifo => {
+            // Not allowed, or a number that this kernel does not have.
+            Err(Errno::PERM | Errno::INVAL) if kind != FileType::Fifo => {
                 self.notes.add(NoteKind::DeviceRefused, &entry.path);
                 return Ok(());
             }
@@ -344,8 +344,8 @@ impl Extractor {
 
     /// Owner, mode and time of what cannot be opened.
     fn path_metadata(&mut self, place: &Place, name: &OsStr, entry: &Entry) -> Result<(), ArchiveError> {
-        let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
-        let owned = rustix::fs::chownat(place, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW);
+        let owned = ids(entry)
+            .and_then(|(uid, gid)| rustix::fs::chownat(place, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW));
         let mode = self.mode_after_chown(owned, entry)?;
         if entry.kind != EntryKind::Symlink {
             // Just made, and no symlink.
@@ -465,4 +465,12 @@ impl Extractor {
                 .map_err(|e| self.target.error("create the whiteout", &real, e)),
         }
     }
+}
+
+/// The owner as the kernel takes it: -1 would mean "leave it as it is".
+fn ids(entry: &Entry) -> Result<(Uid, Gid), Errno> {
+    if entry.uid == u32::MAX || entry.gid == u32::MAX {
+        return Err(Errno::INVAL);
+    }
+    Ok((Uid::from_raw(entry.uid), Gid::from_raw(entry.gid)))
 }

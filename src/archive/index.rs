@@ -42,7 +42,7 @@ pub struct TreeIndex {
     /// Encoded entries, each with its whole path.
     data: Vec<u8>,
     /// Where each entry starts in `data`, in order of the paths.
-    starts: Vec<u32>,
+    starts: Vec<usize>,
 }
 
 impl TreeIndex {
@@ -143,7 +143,7 @@ impl TreeIndex {
             path = next;
             let fields = cursor.rest;
             decode_fields(&mut cursor, &path).ok_or(bad("invalid entry"))?;
-            index.starts.push(u32::try_from(index.data.len()).map_err(|_| bad("too large"))?);
+            index.starts.push(index.data.len());
             put_bytes(&mut index.data, &path);
             index.data.extend_from_slice(&fields[..fields.len() - cursor.rest.len()]);
         }
@@ -151,8 +151,7 @@ impl TreeIndex {
     }
 
     fn raw(&self, at: usize) -> (&[u8], &[u8]) {
-        let start = self.starts[at] as usize;
-        let mut cursor = Cursor { rest: &self.data[start..] };
+        let mut cursor = Cursor { rest: &self.data[self.starts[at]..] };
         let path = cursor.bytes().unwrap_or_default();
         let fields = cursor.rest;
         if decode_fields(&mut cursor, b"").is_none() {
@@ -162,7 +161,7 @@ impl TreeIndex {
     }
 
     fn path_at(&self, at: usize) -> &[u8] {
-        Cursor { rest: &self.data[self.starts[at] as usize..] }.bytes().unwrap_or_default()
+        Cursor { rest: &self.data[self.starts[at]..] }.bytes().unwrap_or_default()
     }
 
     fn get(&self, at: usize) -> Option<IndexEntry> {
@@ -175,7 +174,7 @@ impl TreeIndex {
     }
 
     fn decode(&self, at: usize) -> Option<IndexEntry> {
-        let mut cursor = Cursor { rest: &self.data[*self.starts.get(at)? as usize..] };
+        let mut cursor = Cursor { rest: &self.data[*self.starts.get(at)?..] };
         let path = cursor.bytes()?;
         decode_fields(&mut cursor, path)
     }
@@ -244,9 +243,7 @@ impl IndexBuilder {
             let last = self.index.path_at(count - 1);
             self.disordered |= path_order(last, path) != Ordering::Less || is_below(path, last) && !self.last_is_dir();
         }
-        // More than 4 GiB of index would be some thirty million entries.
-        let start = u32::try_from(self.index.data.len()).unwrap_or(u32::MAX);
-        self.index.starts.push(start);
+        self.index.starts.push(self.index.data.len());
         put_bytes(&mut self.index.data, path);
         encode_fields(&mut self.index.data, entry, digest.as_ref(), offset, data_offset);
     }
@@ -353,101 +350,6 @@ fn raw_digest(digest: &Digest) -> Option<[u8; 32]> {
         *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
     }
     (digest.algorithm() == "sha256").then_some(out)
-}
-
-/// Several indexes seen as one file system, bottom first.
-pub struct MergedIndex<'a> {
-    layers: Vec<&'a TreeIndex>,
-}
-
-impl<'a> MergedIndex<'a> {
-    /// Over `layers`, bottom first.
-    #[must_use]
-    pub fn new(layers: impl IntoIterator<Item = &'a TreeIndex>) -> Self {
-        Self { layers: layers.into_iter().collect() }
-    }
-
-    /// What the file system has at exactly `path` (symlinks are not followed); `None` if nothing, or deleted.
-    #[must_use]
-    pub fn lookup(&self, path: &Path) -> Option<IndexEntry> {
-        for layer in self.layers.iter().rev() {
-            if let Some(found) = layer.lookup(path) {
-                return Some(found).filter(|f| f.entry.kind != EntryKind::Whiteout);
-            }
-            if hides_below(layer, path) {
-                return None;
-            }
-        }
-        None
-    }
-
-    /// Follows symlinks inside the file system: the real path and what is there, if anything is. `None` when the way leads
-    /// through something that is neither directory nor symlink, or in a circle.
-    #[must_use]
-    pub fn resolve(&self, path: &Path) -> Option<(PathBuf, Option<IndexEntry>)> {
-        let mut left: Vec<OsString> = names(path).rev().collect();
-        let (mut real, mut hops, mut last) = (PathBuf::new(), 0, self.lookup(Path::new("")));
-        while let Some(name) = left.pop() {
-            if name == ".." {
-                real.pop();
-                last = self.lookup(&real);
-                continue;
-            }
-            let next = real.join(&name);
-            let found = self.lookup(&next);
-            match found.as_ref().map(|f| f.entry.kind) {
-                Some(EntryKind::Symlink) => {
-                    hops += 1;
-                    if hops > 40 {
-                        return None;
-                    }
-                    let target = found.map(|f| f.entry.link).unwrap_or_default();
-                    if target.is_absolute() {
-                        real = PathBuf::new();
-                        last = self.lookup(&real);
-                    }
-                    left.extend(names(&target).rev());
-                }
-                None | Some(EntryKind::Dir) => (real, last) = (next, found),
-                Some(_) if left.is_empty() => (real, last) = (next, found),
-                Some(_) => return None,
-            }
-        }
-        Some((real, last))
-    }
-
-    /// What is directly inside `dir` (a real path), in order.
-    #[must_use]
-    pub fn children(&self, dir: &Path) -> Vec<IndexEntry> {
-        let mut seen = std::collections::BTreeMap::new();
-        for layer in self.layers.iter().rev() {
-            for child in layer.children(dir) {
-                seen.entry(child.entry.path.clone()).or_insert(child);
-            }
-            let here = layer.lookup(dir);
-            if here.is_some_and(|h| h.entry.kind != EntryKind::Dir || h.entry.opaque) || hides_below(layer, dir) {
-                break;
-            }
-        }
-        seen.into_values().filter(|c| c.entry.kind != EntryKind::Whiteout).collect()
-    }
-}
-
-/// The names of a path; `..` is kept, the leading slash and `.` are not.
-fn names(path: &Path) -> impl DoubleEndedIterator<Item = OsString> + '_ {
-    path.components().filter_map(|c| match c {
-        std::path::Component::Normal(name) => Some(name.to_owned()),
-        std::path::Component::ParentDir => Some(OsString::from("..")),
-        _ => None,
-    })
-}
-
-/// Whether `layer` hides what lower layers have at `path`, through one of the directories above.
-fn hides_below(layer: &TreeIndex, path: &Path) -> bool {
-    path.ancestors()
-        .skip(1)
-        .filter_map(|ancestor| layer.lookup(ancestor))
-        .any(|found| found.entry.kind != EntryKind::Dir || found.entry.opaque)
 }
 
 const KINDS: [EntryKind; 8] = [

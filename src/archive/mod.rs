@@ -3,7 +3,7 @@
 //! Owns the tar format (our own exact writer, a bounded reader), the one-pass [`LayerWriter`] (tar, diff ID, tree index,
 //! compression, digest), [`TreeIndex`], the two ways to compute a layer from directories ([`diff_overlay`],
 //! [`diff_trees`]) and the way back ([`apply`], [`extract_archive`]). Knows nothing of images, stores, registries or
-//! namespaces. Start reading at [`entry`], then [`writer`] for the way out and [`extract`] for the way in.
+//! namespaces. Start reading at [`entry`], then [`writer`] for the way out and `extract` for the way in.
 //!
 //! The rules that make a layer a pure function of (parent tree, new tree) are in [`diff`]; those that make a blob a pure
 //! function of (tar, codec, level) are in [`block`].
@@ -19,6 +19,7 @@ pub mod header;
 pub mod index;
 mod input;
 mod lowers;
+pub mod merged;
 pub mod notes;
 mod pipeline;
 mod reader;
@@ -31,7 +32,8 @@ pub use diff::{DiffStats, TreeHints, diff_overlay, diff_trees, diff_trees_with};
 pub use entry::{Entry, EntryKind, Timestamp};
 pub use error::ArchiveError;
 pub use format::{ArchiveFormat, decompressor, detect_archive, extract_archive};
-pub use index::{IndexEntry, MergedIndex, TreeIndex};
+pub use index::{IndexEntry, TreeIndex};
+pub use merged::MergedIndex;
 pub use notes::{Note, NoteKind};
 pub use writer::{LayerOptions, LayerSummary, LayerWriter};
 

@@ -17,8 +17,14 @@ use crate::base::DiffId;
 
 /// Longest PAX header or GNU long name (Go's reader has the same limit).
 const MAX_SPECIAL: u64 = 1 << 20;
+/// Longest list of global records, which stay in memory and are looked at for every member.
+const MAX_GLOBAL: usize = 64 << 10;
+/// Largest member; also keeps sums of sizes from overflowing.
+const MAX_SIZE: u64 = 1 << 60;
 /// Most pieces of a sparse file.
 const MAX_PIECES: usize = 1 << 18;
+/// Largest sparse file: its holes cost the archive nothing, but their digest costs us time.
+const MAX_SPARSE: u64 = 1 << 40;
 
 /// A member as it stands in the archive: names not yet checked, xattrs not yet filtered.
 #[derive(Debug)]
@@ -113,6 +119,9 @@ impl<'a> TarReader<'a> {
                 b'g' => {
                     let records = self.records(size)?;
                     self.global.values.extend(records.values);
+                    if self.global.values.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>() > MAX_GLOBAL {
+                        return Err(self.input.malformed("too many global PAX records"));
+                    }
                 }
                 b'L' => long_name = Some(self.special(size)?),
                 b'K' => long_link = Some(self.special(size)?),
@@ -252,6 +261,9 @@ impl<'a> TarReader<'a> {
             kind = EntryKind::Dir;
             entry.kind = kind;
         }
+        if size > MAX_SIZE {
+            return Err(bad("a member larger than any file"));
+        }
         let has_content = kind == EntryKind::File || flag == b'D' || unknown.is_some();
         let stored = if has_content { size } else { 0 };
         self.left = stored;
@@ -319,6 +331,9 @@ impl<'a> TarReader<'a> {
         }
         if let Some(real_name) = records.values.get(&b"GNU.sparse.name"[..]) {
             name.clone_from(real_name);
+        }
+        if real_size > MAX_SPARSE {
+            return Err(SparseError::Invalid);
         }
         self.pieces = Some(pieces(&numbers, real_size, self.left).ok_or(SparseError::Invalid)?);
         entry.size = real_size;

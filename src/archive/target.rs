@@ -364,7 +364,7 @@ pub(super) fn is_whiteout_stat(stat: &Stat) -> bool {
 }
 
 /// The names of a path; `..` is kept, the leading slash and `.` are not.
-fn names(path: &Path) -> impl DoubleEndedIterator<Item = OsString> + '_ {
+pub(super) fn names(path: &Path) -> impl DoubleEndedIterator<Item = OsString> + '_ {
     path.components().filter_map(|c| match c {
         Component::Normal(name) => Some(name.to_owned()),
         Component::ParentDir => Some(OsString::from("..")),

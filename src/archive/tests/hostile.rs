@@ -212,6 +212,15 @@ fn ids_that_cannot_be_given_are_noted() {
 }
 
 #[test]
+fn an_id_of_minus_one_is_noted() {
+    let temp = temp();
+    let mut entry = file("x", b"");
+    entry.uid = u32::MAX;
+    let summary = native(&raw_tar(&[(entry, b"")]), temp.path());
+    assert!(matches!(summary.notes[0].kind, NoteKind::UnmappedOwner { uid: u32::MAX, .. }));
+}
+
+#[test]
 fn damaged_archives_are_errors_and_never_panics() {
     let good = raw_tar(&[(dir("d"), b""), (file("d/x", &[7; 2000]), &[7; 2000]), (link("l", &"t".repeat(200)), b"")]);
     let attempt = |bytes: &[u8]| {

@@ -15,7 +15,7 @@ use crate::oci::media_type::Codec;
 fn have(program: &str) -> bool {
     let found = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
     if !found {
-        skipped("no {program} program");
+        skipped(&format!("no {program} program"));
     }
     found
 }

@@ -307,6 +307,55 @@ fn owners_modes_times_and_capabilities_come_back() {
 }
 
 #[test]
+fn a_hint_does_not_hide_directories_that_changed_places() {
+    let temp = temp();
+    let (old, new) = (temp.path().join("old"), temp.path().join("new"));
+    for (path, content) in [("a/x", "one"), ("b/x", "two"), ("c/x", "one")] {
+        fs::create_dir_all(old.join(path).parent().expect("has one")).expect("creates");
+        fs::write(old.join(path), content).expect("writes");
+        set_mtime(&old.join(path), Timestamp::seconds(7));
+    }
+    super::support::copy_tree(&old, &new);
+    let marker = super::support::moment(temp.path());
+    // No file's own change time tells.
+    for (from, to) in [("a", "t"), ("b", "a"), ("t", "b")] {
+        fs::rename(new.join(from), new.join(to)).expect("renames");
+    }
+    let hints = super::super::TreeHints { untouched_before: Some(marker) };
+    let mut writer = LayerWriter::new(Vec::new(), &plain()).expect("valid options");
+    super::super::diff_trees_with(Some(&old), &new, &hints, &mut writer).expect("diffs");
+    assert_eq!(listing(&writer.finish().expect("finishes").1), ["- a/x", "- b/x"]);
+}
+
+/// Takes so many bytes, then no more.
+struct Full(usize);
+
+impl std::io::Write for Full {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 = self.0.checked_sub(bytes.len()).ok_or(std::io::ErrorKind::StorageFull)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_full_disk_is_told_at_any_moment() {
+    let noise: Vec<u8> = (0..3_000_000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 20) as u8).collect();
+    for (room, threads) in [(5, 1), (100_000, 1), (100_000, 4), (1_000_000, 4)] {
+        let options = LayerOptions { threads, ..plain() };
+        let outcome = LayerWriter::new(Full(room), &options).and_then(|mut writer| {
+            writer.append(&file("x", &noise), Some(&mut &*noise))?;
+            writer.finish().map(drop)
+        });
+        let error = outcome.expect_err("no room");
+        assert_eq!(error.kind(), crate::base::FaultKind::NoSpace, "{error}");
+    }
+}
+
+#[test]
 fn a_file_that_shrinks_is_an_error() {
     let mut writer = LayerWriter::new(Vec::new(), &LayerOptions::default()).expect("valid options");
     let error = writer.append(&file("x", b"12345"), Some(&mut &b"123"[..])).expect_err("too short");

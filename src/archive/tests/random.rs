@@ -13,8 +13,8 @@ use super::super::entry::Timestamp;
 use super::super::index::TreeIndex;
 use super::super::{ApplyOptions, MergedIndex, diff::TreeHints, diff_trees_with, index_layer, writer::LayerWriter};
 use super::support::{
-    copy_dir_times, copy_one, copy_tree, diff_native, diff_upper, native, overlay, plain, seen, set_mtime, set_xattr,
-    temp, tree,
+    copy_dir_times, copy_one, copy_tree, diff_native, diff_upper, moment, native, overlay, plain, seen, set_mtime,
+    set_xattr, temp, tree,
 };
 
 const LONG: &str =
@@ -280,6 +280,21 @@ fn check_indexes(indexes: &[TreeIndex], root: &Path) {
     }
 }
 
+/// Fills the first tree, or edits would mostly find nothing to work on.
+fn furnish(root: &Path, choices: u64) {
+    for (index, path) in ["a", "a/a", "a/b", "b", "b/c", "c", "c/d"].into_iter().enumerate() {
+        let index = PATHS.iter().position(|p| *p == path).unwrap_or(index);
+        if choices >> index & 3 != 0 {
+            perform(root, Edit::Mkdir { path: index }, 500);
+        }
+    }
+    for path in 0..PATHS.len() {
+        if choices >> (path + 16) & 3 != 0 {
+            perform(root, Edit::Write { path, text: (choices >> path & 3) as u8 }, 501);
+        }
+    }
+}
+
 fn scenario(steps: &[Vec<Edit>], choices: u64) {
     let temp = temp();
     let (mut uppers, mut applied) = (Vec::new(), Vec::new());
@@ -292,6 +307,9 @@ fn scenario(steps: &[Vec<Edit>], choices: u64) {
         let new = temp.path().join(format!("tree{}", number + 1));
         copy_tree(&old, &new);
         let marker = moment(temp.path());
+        if number == 0 {
+            furnish(&new, choices);
+        }
         for (index, edit) in edits.iter().enumerate() {
             perform(&new, *edit, (number * 1000 + index) as i64);
         }
@@ -331,24 +349,6 @@ fn scenario(steps: &[Vec<Edit>], choices: u64) {
         uppers.push(upper);
         applied.push(layer);
         old = new;
-    }
-}
-
-/// A change time that everything made so far has behind it, and nothing made later.
-fn moment(dir: &Path) -> Timestamp {
-    let marker = dir.join("marker");
-    let now = || {
-        fs::write(&marker, "").expect("writes");
-        let meta = fs::metadata(&marker).expect("exists");
-        Timestamp { secs: meta.ctime(), nanos: u32::try_from(meta.ctime_nsec()).expect("small") }
-    };
-    let before = now();
-    loop {
-        let after = now();
-        if after > before {
-            return after;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(1));
     }
 }
 

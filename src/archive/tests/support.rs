@@ -244,3 +244,21 @@ pub(super) fn copy_dir_times(from: &Path, to: &Path) {
         }
     }
 }
+
+/// A change time that everything made so far has behind it, and nothing made later.
+pub(super) fn moment(dir: &Path) -> Timestamp {
+    let marker = dir.join("marker");
+    let now = || {
+        fs::write(&marker, "").expect("writes");
+        let meta = fs::metadata(&marker).expect("exists");
+        Timestamp { secs: meta.ctime(), nanos: u32::try_from(meta.ctime_nsec()).expect("small") }
+    };
+    let before = now();
+    loop {
+        let after = now();
+        if after > before {
+            return after;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}
