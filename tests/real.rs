@@ -108,7 +108,12 @@ fn buildah(bench: &Bench) -> Result<Image, String> {
     std::fs::create_dir_all(&dir).unwrap();
     let run = |args: &[&str]| -> Result<String, String> {
         let output = Command::new("buildah")
-            .args(["--root", &dir.join("root").display().to_string(), "--runroot", &dir.join("run").display().to_string()])
+            .args([
+                "--root",
+                &dir.join("root").display().to_string(),
+                "--runroot",
+                &dir.join("run").display().to_string(),
+            ])
             .args(["--storage-driver", "vfs"])
             .args(args)
             .current_dir("/")
@@ -123,7 +128,16 @@ fn buildah(bench: &Bench) -> Result<Image, String> {
     let id = run(&["pull", "-q", &format!("oci:{}:latest", bases.join("busybox").display())])?;
     run(&["tag", &id, "localhost/busybox"])?;
     let out = bench.path("buildah.tar");
-    run(&["bud", "-q", "--isolation", "chroot", "--layers=false", "-t", &format!("oci-archive:{}", out.display()), &bench.ctx().display().to_string()])?;
+    run(&[
+        "bud",
+        "-q",
+        "--isolation",
+        "chroot",
+        "--layers=false",
+        "-t",
+        &format!("oci-archive:{}", out.display()),
+        &bench.ctx().display().to_string(),
+    ])?;
     let image = Image::open_tar(&out);
     let _ = Command::new("buildah").args(["unshare", "rm", "-rf"]).arg(&dir).current_dir("/").status();
     Ok(image)
@@ -134,13 +148,22 @@ const CORPUS: &[(&str, &str)] = &[
     ("a copy and a run", "FROM busybox\nCOPY a /x/y\nRUN cat /x/y > /z\n"),
     ("directories", "FROM busybox\nCOPY d /dir\nCOPY d/ /dir2/\nCOPY . /all\n"),
     ("globs", "FROM busybox\nCOPY *.txt d/? /g/\n"),
-    ("owners and modes", "FROM busybox\nCOPY --chown=3:4 a /o/a\nCOPY --chmod=600 a /o/b\nRUN chown 7:8 /o/b && chmod 4755 /o/a\n"),
-    ("stages", "FROM busybox AS one\nRUN mkdir /s && echo 1 > /s/f && chown 5:5 /s/f\nFROM busybox\nCOPY --from=one /s /t\n"),
+    (
+        "owners and modes",
+        "FROM busybox\nCOPY --chown=3:4 a /o/a\nCOPY --chmod=600 a /o/b\nRUN chown 7:8 /o/b && chmod 4755 /o/a\n",
+    ),
+    (
+        "stages",
+        "FROM busybox AS one\nRUN mkdir /s && echo 1 > /s/f && chown 5:5 /s/f\nFROM busybox\nCOPY --from=one /s /t\n",
+    ),
     ("links", "FROM busybox\nCOPY d /d\nRUN ln -s ../d /l && ln /d/x /h && mkfifo /p\n"),
     ("deletions", "FROM busybox\nRUN rm /bin/wget && rm -r /home && mkdir /home && echo x > /home/new\n"),
     ("an archive", "FROM busybox\nADD t.tar.gz /t/\n"),
     ("arguments", "ARG B=busybox\nFROM $B\nARG X=1\nENV Y=$X Z=\"a b\"\nRUN echo $X $Y $Z > /v\n"),
-    ("metadata", "FROM busybox\nLABEL a=b\nEXPOSE 80 81/udp\nVOLUME /v\nENV A=1\nCMD [\"x\"]\nENTRYPOINT [\"/e\", \"f\"]\nUSER 5:6\nSTOPSIGNAL SIGINT\n"),
+    (
+        "metadata",
+        "FROM busybox\nLABEL a=b\nEXPOSE 80 81/udp\nVOLUME /v\nENV A=1\nCMD [\"x\"]\nENTRYPOINT [\"/e\", \"f\"]\nUSER 5:6\nSTOPSIGNAL SIGINT\n",
+    ),
 ];
 
 #[test]
@@ -152,10 +175,18 @@ fn buildah_makes_the_same_of_the_same_dockerfile() {
     let mut different = Vec::new();
     for (name, text) in CORPUS {
         let bench = Bench::new();
-        bench.file("a", "file a").file("b.txt", "b").file("c.txt", "c").file("d/x", "x").file("d/y", "y").file("d/sub/z", "z");
+        bench
+            .file("a", "file a")
+            .file("b.txt", "b")
+            .file("c.txt", "c")
+            .file("d/x", "x")
+            .file("d/y", "y")
+            .file("d/sub/z", "z");
         bench.chmod("a", 0o640).chmod("d/sub", 0o750).symlink("x", "d/link");
         let tar = bench.ctx().join("t.tar.gz").display().to_string();
-        let packed = Command::new("tar").args(["--owner=9", "--group=9", "-C", &bench.ctx().display().to_string(), "-czf", &tar, "b.txt", "d"]).status();
+        let packed = Command::new("tar")
+            .args(["--owner=9", "--group=9", "-C", &bench.ctx().display().to_string(), "-czf", &tar, "b.txt", "d"])
+            .status();
         assert!(packed.unwrap().success());
         bench.dockerfile(text);
         let theirs = match buildah(&bench) {
@@ -166,12 +197,17 @@ fn buildah_makes_the_same_of_the_same_dockerfile() {
         let (a, b) = (shape(&ours), shape(&theirs));
         for path in a.keys().chain(b.keys()).collect::<std::collections::BTreeSet<_>>() {
             // buildah leaves mountpoints behind in the layer (SPEC C5.18).
-            let stub = ["dev", "proc", "sys", "run", "etc/hosts", "etc/resolv.conf", "etc/hostname", ".", "run/.containerenv"];
+            let stub =
+                ["dev", "proc", "sys", "run", "etc/hosts", "etc/resolv.conf", "etc/hostname", ".", "run/.containerenv"];
             if a.get(path) != b.get(path) && !stub.contains(&path.as_str()) {
                 let show = |n: Option<&(char, u32, u64, u64, Vec<u8>, String, BTreeMap<String, Vec<u8>>)>| {
                     n.map(|n| format!("{} {:o} {}:{} {} bytes {}", n.0, n.1, n.2, n.3, n.4.len(), n.5))
                 };
-                different.push(format!("{name}: {path}: rbuild {:?}, buildah {:?}", show(a.get(path)), show(b.get(path))));
+                different.push(format!(
+                    "{name}: {path}: rbuild {:?}, buildah {:?}",
+                    show(a.get(path)),
+                    show(b.get(path))
+                ));
             }
         }
         for key in ["User", "ExposedPorts", "Entrypoint", "Cmd", "Volumes", "Labels", "StopSignal", "WorkingDir"] {
