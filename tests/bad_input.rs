@@ -171,3 +171,31 @@ fn what_is_not_built_yet_is_refused_by_name() {
     bench.dockerfile("FROM scratch\n");
     bench.build(&["--cache-to", "type=registry,ref=x"]).fails(USAGE, &["cache-to"]);
 }
+
+#[test]
+fn a_full_disk_is_named_and_leaves_the_store_whole() {
+    let bench = Bench::new();
+    bench.file("big", vec![7_u8; 6 << 20]).dockerfile("FROM scratch\nCOPY big /big\n");
+    std::fs::create_dir(bench.store()).unwrap();
+    // A small disk of its own, in a namespace of its own.
+    let run = |text: &str| {
+        let build = format!(
+            "{} --root {store} --isolation none --snapshotter native build --progress plain {ctx}",
+            support::rbuild_path().display(),
+            store = bench.store().display(),
+            ctx = bench.ctx().display()
+        );
+        let script = format!("mount -t tmpfs -o size=3m tmpfs {} && {}", bench.store().display(), text.replace("BUILD", &build));
+        let mut command = std::process::Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--mount", "sh", "-c", &script]).current_dir("/");
+        command.env("HOME", bench.path("home"));
+        support::finish(command.output().unwrap())
+    };
+    let probe = run("echo mounted");
+    if !probe.stdout.contains("mounted") {
+        skip!("no user namespace to mount a small disk in: {}", probe.stderr.trim());
+    }
+    run("BUILD").fails(8, &["No space left on device"]);
+    let small = run(&format!("{{ BUILD; echo first $?; head -c 1000 /dev/zero > {}/big; BUILD; echo second $?; }}", bench.ctx().display()));
+    assert!(small.stdout.contains("first 8") && small.stdout.contains("second 0"), "{}\n{}", small.stdout, small.stderr);
+}

@@ -1,0 +1,70 @@
+//! Commands on the store: images, du, prune, system reset, unshare, version, doctor.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![allow(clippy::print_stderr, reason = "skip reasons are collected by scripts/test")]
+#![allow(missing_docs, unreachable_pub, reason = "a test program")]
+
+mod support;
+
+use support::Bench;
+
+#[test]
+fn b8_03_du_agrees_with_the_disk_and_b8_04_prune_frees_it() {
+    need_run!();
+    let bench = Bench::new();
+    bench.dockerfile("FROM busybox\nRUN --mount=type=cache,target=/c dd if=/dev/zero of=/big bs=1M count=8 2>/dev/null; echo x > /c/x\n");
+    bench.build(&["-t", "keep:1"]).ok();
+    bench.dockerfile("FROM busybox\nRUN dd if=/dev/urandom of=/other bs=1M count=8 2>/dev/null\n");
+    bench.build(&[]).ok();
+    let usage = || -> serde_json::Value { serde_json::from_str(&bench.rbuild(&["du", "--format", "json"]).ok().stdout).unwrap() };
+    let total = |usage: &serde_json::Value| usage.as_array().unwrap().iter().map(|r| r["Size"].as_u64().unwrap()).sum::<u64>();
+    let before = usage();
+    let output = bench.rbuild(&["unshare", "du", "-s", "-B1", &bench.store().display().to_string()]).ok().stdout;
+    let real: u64 = output.split_whitespace().next().unwrap().parse().unwrap();
+    let counted = total(&before);
+    assert!(counted.abs_diff(real) < real / 50 + 200_000, "du says {real}, rbuild du says {counted}");
+    assert!(before.as_array().unwrap().iter().any(|r| r["Type"] == "exec.cachemount"), "B8.05: {before}");
+    bench.rbuild(&["prune"]).fails(2, &["--force"]);
+    bench.rbuild(&["prune", "--force"]).ok();
+    assert!(total(&usage()) + 7_000_000 < counted, "nothing was freed");
+    assert!(bench.rbuild(&["images"]).ok().stdout.contains("keep"), "a tagged image stays");
+    bench.dockerfile("FROM keep:1\nRUN test -s /big\n");
+    bench.build(&[]).ok();
+}
+
+#[test]
+fn a_reset_leaves_nothing_and_asks_first() {
+    need_run!();
+    let bench = Bench::new();
+    bench.dockerfile("FROM busybox\nRUN echo x > /x && chown 55:66 /x\n");
+    bench.build(&[]).ok();
+    bench.rbuild(&["system", "reset"]).fails(2, &["--force"]);
+    bench.rbuild(&["system", "reset", "--force"]).ok();
+    assert!(!bench.store().join("meta.db").exists());
+    bench.build(&[]).ok();
+}
+
+#[test]
+fn version_and_help_need_no_store() {
+    let bench = Bench::new();
+    assert!(bench.rbuild(&["version"]).ok().stdout.starts_with("rbuild "));
+    assert!(bench.rbuild(&["--help"]).ok().stdout.contains("Build an image from a Dockerfile"));
+    let help = bench.rbuild(&["build", "--help"]).ok().stdout;
+    for heading in ["What to build:", "Where the result goes:", "Cache:", "RUN steps:", "Messages:"] {
+        assert!(help.contains(heading), "{help}");
+    }
+    assert!(!bench.store().exists());
+}
+
+#[test]
+fn without_namespaces_the_build_says_what_is_missing_and_copies_still_work() {
+    let bench = Bench::new();
+    bench.file("f", "x").dockerfile("FROM busybox\nRUN true\n");
+    if support::bases().is_err() {
+        skip!("no base images; run scripts/setup");
+    }
+    bench.build(&["--isolation", "none"]).fails(10, &["this machine does not allow RUN steps", "Dockerfile:2"]);
+    bench.dockerfile("FROM scratch\nCOPY f /f\nENV A=b\n");
+    let image = bench.build_image(&["--isolation", "none", "--snapshotter", "native"]);
+    assert_eq!(image.text("f"), "x");
+    bench.build(&["--isolation", "nonsense"]).fails(2, &["nonsense"]);
+}
