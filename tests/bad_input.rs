@@ -185,7 +185,8 @@ fn a_full_disk_is_named_and_leaves_the_store_whole() {
             store = bench.store().display(),
             ctx = bench.ctx().display()
         );
-        let script = format!("mount -t tmpfs -o size=3m tmpfs {} && {}", bench.store().display(), text.replace("BUILD", &build));
+        let script =
+            format!("mount -t tmpfs -o size=3m tmpfs {} && {}", bench.store().display(), text.replace("BUILD", &build));
         let mut command = std::process::Command::new("unshare");
         command.args(["--user", "--map-root-user", "--mount", "sh", "-c", &script]).current_dir("/");
         command.env("HOME", bench.path("home"));
@@ -196,6 +197,14 @@ fn a_full_disk_is_named_and_leaves_the_store_whole() {
         skip!("no user namespace to mount a small disk in: {}", probe.stderr.trim());
     }
     run("BUILD").fails(8, &["No space left on device"]);
-    let small = run(&format!("{{ BUILD; echo first $?; head -c 1000 /dev/zero > {}/big; BUILD; echo second $?; }}", bench.ctx().display()));
-    assert!(small.stdout.contains("first 8") && small.stdout.contains("second 0"), "{}\n{}", small.stdout, small.stderr);
+    let small = run(&format!(
+        "{{ BUILD; echo first $?; head -c 1000 /dev/zero > {}/big; BUILD; echo second $?; }}",
+        bench.ctx().display()
+    ));
+    assert!(
+        small.stdout.contains("first 8") && small.stdout.contains("second 0"),
+        "{}\n{}",
+        small.stdout,
+        small.stderr
+    );
 }

@@ -15,8 +15,11 @@ fn b8_03_du_agrees_with_the_disk_and_b8_04_prune_frees_it() {
     bench.build(&["-t", "keep:1"]).ok();
     bench.dockerfile("FROM busybox\nRUN dd if=/dev/urandom of=/other bs=1M count=8 2>/dev/null\n");
     bench.build(&[]).ok();
-    let usage = || -> serde_json::Value { serde_json::from_str(&bench.rbuild(&["du", "--format", "json"]).ok().stdout).unwrap() };
-    let total = |usage: &serde_json::Value| usage.as_array().unwrap().iter().map(|r| r["Size"].as_u64().unwrap()).sum::<u64>();
+    let usage = || -> serde_json::Value {
+        serde_json::from_str(&bench.rbuild(&["du", "--format", "json"]).ok().stdout).unwrap()
+    };
+    let total =
+        |usage: &serde_json::Value| usage.as_array().unwrap().iter().map(|r| r["Size"].as_u64().unwrap()).sum::<u64>();
     let before = usage();
     let output = bench.rbuild(&["unshare", "du", "-s", "-B1", &bench.store().display().to_string()]).ok().stdout;
     let real: u64 = output.split_whitespace().next().unwrap().parse().unwrap();
