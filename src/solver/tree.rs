@@ -243,5 +243,10 @@ pub(super) fn file_error(vertex: &Vertex, error: &FileOpError, ignore: Option<&s
         };
         return SolveError::at(vertex, FaultKind::Input, message, Some(hint));
     }
-    SolveError::at(vertex, FaultKind::Input, error.to_string(), None)
+    let kind = match error {
+        FileOpError::Io { error, .. } => FaultKind::of_io(error, FaultKind::Input),
+        _ => FaultKind::Input,
+    };
+    let hint = (kind == FaultKind::NoSpace).then(|| "`rbuild prune` frees what no image needs".to_owned());
+    SolveError::at(vertex, kind, error.to_string(), hint)
 }
