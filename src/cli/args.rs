@@ -33,9 +33,6 @@ pub struct Global {
     /// Isolation of RUN steps: auto, root, userns or none
     #[arg(long = "isolation", global = true, value_name = "RUNG", default_value = "auto", hide_possible_values = true)]
     pub isolation: String,
-    /// More detail in error messages
-    #[arg(short = 'D', long, global = true)]
-    pub debug: bool,
 }
 
 /// The commands.
@@ -284,7 +281,6 @@ pub fn normalise(args: Vec<OsString>) -> Vec<OsString> {
     while let Some(arg) = word(&args, at) {
         match arg.as_str() {
             "--root" | "--snapshotter" | "--isolation" => at += 2,
-            "-D" | "--debug" => at += 1,
             a if ["--root=", "--snapshotter=", "--isolation="].iter().any(|p| a.starts_with(p)) => at += 1,
             _ => break,
         }

@@ -58,6 +58,11 @@ pub(super) async fn assemble(
     options: &ImageOptions,
     id: &Digest,
 ) -> Result<Assembled, ExportError> {
+    if options.rewrite_timestamp && context.epoch.is_none() {
+        // SPEC C6.09: there is nothing to rewrite the times to.
+        let text = "rewrite-timestamp=true has no effect without SOURCE_DATE_EPOCH";
+        context.events.notice("rewrite-timestamp", text);
+    }
     let chain: Arc<[LayerId]> = result.chain.clone().into();
     let jobs = (0..chain.len()).map(|at| layer(context, &chain, at, at >= result.base_layers, options, id));
     // A few at a time: each uses several threads itself, and buffers stay bounded.
