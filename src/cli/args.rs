@@ -62,6 +62,24 @@ pub enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<OsString>,
     },
+    /// Answer tools that manage builders: there is one, built in
+    #[command(hide = true)]
+    Builder {
+        /// What to do.
+        #[command(subcommand)]
+        command: Builders,
+    },
+    /// Print a completion script for a shell
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the reference of the commands
+    #[command(hide = true)]
+    Docs(Docs),
+    /// Say who this is to docker
+    #[command(hide = true)]
+    DockerCliPluginMetadata,
     /// Print version and features
     Version {
         /// text or json
@@ -79,6 +97,123 @@ pub enum System {
         #[arg(short, long)]
         force: bool,
     },
+}
+
+/// `rbuild builder` (SPEC B8.14).
+#[derive(Debug, Subcommand)]
+pub enum Builders {
+    /// Name the builder
+    Create(CreateBuilder),
+    /// Choose a builder
+    Use {
+        /// Its name
+        name: Option<String>,
+        /// Be the default for the context
+        #[arg(long)]
+        default: bool,
+        /// Be the default for all
+        #[arg(long)]
+        global: bool,
+    },
+    /// List builders
+    Ls {
+        /// table or json
+        #[arg(long, default_value = "table")]
+        format: String,
+    },
+    /// Describe a builder
+    Inspect {
+        /// Its name
+        name: Option<String>,
+        /// The same
+        #[arg(long)]
+        builder: Option<String>,
+        /// Start it first; it needs no start
+        #[arg(long)]
+        bootstrap: bool,
+    },
+    /// Remove a builder
+    Rm(RemoveBuilder),
+    /// Stop a builder
+    Stop {
+        /// Its name
+        name: Option<String>,
+    },
+    /// Be `docker build`
+    Install,
+    /// Be it no more
+    Uninstall,
+    /// Print the version in buildx's words
+    Version,
+}
+
+/// `rbuild builder create`: whatever a tool asks for, the builder is the one that is there.
+#[derive(Debug, Args)]
+pub struct CreateBuilder {
+    /// Endpoint; there is none
+    pub endpoint: Option<String>,
+    /// Name to print
+    #[arg(long)]
+    pub name: Option<String>,
+    /// docker-container or docker
+    #[arg(long)]
+    pub driver: Option<String>,
+    /// Options of the driver
+    #[arg(long)]
+    pub driver_opt: Vec<String>,
+    /// Flags of the daemon
+    #[arg(long, allow_hyphen_values = true)]
+    pub buildkitd_flags: Option<String>,
+    /// Configuration of the daemon
+    #[arg(long, alias = "config")]
+    pub buildkitd_config: Option<String>,
+    /// Platforms of the node
+    #[arg(long)]
+    pub platform: Vec<String>,
+    /// Name of the node
+    #[arg(long)]
+    pub node: Option<String>,
+    /// Add a node
+    #[arg(long)]
+    pub append: bool,
+    /// Remove a node
+    #[arg(long)]
+    pub leave: bool,
+    /// Start it
+    #[arg(long)]
+    pub bootstrap: bool,
+    /// Choose it
+    #[arg(long = "use")]
+    pub choose: bool,
+}
+
+/// `rbuild builder rm`.
+#[derive(Debug, Args)]
+pub struct RemoveBuilder {
+    /// Their names
+    pub names: Vec<String>,
+    /// All that are not in use
+    #[arg(long)]
+    pub all_inactive: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub force: bool,
+    /// Leave the daemon running
+    #[arg(long)]
+    pub keep_daemon: bool,
+    /// Leave the cache
+    #[arg(long)]
+    pub keep_state: bool,
+}
+
+/// `rbuild docs`.
+#[derive(Debug, Args)]
+pub struct Docs {
+    /// markdown or man
+    #[arg(value_parser = ["markdown", "man"])]
+    pub kind: String,
+    /// Where the files go
+    pub dir: PathBuf,
 }
 
 /// `rbuild doctor`.
@@ -234,10 +369,10 @@ pub struct Build {
     pub quiet: bool,
 
     /// Attestations: only `false` is supported yet
-    #[arg(long, value_name = "SPEC", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide = true)]
+    #[arg(long, value_name = "SPEC", hide = true)]
     pub provenance: Option<String>,
     /// Attestations: only `false` is supported yet
-    #[arg(long, value_name = "SPEC", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide = true)]
+    #[arg(long, value_name = "SPEC", hide = true)]
     pub sbom: Option<String>,
     /// Attestations: only disabled ones are supported yet
     #[arg(long, value_name = "SPEC", hide = true)]
@@ -260,75 +395,4 @@ pub struct Build {
     /// No effect, announced
     #[arg(long, hide = true)]
     pub security_opt: Vec<String>,
-}
-
-/// Words that begin a command; anything else is the beginning of a build.
-const COMMANDS: &[&str] = &["build", "b", "doctor", "images", "ls", "du", "prune", "system", "unshare", "version"];
-
-/// Makes the spellings of docker ours: `buildx build`, `image build`, `builder build`, and no command at all (B1.01).
-#[must_use]
-pub fn normalise(args: Vec<OsString>) -> Vec<OsString> {
-    let mut args = args;
-    let word = |args: &[OsString], i: usize| args.get(i).and_then(|a| a.to_str()).map(ToOwned::to_owned);
-    if let (Some(first), Some(second)) = (word(&args, 1), word(&args, 2))
-        && ["buildx", "image", "builder"].contains(&first.as_str())
-        && ["build", "b", "du", "prune", "ls", "version"].contains(&second.as_str())
-    {
-        args.remove(1);
-    }
-    // Global flags may stand before the command.
-    let mut at = 1;
-    while let Some(arg) = word(&args, at) {
-        match arg.as_str() {
-            "--root" | "--snapshotter" | "--isolation" => at += 2,
-            a if ["--root=", "--snapshotter=", "--isolation="].iter().any(|p| a.starts_with(p)) => at += 1,
-            _ => break,
-        }
-    }
-    let first = word(&args, at);
-    let is_command = first.as_deref().is_some_and(|f| COMMANDS.contains(&f));
-    let asks_for_help = matches!(first.as_deref(), None | Some("--help" | "-h" | "--version" | "-V" | "help"));
-    if first.as_deref() == Some("help") {
-        args[at] = "--help".into();
-    }
-    if !is_command && !asks_for_help {
-        args.insert(at, "build".into());
-    }
-    args
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn words(args: &[&str]) -> Vec<String> {
-        let args = args.iter().map(OsString::from).collect();
-        normalise(args).into_iter().map(|a| a.to_string_lossy().into_owned()).collect()
-    }
-
-    #[test]
-    fn b1_01_spellings() {
-        assert_eq!(words(&["rbuild", "."]), ["rbuild", "build", "."]);
-        assert_eq!(words(&["rbuild", "-f", "x", "."]), ["rbuild", "build", "-f", "x", "."]);
-        assert_eq!(words(&["rbuild", "buildx", "build", "."]), ["rbuild", "build", "."]);
-        assert_eq!(words(&["rbuild", "image", "build", "."]), ["rbuild", "build", "."]);
-        assert_eq!(words(&["rbuild", "--root", "/s", "images"]), ["rbuild", "--root", "/s", "images"]);
-        assert_eq!(words(&["rbuild", "--root", "/s", "."]), ["rbuild", "--root", "/s", "build", "."]);
-        assert_eq!(words(&["rbuild", "--help"]), ["rbuild", "--help"]);
-    }
-
-    #[test]
-    fn the_definition_is_sound() {
-        use clap::CommandFactory as _;
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn help_reads_well() {
-        use clap::CommandFactory as _;
-        let help = Cli::command().term_width(100).render_long_help().to_string();
-        for word in ["Build an image from a Dockerfile", "doctor", "prune", "`rbuild [OPTIONS] PATH` is short"] {
-            assert!(help.contains(word), "{help}");
-        }
-    }
 }

@@ -6,10 +6,14 @@
 pub mod args;
 mod broker;
 mod build;
+mod buildctl;
+mod builders;
+mod docs;
 mod doctor;
 pub mod errors;
 pub mod grammar;
 pub mod settings;
+mod spelling;
 mod store_commands;
 mod worker;
 
@@ -29,11 +33,21 @@ pub const WORKER_ROLE: &str = "__worker";
 /// The program: parses, runs, says what went wrong. Gives the exit code.
 #[must_use]
 pub fn run(args: Vec<OsString>) -> u8 {
+    let args = match spelling::ours(args) {
+        Ok(args) => args,
+        Err(failure) => return finish(Err(failure)),
+    };
     let cli = match parse(&args) {
         Ok(cli) => cli,
         Err(code) => return code,
     };
     let result = match &cli.command {
+        Command::Builder { command } => {
+            settings::store_root(&cli.global).and_then(|store| builders::run(command, &store))
+        }
+        Command::Completion { shell } => docs::completion(*shell),
+        Command::Docs(options) => docs::write(options),
+        Command::DockerCliPluginMetadata => builders::plugin_metadata(),
         Command::Version { format } => version(format),
         Command::Doctor(options) => doctor::doctor(&cli.global, options),
         _ => worker::start(&cli.global, &args),
@@ -41,9 +55,9 @@ pub fn run(args: Vec<OsString>) -> u8 {
     finish(result)
 }
 
-/// Parses; help and mistakes are printed and give the exit code.
+/// Parses our own spelling; help and mistakes are printed and give the exit code.
 fn parse(args: &[OsString]) -> Result<Cli, u8> {
-    Cli::try_parse_from(args::normalise(args.to_vec())).map_err(|error| {
+    Cli::try_parse_from(args).map_err(|error| {
         let _ = error.print();
         u8::from(error.use_stderr()) * 2
     })

@@ -191,6 +191,11 @@ fn inside(told: &OsString, cli: &super::Cli) -> Result<u8, Failure> {
         Command::Prune(args) => store_commands::prune(&inside, args),
         Command::System { command: System::Reset { force } } => store_commands::reset(&inside, *force),
         Command::Unshare { command } => store_commands::unshare(command),
-        Command::Doctor(_) | Command::Version { .. } => Err(defect(&"this command needs no worker")),
+        Command::Builder { .. }
+        | Command::Completion { .. }
+        | Command::Docs(_)
+        | Command::DockerCliPluginMetadata
+        | Command::Doctor(_)
+        | Command::Version { .. } => Err(defect(&"this command needs no worker")),
     }
 }

@@ -1,0 +1,299 @@
+//! `buildctl` command lines for the Dockerfile front end, translated (SPEC B2.34).
+//!
+//! What buildctl says with `--local`, `--opt` and `--frontend` our own flags say directly; the translation is one
+//! function from words to words, so that everything behind it is checked in one place only.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::Path;
+
+use super::errors::Failure;
+use super::grammar;
+use crate::base::FaultKind;
+
+fn usage(message: impl Into<String>) -> Failure {
+    Failure::new(FaultKind::Usage, message)
+}
+
+/// Flags of `buildctl` itself that name a daemon, with a value; there is no daemon.
+const DAEMON: &[&str] =
+    &["--addr", "--timeout", "--tlsservername", "--tlscacert", "--tlscert", "--tlskey", "--tlsdir", "--wait"];
+
+/// Flags that mean the same under our name, with a value.
+const SAME: &[(&str, &str)] = &[
+    ("--output", "--output"),
+    ("-o", "--output"),
+    ("--progress", "--progress"),
+    ("--secret", "--secret"),
+    ("--ssh", "--ssh"),
+    ("--metadata-file", "--metadata-file"),
+    ("--allow", "--allow"),
+    ("--export-cache", "--cache-to"),
+    ("--import-cache", "--cache-from"),
+];
+
+/// Options of the front end that have a flag of ours.
+const OPTS: &[(&str, &str)] = &[
+    ("target", "--target"),
+    ("platform", "--platform"),
+    ("add-hosts", "--add-host"),
+    ("force-network-mode", "--network"),
+    ("cgroup-parent", "--cgroup-parent"),
+    ("shm-size", "--shm-size"),
+    ("ulimit", "--ulimit"),
+];
+
+/// Our spelling of the words after `buildctl`.
+///
+/// # Errors
+/// For front ends other than the Dockerfile's, flags that do not exist, and what only a daemon can do.
+pub(super) fn ours(args: &[OsString]) -> Result<Vec<OsString>, Failure> {
+    let mut words = Words(args.iter());
+    loop {
+        let Some(word) = words.next_word()? else { return Ok(vec!["--help".into()]) };
+        match word.name.as_str() {
+            "build" | "b" => return build(&mut words).map(|b| b.into_iter().map(Into::into).collect()),
+            "du" | "prune" => {
+                let mut all: Vec<OsString> = vec![word.name.into()];
+                all.extend(words.0.cloned());
+                return Ok(all);
+            }
+            "--help" | "-h" => return Ok(vec!["--help".into()]),
+            "--version" | "-v" => return Ok(vec!["version".into()]),
+            "--debug" => {}
+            name if DAEMON.contains(&name) => {
+                words.value(&word)?;
+            }
+            other => {
+                return Err(usage(format!(
+                    "buildctl {other}: only build, du and prune exist here: there is no daemon"
+                )));
+            }
+        }
+    }
+}
+
+/// What was collected of a `buildctl build`.
+#[derive(Default)]
+struct Build {
+    locals: BTreeMap<String, String>,
+    layouts: BTreeMap<String, String>,
+    opts: BTreeMap<String, String>,
+    frontend: String,
+    flags: Vec<String>,
+}
+
+fn build(words: &mut Words<'_>) -> Result<Vec<String>, Failure> {
+    let mut build = Build::default();
+    while let Some(word) = words.next_word()? {
+        let pair = |value: String| match value.split_once('=') {
+            Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+            _ => Err(usage(format!("{}: invalid value \"{value}\", expected key=value", word.name))),
+        };
+        match word.name.as_str() {
+            "--frontend" => build.frontend = words.value(&word)?,
+            "--local" => build.locals.extend([pair(words.value(&word)?)?]),
+            "--oci-layout" => build.layouts.extend([pair(words.value(&word)?)?]),
+            "--opt" | "--frontend-opt" => build.opts.extend([pair(words.value(&word)?)?]),
+            "--no-cache" => build.flags.push("--no-cache".into()),
+            "--help" | "-h" => return Ok(vec!["build".into(), "--help".into()]),
+            name => match SAME.iter().find(|(theirs, _)| *theirs == name) {
+                Some((_, flag)) => build.flags.push(format!("{flag}={}", words.value(&word)?)),
+                None => {
+                    let known: Vec<&str> = SAME
+                        .iter()
+                        .map(|(n, _)| *n)
+                        .chain(["--frontend", "--local", "--oci-layout", "--opt", "--no-cache"])
+                        .collect();
+                    return Err(usage(format!(
+                        "buildctl build: unknown flag {name}{}",
+                        grammar::did_you_mean(name, &known)
+                    )));
+                }
+            },
+        }
+    }
+    build.finish()
+}
+
+impl Build {
+    fn finish(mut self) -> Result<Vec<String>, Failure> {
+        match self.frontend.as_str() {
+            "dockerfile.v0" => {}
+            "gateway.v0" => {
+                let source = self.opts.remove("source").unwrap_or_default();
+                self.flags.push(format!("--build-arg=BUILDKIT_SYNTAX={source}"));
+            }
+            "" => {
+                return Err(usage("buildctl build: a definition on standard input is not supported")
+                    .hint("give --frontend dockerfile.v0"));
+            }
+            other => {
+                return Err(usage(format!("buildctl build: unknown frontend \"{other}\", expected dockerfile.v0")));
+            }
+        }
+        let context = match self.opts.remove("context") {
+            Some(remote) => remote,
+            None => self.locals.get("context").cloned().ok_or_else(|| {
+                usage("buildctl build: there is no build context").hint("give --local context=DIR or --opt context=URL")
+            })?,
+        };
+        let filename = self.opts.remove("filename");
+        match (self.locals.get("dockerfile"), &filename) {
+            (Some(dir), name) => {
+                let file = Path::new(dir).join(name.as_deref().unwrap_or("Dockerfile"));
+                self.flags.push(format!("--file={}", file.display()));
+            }
+            // A remote context brings its own Dockerfile, under a name inside it.
+            (None, Some(name)) => self.flags.push(format!("--file={name}")),
+            (None, None) => {}
+        }
+        for (key, value) in std::mem::take(&mut self.opts) {
+            let flag = self.opt(&key, value)?;
+            self.flags.extend(flag);
+        }
+        let mut words = vec!["build".to_owned()];
+        words.append(&mut self.flags);
+        words.push(context);
+        Ok(words)
+    }
+
+    /// One `--opt key=value` as flags of ours.
+    fn opt(&self, key: &str, value: String) -> Result<Vec<String>, Failure> {
+        if let Some((_, flag)) = OPTS.iter().find(|(name, _)| *name == key) {
+            // Lists are joined by commas there and are repeated flags here, but for those that take commas themselves.
+            if ["add-hosts", "ulimit"].contains(&key) {
+                return Ok(value.split(',').map(|one| format!("{flag}={one}")).collect());
+            }
+            return Ok(vec![format!("{flag}={value}")]);
+        }
+        let flag = match key.split_once(':') {
+            Some(("build-arg", name)) => format!("--build-arg={name}={value}"),
+            Some(("label", name)) => format!("--label={name}={value}"),
+            Some(("attest", kind)) => format!("--attest=type={kind},{value}"),
+            Some(("context", name)) => format!("--build-context={name}={}", self.context(&value)?),
+            _ => match (key, value.as_str()) {
+                ("no-cache", "") => "--no-cache".into(),
+                ("no-cache", stages) => format!("--no-cache-filter={stages}"),
+                ("image-resolve-mode", "pull") => "--pull".into(),
+                ("image-resolve-mode", "default" | "local") => return Ok(Vec::new()),
+                ("hostname", name) => format!("--build-arg=BUILDKIT_SANDBOX_HOSTNAME={name}"),
+                ("multi-platform", on) => format!("--build-arg=BUILDKIT_MULTI_PLATFORM={on}"),
+                _ => {
+                    let known: Vec<&str> =
+                        OPTS.iter().map(|(name, _)| *name).chain(["filename", "context", "no-cache"]).collect();
+                    return Err(usage(format!(
+                        "buildctl build: --opt {key} is not supported{}",
+                        grammar::did_you_mean(key, &known)
+                    )));
+                }
+            },
+        };
+        Ok(vec![flag])
+    }
+
+    /// A named context's value: `local:NAME` and `oci-layout://NAME…` refer to other flags.
+    fn context(&self, value: &str) -> Result<String, Failure> {
+        let missing =
+            |flag: &str, name: &str| usage(format!("buildctl build: there is no {flag} {name}=DIR for \"{value}\""));
+        if let Some(name) = value.strip_prefix("local:") {
+            return self.locals.get(name).cloned().ok_or_else(|| missing("--local", name));
+        }
+        if let Some(rest) = value.strip_prefix("oci-layout://") {
+            let end = rest.find(['@', ':']).unwrap_or(rest.len());
+            let (name, pin) = rest.split_at(end);
+            let dir = self.layouts.get(name).ok_or_else(|| missing("--oci-layout", name))?;
+            return Ok(format!("oci-layout://{dir}{pin}"));
+        }
+        Ok(value.to_owned())
+    }
+}
+
+/// Words of a command line, `--flag=value` taken apart.
+struct Words<'a>(std::slice::Iter<'a, OsString>);
+
+struct Word {
+    name: String,
+    value: Option<String>,
+}
+
+impl Words<'_> {
+    fn next_word(&mut self) -> Result<Option<Word>, Failure> {
+        let Some(word) = self.0.next() else { return Ok(None) };
+        let Some(text) = word.to_str() else {
+            return Err(usage(format!("buildctl: {} is not UTF-8", word.display())));
+        };
+        // buildctl takes one dash as two.
+        let text = match text.strip_prefix('-') {
+            Some(rest) if !rest.starts_with('-') && rest.len() > 1 => format!("--{rest}"),
+            _ => text.to_owned(),
+        };
+        Ok(Some(match text.split_once('=') {
+            Some((name, value)) if name.starts_with('-') => Word { name: name.into(), value: Some(value.into()) },
+            _ => Word { name: text, value: None },
+        }))
+    }
+
+    fn value(&mut self, word: &Word) -> Result<String, Failure> {
+        if let Some(value) = &word.value {
+            return Ok(value.clone());
+        }
+        let next = self.0.next().and_then(|w| w.to_str());
+        next.map(ToOwned::to_owned).ok_or_else(|| usage(format!("buildctl: {} needs a value", word.name)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn translate(line: &str) -> Result<String, String> {
+        let args: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+        let words = ours(&args).map_err(|e| e.message)?;
+        Ok(words.iter().map(|w| w.to_string_lossy()).collect::<Vec<_>>().join(" "))
+    }
+
+    #[test]
+    fn b2_34_builds_are_translated() {
+        for (theirs, becomes) in [
+            (
+                "--addr unix:///x build --frontend dockerfile.v0 --local context=. --local dockerfile=docker --opt filename=F",
+                "build --file=docker/F .",
+            ),
+            (
+                "build --frontend=dockerfile.v0 --opt context=https://example.com/r.git#main --opt target=t --opt build-arg:A=b=c",
+                "build --build-arg=A=b=c --target=t https://example.com/r.git#main",
+            ),
+            (
+                "build --frontend dockerfile.v0 --local context=. --local src=/s --opt context:src=local:src --oci-layout base=/l --opt context:b=oci-layout://base@sha256:00 --no-cache",
+                "build --no-cache --build-context=b=oci-layout:///l@sha256:00 --build-context=src=/s .",
+            ),
+            (
+                "build --frontend gateway.v0 --opt source=docker/dockerfile --local context=. --output type=image,name=a,push=true --export-cache type=inline",
+                "build --output=type=image,name=a,push=true --cache-to=type=inline --build-arg=BUILDKIT_SYNTAX=docker/dockerfile .",
+            ),
+            ("du --verbose", "du --verbose"),
+            ("--version", "version"),
+        ] {
+            assert_eq!(translate(theirs).as_deref(), Ok(becomes), "{theirs}");
+        }
+    }
+
+    #[test]
+    fn b2_34_what_cannot_be_is_refused() {
+        for (theirs, text) in [
+            ("build --local context=.", "a definition on standard input"),
+            ("build --frontend x --local context=.", "unknown frontend \"x\""),
+            ("build --frontend dockerfile.v0", "no build context"),
+            ("build --frontend dockerfile.v0 --local context", "expected key=value"),
+            ("build --frontend dockerfile.v0 --local context=. --opt targte=x", "did you mean target?"),
+            ("build --frontend dockerfile.v0 --outptu x", "did you mean --output?"),
+            ("build --frontend dockerfile.v0 --local context=. --opt context:a=local:b", "no --local b=DIR"),
+            ("debug workers", "there is no daemon"),
+            ("build --output", "needs a value"),
+        ] {
+            let error = translate(theirs).expect_err(theirs);
+            assert!(error.contains(text), "{theirs}: {error}");
+        }
+    }
+}

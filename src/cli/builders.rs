@@ -1,0 +1,112 @@
+//! Answers about builders, for tools that manage them (SPEC B8.14): there is one, it is built in and always ready.
+//!
+//! Docker's GitHub actions create, inspect and remove builders around each build and read what these commands print.
+
+use std::io::Write as _;
+use std::path::Path;
+
+use super::args::Builders;
+use super::errors::Failure;
+use crate::base::FaultKind;
+use crate::oci::Platform;
+
+/// The name of the builder that is there.
+const NAME: &str = "rbuild";
+/// The release of buildx whose command line this is (SPEC N1.01). Tools choose what they may ask for by it.
+const LEVEL: &str = "0.36.0";
+/// The release of BuildKit whose build options these are (SPEC N1.01).
+const BUILDKIT_LEVEL: &str = "0.32.0";
+
+/// Docker asks each plugin who it is.
+pub(super) fn plugin_metadata() -> Result<u8, Failure> {
+    let metadata = serde_json::json!({
+        "SchemaVersion": "0.1.0",
+        "Vendor": "rbuild",
+        "Version": format!("v{LEVEL}"),
+        "ShortDescription": "rbuild as Docker Buildx: builds without a daemon",
+    });
+    super::print(&format!("{metadata}\n"))
+}
+
+pub(super) fn run(command: &Builders, store: &Path) -> Result<u8, Failure> {
+    match command {
+        Builders::Version => {
+            super::print(&format!("github.com/docker/buildx v{LEVEL} rbuild-{}\n", env!("CARGO_PKG_VERSION")))
+        }
+        Builders::Create(options) => {
+            match options.driver.as_deref() {
+                None | Some("docker" | "docker-container") => {}
+                Some(other) => {
+                    return Err(Failure::new(
+                        FaultKind::Usage,
+                        format!("builder create: driver {other} is not here: there is one builder, built in"),
+                    ));
+                }
+            }
+            said("nothing was created");
+            super::print(&format!("{}\n", options.name.as_deref().unwrap_or(NAME)))
+        }
+        Builders::Use { .. } | Builders::Rm(_) | Builders::Stop { .. } | Builders::Install | Builders::Uninstall => {
+            said("nothing was changed");
+            Ok(0)
+        }
+        Builders::Ls { format } => list(format),
+        Builders::Inspect { name, builder, .. } => {
+            super::print(&inspection(name.as_ref().or(builder.as_ref()).map_or(NAME, String::as_str), store))
+        }
+    }
+}
+
+/// On standard error: what these commands print on standard output is read by programs.
+fn said(what: &str) {
+    let _ = writeln!(std::io::stderr(), "notice: there is one builder, built in; {what}");
+}
+
+fn platforms() -> String {
+    Platform::host().to_string()
+}
+
+fn list(format: &str) -> Result<u8, Failure> {
+    match format {
+        "table" => super::print(&format!(
+            "NAME/NODE      DRIVER/ENDPOINT   STATUS    BUILDKIT   PLATFORMS\n{NAME}*        built-in\n \\_ {NAME}0    \\_ none           running   {}      {}\n",
+            env!("CARGO_PKG_VERSION"),
+            platforms(),
+        )),
+        "json" => {
+            let builder = serde_json::json!({
+                "Name": NAME, "Driver": "built-in", "Current": true, "Dynamic": false,
+                "Nodes": [{"Name": format!("{NAME}0"), "Status": "running", "Platforms": [platforms()], "Version": env!("CARGO_PKG_VERSION")}],
+            });
+            super::print(&format!("{builder}\n"))
+        }
+        other => {
+            Err(Failure::new(FaultKind::Usage, format!("--format: unknown format \"{other}\", expected table or json")))
+        }
+    }
+}
+
+/// In the words and columns of `docker buildx inspect`, because that is what is parsed.
+fn inspection(name: &str, store: &Path) -> String {
+    format!(
+        "Name:          {name}\nDriver:        built-in\n\nNodes:\nName:                  {name}0\nEndpoint:              built-in\n\
+         Status:                running\nBuildKit version:      v{BUILDKIT_LEVEL}+rbuild-{}\nPlatforms:             {}\nLabels:\n store: {}\n",
+        env!("CARGO_PKG_VERSION"),
+        platforms(),
+        store.display(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn b8_14_the_inspection_has_the_lines_that_tools_read() {
+        let text = inspection("builder-1", Path::new("/store"));
+        for line in ["Name:          builder-1", "Status:                running"] {
+            assert!(text.lines().any(|l| l == line), "{line} in {text}");
+        }
+        assert!(text.contains(&format!("Platforms:             {}", Platform::host())));
+    }
+}

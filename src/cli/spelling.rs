@@ -1,0 +1,208 @@
+//! Command lines that people bring along, made ours before they are parsed (SPEC B1.01, B2.34, B8.14).
+//!
+//! | typed | becomes |
+//! | --- | --- |
+//! | `rbuild .` | `rbuild build .` |
+//! | `rbuild buildx build .`, `rbuild image build .`, `rbuild builder build .` | `rbuild build .` |
+//! | `rbuild buildx ls` and others about builders | `rbuild builder ls` |
+//! | `rbuild buildctl build --local …`, a program called `buildctl` | `rbuild build …` ([`super::buildctl`]) |
+//! | a program called `docker-buildx` | `rbuild buildx …`: Docker's plugin protocol ([`super::builders`]) |
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use super::errors::Failure;
+use crate::base::FaultKind;
+
+/// Words that begin a command; anything else is the beginning of a build. A test compares them with the parser's.
+const COMMANDS: &[&str] = &[
+    "build",
+    "b",
+    "builder",
+    "completion",
+    "docker-cli-plugin-metadata",
+    "docs",
+    "doctor",
+    "images",
+    "ls",
+    "du",
+    "prune",
+    "system",
+    "unshare",
+    "version",
+];
+
+/// What `buildx` and `builder` have in common with us under the same name.
+const SHARED: &[&str] = &["build", "b", "du", "prune"];
+
+/// What `buildx` says about builders.
+const BUILDERS: &[&str] = &["create", "use", "ls", "inspect", "rm", "stop", "version", "install", "uninstall"];
+
+/// Flags of the docker command that come before the plugin's name; they speak of an engine, and there is none.
+const DOCKER_FLAGS: &[&str] =
+    &["--context", "-c", "--host", "-H", "--log-level", "-l", "--tlscacert", "--tlscert", "--tlskey"];
+
+/// The command line in our own spelling. `args` begin with the program's name.
+///
+/// # Errors
+/// For a spelling that is recognised but asks for what does not exist here.
+pub(super) fn ours(args: Vec<OsString>) -> Result<Vec<OsString>, Failure> {
+    let mut args = args;
+    let program = args.first().and_then(|p| Path::new(p).file_stem()?.to_str().map(ToOwned::to_owned));
+    match program.as_deref() {
+        Some("docker-buildx") => plugin(&mut args)?,
+        Some("buildctl") => args.insert(1, "buildctl".into()),
+        _ => {}
+    }
+    let at = command_at(&args);
+    match (word(&args, at).as_deref(), word(&args, at + 1).as_deref()) {
+        (Some("buildctl"), _) => {
+            let rest = args.split_off(at + 1);
+            args.pop();
+            args.extend(super::buildctl::ours(&rest)?);
+        }
+        (Some("buildx"), Some("--help" | "-h" | "help") | None) => {
+            args.truncate(at);
+            args.push("--help".into());
+        }
+        (Some("buildx"), Some("--version")) => {
+            args.splice(at..at + 2, ["builder".into(), "version".into()]).for_each(drop)
+        }
+        (Some("buildx" | "builder" | "image"), Some(second)) if SHARED.contains(&second) => {
+            args.remove(at);
+        }
+        (Some("buildx"), Some(second)) if BUILDERS.contains(&second) => args[at] = "builder".into(),
+        (Some("buildx"), Some(second)) => return Err(unknown(second)),
+        (Some("image"), Some("ls" | "list")) => args.splice(at..at + 2, ["images".into()]).for_each(drop),
+        (Some("help"), _) => args[at] = "--help".into(),
+        (None | Some("--help" | "-h" | "--version" | "-V"), _) => {}
+        (Some(first), _) if COMMANDS.contains(&first) => {}
+        // `rbuild image` may be a directory called image.
+        (Some(_), _) => args.insert(at, "build".into()),
+    }
+    Ok(args)
+}
+
+fn word(args: &[OsString], at: usize) -> Option<String> {
+    args.get(at)?.to_str().map(ToOwned::to_owned)
+}
+
+/// Where the command stands: global flags may come before it.
+fn command_at(args: &[OsString]) -> usize {
+    const GLOBAL: [&str; 3] = ["--root", "--snapshotter", "--isolation"];
+    let mut at = 1;
+    while let Some(arg) = word(args, at) {
+        if GLOBAL.contains(&arg.as_str()) {
+            at += 2;
+        } else if arg.split_once('=').is_some_and(|(name, _)| GLOBAL.contains(&name)) {
+            at += 1;
+        } else {
+            break;
+        }
+    }
+    at.min(args.len())
+}
+
+/// `docker-buildx [DOCKER FLAGS] buildx …`, as Docker starts its plugins.
+fn plugin(args: &mut Vec<OsString>) -> Result<(), Failure> {
+    while let Some(flag) = word(args, 1) {
+        let (name, joined) = flag.split_once('=').map_or((flag.as_str(), false), |(name, _)| (name, true));
+        if name == "--config" {
+            return Err(Failure::new(FaultKind::Usage, "--config of docker does not reach plugins")
+                .hint("set DOCKER_CONFIG to the directory instead"));
+        }
+        if DOCKER_FLAGS.contains(&name) {
+            args.drain(1..(if joined { 2 } else { 3 }).min(args.len()));
+        } else if ["--debug", "-D", "--tls", "--tlsverify"].contains(&name) {
+            args.remove(1);
+        } else {
+            break;
+        }
+    }
+    // Started by hand, the name of the plugin is the program's and need not be said again.
+    if !matches!(word(args, 1).as_deref(), Some("buildx" | "docker-cli-plugin-metadata")) {
+        args.insert(1, "buildx".into());
+    }
+    Ok(())
+}
+
+fn unknown(command: &str) -> Failure {
+    let known: Vec<&str> = SHARED.iter().chain(BUILDERS).copied().collect();
+    let near = super::grammar::did_you_mean(command, &known);
+    Failure::new(FaultKind::Usage, format!("buildx {command}: there is no such command here{near}"))
+        .hint("`rbuild --help` lists the commands")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn words(line: &str) -> Vec<String> {
+        let args = line.split_whitespace().map(OsString::from).collect();
+        ours(args).expect("a known spelling").into_iter().map(|a| a.to_string_lossy().into_owned()).collect()
+    }
+
+    #[test]
+    fn b1_01_spellings() {
+        for (typed, becomes) in [
+            ("rbuild .", "rbuild build ."),
+            ("rbuild -f x .", "rbuild build -f x ."),
+            ("rbuild --root /s -f x .", "rbuild --root /s build -f x ."),
+            ("rbuild --root=/s du", "rbuild --root=/s du"),
+            ("rbuild buildx build .", "rbuild build ."),
+            ("rbuild image build .", "rbuild build ."),
+            ("rbuild builder build .", "rbuild build ."),
+            ("rbuild builder prune -f", "rbuild prune -f"),
+            ("rbuild image ls", "rbuild images"),
+            ("rbuild image", "rbuild build image"),
+            ("rbuild buildx ls", "rbuild builder ls"),
+            ("rbuild buildx --help", "rbuild --help"),
+            ("rbuild ls", "rbuild ls"),
+            ("rbuild help", "rbuild --help"),
+            ("rbuild --version", "rbuild --version"),
+            ("rbuild", "rbuild"),
+        ] {
+            assert_eq!(words(typed).join(" "), becomes, "{typed}");
+        }
+    }
+
+    #[test]
+    fn b8_14_as_a_docker_plugin() {
+        for (typed, becomes) in [
+            ("/usr/libexec/docker/cli-plugins/docker-buildx buildx build .", "build ."),
+            ("docker-buildx --context default -D buildx inspect --bootstrap", "builder inspect --bootstrap"),
+            ("docker-buildx --log-level=debug buildx version", "builder version"),
+            ("docker-buildx docker-cli-plugin-metadata", "docker-cli-plugin-metadata"),
+            ("docker-buildx build -t x .", "build -t x ."),
+            ("docker-buildx --version", "builder version"),
+        ] {
+            assert_eq!(words(typed)[1..].join(" "), becomes, "{typed}");
+        }
+        let args = ["docker-buildx", "--config", "/x", "buildx", "ls"].map(OsString::from).to_vec();
+        assert!(ours(args).is_err_and(|e| e.message.contains("--config")));
+        let args = ["rbuild", "buildx", "isnpect"].map(OsString::from).to_vec();
+        assert!(ours(args).is_err_and(|e| e.message.contains("did you mean inspect?")));
+    }
+
+    #[test]
+    fn spelling_twice_changes_nothing() {
+        for line in ["rbuild .", "rbuild buildx ls", "rbuild buildctl du", "docker-buildx build ."] {
+            let mut once = words(line);
+            once[0] = "rbuild".into();
+            assert_eq!(words(&once.join(" ")), once, "{line}");
+        }
+    }
+
+    #[test]
+    fn every_command_of_the_parser_is_known() {
+        let command = super::super::args::Cli::command();
+        let mut names: Vec<&str> =
+            command.get_subcommands().flat_map(|c| std::iter::once(c.get_name()).chain(c.get_all_aliases())).collect();
+        names.sort_unstable();
+        let mut known = COMMANDS.to_vec();
+        known.sort_unstable();
+        assert_eq!(known, names);
+    }
+}
