@@ -11,6 +11,7 @@ pub mod dockerfile;
 pub mod exec;
 pub mod exporter;
 pub mod frontend;
+pub mod images;
 pub mod llb;
 pub mod oci;
 pub mod registry;

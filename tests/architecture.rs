@@ -21,6 +21,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("frontend", 6),
     ("exporter", 7),
     ("build", 8),
+    ("images", 8),
     ("cli", 10),
     ("ui", 10),
 ];

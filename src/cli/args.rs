@@ -46,6 +46,32 @@ pub enum Command {
     /// List the images of the store
     #[command(alias = "ls")]
     Images(Images),
+    /// Bring an image from a registry into the store
+    Pull(Pull),
+    /// Send an image of the store to its registry
+    Push(Push),
+    /// Give an image of the store another name
+    Tag {
+        /// The image: a name, or the beginning of its digest
+        image: String,
+        /// The new name
+        target: String,
+    },
+    /// Take names away from images; what no name needs goes with `rbuild prune`
+    #[command(alias = "rmi")]
+    Rm {
+        /// Names, or beginnings of digests
+        #[arg(required = true)]
+        images: Vec<String>,
+    },
+    /// Write images of the store to an archive
+    Save(Save),
+    /// Read images from an archive or a layout directory into the store
+    Load(Load),
+    /// Show an image of the store in detail
+    Inspect(Inspect),
+    /// Show how an image of the store was made
+    History(History),
     /// Say what the store holds and how much space it takes
     Du(Du),
     /// Delete what is not needed from the store
@@ -227,9 +253,109 @@ pub struct Doctor {
 /// `rbuild images`.
 #[derive(Debug, Args)]
 pub struct Images {
-    /// text or json
-    #[arg(long, default_value = "text")]
+    /// table, json or a Go template
+    #[arg(long, default_value = "table")]
     pub format: String,
+    /// Print digests only
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Do not shorten digests
+    #[arg(long)]
+    pub no_trunc: bool,
+}
+
+/// `rbuild pull`.
+#[derive(Debug, Args)]
+pub struct Pull {
+    /// Its name
+    pub image: String,
+    /// For this platform [default: this machine's]
+    #[arg(long, value_name = "PLATFORM", conflicts_with = "all_platforms")]
+    pub platform: Option<String>,
+    /// Everything that stands behind the name
+    #[arg(long)]
+    pub all_platforms: bool,
+    /// How it is shown.
+    #[command(flatten)]
+    pub progress: ProgressArgs,
+}
+
+/// `rbuild push`.
+#[derive(Debug, Args)]
+pub struct Push {
+    /// The image: a name, or the beginning of its digest
+    pub image: String,
+    /// Where to, if not where its name says
+    pub target: Option<String>,
+    /// How it is shown.
+    #[command(flatten)]
+    pub progress: ProgressArgs,
+}
+
+/// `rbuild save`.
+#[derive(Debug, Args)]
+pub struct Save {
+    /// Names, or beginnings of digests
+    #[arg(required = true)]
+    pub images: Vec<String>,
+    /// The archive [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// oci or docker
+    #[arg(long, default_value = "docker", value_parser = ["oci", "docker"], hide_possible_values = true)]
+    pub format: String,
+}
+
+/// `rbuild load`.
+#[derive(Debug, Args)]
+pub struct Load {
+    /// OCI or Docker archive, compressed or not, or an OCI layout directory [default: standard input]
+    #[arg(short, long, value_name = "PATH")]
+    pub input: Option<PathBuf>,
+    /// Name for an image that brings none
+    #[arg(short, long, value_name = "NAME")]
+    pub tag: Option<String>,
+    /// Print names only
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// `rbuild inspect`.
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// Names, or beginnings of digests
+    #[arg(required = true)]
+    pub images: Vec<String>,
+    /// json or a Go template
+    #[arg(short, long, default_value = "json")]
+    pub format: String,
+}
+
+/// `rbuild history`.
+#[derive(Debug, Args)]
+pub struct History {
+    /// The image: a name, or the beginning of its digest
+    pub image: String,
+    /// For this platform [default: this machine's]
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<String>,
+    /// table, json or a Go template
+    #[arg(long, default_value = "table")]
+    pub format: String,
+    /// Do not shorten
+    #[arg(long)]
+    pub no_trunc: bool,
+}
+
+/// How transfers are shown.
+#[derive(Debug, Args)]
+pub struct ProgressArgs {
+    /// Progress on standard error: auto, tty, plain, quiet, none or rawjson
+    #[arg(long = "progress", value_name = "KIND")]
+    pub kind: Option<String>,
+    /// Print the digest only
+    #[arg(short, long)]
+    pub quiet: bool,
 }
 
 /// `rbuild du`.

@@ -4,15 +4,13 @@ use std::io::Write as _;
 use std::sync::Arc;
 
 use super::args::Build;
-use super::broker::Broker;
 use super::errors::Failure;
-use super::settings::{self, BuildSettings};
+use super::settings::BuildSettings;
 use super::worker::{Inside, store_failure};
 use crate::base::budget::Budget;
 use crate::base::{Cancel, FaultKind, file};
 use crate::build::{BuildError, BuildReport, Builder};
 use crate::exec::run::{DnsOptions, Runner};
-use crate::registry::{Client, ClientOptions};
 use crate::source::ImageSource;
 use crate::ui::Progress;
 
@@ -65,14 +63,7 @@ async fn run(
     let early = Stopped::Early;
     let store = inside.store(events.clone()).map_err(early)?;
     let lease = store.lease().map_err(|e| early(store_failure(&e)))?;
-    let client = Client::new(ClientOptions {
-        credentials: Arc::new(Broker(inside.broker.clone())),
-        events: events.clone(),
-        proxies: settings::proxies(),
-        trust: settings::trust(),
-        ..ClientOptions::default()
-    })
-    .map_err(|e| early(Failure::new(e.kind(), e.to_string())))?;
+    let client = inside.client(events.clone()).map_err(early)?;
     let images = ImageSource::new(store.clone(), client.clone(), events.clone());
     let steps = if inside.context.rung == rootless::Rung::None {
         Err(inside.blockers.join("; "))
@@ -118,7 +109,7 @@ async fn run(
 }
 
 /// SIGINT, SIGTERM or SIGHUP.
-async fn interrupted() {
+pub(super) async fn interrupted() {
     use tokio::signal::unix::{SignalKind, signal};
     let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
     let waits = kinds.into_iter().filter_map(|kind| signal(kind).ok()).map(|mut s| {

@@ -12,9 +12,11 @@ mod docs;
 mod doctor;
 pub mod errors;
 pub mod grammar;
+mod image_commands;
 pub mod settings;
 mod spelling;
 mod store_commands;
+mod table;
 mod worker;
 
 use std::ffi::OsString;

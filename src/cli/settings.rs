@@ -107,7 +107,7 @@ impl BuildSettings {
     pub fn new(args: &Build) -> Result<Self, Failure> {
         let mut notices = Vec::new();
         refuse_unsupported(args, &mut notices)?;
-        let (progress, quiet) = progress(args)?;
+        let (progress, quiet) = progress(args.progress.as_deref(), args.quiet)?;
         let outputs = outputs(args, &mut notices)?;
         let options = options(args)?;
         let secrets = secrets(args)?;
@@ -196,15 +196,16 @@ fn refuse_unsupported(args: &Build, notices: &mut Vec<String>) -> Result<(), Fai
     Ok(())
 }
 
-fn progress(args: &Build) -> Result<(Mode, bool), Failure> {
-    let asked = args.progress.clone().or_else(|| variable("BUILDKIT_PROGRESS"));
-    if args.quiet && args.progress.as_deref().is_some_and(|p| !["auto", "quiet"].contains(&p)) {
-        return Err(usage(format!(
-            "progress={} and quiet cannot be used together",
-            args.progress.clone().unwrap_or_default()
-        )));
+/// How progress is shown, and whether only the result is to be printed (SPEC B2.23, B2.25).
+///
+/// # Errors
+/// For kinds that do not exist or contradict `--quiet`.
+pub fn progress(kind: Option<&str>, quiet: bool) -> Result<(Mode, bool), Failure> {
+    let asked = kind.map(ToOwned::to_owned).or_else(|| variable("BUILDKIT_PROGRESS"));
+    if quiet && kind.is_some_and(|p| !["auto", "quiet"].contains(&p)) {
+        return Err(usage(format!("progress={} and quiet cannot be used together", kind.unwrap_or_default())));
     }
-    if args.quiet {
+    if quiet {
         return Ok((Mode::Silent, true));
     }
     let terminal = std::io::stderr().is_terminal() && variable("TERM").is_none_or(|t| t != "dumb");

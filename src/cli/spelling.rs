@@ -25,6 +25,15 @@ const COMMANDS: &[&str] = &[
     "doctor",
     "images",
     "ls",
+    "pull",
+    "push",
+    "tag",
+    "rm",
+    "rmi",
+    "save",
+    "load",
+    "inspect",
+    "history",
     "du",
     "prune",
     "system",
@@ -74,6 +83,9 @@ pub(super) fn ours(args: Vec<OsString>) -> Result<Vec<OsString>, Failure> {
         (Some("buildx"), Some(second)) if BUILDERS.contains(&second) => args[at] = "builder".into(),
         (Some("buildx"), Some(second)) => return Err(unknown(second)),
         (Some("image"), Some("ls" | "list")) => args.splice(at..at + 2, ["images".into()]).for_each(drop),
+        (Some("image"), Some("pull" | "push" | "tag" | "rm" | "save" | "load" | "inspect" | "history")) => {
+            args.remove(at);
+        }
         (Some("help"), _) => args[at] = "--help".into(),
         (None | Some("--help" | "-h" | "--version" | "-V"), _) => {}
         (Some(first), _) if COMMANDS.contains(&first) => {}
@@ -156,6 +168,7 @@ mod tests {
             ("rbuild builder build .", "rbuild build ."),
             ("rbuild builder prune -f", "rbuild prune -f"),
             ("rbuild image ls", "rbuild images"),
+            ("rbuild image rm x", "rbuild rm x"),
             ("rbuild image", "rbuild build image"),
             ("rbuild buildx ls", "rbuild builder ls"),
             ("rbuild buildx --help", "rbuild --help"),

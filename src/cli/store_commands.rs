@@ -1,62 +1,19 @@
-//! Commands on the store: images, du, prune, system reset, unshare.
+//! Commands on the store as a whole: du, prune, system reset, unshare.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write as _};
-use std::time::SystemTime;
 
-use super::args::{Du, Images, Prune};
+use super::args::{Du, Prune};
 use super::errors::Failure;
 use super::grammar;
+use super::table::{size, time};
 use super::worker::{Inside, store_failure};
 use crate::base::{Events, FaultKind};
-use crate::oci::Reference;
 use crate::store::{Filter, PruneOptions, UsageRecord};
-
-/// Bytes for people, powers of 1000 as docker prints them.
-fn size(bytes: u64) -> String {
-    #[expect(clippy::cast_precision_loss, reason = "for people")]
-    let mut value = bytes as f64;
-    for unit in ["B", "kB", "MB", "GB"] {
-        if value < 1000.0 {
-            return if unit == "B" { format!("{bytes}B") } else { format!("{value:.2}{unit}") };
-        }
-        value /= 1000.0;
-    }
-    format!("{value:.2}TB")
-}
-
-fn time(at: SystemTime) -> String {
-    jiff::Timestamp::try_from(at).map_or_else(|_| String::new(), |t| t.strftime("%Y-%m-%d %H:%M:%S").to_string())
-}
 
 fn json(value: &serde_json::Value) -> Result<u8, Failure> {
     super::print(&format!("{}\n", serde_json::to_string_pretty(value).unwrap_or_default()))
-}
-
-pub(super) fn images(inside: &Inside, args: &Images) -> Result<u8, Failure> {
-    let store = inside.store(Events::none())?;
-    let images = store.images().map_err(|e| store_failure(&e))?;
-    match args.format.as_str() {
-        "json" => json(&serde_json::json!(images.iter().map(|i| serde_json::json!({
-            "name": i.name, "digest": i.descriptor.digest, "mediaType": i.descriptor.media_type, "created": time(i.created),
-        })).collect::<Vec<_>>())),
-        "text" => {
-            let mut out = format!("{:<50} {:<20} {:<14} CREATED\n", "REPOSITORY", "TAG", "DIGEST");
-            for image in images {
-                let (name, tag) = match image.name.parse::<Reference>() {
-                    Ok(r) => {
-                        let tag = r.tag.clone().unwrap_or_default();
-                        (Reference { tag: None, digest: None, ..r }.familiar(), tag)
-                    }
-                    Err(_) => (image.name.clone(), String::new()),
-                };
-                let _ = writeln!(out, "{name:<50} {tag:<20} {:<14} {}", image.descriptor.digest.short(), time(image.created));
-            }
-            super::print(&out)
-        }
-        other => Err(super::unknown_format(other)),
-    }
 }
 
 fn filters(texts: &[String]) -> Result<Vec<Filter>, Failure> {

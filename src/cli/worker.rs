@@ -9,8 +9,9 @@ use rustix::fs::{AtFlags, CWD, Mode};
 
 use super::args::{Command, Global, System};
 use super::errors::Failure;
-use super::{WORKER_ROLE, broker, build, settings, store_commands};
+use super::{WORKER_ROLE, broker, build, image_commands, settings, store_commands};
 use crate::base::{Events, FaultKind};
+use crate::registry::{Client, ClientOptions};
 use crate::store::{SnapshotterChoice, Store, StoreOptions};
 
 /// Probes, enters, waits. Runs before any thread exists.
@@ -142,6 +143,18 @@ impl Inside {
         let options = StoreOptions { snapshotter: self.snapshotter, mount_dir: Some(mounts), events };
         Store::open(&self.root, &options).map_err(|e| store_failure(&e))
     }
+
+    /// A registry client that asks the broker for credentials.
+    pub(super) fn client(&self, events: Events) -> Result<Client, Failure> {
+        Client::new(ClientOptions {
+            credentials: Arc::new(broker::Broker(self.broker.clone())),
+            events,
+            proxies: settings::proxies(),
+            trust: settings::trust(),
+            ..ClientOptions::default()
+        })
+        .map_err(|e| Failure::new(e.kind(), e.to_string()))
+    }
 }
 
 pub(super) fn store_failure(error: &crate::store::StoreError) -> Failure {
@@ -186,7 +199,15 @@ fn inside(told: &OsString, cli: &super::Cli) -> Result<u8, Failure> {
     };
     match &cli.command {
         Command::Build(args) => build::build(&inside, args),
-        Command::Images(args) => store_commands::images(&inside, args),
+        Command::Images(args) => image_commands::images(&inside, args),
+        Command::Pull(args) => image_commands::pull(&inside, args),
+        Command::Push(args) => image_commands::push(&inside, args),
+        Command::Tag { image, target } => image_commands::tag(&inside, image, target),
+        Command::Rm { images } => image_commands::rm(&inside, images),
+        Command::Save(args) => image_commands::save(&inside, args),
+        Command::Load(args) => image_commands::load(&inside, args),
+        Command::Inspect(args) => image_commands::inspect(&inside, args),
+        Command::History(args) => image_commands::history(&inside, args),
         Command::Du(args) => store_commands::du(&inside, args),
         Command::Prune(args) => store_commands::prune(&inside, args),
         Command::System { command: System::Reset { force } } => store_commands::reset(&inside, *force),

@@ -69,6 +69,22 @@ impl ImageSource {
         Ok(ResolvedImage { digest: image.root.clone(), config: image.config.clone() })
     }
 
+    /// The manifest of a registry's image for a platform, not the index that it may be found in.
+    ///
+    /// # Errors
+    /// As [`ImageSource::resolve`].
+    pub async fn resolve_manifest(
+        &self,
+        identifier: &str,
+        platform: &Platform,
+        mode: ResolveMode,
+    ) -> Result<Descriptor, SourceError> {
+        let root = self.image(&Place::parse(identifier)?, platform, mode).await?.root.clone();
+        let (name, platform) = (identifier.to_owned(), platform.clone());
+        let found = self.blocking(move |store| stored_manifest(store, &name, &root, &platform)).await?;
+        found.map(|(descriptor, _)| descriptor).ok_or_else(|| SourceError::NotLocal { name: identifier.to_owned() })
+    }
+
     /// As [`ImageSource::resolve`], for an op with its attributes.
     ///
     /// # Errors
@@ -354,17 +370,27 @@ fn read_stored(store: &Store, digest: &Digest) -> Result<Option<Bytes>, SourceEr
 
 /// The image from what the store has; `None` if a document is missing.
 fn stored(store: &Store, name: &str, root: &Digest, platform: &Platform) -> Result<Option<Image>, SourceError> {
-    let mut at: Option<Descriptor> = None;
+    let Some((_, manifest)) = stored_manifest(store, name, root, platform)? else { return Ok(None) };
+    document::check_manifest(name, &manifest)?;
+    let Some(config) = read_stored(store, &manifest.config.digest)? else { return Ok(None) };
+    Image::new(name, root.clone(), manifest, config).map(Some)
+}
+
+/// The manifest for a platform from what the store has; `None` if a document is missing.
+fn stored_manifest(
+    store: &Store,
+    name: &str,
+    root: &Digest,
+    platform: &Platform,
+) -> Result<Option<(Descriptor, Manifest)>, SourceError> {
+    let mut at = Descriptor::new("", root.clone(), 0);
     for _ in 0..MAX_DEPTH {
-        let digest = at.as_ref().map_or(root, |d| &d.digest);
-        let Some(bytes) = read_stored(store, digest)? else { return Ok(None) };
-        let kind = at.as_ref().map_or("", |d| d.media_type.as_str());
-        match document::read(name, &bytes, kind, platform)? {
-            Next::Document(descriptor) => at = Some(descriptor),
+        let Some(bytes) = read_stored(store, &at.digest)? else { return Ok(None) };
+        match document::read(name, &bytes, &at.media_type, platform)? {
+            Next::Document(descriptor) => at = descriptor,
             Next::Manifest(manifest) => {
-                document::check_manifest(name, &manifest)?;
-                let Some(config) = read_stored(store, &manifest.config.digest)? else { return Ok(None) };
-                return Image::new(name, root.clone(), manifest, config).map(Some);
+                let kind = if manifest.media_type.is_empty() { at.media_type } else { manifest.media_type.clone() };
+                return Ok(Some((Descriptor::new(kind, at.digest, bytes.len() as u64), manifest)));
             }
         }
     }

@@ -160,6 +160,22 @@ impl Store {
         Ok(id)
     }
 
+    /// Registries that are known to have a layer's blob.
+    ///
+    /// # Errors
+    /// If the metadata cannot be read.
+    pub fn remotes_of(&self, blob: &Digest) -> Result<Vec<RemoteBlob>, StoreError> {
+        let rows: Vec<(String, String, String)> = self.inner.meta.read("look up remotes", |c| {
+            c.prepare_cached("SELECT DISTINCT host, repository, descriptor FROM remotes WHERE digest = ?1")?
+                .query_map([blob.as_str()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+                .collect()
+        })?;
+        let parse = |(host, repository, json): (String, String, String)| {
+            Some(RemoteBlob { host, repository, descriptor: serde_json::from_str(&json).ok()? })
+        };
+        Ok(rows.into_iter().filter_map(parse).collect())
+    }
+
     /// What is known of a layer.
     ///
     /// # Errors

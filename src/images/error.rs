@@ -1,0 +1,113 @@
+//! Why work on an image failed.
+
+use std::path::PathBuf;
+
+use crate::base::{Digest, FaultKind};
+use crate::registry::RegistryError;
+use crate::source::SourceError;
+use crate::store::StoreError;
+
+/// See the variants.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// No image of the store has that name or digest.
+    #[error("there is no image \"{name}\" in the store")]
+    NotFound {
+        /// As asked for.
+        name: String,
+        /// A name that is close.
+        near: Option<String>,
+    },
+    /// Several images have a digest that begins so.
+    #[error("\"{name}\" is the beginning of the digests of several images")]
+    Ambiguous {
+        /// As asked for.
+        name: String,
+    },
+    /// Some content is neither here nor in a registry that is known to have it.
+    #[error("{what} {digest} is not in the store")]
+    Incomplete {
+        /// Kind of content.
+        what: &'static str,
+        /// Which.
+        digest: Digest,
+    },
+    /// A document is not what it should be.
+    #[error("{digest}: {reason}")]
+    Document {
+        /// Which.
+        digest: Digest,
+        /// What is wrong.
+        reason: String,
+    },
+    /// An archive is not what it should be.
+    #[error("cannot load {path}: {reason}", path = path.display())]
+    Archive {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A file or directory.
+    #[error("cannot {attempt} {path}: {error}", path = path.display())]
+    Io {
+        /// What was attempted.
+        attempt: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// The system's reason.
+        error: std::io::Error,
+    },
+    /// What was asked for makes no sense.
+    #[error("{0}")]
+    Usage(String),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A registry.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// An image that is to be pulled.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// A defect.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl ImageError {
+    pub(super) fn io(attempt: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |error| Self::Io { attempt, path, error }
+    }
+
+    /// For the exit code.
+    #[must_use]
+    pub fn kind(&self) -> FaultKind {
+        match self {
+            Self::NotFound { .. } | Self::Ambiguous { .. } | Self::Usage(_) => FaultKind::Usage,
+            Self::Archive { .. } => FaultKind::Input,
+            Self::Incomplete { .. } | Self::Document { .. } => FaultKind::Store,
+            Self::Io { error, .. } => FaultKind::of_io(error, FaultKind::Store),
+            Self::Store(e) => e.kind(),
+            Self::Registry(e) => e.kind(),
+            Self::Source(e) => e.kind(),
+            Self::Internal(_) => FaultKind::Internal,
+        }
+    }
+
+    /// The remedy, where known.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::NotFound { near: Some(near), .. } => Some(format!("did you mean {near}?")),
+            Self::NotFound { near: None, .. } => Some("`rbuild images` lists what is there".into()),
+            Self::Ambiguous { .. } => Some("give more of the digest".into()),
+            Self::Incomplete { .. } => Some("pull or build the image again".into()),
+            Self::Store(e) => e.hint(),
+            Self::Registry(e) => e.hint(),
+            Self::Source(e) => e.hint(),
+            _ => None,
+        }
+    }
+}
