@@ -135,16 +135,24 @@ async fn run(runner: &Runner, request: RunRequest<'_>) -> (Result<RunResult, Exe
     (result, logs.text(Stream::Stdout), logs.text(Stream::Stderr))
 }
 
+/// Runs a case and says so as the standard harness does; a panic ends them all.
+macro_rules! case {
+    ($name:ident($($argument:expr),*)) => {{
+        $name($($argument),*).await;
+        println!("test {} ... ok", stringify!($name));
+    }};
+}
+
 async fn cases(context: &WorkerContext, root: &Path) {
     let runner = Runner::new(context.clone(), DnsOptions::default()).expect("a runner");
-    exit_codes_and_streams(&runner, root).await;
-    users_and_directories(&runner, root).await;
-    names(&runner, root).await;
-    output_comes_as_it_is_written(&runner, root).await;
-    cancellation_kills_at_once(&runner, root).await;
-    errors_are_typed(&runner, context, root).await;
-    many_at_once(&runner, root).await;
-    secrets_alone_without_landlock(context, root).await;
+    case!(exit_codes_and_streams(&runner, root));
+    case!(users_and_directories(&runner, root));
+    case!(names(&runner, root));
+    case!(output_comes_as_it_is_written(&runner, root));
+    case!(cancellation_kills_at_once(&runner, root));
+    case!(errors_are_typed(&runner, context, root));
+    case!(many_at_once(&runner, root));
+    case!(secrets_alone_without_landlock(context, root));
     let left = fs::read_dir(context.state_dir.join("f")).expect("made by steps").count();
     assert_eq!(left, 0, "files of steps remain");
 }
