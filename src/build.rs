@@ -11,7 +11,7 @@ use crate::base::events::Outcome;
 use crate::base::{Cancel, Digest, Events, FaultKind};
 use crate::exec::run::Runner;
 use crate::exporter::{self, ExportContext, ExportError, ExportReport, ImageResult, OutputSpec};
-use crate::frontend::{self, FrontendError, FrontendInput, FrontendOptions, FrontendResult};
+use crate::frontend::{self, Answer, Call, FrontendError, FrontendInput, FrontendOptions, FrontendResult};
 use crate::llb::op::{Kind, NetMode, SecurityMode};
 use crate::llb::{FrontendHost, Graph, HostError, ResolveMode, ResolvedImage};
 use crate::oci::Platform;
@@ -162,19 +162,32 @@ impl Builder {
         Ok(BuildReport { exports, warnings: result.warnings })
     }
 
+    /// Answers a question about a request's Dockerfile; nothing is built.
+    ///
+    /// # Errors
+    /// See [`BuildError::Frontend`].
+    pub async fn call(&self, call: Call, request: &BuildRequest) -> Result<Answer, BuildError> {
+        let host = Host { images: &self.images, events: &self.events };
+        Ok(frontend::call(call, &self.definition(request), &host).await?)
+    }
+
     async fn front_end(&self, request: &BuildRequest) -> Result<FrontendResult, FrontendError> {
+        let host = Host { images: &self.images, events: &self.events };
+        frontend::dockerfile_to_llb(self.definition(request), &host).await
+    }
+
+    /// What the front end reads.
+    fn definition<'a>(&self, request: &'a BuildRequest) -> FrontendInput<'a> {
         let id = internal(&self.events, &format!("[internal] load build definition from {}", request.filename));
         self.events.progress(&id, "transferring dockerfile:", request.dockerfile.len() as u64, None, true);
         self.events.completed(&id, Outcome::Done);
-        let input = FrontendInput {
+        FrontendInput {
             filename: &request.filename,
             source: &request.dockerfile,
             ignore: request.ignore.clone(),
             context_ignores: request.context_ignores.clone(),
             options: request.options.clone(),
-        };
-        let host = Host { images: &self.images, events: &self.events };
-        frontend::dockerfile_to_llb(input, &host).await
+        }
     }
 }
 

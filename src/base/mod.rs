@@ -9,6 +9,7 @@ pub mod digest;
 pub mod events;
 pub mod fault;
 pub mod file;
+pub mod wording;
 
 pub use cancel::Cancel;
 pub use digest::{CacheKey, ChainId, DiffId, Digest, DigestWriter};

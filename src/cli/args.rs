@@ -417,6 +417,12 @@ pub struct Build {
     /// Further context: a directory, docker-image://REF or oci-layout://DIR[:TAG][@DIGEST]
     #[arg(long, value_name = "NAME=VALUE", help_heading = "What to build")]
     pub build_context: Vec<String>,
+    /// Check the Dockerfile instead of building it; short for --call=check
+    #[arg(long, help_heading = "What to build")]
+    pub check: bool,
+    /// Answer a question instead of building: check, outline, targets or subrequests.describe; format=json for programs
+    #[arg(long, alias = "print", value_name = "METHOD[,format=json]", help_heading = "What to build")]
+    pub call: Option<String>,
     /// Platform to build for, e.g. linux/arm64
     #[arg(long, value_name = "PLATFORM", value_delimiter = ',', help_heading = "What to build")]
     pub platform: Vec<String>,

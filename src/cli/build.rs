@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use super::args::Build;
 use super::errors::Failure;
+use super::grammar::CallOptions;
 use super::settings::BuildSettings;
 use super::worker::{Inside, store_failure};
 use crate::base::budget::Budget;
 use crate::base::{Cancel, FaultKind, file};
 use crate::build::{BuildError, BuildReport, Builder};
 use crate::exec::run::{DnsOptions, Runner};
+use crate::frontend::Answer;
 use crate::source::ImageSource;
 use crate::ui::Progress;
 
@@ -39,7 +41,8 @@ pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
     // Detached blocking work (a copy that nobody waits for) must not hold up the end.
     runtime.shutdown_background();
     match result {
-        Ok(report) => done(&settings, &report),
+        Ok(Done::Built(report)) => done(&settings, &report),
+        Ok(Done::Answered(answer, how)) => answered(&answer, how),
         Err(Stopped::Early(failure)) => Err(failure),
         Err(Stopped::Build(error)) => {
             let failure = Failure::of_build(&error, &settings.request.filename, &settings.request.dockerfile);
@@ -47,6 +50,11 @@ pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
             Ok(failure.code())
         }
     }
+}
+
+enum Done {
+    Built(BuildReport),
+    Answered(Answer, CallOptions),
 }
 
 enum Stopped {
@@ -59,7 +67,7 @@ async fn run(
     settings: &BuildSettings,
     budget: Budget,
     events: crate::base::Events,
-) -> Result<BuildReport, Stopped> {
+) -> Result<Done, Stopped> {
     let early = Stopped::Early;
     let store = inside.store(events.clone()).map_err(early)?;
     let lease = store.lease().map_err(|e| early(store_failure(&e)))?;
@@ -83,7 +91,12 @@ async fn run(
         parallelism: (budget.cpus * 4).max(16),
         threads: budget.cpus,
     };
-    let work = builder.build(&settings.request);
+    let work = async {
+        match settings.call {
+            Some(how) => Ok(Done::Answered(builder.call(how.call, &settings.request).await?, how)),
+            None => builder.build(&settings.request).await.map(Done::Built),
+        }
+    };
     tokio::pin!(work);
     let result = tokio::select! {
         result = &mut work => result,
@@ -96,7 +109,7 @@ async fn run(
     };
     let result = result.map_err(Stopped::Build);
     drop(lease);
-    if result.is_ok() {
+    if matches!(result, Ok(Done::Built(_))) {
         let limits = store.gc_limits();
         let kept = tokio::task::spawn_blocking(move || {
             store.sync()?;
@@ -118,6 +131,16 @@ pub(super) async fn interrupted() {
         })
     });
     futures_util::future::select_all(waits).await;
+}
+
+/// Prints an answer (SPEC A10.25, A10.26).
+fn answered(answer: &Answer, how: CallOptions) -> Result<u8, Failure> {
+    if how.json {
+        super::print(&format!("{:#}\n", answer.json))?;
+    } else {
+        super::print(&answer.text)?;
+    }
+    Ok(if how.ignore_status { 0 } else { answer.status })
 }
 
 /// Files and output after success.

@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+pub use crate::base::wording::did_you_mean;
+use crate::frontend::Call;
 use crate::llb::op::{HostIp, Ulimit};
 
 /// Why a value is refused: names the value and the rule.
@@ -206,7 +208,7 @@ pub fn secret(text: &str) -> Result<(String, SecretSource), ValueError> {
             _ => {
                 return fail(format!(
                     "unexpected key '{key}' in secret \"{text}\"{}",
-                    did_you_mean(&key, &["id", "src", "source", "env", "type"])
+                    did_you_mean(&key, ["id", "src", "source", "env", "type"])
                 ));
             }
         }
@@ -222,11 +224,65 @@ pub fn secret(text: &str) -> Result<(String, SecretSource), ValueError> {
     Ok((id, source))
 }
 
-/// ` (did you mean X?)` for a near miss (G.06).
-#[must_use]
-pub fn did_you_mean(word: &str, known: &[&str]) -> String {
-    let near = known.iter().map(|k| (strsim::levenshtein(word, k), k)).min();
-    near.filter(|(distance, _)| *distance <= 3).map_or_else(String::new, |(_, k)| format!(" (did you mean {k}?)"))
+/// `--call` (SPEC A10.26).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CallOptions {
+    /// The question.
+    pub call: Call,
+    /// The answer as JSON.
+    pub json: bool,
+    /// Exit with 0 whatever the answer.
+    pub ignore_status: bool,
+}
+
+impl CallOptions {
+    /// A question whose answer is shown as text.
+    #[must_use]
+    pub fn new(call: Call) -> Self {
+        Self { call, json: false, ignore_status: false }
+    }
+}
+
+/// Reads `METHOD[,format=json|text][,ignorestatus=BOOL]`; `build` is no question.
+///
+/// # Errors
+/// Unknown methods, options and formats.
+pub fn call(text: &str) -> Result<Option<CallOptions>, ValueError> {
+    let fields = fields(text)?;
+    let mut method = None;
+    let (mut json, mut ignore_status) = (false, false);
+    for (key, value) in &fields {
+        match (key.as_str(), value.as_deref()) {
+            (name, None) if method.is_none() => method = Some(name),
+            ("format", Some("json")) => json = true,
+            ("format", Some("text")) => json = false,
+            ("format", Some(other)) => {
+                return fail(format!("unknown format \"{other}\"{}", did_you_mean(other, ["json", "text"])));
+            }
+            ("ignorestatus", value) => {
+                let value = value.unwrap_or("true");
+                let known = boolean(value);
+                ignore_status = known.ok_or_else(|| ValueError(format!("invalid ignorestatus value \"{value}\"")))?;
+            }
+            (other, _) => {
+                return fail(format!(
+                    "unknown option \"{other}\"{}; expected format or ignorestatus",
+                    did_you_mean(other, ["format", "ignorestatus"])
+                ));
+            }
+        }
+    }
+    match method {
+        None => fail(format!("no method in \"{text}\"")),
+        Some("build") => Ok(None),
+        Some(name) => match Call::named(name) {
+            Some(call) => Ok(Some(CallOptions { call, json, ignore_status })),
+            None => {
+                let known = ["build", "check"].into_iter().chain(Call::ALL.map(Call::name));
+                fail(format!("unknown method \"{name}\"{}", did_you_mean(name, known)))
+            }
+        },
+    }
 }
 
 #[cfg(test)]

@@ -9,10 +9,11 @@ use super::args::{Build, Global};
 use super::errors::Failure;
 use super::grammar::{self, SecretSource};
 use crate::base::FaultKind;
+use crate::base::wording::did_you_mean;
 use crate::build::Entitlements;
 use crate::dockerfile::ignore::IgnoreFile;
 use crate::exporter::{Dest, OutputKind, OutputSpec};
-use crate::frontend::{FrontendOptions, NoCache};
+use crate::frontend::{Call, FrontendOptions, NoCache};
 use crate::llb::ResolveMode;
 use crate::llb::op::NetMode;
 use crate::oci::{Platform, Reference};
@@ -39,6 +40,8 @@ pub struct BuildSettings {
     pub iidfile: Option<PathBuf>,
     /// Where the metadata goes.
     pub metadata_file: Option<PathBuf>,
+    /// A question to answer instead of building.
+    pub call: Option<grammar::CallOptions>,
     /// Said once, before anything else.
     pub notices: Vec<String>,
 }
@@ -108,7 +111,12 @@ impl BuildSettings {
         let mut notices = Vec::new();
         refuse_unsupported(args, &mut notices)?;
         let (progress, quiet) = progress(args.progress.as_deref(), args.quiet)?;
-        let outputs = outputs(args, &mut notices)?;
+        let call = call(args)?;
+        // A question has no result to put anywhere (A10.26); the flags are still read for mistakes.
+        let outputs = match call {
+            Some(_) => outputs(args, &mut Vec::new()).map(|_| Vec::new())?,
+            None => outputs(args, &mut notices)?,
+        };
         let options = options(args)?;
         let secrets = secrets(args)?;
         let context = args.context.clone().unwrap_or_default();
@@ -138,8 +146,9 @@ impl BuildSettings {
             progress,
             quiet,
             color,
-            iidfile: args.iidfile.clone(),
-            metadata_file: args.metadata_file.clone(),
+            iidfile: args.iidfile.clone().filter(|_| call.is_none()),
+            metadata_file: args.metadata_file.clone().filter(|_| call.is_none()),
+            call,
             notices,
         })
     }
@@ -180,7 +189,7 @@ fn refuse_unsupported(args: &Build, notices: &mut Vec<String>) -> Result<(), Fai
         match entitlement.as_str() {
             "network.host" | "security.insecure" => {}
             other => {
-                let hint = grammar::did_you_mean(other, &["network.host", "security.insecure"]);
+                let hint = did_you_mean(other, ["network.host", "security.insecure"]);
                 return Err(usage(format!("--allow: unknown entitlement {other}{hint}")));
             }
         }
@@ -194,6 +203,21 @@ fn refuse_unsupported(args: &Build, notices: &mut Vec<String>) -> Result<(), Fai
         }
     }
     Ok(())
+}
+
+/// `--call`, `--check` (SPEC A10.25, A10.26).
+fn call(args: &Build) -> Result<Option<grammar::CallOptions>, Failure> {
+    match (&args.call, args.check) {
+        (Some(text), check) => {
+            let call = grammar::call(text).map_err(|e| usage(format!("--call: {e}")))?;
+            if check && call.as_ref().is_none_or(|call| call.call != Call::Lint) {
+                return Err(usage("--check and --call ask for different things"));
+            }
+            Ok(call)
+        }
+        (None, true) => Ok(Some(grammar::CallOptions::new(Call::Lint))),
+        (None, false) => Ok(None),
+    }
 }
 
 /// How progress is shown, and whether only the result is to be printed (SPEC B2.23, B2.25).
@@ -221,10 +245,7 @@ pub fn progress(kind: Option<&str>, quiet: bool) -> Result<(Mode, bool), Failure
         Some("rawjson") => (Mode::RawJson, false),
         Some(other) => {
             let known = ["auto", "tty", "plain", "quiet", "none", "rawjson"];
-            return Err(usage(format!(
-                "--progress: invalid progress mode \"{other}\"{}",
-                grammar::did_you_mean(other, &known)
-            )));
+            return Err(usage(format!("--progress: invalid progress mode \"{other}\"{}", did_you_mean(other, known))));
         }
     })
 }

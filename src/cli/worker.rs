@@ -108,7 +108,7 @@ fn restrict(report: &mut ProbeReport, wanted: &str) -> Result<(), Failure> {
         "none" => Rung::None,
         other => {
             let known = ["auto", "root", "userns", "none"];
-            let hint = super::grammar::did_you_mean(other, &known);
+            let hint = crate::base::wording::did_you_mean(other, known);
             return Err(Failure::new(FaultKind::Usage, format!("--isolation: unknown rung \"{other}\"{hint}")));
         }
     };

@@ -17,11 +17,9 @@ pub mod parser;
 pub mod pattern;
 pub mod print;
 pub mod stages;
-mod suggest;
 mod text;
 
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use expand::{ExpandError, Expander, Expansion, Mode};
 pub use parser::{Parsed, parse, parse_trigger};
 pub use stages::{Origin, Stage, StageError, Stages};
-pub use suggest::closest;

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 
 use super::ast::{ArgDeclaration, Dockerfile, Instruction, Kind, Span, Word};
 use super::mount::mount_from;
-use super::suggest::closest;
-use super::text::quote;
+use crate::base::wording::closest;
+use crate::base::wording::quote;
 
 /// Names that a stage should not have (SPEC A4.19).
 pub const RESERVED: [&str; 2] = ["context", "scratch"];

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use crate::base::wording::did_you_mean;
 use crate::oci::Reference;
 use crate::oci::media_type::{Codec, Family};
 
@@ -171,7 +172,7 @@ impl OutputSpec {
             Some("cacheonly") => OutputKind::CacheOnly,
             Some(other) => {
                 let known = ["image", "registry", "oci", "docker", "local", "tar", "cacheonly"];
-                return Err(SpecError(format!("unknown output type \"{other}\"{}", did_you_mean(other, &known))));
+                return Err(SpecError(format!("unknown output type \"{other}\"{}", did_you_mean(other, known))));
             }
         };
         let mut spec = Self::new(kind);
@@ -313,12 +314,6 @@ fn boolean(key: &str, value: &str) -> Result<bool, SpecError> {
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
         _ => Err(SpecError(format!("non-bool value \"{value}\" for output attribute {key}"))),
     }
-}
-
-/// ` (did you mean X?)` for a near miss (SPEC G.06).
-fn did_you_mean(word: &str, known: &[&str]) -> String {
-    let near = known.iter().map(|k| (strsim::levenshtein(word, k), k)).min();
-    near.filter(|(distance, _)| *distance <= 3).map_or_else(String::new, |(_, k)| format!(" (did you mean {k}?)"))
 }
 
 #[cfg(test)]

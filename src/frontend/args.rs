@@ -5,10 +5,11 @@ use indexmap::IndexMap;
 use super::error::{FrontendError, Place};
 use super::options::FrontendOptions;
 use super::text::go_bool;
+use super::uses::Argument;
 use super::words::{Lex, Mode};
 use crate::dockerfile::ast::{ArgDeclaration, Instruction, Kind};
 use crate::llb::op::ProxyEnv;
-use crate::oci::{Platform, Reference};
+use crate::oci::Platform;
 
 /// Variables by name, in order of first appearance.
 pub(super) type Variables = IndexMap<String, String>;
@@ -47,11 +48,6 @@ pub(super) fn meaning(args: &IndexMap<String, String>) -> Result<Meaning, Fronte
             "BUILDKIT_SANDBOX_HOSTNAME" => out.hostname = Some(value.clone()),
             "BUILDKIT_CACHE_MOUNT_NS" => out.cache_namespace.clone_from(value),
             "BUILDKIT_DOCKERFILE_CHECK" => out.checks = Some(value.clone()),
-            "BUILDKIT_SYNTAX" => {
-                if value != "dockerfile.v0" && !is_dockerfile_frontend(value) {
-                    return refuse("only the built-in Dockerfile front end can be used: leave the argument out");
-                }
-            }
             "BUILDKIT_INLINE_CACHE" | "BUILDKIT_MULTI_PLATFORM" | "BUILDKIT_CONTEXT_KEEP_GIT_DIR" => {
                 if go_bool(value) != Some(false) {
                     return refuse("leave the argument out");
@@ -84,17 +80,6 @@ pub(super) fn meaning(args: &IndexMap<String, String>) -> Result<Meaning, Fronte
     }
     out.proxy = any_proxy.then_some(proxy);
     Ok(out)
-}
-
-/// Whether an image reference names Docker's own Dockerfile front end, for which ours stands in (SPEC C3.01). A mirror's
-/// host does not matter.
-pub(super) fn is_dockerfile_frontend(text: &str) -> bool {
-    text.parse::<Reference>().is_ok_and(|reference| {
-        let path = reference.path;
-        ["docker/dockerfile", "docker/dockerfile-upstream"]
-            .iter()
-            .any(|known| path == *known || path.strip_suffix(known).is_some_and(|head| head.ends_with('/')))
-    })
 }
 
 /// The automatic arguments (SPEC A4.15), overridable by build arguments.
@@ -132,7 +117,7 @@ pub(super) struct Globals {
     /// Those with a value, the automatic ones included.
     pub(super) values: Variables,
     /// Those that are declared, with a value or without.
-    pub(super) declared: Vec<String>,
+    pub(super) declared: Vec<Argument>,
 }
 
 impl Globals {
@@ -147,20 +132,24 @@ impl Globals {
         for instruction in instructions {
             let Kind::Arg(declarations) = &instruction.kind else { continue };
             for ArgDeclaration { name, value } in declarations {
-                let value = match (build_args.get(&name.text), value) {
+                let name = &name.text;
+                let mut needs = Vec::new();
+                let value = match (build_args.get(name), value) {
                     (Some(given), _) => Some(given.clone()),
                     (None, None) => None,
                     (None, Some(word)) => {
                         let expanded = lex
                             .expand(&word.text, Mode::Word, &out.values)
-                            .map_err(|error| error.at(&Place::from(instruction)))?;
+                            .map_err(|error| error.at(&Place::from(instruction).word(word)))?;
+                        needs = expanded.used;
                         Some(expanded.text)
                     }
                 };
-                if let Some(value) = value {
-                    out.values.insert(name.text.clone(), value);
+                if let Some(value) = &value {
+                    out.values.insert(name.clone(), value.clone());
                 }
-                out.declared.push(name.text.clone());
+                let description = instruction.description(name).map(str::to_owned);
+                out.declared.push(Argument { name: name.clone(), value, description, lines: instruction.lines, needs });
             }
         }
         Ok(out)
@@ -223,7 +212,6 @@ mod tests {
         for (name, value) in [
             ("BUILDKIT_INLINE_CACHE", "1"),
             ("BUILDKIT_MULTI_PLATFORM", "true"),
-            ("BUILDKIT_SYNTAX", "example/other:1"),
             ("BUILDKIT_ATTEST_SBOM", "generator=x"),
             ("BUILDKIT_SBOM_SCAN_STAGE", "true"),
             ("BUILDKIT_BUILD_NAME", "x"),
@@ -234,7 +222,6 @@ mod tests {
         }
         let fine = args(&[
             ("BUILDKIT_INLINE_CACHE", "0"),
-            ("BUILDKIT_SYNTAX", "docker/dockerfile:1"),
             ("BUILDKIT_SANDBOX_HOSTNAME", "box"),
             ("BUILDKIT_CACHE_MOUNT_NS", "ns"),
             ("OTHER", "x"),
@@ -248,15 +235,6 @@ mod tests {
         let proxy = meaning(&args(&[("HTTP_PROXY", "a"), ("no_proxy", "b")])).expect("fine").proxy.expect("some");
         assert_eq!((proxy.http_proxy.as_str(), proxy.no_proxy.as_str()), ("a", "b"));
         assert_eq!(meaning(&args(&[("X", "y")])).expect("fine").proxy, None);
-    }
-
-    #[test]
-    fn c3_01_docker_s_front_end_is_ours_wherever_it_is_mirrored() {
-        assert!(is_dockerfile_frontend("docker/dockerfile:1.7-labs"));
-        assert!(is_dockerfile_frontend("docker.io/docker/dockerfile-upstream:master"));
-        assert!(is_dockerfile_frontend("mirror.example/hub/docker/dockerfile:1"));
-        assert!(!is_dockerfile_frontend("example/dockerfile:1"));
-        assert!(!is_dockerfile_frontend("mirror.example/xdocker/dockerfile:1"));
     }
 
     #[test]

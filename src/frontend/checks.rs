@@ -56,6 +56,12 @@ impl Checks {
         }
     }
 
+    /// All failed checks in order of appearance.
+    pub(super) fn into_warnings(mut self) -> Vec<Warning> {
+        self.found.sort_by_key(line);
+        self.found
+    }
+
     /// All failed checks in order of appearance, or the error that `error=true` makes of them (SPEC A10.24).
     pub(super) fn finish(mut self) -> Result<Vec<Warning>, FrontendError> {
         self.found.sort_by_key(line);

@@ -8,8 +8,10 @@ use super::run::timestamp;
 use super::state::State;
 use super::text::{absolute, duration, is_signal, list, quoted_list};
 use super::transfer::owner;
+use super::uses::Argument;
 use super::words::Mode;
 use crate::dockerfile::ast::{ArgDeclaration, Assignment, CommandLine, Healthcheck, Kind as Instruction, Word};
+use crate::dockerfile::lint::Rule;
 use crate::llb::op::{FileAction, FileActionKind, FileActionMkDir, FileOp, Kind};
 use crate::oci::HealthConfig;
 
@@ -36,12 +38,14 @@ impl Converter<'_> {
             }
             Instruction::Cmd(cmd) => {
                 state.cmd_set = true;
+                self.check_form(state, command, &cmd.line);
                 let args = command_args(state, &cmd.line);
                 state.note(format!("CMD {}", quoted_list(&args)));
                 state.image.config.cmd = Some(args).filter(|args| !args.is_empty());
                 state.image.config.args_escaped = true;
             }
             Instruction::Entrypoint(entrypoint) => {
+                self.check_form(state, command, &entrypoint.line);
                 let args = command_args(state, &entrypoint.line);
                 state.note(format!("ENTRYPOINT {}", quoted_list(&args)));
                 state.image.config.entrypoint = Some(args).filter(|args| !args.is_empty());
@@ -112,11 +116,23 @@ impl Converter<'_> {
         let mut text = String::from("ARG");
         for ArgDeclaration { name, value } in declarations {
             let key = &name.text;
+            let mut inherited = false;
             let value = match (self.build_args.get(key), value) {
                 (Some(given), _) => Some(given.clone()),
                 (None, Some(word)) => Some(self.expand(state, word, place)?),
-                (None, None) => self.globals.values.get(key).cloned(),
+                (None, None) => {
+                    let value = self.globals.values.get(key).cloned();
+                    inherited = value.is_some();
+                    value
+                }
             };
+            if inherited {
+                state.uses.inherited.push(key.clone());
+            } else {
+                let description = command.instruction.description(key).map(str::to_owned);
+                let (name, value, lines) = (key.clone(), value.clone(), place.lines);
+                state.uses.arguments.push(Argument { name, value, description, lines, needs: Vec::new() });
+            }
             text.push_str(&format!(" {key}"));
             if let Some(value) = &value {
                 text.push_str(&format!("={value}"));
@@ -139,6 +155,11 @@ impl Converter<'_> {
     ) -> Result<(), FrontendError> {
         let place = &command.place;
         let path = self.expand(state, path, place)?;
+        if !state.workdir_set && !path.starts_with('/') && !state.is_windows() {
+            // Only the first one: the others are relative to it. That of the base image may change (SPEC A10.10).
+            self.checks.warn(Rule::WorkdirRelativePath, Rule::workdir_relative_path(&path), place);
+        }
+        state.workdir_set = true;
         let dir = absolute(state.cwd(), &path);
         state.image.config.working_dir.clone_from(&dir);
         let created_by = format!("WORKDIR {dir}");
@@ -177,6 +198,7 @@ impl Converter<'_> {
             // For the warnings about undefined variables.
             self.expand(state, word, place)?;
             for spec in self.lex.expand_words(&word.text, &variables)? {
+                self.check_port(&spec, place);
                 exposed.push(expose::parse(&spec).map_err(FrontendError::input)?);
             }
         }
@@ -186,6 +208,25 @@ impl Converter<'_> {
             State::mark(&mut state.image.config.exposed_ports, text);
         }
         Ok(())
+    }
+
+    /// SPEC A10.07: a shell between the runtime and the program keeps signals from it, unless the shell was chosen.
+    fn check_form(&mut self, state: &State, command: &Command, line: &CommandLine) {
+        if matches!(line, CommandLine::Shell(_)) && state.image.config.shell.is_empty() {
+            let message = Rule::json_args_recommended(&command.instruction.keyword.text);
+            self.checks.warn(Rule::JSONArgsRecommended, message, &command.place);
+        }
+    }
+
+    /// SPEC A10.21, A10.22.
+    fn check_port(&mut self, spec: &str, place: &Place) {
+        let (address, protocol) = spec.split_once('/').unwrap_or((spec, ""));
+        if protocol != protocol.to_lowercase() {
+            self.checks.warn(Rule::ExposeProtoCasing, Rule::expose_proto_casing(spec), place);
+        }
+        if address.contains(':') {
+            self.checks.warn(Rule::ExposeInvalidFormat, Rule::expose_invalid_format(spec), place);
+        }
     }
 
     /// Both sides of `k=v`, all with the values of before the instruction (SPEC A3.08).

@@ -32,7 +32,7 @@ pub(super) struct Converter<'a> {
     pub(super) epoch: Option<i64>,
     pub(super) lex: Lex,
     pub(super) ignore: IgnoreFile,
-    pub(super) checks: Checks,
+    pub(super) checks: &'a mut Checks,
     pub(super) draft: Draft,
     /// Finished stages.
     pub(super) states: Vec<Option<State>>,
@@ -222,7 +222,8 @@ impl Converter<'_> {
             if state.args.iter().any(|(declared, _)| declared == name) || !super::args::is_variable(name) {
                 continue;
             }
-            let close = closest(name, variables.keys().map(String::as_str));
+            let globals = self.globals.declared.iter().map(|argument| argument.name.as_str());
+            let close = closest(name, variables.keys().map(String::as_str).chain(globals));
             self.checks.warn(Rule::UndefinedVar, Rule::undefined_var(name, close), place);
         }
         Ok(expanded.text)

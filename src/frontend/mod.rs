@@ -2,11 +2,13 @@
 //!
 //! Owns what each instruction *means*. Knows nothing of how graphs are executed, stored or exported; reads neither
 //! files nor the environment: the Dockerfile and ignore files come in as bytes, images are looked up through
-//! [`FrontendHost`]. Start reading at [`dockerfile_to_llb`]: it makes a `plan` of the stages, lets `base` ask for the
-//! images that the target needs, and has `convert` go through the instructions, adding to a `graph`.
+//! [`FrontendHost`]. Start reading at [`dockerfile_to_llb`] and the `pipeline` it follows: that makes a `plan` of the
+//! stages, lets `base` ask for the images that the target needs, and has `convert` go through the instructions, adding
+//! to a `graph`. [`call`] goes the same way to answer questions.
 
 mod args;
 mod base;
+mod calls;
 mod checks;
 mod configure;
 mod contexts;
@@ -16,30 +18,26 @@ mod expose;
 mod graph;
 mod mount;
 mod options;
+mod pipeline;
 mod plan;
 mod run;
 mod state;
+mod syntax;
 #[cfg(test)]
 mod tests;
 mod text;
 mod transfer;
+mod uses;
 mod words;
 
+pub use calls::{Answer, Call, call};
 pub use error::{FrontendError, Place};
 pub use options::{FrontendInput, FrontendOptions, FrontendResult, NoCache, Warning};
 
-use indexmap::IndexMap;
-
-use crate::dockerfile::Stages;
-use crate::dockerfile::ignore::IgnoreFile;
 use crate::llb::FrontendHost;
-use crate::oci::{ImageConfig, Platform};
+use crate::oci::ImageConfig;
 
-use args::Globals;
-use checks::Checks;
-use contexts::Contexts;
-use convert::Converter;
-use plan::{Outlook, Plan};
+use pipeline::{Scope, Source};
 use state::State;
 
 /// Turns a Dockerfile into the graph of its target stage and the config of the image.
@@ -50,66 +48,17 @@ pub async fn dockerfile_to_llb(
     input: FrontendInput<'_>,
     host: &dyn FrontendHost,
 ) -> Result<FrontendResult, FrontendError> {
-    let options = &input.options;
-    let meaning = args::meaning(&options.build_args)?;
-    let (file, warnings) = words::parse(input.source)?;
-    if let Some(syntax) = &file.directives.syntax {
-        check_syntax(&syntax.text, &options.build_args)?;
-    }
-    let mut checks = Checks::new(meaning.checks.as_deref(), &file)?;
-
-    let build_platform = options.build_platforms.first().cloned().unwrap_or_else(Platform::host);
-    let platform = options.platform.clone().unwrap_or_else(|| build_platform.clone());
-    let lex = words::Lex::new(file.directives.escape_char());
-    let target = options.target.as_deref().filter(|name| !name.is_empty());
-    let stages = Stages::new(&file);
-    let last_stage = stages.all().last().and_then(|stage| stage.name.as_deref());
-    let target_name = target.or(last_stage).unwrap_or_default();
-    let automatic = args::automatic(&platform, &build_platform, target_name, &options.build_args);
-    if let Ok(defaults) = Globals::new(automatic.clone(), stages.global_args(), &IndexMap::new(), lex) {
-        plan::check_default_bases(&stages, &defaults, lex, &mut checks);
-    }
-    let mut globals = Globals::new(automatic, stages.global_args(), &options.build_args, lex)?;
-    let mut build_args = options.build_args.clone();
-    let epoch = args::resolve_epoch(options, &mut build_args, &globals)?;
-    globals.set_epoch(epoch);
-
-    let contexts = Contexts::new(&options.named_contexts);
-    let outlook = Outlook { globals: &globals, lex, contexts: &contexts, platform: &platform };
-    let mut plan = Plan::new(&file.instructions, target, &outlook, &mut checks)?;
-    let images = base::resolve(&mut plan, &outlook, host, options.image_resolve_mode).await?;
-
-    let built: Vec<bool> =
-        plan.reachable().iter().zip(&plan.stages).map(|(needed, stage)| *needed && !stage.replaced).collect();
-    checks.lint(&file, &warnings, &built);
-
-    let ignore = match &input.ignore {
-        Some((name, text)) => convert::parse_ignore(name, text)?,
-        None => IgnoreFile::default(),
-    };
-    let mut converter = Converter {
-        input: &input,
-        plan: &plan,
-        images: &images,
-        outlook: &outlook,
-        globals: &globals,
-        build_args: &build_args,
-        meaning: &meaning,
-        epoch,
-        lex,
-        ignore,
-        checks,
-        draft: graph::Draft::default(),
-        states: Vec::new(),
-    };
-    converter.run()?;
-    let Some(state) = converter.states.get_mut(plan.target).and_then(Option::take) else {
+    let source = Source::read(&input)?;
+    let mut checks = source.checks()?;
+    let mut converted = source.convert(&input, Scope::Target, host, &mut checks).await?;
+    let Some(state) = converted.states.get_mut(converted.plan.target).and_then(Option::take) else {
         return Err(FrontendError::internal("the target was not converted"));
     };
-    let warnings = converter.checks.finish()?;
-    let definition = converter.draft.finish(state.node, input.filename, input.source);
+    let warnings = checks.finish()?;
+    let epoch = converted.epoch;
+    let definition = converted.draft.finish(state.node, input.filename, input.source);
     let State { mut image, base_image, .. } = state;
-    finish_config(&mut image, options);
+    finish_config(&mut image, &input.options);
     let base_layers = base_image.as_ref().map_or(0, |base| base.rootfs.diff_ids.len());
     let base_history = base_image.as_ref().map_or(0, |base| base.history.len());
     let platform = image.platform();
@@ -147,15 +96,4 @@ fn finish_config(image: &mut ImageConfig, options: &FrontendOptions) {
     }
     let normal = image.platform().normalised();
     (image.os, image.architecture, image.variant) = (normal.os, normal.architecture, normal.variant);
-}
-
-/// `# syntax=` may name Docker's front end, which ours stands in for; others are refused (SPEC C3.01).
-fn check_syntax(text: &str, build_args: &IndexMap<String, String>) -> Result<(), FrontendError> {
-    let image = text.split_whitespace().next().unwrap_or_default();
-    if build_args.contains_key("BUILDKIT_SYNTAX") || image == "dockerfile.v0" || args::is_dockerfile_frontend(image) {
-        return Ok(());
-    }
-    Err(FrontendError::input(format!("the front end image {image} of the syntax directive is not supported yet")).hint(
-        "only Dockerfile syntax can be built: remove the directive, or pass --build-arg BUILDKIT_SYNTAX=dockerfile.v0",
-    ))
 }

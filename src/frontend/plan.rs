@@ -23,6 +23,8 @@ pub(super) struct Plan {
     pub(super) stages: Vec<Stage>,
     /// The stage to build.
     pub(super) target: StageId,
+    /// All stages of the file are wanted, whatever the target needs.
+    everything: bool,
     /// Stages by lower-case name, in order.
     by_name: HashMap<String, Vec<StageId>>,
     /// How many stages are in the file.
@@ -49,6 +51,8 @@ pub(super) struct Stage {
     pub(super) text: String,
     /// What stands above the FROM.
     pub(super) comments: Vec<String>,
+    /// Names of the global arguments that the FROM uses.
+    pub(super) globals: Vec<String>,
     /// What to do.
     pub(super) commands: Vec<Command>,
     /// Triggers of the base have been put in front of the commands.
@@ -93,6 +97,9 @@ pub(super) struct Outlook<'a> {
     pub(super) platform: &'a Platform,
 }
 
+/// The automatic argument that FROM takes for its platform anyway.
+const TARGET: &str = "TARGETPLATFORM";
+
 impl Plan {
     /// Splits the instructions into stages and resolves all names.
     pub(super) fn new(
@@ -101,7 +108,7 @@ impl Plan {
         outlook: &Outlook<'_>,
         checks: &mut Checks,
     ) -> Result<Self, FrontendError> {
-        let mut plan = Self { stages: Vec::new(), target: 0, by_name: HashMap::new(), in_file: 0 };
+        let mut plan = Self { stages: Vec::new(), target: 0, everything: false, by_name: HashMap::new(), in_file: 0 };
         let mut bodies: Vec<Vec<Instruction>> = Vec::new();
         for instruction in instructions {
             match &instruction.kind {
@@ -148,10 +155,32 @@ impl Plan {
         Ok(plan)
     }
 
-    /// The stages that the target needs, itself included.
+    /// Counts every stage of the file as needed.
+    pub(super) fn want_everything(&mut self) {
+        self.everything = true;
+    }
+
+    /// The target and what it needs, the nearest first.
+    pub(super) fn needed_by_target(&self) -> Vec<StageId> {
+        let mut out = vec![self.target];
+        let mut seen = vec![false; self.stages.len()];
+        seen[self.target] = true;
+        let mut next = 0;
+        while let Some(id) = out.get(next).copied() {
+            next += 1;
+            for (need, _) in self.needs(id) {
+                if !std::mem::replace(&mut seen[need], true) {
+                    out.push(need);
+                }
+            }
+        }
+        out
+    }
+
+    /// The stages that are needed: the target and what it needs, or everything.
     pub(super) fn reachable(&self) -> Vec<bool> {
         let mut out = vec![false; self.stages.len()];
-        let mut stack = vec![self.target];
+        let mut stack = if self.everything { (0..self.in_file).collect() } else { vec![self.target] };
         while let Some(id) = stack.pop() {
             if !std::mem::replace(&mut out[id], true) {
                 stack.extend(self.needs(id).map(|(dependency, _)| dependency));
@@ -210,7 +239,8 @@ impl Plan {
         };
         let place = Place::from(instruction);
         let globals = outlook.globals;
-        let known = || globals.values.keys().chain(&globals.declared).map(String::as_str);
+        let declared = globals.declared.iter().map(|argument| &argument.name);
+        let known = || globals.values.keys().chain(declared.clone()).map(String::as_str);
         let unknown = |checks: &mut Checks, unmatched: &[String]| {
             for variable in unmatched.iter().filter(|variable| !known().any(|name| name == *variable)) {
                 let close = super::words::closest(variable, known());
@@ -222,6 +252,7 @@ impl Plan {
         if expanded.text.is_empty() {
             return Err(FrontendError::input(format!("base name ({}) should not be blank", base.text)));
         }
+        let mut used = expanded.used;
         let name = name.as_ref().map(|name| name.text.clone());
         let platform = match platform {
             None => None,
@@ -241,6 +272,20 @@ impl Plan {
                 let parsed = value.text.parse::<Platform>().map_err(|error| {
                     suggest(FrontendError::input(format!("failed to parse platform {}: {error}", word.text)))
                 })?;
+                // SPEC A10.15, A10.18
+                let variables = (value.used.as_slice(), value.undefined.as_slice());
+                if matches!(variables, ([only], []) if only == TARGET && globals.values.get(TARGET) == Some(&value.text))
+                {
+                    let message = Rule::redundant_target_platform(&word.text);
+                    checks.warn(Rule::RedundantTargetPlatform, message, &place);
+                }
+                // A stage that is named for its platform knows what it does.
+                let named = |part: &str| name.as_ref().is_some_and(|name| name.to_lowercase().contains(part));
+                if variables == (&[], &[]) && !named(&parsed.os) && !named(&parsed.architecture) {
+                    let message = Rule::from_platform_flag_const_disallowed(&value.text);
+                    checks.warn(Rule::FromPlatformFlagConstDisallowed, message, &place);
+                }
+                used.extend(value.used);
                 Some(parsed)
             }
         };
@@ -265,6 +310,7 @@ impl Plan {
             place,
             text: instruction.original.clone(),
             comments: instruction.comments.clone(),
+            globals: used,
             commands: Vec::new(),
             triggered: false,
         })
@@ -388,6 +434,7 @@ impl Plan {
             place: place.clone(),
             text: name.into(),
             comments: Vec::new(),
+            globals: Vec::new(),
             commands: Vec::new(),
             triggered: true,
         });

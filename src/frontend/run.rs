@@ -7,6 +7,7 @@ use super::mount::{self, MountKind, MountSpec};
 use super::plan::Command;
 use super::state::State;
 use super::text::{absolute, base_name};
+use super::uses;
 use super::words::Mode;
 use crate::dockerfile::ast::{CommandLine, Heredoc, Run};
 use crate::llb::op::{
@@ -51,6 +52,7 @@ impl Converter<'_> {
         let (args, summary) = self.arguments(state, run, &mut mounts, lines)?;
         let specs = self.mount_specs(state, run, &command.place)?;
         for (spec, source) in specs.iter().zip(&command.sources) {
+            state.uses.mount(spec, lines);
             self.mount(state, spec, *source, &mut mounts, lines)?;
         }
         if let Some(size) = self.input.options.shm_size.filter(|size| *size > 0) {
@@ -208,9 +210,7 @@ impl Converter<'_> {
         }
         if spec.kind == MountKind::Cache {
             mount.set_mount_type(MountType::Cache);
-            let target = || super::text::clean(&spec.target);
-            let id = if spec.id.is_empty() { target() } else { spec.id.clone() };
-            let id = format!("{}/{id}", self.meaning.cache_namespace);
+            let id = format!("{}/{}", self.meaning.cache_namespace, uses::cache_id(spec));
             mount.cache_opt = Some(CacheOpt { id, sharing: spec.sharing.unwrap_or_default() });
             if mount.selector.is_empty() && (spec.mode.is_some() || spec.uid.is_some() || spec.gid.is_some()) {
                 tree = Some(cache_root(&mut self.draft, tree, spec, self.epoch, lines));
@@ -243,11 +243,7 @@ impl Mounts {
 
     /// A secret as a file, a variable, or both (SPEC A5.06).
     fn secret(&mut self, state: &State, spec: &MountSpec) {
-        let id = match (spec.source.as_str(), spec.id.as_str()) {
-            ("", "") => base_name(&spec.target),
-            ("", id) => id,
-            (source, _) => source,
-        };
+        let id = uses::secret_id(spec);
         if let Some(name) = &spec.env {
             self.secrets.push(SecretEnv { id: id.into(), name: name.clone(), optional: !spec.required });
             if spec.target.is_empty() {
@@ -264,7 +260,7 @@ impl Mounts {
 
     /// An agent's socket (SPEC A5.07).
     fn agent(&mut self, state: &State, spec: &MountSpec) {
-        let id = if spec.id.is_empty() { "default" } else { &spec.id };
+        let id = uses::agent_id(spec);
         let dest = match spec.target.as_str() {
             "" => format!("/run/buildkit/ssh_agent.{}", self.agents),
             target => absolute(state.cwd(), target),

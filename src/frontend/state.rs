@@ -5,6 +5,7 @@ use serde_json::json;
 use super::args::{Variables, is_variable};
 use super::graph::NodeId;
 use super::text::absolute;
+use super::uses::Uses;
 use crate::oci::{History, ImageConfig, Platform};
 
 /// Comment of our history entries (SPEC A8.14).
@@ -27,6 +28,10 @@ pub(super) struct State {
     pub(super) args: Vec<(String, Option<String>)>,
     /// CMD stands in this stage.
     pub(super) cmd_set: bool,
+    /// WORKDIR stands in this Dockerfile before.
+    pub(super) workdir_set: bool,
+    /// What its own instructions take from outside.
+    pub(super) uses: Uses,
 }
 
 impl State {
@@ -51,12 +56,21 @@ impl State {
     }
 
     fn new(node: Option<NodeId>, image: ImageConfig, base_image: Option<ImageConfig>, platform: Platform) -> Self {
-        Self { node, image, base_image, platform, args: Vec::new(), cmd_set: false }
+        Self {
+            node,
+            image,
+            base_image,
+            platform,
+            args: Vec::new(),
+            cmd_set: false,
+            workdir_set: false,
+            uses: Uses::default(),
+        }
     }
 
     /// A stage built `FROM` this one: everything, only that it has no CMD of its own (SPEC A4.12).
     pub(super) fn child(&self) -> Self {
-        Self { cmd_set: false, ..self.clone() }
+        Self { cmd_set: false, uses: Uses::default(), ..self.clone() }
     }
 
     /// Completes what the base left out, before the first instruction. The base's triggers are among the

@@ -1,6 +1,6 @@
 //! Small text rules: how history entries print values, paths inside images, signal names.
 
-use std::fmt::Write as _;
+use crate::base::wording::quote;
 
 /// A list as `[a b]`.
 pub(super) fn list(items: &[String]) -> String {
@@ -10,36 +10,6 @@ pub(super) fn list(items: &[String]) -> String {
 /// A list as `["a" "b"]`.
 pub(super) fn quoted_list(items: &[String]) -> String {
     format!("[{}]", items.iter().map(|item| quote(item)).collect::<Vec<_>>().join(" "))
-}
-
-/// `"…"` with the escapes of Go's `%q`.
-pub(super) fn quote(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 2);
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => {
-                out.push('\\');
-                out.push(c);
-            }
-            '\u{7}' => out.push_str("\\a"),
-            '\u{8}' => out.push_str("\\b"),
-            '\u{c}' => out.push_str("\\f"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\u{b}' => out.push_str("\\v"),
-            c if (c as u32) < 0x20 || c as u32 == 0x7f => {
-                let _ = write!(out, "\\x{:02x}", c as u32);
-            }
-            c if c.is_control() => {
-                let _ = write!(out, "\\u{:04x}", c as u32);
-            }
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
 }
 
 /// Nanoseconds as Go prints a duration: `1m30s`, `1.5ms`.

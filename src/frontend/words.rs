@@ -5,7 +5,8 @@ use super::error::{FrontendError, Place};
 use crate::dockerfile::ast::{Dockerfile, Instruction};
 use crate::dockerfile::{self, Diagnostic, Diagnostics, Expander, Expansion};
 
-pub(super) use crate::dockerfile::{Mode, closest};
+pub(super) use crate::base::wording::closest;
+pub(super) use crate::dockerfile::Mode;
 
 /// Parses a Dockerfile.
 pub(super) fn parse(source: &[u8]) -> Result<(Dockerfile, Vec<Diagnostic>), FrontendError> {

@@ -9,7 +9,7 @@ mod scan;
 #[cfg(test)]
 mod tests;
 
-use super::text::quote;
+use crate::base::wording::quote;
 
 /// How quotes, escapes and undefined variables are treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

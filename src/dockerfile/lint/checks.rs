@@ -1,7 +1,7 @@
 //! The rules that need only the tree, one function each or a few.
 
 use super::{CheckConfig, Rule, Violation};
-use crate::dockerfile::ast::{Assignment, CommandLine, Dockerfile, Instruction, Kind, Word};
+use crate::dockerfile::ast::{Assignment, Dockerfile, Instruction, Kind};
 use crate::dockerfile::diagnostic::Diagnostic;
 use crate::dockerfile::stages::{RESERVED, Stage, Stages};
 use crate::dockerfile::text::is_blank;
@@ -12,13 +12,6 @@ pub(super) struct Checker<'a> {
     /// By position of the instruction.
     configs: Vec<CheckConfig>,
     pub(super) found: Vec<Violation>,
-}
-
-/// What a stage hands on to the stages built on it.
-#[derive(Clone, Copy, Default)]
-struct Inherited {
-    workdir: bool,
-    shell: bool,
 }
 
 impl<'a> Checker<'a> {
@@ -107,16 +100,19 @@ impl<'a> Checker<'a> {
         self.report(Rule::InvalidDefinitionDescription, message, position, None);
     }
 
-    pub(super) fn keyword_casing(&mut self) {
-        let keywords: Vec<&'a str> = self.dockerfile.instructions.iter().map(|i| i.keyword.text.as_str()).collect();
+    /// Arguments before the first FROM neither count nor are measured.
+    pub(super) fn keyword_casing(&mut self, stages: &Stages<'_>) {
+        let first = stages.global_args().len();
+        let keywords: Vec<&'a str> =
+            self.dockerfile.instructions.iter().skip(first).map(|i| i.keyword.text.as_str()).collect();
         let lower = keywords.iter().filter(|word| **word == word.to_lowercase()).count();
         let upper = keywords.iter().filter(|word| **word == word.to_uppercase()).count();
         let mostly_lower = lower > upper;
-        for (position, keyword) in keywords.into_iter().enumerate() {
+        for (offset, keyword) in keywords.into_iter().enumerate() {
             let wanted = if mostly_lower { keyword.to_lowercase() } else { keyword.to_uppercase() };
             if keyword != wanted {
                 let message = Rule::consistent_instruction_casing(keyword, mostly_lower);
-                self.report(Rule::ConsistentInstructionCasing, message, position, None);
+                self.report(Rule::ConsistentInstructionCasing, message, first + offset, None);
             }
         }
     }
@@ -135,99 +131,52 @@ impl<'a> Checker<'a> {
 
     /// What the reference implementation checks only for stages that it builds.
     pub(super) fn stages(&mut self, stages: &Stages<'_>) {
-        let mut inherited: Vec<Inherited> = Vec::new();
         for stage in stages.all() {
-            self.platform(stage);
-            // A base behind a variable is some image; nothing is known of it.
-            let from = stages.base(stage.index, &stage.base.text).map(|base| inherited[base]).unwrap_or_default();
-            inherited.push(self.stage(stage, from));
+            self.stage(stage);
         }
     }
 
-    fn stage(&mut self, stage: &Stage<'_>, mut state: Inherited) -> Inherited {
+    fn stage(&mut self, stage: &Stage<'_>) {
         let index = Some(stage.index);
         let mut earlier = [None; 3];
         for (offset, instruction) in stage.instructions.iter().enumerate() {
             let position = stage.position + 1 + offset;
+            let keyword = &instruction.keyword.text;
             let once = match &instruction.kind {
-                Kind::Cmd(_) => Some((0, "CMD")),
-                Kind::Entrypoint(_) => Some((1, "ENTRYPOINT")),
-                Kind::Healthcheck(_) => Some((2, "HEALTHCHECK")),
+                Kind::Cmd(_) => Some(0),
+                Kind::Entrypoint(_) => Some(1),
+                Kind::Healthcheck(_) => Some(2),
                 _ => None,
             };
-            if let Some((slot, name)) = once
+            if let Some(slot) = once
                 && let Some(ignored) = Option::replace(&mut earlier[slot], position)
             {
-                let message = Rule::multiple_instructions_disallowed(name);
+                let message = Rule::multiple_instructions_disallowed(keyword);
                 self.report(Rule::MultipleInstructionsDisallowed, message, ignored, index);
             }
             match &instruction.kind {
-                Kind::Cmd(command) | Kind::Entrypoint(command)
-                    if !state.shell && matches!(command.line, CommandLine::Shell(_)) =>
-                {
-                    let message = Rule::json_args_recommended(&instruction.keyword.text.to_uppercase());
-                    self.report(Rule::JSONArgsRecommended, message, position, index);
-                }
-                Kind::Shell(_) => state.shell = true,
-                Kind::Workdir(path) => {
-                    // What a variable holds is unknown here and mostly absolute.
-                    if !state.workdir && !path.text.starts_with(['/', '$', '\\', '"', '\'']) {
-                        let message = Rule::workdir_relative_path(&path.text);
-                        self.report(Rule::WorkdirRelativePath, message, position, index);
-                    }
-                    state.workdir = true;
-                }
                 Kind::Env(assignments) => {
-                    self.legacy("ENV", assignments, position, index);
+                    self.legacy(keyword, assignments, position, index);
                     for assignment in assignments.iter().filter(|assignment| is_secret(&assignment.key.text)) {
                         let message = Rule::secrets_used_in_arg_or_env("ENV", &assignment.key.text);
                         self.report(Rule::SecretsUsedInArgOrEnv, message, position, index);
                     }
                 }
-                Kind::Label(assignments) => self.legacy("LABEL", assignments, position, index),
+                Kind::Label(assignments) => self.legacy(keyword, assignments, position, index),
                 Kind::Arg(declarations) => {
                     for arg in declarations.iter().filter(|arg| is_secret(&arg.name.text)) {
                         let message = Rule::secrets_used_in_arg_or_env("ARG", &arg.name.text);
                         self.report(Rule::SecretsUsedInArgOrEnv, message, position, index);
                     }
                 }
-                Kind::Expose(ports) => self.ports(ports, position, index),
                 _ => {}
             }
         }
-        state
     }
 
     fn legacy(&mut self, name: &str, assignments: &[Assignment], position: usize, stage: Option<usize>) {
         if assignments.iter().any(|assignment| assignment.legacy) {
             self.report(Rule::LegacyKeyValueFormat, Rule::legacy_key_value_format(name), position, stage);
-        }
-    }
-
-    fn ports(&mut self, ports: &[Word], position: usize, stage: Option<usize>) {
-        for port in ports.iter().map(|port| port.text.as_str()).filter(|port| !port.contains('$')) {
-            let (address, protocol) = port.split_once('/').unwrap_or((port, ""));
-            if protocol != protocol.to_lowercase() {
-                self.report(Rule::ExposeProtoCasing, Rule::expose_proto_casing(port), position, stage);
-            }
-            if address.contains(':') {
-                self.report(Rule::ExposeInvalidFormat, Rule::expose_invalid_format(port), position, stage);
-            }
-        }
-    }
-
-    fn platform(&mut self, stage: &Stage<'_>) {
-        let Some(platform) = stage.platform.map(|platform| platform.text.as_str()) else { return };
-        let index = Some(stage.index);
-        if matches!(platform, "$TARGETPLATFORM" | "${TARGETPLATFORM}") {
-            let message = Rule::redundant_target_platform(platform);
-            self.report(Rule::RedundantTargetPlatform, message, stage.position, index);
-        }
-        // A stage that is named for its platform knows what it does.
-        let named_for_it = |name: &String| platform.split('/').take(2).any(|part| name.contains(part));
-        if !platform.contains('$') && !stage.name.as_ref().is_some_and(named_for_it) {
-            let message = Rule::from_platform_flag_const_disallowed(platform);
-            self.report(Rule::FromPlatformFlagConstDisallowed, message, stage.position, index);
         }
     }
 }

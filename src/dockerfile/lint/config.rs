@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::Rule;
+use crate::base::wording::quote;
 use crate::dockerfile::ast::{Instruction, Kind};
-use crate::dockerfile::text::quote;
 
 /// Some rules, or all of them. Unknown names are kept out: newer front ends may know them.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! The words of each rule for one violation (SPEC A10.01–A10.22), for the rules here and those of the front end.
 
 use super::Rule;
-use crate::dockerfile::text::quote;
+use crate::base::wording::quote;
 
 impl Rule {
     /// [`Rule::StageNameCasing`]

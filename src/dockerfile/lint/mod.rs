@@ -1,8 +1,8 @@
 //! The build checks (SPEC A10).
 //!
 //! [`Rule`] knows names, words and pages of all of them; [`lint`] applies those that need nothing but the tree. What
-//! needs values, images or `.dockerignore` is left to the front end: [`Rule::UndefinedArgInFrom`],
-//! [`Rule::UndefinedVar`], [`Rule::InvalidBaseImagePlatform`], [`Rule::InvalidDefaultArgInFrom`],
+//! needs values, images or `.dockerignore` is left to the front end: the rules of FROM and its platform,
+//! [`Rule::UndefinedVar`], [`Rule::WorkdirRelativePath`], [`Rule::JSONArgsRecommended`], those of EXPOSE, and
 //! [`Rule::CopyIgnoredFile`].
 
 mod checks;
@@ -57,7 +57,7 @@ pub fn lint(dockerfile: &Dockerfile, warnings: &[Diagnostic], config: &CheckConf
     let mut checker = checks::Checker::new(dockerfile, config);
     checker.parser_warnings(warnings);
     checker.instructions(&stages);
-    checker.keyword_casing();
+    checker.keyword_casing(&stages);
     checker.stage_names(&stages);
     checker.stages(&stages);
     let mut found = checker.found;

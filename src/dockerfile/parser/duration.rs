@@ -1,6 +1,6 @@
 //! Durations as Go writes them (SPEC G.03).
 
-use crate::dockerfile::text::quote;
+use crate::base::wording::quote;
 
 /// Nanoseconds of `1h30m`, `1.5s`, `300ms`, `-2µs`, `0`. The error is one line.
 pub fn parse_duration(text: &str) -> Result<i64, String> {

@@ -5,8 +5,8 @@ use super::flags::{Flags, Takes};
 use super::instruction::command_line;
 use super::lines::Slice;
 use super::problem::{Parse, Problem};
+use crate::base::wording::quote;
 use crate::dockerfile::ast::{Flag, Healthcheck, Word};
-use crate::dockerfile::text::quote;
 
 const FLAGS: &[(&str, Takes)] = &[
     ("interval", Takes::Text),

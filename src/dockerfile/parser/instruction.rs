@@ -6,12 +6,13 @@ use super::heredoc::{self, Start};
 use super::lines::{Cursor, Slice};
 use super::problem::{Parse, Problem};
 use super::words::{blank_separated, exec_form, list, quoted_words};
+use crate::base::wording::quote;
 use crate::dockerfile::ast::{
     ArgDeclaration, Assignment, Command, CommandLine, Flag, Heredoc, Instruction, Kind, Run, Transfer, TransferSource,
     Word,
 };
 use crate::dockerfile::mount::mount_from;
-use crate::dockerfile::text::{is_blank, quote};
+use crate::dockerfile::text::is_blank;
 
 /// Every instruction there is.
 pub(super) const KEYWORDS: [&str; 18] = [

@@ -1,7 +1,7 @@
 //! An error inside an instruction before its line range is known.
 
+use crate::base::wording::closest;
 use crate::dockerfile::ast::Span;
-use crate::dockerfile::suggest::closest;
 
 /// What becomes a `Diagnostic`.
 pub(super) struct Problem {

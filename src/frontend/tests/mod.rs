@@ -10,6 +10,8 @@ use crate::llb::{FrontendHost, HostError, ResolveMode, ResolvedImage, dump};
 use crate::oci::Platform;
 
 mod args;
+mod calls;
+mod checks;
 mod config;
 mod copy;
 mod hostile;

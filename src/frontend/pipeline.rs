@@ -1,0 +1,128 @@
+//! The way from a Dockerfile to its stages, which builds and calls share.
+
+use indexmap::IndexMap;
+
+use super::args::{self, Globals, Meaning};
+use super::base;
+use super::checks::Checks;
+use super::contexts::Contexts;
+use super::convert::{self, Converter};
+use super::error::FrontendError;
+use super::graph::Draft;
+use super::options::FrontendInput;
+use super::plan::{self, Outlook, Plan};
+use super::state::State;
+use super::{syntax, words};
+use crate::dockerfile::ast::Dockerfile;
+use crate::dockerfile::ignore::IgnoreFile;
+use crate::dockerfile::{Diagnostic, Stages};
+use crate::llb::FrontendHost;
+use crate::oci::Platform;
+
+/// A Dockerfile that can be read.
+pub(super) struct Source {
+    pub(super) file: Dockerfile,
+    warnings: Vec<Diagnostic>,
+    meaning: Meaning,
+}
+
+/// Which stages are converted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// The target and what it needs.
+    Target,
+    /// All, needed or not.
+    Everything,
+}
+
+/// Stages turned into trees and configs.
+pub(super) struct Converted {
+    pub(super) plan: Plan,
+    /// By stage; `None` where it was not asked for.
+    pub(super) states: Vec<Option<State>>,
+    pub(super) draft: Draft,
+    pub(super) globals: Globals,
+    pub(super) epoch: Option<i64>,
+}
+
+impl Source {
+    /// Reads the arguments with builder meaning, finds out whether the file is for us, and parses it.
+    pub(super) fn read(input: &FrontendInput<'_>) -> Result<Self, FrontendError> {
+        let arguments = &input.options.build_args;
+        syntax::check(input.source, arguments)?;
+        let meaning = args::meaning(arguments)?;
+        let (file, warnings) = words::parse(input.source)?;
+        Ok(Self { file, warnings, meaning })
+    }
+
+    /// The checks as the file and the build arguments want them.
+    pub(super) fn checks(&self) -> Result<Checks, FrontendError> {
+        Checks::new(self.meaning.checks.as_deref(), &self.file)
+    }
+
+    /// Applies the checks that need only the tree; `built` says which stages count.
+    pub(super) fn lint(&self, checks: &mut Checks, built: &[bool]) {
+        checks.lint(&self.file, &self.warnings, built);
+    }
+
+    /// Plans the stages, asks for the images they need, and goes through their instructions.
+    pub(super) async fn convert(
+        &self,
+        input: &FrontendInput<'_>,
+        scope: Scope,
+        host: &dyn FrontendHost,
+        checks: &mut Checks,
+    ) -> Result<Converted, FrontendError> {
+        let options = &input.options;
+        let build_platform = options.build_platforms.first().cloned().unwrap_or_else(Platform::host);
+        let platform = options.platform.clone().unwrap_or_else(|| build_platform.clone());
+        let lex = words::Lex::new(self.file.directives.escape_char());
+        let target = options.target.as_deref().filter(|name| !name.is_empty());
+        let stages = Stages::new(&self.file);
+        let last_stage = stages.all().last().and_then(|stage| stage.name.as_deref());
+        let target_name = target.or(last_stage).unwrap_or_default();
+        let automatic = args::automatic(&platform, &build_platform, target_name, &options.build_args);
+        if let Ok(defaults) = Globals::new(automatic.clone(), stages.global_args(), &IndexMap::new(), lex) {
+            plan::check_default_bases(&stages, &defaults, lex, checks);
+        }
+        let mut globals = Globals::new(automatic, stages.global_args(), &options.build_args, lex)?;
+        let mut build_args = options.build_args.clone();
+        let epoch = args::resolve_epoch(options, &mut build_args, &globals)?;
+        globals.set_epoch(epoch);
+
+        let contexts = Contexts::new(&options.named_contexts);
+        let outlook = Outlook { globals: &globals, lex, contexts: &contexts, platform: &platform };
+        let mut plan = Plan::new(&self.file.instructions, target, &outlook, checks)?;
+        if scope == Scope::Everything {
+            plan.want_everything();
+        }
+        let images = base::resolve(&mut plan, &outlook, host, options.image_resolve_mode).await?;
+
+        let built: Vec<bool> =
+            plan.reachable().iter().zip(&plan.stages).map(|(needed, stage)| *needed && !stage.replaced).collect();
+        self.lint(checks, &built);
+
+        let ignore = match &input.ignore {
+            Some((name, text)) => convert::parse_ignore(name, text)?,
+            None => IgnoreFile::default(),
+        };
+        let mut converter = Converter {
+            input,
+            plan: &plan,
+            images: &images,
+            outlook: &outlook,
+            globals: &globals,
+            build_args: &build_args,
+            meaning: &self.meaning,
+            epoch,
+            lex,
+            ignore,
+            checks,
+            draft: Draft::default(),
+            states: Vec::new(),
+        };
+        converter.run()?;
+        let Converter { draft, states, .. } = converter;
+        Ok(Converted { plan, states, draft, globals, epoch })
+    }
+}

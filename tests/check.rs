@@ -1,0 +1,103 @@
+//! `--check` and `--call`: questions about a Dockerfile, as a user asks them.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![allow(clippy::print_stderr, reason = "skip reasons are collected by scripts/test")]
+#![allow(missing_docs, unreachable_pub, reason = "a test program")]
+
+mod support;
+
+use support::Bench;
+
+/// A file with two failed checks and an outline.
+const FILE: &str = "# V of the thing\nARG V=1\nFROM scratch AS Base\nARG V\nENTRYPOINT run\n";
+
+#[test]
+fn a10_25_check_says_what_fails_and_builds_nothing() {
+    let bench = Bench::new();
+    bench.dockerfile(FILE);
+    let run = bench.build(&["--check", "-t", "x"]).fails(1, &[]);
+    assert!(run.stdout.starts_with("Check complete, 2 warnings have been found!\n\nWARNING: StageNameCasing - https"));
+    assert!(run.stdout.contains("Dockerfile:5\n") && run.stdout.contains("   5 | >>> ENTRYPOINT run\n"));
+    assert!(!run.stderr.contains("error"), "{}", run.stderr);
+    assert!(!bench.rbuild(&["images"]).ok().stdout.contains("\nx "));
+
+    bench.dockerfile("FROM scratch\n");
+    let clean = bench.build(&["--check"]).ok();
+    assert_eq!(clean.stdout, "Check complete, no warnings found.\n");
+
+    bench.dockerfile("FROM scratch\nRUM x\n");
+    let broken = bench.build(&["--call=lint"]).fails(1, &[]);
+    assert!(
+        broken.stdout.contains("ERROR: dockerfile parse error on line 2: unknown instruction: RUM (did you mean RUN?)")
+    );
+}
+
+// SPEC B2.10
+#[test]
+fn a10_26_the_grammar_of_call() {
+    let bench = Bench::new();
+    bench.dockerfile(FILE);
+    bench.build(&["--call=check,ignorestatus=true"]).ok();
+    bench.build(&["--call", "check,ignorestatus=0"]).fails(1, &[]);
+    let json = bench.build(&["--call=lint,format=json"]).fails(1, &[]).stdout;
+    let answer: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(answer["warnings"][0]["ruleName"], "StageNameCasing");
+    assert!(bench.build(&["--call=frontend.targets"]).ok().stdout.contains("base (default)"));
+    assert!(bench.build(&["--print=outline"]).ok().stdout.contains("BUILD ARG"));
+    assert!(bench.build(&["--call=subrequests.describe"]).ok().stdout.contains("outline"));
+    for (option, text) in [
+        ("--call=outlin", "unknown method \"outlin\" (did you mean outline?)"),
+        ("--call=outline,fromat=json", "unknown option \"fromat\" (did you mean format?)"),
+        ("--call=outline,format=jso", "unknown format \"jso\" (did you mean json?)"),
+        ("--call=check,ignorestatus=perhaps", "invalid ignorestatus value \"perhaps\""),
+        ("--call=", "no method"),
+    ] {
+        bench.build(&[option]).fails(2, &[text]);
+    }
+    bench.build(&["--check", "--call=outline"]).fails(2, &["different things"]);
+    // `build` is the usual.
+    bench.build(&["--call=build", "-t", "y"]).ok();
+    assert!(bench.rbuild(&["images"]).ok().stdout.contains("\ny "));
+}
+
+#[test]
+fn a10_28_a10_29_outline_and_targets_as_json() {
+    let bench = Bench::new();
+    bench.dockerfile(FILE);
+    let ask = |call: &str| -> serde_json::Value {
+        serde_json::from_str(&bench.build(&[&format!("--call={call},format=json")]).ok().stdout).unwrap()
+    };
+    let outline = ask("outline");
+    assert_eq!(outline["args"][0]["name"], "V");
+    assert_eq!(outline["args"][0]["value"], "1");
+    assert_eq!(outline["args"][0]["description"], "of the thing");
+    let targets = ask("targets");
+    assert_eq!(targets["targets"][0]["base"], "scratch");
+    assert_eq!(targets["targets"][0]["default"], true);
+}
+
+// SPEC A1.04, A10.24
+#[test]
+fn checks_can_fail_a_build_or_be_silenced() {
+    let bench = Bench::new();
+    bench.dockerfile(FILE);
+    let built = bench.build(&[]).ok();
+    assert!(built.stderr.contains("2 warnings found"), "{}", built.stderr);
+    assert!(built.stderr.contains(" - StageNameCasing: Stage name 'Base' should be lowercase (line 3)"));
+    bench.dockerfile(&format!("# check=error=true\n{FILE}"));
+    bench.build(&[]).fails(4, &["lint violation found for rules: JSONArgsRecommended, StageNameCasing"]);
+    let silenced = bench.build(&["--build-arg", "BUILDKIT_DOCKERFILE_CHECK=skip=all"]).ok();
+    assert!(!silenced.stderr.contains("warning"), "{}", silenced.stderr);
+    bench.dockerfile(&format!("# check=skp=all\n{FILE}"));
+    bench.build(&[]).fails(4, &["invalid check option \"skp\""]);
+}
+
+#[test]
+fn a1_03_the_official_front_end_is_built_in_wherever_it_is_mirrored() {
+    let bench = Bench::new();
+    let digest = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    bench.dockerfile(&format!("# syntax=registry.example.com/docker/dockerfile:1@{digest}\nFROM scratch\n"));
+    bench.build(&[]).ok();
+    bench.dockerfile("# syntax=registry.example.com/other/frontend:1\nFROM scratch\n");
+    bench.build(&[]).fails(4, &["front end image registry.example.com/other/frontend:1", "Dockerfile:1", "hint:"]);
+    bench.build(&["--build-arg", "BUILDKIT_SYNTAX=docker/dockerfile:1"]).ok();
+}
