@@ -118,3 +118,23 @@ fn b8_14_as_a_docker_plugin() {
     assert_eq!(metadata["containerimage.config.digest"], id.as_str());
     run(&["buildx", "rm", "builder-1"]);
 }
+
+#[test]
+fn b5_04_progress_settings_and_the_build_in_numbers() {
+    let mut bench = Bench::new();
+    bench.dockerfile("FROM scratch\nCOPY Dockerfile /\n");
+    let (json, metrics) = (bench.path("summary.json"), bench.path("rbuild.prom"));
+    let files = ["--summary-file", json.to_str().unwrap(), "--metrics-file", metrics.to_str().unwrap()];
+    let run = bench.build(&files).ok();
+    assert!(run.stderr.contains("built in "), "{}", run.stderr);
+    let summary: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    assert!(
+        summary["steps"].as_array().unwrap().iter().any(|s| s["name"].as_str().unwrap().contains("COPY Dockerfile"))
+    );
+    assert!(std::fs::read_to_string(&metrics).unwrap().contains("rbuild_build_success 1"));
+    bench.dockerfile("FROM scratch\nCOPY nothing /\n");
+    bench.build(&files).fails(4, &["nothing"]);
+    assert!(std::fs::read_to_string(&metrics).unwrap().contains("rbuild_build_success 0"));
+    bench.env.push(("BUILDKIT_TTY_LOG_LINES".into(), "many".into()));
+    bench.build(&[]).fails(2, &["BUILDKIT_TTY_LOG_LINES"]);
+}

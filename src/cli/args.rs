@@ -496,6 +496,12 @@ pub struct Build {
     /// Progress on standard error: auto, tty, plain, quiet, none or rawjson
     #[arg(long, value_name = "KIND", help_heading = "Messages")]
     pub progress: Option<String>,
+    /// Write what the build did and how long it took as JSON to a file
+    #[arg(long, value_name = "FILE", help_heading = "Messages")]
+    pub summary_file: Option<PathBuf>,
+    /// The same as Prometheus metrics
+    #[arg(long, value_name = "FILE", help_heading = "Messages")]
+    pub metrics_file: Option<PathBuf>,
     /// Print the image ID only
     #[arg(short, long, help_heading = "Messages")]
     pub quiet: bool,

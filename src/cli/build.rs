@@ -14,7 +14,7 @@ use crate::build::{BuildError, BuildReport, Builder};
 use crate::exec::run::{DnsOptions, Runner};
 use crate::frontend::Answer;
 use crate::source::ImageSource;
-use crate::ui::Progress;
+use crate::ui::{Mode, Progress, Summary};
 
 pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
     let settings = BuildSettings::new(args)?;
@@ -28,7 +28,7 @@ pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
         .enable_all()
         .build()
         .map_err(|e| Failure::new(FaultKind::Internal, format!("cannot start threads: {e}")))?;
-    let (progress, events) = Progress::start(settings.progress, std::io::stderr(), settings.color);
+    let (progress, events) = Progress::start(settings.progress, std::io::stderr(), settings.style.clone());
     for notice in &settings.notices {
         events.notice("settings", notice.clone());
     }
@@ -37,9 +37,12 @@ pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
         Err(Stopped::Build(BuildError::Solve(e))) => e.vertex().cloned(),
         _ => None,
     };
-    let step = progress.finish(failed.as_ref());
+    let (step, summary) = progress.finish(failed.as_ref());
     // Detached blocking work (a copy that nobody waits for) must not hold up the end.
     runtime.shutdown_background();
+    if let Some(summary) = &summary {
+        report(&settings, summary, result.is_ok())?;
+    }
     match result {
         Ok(Done::Built(report)) => done(&settings, &report),
         Ok(Done::Answered(answer, how)) => answered(&answer, how),
@@ -143,13 +146,30 @@ fn answered(answer: &Answer, how: CallOptions) -> Result<u8, Failure> {
     Ok(if how.ignore_status { 0 } else { answer.status })
 }
 
+/// The build in numbers: for people, and where scripts and fleets asked for it.
+fn report(settings: &BuildSettings, summary: &Summary, succeeded: bool) -> Result<(), Failure> {
+    if succeeded && matches!(settings.progress, Mode::Tty | Mode::Plain) {
+        let _ = writeln!(std::io::stderr(), "{}", summary.text());
+    }
+    if let Some(path) = &settings.summary_file {
+        write(path, summary.json().as_bytes())?;
+    }
+    if let Some(path) = &settings.metrics_file {
+        write(path, summary.prometheus(succeeded).as_bytes())?;
+    }
+    Ok(())
+}
+
+fn write(path: &std::path::Path, bytes: &[u8]) -> Result<(), Failure> {
+    file::write_atomic(path, bytes).map_err(|e| {
+        Failure::new(FaultKind::of_io(&e, FaultKind::Store), format!("cannot write {}: {e}", path.display()))
+    })
+}
+
 /// Files and output after success.
 fn done(settings: &BuildSettings, report: &BuildReport) -> Result<u8, Failure> {
     let mut err = std::io::stderr();
-    if settings.progress != crate::ui::Mode::Silent
-        && settings.progress != crate::ui::Mode::RawJson
-        && !report.warnings.is_empty()
-    {
+    if settings.progress != Mode::Silent && settings.progress != Mode::RawJson && !report.warnings.is_empty() {
         let plural = if report.warnings.len() == 1 { "warning" } else { "warnings" };
         let _ = writeln!(err, "\n{} {plural} found:", report.warnings.len());
         for warning in &report.warnings {
@@ -158,11 +178,6 @@ fn done(settings: &BuildSettings, report: &BuildReport) -> Result<u8, Failure> {
         }
     }
     let image = report.exports.first();
-    let write = |path: &std::path::Path, bytes: &[u8]| {
-        file::write_atomic(path, bytes).map_err(|e| {
-            Failure::new(FaultKind::of_io(&e, FaultKind::Store), format!("cannot write {}: {e}", path.display()))
-        })
-    };
     if let (Some(path), Some(image)) = (&settings.iidfile, image) {
         write(path, image.config.as_str().as_bytes())?;
     }

@@ -66,7 +66,7 @@ fn transfer(
 ) -> Result<u8, Failure> {
     let (mode, quiet) = settings::progress(args.kind.as_deref(), args.quiet)?;
     let runtime = runtime()?;
-    let (progress, events) = Progress::start(mode, std::io::stderr(), settings::variable("NO_COLOR").is_none());
+    let (progress, events) = Progress::start(mode, std::io::stderr(), settings::style()?);
     let result = open(inside, events).and_then(|(images, lease)| {
         let result = runtime.block_on(async {
             tokio::select! {

@@ -19,7 +19,7 @@ use crate::llb::op::NetMode;
 use crate::oci::{Platform, Reference};
 use crate::registry::{ProxyOptions, TrustOptions};
 use crate::solver::{ContextDir, Secrets};
-use crate::ui::Mode;
+use crate::ui::{Colors, Mode, Style};
 
 /// Larger secrets are refused (SPEC B2.27).
 const MAX_SECRET: u64 = 500 << 10;
@@ -34,8 +34,12 @@ pub struct BuildSettings {
     pub progress: Mode,
     /// Print the image ID only.
     pub quiet: bool,
-    /// Colours are welcome.
-    pub color: bool,
+    /// How it looks.
+    pub style: Style,
+    /// Where the summary goes, as JSON.
+    pub summary_file: Option<PathBuf>,
+    /// Where the summary goes, as Prometheus text.
+    pub metrics_file: Option<PathBuf>,
     /// Where the image ID goes.
     pub iidfile: Option<PathBuf>,
     /// Where the metadata goes.
@@ -140,12 +144,13 @@ impl BuildSettings {
         };
         main_context(args, &context, &mut request)?;
         named_contexts(args, &mut request)?;
-        let color = variable("NO_COLOR").is_none();
         Ok(Self {
             request,
             progress,
             quiet,
-            color,
+            style: style()?,
+            summary_file: args.summary_file.clone(),
+            metrics_file: args.metrics_file.clone(),
             iidfile: args.iidfile.clone().filter(|_| call.is_none()),
             metadata_file: args.metadata_file.clone().filter(|_| call.is_none()),
             call,
@@ -218,6 +223,31 @@ fn call(args: &Build) -> Result<Option<grammar::CallOptions>, Failure> {
         (None, true) => Ok(Some(grammar::CallOptions::new(Call::Lint))),
         (None, false) => Ok(None),
     }
+}
+
+/// What the environment says about the look of progress (SPEC B5.04).
+///
+/// # Errors
+/// Names the variable that is malformed.
+pub fn style() -> Result<Style, Failure> {
+    let mut style = Style::default();
+    let bad = |name: &str, text: &str| usage(format!("{name}: invalid value \"{text}\""));
+    if variable("NO_COLOR").is_none() {
+        let colors = variable("BUILDKIT_COLORS").map(|text| Colors::parse(&text)).transpose();
+        style.colors = Some(colors.map_err(|e| usage(format!("BUILDKIT_COLORS: {e}")))?.unwrap_or_default());
+    }
+    if let Some(text) = variable("BUILDKIT_TTY_LOG_LINES") {
+        style.log_lines =
+            text.parse().map_err(|_| bad("BUILDKIT_TTY_LOG_LINES", &text).hint("give a number of lines"))?;
+    }
+    if let Some(text) = variable("TTY_DISPLAY_RATE") {
+        let milliseconds = text.parse().map_err(|_| bad("TTY_DISPLAY_RATE", &text).hint("give milliseconds"))?;
+        style.rate = std::time::Duration::from_millis(milliseconds);
+    }
+    if variable("PROGRESS_NO_TRUNC").is_some_and(|v| v == "0") {
+        style.name_width = Some(72);
+    }
+    Ok(style)
 }
 
 /// How progress is shown, and whether only the result is to be printed (SPEC B2.23, B2.25).

@@ -5,13 +5,18 @@
 mod plain;
 mod rawjson;
 mod state;
+mod style;
+mod summary;
 mod tty;
 
 use std::collections::HashSet;
 use std::io::Write;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+
+pub use style::{Colors, Style};
+pub use summary::{StepSummary, Summary};
 
 use crate::base::{Digest, Event, Events};
 
@@ -66,12 +71,12 @@ enum Message {
 const QUEUE: usize = 4096;
 
 impl Progress {
-    /// Starts a sink that writes to `out`; `color` is allowed for it.
+    /// Starts a sink that writes to `out`.
     #[must_use]
-    pub fn start(mode: Mode, out: impl Write + Send + 'static, color: bool) -> (Self, Events) {
+    pub fn start(mode: Mode, out: impl Write + Send + 'static, style: Style) -> (Self, Events) {
         let sink: Option<Box<dyn Sink>> = match mode {
-            Mode::Plain => Some(Box::new(plain::Plain::default())),
-            Mode::Tty => Some(Box::new(tty::Tty::new(color))),
+            Mode::Plain => Some(Box::new(plain::Plain::new(style.name_width))),
+            Mode::Tty => Some(Box::new(tty::Tty::new(style))),
             Mode::RawJson => Some(Box::new(rawjson::RawJson)),
             Mode::Silent => None,
         };
@@ -88,14 +93,15 @@ impl Progress {
         (Self { sender: Some(sender), thread }, events)
     }
 
-    /// Waits until everything sent so far is shown; what the vertex `failed` said last.
-    pub fn finish(mut self, failed: Option<&Digest>) -> Option<FailedStep> {
+    /// Waits until everything sent so far is shown; what the vertex `failed` said last, and the build in numbers.
+    pub fn finish(mut self, failed: Option<&Digest>) -> (Option<FailedStep>, Option<Summary>) {
         if let Some(sender) = self.sender.take() {
             let _ = sender.send(Message::End);
         }
-        let state = self.thread.take()?.join().ok()?;
-        let vertex = state.vertex(failed?)?;
-        Some(FailedStep { name: vertex.name.clone(), tail: vertex.tail.iter().cloned().collect() })
+        let Some(state) = self.thread.take().and_then(|t| t.join().ok()) else { return (None, None) };
+        let step = failed.and_then(|id| state.vertex(id));
+        let step = step.map(|v| FailedStep { name: v.name.clone(), tail: v.tail.iter().cloned().collect() });
+        (step, Some(Summary::of(&state, SystemTime::now())))
     }
 }
 

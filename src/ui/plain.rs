@@ -10,12 +10,18 @@ use crate::base::{Digest, Event};
 
 #[derive(Default)]
 pub(super) struct Plain {
+    /// Characters of names that are shown; `None` for all (B5.04, `PROGRESS_NO_TRUNC`).
+    name_width: Option<usize>,
     numbers: HashMap<Digest, usize>,
     partial: HashMap<Digest, Vec<u8>>,
     current: Option<Digest>,
 }
 
 impl Plain {
+    pub(super) fn new(name_width: Option<usize>) -> Self {
+        Self { name_width, ..Self::default() }
+    }
+
     /// Writes the header of a vertex when the output switches to it; its number.
     fn switch(&mut self, id: &Digest, state: &State, out: &mut dyn Write) -> io::Result<usize> {
         if self.current.as_ref() == Some(id) {
@@ -28,7 +34,10 @@ impl Plain {
         let next = self.numbers.len() + 1;
         let number = *self.numbers.entry(id.clone()).or_insert(next);
         let name = state.vertex(id).map_or("", |v| v.name.as_str());
-        writeln!(out, "#{number} {name}")?;
+        match self.name_width.and_then(|w| name.char_indices().nth(w)) {
+            Some((at, _)) => writeln!(out, "#{number} {}...", &name[..at])?,
+            None => writeln!(out, "#{number} {name}")?,
+        }
         self.current = Some(id.clone());
         Ok(number)
     }

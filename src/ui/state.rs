@@ -20,8 +20,35 @@ pub(super) struct Vertex {
     pub(super) outcome: Option<Outcome>,
     pub(super) tail: VecDeque<String>,
     partial: Vec<u8>,
-    /// Items in order of appearance: name, bytes so far, bytes in all, complete.
-    pub(super) items: Vec<(String, u64, Option<u64>, bool)>,
+    /// Transfers and the like, in order of appearance.
+    pub(super) items: Vec<Item>,
+}
+
+/// A part of a vertex's work that can be counted.
+#[derive(Debug, Clone)]
+pub(super) struct Item {
+    pub(super) name: String,
+    /// Bytes so far.
+    pub(super) current: u64,
+    /// Bytes in all.
+    pub(super) total: Option<u64>,
+    pub(super) done: bool,
+    pub(super) begun: SystemTime,
+    pub(super) last: SystemTime,
+}
+
+impl Item {
+    /// Bytes a second, once it has run long enough to tell.
+    pub(super) fn rate(&self) -> Option<u64> {
+        let seconds = self.last.duration_since(self.begun).ok()?.as_secs_f64();
+        #[expect(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "for people"
+        )]
+        (seconds >= 0.3 && self.current > 0).then(|| (self.current as f64 / seconds) as u64)
+    }
 }
 
 /// All vertices, in order of appearance.
@@ -71,11 +98,20 @@ impl State {
                     vertex.outcome = Some(outcome.clone());
                 }
             }
-            Event::Progress { id, item, current, total, done, .. } => {
+            Event::Progress { id, item, current, total, done, at } => {
                 if let Some(vertex) = self.vertices.get_mut(id) {
-                    match vertex.items.iter_mut().find(|i| i.0 == *item) {
-                        Some(known) => *known = (item.clone(), *current, *total, *done),
-                        None => vertex.items.push((item.clone(), *current, *total, *done)),
+                    match vertex.items.iter_mut().find(|i| i.name == *item) {
+                        Some(known) => {
+                            *known = Item { current: *current, total: *total, done: *done, last: *at, ..known.clone() };
+                        }
+                        None => vertex.items.push(Item {
+                            name: item.clone(),
+                            current: *current,
+                            total: *total,
+                            done: *done,
+                            begun: *at,
+                            last: *at,
+                        }),
                     }
                 }
             }

@@ -1,51 +1,52 @@
 //! The live view: a header, running steps with their last lines, finished ones folded (SPEC B6.03).
 
 use std::io::{self, Write};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
+
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 use super::Sink;
 use super::plain::size;
 use super::state::{State, Vertex};
+use super::style::Style;
 use crate::base::Event;
 use crate::base::events::Outcome;
 
-/// Lines of output shown below a running step.
-const LOG_LINES: usize = 6;
-/// Time between two drawings.
-const RATE: Duration = Duration::from_millis(80);
-
 pub(super) struct Tty {
-    color: bool,
-    /// Lines drawn last time, which the next drawing goes over.
-    drawn: usize,
+    style: Style,
+    /// Widths of the lines drawn last time, which the next drawing goes over.
+    drawn: Vec<usize>,
     last: Option<Instant>,
     notices: Vec<String>,
 }
 
 impl Tty {
-    pub(super) fn new(color: bool) -> Self {
-        Self { color, drawn: 0, last: None, notices: Vec::new() }
+    pub(super) fn new(style: Style) -> Self {
+        Self { style, drawn: Vec::new(), last: None, notices: Vec::new() }
     }
 
     fn draw(&mut self, state: &State, finished: bool, out: &mut dyn Write) -> io::Result<()> {
         let (width, height) = window();
         let mut text = String::new();
-        if self.drawn > 0 {
-            text.push_str(&format!("\u{1b}[{}A", self.drawn));
+        // A terminal that became narrower has wrapped what was drawn.
+        let above: usize = self.drawn.iter().map(|w| w.div_ceil(width).max(1)).sum();
+        if above > 0 {
+            text.push_str(&format!("\u{1b}[{}A\r", above.min(height)));
         }
         // Notices scroll away above the table.
+        let warning = self.style.colors.as_ref().map_or("", |c| c.warning.as_str());
         for notice in self.notices.drain(..) {
-            text.push_str(&format!("\r\u{1b}[2Knotice: {notice}\n"));
+            text.push_str(&format!("\r\u{1b}[2K{}\n", paint(&notice, warning)));
         }
-        let lines = render(state, finished, SystemTime::now(), width, height, self.color);
+        let lines = render(state, finished, SystemTime::now(), width, height, &self.style);
         for line in &lines {
             text.push_str("\r\u{1b}[2K");
-            text.push_str(line);
+            text.push_str(&paint(&line.text, line.color));
             text.push('\n');
         }
         // What was drawn below and is not there any more.
         text.push_str("\u{1b}[J");
-        self.drawn = lines.len();
+        self.drawn = lines.iter().map(|l| l.text.width()).collect();
         self.last = Some(Instant::now());
         out.write_all(text.as_bytes())?;
         out.flush()
@@ -55,11 +56,11 @@ impl Tty {
 impl Sink for Tty {
     fn event(&mut self, event: &Event, state: &State, out: &mut dyn Write) -> io::Result<()> {
         match event {
-            Event::Notice { text, .. } => self.notices.push(text.clone()),
+            Event::Notice { text, .. } => self.notices.push(format!("notice: {text}")),
             Event::Warning(w) => self.notices.push(w.short.clone()),
             _ => {}
         }
-        if self.last.is_none_or(|l| l.elapsed() >= RATE) { self.draw(state, false, out) } else { Ok(()) }
+        if self.last.is_none_or(|l| l.elapsed() >= self.style.rate) { self.draw(state, false, out) } else { Ok(()) }
     }
 
     fn tick(&mut self, state: &State, out: &mut dyn Write) -> io::Result<()> {
@@ -79,73 +80,133 @@ fn window() -> (usize, usize) {
     }
 }
 
-fn render(state: &State, finished: bool, now: SystemTime, width: usize, height: usize, color: bool) -> Vec<String> {
-    let done = state.all().filter(|v| v.outcome.is_some()).count();
-    let total = state.order.len();
-    let elapsed = state.begun.and_then(|b| now.duration_since(b).ok()).map_or(0.0, |d| d.as_secs_f64());
-    let end = if finished { " FINISHED" } else { "" };
-    let header = format!("[+] Building {elapsed:.1}s ({done}/{total}){end}");
-    let mut rows: Vec<(usize, String)> = Vec::new();
-    for vertex in state.all().filter(|v| v.started.is_some()) {
-        rows.extend(lines_of(vertex, now, width, finished, color));
-    }
-    // Where there are more rows than the terminal has: finished steps go first, the oldest first.
-    let room = height.saturating_sub(2).max(3);
-    if !finished {
-        let mut excess = rows.len().saturating_sub(room);
-        for weight in 0..3 {
-            rows.retain(|(w, _)| {
-                let drop = *w == weight && excess > 0;
-                excess -= usize::from(drop);
-                !drop
-            });
-        }
-    }
-    std::iter::once(fit(&header, width)).chain(rows.into_iter().map(|(_, row)| row)).collect()
+/// A line of the table.
+struct Row<'a> {
+    text: String,
+    /// SGR parameters; empty for none.
+    color: &'a str,
+    /// What goes first when room is short goes with the smaller number.
+    worth: u8,
+    /// For steps that have ended: whether they were found in a cache.
+    ended: Option<bool>,
 }
 
-/// The rows of a vertex, each with how much it is worth when room is short.
-fn lines_of(vertex: &Vertex, now: SystemTime, width: usize, finished: bool, color: bool) -> Vec<(usize, String)> {
-    let (mark, code) = match &vertex.outcome {
-        Some(Outcome::Cached) => ("CACHED ", "34"),
-        Some(Outcome::Failed(_)) => ("ERROR ", "31"),
-        Some(Outcome::Canceled) => ("CANCELED ", "33"),
-        Some(Outcome::Done) => ("", "34"),
-        None => ("", ""),
+fn paint(text: &str, color: &str) -> String {
+    if color.is_empty() { text.to_owned() } else { format!("\u{1b}[{color}m{text}\u{1b}[0m") }
+}
+
+fn render<'a>(
+    state: &State,
+    finished: bool,
+    now: SystemTime,
+    width: usize,
+    height: usize,
+    style: &'a Style,
+) -> Vec<Row<'a>> {
+    let started: Vec<&Vertex> = state.all().filter(|v| v.started.is_some()).collect();
+    let done = started.iter().filter(|v| v.outcome.is_some()).count();
+    let cached = started.iter().filter(|v| v.outcome == Some(Outcome::Cached)).count();
+    let elapsed = state.begun.and_then(|b| now.duration_since(b).ok()).map_or(0.0, |d| d.as_secs_f64());
+    let mut header = format!("[+] Building {elapsed:.1}s ({done}/{})", state.order.len());
+    if cached > 0 {
+        header.push_str(&format!(" {cached} cached"));
+    }
+    if finished {
+        header.push_str(" FINISHED");
+    }
+    let mut rows: Vec<Row<'_>> = started.iter().flat_map(|v| rows_of(v, now, width, finished, style)).collect();
+    let room = height.saturating_sub(2).max(3);
+    if !finished && rows.len() > room {
+        fold(&mut rows, room, width);
+    }
+    rows.insert(0, Row { text: fit(&header, width), color: "", worth: u8::MAX, ended: None });
+    rows
+}
+
+/// Leaves `room` rows: steps that have ended are folded into one row first, then output, then transfers.
+fn fold(rows: &mut Vec<Row<'_>>, room: usize, width: usize) {
+    let mut excess = rows.len() - room + 1;
+    let (mut ended, mut cached) = (0, 0);
+    for worth in 0..3 {
+        rows.retain(|row| {
+            let drop = row.worth == worth && excess > 0;
+            excess -= usize::from(drop);
+            if let (true, Some(from_cache)) = (drop, row.ended) {
+                ended += 1;
+                cached += usize::from(from_cache);
+            }
+            !drop
+        });
+    }
+    if ended > 0 {
+        let text = format!(" => {ended} earlier steps, {cached} of them cached");
+        rows.insert(0, Row { text: fit(&text, width), color: "", worth: 3, ended: None });
+    }
+}
+
+fn rows_of<'a>(vertex: &Vertex, now: SystemTime, width: usize, finished: bool, style: &'a Style) -> Vec<Row<'a>> {
+    let colors = style.colors.as_ref();
+    let (mark, color) = match &vertex.outcome {
+        Some(Outcome::Cached) => ("CACHED ", colors.map(|c| &c.run)),
+        Some(Outcome::Failed(_)) => ("ERROR ", colors.map(|c| &c.error)),
+        Some(Outcome::Canceled) => ("CANCELED ", colors.map(|c| &c.cancel)),
+        Some(Outcome::Done) => ("", colors.map(|c| &c.run)),
+        None => ("", None),
     };
-    let weight = if vertex.outcome.is_some() { 0 } else { 3 };
     let time = format!("{:.1}s", vertex.seconds(now));
     let name = fit(&format!(" => {mark}{}", vertex.name), width.saturating_sub(time.len() + 1));
-    let gap = width.saturating_sub(name.chars().count() + time.len());
-    let row = format!("{name}{}{time}", " ".repeat(gap));
-    let row = if color && !code.is_empty() { format!("\u{1b}[{code}m{row}\u{1b}[0m") } else { row };
-    let mut rows = vec![(weight, row)];
+    let gap = width.saturating_sub(name.width() + time.len());
+    let ended = vertex.outcome.as_ref().map(|o| *o == Outcome::Cached);
+    let failed = matches!(vertex.outcome, Some(Outcome::Failed(_)));
+    let mut rows = vec![Row {
+        text: fit(&format!("{name}{}{time}", " ".repeat(gap)), width),
+        color: color.map_or("", String::as_str),
+        worth: if ended.is_some() && !failed { 0 } else { 3 },
+        ended,
+    }];
+    let mut more = |worth, text: &str| rows.push(Row { text: fit(text, width), color: "", worth, ended: None });
     let running = vertex.outcome.is_none() && !finished;
-    for (item, current, total, done) in &vertex.items {
-        if *done && !running {
+    for item in &vertex.items {
+        if item.done && !running {
             continue;
         }
-        let amount = match (current, total) {
-            (0, None) => String::new(),
-            (_, Some(total)) => format!("{} / {}", size(*current), size(*total)),
-            (_, None) => size(*current),
-        };
-        rows.push((2, fit(&format!(" => => {item} {amount}"), width)));
+        let mut text = format!(" => => {}", item.name);
+        match (item.current, item.total) {
+            (0, None) => {}
+            (current, Some(total)) => text.push_str(&format!(" {} / {}", size(current), size(total))),
+            (current, None) => text.push_str(&format!(" {}", size(current))),
+        }
+        if let (false, Some(rate)) = (item.done, item.rate()) {
+            text.push_str(&format!(" ({}/s)", size(rate)));
+        }
+        more(2, &text);
     }
-    if running || matches!(vertex.outcome, Some(Outcome::Failed(_))) {
-        let skip = vertex.tail.len().saturating_sub(LOG_LINES);
-        rows.extend(vertex.tail.iter().skip(skip).map(|line| (1, fit(&format!(" => => # {line}"), width))));
+    if running || failed {
+        let skip = vertex.tail.len().saturating_sub(style.log_lines);
+        for line in vertex.tail.iter().skip(skip) {
+            more(1, &format!(" => => # {line}"));
+        }
     }
     rows
 }
 
-/// At most `width` characters.
+/// At most `width` columns; wide characters take two.
 fn fit(text: &str, width: usize) -> String {
-    if text.chars().count() <= width {
+    if text.width() <= width {
         return text.to_owned();
     }
-    let keep = width.saturating_sub(1);
-    text.chars().take(keep).chain(std::iter::once('…')).take(width).collect()
+    let (mut out, mut used) = (String::new(), 0);
+    for c in text.chars() {
+        used += c.width().unwrap_or(0);
+        if used + 1 > width {
+            break;
+        }
+        out.push(c);
+    }
+    if width > 0 {
+        out.push('…');
+    }
+    out
 }
 
 #[cfg(test)]
@@ -173,20 +234,37 @@ mod tests {
         state
     }
 
+    fn shown(state: &State, finished: bool, width: usize, height: usize) -> Vec<String> {
+        let style = Style::default();
+        render(state, finished, SystemTime::now(), width, height, &style).into_iter().map(|r| r.text).collect()
+    }
+
     #[test]
     fn b6_03_fits_narrow_and_short_terminals() {
         for (width, height) in [(80, 24), (20, 5), (1, 1), (300, 100)] {
-            let rows = render(&state(40), false, SystemTime::now(), width, height, false);
-            assert!(rows.iter().all(|r| r.chars().count() <= width.max(5)), "{width}: {rows:?}");
+            let rows = shown(&state(40), false, width, height);
+            assert!(rows.iter().all(|r| r.width() <= width), "{width}: {rows:?}");
             assert!(rows.len() <= height.max(6), "{height}: {} rows", rows.len());
         }
+        assert_eq!(
+            (fit("日本語テキスト", 6), fit("日本", 4), fit("abc", 0)),
+            ("日本…".into(), "日本".into(), String::new())
+        );
+    }
+
+    #[test]
+    fn b6_03_ended_steps_are_folded_where_room_is_short() {
+        let rows = shown(&state(40), false, 80, 24);
+        assert_eq!(rows[1], " => 25 earlier steps, 0 of them cached", "{rows:#?}");
+        assert_eq!(rows.iter().filter(|r| r.contains("# line")).count(), Style::default().log_lines);
+        assert_eq!(shown(&state(40), true, 80, 24).len(), 41, "at the end every step is there");
     }
 
     #[test]
     fn b6_03_running_steps_show_their_last_lines() {
-        let rows = render(&state(2), false, SystemTime::now(), 80, 24, false);
+        let rows = shown(&state(2), false, 80, 24);
         assert!(rows[0].starts_with("[+] Building") && rows[0].contains("(1/2)"));
-        assert_eq!(rows.iter().filter(|r| r.starts_with(" => => # line")).count(), LOG_LINES);
-        assert!(render(&state(2), true, SystemTime::now(), 80, 24, false)[0].ends_with("FINISHED"));
+        assert_eq!(rows.iter().filter(|r| r.starts_with(" => => # line")).count(), Style::default().log_lines);
+        assert!(shown(&state(2), true, 80, 24)[0].ends_with("FINISHED"));
     }
 }

@@ -1,0 +1,171 @@
+//! Where a build's time went, for people, for scripts (JSON) and for fleets (Prometheus text).
+
+use std::fmt::Write as _;
+use std::time::SystemTime;
+
+use serde::Serialize;
+
+use super::plain::size;
+use super::state::State;
+use crate::base::events::Outcome;
+
+/// Steps that are named as the slowest.
+const SLOWEST: usize = 3;
+
+/// One step.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StepSummary {
+    /// Name, as progress shows it.
+    pub name: String,
+    /// Seconds.
+    pub seconds: f64,
+    /// `done`, `cached`, `failed`, `canceled` or `running`.
+    pub outcome: &'static str,
+}
+
+/// A build in numbers. The JSON form is kept stable: fields are added, never changed.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Summary {
+    /// Wall-clock seconds.
+    pub seconds: f64,
+    /// Steps of the Dockerfile and around it.
+    pub steps: Vec<StepSummary>,
+    /// How many of them were found in a cache.
+    pub cached: usize,
+    /// Bytes that came from registries and other servers.
+    pub bytes_pulled: u64,
+    /// Bytes that went to registries.
+    pub bytes_pushed: u64,
+}
+
+impl Summary {
+    pub(super) fn of(state: &State, now: SystemTime) -> Self {
+        let seconds = state.begun.and_then(|b| now.duration_since(b).ok()).map_or(0.0, |d| d.as_secs_f64());
+        let steps: Vec<StepSummary> = state
+            .all()
+            .filter(|v| v.started.is_some())
+            .map(|v| StepSummary {
+                name: v.name.clone(),
+                seconds: v.seconds(now),
+                outcome: match &v.outcome {
+                    Some(Outcome::Done) => "done",
+                    Some(Outcome::Cached) => "cached",
+                    Some(Outcome::Failed(_)) => "failed",
+                    Some(Outcome::Canceled) => "canceled",
+                    None => "running",
+                },
+            })
+            .collect();
+        let items = || state.all().flat_map(|v| &v.items);
+        Self {
+            seconds,
+            cached: steps.iter().filter(|s| s.outcome == "cached").count(),
+            steps,
+            bytes_pulled: items().filter(|i| i.name.starts_with("sha256:")).map(|i| i.current).sum(),
+            bytes_pushed: items().filter(|i| i.name.starts_with("pushing sha256:")).map(|i| i.current).sum(),
+        }
+    }
+
+    /// A line for people, and the slowest steps where there are several slow ones.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut out = format!("built in {:.1}s: {} of {} steps cached", self.seconds, self.cached, self.steps.len());
+        for (bytes, what) in [(self.bytes_pulled, "pulled"), (self.bytes_pushed, "pushed")] {
+            if bytes > 0 {
+                let _ = write!(out, ", {} {what}", size(bytes));
+            }
+        }
+        let mut slow: Vec<&StepSummary> = self.steps.iter().filter(|s| s.seconds >= 0.5).collect();
+        slow.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+        if slow.len() > 1 {
+            for step in slow.iter().take(SLOWEST) {
+                let _ = write!(out, "\n  {:>6.1}s {}", step.seconds, short(&step.name));
+            }
+        }
+        out
+    }
+
+    /// The same for scripts.
+    #[must_use]
+    pub fn json(&self) -> String {
+        serde_json::to_string_pretty(self).unwrap_or_default()
+    }
+
+    /// Gauges in Prometheus's text format, for node_exporter's textfile collector.
+    #[must_use]
+    pub fn prometheus(&self, succeeded: bool) -> String {
+        let mut out = String::new();
+        let mut gauge = |name: &str, help: &str, value: String| {
+            let _ = write!(out, "# HELP rbuild_{name} {help}\n# TYPE rbuild_{name} gauge\nrbuild_{name} {value}\n");
+        };
+        gauge("build_success", "1 if the last build succeeded.", u8::from(succeeded).to_string());
+        gauge("build_duration_seconds", "Wall-clock time of the last build.", format!("{:.3}", self.seconds));
+        gauge("build_steps", "Steps of the last build.", self.steps.len().to_string());
+        gauge("build_steps_cached", "Steps of the last build found in a cache.", self.cached.to_string());
+        gauge("build_pulled_bytes", "Bytes the last build downloaded.", self.bytes_pulled.to_string());
+        gauge("build_pushed_bytes", "Bytes the last build uploaded.", self.bytes_pushed.to_string());
+        out
+    }
+}
+
+fn short(name: &str) -> String {
+    match name.char_indices().nth(66) {
+        Some((at, _)) => format!("{}…", &name[..at]),
+        None => name.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::base::{Digest, Event};
+
+    fn summary() -> Summary {
+        let mut state = State::default();
+        let start = SystemTime::now();
+        for (i, (name, seconds, outcome)) in [
+            ("[1/3] FROM x", 0.0, Outcome::Cached),
+            ("[2/3] RUN slow", 9.0, Outcome::Done),
+            ("[3/3] RUN quick", 1.0, Outcome::Done),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let id = Digest::sha256(i.to_string());
+            state.take(&Event::Vertex { id: id.clone(), name: name.into(), inputs: vec![] });
+            state.take(&Event::Started { id: id.clone(), at: start });
+            for item in ["sha256:00", "pushing sha256:00"] {
+                state.take(&Event::Progress {
+                    id: id.clone(),
+                    item: item.into(),
+                    current: 500_000,
+                    total: None,
+                    done: true,
+                    at: start,
+                });
+            }
+            state.take(&Event::Completed { id, at: start + Duration::from_secs_f64(seconds), outcome });
+        }
+        state.begun = Some(start);
+        Summary::of(&state, start + Duration::from_secs(10))
+    }
+
+    #[test]
+    fn for_people() {
+        assert_eq!(
+            summary().text(),
+            "built in 10.0s: 1 of 3 steps cached, 1.50MB pulled, 1.50MB pushed\n     9.0s [2/3] RUN slow\n     1.0s [3/3] RUN quick"
+        );
+    }
+
+    #[test]
+    fn for_machines() {
+        let json: serde_json::Value = serde_json::from_str(&summary().json()).expect("JSON");
+        assert_eq!((json["cached"].as_u64(), json["steps"][1]["outcome"].as_str()), (Some(1), Some("done")));
+        let text = summary().prometheus(true);
+        assert!(text.contains("# TYPE rbuild_build_success gauge\nrbuild_build_success 1\n"), "{text}");
+        assert!(text.contains("rbuild_build_duration_seconds 10.000\n"), "{text}");
+    }
+}
