@@ -78,7 +78,8 @@ impl Converter<'_> {
         let mut pieces = Vec::with_capacity(transfer.sources.len());
         for source in paths {
             let TransferSource::Path(word) = source else { continue };
-            let path = self.expand(state, word, place)?;
+            let at = place.word(word);
+            let path = self.expand_text(state, &word.text, Mode::Source, &at).map_err(|error| error.at(&at))?;
             created_by.push_str(&format!(" {path}"));
             refuse_remote(&path, add).map_err(|error| error.at(&place.word(word)))?;
             let tree = match tree {
@@ -106,7 +107,11 @@ impl Converter<'_> {
         created_by.push_str(&format!(" {}", expanded.dest));
 
         let link = transfer.link.as_ref().is_some_and(|link| link.on) && expanded.chmod.is_none();
-        let dest = destination(state.cwd(), &expanded.dest);
+        let mut dest = destination(state.cwd(), &expanded.dest);
+        // Several sources only make sense in a directory (SPEC A6.01).
+        if pieces.len() > 1 && !dest.ends_with('/') {
+            dest.push('/');
+        }
         for piece in &mut pieces {
             piece.copy.dest.clone_from(&dest);
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::tree::{self, Opened, Tree};
 use super::{SolveError, Solver, blocking};
+use crate::base::events::{Event, Warning};
 use crate::exec::file;
 use crate::llb::Vertex;
 use crate::llb::op::{ChownOpt, FileAction, FileActionKind, FileOp, UserKind};
@@ -106,12 +107,16 @@ impl Solver {
             FileActionKind::Copy(_) => Some(self.copy_source(vertex, action, trees, states, base).await?),
             _ => None,
         };
-        let (target, place) = (Arc::clone(target), Arc::clone(vertex));
+        let (target, place, events) = (Arc::clone(target), Arc::clone(vertex), self.env.events.clone());
         blocking(move || {
             let root = target.root();
             let done = match &kind {
                 FileActionKind::Copy(copy) => match &source {
-                    Some(opened) => file::copy(&opened.source, root, copy, owner).map(|_| ()),
+                    Some(opened) => file::copy(&opened.source, root, copy, owner).map(|stats| {
+                        for note in stats.notes {
+                            events.send(warning(&place, note));
+                        }
+                    }),
                     None => return Err(SolveError::internal("a copy without a source")),
                 },
                 FileActionKind::Mkfile(mkfile) => file::mkfile(root, mkfile, owner),
@@ -180,6 +185,17 @@ impl Solver {
         })
         .await
     }
+}
+
+/// What a copy could not keep, as a warning of its vertex.
+fn warning(vertex: &Vertex, short: String) -> Event {
+    Event::Warning(Warning {
+        vertex: Some(vertex.digest.clone()),
+        short,
+        detail: Vec::new(),
+        url: None,
+        location: None,
+    })
 }
 
 fn owner_of(kind: &FileActionKind) -> Option<&ChownOpt> {

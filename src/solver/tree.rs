@@ -229,8 +229,11 @@ pub(super) fn store_error(vertex: &Vertex, error: &StoreError) -> SolveError {
 pub(super) fn file_error(vertex: &Vertex, error: &FileOpError, ignore: Option<&str>) -> SolveError {
     if let FileOpError::NotFound { path, excluded_by } = error {
         let path = Path::new("/").join(path.trim_start_matches('/'));
-        let message =
-            format!("failed to compute cache key: failed to calculate checksum: \"{}\": not found", path.display());
+        let message = format!(
+            "failed to compute cache key: failed to calculate checksum of ref {}: \"{}\": not found",
+            vertex.digest.short(),
+            path.display()
+        );
         let hint = match (excluded_by, ignore) {
             (Some(by), name) => {
                 let name = name.unwrap_or(".dockerignore");

@@ -19,6 +19,10 @@ pub struct Node {
     pub content: Vec<u8>,
     pub link: String,
     pub xattrs: BTreeMap<String, Vec<u8>>,
+    /// Major and minor number of a device.
+    pub device: (u32, u32),
+    /// In a merged tree: the name under which a hard-linked file came first, at all its names but that one.
+    pub twin: String,
 }
 
 /// A layer: entries in order, whiteouts included, hard links as `h`.
@@ -64,6 +68,22 @@ impl Image {
             files.insert(format!("blobs/sha256/{}", entry.file_name().display()), std::fs::read(entry.path()).unwrap());
         }
         Self::from_files(&files)
+    }
+
+    /// Opens what containers tools write as `dir:`: manifest and blobs side by side.
+    #[track_caller]
+    pub fn open_blobs(path: &Path) -> Self {
+        let manifest: Value = serde_json::from_slice(&std::fs::read(path.join("manifest.json")).unwrap()).unwrap();
+        let blob = |descriptor: &Value| {
+            let digest = descriptor["digest"].as_str().unwrap().to_owned();
+            let bytes = std::fs::read(path.join(digest.trim_start_matches("sha256:"))).unwrap();
+            (digest, bytes)
+        };
+        let config = serde_json::from_slice(&blob(&manifest["config"]).1).unwrap();
+        let blobs: BTreeMap<_, _> = manifest["layers"].as_array().unwrap().iter().map(blob).collect();
+        let order = manifest["layers"].as_array().unwrap().iter();
+        let layers = order.map(|l| read_layer(&decompress(&blobs[l["digest"].as_str().unwrap()]))).collect();
+        Self { index: Value::Null, manifest, config, layers, blobs, digest: String::new() }
     }
 
     #[track_caller]
@@ -113,7 +133,11 @@ impl Image {
                 } else if let Some(gone) = name.strip_prefix(".wh.") {
                     below(&mut tree, &at(gone), true);
                 } else if node.kind == 'h' {
-                    let target = tree.get(&node.link).unwrap_or_else(|| panic!("hard link to {}", node.link)).clone();
+                    let mut target =
+                        tree.get(&node.link).unwrap_or_else(|| panic!("hard link to {}", node.link)).clone();
+                    if target.twin.is_empty() {
+                        target.twin.clone_from(&node.link);
+                    }
                     tree.insert(path.clone(), target);
                 } else {
                     if node.kind != 'd' {
@@ -168,12 +192,17 @@ fn decompress(bytes: &[u8]) -> Vec<u8> {
     out
 }
 
+/// A name; one that is not UTF-8 in a form that is.
+fn text(name: &[u8]) -> String {
+    String::from_utf8(name.to_vec()).unwrap_or_else(|_| name.escape_ascii().to_string())
+}
+
 fn read_layer(tar: &[u8]) -> Layer {
     let mut layer = Vec::new();
     for entry in tar::Archive::new(tar).entries().unwrap() {
         let mut entry = entry.unwrap();
         // Base images are made by tar, with ./ in front; our own layers must not have it.
-        let path = String::from_utf8_lossy(&entry.path_bytes()).trim_end_matches('/').to_owned();
+        let path = text(&entry.path_bytes()).trim_end_matches('/').to_owned();
         let path = path.strip_prefix("./").unwrap_or(&path).to_owned();
         let mut xattrs = BTreeMap::new();
         if let Some(extensions) = entry.pax_extensions().unwrap() {
@@ -194,7 +223,7 @@ fn read_layer(tar: &[u8]) -> Layer {
             tar::EntryType::Fifo => 'p',
             _ => '-',
         };
-        let mut link = entry.link_name_bytes().map(|l| String::from_utf8_lossy(&l).into_owned()).unwrap_or_default();
+        let mut link = entry.link_name_bytes().map(|l| text(&l)).unwrap_or_default();
         if header.entry_type() == tar::EntryType::Link {
             link = link.strip_prefix("./").unwrap_or(&link).to_owned();
         }
@@ -209,6 +238,11 @@ fn read_layer(tar: &[u8]) -> Layer {
             content,
             link,
             xattrs,
+            device: (
+                header.device_major().ok().flatten().unwrap_or(0),
+                header.device_minor().ok().flatten().unwrap_or(0),
+            ),
+            twin: String::new(),
         };
         layer.push((path, node));
     }

@@ -205,7 +205,7 @@ impl Drop for Bench {
     }
 }
 
-fn make_removable(dir: &Path) {
+pub fn make_removable(dir: &Path) {
     let Ok(entries) = fs::read_dir(dir) else { return };
     for entry in entries.flatten() {
         if entry.file_type().is_ok_and(|t| t.is_dir()) {

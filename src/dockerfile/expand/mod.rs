@@ -16,6 +16,9 @@ use crate::base::wording::quote;
 pub enum Mode {
     /// Arguments of instructions: quotes group and disappear, escapes take the next character literally.
     Word,
+    /// Sources of COPY and ADD: as [`Mode::Word`], but an escaped wildcard stays escaped, with a backslash, because it
+    /// means the character and not the wildcard (SPEC A6.06).
+    Source,
     /// Bodies of COPY and ADD heredocs: quotes are ordinary characters, escapes work (SPEC A2.08).
     Heredoc,
     /// For showing a command to people: quotes and escapes are kept, undefined variables stay as written.
@@ -138,6 +141,7 @@ impl Expander {
             keep_quotes: self.mode == Mode::Display,
             keep_escapes: self.mode == Mode::Display,
             keep_undefined: self.mode == Mode::Display,
+            keep_wildcards: self.mode == Mode::Source,
         };
         scan::scan(text, &options, lookup, words).map_err(|fault| ExpandError { text: text.to_owned(), fault })
     }
@@ -147,8 +151,14 @@ impl Expander {
 /// Undefined variables stay as written, the escape character is the backslash.
 pub(super) fn delimiter(raw: &str) -> Result<Option<(String, String)>, ExpandError> {
     let read = |keep_quotes| {
-        let options =
-            scan::Options { escape: '\\', quotes: true, keep_quotes, keep_escapes: false, keep_undefined: true };
+        let options = scan::Options {
+            escape: '\\',
+            quotes: true,
+            keep_quotes,
+            keep_escapes: false,
+            keep_undefined: true,
+            keep_wildcards: false,
+        };
         let mut words = scan::Words::default();
         scan::scan(raw, &options, &|_| None, Some(&mut words))
             .map_err(|fault| ExpandError { text: raw.to_owned(), fault })?;

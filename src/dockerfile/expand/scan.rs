@@ -23,6 +23,8 @@ pub(super) struct Options {
     pub(super) keep_escapes: bool,
     /// `$x` stays as written if `x` has no value.
     pub(super) keep_undefined: bool,
+    /// An escaped wildcard keeps a backslash.
+    pub(super) keep_wildcards: bool,
 }
 
 /// Expands `text`, collecting words on the way if asked.
@@ -155,6 +157,9 @@ impl Scanner<'_> {
                     }
                     // At the very end it escapes nothing and is dropped.
                     let Some(escaped) = self.next() else { continue };
+                    if self.options.keep_wildcards && matches!(escaped, '*' | '?' | '[') {
+                        out.push('\\');
+                    }
                     if let Some(words) = words.as_deref_mut() {
                         words.closed(escaped.encode_utf8(&mut buffer));
                     }

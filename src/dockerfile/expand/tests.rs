@@ -248,3 +248,13 @@ proptest::proptest! {
         proptest::prop_assert_eq!(words.concat(), without);
     }
 }
+
+#[test]
+fn a6_06_an_escaped_wildcard_stays_escaped_in_sources() {
+    let source = |escape, text: &str| {
+        Expander::new(escape, Mode::Source).expand(text, &|_| Some("*".into())).expect("it expands").text
+    };
+    assert_eq!(source('\\', r"\*\?\[x] a\ b \$c \\* $v"), r"\*\?\[x] a b $c \* *");
+    assert_eq!(source('`', r"`*`a \*"), r"\*a \*");
+    assert_eq!(Expander::words('\\').expand(r"\*", &|_| None).expect("it expands").text, "*");
+}

@@ -92,10 +92,19 @@ impl Work<'_> {
         let selection = selection(&self.action.include_patterns, &self.action.exclude_patterns)?;
         let view = View { filter: self.source.filter(), selection: selection.as_ref() };
         let mut stats = CopyStats::default();
+        let mut at_dest = false;
         for path in found {
             let transfer =
                 Transfer::new(view, self.settings, self.action.always_replace_existing_dest_paths, &self.dest);
-            self.one(&transfer, &path)?;
+            let put_there = self.one(&transfer, &path)?;
+            if put_there && at_dest {
+                let (src, dest) = (&self.action.src, &self.action.dest);
+                stats.notes.push(format!(
+                    "{src} matches several files and {dest} is no directory: each replaces the one before, {} is what stays",
+                    text(&path)
+                ));
+            }
+            at_dest |= put_there;
             stats.entries += transfer.entries.load(Ordering::Relaxed);
             stats.bytes += transfer.bytes.load(Ordering::Relaxed);
             let notes = transfer.notes.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -104,19 +113,21 @@ impl Work<'_> {
         Ok(stats)
     }
 
-    /// Copies one of the paths that the source argument means.
-    fn one(&self, transfer: &Transfer<'_>, path: &[u8]) -> Result<(), FileOpError> {
+    /// Copies one of the paths that the source argument means; tells whether it is a file that is now at the destination
+    /// itself, and not in it.
+    fn one(&self, transfer: &Transfer<'_>, path: &[u8]) -> Result<bool, FileOpError> {
         let Some(source) = self.source.find(path, self.last)? else { return Err(self.source.not_found(path)) };
         let mut parents = Parents { work: self, made: Vec::new() };
         if self.action.attempt_unpack_docker_compatibility
             && let Some(notes) = self.unpack(path, &mut parents)?
         {
             transfer.notes.lock().unwrap_or_else(std::sync::PoisonError::into_inner).extend(notes);
-            return parents.finish();
+            return parents.finish().map(|()| false);
         }
         if source.is_dir() {
             self.source.require(
                 source.path.as_os_str().as_bytes(),
+                self.action.src.as_bytes(),
                 &self.action.required_paths,
                 transfer.view.selection,
             )?;
@@ -130,12 +141,13 @@ impl Work<'_> {
         if dest.stat.is_some() && (source.is_dir() && !merges || !source.is_dir() && dest.is_dir()) {
             target.push(OsStr::from_bytes(base));
         }
+        let at_dest = !source.is_dir() && !dest.is_dir();
         if source.is_dir() {
             self.directory(transfer, source, target, merges && dest.stat.is_none(), &mut parents)?;
         } else {
             self.file(transfer, &source, &target, &mut parents)?;
         }
-        parents.finish()
+        parents.finish().map(|()| at_dest)
     }
 
     fn directory(

@@ -515,8 +515,9 @@ fn a6_14_parents_are_made_for_what_is_included() {
     case.run(&include("/", &["q"], &["q"])).expect("it copies");
     assert!(case.path("dst/p/q").is_dir());
     case.run(&include("/", &["none/*"], &[])).expect("a pattern may match nothing");
-    let err = case.run(&include("/x", &["none"], &["none"])).expect_err("a literal must be there").to_string();
-    assert_eq!(err, "\"/none\": not found");
+    case.run(&include("/x", &["y/a.txt"], &["/x/y/a.txt"])).expect("required paths count from the root");
+    let err = case.run(&include("/x", &["none"], &["/x/none"])).expect_err("a literal must be there").to_string();
+    assert_eq!(err, "\"/x/none\": not found");
 }
 
 #[test]

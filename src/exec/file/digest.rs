@@ -128,7 +128,8 @@ pub fn content_digest(source: &CopySource, selector: &Selector, hashes: &dyn Sta
     let one = |path: &[u8]| -> Result<Hash, FileOpError> {
         let Some(place) = source.find(path, last)? else { return Err(source.not_found(path)) };
         if place.is_dir() {
-            source.require(place.path.as_os_str().as_bytes(), &selector.required_paths, chosen.as_ref())?;
+            let dir = place.path.as_os_str().as_bytes();
+            source.require(dir, selector.path.as_bytes(), &selector.required_paths, chosen.as_ref())?;
         }
         walk.place(&place)
     };

@@ -131,22 +131,26 @@ impl<'a> Source<'a> {
         Ok(())
     }
 
-    /// Checks that each of `required` exists below the directory `dir`, by itself and not through links (A6.14).
+    /// Checks that each of `required` exists, below the directory `dir` that `src` means by itself and not through links
+    /// (A6.14). They are paths from the root, as `src` is.
     pub(super) fn require(
         &self,
         dir: &[u8],
+        src: &[u8],
         required: &[String],
         selection: Option<&PathFilter>,
     ) -> Result<(), FileOpError> {
+        let src = relative(src);
         for path in required {
             let below = relative(path.as_bytes());
-            let whole = relative(&[dir, b"/", &below].concat());
+            let below = below.strip_prefix(&src[..]).map_or(&below[..], |rest| rest.strip_prefix(b"/").unwrap_or(rest));
+            let whole = relative(&[dir, b"/", below].concat());
             let found = self.find(&whole, Last::Keep)?;
             let plain = found.is_some_and(|p| p.path.as_os_str().as_bytes() == whole);
-            if !plain || selection.is_some_and(|s| s.excluded_by(&below).is_some()) {
+            if !plain || selection.is_some_and(|s| s.excluded_by(below).is_some()) {
                 return Err(match self.not_found(&whole) {
                     FileOpError::NotFound { excluded_by, .. } => {
-                        FileOpError::NotFound { path: text(&below), excluded_by }
+                        FileOpError::NotFound { path: text(&relative(path.as_bytes())), excluded_by }
                     }
                     other => other,
                 });
