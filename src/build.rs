@@ -5,12 +5,15 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::future::try_join_all;
+use tokio::sync::OnceCell;
 
 use crate::base::events::Outcome;
 use crate::base::{Cancel, Digest, Events, FaultKind};
 use crate::exec::run::Runner;
-use crate::exporter::{self, ExportContext, ExportError, ExportReport, ImageResult, OutputSpec};
+use crate::exporter::{self, BuildResult, ExportContext, ExportError, ExportReport, ImageResult, OutputSpec};
 use crate::frontend::{self, Answer, Call, FrontendError, FrontendInput, FrontendOptions, FrontendResult};
 use crate::llb::op::{Kind, NetMode, SecurityMode};
 use crate::llb::{FrontendHost, Graph, HostError, ResolveMode, ResolvedImage};
@@ -30,8 +33,12 @@ pub struct BuildRequest {
     pub ignore: Option<(String, Vec<u8>)>,
     /// The same for named local contexts.
     pub context_ignores: BTreeMap<String, (String, Vec<u8>)>,
-    /// What the front end takes.
+    /// What the front end takes; its platform is set from `platforms`.
     pub options: FrontendOptions,
+    /// `--platform`, in order; empty for the machine's own.
+    pub platforms: Vec<Platform>,
+    /// Show the result as one for several platforms even if there is only one (SPEC A4.17).
+    pub multi_platform: bool,
     /// Local directories by context name; the main one is `context`.
     pub contexts: BTreeMap<String, ContextDir>,
     /// Secret values by id.
@@ -72,6 +79,8 @@ impl Entitlements {
 /// What was built.
 #[derive(Debug)]
 pub struct BuildReport {
+    /// Identifies the build.
+    pub id: String,
     /// One per output that makes an image.
     pub exports: Vec<ExportReport>,
     /// Lint findings and other warnings.
@@ -118,19 +127,29 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Builds one request.
+    /// Builds one request: every platform in one solver, so that shared stages run once.
     ///
     /// # Errors
     /// See [`BuildError`]; nothing is half-written then.
     pub async fn build(&self, request: &BuildRequest) -> Result<BuildReport, BuildError> {
-        let result = self.front_end(request).await?;
-        let graph = Arc::new(
-            result
-                .definition
-                .graph()
-                .map_err(|e| BuildError::Internal(format!("the front end made a bad graph: {e}")))?,
-        );
-        request.entitlements.check(&graph)?;
+        let multi = request.multi_platform || request.platforms.len() > 1;
+        for output in &request.outputs {
+            output.check_platforms(multi).map_err(|e| ExportError::Usage(e.0))?;
+        }
+        let targets: Vec<Option<Platform>> = match request.platforms.as_slice() {
+            [] => vec![None],
+            several => several.iter().cloned().map(Some).collect(),
+        };
+        self.definition_loaded(request);
+        let host = Host { images: &self.images, events: &self.events, multi, resolved: Mutex::default() };
+        let fronts = try_join_all(targets.into_iter().map(|p| front_end(&host, request, p, multi))).await?;
+        let mut graphs = Vec::new();
+        for front in &fronts {
+            let graph = front.definition.graph();
+            let graph = graph.map_err(|e| BuildError::Internal(format!("the front end made a bad graph: {e}")))?;
+            request.entitlements.check(&graph)?;
+            graphs.push(Arc::new(graph));
+        }
         let solver = Solver::new(Environment {
             store: self.store.clone(),
             images: self.images.clone(),
@@ -142,53 +161,119 @@ impl Builder {
             cancel: self.cancel.clone(),
             parallelism: self.parallelism,
         });
-        let solved = solver.solve(&graph).await;
+        let solving = try_join_all(graphs.iter().map(|graph| solver.solve(graph)));
+        // A push that will be refused is known before a long build, not after it.
+        let solved = self.while_allowed(request, solving).await;
         solver.save_hints();
-        let chain = match solved? {
-            Tree::Layers(chain) => chain,
-            Tree::Local(_) => return Err(BuildError::Internal("the result is a local directory".into())),
-        };
-        let image =
-            ImageResult { platform: result.platform, chain, config: result.config, base_layers: result.base_layers };
+        let epoch = fronts.first().and_then(|front| front.epoch);
+        let mut images = Vec::new();
+        let mut warnings: Vec<frontend::Warning> = Vec::new();
+        for (tree, front) in solved?.into_iter().zip(fronts) {
+            let Tree::Layers(chain) = tree else {
+                return Err(BuildError::Internal("the result is a local directory".into()));
+            };
+            // Each platform finds the same ones again.
+            for warning in front.warnings {
+                if !warnings.contains(&warning) {
+                    warnings.push(warning);
+                }
+            }
+            let (platform, config, base_layers) = (front.platform, front.config, front.base_layers);
+            images.push(ImageResult { platform, chain, config, base_layers });
+        }
         let context = ExportContext {
             store: &self.store,
             client: &self.client,
             source: &self.images,
             events: &self.events,
-            epoch: result.epoch,
+            epoch,
             threads: self.threads,
         };
-        let exports = exporter::export(&context, &[image], &request.outputs).await?;
-        Ok(BuildReport { exports, warnings: result.warnings })
+        let exports = exporter::export(&context, &BuildResult { images, multi }, &request.outputs).await?;
+        Ok(BuildReport { id: build_id(), exports, warnings })
     }
 
-    /// Answers a question about a request's Dockerfile; nothing is built.
+    /// Answers a question about a request's Dockerfile, for its first platform; nothing is built.
     ///
     /// # Errors
     /// See [`BuildError::Frontend`].
     pub async fn call(&self, call: Call, request: &BuildRequest) -> Result<Answer, BuildError> {
-        let host = Host { images: &self.images, events: &self.events };
-        Ok(frontend::call(call, &self.definition(request), &host).await?)
+        self.definition_loaded(request);
+        let host = Host { images: &self.images, events: &self.events, multi: false, resolved: Mutex::default() };
+        Ok(frontend::call(call, &definition(request, request.platforms.first().cloned(), false), &host).await?)
     }
 
-    async fn front_end(&self, request: &BuildRequest) -> Result<FrontendResult, FrontendError> {
-        let host = Host { images: &self.images, events: &self.events };
-        frontend::dockerfile_to_llb(self.definition(request), &host).await
+    /// Waits for `work`, and stops it early if a registry says that the push at the end will not be allowed.
+    async fn while_allowed<T>(
+        &self,
+        request: &BuildRequest,
+        work: impl Future<Output = Result<T, SolveError>>,
+    ) -> Result<T, BuildError> {
+        tokio::pin!(work);
+        let checks = exporter::check_pushes(&self.client, &self.events, &request.outputs);
+        tokio::pin!(checks);
+        let solved = tokio::select! {
+            biased;
+            result = &mut work => Some(result),
+            allowed = &mut checks => {
+                if let Err(error) = allowed {
+                    self.cancel.cancel();
+                    // Steps under way are ended, not abandoned; why they end is known.
+                    let _ = work.await;
+                    return Err(error.into());
+                }
+                None
+            }
+        };
+        match solved {
+            None => Ok(work.await?),
+            Some(result) => {
+                let result = result?;
+                checks.await?;
+                Ok(result)
+            }
+        }
     }
 
-    /// What the front end reads.
-    fn definition<'a>(&self, request: &'a BuildRequest) -> FrontendInput<'a> {
+    fn definition_loaded(&self, request: &BuildRequest) {
         let id = internal(&self.events, &format!("[internal] load build definition from {}", request.filename));
         self.events.progress(&id, "transferring dockerfile:", request.dockerfile.len() as u64, None, true);
         self.events.completed(&id, Outcome::Done);
-        FrontendInput {
-            filename: &request.filename,
-            source: &request.dockerfile,
-            ignore: request.ignore.clone(),
-            context_ignores: request.context_ignores.clone(),
-            options: request.options.clone(),
-        }
     }
+}
+
+async fn front_end(
+    host: &Host<'_>,
+    request: &BuildRequest,
+    platform: Option<Platform>,
+    multi: bool,
+) -> Result<FrontendResult, FrontendError> {
+    frontend::dockerfile_to_llb(definition(request, platform, multi), host).await
+}
+
+/// What the front end reads.
+fn definition(request: &BuildRequest, platform: Option<Platform>, multi: bool) -> FrontendInput<'_> {
+    FrontendInput {
+        filename: &request.filename,
+        source: &request.dockerfile,
+        ignore: request.ignore.clone(),
+        context_ignores: request.context_ignores.clone(),
+        options: FrontendOptions { platform, multi_platform: multi, ..request.options.clone() },
+    }
+}
+
+/// 25 letters and digits, as buildx names builds.
+fn build_id() -> String {
+    use std::hash::{BuildHasher as _, RandomState};
+    // Each state is seeded from the system's random source.
+    let mut number = u128::from(RandomState::new().hash_one(0)) << 64 | u128::from(RandomState::new().hash_one(1));
+    let mut id = String::new();
+    while id.len() < 25 {
+        let digit = u32::try_from(number % 36).unwrap_or_default();
+        id.push(char::from_digit(digit, 36).unwrap_or('0'));
+        number /= 36;
+    }
+    id
 }
 
 /// Announces an internal step and starts it.
@@ -203,6 +288,10 @@ fn internal(events: &Events, name: &str) -> Digest {
 struct Host<'a> {
     images: &'a ImageSource,
     events: &'a Events,
+    /// Names carry the platform.
+    multi: bool,
+    /// Images asked for so far: each platform asks for those of shared stages again.
+    resolved: Mutex<BTreeMap<String, Arc<OnceCell<ResolvedImage>>>>,
 }
 
 #[async_trait::async_trait]
@@ -213,8 +302,19 @@ impl FrontendHost for Host<'_> {
         platform: &Platform,
         mode: ResolveMode,
     ) -> Result<ResolvedImage, HostError> {
+        let cell = {
+            let mut resolved = self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(resolved.entry(format!("{identifier} {platform} {mode:?}")).or_default())
+        };
+        cell.get_or_try_init(|| self.ask(identifier, platform, mode)).await.cloned()
+    }
+}
+
+impl Host<'_> {
+    async fn ask(&self, identifier: &str, platform: &Platform, mode: ResolveMode) -> Result<ResolvedImage, HostError> {
         let shown = identifier.split_once("://").map_or(identifier, |(_, rest)| rest);
-        let id = internal(self.events, &format!("[internal] load metadata for {shown}"));
+        let prefix = if self.multi { format!("{platform} ") } else { String::new() };
+        let id = internal(self.events, &format!("[{prefix}internal] load metadata for {shown}"));
         let resolved = self.images.resolve(identifier, platform, mode).await;
         match &resolved {
             Ok(_) => self.events.completed(&id, Outcome::Done),

@@ -8,6 +8,7 @@ pub mod build;
 pub mod cache;
 pub mod cli;
 pub mod dockerfile;
+pub mod engine;
 pub mod exec;
 pub mod exporter;
 pub mod frontend;

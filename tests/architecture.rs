@@ -14,6 +14,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("store", 2),
     ("tree", 2),
     ("registry", 3),
+    ("engine", 4),
     ("source", 4),
     ("exec", 4),
     ("cache", 4),

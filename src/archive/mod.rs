@@ -35,7 +35,7 @@ pub use format::{ArchiveFormat, decompressor, detect_archive, extract_archive};
 pub use index::{IndexEntry, TreeIndex};
 pub use merged::MergedIndex;
 pub use notes::{Note, NoteKind};
-pub use writer::{LayerOptions, LayerSummary, LayerWriter};
+pub use writer::{LayerOptions, LayerSummary, LayerWriter, Relocation};
 
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,7 @@
 //! ```
 
 use std::io::{self, Read, Write};
+use std::path::PathBuf;
 
 use sha2::{Digest as _, Sha256};
 
@@ -56,18 +57,44 @@ pub struct LayerSummary {
     pub index: TreeIndex,
 }
 
+/// Changes to every entry of a tar that is no layer but an output of files (SPEC B3.02).
+#[derive(Debug, Clone, Default)]
+pub struct Relocation {
+    /// Directory to put everything into; empty for none.
+    pub prefix: PathBuf,
+    /// The modification time of every entry.
+    pub mtime: Option<Timestamp>,
+}
+
 /// Writes one layer: tar, diff ID, tree index, compression and blob digest in one pass with bounded memory.
 pub struct LayerWriter<W: Write + Send> {
     output: Output<W>,
     pipeline: Pipeline,
     method: Method,
     epoch: Option<i64>,
+    relocation: Option<Relocation>,
     cutter: Cutter,
     /// The block being filled.
     block: Vec<u8>,
     /// Bytes of tar before `block`.
     flushed: u64,
     index: IndexBuilder,
+}
+
+impl Relocation {
+    fn apply(&self, entry: &Entry) -> Entry {
+        let mut moved = entry.clone();
+        if !self.prefix.as_os_str().is_empty() {
+            // Joining an empty path would leave a slash at the end.
+            moved.path =
+                if entry.path.as_os_str().is_empty() { self.prefix.clone() } else { self.prefix.join(&entry.path) };
+            if entry.kind == EntryKind::Hardlink {
+                moved.link = self.prefix.join(&entry.link);
+            }
+        }
+        moved.mtime = self.mtime.unwrap_or(entry.mtime);
+        moved
+    }
 }
 
 struct Output<W> {
@@ -98,10 +125,16 @@ impl<W: Write + Send> LayerWriter<W> {
             pipeline,
             method,
             epoch: options.epoch,
+            relocation: None,
             cutter: Cutter::default(),
             flushed: 0,
             index: IndexBuilder::default(),
         })
+    }
+
+    /// Changes the entries that follow.
+    pub fn relocate(&mut self, relocation: Relocation) {
+        self.relocation = Some(relocation);
     }
 
     /// Adds an entry; `content` must yield at least `entry.size` bytes for a file that is not empty.
@@ -115,6 +148,10 @@ impl<W: Write + Send> LayerWriter<W> {
             || (entry.path.as_os_str().is_empty() && entry.kind != EntryKind::Dir)
         {
             return Err(ArchiveError::refused(&entry.path, "not a relative path without \"..\""));
+        }
+        if let Some(relocation) = &self.relocation {
+            let moved = relocation.apply(entry);
+            return self.append_clamped(&moved, content);
         }
         let newest = self.epoch.map(Timestamp::seconds);
         if let Some(epoch) = newest.filter(|epoch| entry.mtime > *epoch) {

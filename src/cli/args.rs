@@ -423,14 +423,14 @@ pub struct Build {
     /// Answer a question instead of building: check, outline, targets or subrequests.describe; format=json for programs
     #[arg(long, alias = "print", value_name = "METHOD[,format=json]", help_heading = "What to build")]
     pub call: Option<String>,
-    /// Platform to build for, e.g. linux/arm64
+    /// Platforms to build for, e.g. linux/amd64,linux/arm64 (repeatable)
     #[arg(long, value_name = "PLATFORM", value_delimiter = ',', help_heading = "What to build")]
     pub platform: Vec<String>,
     /// Set a label of the image
     #[arg(long, value_name = "NAME[=VALUE]", help_heading = "What to build")]
     pub label: Vec<String>,
-    /// Set an annotation of the manifest: [LEVEL:]NAME=VALUE
-    #[arg(long, value_name = "NAME=VALUE", help_heading = "What to build")]
+    /// Set an annotation: [manifest|index|manifest-descriptor|index-descriptor[[PLATFORM]],…:]NAME=VALUE
+    #[arg(long, value_name = "[TYPE:]NAME=VALUE", help_heading = "What to build")]
     pub annotation: Vec<String>,
 
     /// Name and optionally tag of the image (repeatable)
@@ -486,7 +486,7 @@ pub struct Build {
     /// Resource limit: NAME=SOFT[:HARD]
     #[arg(long, value_name = "LIMIT", help_heading = "RUN steps")]
     pub ulimit: Vec<String>,
-    /// Allow network.host or security.insecure
+    /// Allow network.host, security.insecure or buildx.local.delete
     #[arg(long, value_name = "ENTITLEMENT", help_heading = "RUN steps")]
     pub allow: Vec<String>,
     /// Parent cgroup (not supported yet)

@@ -179,31 +179,16 @@ fn done(settings: &BuildSettings, report: &BuildReport) -> Result<u8, Failure> {
     }
     let image = report.exports.first();
     if let (Some(path), Some(image)) = (&settings.iidfile, image) {
-        write(path, image.config.as_str().as_bytes())?;
+        write(path, image.id().as_str().as_bytes())?;
     }
     if let Some(path) = &settings.metadata_file {
-        write(path, metadata(report).as_bytes())?;
+        let text = super::metadata::metadata(report, super::settings::variable("BUILDX_METADATA_WARNINGS").is_some());
+        write(path, text.as_bytes())?;
     }
     if settings.quiet
         && let Some(image) = image
     {
-        return super::print(&format!("{}\n", image.config));
+        return super::print(&format!("{}\n", image.id()));
     }
     Ok(0)
-}
-
-/// SPEC B2.16.
-fn metadata(report: &BuildReport) -> String {
-    let mut map = serde_json::Map::new();
-    for export in &report.exports {
-        map.insert("containerimage.config.digest".into(), export.config.as_str().into());
-        let mut descriptor = export.descriptor.clone();
-        descriptor.annotations.insert("config.digest".into(), export.config.to_string());
-        map.insert("containerimage.descriptor".into(), serde_json::to_value(&descriptor).unwrap_or_default());
-        map.insert("containerimage.digest".into(), export.descriptor.digest.as_str().into());
-        if !export.names.is_empty() {
-            map.insert("image.name".into(), export.names.join(",").into());
-        }
-    }
-    serde_json::to_string_pretty(&serde_json::Value::Object(map)).unwrap_or_default()
 }

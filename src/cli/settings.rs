@@ -8,15 +8,15 @@ use std::sync::Arc;
 use super::args::{Build, Global};
 use super::errors::Failure;
 use super::grammar::{self, SecretSource};
+use super::outputs;
 use crate::base::FaultKind;
 use crate::base::wording::did_you_mean;
 use crate::build::Entitlements;
 use crate::dockerfile::ignore::IgnoreFile;
-use crate::exporter::{Dest, OutputKind, OutputSpec};
 use crate::frontend::{Call, FrontendOptions, NoCache};
 use crate::llb::ResolveMode;
 use crate::llb::op::NetMode;
-use crate::oci::{Platform, Reference};
+use crate::oci::Reference;
 use crate::registry::{ProxyOptions, TrustOptions};
 use crate::solver::{ContextDir, Secrets};
 use crate::ui::{Colors, Mode, Style};
@@ -50,7 +50,7 @@ pub struct BuildSettings {
     pub notices: Vec<String>,
 }
 
-fn usage(message: impl Into<String>) -> Failure {
+pub(super) fn usage(message: impl Into<String>) -> Failure {
     Failure::new(FaultKind::Usage, message)
 }
 
@@ -116,12 +116,14 @@ impl BuildSettings {
         refuse_unsupported(args, &mut notices)?;
         let (progress, quiet) = progress(args.progress.as_deref(), args.quiet)?;
         let call = call(args)?;
+        let options = options(args)?;
+        let platforms = outputs::platforms(args)?;
+        let multi_platform = outputs::multi_platform(&options, platforms.len())?;
         // A question has no result to put anywhere (A10.26); the flags are still read for mistakes.
         let outputs = match call {
-            Some(_) => outputs(args, &mut Vec::new()).map(|_| Vec::new())?,
-            None => outputs(args, &mut notices)?,
+            Some(_) => outputs::outputs(args, multi_platform, &mut Vec::new()).map(|_| Vec::new())?,
+            None => outputs::outputs(args, multi_platform, &mut notices)?,
         };
-        let options = options(args)?;
         let secrets = secrets(args)?;
         let context = args.context.clone().unwrap_or_default();
         if context.is_empty() {
@@ -133,6 +135,8 @@ impl BuildSettings {
             ignore: None,
             context_ignores: BTreeMap::new(),
             options,
+            platforms,
+            multi_platform,
             contexts: BTreeMap::new(),
             secrets,
             entitlements: Entitlements {
@@ -192,9 +196,9 @@ fn refuse_unsupported(args: &Build, notices: &mut Vec<String>) -> Result<(), Fai
     }
     for entitlement in &args.allow {
         match entitlement.as_str() {
-            "network.host" | "security.insecure" => {}
+            "network.host" | "security.insecure" | outputs::LOCAL_DELETE => {}
             other => {
-                let hint = did_you_mean(other, ["network.host", "security.insecure"]);
+                let hint = did_you_mean(other, ["network.host", "security.insecure", outputs::LOCAL_DELETE]);
                 return Err(usage(format!("--allow: unknown entitlement {other}{hint}")));
             }
         }
@@ -280,97 +284,6 @@ pub fn progress(kind: Option<&str>, quiet: bool) -> Result<(Mode, bool), Failure
     })
 }
 
-fn outputs(args: &Build, notices: &mut Vec<String>) -> Result<Vec<OutputSpec>, Failure> {
-    let mut tags = Vec::new();
-    for tag in &args.tag {
-        let reference: Reference = tag.parse().map_err(|e| usage(format!("invalid tag \"{tag}\": {e}")))?;
-        if reference.digest.is_some() {
-            return Err(usage(format!("invalid tag \"{tag}\": a tag must not contain a digest")));
-        }
-        tags.push(reference);
-    }
-    let mut outputs = Vec::new();
-    for text in &args.output {
-        outputs.push(OutputSpec::parse(text).map_err(|e| usage(format!("--output: {e}")))?);
-    }
-    let stdout = outputs.iter().filter(|o| o.dest == Some(Dest::Stdout)).count();
-    if stdout > 1 {
-        return Err(usage("--output: only one output can go to standard output"));
-    }
-    if stdout == 1 && std::io::stdout().is_terminal() {
-        return Err(usage("--output: refusing to write a tar to a terminal")
-            .hint("redirect standard output, or give dest=FILE"));
-    }
-    if args.push && args.load {
-        return Err(usage("--push and --load cannot be used together"));
-    }
-    if args.push {
-        let only_files =
-            !outputs.is_empty() && outputs.iter().all(|o| matches!(o.kind, OutputKind::Local | OutputKind::Tar));
-        if only_files && tags.is_empty() {
-            return Err(usage("--push cannot be used with --output type=local or type=tar alone"));
-        }
-        match outputs.iter_mut().find(|o| o.kind == OutputKind::Image) {
-            Some(image) => image.push = true,
-            None => outputs.push(OutputSpec { push: true, ..OutputSpec::new(OutputKind::Image) }),
-        }
-    }
-    // SPEC B2.14: docker and podman are separate stores; ours is the one that is always there.
-    if args.load || (outputs.is_empty() && !tags.is_empty()) {
-        if args.load {
-            notices.push("--load: the image is kept in rbuild's own store (see `rbuild images`)".into());
-            if tags.is_empty() && outputs.iter().all(|o| o.names.is_empty()) {
-                return Err(usage("--load needs a name").hint("give one with -t NAME"));
-            }
-        }
-        if !outputs.iter().any(|o| o.kind == OutputKind::Image) {
-            outputs.push(OutputSpec::new(OutputKind::Image));
-        }
-    }
-    for output in &mut outputs {
-        if matches!(output.kind, OutputKind::Image | OutputKind::Oci | OutputKind::Docker) && output.names.is_empty() {
-            output.names.clone_from(&tags);
-        }
-        if output.kind == OutputKind::Docker && output.dest.is_none() {
-            output.kind = OutputKind::Image;
-            notices
-                .push("type=docker without dest: the image is kept in rbuild's own store (see `rbuild images`)".into());
-        }
-        if output.push && output.names.is_empty() {
-            return Err(usage("tag is needed when pushing to registry").hint("give one with -t HOST/NAME:TAG"));
-        }
-        if output.by_digest && output.names.iter().any(|n| n.tag.as_deref().is_some_and(|t| t != "latest")) {
-            return Err(usage("can't push tagged ref by digest"));
-        }
-        for annotation in &args.annotation {
-            annotate(output, annotation)?;
-        }
-    }
-    if args.iidfile.is_some() && outputs.iter().any(|o| matches!(o.kind, OutputKind::Local | OutputKind::Tar)) {
-        return Err(usage("local and tar exporters are incompatible with image ID file"));
-    }
-    if outputs.is_empty() {
-        notices.push("no output specified: the result stays in the cache only; name it with -t, or use --push, --load or --output".into());
-    }
-    Ok(outputs)
-}
-
-/// `[level:]key=value` (SPEC B2.03).
-fn annotate(output: &mut OutputSpec, text: &str) -> Result<(), Failure> {
-    let Some((key, value)) = text.split_once('=') else {
-        return Err(usage(format!("invalid annotation \"{text}\", expected key=value")));
-    };
-    let (levels, name) = match key.split_once(':') {
-        Some((levels, name)) => (levels, name),
-        None => ("manifest", key),
-    };
-    for level in levels.split(',') {
-        let level = level.split('[').next().unwrap_or(level);
-        output.annotate_level(level, name, value).map_err(|e| usage(format!("--annotation: {e}")))?;
-    }
-    Ok(())
-}
-
 fn options(args: &Build) -> Result<FrontendOptions, Failure> {
     let mut options = FrontendOptions { target: args.target.clone(), ..FrontendOptions::default() };
     for text in &args.build_arg {
@@ -391,20 +304,6 @@ fn options(args: &Build) -> Result<FrontendOptions, Failure> {
             return Err(usage(format!("--label: invalid label \"{text}\": empty key")));
         }
         options.labels.insert(key.to_owned(), value.to_owned());
-    }
-    let mut platforms = args.platform.clone();
-    if platforms.is_empty() {
-        platforms.extend(variable("DOCKER_DEFAULT_PLATFORM"));
-    }
-    let parse = |text: &String| match text.as_str() {
-        "local" => Ok(Platform::host()),
-        other => other.parse::<Platform>().map_err(|e| usage(format!("--platform: {e}"))),
-    };
-    let platforms = platforms.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
-    match platforms.as_slice() {
-        [] => {}
-        [one] => options.platform = Some(one.clone()),
-        _ => return Err(usage("--platform with several platforms is not supported yet")),
     }
     options.no_cache = match (args.no_cache, &args.no_cache_filter) {
         (true, _) => NoCache::All,

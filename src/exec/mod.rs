@@ -2,6 +2,7 @@
 //! scheduling.
 
 mod cwd;
+pub mod emulation;
 pub mod file;
 mod hosts;
 pub mod run;

@@ -1,67 +1,154 @@
 //! Results as files: a directory or a tar (SPEC B3.01, B3.02, C6.14).
 
-use super::layout::write_file;
-use super::{Dest, ExportContext, ExportError, ImageResult, OutputSpec, blocking, fetch};
-use crate::archive::{LayerOptions, LayerWriter, diff_trees};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use super::image::epoch;
+use super::staging::{StagedFile, StagedTree, write_stdout};
+use super::{BuildResult, Dest, ExportContext, ExportError, ImageResult, OutputSpec, Ready, blocking, fetch};
+use crate::archive::{LayerOptions, LayerWriter, Relocation, Timestamp, diff_trees};
 use crate::base::Digest;
 use crate::exec::file;
 use crate::llb::op::FileActionCopy;
 use crate::oci::media_type::Codec;
-use crate::store::MountRequest;
+use crate::store::{MountRequest, Store};
 use crate::tree::CopySource;
+
+/// Files belong to the caller, who is uid 0 in here.
+const CALLER: Option<(u32, u32)> = Some((0, 0));
 
 pub(super) async fn local(
     context: &ExportContext<'_>,
-    result: &ImageResult,
+    result: &BuildResult,
     spec: &OutputSpec,
     id: &Digest,
-) -> Result<(), ExportError> {
+) -> Result<Ready, ExportError> {
     let Some(Dest::Path(dir)) = spec.dest.clone() else {
         return Err(ExportError::Usage("dest is required for local output".into()));
     };
-    fetch(context, &result.chain, id).await?;
-    let (store, chain, epoch) = (context.store.clone(), result.chain.clone(), context.epoch);
-    blocking(move || {
-        std::fs::create_dir_all(&dir).map_err(ExportError::io("create", &dir))?;
-        let mounted = store.mount(&chain, &MountRequest::read_only())?;
-        let everything = FileActionCopy {
-            src: "/".into(),
-            dest: "/".into(),
-            mode: -1,
-            timestamp: epoch.map_or(-1, |s| s.saturating_mul(1_000_000_000)),
-            dir_copy_contents: true,
-            ..FileActionCopy::default()
-        };
-        // Files belong to the caller, who is uid 0 in here.
-        file::copy(&CopySource::plain(mounted.root()), &dir, &everything, Some((0, 0)))?;
-        Ok(())
+    fetch_all(context, result, id).await?;
+    let staging = Staging::new(context, result, spec);
+    let delete = spec.delete;
+    let tree = blocking(move || {
+        let tree = StagedTree::new(&dir, delete)?;
+        staging.fill(&tree.root(), CALLER)?;
+        Ok(tree)
     })
     .await?;
     context.events.progress(id, "copying files", 0, None, true);
-    Ok(())
+    Ok(Ready::Tree(tree))
 }
 
 pub(super) async fn tar(
     context: &ExportContext<'_>,
-    result: &ImageResult,
+    result: &BuildResult,
     spec: &OutputSpec,
     id: &Digest,
-) -> Result<(), ExportError> {
+) -> Result<Ready, ExportError> {
     let dest = spec.dest.clone().ok_or_else(|| ExportError::Usage("dest is required for tar output".into()))?;
-    fetch(context, &result.chain, id).await?;
-    let (store, chain) = (context.store.clone(), result.chain.clone());
-    let options =
-        LayerOptions { codec: Codec::Uncompressed, level: None, epoch: context.epoch, threads: context.threads };
-    blocking(move || {
-        let mounted = store.mount(&chain, &MountRequest::read_only())?;
-        write_file(&dest, |out| {
-            let mut writer = LayerWriter::new(out, &options)?;
-            diff_trees(None, mounted.root(), &mut writer)?;
-            writer.finish()?;
-            Ok(())
-        })
+    fetch_all(context, result, id).await?;
+    let staging = Staging::new(context, result, spec);
+    let threads = context.threads;
+    let work = move |out: &mut (dyn std::io::Write + Send)| staging.tar(out, threads);
+    Ok(match dest {
+        Dest::Path(path) => Ready::File(blocking(move || StagedFile::write(&path, work)).await?),
+        // What is written there cannot be taken back.
+        Dest::Stdout => Ready::Later(Box::new(move || write_stdout(work))),
     })
-    .await?;
-    context.events.progress(id, "sending tarball", 0, None, true);
+}
+
+async fn fetch_all(context: &ExportContext<'_>, result: &BuildResult, id: &Digest) -> Result<(), ExportError> {
+    for image in &result.images {
+        fetch(context, &image.chain, id).await?;
+    }
     Ok(())
+}
+
+/// The trees of all platforms on their way into one.
+struct Staging {
+    store: Store,
+    images: Vec<ImageResult>,
+    split: bool,
+    epoch: Option<i64>,
+}
+
+impl Staging {
+    fn new(context: &ExportContext<'_>, result: &BuildResult, spec: &OutputSpec) -> Self {
+        Self {
+            store: context.store.clone(),
+            images: result.images.clone(),
+            split: spec.platform_split.unwrap_or(result.multi),
+            epoch: epoch(context, spec.image.epoch),
+        }
+    }
+
+    /// Copies into `root`.
+    fn fill(&self, root: &Path, owner: Option<(u32, u32)>) -> Result<(), ExportError> {
+        let everything = FileActionCopy {
+            src: "/".into(),
+            dest: "/".into(),
+            mode: -1,
+            timestamp: self.epoch.map_or(-1, |s| s.saturating_mul(1_000_000_000)),
+            dir_copy_contents: true,
+            ..FileActionCopy::default()
+        };
+        let mut seen: HashMap<PathBuf, usize> = HashMap::new();
+        for (at, image) in self.images.iter().enumerate() {
+            let mounted = self.store.mount(&image.chain, &MountRequest::read_only())?;
+            let target = if self.split { root.join(directory(image)) } else { root.to_owned() };
+            if !self.split && self.images.len() > 1 {
+                self.no_overlap(mounted.root(), at, &mut seen)?;
+            }
+            std::fs::create_dir_all(&target).map_err(ExportError::io("create", &target))?;
+            file::copy(&CopySource::plain(mounted.root()), &target, &everything, owner)?;
+        }
+        Ok(())
+    }
+
+    /// Refuses files that an earlier platform has too (SPEC C6.14).
+    fn no_overlap(&self, root: &Path, at: usize, seen: &mut HashMap<PathBuf, usize>) -> Result<(), ExportError> {
+        for entry in walkdir::WalkDir::new(root) {
+            let entry = entry.map_err(|e| ExportError::Internal(format!("cannot walk the result: {e}")))?;
+            let Ok(path) = entry.path().strip_prefix(root) else { continue };
+            if entry.file_type().is_dir() {
+                continue;
+            }
+            if let Some(first) = seen.insert(path.to_owned(), at) {
+                return Err(ExportError::Usage(format!(
+                    "cannot overwrite {} from {} with {} when split option is disabled",
+                    path.display(),
+                    self.images[first].platform,
+                    self.images[at].platform
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes one tar. Owners are those of the image.
+    fn tar(&self, out: &mut (dyn std::io::Write + Send), threads: usize) -> Result<(), ExportError> {
+        let options = LayerOptions { codec: Codec::Uncompressed, level: None, epoch: None, threads };
+        let mut writer = LayerWriter::new(out, &options)?;
+        let mtime = self.epoch.map(Timestamp::seconds);
+        if !self.split && self.images.len() > 1 {
+            let merged = tempfile::tempdir().map_err(ExportError::io("create", "a temporary directory"))?;
+            self.fill(merged.path(), None)?;
+            writer.relocate(Relocation { prefix: PathBuf::new(), mtime });
+            diff_trees(None, merged.path(), &mut writer)?;
+        } else {
+            for image in &self.images {
+                let mounted = self.store.mount(&image.chain, &MountRequest::read_only())?;
+                let prefix = if self.split { PathBuf::from(directory(image)) } else { PathBuf::new() };
+                writer.relocate(Relocation { prefix, mtime });
+                diff_trees(None, mounted.root(), &mut writer)?;
+            }
+        }
+        writer.finish()?;
+        Ok(())
+    }
+}
+
+/// `linux_arm_v7`.
+fn directory(image: &ImageResult) -> String {
+    image.platform.to_string().replace('/', "_")
 }

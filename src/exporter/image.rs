@@ -7,15 +7,17 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 
-use super::spec::ImageOptions;
+use super::annotations::Level;
+use super::spec::{EpochChoice, ImageOptions};
 use super::{ExportContext, ExportError, ImageResult, blocking, fetch};
 use crate::archive::LayerOptions;
 use crate::base::{DiffId, Digest};
 use crate::oci::manifest::to_json_pretty;
+use crate::oci::media_type::{Codec, Family};
 use crate::oci::{Descriptor, ImageConfig, Manifest, media_type};
 use crate::store::{LayerId, LayerRecord, RemoteBlob};
 
-/// An image whose blobs exist, in the store or at least in a registry.
+/// One platform's image, whose blobs exist, in the store or at least in a registry.
 #[derive(Debug, Clone)]
 pub struct Assembled {
     /// The manifest's exact bytes.
@@ -43,14 +45,6 @@ pub struct Layer {
     pub remotes: Vec<RemoteBlob>,
 }
 
-impl Assembled {
-    /// The manifest's descriptor without the platform, as reports and tags want it.
-    #[must_use]
-    pub fn described(&self) -> Descriptor {
-        Descriptor { platform: None, ..self.descriptor.clone() }
-    }
-}
-
 /// Derives every blob, then config and manifest, and puts the latter two into the store.
 pub(super) async fn assemble(
     context: &ExportContext<'_>,
@@ -58,7 +52,8 @@ pub(super) async fn assemble(
     options: &ImageOptions,
     id: &Digest,
 ) -> Result<Assembled, ExportError> {
-    if options.rewrite_timestamp && context.epoch.is_none() {
+    let epoch = epoch(context, options.epoch);
+    if options.rewrite_timestamp && epoch.is_none() {
         // SPEC C6.09: there is nothing to rewrite the times to.
         let text = "rewrite-timestamp=true has no effect without SOURCE_DATE_EPOCH";
         context.events.notice("rewrite-timestamp", text);
@@ -67,13 +62,11 @@ pub(super) async fn assemble(
     let jobs = (0..chain.len()).map(|at| layer(context, &chain, at, at >= result.base_layers, options, id));
     // A few at a time: each uses several threads itself, and buffers stay bounded.
     let made: Vec<(Layer, DiffId, SystemTime)> = stream::iter(jobs).buffered(2).try_collect().await?;
-    context.events.progress(id, "exporting layers", 0, None, true);
-
     let mut config = result.config.clone();
     config.rootfs.kind = "layers".into();
     config.rootfs.diff_ids = made.iter().map(|(_, diff_id, _)| diff_id.clone()).collect();
     let times: Vec<SystemTime> = made.iter().map(|(_, _, created)| *created).collect();
-    date(&mut config, &times, context.epoch);
+    date(&mut config, &times, epoch);
     let created = config.created.clone().unwrap_or_default();
     let config_bytes = config_json(&config);
     let config_descriptor = Descriptor::of_bytes(options.family.config(), &config_bytes);
@@ -86,14 +79,12 @@ pub(super) async fn assemble(
         config: config_descriptor.clone(),
         layers: layers.iter().map(|l| l.descriptor.clone()).collect(),
         subject: None,
-        annotations: options.manifest_annotations.clone(),
+        annotations: options.annotations.of(Level::Manifest, Some(&result.platform)),
     };
     let manifest_bytes = to_json_pretty(&manifest);
     let mut descriptor = Descriptor::of_bytes(options.family.manifest(), &manifest_bytes);
-    descriptor.annotations = options.descriptor_annotations.clone();
+    descriptor.annotations = options.annotations.of(Level::ManifestDescriptor, Some(&result.platform));
     descriptor.platform = Some(result.platform.clone());
-    context.events.progress(id, format!("exporting manifest {}", descriptor.digest), 0, None, true);
-    context.events.progress(id, format!("exporting config {}", config_descriptor.digest), 0, None, true);
 
     let (store, a, b) = (context.store.clone(), config_bytes.clone(), manifest_bytes.clone());
     blocking(move || {
@@ -127,7 +118,12 @@ async fn layer(
 ) -> Result<(Layer, DiffId, SystemTime), ExportError> {
     let (store, layer) = (context.store.clone(), chain[at].clone());
     let record = blocking(move || Ok(store.layer(&layer)?)).await?;
-    let rewrite = if new && options.rewrite_timestamp { context.epoch } else { None };
+    let rewrite = if new && options.rewrite_timestamp { epoch(context, options.epoch) } else { None };
+    if options.prefer_nondist
+        && let Some(foreign) = foreign(&record, options)
+    {
+        return Ok(foreign);
+    }
     if !options.force
         && rewrite.is_none()
         && let Some((descriptor, diff_id)) = existing(&record, options, new)
@@ -144,22 +140,50 @@ async fn layer(
     Ok((layer, blob.diff_id, record.created))
 }
 
-/// A blob that can be used as it is: layers of the base in any codec, new ones in the codec and level asked for (C6.02).
-fn existing(record: &LayerRecord, options: &ImageOptions, new: bool) -> Option<(Descriptor, DiffId)> {
-    let fits = |codec, level: Option<i32>| !new || (codec == options.codec && level == options.level);
-    let mut blobs = record.blobs.iter().filter(|b| b.epoch.is_none() && fits(b.codec, b.level));
-    if let Some(blob) = blobs.next() {
-        let descriptor = Descriptor::new(options.family.layer(blob.codec), blob.digest.clone(), blob.size);
-        return Some((descriptor, blob.diff_id.clone()));
+/// The epoch in force for one output.
+pub(super) fn epoch(context: &ExportContext<'_>, choice: EpochChoice) -> Option<i64> {
+    match choice {
+        EpochChoice::OfBuild => context.epoch,
+        EpochChoice::Own(epoch) => epoch,
     }
-    if new {
-        return None;
-    }
-    let remote = record.remotes.iter().find(|r| !media_type::is_foreign(&r.descriptor.media_type))?;
+}
+
+/// A base layer that must not be distributed, as it is: with the addresses it can be had from (SPEC E3.12, E4.06).
+fn foreign(record: &LayerRecord, options: &ImageOptions) -> Option<(Layer, DiffId, SystemTime)> {
+    let remote = record.remotes.iter().find(|r| media_type::is_foreign(&r.descriptor.media_type))?;
     let codec = media_type::layer_codec(&remote.descriptor.media_type)?;
-    let descriptor =
-        Descriptor::new(options.family.layer(codec), remote.descriptor.digest.clone(), remote.descriptor.size);
-    Some((descriptor, record.diff_id.clone()?))
+    let descriptor = Descriptor {
+        media_type: options.family.foreign_layer(codec).into(),
+        annotations: BTreeMap::new(),
+        platform: None,
+        ..remote.descriptor.clone()
+    };
+    let layer = Layer { id: record.id.clone(), descriptor, remotes: record.remotes.clone() };
+    Some((layer, record.diff_id.clone()?, record.created))
+}
+
+/// A blob that can be used as it is: layers of the base as they were pulled, new ones in the codec and level asked for
+/// (C6.02).
+fn existing(record: &LayerRecord, options: &ImageOptions, new: bool) -> Option<(Descriptor, DiffId)> {
+    // Docker's media types know no zstd.
+    let allowed = |codec: Codec| options.family == Family::Oci || codec != Codec::Zstd;
+    let describe = |codec, digest: &Digest, size| Descriptor::new(options.family.layer(codec), digest.clone(), size);
+    let blobs = || record.blobs.iter().filter(|b| b.epoch.is_none() && allowed(b.codec));
+    if new {
+        let mut fitting = blobs().filter(|b| b.codec == options.codec && b.level == options.level);
+        return fitting.next().map(|b| (describe(b.codec, &b.digest, b.size), b.diff_id.clone()));
+    }
+    // As pulled, whatever else was derived from it since: the same build must give the same image.
+    for remote in &record.remotes {
+        let Some(codec) = media_type::layer_codec(&remote.descriptor.media_type).filter(|c| allowed(*c)) else {
+            continue;
+        };
+        if let Some(diff_id) = &record.diff_id {
+            return Some((describe(codec, &remote.descriptor.digest, remote.descriptor.size), diff_id.clone()));
+        }
+    }
+    let blob = blobs().min_by_key(|b| (b.codec != options.codec, &b.digest))?;
+    Some((describe(blob.codec, &blob.digest, blob.size), blob.diff_id.clone()))
 }
 
 /// Fills in the times of config and history: a layer's entry has the layer's time, the others that of the entry before
@@ -196,19 +220,6 @@ fn rfc3339(time: SystemTime) -> String {
 
 fn rfc3339_seconds(seconds: i64) -> String {
     jiff::Timestamp::from_second(seconds).unwrap_or(jiff::Timestamp::UNIX_EPOCH).to_string()
-}
-
-/// Annotations of an index entry (SPEC C6.15).
-pub(super) fn entry_annotations(image: &Assembled, name: Option<&crate::oci::Reference>) -> BTreeMap<String, String> {
-    let mut annotations = image.descriptor.annotations.clone();
-    annotations.insert("org.opencontainers.image.created".into(), image.created.clone());
-    if let Some(name) = name {
-        annotations.insert("io.containerd.image.name".into(), name.to_string());
-        if let Some(tag) = &name.tag {
-            annotations.insert("org.opencontainers.image.ref.name".into(), tag.clone());
-        }
-    }
-    annotations
 }
 
 #[cfg(test)]

@@ -1,28 +1,35 @@
 //! Layer 7: outputs (SPEC B3, C6): registry, OCI and Docker archives, directories, tars, the store.
 //!
 //! [`spec`] parses what the user asked for, [`image`] turns a chain of layers and a config into blobs and a manifest,
-//! the other files write them somewhere. Blobs may be written early; names (tags, `index.json`, final file names) come
-//! last, when everything else has succeeded.
+//! [`assembly`] puts an index over those of several platforms, the other files write them somewhere. Everything is
+//! prepared first: blobs in registries, files under temporary names. Names (tags, `index.json`, final file names) come
+//! last, when every output is ready.
 
+pub mod annotations;
+pub mod assembly;
 mod files;
 pub mod image;
 mod layout;
+mod load;
 mod push;
 pub mod spec;
+mod staging;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-pub use spec::{Dest, OutputKind, OutputSpec, SpecError};
+pub use spec::{Dest, EpochChoice, OutputKind, OutputSpec, SpecError};
 
 use crate::archive::ArchiveError;
 use crate::base::events::Outcome;
 use crate::base::{Digest, Events, FaultKind};
+use crate::engine::EngineError;
 use crate::exec::file::FileOpError;
 use crate::oci::{Descriptor, ImageConfig, Platform, Reference};
 use crate::registry::{Client, RegistryError};
+use crate::source::SourceError;
 use crate::source::image::ImageSource;
-use crate::store::{LayerId, Store, StoreError};
+use crate::store::{LayerId, MountRequest, Store, StoreError};
 
 /// What exporters work with.
 pub struct ExportContext<'a> {
@@ -53,15 +60,35 @@ pub struct ImageResult {
     pub base_layers: usize,
 }
 
+/// What a build made: one image per platform.
+#[derive(Debug, Clone)]
+pub struct BuildResult {
+    /// In the order asked for; never empty.
+    pub images: Vec<ImageResult>,
+    /// Outputs show several platforms: an index, a directory for each. Also true for one platform with
+    /// `BUILDKIT_MULTI_PLATFORM` (SPEC A4.17).
+    pub multi: bool,
+}
+
 /// What one image output made (SPEC B2.16, C3.21).
 #[derive(Debug, Clone)]
 pub struct ExportReport {
-    /// The manifest.
+    /// The manifest or index.
     pub descriptor: Descriptor,
-    /// The image config: the image ID.
-    pub config: Digest,
+    /// The image config: the image ID. An index has none.
+    pub config: Option<Digest>,
+    /// RFC 3339 time of the image.
+    pub created: String,
     /// Names it was given.
     pub names: Vec<String>,
+}
+
+impl ExportReport {
+    /// The image ID: digest of the config, or of the index (SPEC B2.12).
+    #[must_use]
+    pub fn id(&self) -> &Digest {
+        self.config.as_ref().unwrap_or(&self.descriptor.digest)
+    }
 }
 
 /// Why an output failed.
@@ -83,15 +110,11 @@ pub enum ExportError {
     #[error(transparent)]
     Files(#[from] FileOpError),
     /// A base layer could not be fetched.
-    #[error("{message}")]
-    Source {
-        /// For the exit code.
-        kind: FaultKind,
-        /// One line.
-        message: String,
-        /// The remedy, where known.
-        hint: Option<String>,
-    },
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// Docker or podman.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
     /// The destination.
     #[error("failed to {attempt} {path}: {error}")]
     Io {
@@ -122,7 +145,8 @@ impl ExportError {
             Self::Registry(e) => e.kind(),
             Self::Archive(e) => e.kind(),
             Self::Files(_) => FaultKind::Store,
-            Self::Source { kind, .. } => *kind,
+            Self::Source(e) => e.kind(),
+            Self::Engine(e) => e.kind(),
             Self::Io { error, .. } => FaultKind::of_io(error, FaultKind::Store),
             Self::Internal(_) => FaultKind::Internal,
         }
@@ -134,89 +158,216 @@ impl ExportError {
         match self {
             Self::Store(e) => e.hint(),
             Self::Registry(e) => e.hint(),
-            Self::Source { hint, .. } => hint.clone(),
+            Self::Source(e) => e.hint(),
+            Self::Engine(e) => e.hint(),
             _ => None,
         }
     }
 }
 
-/// Writes every output.
+/// Finds out whether the pushes among `specs` will be allowed. Only a refusal counts: a registry that cannot be reached
+/// now may well be there when the build is done.
 ///
 /// # Errors
-/// The first failure; outputs written before it stay, the failed one leaves nothing.
-pub async fn export(
-    context: &ExportContext<'_>,
-    results: &[ImageResult],
-    specs: &[OutputSpec],
-) -> Result<Vec<ExportReport>, ExportError> {
-    let [result] = results else {
-        return Err(ExportError::Usage("several platforms in one build are not supported yet".into()));
-    };
-    let mut reports = Vec::new();
-    // Images of the same make are assembled once.
-    let mut assembled: BTreeMap<String, image::Assembled> = BTreeMap::new();
-    for spec in specs {
-        let name = spec.title();
-        let id = Digest::sha256(format!("{name}\n{spec:?}"));
-        context.events.vertex(&id, name, Vec::new());
-        context.events.started(&id);
-        let outcome = one(context, result, spec, &id, &mut assembled).await;
-        match &outcome {
-            Ok(_) => context.events.completed(&id, Outcome::Done),
-            Err(error) => context.events.completed(&id, Outcome::Failed(error.to_string())),
+/// The first refusal.
+pub async fn check_pushes(client: &Client, events: &Events, specs: &[OutputSpec]) -> Result<(), ExportError> {
+    let mut repositories: BTreeMap<String, &Reference> = BTreeMap::new();
+    for spec in specs.iter().filter(|spec| spec.kind == OutputKind::Image && spec.push) {
+        for name in &spec.names {
+            if spec.insecure {
+                client.set_insecure(&name.domain);
+            }
+            repositories.insert(name.repository(), name);
         }
-        reports.extend(outcome?);
     }
-    Ok(reports)
+    let checks = repositories.into_values().map(|name| async move {
+        match client.check_push(name).await {
+            Err(error) if error.kind() == FaultKind::Auth || error.is_not_found() => Err(ExportError::from(error)),
+            Err(error) => {
+                events.notice("push-check", format!("whether the push will be allowed is not known yet: {error}"));
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    });
+    futures_util::future::try_join_all(checks).await.map(drop)
 }
 
-async fn one(
+/// An output that is complete but for its name.
+enum Ready {
+    /// A file.
+    File(staging::StagedFile),
+    /// A directory tree.
+    Tree(staging::StagedTree),
+    /// A layout directory.
+    Layout(layout::StagedLayout),
+    /// Work that shows at once: standard output.
+    Later(Box<dyn FnOnce() -> Result<(), ExportError> + Send>),
+    /// An archive for docker or podman.
+    Load(Box<load::Load>),
+    /// Pushed blobs.
+    Push(Box<push::Pushed>),
+    /// Nothing to publish.
+    Nothing,
+}
+
+/// One output between preparation and publication.
+struct Job<'a> {
+    spec: &'a OutputSpec,
+    id: Digest,
+    ready: Ready,
+    assembly: Option<assembly::Assembly>,
+    names: Vec<Reference>,
+}
+
+/// Writes every output. Prepares them all before it publishes any, pushes last.
+///
+/// # Errors
+/// The first failure. If it comes up during preparation, nothing was published and the old files are as they were.
+pub async fn export(
     context: &ExportContext<'_>,
-    result: &ImageResult,
-    spec: &OutputSpec,
+    result: &BuildResult,
+    specs: &[OutputSpec],
+) -> Result<Vec<ExportReport>, ExportError> {
+    let mut jobs: Vec<Job<'_>> = Vec::new();
+    // Images of the same make are assembled once.
+    let mut assembled: BTreeMap<String, assembly::Assembly> = BTreeMap::new();
+    let mut failed = None;
+    for (at, spec) in specs.iter().enumerate() {
+        let name = spec.title();
+        let id = Digest::sha256(format!("{at} {name}"));
+        context.events.vertex(&id, name, Vec::new());
+        context.events.started(&id);
+        match prepare(context, result, spec, &id, &mut assembled).await {
+            Ok(job) => jobs.push(job),
+            Err(error) => {
+                context.events.completed(&id, Outcome::Failed(error.to_string()));
+                failed = Some(error);
+                break;
+            }
+        }
+    }
+    if failed.is_none() {
+        // A registry is seen by others and cannot be undone: it comes last.
+        jobs.sort_by_key(|job| matches!(job.ready, Ready::Push(_)));
+    }
+    let mut reports: Vec<(usize, ExportReport)> = Vec::new();
+    for job in jobs {
+        if failed.is_some() {
+            context.events.completed(&job.id, Outcome::Canceled);
+            continue;
+        }
+        let (id, spec) = (job.id.clone(), job.spec);
+        match publish(context, job).await {
+            Ok(report) => {
+                context.events.completed(&id, Outcome::Done);
+                let at = specs.iter().position(|s| std::ptr::eq(s, spec)).unwrap_or_default();
+                reports.extend(report.map(|r| (at, r)));
+            }
+            Err(error) => {
+                context.events.completed(&id, Outcome::Failed(error.to_string()));
+                failed = Some(error);
+            }
+        }
+    }
+    reports.sort_by_key(|(at, _)| *at);
+    match failed {
+        Some(error) => Err(error),
+        None => Ok(reports.into_iter().map(|(_, report)| report).collect()),
+    }
+}
+
+async fn prepare<'a>(
+    context: &ExportContext<'_>,
+    result: &BuildResult,
+    spec: &'a OutputSpec,
     id: &Digest,
-    assembled: &mut BTreeMap<String, image::Assembled>,
-) -> Result<Option<ExportReport>, ExportError> {
+    assembled: &mut BTreeMap<String, assembly::Assembly>,
+) -> Result<Job<'a>, ExportError> {
+    spec.check_platforms(result.multi).map_err(|e| ExportError::Usage(e.0))?;
+    let job = |ready| Job { spec, id: id.clone(), ready, assembly: None, names: Vec::new() };
     match spec.kind {
-        OutputKind::CacheOnly => return Ok(None),
-        OutputKind::Local => return files::local(context, result, spec, id).await.map(|()| None),
-        OutputKind::Tar => return files::tar(context, result, spec, id).await.map(|()| None),
+        OutputKind::CacheOnly => return Ok(job(Ready::Nothing)),
+        OutputKind::Local => return files::local(context, result, spec, id).await.map(job),
+        OutputKind::Tar => return files::tar(context, result, spec, id).await.map(job),
         _ => {}
+    }
+    let platforms: Vec<Platform> = result.images.iter().map(|i| i.platform.clone()).collect();
+    if let Some(stray) = spec.image.annotations.stray(&platforms) {
+        context.events.notice("annotations", format!("annotations for {stray} have no effect: it is not built"));
     }
     let key = format!("{:?}", spec.image);
     if !assembled.contains_key(&key) {
-        let image = image::assemble(context, result, &spec.image, id).await?;
-        assembled.insert(key.clone(), image);
+        let made = assembly::assemble(context, result, &spec.image, id).await?;
+        assembled.insert(key.clone(), made);
     }
-    let image = assembled.get(&key).ok_or_else(|| ExportError::Internal("an image vanished".into()))?;
-    match spec.kind {
-        OutputKind::Oci => layout::oci(context, image, spec, id).await?,
-        OutputKind::Docker => layout::docker(context, image, spec, id).await?,
-        _ => {
-            if spec.push {
-                push::push(context, image, spec, id).await?;
-            }
-            if spec.store {
-                keep(context, image, spec, id).await?;
-            }
+    let made = assembled.get(&key).ok_or_else(|| ExportError::Internal("an image vanished".into()))?;
+    let names = names(spec, &made.root().descriptor.digest)?;
+    let ready = match (spec.kind, &spec.engine) {
+        (OutputKind::Docker, Some(endpoint)) => load::prepare(context, made, endpoint, &names, id).await?,
+        (OutputKind::Oci | OutputKind::Docker, _) => layout::prepare(context, made, spec, &names, id).await?,
+        _ if spec.push => Ready::Push(Box::new(push::prepare(context, made, spec, &names, id).await?)),
+        _ => Ready::Nothing,
+    };
+    if spec.kind == OutputKind::Image && spec.unpack {
+        for image in &result.images {
+            fetch(context, &image.chain, id).await?;
+            let (store, chain) = (context.store.clone(), image.chain.clone());
+            blocking(move || Ok(store.mount(&chain, &MountRequest::read_only()).map(drop)?)).await?;
         }
+        context.events.progress(id, "unpacking", 0, None, true);
     }
-    let names = spec.names.iter().map(Reference::to_string).collect();
-    Ok(Some(ExportReport { descriptor: image.described(), config: image.config.digest.clone(), names }))
+    Ok(Job { assembly: Some(made.clone()), names, ..job(ready) })
+}
+
+/// The names of an image: those asked for, and the one it has by its digest (SPEC C6.01).
+fn names(spec: &OutputSpec, digest: &Digest) -> Result<Vec<Reference>, ExportError> {
+    let mut names = spec.names.clone();
+    if let Some(prefix) = &spec.dangling_prefix
+        && (names.is_empty() || !spec.dangling_empty_only)
+    {
+        let name = format!("{prefix}@{digest}").parse();
+        names.push(name.map_err(|e| ExportError::Usage(format!("dangling-name-prefix: {e}")))?);
+    }
+    Ok(names)
+}
+
+async fn publish(context: &ExportContext<'_>, job: Job<'_>) -> Result<Option<ExportReport>, ExportError> {
+    let Job { spec, id, ready, assembly, names } = job;
+    match ready {
+        Ready::File(file) => blocking(move || file.publish()).await?,
+        Ready::Tree(tree) => blocking(move || tree.publish()).await?,
+        Ready::Layout(layout) => blocking(move || layout.publish()).await?,
+        Ready::Later(work) => blocking(work).await?,
+        Ready::Load(load) => load.publish(context, &id).await?,
+        Ready::Push(pushed) => pushed.publish(context, &id).await?,
+        Ready::Nothing => {}
+    }
+    let Some(assembly) = assembly else { return Ok(None) };
+    let descriptor = assembly.root().descriptor;
+    if spec.kind == OutputKind::Image && spec.store {
+        keep(context, &descriptor, &names, spec.name_canonical, &id).await?;
+    }
+    let names = names.iter().map(Reference::to_string).collect();
+    Ok(Some(ExportReport { descriptor, config: assembly.config(), created: assembly.created(), names }))
 }
 
 /// Keeps the image in the store under its names.
 async fn keep(
     context: &ExportContext<'_>,
-    image: &image::Assembled,
-    spec: &OutputSpec,
+    descriptor: &Descriptor,
+    names: &[Reference],
+    canonical: bool,
     id: &Digest,
 ) -> Result<(), ExportError> {
-    for name in &spec.names {
-        let (store, name, descriptor) = (context.store.clone(), name.clone(), image.described());
-        let shown = format!("naming to {name}");
-        blocking(move || Ok(store.tag_image(&name, &descriptor)?)).await?;
-        context.events.progress(id, shown, 0, None, true);
+    for name in names {
+        let pinned = (canonical && name.digest.is_none()).then(|| name.with_digest(descriptor.digest.clone()));
+        for name in std::iter::once(name.clone()).chain(pinned) {
+            let shown = format!("naming to {name}");
+            let (store, descriptor) = (context.store.clone(), descriptor.clone());
+            blocking(move || Ok(store.tag_image(&name, &descriptor)?)).await?;
+            context.events.progress(id, shown, 0, None, true);
+        }
     }
     Ok(())
 }
@@ -233,9 +384,5 @@ async fn blocking<T: Send + 'static>(
 
 /// Fetches layers that nothing has read so far.
 async fn fetch(context: &ExportContext<'_>, chain: &[LayerId], id: &Digest) -> Result<(), ExportError> {
-    context.source.ensure_local(chain, Some(id)).await.map_err(|e| ExportError::Source {
-        kind: e.kind(),
-        message: e.to_string(),
-        hint: e.hint(),
-    })
+    Ok(context.source.ensure_local(chain, Some(id)).await?)
 }

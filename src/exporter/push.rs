@@ -1,58 +1,134 @@
-//! Pushing: blobs in parallel, then the config, then manifests, tags last (SPEC E3.10).
+//! Pushing: blobs in parallel, configs, then manifests by digest, tags last (SPEC E3.10).
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 
-use super::image::{Assembled, Layer};
+use super::assembly::{Assembly, Document};
+use super::image::Layer;
 use super::{ExportContext, ExportError, OutputSpec};
 use crate::base::Digest;
-use crate::oci::{Descriptor, Reference};
-use crate::registry::{BlobSource, HostOptions, Progress, PushOutcome};
+use crate::oci::{Descriptor, Reference, media_type};
+use crate::registry::{BlobSource, Progress, PushOutcome};
 
 /// Blobs on their way at a time; the client bounds them per host too.
 const PARALLEL: usize = 4;
 
-pub(super) async fn push(
+/// A push whose blobs are in the registries; nothing names them yet.
+pub(super) struct Pushed {
+    /// Manifests below an index, with the repository each goes to.
+    children: Vec<(Reference, Document)>,
+    /// What names the image: tags, or the digest.
+    roots: Vec<Reference>,
+    root: Document,
+    /// Layers that are now known to be in a repository.
+    holders: Vec<(Layer, Reference)>,
+}
+
+/// Brings every blob to every repository of the names. A name that already means this very image costs one request.
+pub(super) async fn prepare(
     context: &ExportContext<'_>,
-    image: &Assembled,
+    assembly: &Assembly,
     spec: &OutputSpec,
+    names: &[Reference],
     id: &Digest,
-) -> Result<(), ExportError> {
-    if spec.names.is_empty() {
+) -> Result<Pushed, ExportError> {
+    if names.is_empty() {
         return Err(ExportError::Usage("tag is needed when pushing to registry".into()));
     }
-    let mut repositories: Vec<&Reference> = Vec::new();
-    for name in &spec.names {
+    let root = assembly.root();
+    let mut pushed = Pushed { children: Vec::new(), roots: Vec::new(), root: root.clone(), holders: Vec::new() };
+    let mut whole: HashSet<String> = HashSet::new();
+    for name in names {
         if spec.insecure {
-            context.client.set_host(&name.domain, HostOptions { plain_http: None, insecure: true });
+            context.client.set_insecure(&name.domain);
         }
-        if !repositories.iter().any(|known| known.repository() == name.repository()) {
-            repositories.push(name);
+        let target = if spec.by_digest {
+            Reference { tag: None, digest: Some(root.descriptor.digest.clone()), ..name.clone() }
+        } else {
+            Reference { digest: None, ..name.clone() }
+        };
+        // SPEC E3.11: nothing to do at all, the most frequent case of a rebuild.
+        if context.client.pushed(&target).await?.as_ref() == Some(&root.descriptor.digest) {
+            whole.insert(name.repository());
+            context.events.progress(id, format!("already there: {target}"), 0, None, true);
+            continue;
         }
-    }
-    for repository in repositories {
-        let blobs = image.layers.iter().map(|layer| push_layer(context, repository, layer, id));
-        stream::iter(blobs).buffer_unordered(PARALLEL).try_collect::<Vec<()>>().await?;
-        let config = BlobSource::bytes(image.config_bytes.clone());
-        context.client.push_blob(repository, &image.config, &config, &[], &crate::registry::no_progress()).await?;
-        if spec.by_digest {
-            let target = Reference { tag: None, digest: Some(image.descriptor.digest.clone()), ..repository.clone() };
-            let bytes = image.manifest_bytes.clone();
-            context.client.push_manifest(&target, &image.descriptor.media_type, bytes).await?;
+        if whole.insert(name.repository()) {
+            blobs(context, assembly, name, id, &mut pushed).await?;
+        }
+        if !pushed.roots.contains(&target) {
+            pushed.roots.push(target);
         }
     }
     context.events.progress(id, "pushing layers", 0, None, true);
-    if spec.by_digest {
-        return Ok(());
+    Ok(pushed)
+}
+
+async fn blobs(
+    context: &ExportContext<'_>,
+    assembly: &Assembly,
+    repository: &Reference,
+    id: &Digest,
+    pushed: &mut Pushed,
+) -> Result<(), ExportError> {
+    // Platforms share layers: each goes once. Those that must not be distributed stay away (SPEC E3.12).
+    let mut seen = HashSet::new();
+    let layers: Vec<&Layer> = assembly
+        .images
+        .iter()
+        .flat_map(|image| &image.layers)
+        .filter(|layer| !media_type::is_foreign(&layer.descriptor.media_type))
+        .filter(|layer| seen.insert(&layer.descriptor.digest))
+        .collect();
+    let sending = layers.iter().map(|layer| push_layer(context, repository, layer, id));
+    stream::iter(sending).buffer_unordered(PARALLEL).try_collect::<Vec<()>>().await?;
+    pushed.holders.extend(layers.into_iter().map(|layer| (layer.clone(), repository.clone())));
+    let configs = assembly.images.iter().map(|image| async move {
+        let config = BlobSource::bytes(image.config_bytes.clone());
+        let silent = crate::registry::no_progress();
+        context.client.push_blob(repository, &image.config, &config, &[], &silent).await
+    });
+    stream::iter(configs).buffer_unordered(PARALLEL).try_collect::<Vec<_>>().await?;
+    for child in assembly.children() {
+        let target = Reference { tag: None, digest: Some(child.descriptor.digest.clone()), ..repository.clone() };
+        let document = Document { descriptor: child.descriptor.clone(), bytes: child.manifest_bytes.clone() };
+        pushed.children.push((target, document));
     }
-    // Every tag after every blob of every repository.
-    for name in &spec.names {
-        let target = Reference { digest: None, ..name.clone() };
-        let bytes = image.manifest_bytes.clone();
-        context.client.push_manifest(&target, &image.descriptor.media_type, bytes).await?;
-        context.events.progress(id, format!("pushing manifest for {name}@{}", image.descriptor.digest), 0, None, true);
+    Ok(())
+}
+
+impl Pushed {
+    /// Makes the image visible: manifests, then tags.
+    pub(super) async fn publish(self, context: &ExportContext<'_>, id: &Digest) -> Result<(), ExportError> {
+        for (target, document) in &self.children {
+            put(context, target, document).await?;
+            context.events.progress(id, format!("pushing manifest for {target}"), 0, None, true);
+        }
+        for target in &self.roots {
+            put(context, target, &self.root).await?;
+            let shown = match &target.digest {
+                Some(_) => target.to_string(),
+                None => format!("{target}@{}", self.root.descriptor.digest),
+            };
+            context.events.progress(id, format!("pushing manifest for {shown}"), 0, None, true);
+        }
+        // The next image that has these layers can mount them from here.
+        let (store, holders) = (context.store.clone(), self.holders);
+        super::blocking(move || {
+            for (layer, repository) in &holders {
+                store.add_remote(&layer.id, &repository.domain, &repository.path, &layer.descriptor)?;
+            }
+            Ok(())
+        })
+        .await
     }
+}
+
+async fn put(context: &ExportContext<'_>, target: &Reference, document: &Document) -> Result<(), ExportError> {
+    let kind = &document.descriptor.media_type;
+    context.client.push_manifest(target, kind, document.bytes.clone()).await?;
     Ok(())
 }
 

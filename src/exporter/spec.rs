@@ -1,9 +1,10 @@
 //! `--output` values (SPEC G.01, B3).
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use super::annotations::Annotations;
 use crate::base::wording::did_you_mean;
+use crate::engine::Endpoint;
 use crate::oci::Reference;
 use crate::oci::media_type::{Codec, Family};
 
@@ -14,7 +15,7 @@ pub enum OutputKind {
     Image,
     /// OCI archive or layout.
     Oci,
-    /// Docker archive.
+    /// Docker archive, or straight into docker or podman.
     Docker,
     /// Files in a directory.
     Local,
@@ -24,6 +25,14 @@ pub enum OutputKind {
     CacheOnly,
 }
 
+impl OutputKind {
+    /// Whether it makes an image, with names, media types and annotations.
+    #[must_use]
+    pub fn is_image(self) -> bool {
+        matches!(self, Self::Image | Self::Oci | Self::Docker)
+    }
+}
+
 /// Where an output goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Dest {
@@ -31,6 +40,16 @@ pub enum Dest {
     Path(PathBuf),
     /// Standard output.
     Stdout,
+}
+
+/// `SOURCE_DATE_EPOCH` of one output (SPEC B3.01, C6.01).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EpochChoice {
+    /// That of the build.
+    #[default]
+    OfBuild,
+    /// This one, in seconds since 1970; `None` switches it off.
+    Own(Option<i64>),
 }
 
 /// How an image is put together.
@@ -46,10 +65,12 @@ pub struct ImageOptions {
     pub force: bool,
     /// Rewrite file times newer than the epoch (SPEC C6.09).
     pub rewrite_timestamp: bool,
-    /// Of the manifest.
-    pub manifest_annotations: BTreeMap<String, String>,
-    /// Of the manifest's descriptor in an index.
-    pub descriptor_annotations: BTreeMap<String, String>,
+    /// Leave layers that must not be distributed where they are (SPEC E3.12).
+    pub prefer_nondist: bool,
+    /// Its own epoch.
+    pub epoch: EpochChoice,
+    /// At all levels.
+    pub annotations: Annotations,
 }
 
 /// One output.
@@ -59,18 +80,36 @@ pub struct OutputSpec {
     pub kind: OutputKind,
     /// Where to.
     pub dest: Option<Dest>,
+    /// Docker or podman to load into, for [`OutputKind::Docker`] without `dest`.
+    pub engine: Option<Endpoint>,
+    /// `docker`: the docker context named by `context=`, looked up by who knows docker's configuration.
+    pub engine_context: Option<String>,
     /// Image names.
     pub names: Vec<Reference>,
+    /// Also name it `PREFIX@DIGEST`.
+    pub dangling_prefix: Option<String>,
+    /// … only if it has no other name.
+    pub dangling_empty_only: bool,
+    /// In the store, also name it `NAME@DIGEST`.
+    pub name_canonical: bool,
     /// Push to the registries of the names.
     pub push: bool,
+    /// `push=false` was said.
+    pub push_refused: bool,
     /// Push without tags.
     pub by_digest: bool,
     /// Talk plain HTTP or accept any certificate.
     pub insecure: bool,
     /// Keep in the store.
     pub store: bool,
-    /// `oci`: one archive rather than a directory.
+    /// Have the layers unpacked in the store.
+    pub unpack: bool,
+    /// `oci`, `docker`: one archive rather than a directory.
     pub tar: bool,
+    /// `local`, `tar`: a directory for each platform; by default if there are several.
+    pub platform_split: Option<bool>,
+    /// `local`: delete what the result does not have.
+    pub delete: bool,
     /// How the image is made.
     pub image: ImageOptions,
 }
@@ -80,34 +119,42 @@ pub struct OutputSpec {
 #[error("{0}")]
 pub struct SpecError(pub String);
 
-const KEYS: &[&str] = &[
-    "type",
-    "dest",
-    "name",
-    "push",
-    "push-by-digest",
-    "registry.insecure",
-    "store",
-    "unpack",
-    "tar",
-    "oci-mediatypes",
-    "compression",
-    "compression-level",
-    "force-compression",
-    "rewrite-timestamp",
-    "dangling-name-prefix",
-    "danging-name-empty-only",
-    "name-canonical",
-    "annotation",
-    "context",
-    "mode",
-    "platform-split",
-    "attestation-prefix",
-    "prefer-nondist-layers",
-    "oci-artifact",
-    "attestation-inline",
-    "source-date-epoch",
-];
+/// Attributes, and the kinds that have them.
+const KEYS: &[(&str, &[OutputKind])] = &{
+    use OutputKind::{Docker, Image, Local, Oci, Tar};
+    [
+        ("dest", &[Oci, Docker, Local, Tar] as &[OutputKind]),
+        ("name", &[Image, Oci, Docker]),
+        ("push", &[Image]),
+        ("push-by-digest", &[Image]),
+        ("registry.insecure", &[Image]),
+        ("store", &[Image]),
+        ("unpack", &[Image]),
+        ("dangling-name-prefix", &[Image]),
+        // Misspelt in the interface (SPEC N2.08).
+        ("danging-name-empty-only", &[Image]),
+        ("name-canonical", &[Image]),
+        ("tar", &[Oci, Docker]),
+        ("context", &[Docker]),
+        ("oci-mediatypes", &[Image, Oci, Docker]),
+        ("compression", &[Image, Oci, Docker]),
+        ("compression-level", &[Image, Oci, Docker]),
+        ("force-compression", &[Image, Oci, Docker]),
+        ("rewrite-timestamp", &[Image, Oci, Docker]),
+        ("prefer-nondist-layers", &[Image, Oci, Docker]),
+        ("compatibility-version", &[Image, Oci, Docker]),
+        ("source-date-epoch", &[Image, Oci, Docker, Local, Tar]),
+        ("oci-artifact", &[Image, Oci, Docker]),
+        ("attestation-inline", &[Image]),
+        ("force-inline-attestations", &[Image, Oci, Docker]),
+        // Gone since BuildKit v0.12, where they have no effect either.
+        ("buildinfo", &[Image, Oci, Docker]),
+        ("buildinfo-attrs", &[Image, Oci, Docker]),
+        ("mode", &[Local]),
+        ("platform-split", &[Local, Tar]),
+        ("attestation-prefix", &[Local, Tar]),
+    ]
+};
 
 impl OutputSpec {
     /// An output with the defaults of its kind.
@@ -116,12 +163,21 @@ impl OutputSpec {
         Self {
             kind,
             dest: None,
+            engine: None,
+            engine_context: None,
             names: Vec::new(),
+            dangling_prefix: None,
+            dangling_empty_only: false,
+            name_canonical: false,
             push: false,
+            push_refused: false,
             by_digest: false,
             insecure: false,
             store: true,
+            unpack: false,
             tar: true,
+            platform_split: None,
+            delete: false,
             image: ImageOptions::default(),
         }
     }
@@ -143,74 +199,108 @@ impl OutputSpec {
             }
             return Ok(Self { dest: Some(Dest::Path(only.into())), ..Self::new(OutputKind::Local) });
         }
-        let mut values: BTreeMap<String, String> = BTreeMap::new();
-        let mut annotations = Vec::new();
+        let mut pairs: Vec<(String, &str)> = Vec::new();
         for field in &fields {
             let Some((key, value)) = field.split_once('=') else {
                 return Err(SpecError(format!("invalid value {field} in output \"{text}\": expected key=value")));
             };
-            let key = key.trim().to_lowercase();
-            if key.starts_with("annotation") && key != "annotation" {
-                // The key's own case matters: it is part of the annotation.
-                annotations.push((field.split_once('=').map_or("", |f| f.0).trim().to_owned(), value.to_owned()));
-            } else if KEYS.contains(&key.as_str()) {
-                values.insert(key, value.to_owned());
-            } else {
-                return Err(SpecError(format!(
-                    "unknown attribute \"{key}\" in output \"{text}\"{}",
-                    did_you_mean(&key, KEYS)
-                )));
-            }
+            // The name of an annotation keeps its case; every other key is lower-cased (G.01).
+            let key = key.trim();
+            let lower = key.to_lowercase();
+            pairs.push((if lower.starts_with("annotation") { key.to_owned() } else { lower }, value));
         }
-        let kind = match values.remove("type").as_deref() {
-            None => return Err(SpecError(format!("output \"{text}\" has no type"))),
-            Some("image" | "registry") => OutputKind::Image,
-            Some("oci") => OutputKind::Oci,
-            Some("docker") => OutputKind::Docker,
-            Some("local") => OutputKind::Local,
-            Some("tar") => OutputKind::Tar,
-            Some("cacheonly") => OutputKind::CacheOnly,
-            Some(other) => {
+        let Some(kind) = pairs.iter().rev().find(|(key, _)| key == "type").map(|(_, value)| *value) else {
+            return Err(SpecError(format!("output \"{text}\" has no type")));
+        };
+        let mut spec = match kind {
+            "registry" => Self { push: true, ..Self::new(OutputKind::Image) },
+            "image" => Self::new(OutputKind::Image),
+            "oci" => Self::new(OutputKind::Oci),
+            "docker" => Self::new(OutputKind::Docker),
+            "local" => Self::new(OutputKind::Local),
+            "tar" => Self::new(OutputKind::Tar),
+            "cacheonly" => Self::new(OutputKind::CacheOnly),
+            other => {
                 let known = ["image", "registry", "oci", "docker", "local", "tar", "cacheonly"];
                 return Err(SpecError(format!("unknown output type \"{other}\"{}", did_you_mean(other, known))));
             }
         };
-        let mut spec = Self::new(kind);
-        spec.push = fields.iter().any(|f| f.trim() == "type=registry");
-        for (key, value) in &values {
-            spec.set(key, value)?;
+        let mut families = Families::default();
+        for (key, value) in &pairs {
+            if key == "type" {
+                continue;
+            }
+            if spec.kind.is_image() && spec.image.annotations.attribute(key, value)? {
+                continue;
+            }
+            match KEYS.iter().find(|(name, _)| name == key) {
+                Some((_, kinds)) if kinds.contains(&spec.kind) => spec.set(key, value, &mut families)?,
+                Some(_) => return Err(SpecError(format!("attribute \"{key}\" has no meaning for output type {kind}"))),
+                None => {
+                    let known: Vec<&str> =
+                        KEYS.iter().filter(|(_, k)| k.contains(&spec.kind)).map(|(n, _)| *n).collect();
+                    let hint = did_you_mean(key, known.iter().copied());
+                    return Err(SpecError(format!("unknown attribute \"{key}\" in output \"{text}\"{hint}")));
+                }
+            }
         }
-        for (key, value) in annotations {
-            spec.annotate(&key, &value)?;
-        }
+        families.settle(&mut spec)?;
         spec.check(text)
     }
 
-    fn set(&mut self, key: &str, value: &str) -> Result<(), SpecError> {
-        let refuse = || Err(SpecError(format!("output attribute \"{key}={value}\" is not supported yet")));
+    fn set(&mut self, key: &str, value: &str, families: &mut Families) -> Result<(), SpecError> {
         match key {
             "dest" => self.dest = Some(if value == "-" { Dest::Stdout } else { Dest::Path(value.into()) }),
             "name" => {
-                for name in value.split(',').filter(|n| !n.is_empty()) {
+                for name in value.split(',').map(str::trim).filter(|n| !n.is_empty()) {
+                    if name == "*" {
+                        // SPEC B3.10: only other front ends than the Dockerfile's give names.
+                        return Err(SpecError("name=* has no meaning: a Dockerfile gives the image no name".into()));
+                    }
                     self.names.push(name.parse().map_err(|e| SpecError(format!("invalid name in output: {e}")))?);
                 }
             }
-            "push" => self.push = boolean(key, value)?,
+            "push" => {
+                self.push = boolean(key, value)?;
+                self.push_refused = !self.push;
+            }
             "push-by-digest" => self.by_digest = boolean(key, value)?,
             "registry.insecure" => self.insecure = boolean(key, value)?,
             "store" => self.store = boolean(key, value)?,
-            // Layers are unpacked when something reads them; there is nothing to do early.
-            "unpack" => {
-                boolean(key, value)?;
+            "unpack" => self.unpack = boolean(key, value)?,
+            "dangling-name-prefix" => {
+                let prefix = Reference::parse_raw(value).ok().filter(|r| r.tag.is_none() && r.digest.is_none());
+                if prefix.is_none() {
+                    return Err(SpecError(format!(
+                        "dangling-name-prefix \"{value}\" is not an image name without a tag"
+                    )));
+                }
+                self.dangling_prefix = Some(value.to_owned());
             }
+            "danging-name-empty-only" => self.dangling_empty_only = boolean(key, value)?,
+            "name-canonical" => self.name_canonical = boolean(key, value)?,
             "tar" => self.tar = boolean(key, value)?,
-            "oci-mediatypes" => self.image.family = if boolean(key, value)? { Family::Oci } else { Family::Docker },
+            "context" => self.engine_context = Some(value.to_owned()),
+            "oci-mediatypes" => {
+                families.explicit = Some(if boolean(key, value)? { Family::Oci } else { Family::Docker });
+            }
+            "compatibility-version" => {
+                let known = [10, 20, 30];
+                families.version = value.parse().ok().filter(|v| known.contains(v));
+                if families.version.is_none() {
+                    return Err(SpecError(format!(
+                        "compatibility-version \"{value}\" is unknown: expected 10, 20 or 30"
+                    )));
+                }
+            }
             "compression" => {
                 self.image.codec = match value {
                     "gzip" => Codec::Gzip,
                     "zstd" => Codec::Zstd,
                     "uncompressed" => Codec::Uncompressed,
-                    "estargz" => return refuse(),
+                    "estargz" => {
+                        return Err(SpecError("output attribute \"compression=estargz\" is not supported yet".into()));
+                    }
                     _ => {
                         return Err(SpecError(format!(
                             "unsupported compression \"{value}\": expected gzip, zstd or uncompressed"
@@ -225,36 +315,26 @@ impl OutputSpec {
             }
             "force-compression" => self.image.force = boolean(key, value)?,
             "rewrite-timestamp" => self.image.rewrite_timestamp = boolean(key, value)?,
-            "platform-split" | "oci-artifact" | "attestation-inline" if !boolean(key, value)? => {}
-            "mode" if value == "copy" => {}
-            _ => return refuse(),
-        }
-        Ok(())
-    }
-
-    fn annotate(&mut self, key: &str, value: &str) -> Result<(), SpecError> {
-        let fail = |why: &str| SpecError(format!("invalid annotation \"{key}\": {why}"));
-        let rest = &key["annotation".len()..];
-        let (level, name) = match rest.strip_prefix('-') {
-            Some(rest) => rest.split_once('.').ok_or_else(|| fail("expected annotation-LEVEL.NAME"))?,
-            None => ("manifest", rest.strip_prefix('.').ok_or_else(|| fail("expected annotation.NAME"))?),
-        };
-        self.annotate_level(level, name, value)
-    }
-
-    /// Adds an annotation at `manifest` or `manifest-descriptor` level (SPEC C6.12).
-    ///
-    /// # Errors
-    /// For levels a single image does not have.
-    pub fn annotate_level(&mut self, level: &str, name: &str, value: &str) -> Result<(), SpecError> {
-        match level {
-            "manifest" => self.image.manifest_annotations.insert(name.to_owned(), value.to_owned()),
-            "manifest-descriptor" => self.image.descriptor_annotations.insert(name.to_owned(), value.to_owned()),
-            "index" | "index-descriptor" => {
-                return Err(SpecError("index annotations not supported for single platform export".into()));
+            "prefer-nondist-layers" => self.image.prefer_nondist = boolean(key, value)?,
+            "source-date-epoch" => {
+                let bad = |_| SpecError(format!("invalid SOURCE_DATE_EPOCH: {value}"));
+                let epoch = if value.is_empty() { None } else { Some(value.parse().map_err(bad)?) };
+                self.image.epoch = EpochChoice::Own(epoch);
             }
-            _ => return Err(SpecError(format!("unknown annotation type \"{level}\""))),
-        };
+            "platform-split" => self.platform_split = Some(boolean(key, value)?),
+            "mode" => {
+                self.delete = match value {
+                    "copy" => false,
+                    "delete" => true,
+                    _ => return Err(SpecError(format!("unknown mode \"{value}\": expected copy or delete"))),
+                }
+            }
+            "buildinfo" | "buildinfo-attrs" => {
+                boolean(key, value)?;
+            }
+            "oci-artifact" | "attestation-inline" | "force-inline-attestations" if !boolean(key, value)? => {}
+            _ => return Err(SpecError(format!("output attribute \"{key}={value}\" is not supported yet"))),
+        }
         Ok(())
     }
 
@@ -267,6 +347,15 @@ impl OutputSpec {
         if self.kind == OutputKind::Local && self.dest == Some(Dest::Stdout) {
             return fail("dest cannot be stdout for local output; use type=tar".into());
         }
+        if !self.tar && self.dest == Some(Dest::Stdout) {
+            return fail("tar=false writes a directory, so dest cannot be stdout".into());
+        }
+        if !self.tar && self.dest.is_none() {
+            return fail(format!("dest is required for output \"{text}\""));
+        }
+        if self.engine_context.is_some() && self.dest.is_some() {
+            return fail("context and dest contradict each other: the image goes to one or the other".into());
+        }
         if self.image.family == Family::Docker && self.image.codec == Codec::Zstd {
             return fail("compression=zstd conflicts with oci-mediatypes=false".into());
         }
@@ -274,12 +363,32 @@ impl OutputSpec {
         if self.image.level.is_some_and(|l| !(-1..=limit).contains(&l)) {
             return fail(format!("compression-level must be between 0 and {limit}"));
         }
+        if self.unpack && self.image.rewrite_timestamp {
+            return fail("rewrite-timestamp conflicts with unpack".into());
+        }
+        if self.unpack && !self.store {
+            return fail("unpack conflicts with store=false: the store is where layers are unpacked".into());
+        }
         if self.by_digest
             && let Some(name) = self.names.iter().find(|n| n.tag.as_deref().is_some_and(|t| t != "latest"))
         {
             return fail(format!("can't push tagged ref {name} by digest"));
         }
         Ok(self)
+    }
+
+    /// What can only be told once it is known whether the build makes an index.
+    ///
+    /// # Errors
+    /// Names the rule.
+    pub fn check_platforms(&self, multi: bool) -> Result<(), SpecError> {
+        if !multi && self.kind.is_image() && self.image.annotations.need_index() {
+            return Err(SpecError("index annotations not supported for single platform export".into()));
+        }
+        if multi && self.kind == OutputKind::Docker && self.engine.is_none() {
+            return Err(SpecError("docker exporter does not currently support exporting manifest lists".into()));
+        }
+        Ok(())
     }
 
     /// The name of the step that writes it (SPEC B6.02).
@@ -293,6 +402,26 @@ impl OutputSpec {
             OutputKind::Tar => "exporting to client tarball".into(),
             OutputKind::CacheOnly => "keeping the result in the cache".into(),
         }
+    }
+}
+
+/// What decides on the family of media types (SPEC C6.03, C6.04).
+#[derive(Default)]
+struct Families {
+    explicit: Option<Family>,
+    version: Option<u32>,
+}
+
+impl Families {
+    fn settle(&self, spec: &mut OutputSpec) -> Result<(), SpecError> {
+        // Before version 30, images had Docker's types unless asked otherwise; archives of type oci never did.
+        let old = self.version.is_some_and(|v| v < 30) && spec.kind != OutputKind::Oci;
+        let fallback = if old && spec.image.codec != Codec::Zstd { Family::Docker } else { Family::Oci };
+        if self.version == Some(10) && spec.image.codec == Codec::Zstd {
+            return Err(SpecError("compression=zstd conflicts with compatibility-version=10".into()));
+        }
+        spec.image.family = self.explicit.unwrap_or(fallback);
+        Ok(())
     }
 }
 
@@ -341,7 +470,7 @@ mod tests {
         let spec = OutputSpec::parse("type=oci,dest=x.tar,compression=zstd,compression-level=9,annotation.a.B=c")
             .expect("valid");
         assert_eq!((spec.image.codec, spec.image.level), (Codec::Zstd, Some(9)));
-        assert_eq!(spec.image.manifest_annotations["a.B"], "c");
+        assert_eq!(spec.image.annotations.of(super::super::annotations::Level::Manifest, None)["a.B"], "c");
     }
 
     #[test]
@@ -354,9 +483,49 @@ mod tests {
         assert!(error("type=image,compression=estargz").ends_with("is not supported yet"));
         assert!(error("type=image,oci-mediatypes=false,compression=zstd").contains("conflicts"));
         assert!(error("type=image,name=a:1,push-by-digest=true").starts_with("can't push tagged ref"));
-        assert_eq!(
-            error("type=image,annotation-index.x=y"),
-            "index annotations not supported for single platform export"
-        );
+        assert_eq!(error("type=local,dest=x,push=true"), "attribute \"push\" has no meaning for output type local");
+        assert_eq!(error("type=image,rewrite-timestamp=true,unpack=true"), "rewrite-timestamp conflicts with unpack");
+        assert!(error("type=local,dest=x,mode=move").contains("expected copy or delete"));
+        assert!(error("type=image,name=*").contains("no name"));
+        assert!(error("type=oci,dest=-,tar=false").contains("directory"));
+        assert!(error("type=image,source-date-epoch=soon").contains("invalid SOURCE_DATE_EPOCH"));
+        assert!(error("type=image,compatibility-version=15").contains("expected 10, 20 or 30"));
+        assert!(error("type=docker,dest=x,context=y").contains("contradict"));
+        assert_eq!(error("dest=x,tar=true"), "output \"dest=x,tar=true\" has no type");
+    }
+
+    // SPEC C6.12, C6.15, N2.13
+    #[test]
+    fn what_needs_or_forbids_an_index_is_told_early() {
+        let check = |text: &str, multi| {
+            OutputSpec::parse(text).and_then(|s| s.check_platforms(multi)).err().map_or_else(String::new, |e| e.0)
+        };
+        let index = "type=image,annotation-index.x=y";
+        assert_eq!(check(index, false), "index annotations not supported for single platform export");
+        assert_eq!(check(index, true), "");
+        let docker = "type=docker,dest=x";
+        assert_eq!(check(docker, true), "docker exporter does not currently support exporting manifest lists");
+        assert_eq!(check(docker, false), "");
+    }
+
+    // SPEC C6.03, C6.04
+    #[test]
+    fn families_follow_version_and_attribute() {
+        let family = |text: &str| OutputSpec::parse(text).expect("valid").image.family;
+        assert_eq!(family("type=image"), Family::Oci);
+        assert_eq!(family("type=image,oci-mediatypes=false"), Family::Docker);
+        assert_eq!(family("type=image,compatibility-version=20"), Family::Docker);
+        assert_eq!(family("type=image,compatibility-version=20,oci-mediatypes=true"), Family::Oci);
+        assert_eq!(family("type=image,compatibility-version=20,compression=zstd"), Family::Oci);
+        assert_eq!(family("type=oci,dest=x,compatibility-version=20"), Family::Oci);
+        assert!(error("type=image,compatibility-version=10,compression=zstd").contains("conflicts"));
+    }
+
+    // SPEC B3, C6.01: names that upstream accepts and ignores are accepted.
+    #[test]
+    fn legacy_attributes_are_accepted() {
+        let spec = OutputSpec::parse("type=image,buildinfo=true,buildinfo-attrs=false,oci-artifact=false");
+        assert_eq!(spec, Ok(OutputSpec::new(OutputKind::Image)));
+        assert!(error("type=image,buildinfo=perhaps").starts_with("non-bool value"));
     }
 }

@@ -48,7 +48,9 @@ pub(super) fn meaning(args: &IndexMap<String, String>) -> Result<Meaning, Fronte
             "BUILDKIT_SANDBOX_HOSTNAME" => out.hostname = Some(value.clone()),
             "BUILDKIT_CACHE_MOUNT_NS" => out.cache_namespace.clone_from(value),
             "BUILDKIT_DOCKERFILE_CHECK" => out.checks = Some(value.clone()),
-            "BUILDKIT_INLINE_CACHE" | "BUILDKIT_MULTI_PLATFORM" | "BUILDKIT_CONTEXT_KEEP_GIT_DIR" => {
+            // Read by who knows the platforms.
+            "BUILDKIT_MULTI_PLATFORM" => {}
+            "BUILDKIT_INLINE_CACHE" | "BUILDKIT_CONTEXT_KEEP_GIT_DIR" => {
                 if go_bool(value) != Some(false) {
                     return refuse("leave the argument out");
                 }
@@ -211,7 +213,6 @@ mod tests {
     fn a4_17_what_is_not_built_yet_is_refused_by_name() {
         for (name, value) in [
             ("BUILDKIT_INLINE_CACHE", "1"),
-            ("BUILDKIT_MULTI_PLATFORM", "true"),
             ("BUILDKIT_ATTEST_SBOM", "generator=x"),
             ("BUILDKIT_SBOM_SCAN_STAGE", "true"),
             ("BUILDKIT_BUILD_NAME", "x"),

@@ -117,7 +117,12 @@ impl Images {
             Ok((root, parts))
         })
         .await?;
-        // Whoever may not push should know it before gigabytes are read.
+        // Whoever may not push should know it before gigabytes are read; what is there already costs one request.
+        let tagged = Reference { digest: None, ..target.clone() };
+        if self.client.pushed(&tagged).await?.as_ref() == Some(&root.digest) {
+            self.events.progress(id, format!("already there: {target}"), 0, None, true);
+            return Ok(root.digest);
+        }
         let blobs = parts.layers.iter().chain(&parts.configs).map(|blob| self.send_blob(target, blob, id));
         stream::iter(blobs).buffer_unordered(PARALLEL).try_collect::<Vec<()>>().await?;
         self.events.progress(id, "pushing layers", 0, None, true);

@@ -84,6 +84,20 @@ impl Family {
     }
 }
 
+impl Family {
+    /// The type of a layer that must not be distributed (SPEC E4.06). Docker has none for zstd; it gets OCI's.
+    #[must_use]
+    pub fn foreign_layer(self, codec: Codec) -> &'static str {
+        match (self, codec) {
+            (Self::Docker, Codec::Uncompressed) => "application/vnd.docker.image.rootfs.foreign.diff.tar",
+            (Self::Docker, Codec::Gzip) => "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+            (Self::Oci, Codec::Uncompressed) => "application/vnd.oci.image.layer.nondistributable.v1.tar",
+            (Self::Oci, Codec::Gzip) => "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+            (_, Codec::Zstd) => "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd",
+        }
+    }
+}
+
 /// Whether `media_type` names an index or manifest list.
 #[must_use]
 pub fn is_index(media_type: &str) -> bool {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::flight::Flights;
 use super::host::Host;
 use super::transport::Transport;
-use super::{ClientOptions, HostOptions, RegistryError};
+use super::{ClientOptions, RegistryError};
 use crate::oci::Descriptor;
 
 /// Called with the number of bytes transferred so far.
@@ -112,9 +112,9 @@ impl Client {
         })))
     }
 
-    /// Changes how a host is spoken to, e.g. for `registry.insecure=true` of one output.
-    pub fn set_host(&self, host: &str, options: HostOptions) {
-        self.0.host(host).set_options(options);
+    /// Accepts any certificate of a host, and plain HTTP: `registry.insecure=true` of one output.
+    pub fn set_insecure(&self, host: &str) {
+        self.0.host(host).set_insecure();
     }
 }
 

@@ -51,9 +51,12 @@ impl Host {
         *self.options.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn set_options(&self, options: HostOptions) {
-        let before = std::mem::replace(&mut *self.options.lock().unwrap_or_else(PoisonError::into_inner), options);
-        if before != options {
+    /// Accepts any certificate from now on, and plain HTTP: what is said for one output beats the configuration.
+    pub(super) fn set_insecure(&self) {
+        let mut options = self.options.lock().unwrap_or_else(PoisonError::into_inner);
+        if !options.insecure || options.plain_http == Some(false) {
+            options.insecure = true;
+            options.plain_http = options.plain_http.filter(|plain| *plain);
             *self.base.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
     }

@@ -28,6 +28,7 @@ pub use client::{BlobSource, Client, FetchedManifest, Progress, PushOutcome, no_
 pub use credential::{Anonymous, Credential, CredentialProvider};
 pub use error::{Fault, RegistryError};
 pub use options::{ClientOptions, HostOptions, ProxyOptions, RetryPolicy, Timeouts, TrustOptions};
+pub use tls::engine_tls;
 
 #[cfg(test)]
 #[path = "../../tests/support/fake_registry/mod.rs"]

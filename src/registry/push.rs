@@ -47,8 +47,7 @@ impl Client {
         self.0.pushing.run(format!("{} {}", target.repository(), descriptor.digest), operation).await
     }
 
-    /// Puts a manifest or index under the digest or tag of `target`; does nothing when the registry has exactly
-    /// this under that name already.
+    /// Puts a manifest or index under the digest or tag of `target`. [`Client::pushed`] tells whether it is there.
     ///
     /// # Errors
     /// See [`Fault`].
@@ -62,6 +61,15 @@ impl Client {
         self.0.put_manifest(&host, target, media_type, bytes).await.map_err(|fault| push_error(target, fault))
     }
 
+    /// What the registry has under the name or digest of `target`, asked with the rights of a push; `None` if nothing.
+    ///
+    /// # Errors
+    /// See [`Fault`].
+    pub async fn pushed(&self, target: &Reference) -> Result<Option<Digest>, RegistryError> {
+        let host = self.0.host(&target.domain);
+        self.0.head_pushed(&host, target).await.map_err(|fault| push_error(target, fault))
+    }
+
     /// Finds out whether a push to the repository of `target` will be allowed, before anything is built.
     ///
     /// # Errors
@@ -71,8 +79,21 @@ impl Client {
         let call = Call::push(Method::POST, &target.path, "blobs/uploads/".into());
         let checked = async {
             let answer = self.0.small(&host, &call, MAX_ANSWER).await?;
-            if answer.status != StatusCode::ACCEPTED {
-                return Err(answer.unexpected(&Method::POST));
+            match answer.status {
+                StatusCode::ACCEPTED => {}
+                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                    return Err(Fault::Denied {
+                        action: "push",
+                        host: host.name.clone(),
+                        anonymous: answer.anonymous,
+                        lookup: None,
+                        detail: answer.words(),
+                    });
+                }
+                StatusCode::NOT_FOUND => {
+                    return Err(Fault::NotFound { what: target.repository(), detail: answer.words() });
+                }
+                _ => return Err(answer.unexpected(&Method::POST)),
             }
             self.0.abandon(&host, &target.path, location(&answer)?).await;
             Ok(())
@@ -97,6 +118,20 @@ fn location(answer: &Small) -> Result<Url, Fault> {
 }
 
 impl Inner {
+    async fn head_pushed(&self, host: &Host, target: &Reference) -> Result<Option<Digest>, Fault> {
+        let head = Call::push(Method::HEAD, &target.path, format!("manifests/{}", target.manifest_part()))
+            .header(ACCEPT, media_type::MANIFEST_ACCEPT);
+        let there = self.small(host, &head, MAX_ANSWER).await?;
+        if matches!(there.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+            return Err(there.unexpected(&Method::HEAD));
+        }
+        // Anything else is no statement about the image; the push will tell.
+        if there.status != StatusCode::OK {
+            return Ok(None);
+        }
+        Ok(there.header("docker-content-digest").and_then(|text| text.parse().ok()))
+    }
+
     async fn put_manifest(
         &self,
         host: &Host,
@@ -110,12 +145,6 @@ impl Inner {
             return Err(Fault::DigestMismatch { what, expected: expected.clone(), actual: digest });
         }
         let part = target.manifest_part();
-        let head = Call::push(Method::HEAD, &target.path, format!("manifests/{part}"))
-            .header(ACCEPT, media_type::MANIFEST_ACCEPT);
-        let there = self.small(host, &head, MAX_ANSWER).await?;
-        if there.status == StatusCode::OK && there.header("docker-content-digest") == Some(digest.as_str()) {
-            return Ok(digest);
-        }
         let mut call =
             Call::push(Method::PUT, &target.path, format!("manifests/{part}")).header(CONTENT_TYPE, media_type);
         call.payload = Payload::Bytes(bytes);

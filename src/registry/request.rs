@@ -262,6 +262,11 @@ impl Small {
         Fault::status(method.as_str(), &self.url, self.status.as_u16(), body_message(&self.body))
     }
 
+    /// The server's words.
+    pub(super) fn words(&self) -> String {
+        body_message(&self.body)
+    }
+
     /// A header as text.
     pub(super) fn header(&self, name: impl reqwest::header::AsHeaderName) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim).filter(|v| !v.is_empty())

@@ -73,15 +73,7 @@ pub(super) fn verified(trust: &TrustOptions, host: Option<&HostFiles>, events: &
     let builder = builder()?.with_root_certificates(roots);
     match host.and_then(|h| h.identity.as_ref()) {
         None => Ok(builder.with_no_client_auth()),
-        Some((cert, key)) => {
-            let fail = |path: &Path, e: &dyn std::fmt::Display| {
-                Fault::Setting(format!("cannot use client certificate {}: {e}", path.display()))
-            };
-            let chain: Vec<CertificateDer<'static>> =
-                CertificateDer::pem_file_iter(cert).and_then(Iterator::collect).map_err(|e| fail(cert, &e))?;
-            let key = PrivateKeyDer::from_pem_file(key).map_err(|e| fail(key, &e))?;
-            builder.with_client_auth_cert(chain, key).map_err(|e| fail(cert, &e))
-        }
+        Some((cert, key)) => with_identity(builder, cert, key),
     }
 }
 
@@ -90,6 +82,33 @@ pub(super) fn verified(trust: &TrustOptions, host: Option<&HostFiles>, events: &
 pub(super) fn unverified() -> Result<ClientConfig, Fault> {
     let verifier = Arc::new(AnyCertificate(Arc::new(ring::default_provider())));
     Ok(builder()?.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
+}
+
+/// A configuration for a docker engine whose directory of certificates (`ca.pem`, `cert.pem`, `key.pem`) is `dir`; without
+/// one, a configuration that costs nothing and is not used.
+///
+/// # Errors
+/// When the certificates cannot be used.
+pub fn engine_tls(dir: Option<&Path>) -> Result<ClientConfig, Fault> {
+    let Some(dir) = dir else { return unverified() };
+    let mut roots = RootCertStore::empty();
+    add_pem(&mut roots, &dir.join("ca.pem"))?;
+    let builder = builder()?.with_root_certificates(roots);
+    with_identity(builder, &dir.join("cert.pem"), &dir.join("key.pem"))
+}
+
+fn with_identity(
+    builder: rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>,
+    cert: &Path,
+    key: &Path,
+) -> Result<ClientConfig, Fault> {
+    let fail = |path: &Path, e: &dyn std::fmt::Display| {
+        Fault::Setting(format!("cannot use client certificate {}: {e}", path.display()))
+    };
+    let chain: Vec<CertificateDer<'static>> =
+        CertificateDer::pem_file_iter(cert).and_then(Iterator::collect).map_err(|e| fail(cert, &e))?;
+    let key = PrivateKeyDer::from_pem_file(key).map_err(|e| fail(key, &e))?;
+    builder.with_client_auth_cert(chain, key).map_err(|e| fail(cert, &e))
 }
 
 fn builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>, Fault> {

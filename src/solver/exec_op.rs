@@ -10,6 +10,7 @@ use super::tree::{self, Tree};
 use super::{SolveError, Solver, blocking};
 use crate::base::{FaultKind, file as base_file};
 use crate::cache::key::{self, Part, Selection};
+use crate::exec::emulation;
 use crate::exec::file;
 use crate::exec::run::{self, RunRequest};
 use crate::exec::secret::SecretFile;
@@ -43,6 +44,7 @@ impl Solver {
                 ));
             }
         };
+        self.check_platform(vertex).await?;
         let meta = exec.meta.clone().unwrap_or_default();
         // Waiting for a turn is not running: the vertex starts afterwards.
         let _turn = tokio::select! {
@@ -131,6 +133,18 @@ impl Solver {
         let mut chain = chain;
         chain.push(layer);
         Ok(vec![chain])
+    }
+
+    /// Refuses steps for another architecture than this machine runs, unless the kernel has an emulator (SPEC A5.18).
+    async fn check_platform(&self, vertex: &Arc<Vertex>) -> Result<(), SolveError> {
+        let Some(platform) = vertex.op.platform.as_ref().map(crate::oci::Platform::from) else { return Ok(()) };
+        let (dir, wanted) = (self.env.state_dir.clone(), platform.clone());
+        if blocking(move || Ok(emulation::can_run(&wanted, &dir))).await? {
+            return Ok(());
+        }
+        let host = crate::oci::Platform::host();
+        let message = format!("runtime execution on platform {platform} not supported: this machine is {host}");
+        Err(SolveError::at(vertex, FaultKind::Isolation, message, Some(emulation::remedy(&platform))))
     }
 
     /// Prepares one mount; `None` for an optional secret that is not there.

@@ -44,16 +44,13 @@ impl Image {
     /// Opens an OCI archive with one image.
     #[track_caller]
     pub fn open_tar(path: &Path) -> Self {
-        let mut files = BTreeMap::new();
-        let mut archive = tar::Archive::new(File::open(path).unwrap());
-        for entry in archive.entries().unwrap() {
-            let mut entry = entry.unwrap();
-            let name = entry.path().unwrap().display().to_string();
-            let mut bytes = Vec::new();
-            entry.read_to_end(&mut bytes).unwrap();
-            files.insert(name.trim_start_matches("./").to_owned(), bytes);
-        }
-        Self::from_files(&files)
+        Self::from_files(&tar_files(path), None)
+    }
+
+    /// Opens one platform's image of an OCI archive.
+    #[track_caller]
+    pub fn open_platform(path: &Path, platform: &str) -> Self {
+        Self::from_files(&tar_files(path), Some(platform))
     }
 
     /// Opens an OCI layout directory with one image.
@@ -67,7 +64,7 @@ impl Image {
             let entry = entry.unwrap();
             files.insert(format!("blobs/sha256/{}", entry.file_name().display()), std::fs::read(entry.path()).unwrap());
         }
-        Self::from_files(&files)
+        Self::from_files(&files, None)
     }
 
     /// Opens what containers tools write as `dir:`: manifest and blobs side by side.
@@ -87,7 +84,7 @@ impl Image {
     }
 
     #[track_caller]
-    fn from_files(files: &BTreeMap<String, Vec<u8>>) -> Self {
+    fn from_files(files: &BTreeMap<String, Vec<u8>>, platform: Option<&str>) -> Self {
         let layout: Value = serde_json::from_slice(&files["oci-layout"]).unwrap();
         assert_eq!(layout["imageLayoutVersion"], "1.0.0");
         let blob = |digest: &str| {
@@ -98,7 +95,13 @@ impl Image {
             bytes.clone()
         };
         let index: Value = serde_json::from_slice(&files["index.json"]).unwrap();
-        let digest = index["manifests"][0]["digest"].as_str().unwrap().to_owned();
+        let mut digest = index["manifests"][0]["digest"].as_str().unwrap().to_owned();
+        if let Some(platform) = platform {
+            let list: Value = serde_json::from_slice(&blob(&digest)).unwrap();
+            let found = list["manifests"].as_array().unwrap().iter().find(|m| name_of(&m["platform"]) == platform);
+            let found = found.unwrap_or_else(|| panic!("no {platform} in {list}"));
+            found["digest"].as_str().unwrap().clone_into(&mut digest);
+        }
         let manifest: Value = serde_json::from_slice(&blob(&digest)).unwrap();
         let config: Value = serde_json::from_slice(&blob(manifest["config"]["digest"].as_str().unwrap())).unwrap();
         let mut layers = Vec::new();
@@ -171,6 +174,27 @@ impl Image {
     pub fn top(&self) -> Vec<String> {
         self.layers.last().map(|l| l.iter().map(|(p, _)| p.clone()).collect()).unwrap_or_default()
     }
+}
+
+/// `linux/arm/v7`.
+pub fn name_of(platform: &Value) -> String {
+    let parts = ["os", "architecture", "variant"].iter().filter_map(|key| platform[key].as_str());
+    parts.collect::<Vec<_>>().join("/")
+}
+
+/// The files of a tar, by name.
+#[track_caller]
+pub fn tar_files(path: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    let mut archive = tar::Archive::new(File::open(path).unwrap());
+    for entry in archive.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let name = entry.path().unwrap().display().to_string();
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes).unwrap();
+        files.insert(name.trim_start_matches("./").to_owned(), bytes);
+    }
+    files
 }
 
 fn sha256(bytes: &[u8]) -> String {

@@ -85,6 +85,17 @@ impl Registry {
         super::image::Image::open_dir(&dir)
     }
 
+    /// Config of one platform's image, as skopeo reads it.
+    pub fn inspect(&self, name: &str, architecture: &str) -> (bool, serde_json::Value) {
+        let output = Command::new("skopeo")
+            .args(["--override-os=linux", &format!("--override-arch={architecture}"), "inspect", "--config"])
+            .args(["--tls-verify=false", &format!("docker://{}/{name}", self.host)])
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.success(), serde_json::from_slice(&output.stdout).unwrap_or(text.into()))
+    }
+
     /// A raw request; the whole answer as text.
     pub fn request(&self, method: &str, path: &str, headers: &str) -> String {
         let mut stream = TcpStream::connect(&self.host).unwrap();

@@ -234,16 +234,18 @@ async fn c6_17_manifests_go_by_digest_and_by_tag() {
     assert!(matches!(wrong.fault(), Fault::DigestMismatch { .. }), "{wrong}");
 }
 
+// SPEC E3.11
 #[tokio::test]
-async fn e3_11_a_manifest_that_is_there_is_not_put_again() {
+async fn e3_11_one_request_tells_what_a_tag_means() {
     let registry = FakeRegistry::start();
     let (client, target) = (client(), reference(&registry, "a/b:1"));
-    for _ in 0..3 {
-        client.push_manifest(&target, OCI_MANIFEST, "{}".into()).await.expect("pushed");
-    }
-    assert_eq!(registry.count("PUT", "/manifests/"), 1);
-    client.push_manifest(&target, OCI_MANIFEST, "{ }".into()).await.expect("pushed");
-    assert_eq!(registry.count("PUT", "/manifests/"), 2, "the tag moved");
+    assert_eq!(client.pushed(&target).await.expect("an answer"), None);
+    let digest = client.push_manifest(&target, OCI_MANIFEST, "{}".into()).await.expect("pushed");
+    let before = registry.requests().len();
+    assert_eq!(client.pushed(&target).await.expect("an answer"), Some(digest));
+    assert_eq!(registry.requests().len(), before + 1);
+    registry.fault("HEAD", "manifests/1", 1, Action::Status(403, vec![], String::new()));
+    assert_eq!(client.pushed(&target).await.expect_err("refused").kind(), FaultKind::Auth);
 }
 
 #[tokio::test]

@@ -112,7 +112,7 @@ async fn e2_02_the_scheme_can_be_fixed() {
     // Changed at run time, as by `registry.insecure=true` of an output.
     let client = Client::new(with(false)).expect("a client");
     client.manifest(&name).await.expect_err("TLS only");
-    client.set_host(&registry.host(), HostOptions { insecure: true, plain_http: None });
+    client.set_insecure(&registry.host());
     client.manifest(&name).await.expect("plain");
 }
 

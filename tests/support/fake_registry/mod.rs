@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+#[allow(unused_imports, reason = "each test program uses a part of it")]
 pub(crate) use auth::{Auth, Tokens};
 pub(crate) use http::Request;
 

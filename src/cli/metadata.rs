@@ -1,0 +1,89 @@
+//! `--metadata-file` (SPEC B2.16).
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use serde_json::{Value, json};
+
+use crate::build::BuildReport;
+
+/// The file's text: two spaces of indentation, keys in order, later outputs win over earlier ones.
+pub(super) fn metadata(report: &BuildReport, warnings: bool) -> String {
+    let mut map: BTreeMap<&str, Value> = BTreeMap::new();
+    map.insert("buildx.build.ref", format!("rbuild/rbuild/{}", report.id).into());
+    for export in &report.exports {
+        // An index has no config: that of an earlier output must not stand beside its digest.
+        map.remove("containerimage.config.digest");
+        let mut annotations: BTreeMap<String, String> = export.descriptor.annotations.clone();
+        annotations.insert("org.opencontainers.image.created".into(), export.created.clone());
+        if let Some(config) = &export.config {
+            map.insert("containerimage.config.digest", config.as_str().into());
+            annotations.insert("config.digest".into(), config.to_string());
+        }
+        let descriptor = json!({
+            "annotations": annotations,
+            "digest": export.descriptor.digest,
+            "mediaType": export.descriptor.media_type,
+            "size": export.descriptor.size,
+        });
+        map.insert("containerimage.descriptor", descriptor);
+        map.insert("containerimage.digest", export.descriptor.digest.as_str().into());
+        if !export.names.is_empty() {
+            map.insert("image.name", export.names.join(",").into());
+        }
+    }
+    if warnings && !report.warnings.is_empty() {
+        map.insert("buildx.build.warnings", report.warnings.iter().map(warning).collect());
+    }
+    serde_json::to_string_pretty(&map).unwrap_or_default()
+}
+
+/// As BuildKit's client writes them: texts are bytes, so base64.
+fn warning(warning: &crate::frontend::Warning) -> Value {
+    let event = warning.to_event("Dockerfile");
+    let bytes = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
+    let range = warning.place.as_ref().map(|p| json!([{"start": {"line": p.lines.0}, "end": {"line": p.lines.1}}]));
+    json!({
+        "level": 1,
+        "short": bytes(&event.short),
+        "detail": event.detail.iter().map(|line| bytes(line)).collect::<Vec<_>>(),
+        "url": event.url,
+        "range": range.unwrap_or(Value::Null),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Digest;
+    use crate::exporter::ExportReport;
+    use crate::oci::{Descriptor, media_type};
+
+    fn export(media_type: &str, config: Option<&str>, names: &[&str]) -> ExportReport {
+        ExportReport {
+            descriptor: Descriptor::of_bytes(media_type, b"document"),
+            config: config.map(Digest::sha256),
+            created: "2026-01-02T03:04:05Z".into(),
+            names: names.iter().map(|n| (*n).to_owned()).collect(),
+        }
+    }
+
+    // SPEC B2.16
+    #[test]
+    fn the_file_of_one_image() {
+        let exports = vec![export(media_type::OCI_MANIFEST, Some("config"), &["r.example/a:1", "r.example/b:2"])];
+        let report = BuildReport { id: "abc".into(), exports, warnings: Vec::new() };
+        insta::assert_snapshot!("metadata_of_one_image", metadata(&report, true));
+    }
+
+    #[test]
+    fn an_index_has_no_config() {
+        let exports =
+            vec![export(media_type::OCI_MANIFEST, Some("config"), &[]), export(media_type::OCI_INDEX, None, &[])];
+        let report = BuildReport { id: "abc".into(), exports, warnings: Vec::new() };
+        let value: Value = serde_json::from_str(&metadata(&report, false)).expect("JSON");
+        assert_eq!(value.get("containerimage.config.digest"), None);
+        assert_eq!(value["containerimage.descriptor"]["mediaType"], media_type::OCI_INDEX);
+        assert_eq!(value.get("image.name"), None);
+    }
+}
