@@ -37,7 +37,7 @@ fn broker() -> ExitCode {
         println!("skipped: no /bin/busybox (install busybox-static)");
         return ExitCode::SUCCESS;
     }
-    let report = rootless::probe(&ProbeInput { store: Path::new("/") });
+    let report = rootless::probe(&ProbeInput { store: Path::new("/"), pinned: None });
     if report.rung == Rung::None {
         println!("skipped: no rung that can run steps: {:?}", report.blockers);
         return ExitCode::SUCCESS;
@@ -125,6 +125,8 @@ fn request<'a>(meta: &'a Meta, root: &'a Path) -> RunRequest<'a> {
         extra_env: vec![],
         shm_size: 0,
         confidential: false,
+        aside: None,
+        caches: vec![],
     }
 }
 

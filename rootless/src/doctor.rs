@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use crate::explain::{status, sysctl};
 use crate::idmap::{IdMaps, parse_subids, user_name};
-use crate::probe::{IDS_NEEDED, ProbeInput, find_program, probe};
-use crate::report::{ProbeReport, ProcMode};
+use crate::probe::{IDS_NEEDED, ProbeInput, find_program, probe, probe_all};
+use crate::report::{Blocker, ProbeReport, ProcMode, Rung};
 
 /// One fact about the machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -26,16 +26,33 @@ pub struct Fact {
 pub struct DoctorReport {
     /// The probe.
     pub probe: ProbeReport,
+    /// Every rung, best first.
+    pub rungs: Vec<RungStatus>,
     /// What was looked at besides.
     pub facts: Vec<Fact>,
+}
+
+/// One rung on this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RungStatus {
+    /// Which.
+    pub rung: Rung,
+    /// Its operations were performed and succeeded.
+    pub works: bool,
+    /// Why not, and what to do about it.
+    pub blockers: Vec<Blocker>,
 }
 
 /// Examines the machine. The caller must be single-threaded.
 #[must_use]
 pub fn doctor(input: &ProbeInput<'_>) -> DoctorReport {
     let probe = probe(input);
+    let rungs = probe_all(input)
+        .into_iter()
+        .map(|(rung, blockers)| RungStatus { rung, works: blockers.is_empty(), blockers })
+        .collect();
     let facts = facts(&probe);
-    DoctorReport { probe, facts }
+    DoctorReport { probe, rungs, facts }
 }
 
 fn facts(probe: &ProbeReport) -> Vec<Fact> {
@@ -106,7 +123,15 @@ fn facts(probe: &ProbeReport) -> Vec<Fact> {
         value: if probe.landlock_abi == 0 { "not available".into() } else { format!("ABI {}", probe.landlock_abi) },
         good: Some(probe.landlock_abi > 1),
     });
-    if probe.can_run() {
+    out.push(Fact {
+        name: "seccomp notification",
+        value: if probe.notify { "works".into() } else { "not available".into() },
+        good: Some(probe.notify),
+    });
+    if probe.rung == Rung::Chroot {
+        let value = if probe.notify { "emulated" } else { "empty" };
+        out.push(Fact { name: "/proc in steps", value: value.into(), good: Some(probe.notify) });
+    } else if probe.can_run() {
         out.push(Fact {
             name: "/proc in steps",
             value: match probe.proc_mode {
@@ -122,7 +147,6 @@ fn facts(probe: &ProbeReport) -> Vec<Fact> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Rung;
 
     #[test]
     fn facts_are_found_without_privileges() {
@@ -132,6 +156,7 @@ mod tests {
             proc_mode: ProcMode::Fresh,
             mapping: None,
             landlock_abi: 0,
+            notify: false,
             kernel: "4.18.0".into(),
             key: String::new(),
         };

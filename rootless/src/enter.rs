@@ -244,7 +244,7 @@ fn child(
         sys::exit_now(125);
     }
     drop(go);
-    if rung == Rung::Userns {
+    if has_user_namespace(rung) {
         become_root()?;
     }
     // After the change of ids, which clears it. The worker must not outlive the broker.
@@ -260,13 +260,17 @@ fn child(
 pub(crate) fn unshare_rung(rung: Rung) -> Result<(), SysError> {
     let flags = match rung {
         Rung::Root => UnshareFlags::NEWNS | UnshareFlags::NEWCGROUP,
-        Rung::Userns => UnshareFlags::NEWUSER | UnshareFlags::NEWNS | UnshareFlags::NEWCGROUP,
-        Rung::None => return Ok(()),
+        Rung::Userns | Rung::UsernsOne => UnshareFlags::NEWUSER | UnshareFlags::NEWNS | UnshareFlags::NEWCGROUP,
+        Rung::Chroot | Rung::None => return Ok(()),
     };
     sys::unshare(flags).what(|| match rung {
-        Rung::Userns => "unshare user, mount and cgroup namespaces".into(),
+        Rung::Userns | Rung::UsernsOne => "unshare user, mount and cgroup namespaces".into(),
         _ => "unshare mount and cgroup namespaces".into(),
     })
+}
+
+fn has_user_namespace(rung: Rung) -> bool {
+    matches!(rung, Rung::Userns | Rung::UsernsOne)
 }
 
 /// Takes the ids of the namespace's root. Supplementary groups stay: files readable through them must remain so.
@@ -278,7 +282,7 @@ pub(crate) fn become_root() -> Result<(), SysError> {
 
 fn parent(report: &ProbeReport, pid: i32, ready: &OwnedFd, go: OwnedFd) -> Result<(), EnterError> {
     expect_ready(ready)?;
-    if let (Rung::Userns, Some(mapping)) = (report.rung, &report.mapping) {
+    if let (true, Some(mapping)) = (has_user_namespace(report.rung), &report.mapping) {
         write_maps(pid, mapping)?;
     }
     rustix::io::write(&go, b"+").what(|| "release the worker".into())?;
@@ -318,6 +322,18 @@ pub(crate) fn write_maps(pid: i32, mapping: &IdMapping) -> Result<(), EnterError
             for (file, ranges) in [("uid_map", &own.uids), ("gid_map", &own.gids)] {
                 let path = format!("/proc/{pid}/{file}");
                 fs::write(&path, identity_map(ranges)).what(|| format!("write {path}"))?;
+            }
+            Ok(())
+        }
+        IdMapping::One { own } => {
+            // Without it the kernel would let an unprivileged user drop groups that deny him something.
+            for (file, text) in [
+                ("setgroups", "deny".to_owned()),
+                ("gid_map", format!("0 {} 1", own.1)),
+                ("uid_map", format!("0 {} 1", own.0)),
+            ] {
+                let path = format!("/proc/{pid}/{file}");
+                fs::write(&path, text).what(|| format!("write {path}"))?;
             }
             Ok(())
         }

@@ -18,6 +18,8 @@ use rustix::mount::OpenTreeFlags;
 pub struct SealedExe {
     mount: Option<OwnedFd>,
     copy: OnceLock<OwnedFd>,
+    /// Steps cannot reach the file, so that it needs no protection.
+    out_of_reach: bool,
 }
 
 impl SealedExe {
@@ -26,21 +28,35 @@ impl SealedExe {
     /// # Errors
     /// The kernel's.
     pub fn new() -> io::Result<Self> {
-        let exe = Self { mount: own_mount().ok(), copy: OnceLock::new() };
+        let exe = Self { mount: own_mount().ok(), copy: OnceLock::new(), out_of_reach: false };
         if exe.mount.is_none() {
             exe.copied()?;
         }
         Ok(exe)
     }
 
+    /// The running program as it is, for steps that change their root before they become anything else, and that have
+    /// neither a `/proc` nor a file of ours in it.
+    #[must_use]
+    pub fn out_of_reach() -> Self {
+        Self { mount: None, copy: OnceLock::new(), out_of_reach: true }
+    }
+
     /// How it is protected, for logs.
     #[must_use]
     pub fn describe(&self) -> &'static str {
-        if self.mount.is_some() { "a read-only mount" } else { "a sealed copy in memory" }
+        match (self.out_of_reach, &self.mount) {
+            (true, _) => "the program, out of reach",
+            (false, Some(_)) => "a read-only mount",
+            (false, None) => "a sealed copy in memory",
+        }
     }
 
     /// The path to execute for a step; with `copy` one that is safe even from a process that may change mounts.
     pub(crate) fn path(&self, copy: bool) -> io::Result<PathBuf> {
+        if self.out_of_reach {
+            return Ok("/proc/self/exe".into());
+        }
         let fd = match (&self.mount, copy) {
             (Some(mount), false) => mount,
             _ => self.copied()?,

@@ -88,17 +88,12 @@ pub(crate) fn userns(error: &EnterError, mapping: &IdMapping) -> Blocker {
         EnterError::Child(text) if text.starts_with("unshare") => refused_unshare(&evidence),
         EnterError::Child(text) if text.contains("mount") => {
             if sysctl("kernel/apparmor_restrict_unprivileged_userns") == "1" {
-                return blocker(
-                    "AppArmor lets user namespaces be made but not used",
-                    "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile for rbuild with \
-                     \"userns,\""
-                        .into(),
-                );
+                return blocker("AppArmor lets user namespaces be made but not used", apparmor_profile());
             }
             blocker(
                 "mounts are refused inside a user namespace",
-                "let the container mount: Docker --security-opt apparmor=unconfined, Kubernetes \
-                 securityContext.appArmorProfile.type: Unconfined"
+                "Kubernetes: securityContext: { appArmorProfile: { type: Unconfined } }\n\
+                 Docker, Podman: --security-opt apparmor=unconfined"
                     .into(),
             )
         }
@@ -108,6 +103,20 @@ pub(crate) fn userns(error: &EnterError, mapping: &IdMapping) -> Blocker {
         ),
         _ => blocker("a user namespace cannot be set up", "see the evidence".into()),
     }
+}
+
+/// For this program alone, instead of switching the protection off for all.
+fn apparmor_profile() -> String {
+    let exe = fs::read_link("/proc/self/exe").unwrap_or_else(|_| "/usr/local/bin/rbuild".into());
+    format!(
+        "sudo tee /etc/apparmor.d/rbuild <<'EOF' && sudo apparmor_parser -r /etc/apparmor.d/rbuild\n\
+         abi <abi/4.0>,\n\
+         include <tunables/global>\n\
+         profile rbuild {} flags=(unconfined) {{\n  userns,\n}}\n\
+         EOF\n\
+         or for every program: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
+        exe.display()
+    )
 }
 
 fn refused_unshare(evidence: &str) -> Blocker {
@@ -121,8 +130,8 @@ fn refused_unshare(evidence: &str) -> Blocker {
     } else if status("Seccomp") == "2" {
         (
             "a seccomp filter forbids user namespaces",
-            "run the container with --security-opt seccomp=unconfined (Kubernetes: securityContext.seccompProfile.type: \
-             Unconfined)"
+            "Kubernetes: securityContext: { seccompProfile: { type: Unconfined } } (or, from 1.33, hostUsers: false in the pod)\n\
+             Docker, Podman: --security-opt seccomp=unconfined"
                 .into(),
         )
     } else {
@@ -164,6 +173,13 @@ mod tests {
         let b = no_subids("/etc/subgid", Some("alice"), 1000, 0);
         assert!(b.remedy.starts_with("sudo usermod --add-subgids 100000-165535 alice"), "{}", b.remedy);
         assert_eq!(b.what, "alice has no ids in /etc/subgid");
+    }
+
+    #[test]
+    fn the_apparmor_profile_is_for_this_program() {
+        let text = apparmor_profile();
+        let exe = fs::read_link("/proc/self/exe").expect("a program").display().to_string();
+        assert!(text.contains(&format!("profile rbuild {exe} flags=(unconfined) {{\n  userns,\n}}")), "{text}");
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! A Landlock domain of its own for every step.
 //!
-//! It restricts no file access: what it is for is the ptrace check. A process in one domain can neither trace a
+//! Where the step has namespaces the domain restricts no file access: what it is for is the ptrace check. (Where it has
+//! none, [`confine`] also keeps it inside its root.) A process in one domain can neither trace a
 //! process outside of it nor follow its `/proc/<pid>/{environ,root,cwd,fd}`, whatever their user ids, so two steps in
 //! one user namespace with a shared outer `/proc` cannot read each other's secrets. Where the kernel can, signals and
 //! abstract sockets are kept inside as well.
+
+use std::os::fd::BorrowedFd;
 
 use landlock::{
     ABI, Access as _, AccessFs, CompatLevel, Compatible as _, PathBeneath, PathFd, Ruleset, RulesetAttr as _,
@@ -34,5 +37,29 @@ pub(crate) fn enter_domain(may_mount: bool) -> Result<bool, RulesetError> {
         _ => base().scope(Scope::from_all(ABI::V6))?.create()?,
     };
     domain.no_new_privs(false).restrict_self()?;
+    Ok(true)
+}
+
+/// Keeps this thread from opening anything outside of `root`, and from tracing or (where the kernel can) signalling any
+/// process outside of the domain. Sets `no_new_privs`. Returns whether there is Landlock.
+///
+/// What Landlock does not cover (`stat`, `chmod`, `chown`, times, extended attributes) needs a path that leads outside,
+/// and the root switch that comes next leaves none.
+pub(crate) fn confine(root: BorrowedFd<'_>) -> Result<bool, RulesetError> {
+    let version = match abi() {
+        0 => return Ok(false),
+        1 => ABI::V1,
+        2 => ABI::V2,
+        3 => ABI::V3,
+        4 => ABI::V4,
+        5 => ABI::V5,
+        _ => ABI::V6,
+    };
+    let access = AccessFs::from_all(version);
+    let mut ruleset = Ruleset::default().set_compatibility(CompatLevel::HardRequirement).handle_access(access)?;
+    if version >= ABI::V6 {
+        ruleset = ruleset.scope(Scope::from_all(ABI::V6))?;
+    }
+    ruleset.create()?.add_rule(PathBeneath::new(root, access))?.restrict_self()?;
     Ok(true)
 }

@@ -18,14 +18,17 @@ pub mod step;
 pub mod worker;
 
 mod explain;
+mod furnish;
 mod landlock;
+mod notify;
 mod runner;
 mod seccomp;
 mod sys;
 
-pub use doctor::{DoctorReport, doctor};
+pub use doctor::{DoctorReport, RungStatus, doctor};
 pub use enter::{EnterError, WorkerCommand, WorkerHandle, enter, spawn_worker};
 pub use exe::SealedExe;
+pub use furnish::{furnish_dev, furnish_proc};
 pub use idmap::IdMaps;
 pub use probe::{ProbeInput, cache_key, probe};
 pub use report::{Blocker, IdMapping, ProbeReport, ProcMode, Rung};

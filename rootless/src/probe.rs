@@ -17,6 +17,7 @@ use crate::enter::{EnterError, become_root, expect_ready, unshare_rung, write_ma
 use crate::explain;
 use crate::idmap::{IdMaps, IdRange, parse_subids, user_name};
 use crate::report::{Blocker, IdMapping, ProbeReport, ProcMode, Rung};
+use crate::seccomp::{Action, When};
 use crate::sys::{self, Context, Fork, SysError};
 
 /// Ids an exact rung must have: images use those below 65536.
@@ -27,13 +28,16 @@ pub(crate) const IDS_NEEDED: u64 = 65536;
 pub struct ProbeInput<'a> {
     /// The store's directory (need not exist).
     pub store: &'a Path,
+    /// The one rung to look at; without it the best.
+    pub pinned: Option<Rung>,
 }
 
 /// Identity of everything a probe's result depends on: boot, ids, namespaces, capabilities, filters, labels, the subid
 /// files and the store's device.
 #[must_use]
 pub fn cache_key(input: &ProbeInput<'_>) -> String {
-    let mut key = String::from("1");
+    let mut key = String::from("2");
+    let _ = write!(key, " pinned={}", input.pinned.map_or("auto", Rung::as_str));
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let _ = write!(key, " boot={}", read("/proc/sys/kernel/random/boot_id").trim());
     let ids = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
@@ -64,48 +68,201 @@ pub fn cache_key(input: &ProbeInput<'_>) -> String {
     key
 }
 
+/// What a working rung was found to have.
+struct Found {
+    proc_mode: ProcMode,
+    mapping: Option<IdMapping>,
+}
+
 /// Probes the machine. The caller must be single-threaded.
 #[must_use]
 pub fn probe(input: &ProbeInput<'_>) -> ProbeReport {
-    let mut blockers = Vec::new();
-    let mut report = ProbeReport {
+    let mut report = empty_report(input);
+    if let Some(blocker) = explain::old_kernel(&report.kernel) {
+        report.blockers = vec![blocker];
+        return report;
+    }
+    for rung in Rung::ALL {
+        if input.pinned.is_some_and(|pinned| pinned != rung) || rung == Rung::UsernsOne {
+            continue;
+        }
+        match try_rung(rung, input, report.notify) {
+            Ok(found) => {
+                report.rung = rung;
+                report.proc_mode = found.proc_mode;
+                report.mapping = found.mapping;
+                break;
+            }
+            Err(blockers) => report.blockers.extend(blockers),
+        }
+        // Half a root is better than the rungs below: without CAP_NET_ADMIN only RUN --network=none fails.
+        if rung == Rung::Userns
+            && input.pinned.is_none()
+            && let Ok(proc_mode) = try_root(CapabilitySet::SYS_ADMIN)
+        {
+            report.rung = Rung::Root;
+            report.proc_mode = proc_mode;
+            break;
+        }
+    }
+    report
+}
+
+/// Every rung: whether it works, and if not, why.
+pub(crate) fn probe_all(input: &ProbeInput<'_>) -> Vec<(Rung, Vec<Blocker>)> {
+    let report = empty_report(input);
+    if let Some(blocker) = explain::old_kernel(&report.kernel) {
+        return vec![(Rung::Userns, vec![blocker])];
+    }
+    Rung::ALL
+        .into_iter()
+        .filter(|r| *r != Rung::UsernsOne)
+        .map(|rung| (rung, try_rung(rung, input, report.notify).err().unwrap_or_default()))
+        .collect()
+}
+
+fn empty_report(input: &ProbeInput<'_>) -> ProbeReport {
+    ProbeReport {
         rung: Rung::None,
         blockers: Vec::new(),
         proc_mode: ProcMode::default(),
         mapping: None,
         landlock_abi: crate::landlock::abi(),
+        notify: try_notify(),
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
         key: cache_key(input),
+    }
+}
+
+fn try_rung(rung: Rung, input: &ProbeInput<'_>, notify: bool) -> Result<Found, Vec<Blocker>> {
+    let plain = |proc_mode| Found { proc_mode, mapping: None };
+    match rung {
+        Rung::Root => try_root(ROOT_CAPABILITIES).map(plain).map_err(|b| vec![b]),
+        Rung::Userns => try_userns().map(|(mapping, proc_mode)| Found { proc_mode, mapping: Some(mapping) }),
+        Rung::UsernsOne => try_userns_one(notify || input.pinned == Some(rung))
+            .map(|(mapping, proc_mode)| Found { proc_mode, mapping: Some(mapping) })
+            .map_err(|b| vec![b]),
+        Rung::Chroot => try_chroot(input.store, input.pinned == Some(rung)).map(|()| plain(ProcMode::Bind)),
+        Rung::None => Ok(plain(ProcMode::default())),
+    }
+}
+
+/// Whether a seccomp filter can ask another process for answers.
+fn try_notify() -> bool {
+    let install = || {
+        rustix::thread::set_no_new_privs(true).what(|| "set no_new_privs".into())?;
+        let filter = crate::seccomp::trap_filter(&[("readlink", When::Always, Action::Notify)]);
+        sys::install_listener(&filter).what(|| "install a filter with notifications".into())?;
+        Ok(ProcMode::default())
     };
-    if let Some(blocker) = explain::old_kernel(&report.kernel) {
-        report.blockers = vec![blocker];
-        return report;
+    in_child(|| Ok(()), |_| Ok(()), install).is_ok()
+}
+
+/// The ids a user without subordinate ones has.
+fn try_userns_one(notify: bool) -> Result<(IdMapping, ProcMode), Blocker> {
+    let blocker = |what: &str, evidence: String, remedy: &str| Blocker {
+        rung: Rung::UsernsOne,
+        what: what.into(),
+        evidence,
+        remedy: remedy.into(),
+    };
+    if !notify {
+        return Err(blocker(
+            "seccomp user notification is not available",
+            format!(
+                "kernel {}; a filter with a listener was refused",
+                rustix::system::uname().release().to_string_lossy()
+            ),
+            "use Linux 5.19 or newer, not inside another program that has a listener; or pin the rung (--isolation \
+             userns-one) and lose the ownership of files other than root's",
+        ));
     }
-    match try_root(ROOT_CAPABILITIES) {
-        Ok(proc_mode) => {
-            report.rung = Rung::Root;
-            report.proc_mode = proc_mode;
-            return report;
-        }
-        Err(blocker) => blockers.push(blocker),
-    }
-    match try_userns() {
-        Ok((mapping, proc_mode)) => {
-            report.rung = Rung::Userns;
-            report.proc_mode = proc_mode;
-            report.mapping = Some(mapping);
-        }
-        Err(found) => {
-            blockers.extend(found);
-            // Half a root is better than none: without CAP_NET_ADMIN only RUN --network=none fails.
-            if let Ok(proc_mode) = try_root(CapabilitySet::SYS_ADMIN) {
-                report.rung = Rung::Root;
-                report.proc_mode = proc_mode;
-            }
+    let mapping = IdMapping::One { own: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()) };
+    match perform(Rung::UsernsOne, Some(&mapping)) {
+        Ok(proc_mode) => Ok((mapping, proc_mode)),
+        Err(error) => {
+            let mut blocker = explain::userns(&error, &mapping);
+            blocker.rung = Rung::UsernsOne;
+            Err(blocker)
         }
     }
-    report.blockers = blockers;
-    report
+}
+
+/// What the worker and its steps make use of without namespaces.
+const CHROOT_CAPABILITIES: CapabilitySet = CapabilitySet::SYS_CHROOT
+    .union(CapabilitySet::CHOWN)
+    .union(CapabilitySet::DAC_OVERRIDE)
+    .union(CapabilitySet::FOWNER)
+    .union(CapabilitySet::FSETID)
+    .union(CapabilitySet::MKNOD)
+    .union(CapabilitySet::SETUID)
+    .union(CapabilitySet::SETGID);
+
+fn try_chroot(store: &Path, asked_for: bool) -> Result<(), Vec<Blocker>> {
+    let blocker = |what: String, evidence: String, remedy: &str| Blocker {
+        rung: Rung::Chroot,
+        what,
+        evidence,
+        remedy: remedy.into(),
+    };
+    let caps = sys::effective_capabilities();
+    let missing = CHROOT_CAPABILITIES.difference(caps);
+    if !missing.is_empty() || !rustix::process::geteuid().is_root() {
+        let names: Vec<_> = missing.iter_names().map(|(name, _)| format!("CAP_{name}")).collect();
+        let uid = rustix::process::geteuid().as_raw();
+        return Err(vec![blocker(
+            if uid == 0 { format!("no {}", names.join(", ")) } else { format!("it needs user 0, this is {uid}") },
+            format!("user {uid}, effective capabilities {:#x}", caps.bits()),
+            "run the container as user 0 with the default capabilities (Kubernetes: securityContext.runAsUser: 0, and no \
+             capabilities.drop)",
+        )]);
+    }
+    let mut blockers = Vec::new();
+    if crate::landlock::abi() == 0 && !asked_for {
+        blockers.push(blocker(
+            "the kernel has no Landlock, which keeps steps inside their root".into(),
+            "landlock_create_ruleset is not answered".into(),
+            "use a kernel with Landlock (5.13, and \"landlock\" in /sys/kernel/security/lsm), or accept steps that can leave \
+             their root: --isolation chroot",
+        ));
+    }
+    let confine = || {
+        let root =
+            rustix::fs::open("/", rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())
+                .what(|| "open the root directory".into())?;
+        crate::landlock::confine(std::os::fd::AsFd::as_fd(&root))
+            .map_err(std::io::Error::other)
+            .what(|| "enter a Landlock domain".into())?;
+        rustix::process::chroot("/").what(|| "chroot".into())?;
+        Ok(ProcMode::Bind)
+    };
+    if let Err(error) = in_child(|| Ok(()), |_| Ok(()), confine) {
+        blockers.push(blocker(
+            "chroot under Landlock is refused".into(),
+            error.to_string(),
+            "let the container's seccomp profile allow chroot and landlock_restrict_self, as the runtimes' default does",
+        ));
+    }
+    let place = store.ancestors().find(|dir| dir.is_dir()).unwrap_or(Path::new("/"));
+    let node = place.join(format!(".rbuild-probe-{}", rustix::process::getpid().as_raw_pid()));
+    if let Err(error) = try_node(&node) {
+        blockers.push(blocker(
+            "device nodes cannot be made or used where the store is".into(),
+            format!("mknod {} c 1 3: {error}", node.display()),
+            "keep CAP_MKNOD, and put the store (--root) on a writable file system that is not mounted nodev",
+        ));
+    }
+    if blockers.is_empty() { Ok(()) } else { Err(blockers) }
+}
+
+/// Makes a /dev/null at `path` and writes to it.
+fn try_node(path: &Path) -> std::io::Result<()> {
+    use rustix::fs::{CWD, FileType, Mode, OFlags, makedev};
+    rustix::fs::mknodat(CWD, path, FileType::CharacterDevice, Mode::RUSR | Mode::WUSR, makedev(1, 3))?;
+    let opened = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
+    fs::remove_file(path)?;
+    rustix::io::write(&opened?, b"x")?;
+    Ok(())
 }
 
 /// What the worker and its steps make use of as real root. In a user namespace they have all of them.
@@ -216,7 +373,7 @@ fn perform(rung: Rung, mapping: Option<&IdMapping>) -> Result<ProcMode, EnterErr
         || unshare_rung(rung),
         |pid| mapping.map_or(Ok(()), |m| write_maps(pid, m)),
         || {
-            if rung == Rung::Userns {
+            if rung != Rung::Root {
                 become_root()?;
             }
             try_mounts()
@@ -318,9 +475,9 @@ mod tests {
 
     #[test]
     fn the_cache_key_is_stable_and_follows_the_store() {
-        let one = ProbeInput { store: Path::new("/") };
+        let one = ProbeInput { store: Path::new("/"), pinned: None };
         assert_eq!(cache_key(&one), cache_key(&one));
-        let other = ProbeInput { store: Path::new("/proc/does-not-exist") };
+        let other = ProbeInput { store: Path::new("/proc/does-not-exist"), pinned: None };
         assert_ne!(cache_key(&one), cache_key(&other));
     }
 }

@@ -12,17 +12,62 @@ pub enum Rung {
     Root,
     /// A user namespace with many ids.
     Userns,
+    /// A user namespace with one id; others are emulated.
+    UsernsOne,
+    /// No namespaces: `chroot` under Landlock.
+    Chroot,
     /// No RUN possible.
     None,
 }
 
 impl Rung {
+    /// Every rung, best first.
+    pub const ALL: [Self; 5] = [Self::Root, Self::Userns, Self::UsernsOne, Self::Chroot, Self::None];
+
+    /// The rung users call `name`.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|rung| rung.as_str() == name)
+    }
+
+    /// What it is, in a line.
+    #[must_use]
+    pub fn summary(self) -> &'static str {
+        match self {
+            Self::Root => "real root in namespaces of its own",
+            Self::Userns => "a user namespace with many ids",
+            Self::UsernsOne => "a user namespace with one id, the others emulated",
+            Self::Chroot => "chroot under Landlock, no namespaces",
+            Self::None => "everything but RUN",
+        }
+    }
+
+    /// Whether the worker has a mount namespace of its own.
+    #[must_use]
+    pub fn can_mount(self) -> bool {
+        matches!(self, Self::Root | Self::Userns | Self::UsernsOne)
+    }
+
+    /// What steps on this rung can do that they should not; `None` where they are isolated.
+    #[must_use]
+    pub fn weakness(self) -> Option<&'static str> {
+        match self {
+            Self::Chroot => Some(
+                "RUN steps are confined by chroot and Landlock only, not isolated: they share process ids and the network with \
+                 the builder",
+            ),
+            Self::Root | Self::Userns | Self::UsernsOne | Self::None => None,
+        }
+    }
+
     /// The name users see.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Root => "root",
             Self::Userns => "userns",
+            Self::UsernsOne => "userns-one",
+            Self::Chroot => "chroot",
             Self::None => "none",
         }
     }
@@ -45,7 +90,7 @@ pub enum ProcMode {
     Bind,
 }
 
-/// How the user namespace of [`Rung::Userns`] gets its ids.
+/// How the user namespace of [`Rung::Userns`] or [`Rung::UsernsOne`] gets its ids.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "by", rename_all = "lowercase")]
 pub enum IdMapping {
@@ -59,6 +104,11 @@ pub enum IdMapping {
         uids: Vec<IdRange>,
         /// Subordinate gids.
         gids: Vec<IdRange>,
+    },
+    /// Written by us, who may map our own ids only: the user is 0, nobody else exists.
+    One {
+        /// The user's own ids: uid, gid.
+        own: (u32, u32),
     },
 }
 
@@ -84,10 +134,12 @@ pub struct ProbeReport {
     pub blockers: Vec<Blocker>,
     /// `/proc` of steps.
     pub proc_mode: ProcMode,
-    /// Ids of [`Rung::Userns`].
+    /// Ids of the user namespace, where the rung has one.
     pub mapping: Option<IdMapping>,
     /// Landlock ABI version; 0 without Landlock.
     pub landlock_abi: u32,
+    /// A seccomp filter can ask this program to answer calls.
+    pub notify: bool,
     /// `uname -r`.
     pub kernel: String,
     /// The [`crate::cache_key`] at the time of the probe: a kept report is valid while it is unchanged.

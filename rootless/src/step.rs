@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::report::ProcMode;
 
 /// Version of [`StepSpec`] and [`StepOutcome`]; both sides are the same binary, so a mismatch is a defect.
-pub const STEP_VERSION: u32 = 1;
+pub const STEP_VERSION: u32 = 2;
 
 /// One process to run in its own namespaces over a prepared root file system.
 ///
@@ -48,12 +48,40 @@ pub struct StepSpec {
     pub insecure: bool,
     /// Parent cgroup for the step; empty for none.
     pub cgroup_parent: String,
-    /// What the step sees at `/proc`.
+    /// What the step sees at `/proc`, where it has mounts.
     pub proc_mode: ProcMode,
+    /// How the root is changed.
+    pub switch: RootSwitch,
+    /// Which system calls are answered for the kernel.
+    pub emulation: Emulation,
     /// Mount a sysfs of its own (real root) rather than the outer `/sys`.
     pub fresh_sys: bool,
     /// A directory to show read-only at `/sys/fs/cgroup`, where `/sys` does not bring one along.
     pub cgroup_dir: Option<PathBuf>,
+}
+
+/// How a step gets its root file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RootSwitch {
+    /// Namespaces and `pivot_root`: libcontainer's work.
+    Pivot,
+    /// `chroot` under Landlock, no namespaces. `mounts` must be empty: whoever prepares the root puts things in place.
+    Chroot,
+}
+
+/// What a step process does in the kernel's stead, by seccomp user notification.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Emulation {
+    /// Nothing.
+    None,
+    /// Opens and links below `/proc`, where none can be mounted (see [`crate::furnish_proc`]).
+    Proc,
+    /// Users, groups and owners beyond the one id there is.
+    Ids,
+    /// The same calls succeed and do nothing: the kernel takes one listener only, and somebody else has it.
+    Errno,
 }
 
 /// Network of a step.

@@ -96,12 +96,18 @@ pub(crate) fn exit_code(status: i32) -> i32 {
     if libc::WIFEXITED(status) { libc::WEXITSTATUS(status) } else { 128 + libc::WTERMSIG(status) }
 }
 
-/// Closes every descriptor from `first` on except `keep`.
-pub(crate) fn close_from_except(first: RawFd, keep: RawFd) {
-    if first < keep {
-        close_range(first, keep - 1, 0);
+/// Closes every descriptor from `first` on except those in `keep`.
+pub(crate) fn close_from_except(first: RawFd, keep: &[RawFd]) {
+    let mut keep = keep.to_vec();
+    keep.sort_unstable();
+    let mut next = first;
+    for fd in keep {
+        if next < fd {
+            close_range(next, fd - 1, 0);
+        }
+        next = next.max(fd + 1);
     }
-    close_range(keep + 1, RawFd::MAX, 0);
+    close_range(next, RawFd::MAX, 0);
 }
 
 /// Marks every descriptor from `first` on close-on-exec.
@@ -146,6 +152,214 @@ pub(crate) fn install_filter(program: &Program) -> io::Result<()> {
     // SAFETY: `filter` points to `len` initialised instructions that outlive the call; the kernel copies them.
     let rc = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const filter) };
     if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Installs a filter on this thread whose notifications can be read from the returned descriptor. Needs CAP_SYS_ADMIN or
+/// `no_new_privs`.
+pub(crate) fn install_listener(program: &Program) -> io::Result<OwnedFd> {
+    // Signals must not restart a call that the supervisor has carried out already (kernel 5.19).
+    const WAIT_KILLABLE_RECV: libc::c_ulong = 1 << 5;
+    let len = libc::c_ushort::try_from(program.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let filter = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
+    let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | WAIT_KILLABLE_RECV;
+    // SAFETY: `filter` points to `len` initialised instructions that outlive the call; the kernel copies them.
+    let fd = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const filter) };
+    match RawFd::try_from(fd) {
+        // SAFETY: the kernel has just made this descriptor for us.
+        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// A call that waits for an answer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Notification {
+    /// The kernel's name for it.
+    pub(crate) id: u64,
+    /// The calling thread, in our pid namespace.
+    pub(crate) pid: i32,
+    /// Audit number of the architecture.
+    pub(crate) arch: u32,
+    /// The call.
+    pub(crate) nr: i32,
+    /// Its arguments.
+    pub(crate) args: [u64; 6],
+}
+
+/// How a call is answered.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// The kernel carries it out.
+    Continue,
+    /// It returns this.
+    Value(i64),
+    /// It fails with this error number.
+    Error(i32),
+    /// It returns a duplicate of this descriptor.
+    Fd {
+        /// Ours.
+        fd: OwnedFd,
+        /// The caller's is close-on-exec.
+        cloexec: bool,
+    },
+}
+
+const NOTIF_RECV: libc::c_ulong = 0xc050_2100;
+const NOTIF_SEND: libc::c_ulong = 0xc018_2101;
+const NOTIF_ADDFD: libc::c_ulong = 0x4018_2103;
+const NOTIF_SET_FLAGS: libc::c_ulong = 0x4008_2104;
+
+/// Wakes supervisor and caller on one CPU (kernel 6.6), which halves the cost of a call; without it all works the same.
+pub(crate) fn notify_wake_up_in_step(listener: BorrowedFd<'_>) {
+    const SYNC_WAKE_UP: u64 = 1;
+    // SAFETY: the argument is a plain number. An error means an older kernel.
+    unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_SET_FLAGS as _, SYNC_WAKE_UP) };
+}
+
+/// Takes the next notification; `None` if its caller is gone.
+pub(crate) fn notify_receive(listener: BorrowedFd<'_>) -> io::Result<Option<Notification>> {
+    // SAFETY: all-zero is valid for this plain struct, and required by the kernel.
+    let mut request: libc::seccomp_notif = unsafe { std::mem::zeroed() };
+    // SAFETY: the ioctl writes one `seccomp_notif`.
+    if unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_RECV as _, &raw mut request) } < 0 {
+        let error = io::Error::last_os_error();
+        return match error.raw_os_error() {
+            Some(libc::ENOENT | libc::EINTR | libc::EAGAIN) => Ok(None),
+            _ => Err(error),
+        };
+    }
+    Ok(Some(Notification {
+        id: request.id,
+        pid: i32::try_from(request.pid).unwrap_or(0),
+        arch: request.data.arch,
+        nr: request.data.nr,
+        args: request.data.args,
+    }))
+}
+
+/// Answers a notification. Errors do not matter: the caller is gone.
+pub(crate) fn notify_answer(listener: BorrowedFd<'_>, id: u64, answer: &Answer) {
+    let mut response = libc::seccomp_notif_resp { id, val: 0, error: 0, flags: 0 };
+    match answer {
+        Answer::Continue => response.flags = 1,
+        Answer::Value(value) => response.val = *value,
+        Answer::Error(code) => response.error = -code,
+        Answer::Fd { fd, cloexec } => {
+            const ADDFD_SEND: u32 = 2;
+            let request = libc::seccomp_notif_addfd {
+                id,
+                flags: ADDFD_SEND,
+                srcfd: u32::try_from(fd.as_raw_fd()).unwrap_or(u32::MAX),
+                newfd: 0,
+                newfd_flags: if *cloexec { u32::try_from(libc::O_CLOEXEC).unwrap_or(0) } else { 0 },
+            };
+            // SAFETY: the ioctl reads one `seccomp_notif_addfd`.
+            if unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_ADDFD as _, &raw const request) } >= 0 {
+                return;
+            }
+            // The caller's table is full, most likely: its call must end all the same.
+            response.error = -io::Error::last_os_error().raw_os_error().unwrap_or(libc::EMFILE);
+        }
+    }
+    // SAFETY: the ioctl reads one `seccomp_notif_resp`.
+    unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_SEND as _, &raw const response) };
+}
+
+/// Reads another process's memory into `buffer`; gives how much there was.
+pub(crate) fn read_memory(pid: i32, address: u64, buffer: &mut [u8]) -> io::Result<usize> {
+    let local = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let remote = libc::iovec {
+        iov_base: usize::try_from(address).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))? as *mut _,
+        iov_len: buffer.len(),
+    };
+    // SAFETY: `local` describes `buffer`; `remote` is only interpreted by the kernel, in the other process.
+    let got = unsafe { libc::process_vm_readv(pid, &raw const local, 1, &raw const remote, 1, 0) };
+    usize::try_from(got).map_err(|_| io::Error::last_os_error())
+}
+
+/// Writes `bytes` into another process's memory.
+pub(crate) fn write_memory(pid: i32, address: u64, bytes: &[u8]) -> io::Result<usize> {
+    let local = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    let remote = libc::iovec {
+        iov_base: usize::try_from(address).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))? as *mut _,
+        iov_len: bytes.len(),
+    };
+    // SAFETY: `local` describes `bytes`, which is only read; `remote` is only interpreted by the kernel.
+    let got = unsafe { libc::process_vm_writev(pid, &raw const local, 1, &raw const remote, 1, 0) };
+    usize::try_from(got).map_err(|_| io::Error::last_os_error())
+}
+
+/// Runs `work` with another real user and group id; the effective ones, and with them the capabilities, stay. Whether a
+/// process may look into another one depends on the real ids. The caller must be single-threaded.
+pub(crate) fn as_real_ids<T>(uid: u32, gid: u32, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    const KEEP: libc::c_long = -1;
+    // SAFETY: plain numbers; only this thread's credentials change, and there is no other.
+    let set = |uid: libc::c_long, gid: libc::c_long| unsafe {
+        libc::syscall(libc::SYS_setresgid, gid, KEEP, KEEP) == 0
+            && libc::syscall(libc::SYS_setresuid, uid, KEEP, KEEP) == 0
+    };
+    let result = if set(uid.into(), gid.into()) { work() } else { Err(io::Error::last_os_error()) };
+    set(0, 0);
+    result
+}
+
+/// Runs `work` with another user's and group's rights to files. The caller must be single-threaded.
+pub(crate) fn as_file_ids<T>(uid: u32, gid: u32, work: impl FnOnce() -> T) -> T {
+    // SAFETY: plain numbers; only this thread's credentials change, and there is no other. The calls cannot fail but
+    // keep the old value, and the caller's own ids are 0.
+    let set = |uid: u32, gid: u32| unsafe {
+        libc::syscall(libc::SYS_setfsgid, gid);
+        libc::syscall(libc::SYS_setfsuid, uid);
+    };
+    set(uid, gid);
+    let result = work();
+    set(0, 0);
+    result
+}
+
+/// Reaps every child that has ended except `spare`; whether any is left.
+pub(crate) fn reap_others(spare: i32) -> bool {
+    loop {
+        // SAFETY: all-zero is a valid `siginfo_t`.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+        // SAFETY: the pointer is to a live local; with WNOWAIT nothing is reaped yet.
+        if unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, flags | libc::__WALL) } < 0 {
+            return false;
+        }
+        // SAFETY: filled in by `waitid`, or still zero where no child has ended.
+        let pid = unsafe { info.si_pid() };
+        if pid == 0 || pid == spare {
+            return true;
+        }
+        // SAFETY: only this process reaps its children, and this one has ended; no status is asked for.
+        unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::__WALL | libc::WNOHANG) };
+    }
+}
+
+/// Sends one message with a descriptor.
+pub(crate) fn send_fd(socket: BorrowedFd<'_>, fd: BorrowedFd<'_>) -> io::Result<()> {
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+    let fds = [fd];
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    control.push(SendAncillaryMessage::ScmRights(&fds));
+    sendmsg(socket, &[io::IoSlice::new(b"l")], &mut control, SendFlags::empty())?;
+    Ok(())
+}
+
+/// Receives what [`send_fd`] sent; `None` where the other side has closed.
+pub(crate) fn receive_fd(socket: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    recvmsg(socket, &mut [io::IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let fd = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    Ok(fd)
 }
 
 /// Sets attributes of a mount given by descriptor.

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::idmap::IdMaps;
 use crate::report::{ProbeReport, ProcMode, Rung};
+use crate::step::{Emulation, RootSwitch};
 use crate::sys::{Context, SysError};
 
 const CGROUP: &str = "/sys/fs/cgroup";
@@ -26,6 +27,8 @@ pub struct WorkerOptions {
     pub proc_mode: ProcMode,
     /// Landlock ABI version.
     pub landlock_abi: u32,
+    /// Seccomp user notification works.
+    pub notify: bool,
     /// A directory that may be hidden by the worker's tmpfs; created if missing. All workers can share it.
     pub mountpoint: PathBuf,
 }
@@ -34,7 +37,13 @@ impl WorkerOptions {
     /// The options that go with a probe's report.
     #[must_use]
     pub fn new(report: &ProbeReport, mountpoint: PathBuf) -> Self {
-        Self { rung: report.rung, proc_mode: report.proc_mode, landlock_abi: report.landlock_abi, mountpoint }
+        Self {
+            rung: report.rung,
+            proc_mode: report.proc_mode,
+            landlock_abi: report.landlock_abi,
+            notify: report.notify,
+            mountpoint,
+        }
     }
 }
 
@@ -43,12 +52,14 @@ impl WorkerOptions {
 pub struct WorkerContext {
     /// The rung.
     pub rung: Rung,
-    /// A directory private to this worker, mode 0700: in memory (tmpfs), except on [`Rung::None`].
+    /// A directory private to this worker, mode 0700: in memory (tmpfs) where the rung can mount.
     pub state_dir: PathBuf,
     /// `/proc` of steps.
     pub proc_mode: ProcMode,
     /// Landlock ABI version.
     pub landlock_abi: u32,
+    /// Seccomp user notification works.
+    pub notify: bool,
     /// The ids that can be used.
     pub ids: IdMaps,
     /// A read-only cgroup2 to bind at `/sys/fs/cgroup` of steps where `/sys` does not bring one.
@@ -60,7 +71,28 @@ impl WorkerContext {
     #[must_use]
     pub fn steps_are_separate(&self) -> bool {
         // ABI 1 has no harmless access right to build a domain from.
-        self.proc_mode == ProcMode::Fresh || self.landlock_abi > 1
+        match self.rung {
+            // Without namespaces it is Landlock or nothing, and any version restricts ptrace.
+            Rung::Chroot => self.landlock_abi > 0,
+            _ => self.proc_mode == ProcMode::Fresh || self.landlock_abi > 1,
+        }
+    }
+
+    /// How steps change their root.
+    #[must_use]
+    pub fn switch(&self) -> RootSwitch {
+        if self.rung == Rung::Chroot { RootSwitch::Chroot } else { RootSwitch::Pivot }
+    }
+
+    /// What is emulated for steps.
+    #[must_use]
+    pub fn emulation(&self) -> Emulation {
+        match (self.rung, self.notify) {
+            (Rung::Chroot, true) => Emulation::Proc,
+            (Rung::UsernsOne, true) => Emulation::Ids,
+            (Rung::UsernsOne, false) => Emulation::Errno,
+            _ => Emulation::None,
+        }
     }
 }
 
@@ -85,17 +117,18 @@ pub fn worker_init(options: &WorkerOptions) -> Result<WorkerContext, WorkerError
         state_dir: options.mountpoint.clone(),
         proc_mode: options.proc_mode,
         landlock_abi: options.landlock_abi,
+        notify: options.notify,
         ids: IdMaps::current(),
         cgroup_dir: None,
     };
     make_dir(&options.mountpoint)?;
     match options.rung {
-        Rung::None => {
+        Rung::None | Rung::Chroot => {
             let own = options.mountpoint.join(format!("worker-{}", std::process::id()));
             make_dir(&own)?;
             context.state_dir = own;
         }
-        Rung::Root | Rung::Userns => {
+        Rung::Root | Rung::Userns | Rung::UsernsOne => {
             mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
                 .what(|| "make the worker's mounts private".into())?;
             mount("tmpfs", &context.state_dir, "tmpfs", QUIET, Some(c"mode=0700"))

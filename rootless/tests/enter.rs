@@ -66,7 +66,7 @@ fn run_all() -> ExitCode {
 }
 
 fn probe() -> ProbeReport {
-    rootless::probe(&ProbeInput { store: Path::new("/") })
+    rootless::probe(&ProbeInput { store: Path::new("/"), pinned: None })
 }
 
 fn state_dir() -> PathBuf {
@@ -134,6 +134,8 @@ fn worker(options: &str, what: &str) -> ExitCode {
                 insecure: false,
                 cgroup_parent: String::new(),
                 proc_mode: context.proc_mode,
+                switch: context.switch(),
+                emulation: context.emulation(),
                 fresh_sys: context.rung == Rung::Root,
                 cgroup_dir: None,
             };

@@ -82,6 +82,10 @@ async fn run(
         let runner = Runner::new(inside.context.clone(), DnsOptions::default());
         Ok(Arc::new(runner.map_err(|e| early(Failure::new(e.kind(), e.to_string())))?))
     };
+    if let (Ok(_), Some(weakness)) = (&steps, inside.context.rung.weakness()) {
+        let rung = inside.context.rung;
+        events.notice("isolation", format!("isolation {rung}: {weakness} (`rbuild doctor` says what would lift that)"));
+    }
     let cancel = Cancel::default();
     let builder = Builder {
         store: store.clone(),

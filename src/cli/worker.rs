@@ -17,23 +17,29 @@ use crate::store::{SnapshotterChoice, Store, StoreOptions};
 /// Probes, enters, waits. Runs before any thread exists.
 pub(super) fn start(global: &Global, args: &[OsString]) -> Result<u8, Failure> {
     let root = settings::store_root(global)?;
-    let mut report = probe(&root)?;
-    restrict(&mut report, &global.isolation)?;
-    let options = WorkerOptions::new(&report, runtime_dir()?.join("worker"));
+    let pinned = pinned(&global.isolation)?;
+    let report = probe(&root, pinned)?;
+    let options = WorkerOptions::new(&report, state_dir(report.rung)?.join("worker"));
     let isolation = |e: &dyn std::fmt::Display| {
         Failure::new(FaultKind::Isolation, format!("cannot start the worker: {e}"))
             .hint("`rbuild doctor` shows what this machine allows")
     };
     let (socket, theirs) = broker::pair().map_err(|e| isolation(&e))?;
-    let told =
-        Told { options, blockers: report.blockers.iter().map(|b| format!("{}: {}", b.what, b.remedy)).collect() };
+    let told = Told {
+        options,
+        blockers: report
+            .blockers
+            .iter()
+            .map(|b| format!("{}: {}: {}", b.rung, b.what, b.remedy.replace('\n', "; ")))
+            .collect(),
+    };
     let told = serde_json::to_string(&told).map_err(|e| isolation(&e))?;
     let mut argv: Vec<OsString> = vec!["rbuild".into(), WORKER_ROLE.into(), told.into()];
     argv.extend(args.iter().skip(1).cloned());
     let command = WorkerCommand { report: &report, argv, env: None, fds: vec![theirs] };
     let handle = rootless::spawn_worker(command).map_err(|e| {
         // A report that does not hold any more must not be used again.
-        forget_probe();
+        forget_probe(pinned);
         isolation(&e)
     })?;
     broker::serve(socket).map_err(|e| isolation(&e))?;
@@ -53,11 +59,25 @@ struct Told {
 /// A private directory for things that do not outlive the boot.
 fn runtime_dir() -> Result<PathBuf, Failure> {
     let uid = rustix::process::getuid().as_raw();
-    let candidates = [
+    private_dir([
         settings::variable("XDG_RUNTIME_DIR").map(|d| PathBuf::from(d).join("rbuild")),
         Some(std::env::temp_dir().join(format!("rbuild-{uid}"))),
         Some(PathBuf::from(format!("/dev/shm/rbuild-{uid}"))),
-    ];
+    ])
+}
+
+/// Where the worker's own files go: in memory if at all possible, as secrets are among them. A worker that can mount
+/// covers the directory with a tmpfs.
+fn state_dir(rung: Rung) -> Result<PathBuf, Failure> {
+    if rung.can_mount() {
+        return runtime_dir();
+    }
+    let uid = rustix::process::getuid().as_raw();
+    private_dir([Some(PathBuf::from(format!("/dev/shm/rbuild-{uid}")))]).or_else(|_| runtime_dir())
+}
+
+fn private_dir(candidates: impl IntoIterator<Item = Option<PathBuf>>) -> Result<PathBuf, Failure> {
+    let uid = rustix::process::getuid().as_raw();
     for dir in candidates.into_iter().flatten() {
         let _ = rustix::fs::mkdir(&dir, Mode::RWXU);
         // Others can make such names in /tmp: only a directory that is really ours will do.
@@ -72,20 +92,22 @@ fn runtime_dir() -> Result<PathBuf, Failure> {
         .hint("set XDG_RUNTIME_DIR or TMPDIR to a writable directory"))
 }
 
-fn probe_file() -> Option<PathBuf> {
-    Some(runtime_dir().ok()?.join("probe.json"))
+fn probe_file(pinned: Option<Rung>) -> Option<PathBuf> {
+    Some(runtime_dir().ok()?.join(format!("probe-{}.json", pinned.map_or("auto", Rung::as_str))))
 }
 
-fn forget_probe() {
-    if let Some(file) = probe_file() {
+fn forget_probe(pinned: Option<Rung>) {
+    if let Some(file) = probe_file(pinned) {
         let _ = std::fs::remove_file(file);
     }
 }
 
 /// The machine's report, from this boot's cache where the circumstances are the same.
-fn probe(root: &Path) -> Result<ProbeReport, Failure> {
-    let input = ProbeInput { store: root };
-    let file = probe_file();
+///
+/// A pinned rung is that one or an error.
+fn probe(root: &Path, pinned: Option<Rung>) -> Result<ProbeReport, Failure> {
+    let input = ProbeInput { store: root, pinned };
+    let file = probe_file(pinned);
     let key = rootless::cache_key(&input);
     let kept = file.as_ref().and_then(|f| serde_json::from_slice::<ProbeReport>(&std::fs::read(f).ok()?).ok());
     if let Some(report) = kept.filter(|r| r.cache_key() == key && r.can_run()) {
@@ -96,32 +118,23 @@ fn probe(root: &Path) -> Result<ProbeReport, Failure> {
         // Only a cache: the next run probes again.
         let _ = crate::base::file::write_atomic(&file, &text);
     }
-    Ok(report)
+    let Some(wanted) = pinned.filter(|wanted| *wanted != report.rung) else { return Ok(report) };
+    let failure = Failure::new(FaultKind::Isolation, format!("--isolation {wanted}: it does not work here"));
+    Err(match report.blockers.iter().find(|b| b.rung == wanted) {
+        Some(b) => failure.hint(format!("{} ({}): {}", b.what, b.evidence, b.remedy.replace('\n', "; "))),
+        None => failure,
+    })
 }
 
-/// `--isolation`: a pinned rung is that one or an error.
-fn restrict(report: &mut ProbeReport, wanted: &str) -> Result<(), Failure> {
-    let rung = match wanted {
-        "auto" => return Ok(()),
-        "root" => Rung::Root,
-        "userns" => Rung::Userns,
-        "none" => Rung::None,
-        other => {
-            let known = ["auto", "root", "userns", "none"];
-            let hint = crate::base::wording::did_you_mean(other, known);
-            return Err(Failure::new(FaultKind::Usage, format!("--isolation: unknown rung \"{other}\"{hint}")));
-        }
-    };
-    if rung == Rung::None || rung == report.rung {
-        report.rung = rung;
-        return Ok(());
+/// `--isolation`.
+fn pinned(wanted: &str) -> Result<Option<Rung>, Failure> {
+    if wanted == "auto" {
+        return Ok(None);
     }
-    let blocker = report.blockers.iter().find(|b| b.rung == rung);
-    let failure =
-        Failure::new(FaultKind::Isolation, format!("--isolation {wanted}: this machine offers {}", report.rung));
-    Err(match blocker {
-        Some(b) => failure.hint(format!("{}: {}", b.what, b.remedy)),
-        None => failure,
+    Rung::from_name(wanted).map(Some).ok_or_else(|| {
+        let known: Vec<&str> = std::iter::once("auto").chain(Rung::ALL.iter().map(|r| r.as_str())).collect();
+        let hint = crate::base::wording::did_you_mean(wanted, known);
+        Failure::new(FaultKind::Usage, format!("--isolation: unknown rung \"{wanted}\"{hint}"))
     })
 }
 
@@ -140,7 +153,24 @@ impl Inside {
         std::fs::create_dir_all(&mounts).map_err(|e| {
             Failure::new(FaultKind::of_io(&e, FaultKind::Store), format!("cannot create {}: {e}", mounts.display()))
         })?;
-        let options = StoreOptions { snapshotter: self.snapshotter, mount_dir: Some(mounts), events };
+        let rung = self.context.rung;
+        let snapshotter = match self.snapshotter {
+            // A mount would be the whole machine's, or the whole container's.
+            SnapshotterChoice::Auto if !rung.can_mount() => {
+                let text =
+                    format!("isolation {rung} mounts nothing: using the native snapshotter, which copies whole trees");
+                events.notice("native-snapshotter", text);
+                SnapshotterChoice::Native
+            }
+            SnapshotterChoice::Overlay if !rung.can_mount() => {
+                let text = format!("--snapshotter overlay: isolation {rung} mounts nothing");
+                return Err(
+                    Failure::new(FaultKind::Isolation, text).hint("leave the choice to rbuild, or ask for native")
+                );
+            }
+            choice => choice,
+        };
+        let options = StoreOptions { snapshotter, mount_dir: Some(mounts), events };
         Store::open(&self.root, &options).map_err(|e| store_failure(&e))
     }
 

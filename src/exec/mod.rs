@@ -5,6 +5,7 @@ mod cwd;
 pub mod emulation;
 pub mod file;
 mod hosts;
+mod place;
 pub mod run;
 pub mod secret;
 mod user;

@@ -12,18 +12,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rootless::step::{Network, Rlimit, STEP_VERSION, StepMount, StepOutcome, StepSpec, Usage};
+use rootless::step::{Network, Rlimit, RootSwitch, STEP_VERSION, StepMount, StepOutcome, StepSpec, Usage};
 use rootless::{Rung, RunningStep, SealedExe, SpawnError, WorkerContext};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::sync::RwLock;
 
 pub use super::hosts::DnsOptions;
+use super::place::{PlaceError, Placement};
 pub use super::user::UserError;
 use super::{cwd, hosts, user};
 use crate::base::events::Stream;
 use crate::base::{Digest, Events, FaultKind, file};
 use crate::llb::op::{Meta, NetMode, ProxyEnv, SecurityMode};
+use crate::store::CacheMount;
 
 /// SPEC C5.01.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -62,6 +64,10 @@ pub struct RunRequest<'a> {
     pub shm_size: u64,
     /// The step has secrets or agents in its environment or mounts.
     pub confidential: bool,
+    /// An empty directory outside of `root` on its file system, where the rung cannot mount.
+    pub aside: Option<PathBuf>,
+    /// The cache mounts among `mounts`, which are lent to the root where the rung cannot mount.
+    pub caches: Vec<&'a CacheMount>,
 }
 
 /// How a RUN ended.
@@ -121,6 +127,9 @@ pub enum ExecError {
         /// Hard limit.
         hard: i64,
     },
+    /// Mounts could not be replaced by moves and copies.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
     /// The step process failed.
     #[error(transparent)]
     Spawn(#[from] SpawnError),
@@ -138,7 +147,10 @@ impl ExecError {
             Self::NoRung | Self::UnmappedId { .. } | Self::NotStarted(_) => FaultKind::Isolation,
             Self::User(_) | Self::Cwd { .. } => FaultKind::Input,
             Self::Ulimit { .. } => FaultKind::Usage,
-            Self::Io { source, .. } => FaultKind::of_io(source, FaultKind::Internal),
+            Self::Io { source, .. } | Self::Place(PlaceError::Io { source, .. }) => {
+                FaultKind::of_io(source, FaultKind::Internal)
+            }
+            Self::Place(PlaceError::Lost { .. }) => FaultKind::Input,
             Self::Spawn(_) => FaultKind::Internal,
         }
     }
@@ -166,7 +178,10 @@ impl Runner {
     /// # Errors
     /// When the program cannot be protected from the steps.
     pub fn new(context: WorkerContext, dns: DnsOptions) -> Result<Self, ExecError> {
-        let exe = SealedExe::new().map_err(io_error("protect the program from the steps it runs"))?;
+        let exe = match context.switch() {
+            RootSwitch::Pivot => SealedExe::new().map_err(io_error("protect the program from the steps it runs"))?,
+            RootSwitch::Chroot => SealedExe::out_of_reach(),
+        };
         Ok(Self { context, exe: Arc::new(exe), dns, next: AtomicU64::new(0), together: RwLock::new(()) })
     }
 
@@ -208,15 +223,27 @@ impl Runner {
                 (false, true) => (Some(self.together.write().await), None),
                 (false, false) => (None, Some(self.together.read().await)),
             };
-            let (spec, files) = self.prepare(&request)?;
+            let (mut spec, files) = self.prepare(&request)?;
+            let placement = match (&request.aside, spec.switch) {
+                (Some(aside), RootSwitch::Chroot) => {
+                    let mounts = std::mem::take(&mut spec.mounts);
+                    Some(tokio::task::block_in_place(|| {
+                        Placement::new(request.root, aside, &mounts, &request.caches, spec.emulation)
+                    })?)
+                }
+                _ => None,
+            };
             let exe = Arc::clone(&self.exe);
             let step = tokio::task::spawn_blocking(move || rootless::spawn_step(&exe, &spec))
                 .await
                 .map_err(|e| io_error("start a step")(io::Error::other(e)))??;
             let outcome = follow(step, events, vertex).await;
             drop(files);
+            let taken_out = placement.map_or(Ok(()), |p| tokio::task::block_in_place(|| p.remove()));
             match outcome? {
-                StepOutcome::Exited { code, usage } => Ok(RunResult { code, usage }),
+                // A step that failed on its own has the better explanation.
+                StepOutcome::Exited { code, usage } if code != 0 => Ok(RunResult { code, usage }),
+                StepOutcome::Exited { code, usage } => Ok(taken_out.map(|()| RunResult { code, usage })?),
                 StepOutcome::Failed { message } => Err(ExecError::NotStarted(message)),
             }
         };
@@ -270,6 +297,8 @@ impl Runner {
             insecure: request.security == SecurityMode::Insecure,
             cgroup_parent: String::new(),
             proc_mode: self.context.proc_mode,
+            switch: self.context.switch(),
+            emulation: self.context.emulation(),
             fresh_sys: self.context.rung == Rung::Root,
             cgroup_dir: self.context.cgroup_dir.clone(),
         };

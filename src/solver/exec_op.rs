@@ -23,6 +23,9 @@ use crate::store::{CacheMount, LayerId, MountRequest, Mounted, Sharing, Stub};
 struct Held {
     mounts: Vec<Mounted>,
     caches: Vec<CacheMount>,
+    cache_ids: Vec<String>,
+    /// Nothing can be mounted here: a cache mount is in one place at a time.
+    moves_caches: bool,
     secrets: Vec<SecretFile>,
 }
 
@@ -53,11 +56,11 @@ impl Solver {
         };
         self.env.events.started(&vertex.digest);
 
-        let mut held = Held::default();
+        let mut held = Held { moves_caches: !runner.context().rung.can_mount(), ..Held::default() };
         let mut mounts = Vec::new();
         let mut shm_size = 0;
         let mut root: Option<&Mount> = None;
-        for mount in &exec.mounts {
+        for mount in in_locking_order(&exec.mounts) {
             if mount.dest == "/" {
                 root = Some(mount);
                 continue;
@@ -99,6 +102,13 @@ impl Solver {
         let stubs = run::required_stubs(&meta, &mounts);
         let stubs = stubs.into_iter().map(|s| Stub { path: s.path, dir: s.dir }).collect();
         let mounted = self.mount(vertex, &chain, MountRequest::writable(stubs)).await?;
+        let aside = match held.moves_caches {
+            true => Some(mounted.aside().map_err(|e| {
+                let message = format!("cannot prepare the step's mounts: {e}");
+                SolveError::at(vertex, FaultKind::of_io(&e, FaultKind::Store), message, None)
+            })?),
+            false => None,
+        };
         let request = RunRequest {
             meta: &meta,
             network: NetMode::try_from(exec.network).unwrap_or(NetMode::Unset),
@@ -108,6 +118,8 @@ impl Solver {
             extra_env,
             shm_size,
             confidential,
+            aside,
+            caches: held.caches.iter().collect(),
         };
         let result = runner
             .run_step(request, &self.env.events, &vertex.digest, self.env.cancel.cancelled())
@@ -233,8 +245,16 @@ impl Solver {
         let sharing = match opt.sharing {
             1 => Sharing::Private,
             2 => Sharing::Locked,
+            _ if held.moves_caches => Sharing::Locked,
             _ => Sharing::Shared,
         };
+        if held.moves_caches && sharing == Sharing::Locked && held.cache_ids.contains(&opt.id) {
+            let message = format!("cache mount \"{}\" is wanted twice in one step", opt.id);
+            let hint =
+                "without mounts (isolation chroot) a cache can be in one place only; give the second an id of its own";
+            return Err(SolveError::at(vertex, FaultKind::Isolation, message, Some(hint.into())));
+        }
+        held.cache_ids.push(opt.id.clone());
         let opened = match from {
             Some(tree) => Some(self.open(vertex, tree).await?),
             None => None,
@@ -262,6 +282,13 @@ impl Solver {
         held.caches.push(cache);
         Ok(path)
     }
+}
+
+/// The mounts, cache mounts by name: steps that wait for two of them must not wait for each other.
+fn in_locking_order(mounts: &[Mount]) -> Vec<&Mount> {
+    let mut out: Vec<&Mount> = mounts.iter().collect();
+    out.sort_by_key(|m| m.cache_opt.as_ref().map(|c| c.id.clone()));
+    out
 }
 
 fn missing_secret(vertex: &Vertex, id: &str) -> SolveError {

@@ -3,13 +3,22 @@
 //! A mount's files belong to the id map they were made with, so each map has its own. `shared` holders share a lock,
 //! `locked` ones wait for it alone, and `private` ones take the first instance that nobody uses. The lock is also what
 //! keeps a mount in use from being pruned.
+//!
+//! Where nothing can be mounted the directory itself moves into the step's root and back ([`CacheMount::lend`]). A note
+//! beside it says where it is, so that the sweep of a killed owner, or the next user, fetches it back.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, CWD, FileType, Mode as FsMode, OFlags, RenameFlags};
+use serde::{Deserialize, Serialize};
+
 use crate::base::Digest;
+use crate::base::file::{open_dir, open_in_root};
 
 use super::lock::{FileLock, Mode};
 use super::meta::now;
@@ -37,12 +46,80 @@ pub struct CacheMount {
     _lock: FileLock,
 }
 
+/// Where a lent directory is: the file `lent` beside it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Lent {
+    /// The root of the tree it was put into.
+    root: PathBuf,
+    /// Its name there, without symlinks.
+    path: PathBuf,
+    inode: u64,
+}
+
+/// The name of the note.
+const LENT: &str = "lent";
+
 impl CacheMount {
     /// The directory to bind.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Moves the directory to `path` (relative, without symlinks, not there yet) inside `root`, on the same file system.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn lend(&self, root: &Path, path: &Path) -> io::Result<()> {
+        let note = self.path.with_file_name(LENT);
+        let inode = fs::symlink_metadata(&self.path)?.ino();
+        let lent = Lent { root: root.to_path_buf(), path: path.to_path_buf(), inode };
+        crate::base::file::write_atomic(&note, &serde_json::to_vec(&lent)?)?;
+        let moved = parent_in(root, path).and_then(|(dir, name)| {
+            Ok(rustix::fs::renameat_with(CWD, &self.path, &dir, name, RenameFlags::NOREPLACE)?)
+        });
+        if moved.is_err() {
+            let _ = fs::remove_file(&note);
+        }
+        moved
+    }
+
+    /// Moves the directory back. Whether it was still where it had been put: a step can remove it or move it away, which
+    /// a mount would have refused.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn take_back(&self) -> io::Result<bool> {
+        recall(&self.path)
+    }
+}
+
+/// Fetches a lent directory back to `path`; whether it is there now.
+fn recall(path: &Path) -> io::Result<bool> {
+    let note = path.with_file_name(LENT);
+    let lent: Lent = match fs::read(&note) {
+        Ok(text) => serde_json::from_slice(&text)?,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(path.is_dir()),
+        Err(e) => return Err(e),
+    };
+    if !path.exists()
+        && let Ok((dir, name)) = parent_in(&lent.root, &lent.path)
+        // The tree is one that a step filled: only the directory itself will do.
+        && rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)
+            .is_ok_and(|s| s.st_ino == lent.inode && FileType::from_raw_mode(s.st_mode) == FileType::Directory)
+    {
+        rustix::fs::renameat(&dir, name, CWD, path)?;
+    }
+    fs::remove_file(&note)?;
+    Ok(path.is_dir())
+}
+
+/// The directory that holds `path` inside `root`, opened, and the last name.
+fn parent_in<'a>(root: &Path, path: &'a Path) -> io::Result<(OwnedFd, &'a OsStr)> {
+    let name = path.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let root = open_dir(root)?;
+    let parent = path.parent().unwrap_or(Path::new(""));
+    Ok((open_in_root(&root, parent, OFlags::PATH | OFlags::DIRECTORY, FsMode::empty())?, name))
 }
 
 impl Store {
@@ -54,11 +131,14 @@ impl Store {
     pub fn cache_mount(&self, id: &str, sharing: Sharing, seed: Option<Seed<'_>>) -> Result<CacheMount, StoreError> {
         let (name, lock) = self.lock_mount(id, sharing)?;
         let path = self.inner.layout.mounts().join(&name).join("fs");
-        if !path.is_dir() {
+        // Who lent it holds the lock alone, so a note that is still there is a killed one's.
+        if !path.is_dir() && !recall(&path).map_err(StoreError::io("fetch back", &path))? {
             // Two shared holders may both be here: one makes it, the other finds it made.
             let making = self.mount_lock_path(&format!("{name}-new"));
             let _making = FileLock::wait(&making, Mode::Exclusive)?;
             if !path.is_dir() {
+                // Its directory was lost in a step.
+                self.to_trash(&self.inner.layout.mounts().join(&name))?;
                 self.make_mount(id, &name, seed)?;
             }
         }
@@ -71,6 +151,21 @@ impl Store {
             Ok(())
         })?;
         Ok(CacheMount { path, _lock: lock })
+    }
+
+    /// Fetches back what was lent into `dir`, which is about to be deleted.
+    pub(crate) fn recall_mounts(&self, dir: &Path) -> Result<(), StoreError> {
+        for mount in super::sweep::list(&self.inner.layout.mounts())? {
+            let Ok(text) = fs::read(mount.join(LENT)) else { continue };
+            let Ok(lent) = serde_json::from_slice::<Lent>(&text) else { continue };
+            let name = mount.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if lent.root.starts_with(dir) {
+                let _lock = FileLock::wait(&self.mount_lock_path(&name), Mode::Exclusive)?;
+                let path = mount.join("fs");
+                recall(&path).map_err(StoreError::io("fetch back", &path))?;
+            }
+        }
+        Ok(())
     }
 
     fn lock_mount(&self, id: &str, sharing: Sharing) -> Result<(String, FileLock), StoreError> {
@@ -167,6 +262,45 @@ mod tests {
             drop(locked);
             receiver.recv_timeout(std::time::Duration::from_secs(10)).expect("is its turn");
         });
+    }
+
+    #[test]
+    fn c4_10_a_lent_mount_comes_back_from_a_killed_owner() {
+        let (_dir, store) = store();
+        let mount = store.cache_mount("id", Sharing::Locked, None).expect("opens");
+        fs::write(mount.path().join("kept"), "x").expect("writes");
+        let root = store.owner().expect("an owner").dir("view").expect("a directory");
+        fs::create_dir(root.join("a")).expect("creates");
+        mount.lend(&root, Path::new("a/cache")).expect("lends");
+        assert!(root.join("a/cache/kept").is_file() && !mount.path().exists());
+        // As if killed: the lock is free, the note is there.
+        let path = mount.path().to_path_buf();
+        drop(mount);
+        store.recall_mounts(&root).expect("recalls");
+        assert!(path.join("kept").is_file() && !root.join("a/cache").exists());
+        assert_eq!(fs::read_dir(path.parent().expect("has one")).expect("lists").count(), 1, "no note is left");
+
+        // The next user finds it as well.
+        let mount = store.cache_mount("id", Sharing::Locked, None).expect("opens");
+        mount.lend(&root, Path::new("a/cache")).expect("lends");
+        drop(mount);
+        let mount = store.cache_mount("id", Sharing::Locked, None).expect("opens");
+        assert!(mount.path().join("kept").is_file());
+    }
+
+    #[test]
+    fn c4_10_a_step_that_swaps_a_lent_mount_for_a_link_gains_nothing() {
+        let (_dir, store) = store();
+        let mount = store.cache_mount("id", Sharing::Locked, None).expect("opens");
+        let root = store.owner().expect("an owner").dir("view").expect("a directory");
+        mount.lend(&root, Path::new("cache")).expect("lends");
+        fs::rename(root.join("cache"), root.join("elsewhere")).expect("renames");
+        std::os::unix::fs::symlink("/etc", root.join("cache")).expect("links");
+        assert!(!mount.take_back().expect("looks"), "it is gone");
+        assert!(!mount.path().exists());
+        drop(mount);
+        let mount = store.cache_mount("id", Sharing::Locked, None).expect("opens a new one");
+        assert_eq!(fs::read_dir(mount.path()).expect("lists").count(), 0);
     }
 
     #[test]

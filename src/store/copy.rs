@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, SeekFrom, Stat, Timespec, Timestamps, Uid, XattrFlags};
@@ -18,6 +19,28 @@ pub(crate) fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
     let mut copier = Copier { links: HashMap::new(), root: to.as_fd(), reflink: true };
     copier.copy_children(from.as_fd(), to.as_fd(), &mut Vec::new())?;
     copy_metadata(from.as_fd(), to.as_fd())
+}
+
+/// Copies whatever `from` is to `to`, which does not exist.
+pub(crate) fn copy_any(from: &Path, to: &Path) -> io::Result<()> {
+    let split = |path: &Path| -> io::Result<(OwnedFd, CString)> {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        Ok((crate::base::file::open_dir(parent)?, CString::new(name.as_bytes())?))
+    };
+    let (from_dir, from_name) = split(from)?;
+    let (to_dir, to_name) = split(to)?;
+    if rustix::fs::statat(&from_dir, &from_name, AtFlags::SYMLINK_NOFOLLOW)
+        .is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Directory)
+    {
+        rustix::fs::mkdirat(&to_dir, &to_name, Mode::RWXU)?;
+        return copy_tree(from, to);
+    }
+    // Under its old name first: an entry is copied with its name.
+    let mut copier = Copier { links: HashMap::new(), root: to_dir.as_fd(), reflink: true };
+    copier.copy_entry(from_dir.as_fd(), to_dir.as_fd(), &from_name, &mut Vec::new())?;
+    Ok(rustix::fs::renameat(&to_dir, &from_name, &to_dir, &to_name)?)
 }
 
 /// Gives `to` the owner, mode, extended attributes and times of `from`.

@@ -44,6 +44,7 @@ use crate::base::digest::hex;
 pub use cache_mount::{CacheMount, Seed, Sharing};
 pub use content::BlobWriter;
 pub use context::{ContextIndex, StatKey};
+pub(crate) use copy::copy_any;
 pub use error::StoreError;
 pub use gc::{GcLimits, PruneOptions, PruneReport};
 pub use image::ImageRecord;

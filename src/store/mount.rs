@@ -387,6 +387,16 @@ impl Mounted {
         &self.view.stubs[index]
     }
 
+    /// A new directory on the file system of [`Mounted::root`] but outside of it, which goes away with the mount.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn aside(&self) -> io::Result<PathBuf> {
+        let path = self.scratch.join("aside");
+        fs::create_dir(&path)?;
+        Ok(path)
+    }
+
     /// The layers below.
     #[must_use]
     pub fn chain(&self) -> &[LayerId] {

@@ -136,6 +136,7 @@ impl Store {
     fn discard_owner(&self, dir: &Path) -> Result<(), StoreError> {
         // Its mounts outlive it if it had no mount namespace of its own.
         detach_below(dir);
+        self.recall_mounts(dir)?;
         self.to_trash(dir)
     }
 

@@ -3,6 +3,8 @@
 //! Its standard input is a socket to the worker ([`crate::spawn`]). Until the user's program starts, any activity on it
 //! ends this process at once (SIGIO); from then on it is polled beside the program's pidfd, and its end means: kill.
 
+mod chroot;
+mod descendants;
 mod errors;
 mod executor;
 mod oci;
@@ -19,7 +21,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{DumpableBehavior, PidfdFlags, Signal};
 
-use crate::step::{STEP_VERSION, StepOutcome, StepSpec};
+use crate::notify::Supervisor;
+use crate::step::{Emulation, RootSwitch, STEP_VERSION, StepOutcome, StepSpec};
 use crate::sys::{self, Context, SysError};
 use errors::ErrorPipe;
 use executor::StepExecutor;
@@ -37,8 +40,12 @@ pub fn step_main() -> ! {
         // Nobody to tell: this is not a process that the worker started.
         Err(_) => sys::exit_now(125),
     };
-    let outcome =
-        receive(&socket).and_then(|spec| run(&socket, spec)).unwrap_or_else(|message| StepOutcome::Failed { message });
+    let outcome = receive(&socket)
+        .and_then(|spec| match spec.switch {
+            RootSwitch::Pivot => run(&socket, spec),
+            RootSwitch::Chroot => chroot::run(&socket, spec),
+        })
+        .unwrap_or_else(|message| StepOutcome::Failed { message });
     let text = serde_json::to_vec(&outcome).unwrap_or_default();
     // An error means that the worker is gone, and so is the reader.
     let _ = (&socket).write_all(&text);
@@ -49,7 +56,7 @@ pub fn step_main() -> ! {
 fn take_socket() -> Result<UnixStream, SysError> {
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).what(|| "become undumpable".into())?;
     let socket = sys::dup_above(std::io::stdin().as_fd(), 3).what(|| "move the worker's socket".into())?;
-    sys::close_from_except(3, socket.as_raw_fd());
+    sys::close_from_except(3, &[socket.as_raw_fd()]);
     let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .what(|| "open /dev/null".into())?;
     sys::dup_onto(null.as_fd(), 0).what(|| "replace standard input".into())?;
@@ -112,7 +119,8 @@ fn run(socket: &UnixStream, spec: StepSpec) -> Result<StepOutcome, String> {
     let text = |e: &dyn std::error::Error| errors.explain(e);
     let dirs = StateDirs::create(&spec).map_err(|e| text(&e))?;
     write_config(&spec, &dirs.bundle)?;
-    let executor = StepExecutor::new(spec, errors.writer()).map_err(|e| text(&e))?;
+    let (mut supervisor, theirs) = supervisor(&spec)?;
+    let executor = StepExecutor::new(spec, errors.writer(), theirs).map_err(|e| text(&e))?;
     let id = executor.spec().id.clone();
 
     let mut container = ContainerBuilder::new(id, SyscallType::default())
@@ -135,7 +143,8 @@ fn run(socket: &UnixStream, spec: StepSpec) -> Result<StepOutcome, String> {
         let _ = sys::wait_usage(pid);
         return Err(text(&error));
     }
-    let (status, usage) = watch(socket, &pidfd, pid).map_err(|e| format!("cannot wait for the step: {e}"))?;
+    let (status, usage) =
+        watch(socket, &pidfd, pid, supervisor.as_mut()).map_err(|e| format!("cannot wait for the step: {e}"))?;
     drop(dirs);
     match errors.executor_report() {
         Some(message) => Err(message),
@@ -150,23 +159,53 @@ fn write_config(spec: &StepSpec, bundle: &Path) -> Result<(), String> {
     fs::write(&path, text).map_err(|e| format!("cannot write {}: {e}", path.display()))
 }
 
-/// Waits for the program; kills it, and with it its pid namespace, when the worker loses interest.
-fn watch(socket: &UnixStream, pidfd: &OwnedFd, pid: i32) -> std::io::Result<(i32, crate::step::Usage)> {
+/// Who answers the calls the step's emulation takes from the kernel, and the socket the program sends their listener to.
+fn supervisor(spec: &StepSpec) -> Result<(Option<Supervisor>, Option<OwnedFd>), String> {
+    if !matches!(spec.emulation, Emulation::Proc | Emulation::Ids) {
+        return Ok((None, None));
+    }
+    let (ours, theirs) = UnixStream::pair().map_err(|e| format!("cannot make a socket pair: {e}"))?;
+    let supervisor = Supervisor::new(spec, ours).map_err(|e| format!("cannot watch system calls: {e}"))?;
+    Ok((Some(supervisor), Some(theirs.into())))
+}
+
+/// Waits for the program and answers its calls meanwhile; kills it, and with it its pid namespace, when the worker loses
+/// interest.
+fn watch(
+    socket: &UnixStream,
+    pidfd: &OwnedFd,
+    pid: i32,
+    mut supervisor: Option<&mut Supervisor>,
+) -> std::io::Result<(i32, crate::step::Usage)> {
     let mut interested = true;
     loop {
-        let mut fds = [PollFd::new(pidfd, PollFlags::IN), PollFd::new(socket, PollFlags::IN)];
-        let used = if interested { &mut fds[..] } else { &mut fds[..1] };
-        match poll(used, None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(e) => return Err(e.into()),
-        }
-        if !fds[0].revents().is_empty() {
+        let (ended, worker, calls) = {
+            let mut fds = vec![PollFd::new(pidfd, PollFlags::IN)];
+            let worker_at = interested.then(|| {
+                fds.push(PollFd::new(socket, PollFlags::IN));
+                fds.len() - 1
+            });
+            let calls_at = supervisor.as_ref().and_then(|s| s.fd()).map(|fd| {
+                fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
+                fds.len() - 1
+            });
+            match poll(&mut fds, None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+            let ready = |at: Option<usize>| at.is_some_and(|at| !fds[at].revents().is_empty());
+            (ready(Some(0)), ready(worker_at), ready(calls_at))
+        };
+        if ended {
             // Returns when every process of the pid namespace is gone.
             return sys::wait_usage(pid);
         }
-        if interested && !fds[1].revents().is_empty() {
+        if worker {
             kill(pidfd);
             interested = false;
+        }
+        if let (true, Some(supervisor)) = (calls, supervisor.as_mut()) {
+            supervisor.serve()?;
         }
     }
 }

@@ -16,12 +16,12 @@ const PERSONALITIES: [u32; 5] = [0, 8, 0x2_0000, 0x2_0008, u32::MAX];
 const FAMILIES: [(u32, u32); 8] = [(0, 11), (13, 18), (21, 22), (24, 24), (26, 33), (35, 36), (39, 39), (41, 45)];
 
 /// The marker bit of x32 calls.
-const X32: u32 = 0x4000_0000;
+pub(super) const X32: u32 = 0x4000_0000;
 
 /// Where `struct seccomp_data` keeps things (little-endian machines only, like every architecture in the table).
-const NR: u32 = 0;
-const ARCH: u32 = 4;
-const ARG0: u32 = 16;
+pub(super) const NR: u32 = 0;
+pub(super) const ARCH: u32 = 4;
+pub(super) const ARG0: u32 = 16;
 
 /// What to do with a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,11 +41,11 @@ enum Check {
 
 /// An architecture a step may use: its audit number and where its calls are.
 #[derive(Debug, Clone, Copy)]
-struct Arch {
-    audit: u32,
-    column: Column,
+pub(super) struct Arch {
+    pub(super) audit: u32,
+    pub(super) column: Column,
     /// The column for numbers that carry the x32 marker.
-    marked: Option<Column>,
+    pub(super) marked: Option<Column>,
 }
 
 const AUDIT_X86_64: u32 = 0xc000_003e;
@@ -64,17 +64,23 @@ const ARM: &[Arch] = &[
 ];
 const RISCV: &[Arch] = &[Arch { audit: AUDIT_RISCV64, column: Column::Riscv64, marked: None }];
 
+/// The architectures a step may use on this machine; none where the table has no column for it.
+pub(super) fn arches() -> &'static [Arch] {
+    if cfg!(target_arch = "x86_64") {
+        X86
+    } else if cfg!(target_arch = "aarch64") {
+        ARM
+    } else if cfg!(target_arch = "riscv64") {
+        RISCV
+    } else {
+        &[]
+    }
+}
+
 /// The filter for this machine; `None` where the table has no column for it.
 pub(crate) fn default_filter() -> Option<Vec<sock_filter>> {
-    if cfg!(target_arch = "x86_64") {
-        Some(program(X86))
-    } else if cfg!(target_arch = "aarch64") {
-        Some(program(ARM))
-    } else if cfg!(target_arch = "riscv64") {
-        Some(program(RISCV))
-    } else {
-        None
-    }
+    let arches = arches();
+    (!arches.is_empty()).then(|| program(arches))
 }
 
 fn program(arches: &[Arch]) -> Vec<sock_filter> {
@@ -194,27 +200,27 @@ fn tree(segments: &[(u32, Action)], out: &mut Vec<sock_filter>, gotos: &mut Vec<
     }
 }
 
-fn insn(code: u32, jt: u8, jf: u8, k: u32) -> sock_filter {
+pub(super) fn insn(code: u32, jt: u8, jf: u8, k: u32) -> sock_filter {
     sock_filter { code: u16::try_from(code).expect("opcodes are 16 bits"), jt, jf, k }
 }
 
-fn load(offset: u32) -> sock_filter {
+pub(super) fn load(offset: u32) -> sock_filter {
     insn(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, offset)
 }
 
-fn ret(value: u32) -> sock_filter {
+pub(super) fn ret(value: u32) -> sock_filter {
     insn(libc::BPF_RET | libc::BPF_K, 0, 0, value)
 }
 
-fn alu_and(mask: u32) -> sock_filter {
+pub(super) fn alu_and(mask: u32) -> sock_filter {
     insn(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0, 0, mask)
 }
 
-fn jump(test: u32, k: u32, jt: u8, jf: u8) -> sock_filter {
+pub(super) fn jump(test: u32, k: u32, jt: u8, jf: u8) -> sock_filter {
     insn(libc::BPF_JMP | test | libc::BPF_K, jt, jf, k)
 }
 
-fn goto(skip: usize) -> sock_filter {
+pub(super) fn goto(skip: usize) -> sock_filter {
     insn(libc::BPF_JMP | libc::BPF_JA, 0, 0, u32::try_from(skip).expect("programs have at most 4096 instructions"))
 }
 

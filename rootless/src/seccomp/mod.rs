@@ -8,5 +8,7 @@
 
 mod filter;
 mod profile;
+mod trap;
 
 pub(crate) use filter::default_filter;
+pub(crate) use trap::{Action, Trap, When, call_name, is_32_bit, trap_filter};

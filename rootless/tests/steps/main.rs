@@ -79,7 +79,7 @@ fn as_user(uid: u32, gid: u32, filter: &[String]) -> bool {
 
 fn broker(filter: &[String]) -> ExitCode {
     let uid = rustix::process::geteuid().as_raw();
-    let report = rootless::probe(&ProbeInput { store: Path::new("/") });
+    let report = rootless::probe(&ProbeInput { store: Path::new("/"), pinned: None });
     println!("uid {uid}: rung {}, proc {:?}, landlock {}", report.rung, report.proc_mode, report.landlock_abi);
     for b in &report.blockers {
         println!("  {}: {} [{}] -> {}", b.rung, b.what, b.evidence, b.remedy);

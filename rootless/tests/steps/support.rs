@@ -91,6 +91,8 @@ impl Bench {
             insecure: false,
             cgroup_parent: String::new(),
             proc_mode: self.context.proc_mode,
+            switch: self.context.switch(),
+            emulation: self.context.emulation(),
             fresh_sys: self.context.rung == Rung::Root,
             cgroup_dir: self.context.cgroup_dir.clone(),
         }

@@ -1,0 +1,126 @@
+//! Answers system calls of a step in the kernel's stead (seccomp user notification).
+//!
+//! The program installs a filter and sends its listener to the step process, which is single-threaded, outside of the
+//! step's root and pid namespace, and answers from its poll loop. What a call's arguments point to is read from the
+//! caller's memory, and can be changed by another thread of the caller afterwards: so an answer is either complete in
+//! itself, or [`Answer::Continue`] where the kernel's own answer would have been allowed anyway. Nothing here guards
+//! anything: that is what namespaces, Landlock and the other filters are for.
+
+mod files;
+mod memory;
+mod procfs;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use rustix::event::{PollFd, PollFlags, poll};
+
+use crate::seccomp::{Trap, call_name};
+use crate::step::{Emulation, StepSpec};
+use crate::sys::{self, Answer, Notification};
+pub(crate) use procfs::{MACHINE_FILES, MADE_UP_FILES, PRIVATE_FILES, PUBLIC_FILES};
+
+use procfs::ProcEmulation;
+
+/// The calls an emulation takes from the kernel.
+pub(crate) fn traps(emulation: Emulation) -> Vec<Trap> {
+    match emulation {
+        Emulation::Proc => procfs::TRAPS.to_vec(),
+        Emulation::Ids | Emulation::None | Emulation::Errno => Vec::new(),
+    }
+}
+
+/// What [`Emulation::Errno`] lets succeed without doing it.
+pub(crate) fn errno_traps() -> Vec<Trap> {
+    Vec::new()
+}
+
+/// Answers the calls of one step.
+pub(crate) struct Supervisor {
+    /// Where the listener comes from.
+    socket: UnixStream,
+    listener: Option<OwnedFd>,
+    /// Nobody uses the filter any more.
+    closed: bool,
+    names: Vec<&'static str>,
+    emulator: Emulator,
+}
+
+enum Emulator {
+    Proc(ProcEmulation),
+}
+
+/// One call, decoded.
+pub(crate) struct Call {
+    pub(crate) name: &'static str,
+    pub(crate) tid: i32,
+    pub(crate) args: [u64; 6],
+}
+
+impl Supervisor {
+    pub(crate) fn new(spec: &StepSpec, socket: UnixStream) -> io::Result<Self> {
+        let names = traps(spec.emulation).iter().map(|(name, _, _)| *name).collect();
+        let emulator = Emulator::Proc(ProcEmulation::new(&spec.rootfs)?);
+        Ok(Self { socket, listener: None, closed: false, names, emulator })
+    }
+
+    /// What to poll for reading.
+    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        if self.closed {
+            return None;
+        }
+        Some(self.listener.as_ref().map_or_else(|| self.socket.as_fd(), AsFd::as_fd))
+    }
+
+    /// Does what [`Self::fd`] is ready for.
+    pub(crate) fn serve(&mut self) -> io::Result<()> {
+        let Some(listener) = &self.listener else {
+            self.listener = sys::receive_fd(self.socket.as_fd())?;
+            match &self.listener {
+                Some(listener) => sys::notify_wake_up_in_step(listener.as_fd()),
+                // The program ended before it had a filter.
+                None => self.closed = true,
+            }
+            return Ok(());
+        };
+        let Some(request) = sys::notify_receive(listener.as_fd())? else {
+            let mut fds = [PollFd::new(listener, PollFlags::empty())];
+            let now = rustix::fs::Timespec { tv_sec: 0, tv_nsec: 0 };
+            self.closed = poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().contains(PollFlags::HUP);
+            return Ok(());
+        };
+        let answer = match decode(&self.names, &request) {
+            Some(call) => match &mut self.emulator {
+                Emulator::Proc(emulation) => emulation.answer(&call),
+            },
+            None => Answer::Continue,
+        };
+        sys::notify_answer(listener.as_fd(), request.id, &answer);
+        Ok(())
+    }
+}
+
+fn decode(names: &[&'static str], request: &Notification) -> Option<Call> {
+    let name = call_name(names, request.arch, request.nr)?;
+    let mut args = request.args;
+    if crate::seccomp::is_32_bit(request.arch) {
+        // The upper halves of registers are undefined.
+        args.iter_mut().for_each(|a| *a &= 0xffff_ffff);
+    }
+    Some(Call { name, tid: request.pid, args })
+}
+
+impl Call {
+    /// An argument that is a C `int`.
+    pub(crate) fn int(&self, index: usize) -> i32 {
+        #[allow(clippy::cast_possible_truncation)] // The register's low half is the argument.
+        let low = self.args[index] as u32;
+        i32::from_ne_bytes(low.to_ne_bytes())
+    }
+
+    /// An argument that is a C `unsigned int`.
+    pub(crate) fn word(&self, index: usize) -> u32 {
+        u32::from_ne_bytes(self.int(index).to_ne_bytes())
+    }
+}

@@ -1,0 +1,145 @@
+//! Short filters that treat some calls specially and allow the rest; stacked on the default one.
+//!
+//! The kernel takes the strictest answer of all filters: an error of one wins over a notification of another.
+
+use libc::sock_filter;
+
+use super::filter::{ARCH, ARG0, NR, X32, alu_and, arches, goto, jump, load, ret};
+use super::profile::{ALLOWED, CLONE, Numbers, PERSONALITY, SOCKET};
+
+/// What happens to a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// It fails with this error, or succeeds without doing anything (0).
+    Errno(i32),
+    /// The supervisor answers it.
+    Notify,
+}
+
+impl Action {
+    fn value(self) -> u32 {
+        match self {
+            Self::Errno(code) => libc::SECCOMP_RET_ERRNO | u32::try_from(code).unwrap_or(0),
+            Self::Notify => libc::SECCOMP_RET_USER_NOTIF,
+        }
+    }
+}
+
+/// Which calls of one name are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum When {
+    /// All.
+    Always,
+    /// Those where this argument, masked, has one of these values.
+    Masked(u32, u32, &'static [u32]),
+}
+
+/// A call by its name in the table and what to do about it.
+pub(crate) type Trap = (&'static str, When, Action);
+
+/// The numbers of a call the default filter knows.
+fn numbers(name: &str) -> Option<&'static Numbers> {
+    match name {
+        "clone" => Some(&CLONE),
+        "socket" => Some(&SOCKET),
+        "personality" => Some(&PERSONALITY),
+        _ => ALLOWED.iter().find(|(n, _)| *n == name).map(|(_, n)| n),
+    }
+}
+
+/// The program for these traps on this machine. Calls the table does not know are none a step could make.
+pub(crate) fn trap_filter(traps: &[Trap]) -> Vec<sock_filter> {
+    let mut out = vec![load(ARCH)];
+    for arch in arches() {
+        let mut section = vec![load(NR)];
+        if let Some(marked) = arch.marked {
+            let mut inner = vec![alu_and(!X32)];
+            inner.extend(checks(traps, marked as usize));
+            section.push(jump(libc::BPF_JGE, X32, 1, 0));
+            section.push(goto(inner.len()));
+            section.extend(inner);
+        }
+        section.extend(checks(traps, arch.column as usize));
+        out.push(jump(libc::BPF_JEQ, arch.audit, 1, 0));
+        out.push(goto(section.len()));
+        out.extend(section);
+    }
+    out.push(ret(libc::SECCOMP_RET_ALLOW));
+    out
+}
+
+fn checks(traps: &[Trap], column: usize) -> Vec<sock_filter> {
+    let mut out = Vec::new();
+    for (name, when, action) in traps {
+        let Some(nr) = numbers(name).and_then(|n| u32::try_from(n[column]).ok()) else { continue };
+        let block = decide(*when, action.value());
+        let skip = u8::try_from(block.len()).expect("blocks are a dozen instructions");
+        out.push(jump(libc::BPF_JEQ, nr, 0, skip));
+        out.extend(block);
+    }
+    out.push(ret(libc::SECCOMP_RET_ALLOW));
+    out
+}
+
+fn decide(when: When, value: u32) -> Vec<sock_filter> {
+    let argument = |index: u32| load(ARG0 + 8 * index);
+    match when {
+        When::Always => vec![ret(value)],
+        When::Masked(index, mask, values) => {
+            let mut out = vec![argument(index), alu_and(mask)];
+            for wanted in values {
+                out.extend([jump(libc::BPF_JEQ, *wanted, 0, 1), ret(value)]);
+            }
+            out.push(ret(libc::SECCOMP_RET_ALLOW));
+            out
+        }
+    }
+}
+
+/// The name of the call behind a notification's architecture and number, among `names`.
+pub(crate) fn call_name(names: &[&'static str], audit: u32, nr: i32) -> Option<&'static str> {
+    let arch = arches().iter().find(|a| a.audit == audit)?;
+    let raw = u32::from_ne_bytes(nr.to_ne_bytes());
+    let (column, number) = match arch.marked {
+        Some(marked) if raw & X32 != 0 => (marked, raw & !X32),
+        _ => (arch.column, raw),
+    };
+    let number = i32::try_from(number).ok()?;
+    names.iter().copied().find(|name| numbers(name).is_some_and(|n| n[column as usize] == number))
+}
+
+/// Whether calls of this architecture pass 32-bit arguments.
+pub(crate) fn is_32_bit(audit: u32) -> bool {
+    // The marker of 64-bit architectures in audit numbers.
+    audit & 0x8000_0000 == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_in_the_table() {
+        for name in ["open", "openat", "openat2", "readlinkat", "chown32", "setresuid32", "socket", "socketcall"] {
+            assert!(numbers(name).is_some(), "{name}");
+        }
+        assert!(numbers("nonsense").is_none());
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn names_are_found_for_every_way_to_call() {
+        let names = ["chown", "chown32", "openat"];
+        assert_eq!(call_name(&names, 0xc000_003e, 92), Some("chown"));
+        assert_eq!(call_name(&names, 0x4000_0003, 212), Some("chown32"));
+        assert_eq!(call_name(&names, 0xc000_003e, 0x4000_0101), Some("openat"));
+        assert_eq!(call_name(&names, 0xc000_003e, 1), None);
+        assert!(is_32_bit(0x4000_0003) && !is_32_bit(0xc000_003e));
+    }
+
+    #[test]
+    fn programs_fit_into_the_kernels_limit() {
+        let traps: Vec<Trap> = ALLOWED.iter().take(80).map(|(n, _)| (*n, When::Always, Action::Notify)).collect();
+        assert!(trap_filter(&traps).len() < 4096);
+    }
+}

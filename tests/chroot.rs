@@ -1,0 +1,215 @@
+//! The `chroot` rung: what a root pod under the default seccomp profile gets. Needs root, which can pin it anywhere.
+//!
+//! DESIGN 7; SPEC A5.02 to A5.07 (mounts), C5.18 (nothing of a mount in the layer).
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![allow(clippy::print_stderr, reason = "skip reasons are collected by scripts/test")]
+#![allow(missing_docs, unreachable_pub, reason = "a test program")]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use support::Bench;
+use support::image::Image;
+
+/// A bench whose builds run on the `chroot` rung; `None` where that is not possible.
+fn bench() -> Option<Bench> {
+    let bench = Bench::new();
+    if let Err(why) = support::bases() {
+        eprintln!("skipped: {why}");
+        return None;
+    }
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: the chroot rung needs root");
+        return None;
+    }
+    Some(bench)
+}
+
+fn chroot(bench: &Bench, args: &[&str]) -> support::Run {
+    bench.build(&[&["--isolation", "chroot"], args].concat())
+}
+
+fn image(bench: &Bench, isolation: &str, args: &[&str]) -> Image {
+    bench.build_image(&[&["--isolation", isolation], args].concat())
+}
+
+/// Everything of each layer but times, which differ from run to run.
+#[allow(clippy::type_complexity)]
+fn layers(image: &Image) -> Vec<BTreeMap<String, (char, u32, u64, u64, Vec<u8>, String, BTreeMap<String, Vec<u8>>)>> {
+    image
+        .layers
+        .iter()
+        .map(|layer| {
+            let entry = |n: &support::image::Node| {
+                (n.kind, n.mode, n.uid, n.gid, n.content.clone(), n.link.clone(), n.xattrs.clone())
+            };
+            layer.iter().map(|(path, node)| (path.clone(), entry(node))).collect()
+        })
+        .collect()
+}
+
+const MIXED: &str = "\
+FROM busybox AS tools
+RUN mkdir /tools && echo tool > /tools/t
+FROM busybox
+RUN echo app:x:1000:1000::/srv:/bin/sh >> /etc/passwd && mkdir -p /srv/app && chown -R 1000:1000 /srv && chmod 4755 /bin/busybox
+RUN --mount=type=cache,target=/root/.cache --mount=type=tmpfs,target=/scratch --mount=type=bind,from=tools,source=/tools,target=/t \\
+    --mount=type=secret,id=s,uid=1000,mode=0440 \\
+    cat /t/t /run/secrets/s > /srv/got; echo x >> /root/.cache/n; touch /scratch/y; stat -c '%u %a' /run/secrets/s >> /srv/got
+COPY --chown=1000:1000 file /srv/app/
+USER app
+WORKDIR /srv/app
+RUN id -u > who && echo more >> file && rm -f nothing && ln -s file link && ln file hard && mkdir -p a/b && chmod 700 a
+USER root
+RUN rm -rf /srv/app/a && mv /srv/got /srv/moved && mkfifo /srv/pipe && echo $(hostname) > /dev/null
+";
+
+#[test]
+fn layers_are_those_of_the_root_rung() {
+    let Some(bench) = bench() else { return };
+    bench.file("file", "content\n").file("secret", "hush\n").dockerfile(MIXED);
+    let secret = format!("id=s,src={}", bench.ctx().join("secret").display());
+    let weak = image(&bench, "chroot", &["--secret", &secret]);
+    let strong = image(&bench, "root", &["--secret", &secret, "--no-cache"]);
+    assert_eq!(layers(&weak), layers(&strong));
+    assert_eq!(weak.config["config"], strong.config["config"]);
+    assert_eq!(weak.text("srv/moved"), "tool\nhush\n1000 440\n");
+    assert_eq!(weak.text("srv/app/who"), "1000\n");
+    let top = weak.top();
+    assert!(!top.iter().any(|p| p.starts_with("proc/") || p.starts_with("dev/") || p.contains("secrets")), "{top:?}");
+}
+
+#[test]
+fn a5_03_cache_mounts_are_moved_in_and_out() {
+    let Some(bench) = bench() else { return };
+    bench.dockerfile(
+        "FROM busybox\nRUN --mount=type=cache,id=c,target=/c echo one >> /c/log\nRUN --mount=type=cache,id=c,target=/other cp /other/log /got\n",
+    );
+    let first = image(&bench, "chroot", &[]);
+    assert_eq!(first.text("got"), "one\n");
+    assert!(!first.has("c/log") && !first.has("other"), "{:?}", first.tree().keys());
+    // Two steps that want it at once take turns; a failed step loses nothing.
+    bench.dockerfile(
+        "FROM busybox AS a\nRUN --mount=type=cache,id=c,target=/c echo a >> /c/log; sleep 0.3\nFROM busybox AS b\nRUN --mount=type=cache,id=c,target=/c echo b >> /c/log; sleep 0.3\nFROM busybox\nCOPY --from=a /bin/sh /a\nCOPY --from=b /bin/sh /b\nRUN --mount=type=cache,id=c,target=/c wc -l < /c/log > /lines\n",
+    );
+    assert_eq!(image(&bench, "chroot", &[]).text("lines"), "3\n");
+    bench.dockerfile("FROM busybox\nRUN --mount=type=cache,id=c,target=/c echo four >> /c/log; false\n");
+    chroot(&bench, &[]).fails(9, &["did not complete successfully"]);
+    bench.dockerfile("FROM busybox\nRUN --mount=type=cache,id=c,target=/c wc -l < /c/log > /lines\n");
+    assert_eq!(image(&bench, "chroot", &[]).text("lines"), "4\n");
+    bench.dockerfile("FROM busybox\nRUN --mount=type=cache,id=c,target=/c mv /c /stolen\n");
+    chroot(&bench, &[]).fails(4, &["removed or moved /c"]);
+}
+
+#[test]
+fn a_cache_mount_survives_a_killed_build() {
+    let Some(bench) = bench() else { return };
+    bench.dockerfile("FROM busybox\nRUN --mount=type=cache,id=c,target=/c echo kept > /c/x\n");
+    chroot(&bench, &[]).ok();
+    bench.dockerfile("FROM busybox\nRUN --mount=type=cache,id=c,target=/c ls /c > /dev/null; sleep 3141\n");
+    let mut child = bench.build_command(&["--isolation", "chroot"]).spawn().unwrap();
+    let started = Instant::now();
+    while !running("^sleep 3141") && started.elapsed() < Duration::from_secs(30) {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let killed = Instant::now();
+    while running("^sleep 3141") && killed.elapsed() < Duration::from_secs(10) {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(!running("^sleep 3141"), "the step survived the builder");
+    bench.dockerfile("FROM busybox\nRUN --mount=type=cache,id=c,target=/c cp /c/x /got\n");
+    assert_eq!(image(&bench, "chroot", &[]).text("got"), "kept\n");
+}
+
+#[test]
+fn steps_do_not_leave_their_root_nor_reach_the_builder() {
+    let Some(bench) = bench() else { return };
+    std::fs::write(bench.path("out/outside"), "OUTSIDE").unwrap();
+    // Each line must print only what is expected; `!` marks what must fail.
+    let script = r#"
+echo caps $(grep CapEff /proc/self/status | cut -f2) nnp $(grep NoNewPrivs /proc/self/status | cut -f2)
+mkdir /x; chroot /x /bin/true 2>/dev/null && echo ESCAPE chroot
+ls /proc/self/fd | tr '\n' ' '
+cat /proc/1/environ 2>/dev/null | grep -q . && echo ESCAPE environ of 1
+cat /proc/$PPID/environ 2>/dev/null | grep -q . && echo ESCAPE environ of the parent
+ls /proc/self/root/../../../../ | grep -q ctx && echo ESCAPE root link
+cat /proc/self/cwd/../../../../../etc/machine-id 2>/dev/null && echo ESCAPE cwd link
+kill -9 $PPID 2>/dev/null && echo ESCAPE signal to the parent
+kill -9 -1 2>/dev/null
+mount -t tmpfs none /x 2>/dev/null && echo ESCAPE mount
+unshare -m true 2>/dev/null && echo ESCAPE unshare
+cat /proc/kcore 2>/dev/null | head -c 1 | grep -q . && echo ESCAPE kcore
+echo w > /proc/sys/kernel/hostname 2>/dev/null && echo ESCAPE sysctl
+echo end
+"#;
+    bench.file("script", script).dockerfile("FROM busybox\nCOPY script /script\nRUN sh /script\n");
+    let run = chroot(&bench, &[]).ok();
+    assert!(!run.stderr.contains("ESCAPE"), "{}", run.stderr);
+    // Docker's capabilities without CAP_SYS_CHROOT.
+    assert!(run.stderr.contains("caps 00000000a80025fb nnp 1"), "{}", run.stderr);
+    assert!(run.stderr.contains("isolation chroot: RUN steps are confined by chroot and Landlock only"));
+}
+
+#[test]
+fn what_a_step_leaves_running_is_ended_with_it() {
+    let Some(bench) = bench() else { return };
+    bench.dockerfile(
+        "FROM busybox\nRUN (setsid sleep 2236 &) ; setsid sh -c 'setsid sleep 2236 & sleep 2236' > /dev/null 2>&1 & sleep 0.2\n",
+    );
+    chroot(&bench, &[]).ok();
+    assert!(!running("^sleep 2236"));
+}
+
+#[test]
+fn proc_is_emulated() {
+    let Some(bench) = bench() else { return };
+    let script = r#"
+set -e
+test "$(readlink /proc/self/exe)" = /bin/busybox
+cd /tmp && test "$(readlink /proc/self/cwd)" = /tmp && cd /
+grep -q '^Name:' /proc/self/status
+grep -q MemTotal /proc/meminfo
+grep -q ' / ' /proc/mounts && grep -q ' /proc ' /proc/self/mountinfo
+cat /proc/sys/kernel/ostype
+test "$(cat /proc/self/cmdline | tr '\0' ' ')" = 'cat /proc/self/cmdline '
+echo to-stderr > /dev/stderr
+echo to-stdout > /dev/stdout
+echo piped | cat /dev/stdin
+sleep 5 & test "$(cat /proc/$!/comm)" = sleep; kill $!; wait || true
+ls /proc/self/fd/ > /dev/null
+echo all-good
+"#;
+    bench.file("script", script).dockerfile("FROM busybox\nCOPY script /script\nRUN sh -x /script\n");
+    let run = chroot(&bench, &[]).ok();
+    for text in ["all-good", "to-stderr", "to-stdout", "piped", "Linux"] {
+        assert!(run.stderr.contains(text), "{text}: {}", run.stderr);
+    }
+}
+
+#[test]
+fn c5_03_network_none_has_no_sockets() {
+    let Some(bench) = bench() else { return };
+    bench.dockerfile("FROM busybox\nRUN --network=none ! nc -w 1 127.0.0.1 9 2>/tmp/e; cat /tmp/e\n");
+    let run = chroot(&bench, &[]).ok();
+    assert!(run.stderr.contains("ermission denied"), "{}", run.stderr);
+}
+
+#[test]
+fn none_builds_everything_but_run() {
+    let Some(bench) = bench() else { return };
+    bench.file("a", "1").dockerfile(
+        "FROM busybox AS s\nCOPY a /a\nFROM scratch\nCOPY --from=s /a /b\nENV X=1\nADD --chmod=600 a /c\nWORKDIR /w\n",
+    );
+    assert_eq!(image(&bench, "none", &["--snapshotter", "native"]).text("b"), "1");
+    bench.dockerfile("FROM busybox\nRUN true\n");
+    bench.build(&["--isolation", "none"]).fails(10, &["this machine does not allow RUN steps", "Dockerfile:2"]);
+}
+
+fn running(pattern: &str) -> bool {
+    let found = std::process::Command::new("pgrep").args(["-f", pattern]).output().unwrap();
+    !found.stdout.is_empty()
+}
