@@ -34,6 +34,8 @@ pub struct Directives {
     pub escape: Option<char>,
     /// `# check=`.
     pub check: Option<Word>,
+    /// 1-based line of `# check=`; 0 without one.
+    pub check_line: u32,
 }
 
 impl Directives {

@@ -1,7 +1,7 @@
 //! Layer 1: the Dockerfile language as text and tree. Pure: no I/O, no environment.
 //!
 //! [`parser::parse`] turns bytes into a tree plus diagnostics and never fails as a whole; [`expand`] substitutes
-//! variables in a word; [`stages`] resolves names, `--from` and targets; [`lint`] gives the build checks that
+//! variables in a word; [`stages`] splits a file at its FROMs; [`lint`] gives the build checks that
 //! need nothing but the tree; [`excerpt`] shows the place of an error. What an instruction *does* is the front
 //! end's business.
 
@@ -12,7 +12,6 @@ pub mod expand;
 pub mod ignore;
 pub mod lint;
 pub mod matcher;
-pub mod mount;
 pub mod parser;
 pub mod pattern;
 pub mod print;
@@ -22,4 +21,4 @@ mod text;
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use expand::{ExpandError, Expander, Expansion, Mode};
 pub use parser::{Parsed, parse, parse_trigger};
-pub use stages::{Origin, Stage, StageError, Stages};
+pub use stages::{Stage, Stages};

@@ -15,7 +15,7 @@ use super::text::is_blank;
 /// Prints a whole file.
 #[must_use]
 pub fn print(dockerfile: &Dockerfile) -> String {
-    let Directives { syntax, escape, check } = &dockerfile.directives;
+    let Directives { syntax, escape, check, check_line: _ } = &dockerfile.directives;
     let mut out = String::new();
     let mut directive = |name: &str, value: &str| {
         let _ = writeln!(out, "# {name}={value}");

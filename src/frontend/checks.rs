@@ -6,7 +6,7 @@ use super::error::{FrontendError, Place};
 use super::options::Warning;
 use crate::dockerfile::Diagnostic;
 use crate::dockerfile::ast::Dockerfile;
-use crate::dockerfile::lint::{CheckConfig, Rule, lint};
+use crate::dockerfile::lint::{CheckConfig, CheckError, Rule, lint};
 
 /// Collects failed checks.
 #[derive(Debug, Default)]
@@ -23,8 +23,18 @@ impl Checks {
     pub(super) fn new(argument: Option<&str>, file: &Dockerfile) -> Result<Self, FrontendError> {
         let directive = file.directives.check.as_ref();
         let text = argument.or(directive.map(|word| word.text.as_str())).unwrap_or_default();
-        let config = CheckConfig::parse(text)
-            .map_err(|error| FrontendError::input(format!("failed to parse check options: {error}")))?;
+        let config = CheckConfig::parse(text).map_err(|error| {
+            let mut out = FrontendError::input(format!("failed to parse check options: {error}"));
+            if let CheckError::Option(option) = &error {
+                out = out.suggest(option, ["skip", "error", "experimental"]);
+            }
+            let out = out.hint("write skip=Rule,Rule or skip=all, error=true, experimental=all, with ; between them");
+            let line = file.directives.check_line;
+            match directive.filter(|_| argument.is_none()) {
+                Some(word) => out.at(&Place { lines: (line, line), span: Some(word.span.clone()) }),
+                None => out,
+            }
+        })?;
         Ok(Self { stage: config.clone(), instruction: config.clone(), config, ..Self::default() })
     }
 

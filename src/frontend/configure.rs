@@ -83,7 +83,9 @@ impl Converter<'_> {
                     return Err(FrontendError::input("STOPSIGNAL is not supported on Windows"));
                 }
                 if !is_signal(&signal) {
-                    return Err(FrontendError::input(format!("invalid signal: {signal}")));
+                    return Err(FrontendError::input(format!("invalid signal: {signal}"))
+                        .hint("write the name of a signal, e.g. SIGTERM, or its number")
+                        .at(&place.word(word)));
                 }
                 state.note(format!("STOPSIGNAL {signal}"));
                 state.image.config.stop_signal = signal;
@@ -199,7 +201,12 @@ impl Converter<'_> {
             self.expand(state, word, place)?;
             for spec in self.lex.expand_words(&word.text, &variables)? {
                 self.check_port(&spec, place);
-                exposed.push(expose::parse(&spec).map_err(FrontendError::input)?);
+                let port = expose::parse(&spec).map_err(|message| {
+                    FrontendError::input(message)
+                        .hint("write PORT[-PORT][/tcp|/udp|/sctp]; ports go from 0 to 65535")
+                        .at(&place.word(word))
+                })?;
+                exposed.push(port);
             }
         }
         let texts = expose::ports(&exposed);

@@ -128,6 +128,7 @@ pub(super) fn parse(
         out.kind = KINDS.iter().find(|(name, _)| *name == lower).map(|(_, kind)| *kind).ok_or_else(|| {
             FrontendError::input(format!("unsupported mount type \"{value}\""))
                 .suggest(value, KINDS.iter().map(|(name, _)| *name))
+                .hint("the types are bind, cache, tmpfs, secret and ssh")
         })?;
     }
     let mut readonly = None;
@@ -154,7 +155,14 @@ fn bare(out: &mut MountSpec, readonly: &mut Option<bool>, field: &str, key: &str
             allowed(out.kind, key, &[MountKind::Secret, MountKind::Ssh])?;
             out.required = true;
         }
-        _ => return Err(FrontendError::input(format!("invalid field '{field}' must be a key=value pair"))),
+        _ => {
+            let known = KEYS.contains(&key).then(|| format!("write {key}=VALUE"));
+            let error = FrontendError::input(format!("invalid field '{field}' must be a key=value pair"));
+            return Err(match known {
+                Some(hint) => error.hint(hint),
+                None => error.suggest(key, KEYS),
+            });
+        }
     }
     Ok(())
 }
@@ -183,8 +191,10 @@ fn with_value(
         }
         "size" => {
             allowed(out.kind, key, &[MountKind::Tmpfs])?;
-            out.size =
-                byte_size(value).ok_or_else(|| FrontendError::input(format!("invalid value for {key}: {value}")))?;
+            out.size = byte_size(value).ok_or_else(|| {
+                FrontendError::input(format!("invalid value for {key}: {value}"))
+                    .hint("write bytes, with a unit if you like: 64m, 1g")
+            })?;
         }
         "env" => {
             allowed(out.kind, key, &[MountKind::Secret])?;
@@ -195,7 +205,9 @@ fn with_value(
             let lower = value.to_ascii_lowercase();
             let index = SHARING.iter().position(|name| *name == lower).and_then(|index| i32::try_from(index).ok());
             out.sharing = Some(index.ok_or_else(|| {
-                FrontendError::input(format!("unsupported sharing value \"{value}\"")).suggest(value, SHARING)
+                FrontendError::input(format!("unsupported sharing value \"{value}\""))
+                    .suggest(value, SHARING)
+                    .hint("the values are shared, private and locked")
             })?);
         }
         "mode" => out.mode = Some(number(8)?),
@@ -223,7 +235,9 @@ fn validate(mount: &MountSpec) -> Result<(), FrontendError> {
         }
     }
     if kind == MountKind::Secret {
-        let refuse = |message: &str| Err(FrontendError::input(message));
+        let refuse = |message: &str| {
+            Err(FrontendError::input(message).hint("write --mount=type=secret,id=NAME[,target=PATH][,env=VARIABLE]"))
+        };
         if mount.from.is_some() {
             return refuse("secret mount should not have a from");
         }

@@ -209,6 +209,12 @@ impl Plan {
         Ok(new)
     }
 
+    /// What to do where a stage is wanted before it is there.
+    pub(super) fn order_hint(&self, id: StageId) -> String {
+        let Stage { title, place, .. } = &self.stages[id];
+        format!("stage {title} is defined on line {}: move it further up", place.lines.0)
+    }
+
     /// Whether `id` stands for an image or a context that the file only copies or mounts from.
     pub(super) fn is_external(&self, id: StageId) -> bool {
         id >= self.in_file
@@ -237,7 +243,7 @@ impl Plan {
         let Kind::From { platform, base, name } = &instruction.kind else {
             return Err(FrontendError::internal("not a FROM instruction"));
         };
-        let place = Place::from(instruction);
+        let place = Place::from(instruction).word(base);
         let globals = outlook.globals;
         let declared = globals.declared.iter().map(|argument| &argument.name);
         let known = || globals.values.keys().chain(declared.clone()).map(String::as_str);
@@ -250,7 +256,16 @@ impl Plan {
         let expanded = outlook.lex.expand(&base.text, Mode::Word, &globals.values)?;
         unknown(checks, &expanded.undefined);
         if expanded.text.is_empty() {
-            return Err(FrontendError::input(format!("base name ({}) should not be blank", base.text)));
+            let empty = globals.declared.iter().rev().find(|argument| base.text.contains(&argument.name));
+            let hint = match empty {
+                Some(argument) => format!(
+                    "{} is declared on line {} without a value: give it a default, or pass --build-arg {}=VALUE",
+                    argument.name, argument.lines.0, argument.name
+                ),
+                None => "declare the argument before the first FROM".to_owned(),
+            };
+            let message = format!("base name ({}) should not be blank", base.text);
+            return Err(FrontendError::input(message).hint(hint).at(&place));
         }
         let mut used = expanded.used;
         let name = name.as_ref().map(|name| name.text.clone());
@@ -263,7 +278,12 @@ impl Plan {
                     for variable in &value.undefined {
                         error = error.suggest(variable, known());
                     }
-                    error
+                    if error.hint.is_none() {
+                        error = error.hint(
+                            "write os/arch[/variant], e.g. linux/arm64, or one of $BUILDPLATFORM and $TARGETPLATFORM",
+                        );
+                    }
+                    error.at(&Place::from(instruction).word(word))
                 };
                 if value.text.is_empty() {
                     let message = format!("empty platform value from expression {}", word.text);
@@ -333,9 +353,18 @@ impl Plan {
         if name == "scratch" {
             return Ok(Origin::Scratch);
         }
-        let reference = name
-            .parse()
-            .map_err(|error| FrontendError::input(format!("failed to parse stage name \"{name}\": {error}")))?;
+        let reference = name.parse().map_err(|error| {
+            let message = format!("failed to parse stage name \"{name}\": {error}");
+            let lower = name.to_lowercase();
+            let hint = if let Some((_, rest)) = name.split_once("://") {
+                format!("an image has no scheme: write {rest}")
+            } else if name != lower && lower.parse::<Reference>().is_ok() {
+                format!("did you mean {lower}?")
+            } else {
+                "write [HOST/]NAME[:TAG][@DIGEST]".to_owned()
+            };
+            FrontendError::input(message).hint(hint)
+        })?;
         Ok(Origin::Image(reference))
     }
 
@@ -348,7 +377,14 @@ impl Plan {
     fn find_target(&self, target: Option<&str>) -> Result<StageId, FrontendError> {
         let Some(name) = target.filter(|name| !name.is_empty()) else { return Ok(self.in_file - 1) };
         self.find(name, self.in_file).ok_or_else(|| {
-            FrontendError::usage(format!("target stage \"{name}\" could not be found")).suggest(name, self.names())
+            let names: Vec<&str> = self.names().collect();
+            let error = FrontendError::usage(format!("target stage \"{name}\" could not be found"));
+            match names.as_slice() {
+                [] => error.hint("no stage of this file has a name: write FROM image AS name"),
+                names => {
+                    error.suggest(name, names.iter().copied()).hint(format!("the stages are {}", names.join(", ")))
+                }
+            }
         })
     }
 
@@ -372,15 +408,26 @@ impl Plan {
                              from global scope as a workaround",
                         ));
                     }
-                    sources.push(Some(plan.copy_source(&from.text, stage, &place, outlook)?));
+                    let at = place.word(from);
+                    let source = plan.copy_source(&from.text, stage, &at, outlook).map_err(|error| error.at(&at))?;
+                    if source == stage {
+                        return Err(FrontendError::input(format!(
+                            "circular dependency detected on stage: {}",
+                            plan.stages[stage].title
+                        ))
+                        .hint("a stage cannot copy from itself: its files are there already")
+                        .at(&at));
+                    }
+                    sources.push(Some(source));
                 }
                 Kind::Run(run) => {
                     for mount in &run.mounts {
-                        let source = match mount::from_of(&mount.text)? {
-                            None => None,
-                            Some(from) => Some(plan.named_source(&from, stage, &place, outlook)?),
+                        let at = place.word(mount);
+                        let mut source = || match mount::from_of(&mount.text)? {
+                            None => Ok(None),
+                            Some(from) => plan.named_source(&from, stage, &at, outlook).map(Some),
                         };
-                        sources.push(source);
+                        sources.push(source().map_err(|error: FrontendError| error.at(&at))?);
                     }
                 }
                 _ => {}
@@ -400,10 +447,11 @@ impl Plan {
     ) -> Result<StageId, FrontendError> {
         match from.parse::<i64>() {
             Err(_) => self.named_source(from, stage, place, outlook),
-            Ok(index) => usize::try_from(index)
-                .ok()
-                .filter(|index| *index < self.in_file)
-                .ok_or_else(|| FrontendError::input(format!("invalid stage index {index}"))),
+            Ok(index) => usize::try_from(index).ok().filter(|index| *index < self.in_file).ok_or_else(|| {
+                let last = self.in_file - 1;
+                FrontendError::input(format!("invalid stage index {index}"))
+                    .hint(format!("the stages of this file are numbered from 0 to {last}"))
+            }),
         }
     }
 

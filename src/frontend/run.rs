@@ -51,9 +51,10 @@ impl Converter<'_> {
         let mut mounts = Mounts::default();
         let (args, summary) = self.arguments(state, run, &mut mounts, lines)?;
         let specs = self.mount_specs(state, run, &command.place)?;
-        for (spec, source) in specs.iter().zip(&command.sources) {
+        for ((spec, source), word) in specs.iter().zip(&command.sources).zip(&run.mounts) {
             state.uses.mount(spec, lines);
-            self.mount(state, spec, *source, &mut mounts, lines)?;
+            let at = command.place.word(word);
+            self.mount(state, spec, *source, &mut mounts, lines).map_err(|error| error.at(&at))?;
         }
         if let Some(size) = self.input.options.shm_size.filter(|size| *size > 0) {
             mounts.push_empty("/dev/shm", MountType::Tmpfs, |mount| mount.tmpfs_opt = Some(TmpfsOpt { size }));
@@ -197,7 +198,8 @@ impl Converter<'_> {
                         "cannot mount from stage \"{}\" to \"{}\", stage needs to be defined before current command",
                         spec.from.as_deref().unwrap_or_default(),
                         spec.target
-                    )));
+                    ))
+                    .hint(self.plan.order_hint(id)));
                 }
             },
             None if spec.kind == MountKind::Cache => None,

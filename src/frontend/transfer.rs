@@ -54,11 +54,16 @@ impl Converter<'_> {
             Some(id) => match self.finished(id) {
                 Some(source) => Some(source.node),
                 None => {
+                    let Some(from) = &transfer.from else {
+                        return Err(FrontendError::internal("a copy from a stage without a name"));
+                    };
                     return Err(FrontendError::input(format!(
                         "cannot copy from stage \"{}\", it needs to be defined before current stage \"{}\"",
-                        transfer.from.as_ref().map_or("", |from| &from.text),
+                        from.text,
                         progress.title()
-                    )));
+                    ))
+                    .hint(self.plan.order_hint(id))
+                    .at(&place.word(from)));
                 }
             },
         };
@@ -390,7 +395,8 @@ fn parse_chmod(text: &str) -> Result<Chmod, FrontendError> {
     }
     Err(FrontendError::input(format!(
         "invalid chmod parameter: '{text}'. it should be octal string and between 0 and 07777"
-    )))
+    ))
+    .hint("write an octal mode, e.g. 0644, or a symbolic one, e.g. u=rwX,go=rX"))
 }
 
 /// `[ugoa]*([-+=][rwxXst]*|[-+=][ugo])+`, separated by commas.

@@ -64,7 +64,14 @@ impl Flags {
             let Some((_, takes)) = known.iter().find(|(known, _)| known == name) else {
                 let mut problem = fail(format!("unknown flag: --{name}")).suggest(name, known.iter().map(|k| k.0));
                 problem.suggestion = problem.suggestion.map(|name| format!("--{name}"));
-                return Err(problem);
+                return Err(match (&problem.suggestion, known) {
+                    (Some(_), _) => problem,
+                    (None, []) => problem.hint("this instruction has no flags; put -- in front of what is not one"),
+                    (None, known) => {
+                        let names: Vec<String> = known.iter().map(|(name, _)| format!("--{name}")).collect();
+                        problem.hint(format!("the flags of this instruction are {}", names.join(", ")))
+                    }
+                });
             };
             if *takes != Takes::List && flags[..i].iter().any(|earlier| earlier.name == *name) {
                 return Err(fail(format!("duplicate flag specified: --{name}")));
@@ -72,7 +79,8 @@ impl Flags {
             match (takes, flag.value.as_deref()) {
                 (Takes::Switch, None) => {}
                 (Takes::Switch, Some("")) | (_, None) => {
-                    return Err(fail(format!("missing a value on flag: --{name}")));
+                    let problem = fail(format!("missing a value on flag: --{name}"));
+                    return Err(problem.hint(format!("write --{name}=VALUE")));
                 }
                 (Takes::Switch, Some(value)) if boolean(value).is_none() => {
                     return Err(fail(format!("expecting boolean value for flag --{name}, not: {value}")));

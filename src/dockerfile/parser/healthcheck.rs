@@ -56,7 +56,9 @@ fn duration(name: &str, word: &Word) -> Parse<i64> {
         Ok(0) => Ok(0),
         Ok(nanos) if nanos >= MINIMUM => Ok(nanos),
         Ok(_) => Err(Problem::new(format!("Interval {} cannot be less than 1ms", quote(name))).at(word.span.clone())),
-        Err(message) => Err(Problem::new(message).at(word.span.clone())),
+        Err(message) => {
+            Err(Problem::new(message).at(word.span.clone()).hint("write a number and a unit, e.g. 500ms, 30s or 1m30s"))
+        }
     }
 }
 

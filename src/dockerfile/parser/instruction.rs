@@ -11,7 +11,6 @@ use crate::dockerfile::ast::{
     ArgDeclaration, Assignment, Command, CommandLine, Flag, Heredoc, Instruction, Kind, Run, Transfer, TransferSource,
     Word,
 };
-use crate::dockerfile::mount::mount_from;
 use crate::dockerfile::text::is_blank;
 
 /// Every instruction there is.
@@ -148,7 +147,11 @@ impl<'c, 's> Reader<'c, 's> {
         let problem = Problem::new(format!("unknown instruction: {text}")).at(keyword.span()).suggest(text, KEYWORDS);
         match text.chars().find(|c| c.is_whitespace()) {
             Some(c) => problem.hint(format!("the white space in it is U+{:04X}, not a plain space", u32::from(c))),
-            None => problem,
+            None if problem.suggestion.is_some() => problem,
+            None => problem.hint(format!(
+                "a command needs RUN in front; to go on with the line above, end that one with {}",
+                self.escape
+            )),
         }
     }
 
@@ -180,12 +183,6 @@ impl<'c, 's> Reader<'c, 's> {
             security: flags.text("security"),
             devices: flags.list("device"),
         };
-        for mount in &run.mounts {
-            if mount_from(&mount.text).is_some_and(|from| from.contains('$')) {
-                let message = "'from' doesn't support variable expansion, define alias stage instead";
-                return Err(Problem::new(message).at(mount.span.clone()));
-            }
-        }
         one_of(run.network.as_ref(), &["default", "none", "host"], |mode| format!("invalid network mode {mode}"))?;
         one_of(run.security.as_ref(), &["sandbox", "insecure"], |mode| format!("security {mode} is not valid"))?;
         Ok(run)
@@ -198,13 +195,21 @@ impl<'c, 's> Reader<'c, 's> {
         };
         let mut flags = Flags::check(flags, known)?;
         if sources.len() < 2 {
+            let source = match sources.first() {
+                Some(TransferSource::Path(path)) => path.text.as_str(),
+                _ => "SOURCE",
+            };
             return Err(Problem::new(format!(
                 "{name} requires at least two arguments, but only one was provided. Destination could not be determined"
-            )));
+            ))
+            .hint(format!("write {name} {source} DESTINATION; the working directory is .")));
         }
         let dest = match sources.pop() {
             Some(TransferSource::Path(dest)) => Some(dest),
-            _ => return Err(Problem::new(format!("{name} cannot accept a heredoc as a destination"))),
+            _ => {
+                let problem = Problem::new(format!("{name} cannot accept a heredoc as a destination"));
+                return Err(problem.hint(format!("put the heredoc first: {name} <<NAME DESTINATION")));
+            }
         };
         let from = flags.text("from");
         if let Some(from) = from.as_ref().filter(|from| from.text.contains('$')) {
@@ -306,7 +311,8 @@ fn from(flags: Vec<Flag>, args: &Slice<'_>) -> Parse<Kind> {
             "invalid name for build stage: {}, name can't start with a number or contain symbols",
             quote(name.text())
         ))
-        .at(name.span()));
+        .at(name.span())
+        .hint("begin with a letter; letters, digits, -, _ and . may follow"));
     }
     Ok(Kind::From { platform: flags.text("platform"), base: base.word(), name: name.map(Slice::word) })
 }
@@ -340,7 +346,9 @@ fn assignments(name: &str, args: &Slice<'_>, escape: char) -> Parse<Vec<Assignme
     if !first.text().contains('=') {
         let text = args.text();
         let Some(end) = text.find(is_blank) else {
-            return Err(Problem::new(format!("{name} must have two arguments")));
+            return Err(Problem::new(format!("{name} must have two arguments"))
+                .at(args.span())
+                .hint(format!("write {name} {}=VALUE", args.text())));
         };
         let value = args.from(end + text[end..].find(|c| !is_blank(c)).unwrap_or(0));
         return Ok(vec![Assignment { key: args.part(0..end).word(), value: value.word(), legacy: true }]);
@@ -352,7 +360,8 @@ fn assignments(name: &str, args: &Slice<'_>, escape: char) -> Parse<Vec<Assignme
             "Syntax error - can't find = in {}. Must be of the form: name=value",
             quote(word.text())
         ))
-        .at(word.span())),
+        .at(word.span())
+        .hint("put a value with spaces into quotes: NAME=\"two words\"")),
     };
     words.iter().map(assignment).collect()
 }

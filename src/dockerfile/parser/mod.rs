@@ -65,7 +65,8 @@ pub fn parse(source: &[u8]) -> Parsed {
         } else {
             None
         };
-        parsed.errors.extend(message.map(Diagnostic::whole_file));
+        let hint = "a Dockerfile begins with FROM and the image to build upon, or FROM scratch";
+        parsed.errors.extend(message.map(|message| Diagnostic::whole_file(message).with_hint(hint)));
     }
     parsed
 }
@@ -158,7 +159,10 @@ impl<'s> Parser<'s> {
         let word = Word { text: value.to_owned(), span: span.clone() };
         let seen = match key {
             "syntax" => directives.syntax.replace(word).is_some(),
-            "check" => directives.check.replace(word).is_some(),
+            "check" => {
+                directives.check_line = self.cursor.source.line_of(span.start);
+                directives.check.replace(word).is_some()
+            }
             _ => directives.escape.is_some(),
         };
         if seen {

@@ -73,9 +73,9 @@ pub(super) fn exec_form(args: &Slice<'_>) -> Parse<Option<Vec<String>>> {
     let Ok(values) = serde_json::from_str::<Vec<serde_json::Value>>(args.text()) else { return Ok(None) };
     let strings = values.into_iter().map(|value| match value {
         serde_json::Value::String(text) => Ok(text),
-        _ => {
-            Err(Problem::new("when using JSON array syntax, arrays must be comprised of strings only").at(args.span()))
-        }
+        _ => Err(Problem::new("when using JSON array syntax, arrays must be comprised of strings only")
+            .at(args.span())
+            .hint("put every element into double quotes")),
     });
     strings.collect::<Parse<Vec<String>>>().map(Some)
 }

@@ -91,8 +91,8 @@ fn definition(input: &FrontendInput<'_>) -> Value {
 fn text(input: &FrontendInput<'_>, warnings: &[Warning], error: Option<&FrontendError>) -> String {
     let mut out = String::new();
     let show = |out: &mut String, place: &Option<Place>| {
-        let lines = place.as_ref().map(|place| place.lines);
-        out.extend(lines.and_then(|lines| excerpt(input.filename, input.source, lines)));
+        let Some(Place { lines, span }) = place else { return };
+        out.extend(excerpt(input.filename, input.source, *lines, span.as_ref()));
     };
     match (warnings.len(), error) {
         (0, None) => out.push_str("Check complete, no warnings found.\n"),

@@ -19,6 +19,7 @@ use std::io::Write;
 use crate::base::FaultKind;
 use crate::build::BuildError;
 use crate::dockerfile::excerpt;
+use crate::frontend::FrontendError;
 use crate::ui::FailedStep;
 
 /// An error on its way to the user.
@@ -32,12 +33,17 @@ pub struct Failure {
     pub hint: Option<String>,
     /// Lines of the Dockerfile with the failing instruction marked.
     pub excerpt: Option<String>,
+    /// What else is wrong with the same file.
+    pub others: Vec<Failure>,
 }
+
+/// More mistakes than this are counted, not shown.
+const SHOWN: usize = 10;
 
 impl Failure {
     /// A failure without a place.
     pub fn new(kind: FaultKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), hint: None, excerpt: None }
+        Self { kind, message: message.into(), hint: None, excerpt: None, others: Vec::new() }
     }
 
     /// Adds the remedy.
@@ -50,29 +56,31 @@ impl Failure {
     /// A failed build; `filename` and `source` are the Dockerfile's.
     #[must_use]
     pub fn of_build(error: &BuildError, filename: &str, source: &[u8]) -> Self {
-        let (hint, lines) = match error {
-            BuildError::Frontend(e) => (e.hint.clone(), e.place.as_ref().map(|p| p.lines)),
+        let failure = Self::new(error.kind(), error.to_string());
+        match error {
+            BuildError::Frontend(e) => Self::of_front_end(e, filename, source),
             BuildError::Solve(e) => {
                 let lines = e.location().and_then(|(_, ranges)| ranges.first().copied());
-                (e.hint().map(ToOwned::to_owned), lines)
+                let message = match error.kind() {
+                    FaultKind::Step => format!("failed to solve: {}", e.message()),
+                    _ => failure.message,
+                };
+                let excerpt = lines.and_then(|lines| excerpt::excerpt(filename, source, lines, None));
+                Self { message, hint: e.hint().map(ToOwned::to_owned), excerpt, ..failure }
             }
-            BuildError::Export(e) => (e.hint(), None),
-            BuildError::Internal(_) => (None, None),
-        };
-        let mut message = error.to_string();
-        if let BuildError::Frontend(e) = error {
-            for other in &e.others {
-                message.push_str("\nerror: ");
-                message.push_str(&other.message);
-            }
+            BuildError::Export(e) => Self { hint: e.hint(), ..failure },
+            BuildError::Internal(_) => failure,
         }
-        if error.kind() == FaultKind::Step
-            && let BuildError::Solve(e) = error
-        {
-            message = format!("failed to solve: {}", e.message());
+    }
+
+    fn of_front_end(error: &FrontendError, filename: &str, source: &[u8]) -> Self {
+        let place = error.place.as_ref();
+        Self {
+            hint: error.hint.clone(),
+            excerpt: place.and_then(|place| excerpt::excerpt(filename, source, place.lines, place.span.as_ref())),
+            others: error.others.iter().map(|other| Self::of_front_end(other, filename, source)).collect(),
+            ..Self::new(error.kind, error.message.clone())
         }
-        let excerpt = lines.and_then(|lines| excerpt::excerpt(filename, source, lines));
-        Self { kind: error.kind(), message, hint, excerpt }
     }
 
     /// The exit code.
@@ -100,7 +108,14 @@ impl Failure {
         if let Some(hint) = &self.hint {
             writeln!(out, "hint: {hint}")?;
         }
-        Ok(())
+        for other in self.others.iter().take(SHOWN) {
+            writeln!(out)?;
+            other.print(out, None)?;
+        }
+        match self.others.len().saturating_sub(SHOWN) {
+            0 => Ok(()),
+            more => writeln!(out, "\nand {more} more errors"),
+        }
     }
 }
 
@@ -120,3 +135,6 @@ pub fn exit_code(kind: FaultKind) -> u8 {
         FaultKind::Interrupted => 130,
     }
 }
+
+#[cfg(test)]
+mod tests;
