@@ -474,8 +474,8 @@ pub struct Build {
     /// Secret for the steps that ask for it: id=ID[,src=FILE|env=VARIABLE]
     #[arg(long, value_name = "SPEC", help_heading = "RUN steps")]
     pub secret: Vec<String>,
-    /// SSH agents or keys (not supported yet)
-    #[arg(long, value_name = "SPEC", help_heading = "RUN steps", hide = true)]
+    /// SSH agent or keys for RUN --mount=type=ssh: default, ID, ID=SOCKET or ID=KEY[,KEY]
+    #[arg(long, value_name = "SPEC", help_heading = "RUN steps")]
     pub ssh: Vec<String>,
     /// Add a line to /etc/hosts: HOST=IP or HOST:IP
     #[arg(long, value_name = "HOST:IP", help_heading = "RUN steps")]

@@ -1,34 +1,52 @@
-//! The broker's side and the worker's side of their one conversation: credentials (DESIGN section 2).
+//! The broker's side and the worker's side of their one conversation: credentials and SSH agents (DESIGN section 2).
 //!
-//! Helpers misbehave as uid 0 of a user namespace, so the broker, who is still the real user, runs them. One JSON line
-//! asks, one JSON line answers; secrets are in the worker's memory only.
+//! Credential helpers and agents misbehave towards uid 0 of a user namespace, so the broker, who is still the real user,
+//! runs the one and talks to the other. One JSON line asks, one JSON line answers, with a connection attached where that
+//! was asked for. Tokens are in the worker's memory only; SSH keys never leave the broker's.
 
-use std::io::{self, BufRead as _, BufReader, Write as _};
-use std::os::fd::OwnedFd;
+use std::collections::HashMap;
+use std::io::{self, BufRead as _, BufReader, IoSlice, IoSliceMut, Write as _};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+};
 use serde::{Deserialize, Serialize};
 
 use super::settings;
+use crate::exec::ssh::{Agent, AgentSource, AgentSpec};
 use crate::registry::docker_config::{DockerConfig, Keyring};
 use crate::registry::{Credential, CredentialProvider};
 
 #[derive(Serialize, Deserialize)]
-struct Question {
-    host: String,
-    repository: Option<String>,
+#[serde(rename_all = "kebab-case")]
+enum Question {
+    /// Who we are to a registry.
+    Credential { host: String, repository: Option<String> },
+    /// A connection to an agent.
+    Agent(AgentSpec),
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Answer {
     None,
-    Basic { username: String, password: String },
+    Basic {
+        username: String,
+        password: String,
+    },
     IdentityToken(String),
     RegistryToken(String),
-    Trouble(String),
+    /// The connection comes with it.
+    Agent,
+    Trouble {
+        message: String,
+        hint: Option<String>,
+    },
 }
 
 /// A connected pair: ours, and the one the worker inherits.
@@ -47,23 +65,67 @@ pub(super) fn serve(stream: UnixStream) -> io::Result<()> {
 }
 
 fn answer_all(stream: &UnixStream) -> io::Result<()> {
-    let mut out = stream;
+    let mut agents = HashMap::new();
     for line in BufReader::new(stream).lines() {
-        let question: Question = serde_json::from_str(&line?)?;
-        let answer = match keyring()
-            .and_then(|k| k.credential(&question.host, question.repository.as_deref()).map_err(|e| e.to_string()))
-        {
-            Ok(None) => Answer::None,
-            Ok(Some(Credential::Basic { username, password })) => Answer::Basic { username, password },
-            Ok(Some(Credential::IdentityToken(token))) => Answer::IdentityToken(token),
-            Ok(Some(Credential::RegistryToken(token))) => Answer::RegistryToken(token),
-            Err(trouble) => Answer::Trouble(trouble),
-        };
-        let mut text = serde_json::to_vec(&answer)?;
-        text.push(b'\n');
-        out.write_all(&text)?;
+        match serde_json::from_str(&line?)? {
+            Question::Credential { host, repository } => {
+                send(stream, &credential(&host, repository.as_deref()), None)?;
+            }
+            Question::Agent(spec) => match agent(&mut agents, spec) {
+                Ok(connection) => send(stream, &Answer::Agent, Some(&connection))?,
+                Err(trouble) => send(stream, &trouble, None)?,
+            },
+        }
     }
     Ok(())
+}
+
+/// One line, and perhaps a descriptor with its first byte.
+fn send(stream: &UnixStream, answer: &Answer, attached: Option<&UnixStream>) -> io::Result<()> {
+    let mut text = serde_json::to_vec(answer)?;
+    text.push(b'\n');
+    let Some(attached) = attached else { return (&*stream).write_all(&text) };
+    let fds = [attached.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    control.push(SendAncillaryMessage::ScmRights(&fds));
+    let sent = rustix::net::sendmsg(stream, &[IoSlice::new(&text)], &mut control, SendFlags::NOSIGNAL)?;
+    (&*stream).write_all(&text[sent..])
+}
+
+fn credential(host: &str, repository: Option<&str>) -> Answer {
+    match keyring().and_then(|k| k.credential(host, repository).map_err(|e| e.to_string())) {
+        Ok(None) => Answer::None,
+        Ok(Some(Credential::Basic { username, password })) => Answer::Basic { username, password },
+        Ok(Some(Credential::IdentityToken(token))) => Answer::IdentityToken(token),
+        Ok(Some(Credential::RegistryToken(token))) => Answer::RegistryToken(token),
+        Err(message) => Answer::Trouble { message, hint: None },
+    }
+}
+
+/// A new connection, served by a thread of its own. Keys are read once: what the build started with is what it has.
+fn agent(agents: &mut HashMap<AgentSpec, Arc<AgentSource>>, spec: AgentSpec) -> Result<UnixStream, Answer> {
+    let source = match agents.get(&spec) {
+        Some(source) => Arc::clone(source),
+        None => {
+            let source = AgentSource::open(&spec).map_err(|e| {
+                let hint = e.hint().map(ToOwned::to_owned);
+                Answer::Trouble { message: e.to_string(), hint }
+            })?;
+            let source = Arc::new(source);
+            agents.insert(spec, Arc::clone(&source));
+            source
+        }
+    };
+    let start = || {
+        let (ours, theirs) = UnixStream::pair()?;
+        std::thread::Builder::new().name("ssh agent".into()).spawn(move || {
+            // What goes wrong here ends the connection, and that is what the step sees.
+            let _ = source.serve(ours);
+        })?;
+        Ok::<_, io::Error>(theirs)
+    };
+    start().map_err(|e| Answer::Trouble { message: format!("cannot serve the agent: {e}"), hint: None })
 }
 
 /// Every place that may hold credentials, read anew for each question: long builds outlive short tokens (E1.13).
@@ -102,36 +164,126 @@ impl BrokerClient {
         Self(Mutex::new(socket.into()))
     }
 
-    fn ask(&self, host: &str, repository: Option<&str>) -> Result<Option<Credential>, String> {
+    fn ask(&self, question: &Question) -> io::Result<(Answer, Option<OwnedFd>)> {
         let stream = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let question = Question { host: host.to_owned(), repository: repository.map(ToOwned::to_owned) };
-        let exchange = || -> io::Result<Answer> {
-            let mut text = serde_json::to_vec(&question)?;
-            text.push(b'\n');
-            (&*stream).write_all(&text)?;
-            let mut line = String::new();
-            BufReader::new(&*stream).read_line(&mut line)?;
-            Ok(serde_json::from_str(&line)?)
-        };
-        match exchange().map_err(|e| format!("cannot ask for credentials: {e}"))? {
+        let mut text = serde_json::to_vec(question)?;
+        text.push(b'\n');
+        (&*stream).write_all(&text)?;
+        receive(&stream)
+    }
+
+    fn credential(&self, host: &str, repository: Option<&str>) -> Result<Option<Credential>, String> {
+        let question = Question::Credential { host: host.to_owned(), repository: repository.map(ToOwned::to_owned) };
+        let (answer, _) = self.ask(&question).map_err(|e| format!("cannot ask for credentials: {e}"))?;
+        match answer {
             Answer::None => Ok(None),
             Answer::Basic { username, password } => Ok(Some(Credential::Basic { username, password })),
             Answer::IdentityToken(token) => Ok(Some(Credential::IdentityToken(token))),
             Answer::RegistryToken(token) => Ok(Some(Credential::RegistryToken(token))),
-            Answer::Trouble(trouble) => Err(trouble),
+            Answer::Trouble { message, .. } => Err(message),
+            Answer::Agent => Err("cannot ask for credentials: the answer is about something else".into()),
+        }
+    }
+
+    /// A connection to an agent; what is wrong with it and what can be done, if it cannot be had.
+    pub(super) fn agent(&self, spec: &AgentSpec) -> Result<UnixStream, (String, Option<String>)> {
+        match self.ask(&Question::Agent(spec.clone())) {
+            Ok((Answer::Agent, Some(fd))) => Ok(fd.into()),
+            Ok((Answer::Trouble { message, hint }, _)) => Err((message, hint)),
+            Ok(_) => Err(("cannot ask for an ssh agent: the answer is about something else".into(), None)),
+            Err(e) => Err((format!("cannot ask for an ssh agent: {e}"), None)),
         }
     }
 }
 
+/// Reads one line and what is attached to it. Nothing comes behind it: there is one answer to one question.
+fn receive(stream: &UnixStream) -> io::Result<(Answer, Option<OwnedFd>)> {
+    let mut line = Vec::new();
+    let mut attached = None;
+    while line.last() != Some(&b'\n') {
+        let mut buffer = [0; 4096];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut buffers = [IoSliceMut::new(&mut buffer)];
+        let message = rustix::net::recvmsg(stream, &mut buffers, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+        for item in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(fds) = item {
+                attached = attached.or(fds.last());
+            }
+        }
+        if message.bytes == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        line.extend(&buffer[..message.bytes]);
+    }
+    Ok((serde_json::from_slice(&line)?, attached))
+}
+
+/// An agent of the user's, through the broker.
+pub(super) struct BrokeredAgent {
+    pub(super) client: Arc<BrokerClient>,
+    pub(super) spec: AgentSpec,
+}
+
+impl std::fmt::Debug for BrokeredAgent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("BrokeredAgent").field(&self.spec.id).finish()
+    }
+}
+
+impl Agent for BrokeredAgent {
+    fn connect(&self) -> io::Result<UnixStream> {
+        self.client.agent(&self.spec).map_err(|(message, _)| io::Error::other(message))
+    }
+}
+
 /// The same from async code.
-pub(super) struct Broker(pub(super) std::sync::Arc<BrokerClient>);
+pub(super) struct Broker(pub(super) Arc<BrokerClient>);
 
 #[async_trait::async_trait]
 impl CredentialProvider for Broker {
     async fn credential(&self, host: &str, repository: Option<&str>) -> Result<Option<Credential>, String> {
         let (client, host, repository) = (self.0.clone(), host.to_owned(), repository.map(ToOwned::to_owned));
-        tokio::task::spawn_blocking(move || client.ask(&host, repository.as_deref()))
+        tokio::task::spawn_blocking(move || client.credential(&host, repository.as_deref()))
             .await
             .map_err(|e| format!("cannot ask for credentials: {e}"))?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    /// SPEC A5.07: the worker gets connections, and no two share one.
+    #[test]
+    fn a5_07_connections_travel_with_the_answer() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("agent");
+        let listener = UnixListener::bind(&path).expect("listens");
+        let (ours, theirs) = pair().expect("a pair");
+        serve(ours).expect("serves");
+        let client = Arc::new(BrokerClient::new(theirs));
+        let spec = AgentSpec { id: "default".into(), paths: vec![path], raw: true };
+        let agent = BrokeredAgent { client: Arc::clone(&client), spec };
+        let (mut first, mut second) = (agent.connect().expect("connects"), agent.connect().expect("connects"));
+        first.write_all(b"1").expect("writes");
+        second.write_all(b"2").expect("writes");
+        drop((first, second));
+        // The first connection is the one that looked whether somebody is there.
+        let mut seen: Vec<String> = (0..3)
+            .map(|_| {
+                let mut text = String::new();
+                let (mut connection, _) = listener.accept().expect("accepts");
+                connection.read_to_string(&mut text).expect("reads");
+                text
+            })
+            .collect();
+        seen.sort_unstable();
+        assert_eq!(seen, ["", "1", "2"]);
+        let missing = AgentSpec { id: "x".into(), paths: vec!["/no/such".into()], raw: false };
+        assert!(client.agent(&missing).expect_err("refused").0.starts_with("cannot read /no/such"));
     }
 }

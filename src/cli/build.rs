@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::sync::Arc;
 
 use super::args::Build;
+use super::broker::BrokeredAgent;
 use super::errors::Failure;
 use super::grammar::CallOptions;
 use super::settings::BuildSettings;
@@ -17,7 +18,16 @@ use crate::source::ImageSource;
 use crate::ui::{Mode, Progress, Summary};
 
 pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
-    let settings = BuildSettings::new(args)?;
+    let mut settings = BuildSettings::new(args)?;
+    for spec in std::mem::take(&mut settings.agents) {
+        // Better now than after ten minutes of steps.
+        inside.broker.agent(&spec).map_err(|(message, hint)| {
+            let failure = Failure::new(FaultKind::Usage, format!("--ssh {}: {message}", spec.id));
+            hint.map_or(failure.clone(), |hint| failure.hint(hint))
+        })?;
+        let agent = BrokeredAgent { client: Arc::clone(&inside.broker), spec: spec.clone() };
+        settings.request.secrets.agents.insert(spec.id, Arc::new(agent));
+    }
     if let Some(path) = &settings.iidfile {
         // An old ID must not be taken for the new one (B2.12).
         let _ = std::fs::remove_file(path);

@@ -178,6 +178,30 @@ pub fn hosts(text: &str) -> Result<Vec<HostIp>, ValueError> {
     addresses.split(',').map(one).collect()
 }
 
+/// `default|<id>[=<socket>|<key>[,<key>]][,raw=bool]` (B2.29): the id, the paths as written, and whether it is raw.
+///
+/// # Errors
+/// For an empty id and a `raw` that is neither true nor false.
+pub fn ssh(text: &str) -> Result<(String, Vec<String>, bool), ValueError> {
+    let (head, rest) = text.split_once(',').unwrap_or((text, ""));
+    let (id, first) = head.split_once('=').unwrap_or((head, ""));
+    if id.is_empty() {
+        return fail(format!("invalid ssh forward \"{text}\": expected ID, ID=SOCKET or ID=KEY[,KEY]"));
+    }
+    let (mut paths, mut raw) = (Vec::new(), false);
+    for part in std::iter::once(first).chain(rest.split(',')).filter(|part| !part.is_empty()) {
+        match part.strip_prefix("raw=") {
+            Some(value) => {
+                raw = boolean(value).ok_or_else(|| {
+                    ValueError(format!("invalid ssh forward \"{text}\": raw={value} is neither true nor false"))
+                })?;
+            }
+            None => paths.push(part.to_owned()),
+        }
+    }
+    Ok((id.to_owned(), paths, raw))
+}
+
 /// Where a secret comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SecretSource {

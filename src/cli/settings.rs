@@ -13,6 +13,7 @@ use crate::base::FaultKind;
 use crate::base::wording::did_you_mean;
 use crate::build::Entitlements;
 use crate::dockerfile::ignore::IgnoreFile;
+use crate::exec::ssh::AgentSpec;
 use crate::frontend::{Call, FrontendOptions, NoCache};
 use crate::llb::ResolveMode;
 use crate::llb::op::NetMode;
@@ -46,6 +47,8 @@ pub struct BuildSettings {
     pub metadata_file: Option<PathBuf>,
     /// A question to answer instead of building.
     pub call: Option<grammar::CallOptions>,
+    /// SSH agents and keys for steps.
+    pub agents: Vec<AgentSpec>,
     /// Said once, before anything else.
     pub notices: Vec<String>,
 }
@@ -158,6 +161,7 @@ impl BuildSettings {
             iidfile: args.iidfile.clone().filter(|_| call.is_none()),
             metadata_file: args.metadata_file.clone().filter(|_| call.is_none()),
             call,
+            agents: agents(args)?,
             notices,
         })
     }
@@ -171,9 +175,6 @@ fn refuse_unsupported(args: &Build, notices: &mut Vec<String>) -> Result<(), Fai
     }
     if !args.cache_to.is_empty() {
         return Err(not_yet("--cache-to"));
-    }
-    if !args.ssh.is_empty() {
-        return Err(not_yet("--ssh"));
     }
     if args.cgroup_parent.is_some() {
         return Err(not_yet("--cgroup-parent"));
@@ -384,6 +385,29 @@ fn secrets(args: &Build) -> Result<Secrets, Failure> {
         secrets.values.insert(id, Arc::new(value));
     }
     Ok(secrets)
+}
+
+/// `--ssh` (SPEC B2.29). Whether they are of any use is for the broker to see.
+fn agents(args: &Build) -> Result<Vec<AgentSpec>, Failure> {
+    let mut agents: Vec<AgentSpec> = Vec::new();
+    for text in &args.ssh {
+        let (id, paths, raw) = grammar::ssh(text).map_err(|e| usage(format!("--ssh: {e}")))?;
+        let mut paths: Vec<PathBuf> = paths.into_iter().map(PathBuf::from).collect();
+        if paths.is_empty() {
+            let socket = variable("SSH_AUTH_SOCK").ok_or_else(|| {
+                usage(format!("--ssh {id}: there is no agent: SSH_AUTH_SOCK is not set"))
+                    .hint(format!("start one with `eval $(ssh-agent)`, or give a key: --ssh {id}=FILE"))
+            })?;
+            paths.push(socket.into());
+        }
+        for path in &mut paths {
+            *path = std::path::absolute(&*path)
+                .map_err(|e| usage(format!("--ssh {id}: cannot find {}: {e}", path.display())))?;
+        }
+        agents.retain(|agent| agent.id != id);
+        agents.push(AgentSpec { id, paths, raw });
+    }
+    Ok(agents)
 }
 
 fn read_limited(path: &Path, limit: u64) -> std::io::Result<Vec<u8>> {

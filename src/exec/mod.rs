@@ -8,4 +8,5 @@ mod hosts;
 mod place;
 pub mod run;
 pub mod secret;
+pub mod ssh;
 mod user;

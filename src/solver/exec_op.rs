@@ -14,6 +14,7 @@ use crate::exec::emulation;
 use crate::exec::file;
 use crate::exec::run::{self, RunRequest};
 use crate::exec::secret::SecretFile;
+use crate::exec::ssh::AgentSocket;
 use crate::llb::Vertex;
 use crate::llb::op::{ExecOp, Mount, MountType, NetMode, SecurityMode};
 use crate::store::{CacheMount, LayerId, MountRequest, Mounted, Sharing, Stub};
@@ -27,6 +28,7 @@ struct Held {
     /// Nothing can be mounted here: a cache mount is in one place at a time.
     moves_caches: bool,
     secrets: Vec<SecretFile>,
+    agents: Vec<AgentSocket>,
 }
 
 impl Solver {
@@ -92,7 +94,7 @@ impl Solver {
                 None => return Err(missing_secret(vertex, &secret.id)),
             }
         }
-        let confidential = !extra_env.is_empty() || !held.secrets.is_empty();
+        let confidential = !extra_env.is_empty() || !held.secrets.is_empty() || !held.agents.is_empty();
 
         let root = root.ok_or_else(|| SolveError::internal("an exec operation without a root mount"))?;
         let chain = match usize::try_from(root.input).ok().and_then(|i| trees.get(i)) {
@@ -207,8 +209,18 @@ impl Solver {
                 Ok(Some(StepMount::Bind { source, target, readonly: true }))
             }
             MountType::Ssh => {
-                let message = "RUN --mount=type=ssh is not supported yet";
-                Err(SolveError::at(vertex, FaultKind::Input, message, None))
+                let opt = mount.ssh_opt.clone().unwrap_or_default();
+                let Some(agent) = self.env.secrets.agents.get(&opt.id) else {
+                    return if opt.optional { Ok(None) } else { Err(missing_agent(vertex, &opt.id)) };
+                };
+                let (dir, agent) = (&self.env.state_dir, Arc::clone(agent));
+                let socket = AgentSocket::listen(dir, agent, opt.uid, opt.gid, opt.mode).map_err(|e| {
+                    let message = format!("cannot hand over ssh agent \"{}\": {e}", opt.id);
+                    SolveError::at(vertex, FaultKind::of_io(&e, FaultKind::Store), message, None)
+                })?;
+                let source = socket.path().to_path_buf();
+                held.agents.push(socket);
+                Ok(Some(StepMount::Bind { source, target, readonly: true }))
             }
         }
     }
@@ -294,6 +306,11 @@ fn in_locking_order(mounts: &[Mount]) -> Vec<&Mount> {
 fn missing_secret(vertex: &Vertex, id: &str) -> SolveError {
     let hint = format!("give it with --secret id={id},src=FILE or --secret id={id},env=VARIABLE");
     SolveError::at(vertex, FaultKind::Input, format!("secret \"{id}\": not found"), Some(hint))
+}
+
+fn missing_agent(vertex: &Vertex, id: &str) -> SolveError {
+    let hint = format!("give it with --ssh {id}, --ssh {id}=SOCKET or --ssh {id}=KEY");
+    SolveError::at(vertex, FaultKind::Input, format!("ssh agent \"{id}\": not found"), Some(hint))
 }
 
 /// The real path of `selector` below a mounted root, with every symlink resolved inside the root.

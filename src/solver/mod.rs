@@ -25,6 +25,7 @@ pub use tree::{ContextDir, Tree};
 
 use crate::base::events::Outcome;
 use crate::base::{CacheKey, Cancel, Digest, Events};
+use crate::exec::ssh::Agent;
 use crate::llb::{Edge, Graph, Vertex};
 use crate::source::image::ImageSource;
 use crate::store::Store;
@@ -34,6 +35,8 @@ use crate::store::Store;
 pub struct Secrets {
     /// Secret values by id. Never part of a key, a log or a layer.
     pub values: BTreeMap<String, Arc<Vec<u8>>>,
+    /// SSH agents by id.
+    pub agents: BTreeMap<String, Arc<dyn Agent>>,
 }
 
 /// Everything a solver works with.
