@@ -20,6 +20,7 @@ use crate::llb::{FrontendHost, Graph, HostError, ResolveMode, ResolvedImage};
 use crate::oci::Platform;
 use crate::registry::Client;
 use crate::solver::{ContextDir, Environment, Secrets, SolveError, Solver, Tree};
+use crate::source::Sources;
 use crate::source::image::ImageSource;
 use crate::store::Store;
 
@@ -112,6 +113,8 @@ pub struct Builder {
     pub client: Client,
     /// Base images.
     pub images: ImageSource,
+    /// Everything else from outside.
+    pub sources: Sources,
     /// How steps are run, or why not.
     pub steps: Result<Arc<Runner>, String>,
     /// A private directory in memory.
@@ -153,6 +156,7 @@ impl Builder {
         let solver = Solver::new(Environment {
             store: self.store.clone(),
             images: self.images.clone(),
+            sources: self.sources.clone(),
             contexts: request.contexts.clone(),
             secrets: request.secrets.clone(),
             steps: self.steps.clone(),
@@ -256,6 +260,7 @@ fn definition(request: &BuildRequest, platform: Option<Platform>, multi: bool) -
     FrontendInput {
         filename: &request.filename,
         source: &request.dockerfile,
+        context: None,
         ignore: request.ignore.clone(),
         context_ignores: request.context_ignores.clone(),
         options: FrontendOptions { platform, multi_platform: multi, ..request.options.clone() },

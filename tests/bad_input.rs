@@ -166,8 +166,6 @@ fn stores_of_a_newer_version_and_unwritable_homes() {
 #[test]
 fn what_is_not_built_yet_is_refused_by_name() {
     let bench = Bench::new();
-    bench.dockerfile("FROM scratch\nADD https://example.com/x /x\n");
-    bench.build(&[]).fails(INPUT, &["https://example.com/x"]);
     bench.dockerfile("FROM scratch\n");
     bench.build(&["--cache-to", "type=registry,ref=x"]).fails(USAGE, &["cache-to"]);
 }

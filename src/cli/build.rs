@@ -7,14 +7,14 @@ use super::args::Build;
 use super::broker::BrokeredAgent;
 use super::errors::Failure;
 use super::grammar::CallOptions;
-use super::settings::BuildSettings;
+use super::settings::{self, BuildSettings};
 use super::worker::{Inside, store_failure};
 use crate::base::budget::Budget;
 use crate::base::{Cancel, FaultKind, file};
 use crate::build::{BuildError, BuildReport, Builder};
 use crate::exec::run::{DnsOptions, Runner};
 use crate::frontend::Answer;
-use crate::source::ImageSource;
+use crate::source::{ImageSource, Sources};
 use crate::ui::{Mode, Progress, Summary};
 
 pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
@@ -86,6 +86,7 @@ async fn run(
     let lease = store.lease().map_err(|e| early(store_failure(&e)))?;
     let client = inside.client(events.clone()).map_err(early)?;
     let images = ImageSource::new(store.clone(), client.clone(), events.clone());
+    let sources = Sources::new(&store, &client, &events, settings::git(&inside.context.state_dir));
     let steps = if inside.context.rung == rootless::Rung::None {
         Err(inside.blockers.join("; "))
     } else {
@@ -101,6 +102,7 @@ async fn run(
         store: store.clone(),
         client,
         images,
+        sources,
         steps,
         state_dir: inside.context.state_dir.clone(),
         events,

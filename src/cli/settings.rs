@@ -12,14 +12,17 @@ use super::outputs;
 use crate::base::FaultKind;
 use crate::base::wording::did_you_mean;
 use crate::build::Entitlements;
+use crate::dockerfile::gitref::GitRef;
 use crate::dockerfile::ignore::IgnoreFile;
 use crate::exec::ssh::AgentSpec;
+use crate::frontend::remote::is_url;
 use crate::frontend::{Call, FrontendOptions, NoCache};
 use crate::llb::ResolveMode;
 use crate::llb::op::NetMode;
 use crate::oci::Reference;
 use crate::registry::{ProxyOptions, TrustOptions};
 use crate::solver::{ContextDir, Secrets};
+use crate::source::git::GitOptions;
 use crate::ui::{Colors, Mode, Style};
 
 /// Larger secrets are refused (SPEC B2.27).
@@ -106,6 +109,22 @@ pub fn trust() -> TrustOptions {
         cert_file: variable("SSL_CERT_FILE").map(PathBuf::from),
         cert_dirs: variable("SSL_CERT_DIR").map(|d| d.split(':').map(PathBuf::from).collect()).unwrap_or_default(),
         host_dirs,
+    }
+}
+
+/// How git is run.
+pub fn git(state_dir: &Path) -> GitOptions {
+    let trust = trust();
+    let mut known_hosts: Vec<PathBuf> = home().map(|h| h.join(".ssh/known_hosts")).into_iter().collect();
+    known_hosts.push("/etc/ssh/ssh_known_hosts".into());
+    GitOptions {
+        path: std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into()),
+        state_dir: state_dir.to_path_buf(),
+        proxies: proxies(),
+        ca_file: trust.cert_file,
+        ca_dir: trust.cert_dirs.into_iter().next(),
+        ssh: BTreeMap::new(),
+        known_hosts,
     }
 }
 
@@ -549,10 +568,18 @@ fn named_contexts(args: &Build, request: &mut crate::build::BuildRequest) -> Res
             request.options.named_contexts.insert(key, value.to_owned());
             continue;
         }
-        if value.contains("://") || value.starts_with("git@") || value.starts_with("target:") {
-            return Err(usage(format!(
-                "--build-context {name}: \"{value}\" is not supported yet; use a directory, docker-image:// or oci-layout://"
-            )));
+        let reference = GitRef::parse(value)
+            .transpose()
+            .map_err(|reason| usage(format!("--build-context {name}: {value}: {reason}")))?;
+        // `github.com/x/y` may also be a directory.
+        let remote = reference.is_some_and(|r| !r.like_a_path || !Path::new(value).exists()) || is_url(value);
+        if remote {
+            request.options.named_contexts.insert(key, value.to_owned());
+            continue;
+        }
+        if value.contains("://") || value.starts_with("target:") {
+            return Err(usage(format!("--build-context {name}: \"{value}\" is not supported yet"))
+                .hint("use a directory, a git or http URL, docker-image://REFERENCE or oci-layout://DIRECTORY"));
         }
         let dir = Path::new(value).canonicalize().ok().filter(|d| d.is_dir());
         let dir = dir.ok_or_else(|| {

@@ -4,10 +4,10 @@ use indexmap::IndexMap;
 
 use super::error::{FrontendError, Place};
 use super::options::FrontendOptions;
-use super::text::go_bool;
 use super::uses::Argument;
 use super::words::{Lex, Mode};
 use crate::dockerfile::ast::{ArgDeclaration, Instruction, Kind};
+use crate::dockerfile::go_bool;
 use crate::llb::op::ProxyEnv;
 use crate::oci::Platform;
 

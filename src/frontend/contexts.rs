@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::error::FrontendError;
+use super::remote::{RemoteContext, is_url};
+use crate::dockerfile::gitref::GitRef;
 use crate::oci::{Platform, Reference};
 
 /// What a named context stands for.
@@ -16,6 +18,8 @@ pub(super) enum Content {
     Layout(String),
     /// A directory; the name of the local source.
     Local(String),
+    /// A repository, or a file from a web server.
+    Remote(Box<RemoteContext>),
 }
 
 /// One named context.
@@ -91,13 +95,18 @@ fn content(title: &str, value: &str) -> Result<Content, FrontendError> {
     if let Some(name) = value.strip_prefix("local:") {
         return Ok(Content::Local(name.into()));
     }
-    let unsupported = ["git://", "ssh://", "git@", "http://", "https://", "target:", "input:", "docker-image+blob://"];
-    if let Some(scheme) = unsupported.iter().find(|scheme| value.starts_with(**scheme)) {
-        let scheme = scheme.trim_end_matches("//").trim_end_matches([':', '@']);
-        return Err(FrontendError::usage(format!(
-            "build context {title}={value}: contexts of kind {scheme} are not supported yet"
-        ))
-        .hint("use a directory, docker-image://REFERENCE or oci-layout://DIRECTORY"));
+    let fail = |reason: String| FrontendError::usage(format!("build context {title}: {reason}"));
+    if let Some(reference) = GitRef::parse(value) {
+        return Ok(Content::Remote(Box::new(RemoteContext::git(&reference.map_err(fail)?, false))));
+    }
+    if is_url(value) {
+        return Ok(Content::Remote(Box::new(RemoteContext::http(value))));
+    }
+    if let Some(scheme) = ["target:", "input:", "docker-image+blob:"].iter().find(|scheme| value.starts_with(**scheme))
+    {
+        let scheme = scheme.trim_end_matches(':');
+        return Err(fail(format!("contexts of kind {scheme} are not supported yet"))
+            .hint("use a directory, a git or http URL, docker-image://REFERENCE or oci-layout://DIRECTORY"));
     }
     Ok(Content::Local(title.into()))
 }
@@ -143,9 +152,28 @@ mod tests {
 
     #[test]
     fn unknown_kinds_are_refused_by_name() {
-        let all = contexts(&[("x", "https://example.com/a.git")]);
-        let error = all.find("x", &Platform::host()).expect_err("not supported");
-        insta::assert_snapshot!(error, @"build context x=https://example.com/a.git: contexts of kind https are not supported yet");
+        let all = contexts(&[("x", "target:other"), ("y", "https://example.com/a.git?foo=bar")]);
+        let error = |name| all.find(name, &Platform::host()).expect_err("refused");
+        insta::assert_snapshot!(error("x"), @"build context x: contexts of kind target are not supported yet");
+        insta::assert_snapshot!(error("y"), @r#"build context y: unexpected query "foo""#);
+    }
+
+    #[test]
+    fn b1_06_repositories_and_files_of_servers() {
+        let all = contexts(&[
+            ("repo", "https://h.example/a.git#v1:sub"),
+            ("scp", "git@h.example:a/b"),
+            ("file", "https://h.example/a.tar.gz"),
+        ]);
+        for (name, identifier) in [
+            ("repo", "git://h.example/a.git#v1:sub"),
+            ("scp", "git://h.example/a/b"),
+            ("file", "https://h.example/a.tar.gz"),
+        ] {
+            let Some(Content::Remote(remote)) = find(&all, name) else { panic!("{name} is remote") };
+            assert_eq!(remote.source.identifier, identifier);
+            assert_eq!(remote.archive, None, "archives are not unpacked");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::error::{FrontendError, Place};
 use super::graph::{Draft, NodeId};
 use super::options::{FrontendInput, NoCache};
 use super::plan::{Command, Origin, Outlook, Plan, StageId};
+use super::remote::RemoteContext;
 use super::state::State;
 use super::words::{Lex, Mode, closest};
 use crate::dockerfile::ast::{Kind as Instruction, Word};
@@ -34,6 +35,8 @@ pub(super) struct Converter<'a> {
     pub(super) ignore: IgnoreFile,
     pub(super) checks: &'a mut Checks,
     pub(super) draft: Draft,
+    /// The build context, once it is in the graph and if it is no directory.
+    pub(super) remote_context: Option<NodeId>,
     /// Finished stages.
     pub(super) states: Vec<Option<State>>,
 }
@@ -127,6 +130,13 @@ impl Converter<'_> {
                 let node = self.draft.local(name, format!("[context {title}] load from client"), excludes);
                 let mut state = State::scratch(&platform);
                 state.node = Some(node);
+                return Ok(state);
+            }
+            Content::Remote(remote) => {
+                let what = remote.title.trim_start_matches("[internal] ");
+                let remote = RemoteContext { title: format!("[context {title}] {what}"), ..(**remote).clone() };
+                let mut state = State::scratch(&platform);
+                state.node = Some(remote.add_to(&mut self.draft));
                 return Ok(state);
             }
             Content::Image(reference) => {
@@ -275,6 +285,10 @@ impl Converter<'_> {
 
     /// The build context.
     pub(super) fn build_context(&mut self) -> NodeId {
+        if let Some(remote) = &self.input.context {
+            let draft = &mut self.draft;
+            return *self.remote_context.get_or_insert_with(|| remote.add_to(draft));
+        }
         let excludes = self.ignore.texts_and_lines().0;
         self.draft.local("context", "[internal] load build context".into(), excludes)
     }

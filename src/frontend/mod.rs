@@ -20,6 +20,7 @@ mod mount;
 mod options;
 mod pipeline;
 mod plan;
+pub mod remote;
 mod run;
 mod state;
 mod syntax;

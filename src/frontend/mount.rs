@@ -1,7 +1,8 @@
 //! `RUN --mount=`: the option text (SPEC A5.02–A5.07).
 
 use super::error::FrontendError;
-use super::text::{byte_size, csv_fields, go_bool};
+use super::text::{byte_size, csv_fields};
+use crate::dockerfile::go_bool;
 
 /// Kinds of mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

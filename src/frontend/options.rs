@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use indexmap::IndexMap;
 
 use super::error::Place;
+use super::remote::RemoteContext;
 use crate::dockerfile::lint::{Rule, Violation};
 use crate::llb::op::{HostIp, NetMode, Ulimit};
 use crate::llb::{Definition, ResolveMode};
@@ -17,7 +18,9 @@ pub struct FrontendInput<'a> {
     pub filename: &'a str,
     /// The Dockerfile.
     pub source: &'a [u8],
-    /// Name and content of the ignore file of the build context (SPEC A9.01).
+    /// The build context, if it is not a directory of this machine.
+    pub context: Option<RemoteContext>,
+    /// Name and content of the ignore file of the build context (SPEC A9.01). Remote contexts have none.
     pub ignore: Option<(String, Vec<u8>)>,
     /// Name and content of the ignore files of named contexts that are directories, by context name.
     pub context_ignores: BTreeMap<String, (String, Vec<u8>)>,

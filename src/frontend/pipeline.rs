@@ -119,6 +119,7 @@ impl Source {
             ignore,
             checks,
             draft: Draft::default(),
+            remote_context: None,
             states: Vec::new(),
         };
         converter.run()?;

@@ -133,15 +133,6 @@ pub(super) fn byte_size(text: &str) -> Option<i64> {
     Some((value * factor as f64) as i64)
 }
 
-/// Go's `strconv.ParseBool` (SPEC G.02).
-pub(super) fn go_bool(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
-        "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),
-        _ => None,
-    }
-}
-
 /// One CSV record (SPEC G.01).
 pub(super) fn csv_fields(text: &str) -> Result<Vec<String>, String> {
     let mut fields = Vec::new();

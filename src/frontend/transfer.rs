@@ -4,6 +4,7 @@ use super::convert::{Converter, Progress};
 use super::error::{FrontendError, Place};
 use super::graph::NodeId;
 use super::plan::Command;
+use super::remote::{self, Remote, without_credentials};
 use super::run::inline_file;
 use super::state::State;
 use super::text::{absolute, destination, has_wildcards};
@@ -35,7 +36,10 @@ struct Expanded {
     exclude: Vec<String>,
     dest: String,
     parents: bool,
-    unpack: bool,
+    /// `--unpack`; what it is without the flag depends on the source.
+    unpack: Option<bool>,
+    checksum: Option<String>,
+    keep_git_dir: Option<bool>,
 }
 
 impl Converter<'_> {
@@ -85,8 +89,14 @@ impl Converter<'_> {
             let TransferSource::Path(word) = source else { continue };
             let at = place.word(word);
             let path = self.expand_text(state, &word.text, Mode::Source, &at).map_err(|error| error.at(&at))?;
-            created_by.push_str(&format!(" {path}"));
-            refuse_remote(&path, add).map_err(|error| error.at(&place.word(word)))?;
+            created_by.push_str(&format!(" {}", if add { without_credentials(&path) } else { path.clone() }));
+            let remote = Remote::of(&path)
+                .map_err(|error| FrontendError::input(format!("{}: {error}", without_credentials(&path))).at(&at))?;
+            if let Some(remote) = remote {
+                let piece = self.remote(&path, &remote, &expanded, add, place);
+                pieces.push(piece.map_err(|error| error.at(&at))?);
+                continue;
+            }
             let tree = match tree {
                 Some(tree) => tree,
                 None => {
@@ -95,7 +105,7 @@ impl Converter<'_> {
                 }
             };
             self.draft.needs(tree, &path, place.lines);
-            pieces.push(Piece { tree, copy: local_copy(&path, &expanded) });
+            pieces.push(Piece { tree, copy: local_copy(&path, &expanded, add) });
         }
         for source in documents {
             let TransferSource::Heredoc(document) = source else { continue };
@@ -124,15 +134,79 @@ impl Converter<'_> {
             self.link(state, command, pieces, expanded.chown.as_deref(), progress)?;
         } else {
             let variables = state.variables();
-            let caption = self.caption(&command.instruction.original, Mode::Word, &variables);
+            let original = remote::redacted(&command.instruction.original);
+            let caption = remote::redacted(&self.caption(&original, Mode::Word, &variables));
             let title = self.title(progress, &caption, &state.platform, &variables);
-            let metadata = Self::metadata(progress, title, &command.instruction.original);
+            let metadata = Self::metadata(progress, title, &original);
             self.draft.needs(state.node, "/", place.lines);
             let node = self.file_op(state.node, pieces, expanded.chown.as_deref(), metadata, place);
             state.node = Some(node);
         }
         state.layer(created_by);
         Ok(())
+    }
+
+    /// A source that is not a path (SPEC A6.18–A6.22).
+    fn remote(
+        &mut self,
+        text: &str,
+        remote: &Remote,
+        expanded: &Expanded,
+        add: bool,
+        place: &Place,
+    ) -> Result<Piece, FrontendError> {
+        let (source, copy, title) = match remote {
+            Remote::Url | Remote::Git(_) if !add => {
+                let what = if matches!(remote, Remote::Url) { "a URL" } else { "a git ref" };
+                return Err(
+                    FrontendError::input(format!("source can't be {what} for COPY")).hint("use ADD, which fetches it")
+                );
+            }
+            Remote::Url => {
+                let checksum = expanded.checksum.as_deref();
+                if let Some(checksum) = checksum.filter(|text| text.parse::<crate::base::Digest>().is_err()) {
+                    return Err(FrontendError::input(format!("invalid checksum \"{checksum}\" of a URL"))
+                        .hint("it is a digest, for example sha256: and 64 hexadecimal digits"));
+                }
+                let name = remote::file_name(text);
+                let copy = FileActionCopy {
+                    src: absolute("/", &name),
+                    attempt_unpack_docker_compatibility: expanded.unpack == Some(true),
+                    create_dest_path: true,
+                    ..base_copy(expanded)
+                };
+                let title = without_credentials(text);
+                (remote::http(text, &name, checksum), copy, title)
+            }
+            Remote::Git(reference) => {
+                let mut reference = (**reference).clone();
+                if let Some(checksum) = &expanded.checksum {
+                    if let Some(other) = reference.checksum.as_ref().filter(|other| *other != checksum) {
+                        let message = format!("checksum mismatch \"{checksum}\" != \"{other}\"");
+                        return Err(FrontendError::input(message));
+                    }
+                    reference.checksum = Some(checksum.clone());
+                }
+                if let Some(keep) = expanded.keep_git_dir {
+                    if reference.keep_git_dir.is_some_and(|other| other != keep) {
+                        let message = "inconsistent keep-git-dir configuration: the flag and the query disagree";
+                        return Err(FrontendError::input(message));
+                    }
+                    reference.keep_git_dir = Some(keep);
+                }
+                let copy = FileActionCopy {
+                    src: "/".into(),
+                    dir_copy_contents: true,
+                    create_dest_path: true,
+                    ..base_copy(expanded)
+                };
+                let title = format!("git {}", without_credentials(text));
+                (remote::git(&reference, self.epoch.is_some()), copy, title)
+            }
+        };
+        let metadata = OpMetadata::named(title);
+        let tree = self.draft.add(Kind::Source(source), Vec::new(), None, metadata, vec![place.lines]);
+        Ok(Piece { tree: Some(tree), copy })
     }
 
     /// `--link`: copies into an empty tree that is then stacked on the stage (SPEC A6.15).
@@ -152,14 +226,15 @@ impl Converter<'_> {
         }
         let place = &command.place;
         let variables = state.variables();
-        let caption = self.caption(&command.instruction.original, Mode::Word, &variables);
+        let original = remote::redacted(&command.instruction.original);
+        let caption = remote::redacted(&self.caption(&original, Mode::Word, &variables));
         let title = self.title(progress, &caption, &state.platform, &variables);
         progress.again();
         let group = |weak: bool| {
             let id = crate::base::Digest::sha256(&title).to_string();
             Some(ProgressGroup { id, name: title.clone(), weak })
         };
-        let mut metadata = Self::metadata(progress, title.clone(), &command.instruction.original);
+        let mut metadata = Self::metadata(progress, title.clone(), &original);
         metadata.progress_group = group(true);
         let own = self.file_op(None, pieces, chown, metadata, place);
         let merged = self.title(progress, &format!("LINK {caption}"), &state.platform, &variables);
@@ -168,7 +243,7 @@ impl Converter<'_> {
             state.node = Some(own);
             return Ok(());
         };
-        let mut metadata = Self::metadata(progress, merged, &command.instruction.original);
+        let mut metadata = Self::metadata(progress, merged, &original);
         metadata.progress_group = group(false);
         self.draft.needs(Some(base), "/", place.lines);
         let op = Kind::Merge(MergeOp { inputs: vec![BuildInput { input: 0 }, BuildInput { input: 1 }] });
@@ -242,8 +317,9 @@ impl Converter<'_> {
             self.check_checksum(state, transfer, add, place)?;
         }
         let parents = transfer.parents.as_ref().is_some_and(|parents| parents.on);
-        let unpack = transfer.unpack.as_ref().map_or(add, |unpack| unpack.on);
-        Ok(Expanded { chown, chmod, exclude, dest, parents, unpack })
+        let unpack = transfer.unpack.as_ref().map(|unpack| unpack.on);
+        let keep_git_dir = transfer.keep_git_dir.as_ref().map(|keep| keep.on);
+        Ok(Expanded { chown, chmod, exclude, dest, parents, unpack, checksum, keep_git_dir })
     }
 
     fn check_checksum(
@@ -260,10 +336,11 @@ impl Converter<'_> {
             return Err(FrontendError::input("checksum can't be specified for multiple sources"));
         };
         let path = self.expand(state, word, place)?;
-        if is_url(&path) || is_git(&path) {
-            return Ok(());
+        match Remote::of(&path) {
+            Ok(None) => Err(FrontendError::input("checksum requires HTTP(S) or Git sources")),
+            // A broken reference is told of where it is used.
+            _ => Ok(()),
         }
-        Err(FrontendError::input("checksum requires HTTP(S) or Git sources"))
     }
 
     /// SPEC A6.23, A10.19.
@@ -302,12 +379,12 @@ fn base_copy(expanded: &Expanded) -> FileActionCopy {
 }
 
 /// A copy from a context, a stage or an image.
-fn local_copy(path: &str, expanded: &Expanded) -> FileActionCopy {
+fn local_copy(path: &str, expanded: &Expanded, add: bool) -> FileActionCopy {
     let mut copy = FileActionCopy {
         src: absolute("/", path),
         follow_symlink: true,
         dir_copy_contents: true,
-        attempt_unpack_docker_compatibility: expanded.unpack,
+        attempt_unpack_docker_compatibility: expanded.unpack.unwrap_or(add),
         create_dest_path: true,
         allow_wildcard: true,
         allow_empty_wildcard: true,
@@ -345,44 +422,6 @@ pub(super) fn owner(text: &str, input: i64) -> ChownOpt {
 
 fn is_number(part: &str) -> bool {
     part.is_empty() || part == "root" || part.parse::<u32>().is_ok()
-}
-
-/// Sources that are not files of a tree.
-fn refuse_remote(source: &str, add: bool) -> Result<(), FrontendError> {
-    let (kind, copy_error) = if is_git(source) {
-        ("git repository", "source can't be a git ref for COPY")
-    } else if is_url(source) {
-        ("URL", "source can't be a URL for COPY")
-    } else {
-        return Ok(());
-    };
-    if !add {
-        return Err(FrontendError::input(copy_error));
-    }
-    Err(FrontendError::input(format!("ADD of a {kind} is not supported yet: {source}"))
-        .hint("fetch it in a RUN step, or put it into the build context"))
-}
-
-fn is_url(source: &str) -> bool {
-    source.starts_with("http://") || source.starts_with("https://")
-}
-
-/// The forms of SPEC A7.01 that ADD knows.
-fn is_git(source: &str) -> bool {
-    if source.starts_with("git://") || source.starts_with("ssh://") {
-        return true;
-    }
-    if is_url(source) {
-        let path = source.split(['#', '?']).next().unwrap_or(source);
-        return path.ends_with(".git");
-    }
-    // user@host:path
-    let Some((user, rest)) = source.split_once('@') else { return false };
-    let Some((host, _)) = rest.split_once(':') else { return false };
-    let word = |text: &str, extra: &str| {
-        !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || extra.contains(c))
-    };
-    word(user, "-_") && word(host, "-.")
 }
 
 /// SPEC A6.05.
@@ -430,27 +469,6 @@ mod tests {
                 error.message,
                 format!("invalid chmod parameter: '{text}'. it should be octal string and between 0 and 07777")
             );
-        }
-    }
-
-    #[test]
-    fn a6_18_a6_21_remote_sources() {
-        for (source, git) in [
-            ("https://example.com/x.tar.gz", false),
-            ("http://example.com/repo.git", true),
-            ("https://example.com/repo.git#main:sub", true),
-            ("git@example.com:a/b", true),
-            ("ssh://git@example.com/x", true),
-            ("git://example.com/x", true),
-        ] {
-            assert_eq!(is_git(source), git, "{source}");
-            let add = refuse_remote(source, true).expect_err("refused");
-            assert!(add.message.contains(source) && add.hint.is_some());
-            let copy = refuse_remote(source, false).expect_err("refused").message;
-            assert_eq!(copy, format!("source can't be a {} for COPY", if git { "git ref" } else { "URL" }));
-        }
-        for source in ["src/", "a@b", "foo:bar", "./git@example.com:x", "x.git"] {
-            assert!(refuse_remote(source, true).is_ok(), "{source}");
         }
     }
 

@@ -23,6 +23,7 @@ mod scopes;
 mod tls;
 mod transport;
 mod upload;
+pub mod web;
 
 pub use client::{BlobSource, Client, FetchedManifest, Progress, PushOutcome, no_progress};
 pub use credential::{Anonymous, Credential, CredentialProvider};

@@ -1,10 +1,9 @@
 //! One request's way: slot, authentication, redirects, and the pauses between attempts.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use bytes::{Bytes, BytesMut};
-use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
+use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue, LOCATION};
 use reqwest::{Method, Request, Response, StatusCode, Url};
 use tokio::sync::SemaphorePermit;
 use tokio::time::{Duration, Instant, timeout};
@@ -16,6 +15,7 @@ use super::host::{self, Host};
 use super::scopes::Scopes;
 use super::transport::{SendError, classify};
 use super::upload::Upload;
+use super::web::retry_after;
 use super::{Fault, RetryPolicy};
 
 /// How much of an error page is read.
@@ -444,33 +444,4 @@ impl Inner {
 fn silence(url: &Url, limit: Duration) -> SendError {
     let cause = format!("no answer for {} s", limit.as_secs());
     SendError::transient(Fault::Broken { url: host::show(url), cause })
-}
-
-/// The server's wish for a pause: seconds or a date.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse::<u64>() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let date = httpdate::parse_http_date(text).ok()?;
-    Some(date.duration_since(SystemTime::now()).unwrap_or_default())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn e3_13_retry_after_in_both_forms() {
-        let header = |text: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(RETRY_AFTER, HeaderValue::from_str(text).expect("valid"));
-            retry_after(&headers)
-        };
-        assert_eq!(header("7"), Some(Duration::from_secs(7)));
-        let date = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(30));
-        assert!(header(&date).is_some_and(|d| d > Duration::from_secs(25) && d <= Duration::from_secs(30)));
-        assert_eq!(header("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));
-        assert_eq!(header("soon"), None);
-    }
 }

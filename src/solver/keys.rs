@@ -8,10 +8,11 @@ use futures_util::future::try_join_all;
 use super::tree::{self, Tree};
 use super::{Once, SolveError, Solver, blocking, lock};
 use crate::base::events::Outcome;
-use crate::base::{CacheKey, Digest, FaultKind};
+use crate::base::{CacheKey, Digest};
 use crate::cache::key::{self, Dependency, Part, Selection};
 use crate::llb::op::Kind;
 use crate::llb::{Graph, Vertex};
+use crate::source::Pinned;
 
 /// What is known of a vertex before anything runs.
 #[derive(Debug)]
@@ -20,6 +21,15 @@ pub(super) struct Keyed {
     pub(super) key: Option<CacheKey>,
     /// The result, if it is in the cache or costs nothing.
     pub(super) hit: Option<Hit>,
+    /// A source that is settled but perhaps not here.
+    pub(super) pinned: Option<Arc<dyn Pinned>>,
+}
+
+impl Keyed {
+    /// A result that is there.
+    pub(super) fn found(key: CacheKey, hit: Hit) -> Self {
+        Self { key: Some(key), hit: Some(hit), pinned: None }
+    }
 }
 
 /// A result found without running anything.
@@ -84,13 +94,13 @@ impl Solver {
         }
         let key = key::combine(&key::operation(vertex), &parts);
         if vertex.metadata.ignore_cache {
-            return Ok(Keyed { key: Some(key), hit: None });
+            return Ok(Keyed { key: Some(key), hit: None, pinned: None });
         }
         let hit = self.look_up(vertex, &key).await?;
         if hit.is_some() {
             self.env.events.completed(&vertex.digest, Outcome::Cached);
         }
-        Ok(Keyed { key: Some(key), hit })
+        Ok(Keyed { key: Some(key), hit, pinned: None })
     }
 
     fn definition_key(&self, vertex: &Vertex, input: &Keyed) -> Result<CacheKey, SolveError> {
@@ -133,40 +143,6 @@ impl Solver {
             Ok(Digest::sha256(digests))
         })
         .await
-    }
-
-    async fn source(
-        self: &Arc<Self>,
-        vertex: &Arc<Vertex>,
-        source: &crate::llb::op::SourceOp,
-    ) -> Result<Keyed, SolveError> {
-        let (scheme, rest) = source.identifier.split_once("://").unwrap_or((source.identifier.as_str(), ""));
-        match scheme {
-            "docker-image" | "oci-layout" => {
-                let platform = vertex.op.platform.as_ref().map_or_else(crate::oci::Platform::host, Into::into);
-                let layers = self
-                    .env
-                    .images
-                    .layers(&source.identifier, &platform)
-                    .await
-                    .map_err(|e| SolveError::at(vertex, e.kind(), e.to_string(), e.hint()))?;
-                let canonical = key::leaf("image", layers.last().map_or("scratch", |l| l.as_str()));
-                let outputs = vec![Tree::Layers(layers)];
-                Ok(Keyed { key: Some(canonical.clone()), hit: Some(Hit { canonical, outputs, source: true }) })
-            }
-            "local" => {
-                let local = self.locals.open(&self.env, vertex, rest, source).await?;
-                // Whoever depends on it asks for its content; this key is never used for anything else.
-                let canonical = key::leaf("local", vertex.digest.as_str());
-                Ok(Keyed { key: None, hit: Some(Hit { canonical, outputs: vec![Tree::Local(local)], source: true }) })
-            }
-            _ => Err(SolveError::at(
-                vertex,
-                FaultKind::Input,
-                format!("source \"{}\" is not supported yet", source.identifier),
-                None,
-            )),
-        }
     }
 }
 

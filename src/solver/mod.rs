@@ -10,6 +10,7 @@ mod exec_op;
 mod file_op;
 mod keys;
 mod operate;
+mod source_op;
 mod tree;
 
 use std::collections::{BTreeMap, HashMap};
@@ -28,6 +29,7 @@ use crate::base::{CacheKey, Cancel, Digest, Events};
 use crate::exec::ssh::Agent;
 use crate::llb::{Edge, Graph, Vertex};
 use crate::source::image::ImageSource;
+use crate::source::{Material, Sources};
 use crate::store::Store;
 
 /// What RUN steps need beyond the graph.
@@ -45,6 +47,8 @@ pub struct Environment {
     pub store: Store,
     /// Where base images come from.
     pub images: ImageSource,
+    /// Where everything else from outside comes from.
+    pub sources: Sources,
     /// Directories of `local://NAME` sources.
     pub contexts: BTreeMap<String, ContextDir>,
     /// Secrets of this build.
@@ -71,6 +75,7 @@ pub struct Solver {
     keyed: Mutex<HashMap<Digest, Once<keys::Keyed>>>,
     solved: Mutex<HashMap<Digest, Once<Solved>>>,
     locals: tree::LocalTrees,
+    materials: Mutex<BTreeMap<Digest, Material>>,
 }
 
 /// The result of a vertex.
@@ -97,6 +102,7 @@ impl Solver {
             keyed: Mutex::default(),
             solved: Mutex::default(),
             locals: tree::LocalTrees::default(),
+            materials: Mutex::default(),
         })
     }
 

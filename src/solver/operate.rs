@@ -25,6 +25,9 @@ impl Solver {
             let cached = !hit.source;
             return Ok(Solved { canonical: hit.canonical.clone(), outputs: hit.outputs.clone(), cached, known: true });
         }
+        if let (Some(pinned), Some(key)) = (&keyed.pinned, &keyed.key) {
+            return self.bring_in(vertex, key, pinned).await;
+        }
         let inputs = try_join_all(vertex.inputs.iter().map(|edge| self.solved(graph, &edge.vertex))).await?;
         let mut trees = Vec::with_capacity(inputs.len());
         for (edge, input) in vertex.inputs.iter().zip(&inputs) {

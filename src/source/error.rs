@@ -3,9 +3,10 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::git::GitError;
 use crate::base::{Digest, FaultKind};
 use crate::llb::host::HostError;
-use crate::registry::RegistryError;
+use crate::registry::{Fault, RegistryError};
 use crate::store::StoreError;
 
 /// A failed resolution or download.
@@ -101,6 +102,57 @@ pub enum SourceError {
         /// Why not.
         source: io::Error,
     },
+    /// A web server did not answer, or not in HTTP.
+    #[error("failed to load {url}: {fault}")]
+    Web {
+        /// What was to be loaded, without secrets.
+        url: String,
+        /// Why not.
+        fault: Fault,
+    },
+    /// A web server said no (SPEC C2.05).
+    #[error("failed to load {url}: invalid response status {code} {reason}")]
+    Status {
+        /// What was to be loaded, without secrets.
+        url: String,
+        /// e.g. 404.
+        code: u16,
+        /// e.g. `Not Found`.
+        reason: &'static str,
+        /// The server.
+        host: String,
+        /// No credentials were sent.
+        anonymous: bool,
+    },
+    /// A file that is not what its checksum says (SPEC A6.19, C2.05).
+    #[error("digest mismatch for {url}: {actual} (expected: {expected})")]
+    Mismatch {
+        /// Where it came from, without secrets.
+        url: String,
+        /// Wanted.
+        expected: Digest,
+        /// Received.
+        actual: Digest,
+    },
+    /// A server that would keep us busy for ever.
+    #[error("failed to load {url}: it {what}")]
+    Limit {
+        /// What was to be loaded, without secrets.
+        url: String,
+        /// e.g. `redirects more than 10 times`.
+        what: String,
+    },
+    /// A secret that cannot be sent.
+    #[error("the secret for {host} cannot be used: {reason}")]
+    Secret {
+        /// Whom it is for.
+        host: String,
+        /// Why not; without the value.
+        reason: String,
+    },
+    /// A git repository that cannot be had.
+    #[error(transparent)]
+    Git(#[from] GitError),
     /// A thread died.
     #[error("internal error: {0}")]
     Internal(String),
@@ -117,7 +169,14 @@ impl SourceError {
                 FaultKind::Input
             }
             Self::Attribute { .. } | Self::Checksum { .. } | Self::NotLocal { .. } => FaultKind::Input,
-            Self::NotAnImage { .. } | Self::Corrupt { .. } => FaultKind::Remote,
+            Self::Web { fault, .. } => fault.kind(),
+            Self::Status { code: 401 | 403 | 407, .. } => FaultKind::Auth,
+            Self::Mismatch { .. } => FaultKind::Input,
+            Self::Secret { .. } => FaultKind::Usage,
+            Self::Git(e) => e.kind(),
+            Self::NotAnImage { .. } | Self::Corrupt { .. } | Self::Status { .. } | Self::Limit { .. } => {
+                FaultKind::Remote
+            }
             Self::Lost { .. } => FaultKind::Store,
             Self::Internal(_) => FaultKind::Internal,
         }
@@ -135,6 +194,19 @@ impl SourceError {
             }
             Self::NotLocal { .. } => Some("build with --pull to ask the registry".into()),
             Self::Lost { .. } => Some("build with --no-cache --pull to fetch the image again".into()),
+            Self::Web { fault: Fault::Unreachable { cause, .. }, .. } if cause.starts_with("TLS") => {
+                Some("add the server's CA to the system's certificates or name it in SSL_CERT_FILE".into())
+            }
+            Self::Web { fault: Fault::Unreachable { .. }, .. } => {
+                Some("check the host's name and port, the network and the proxy settings".into())
+            }
+            Self::Status { code: 401 | 403, host, anonymous: true, .. } => {
+                Some(format!("if it wants a token, give one with --secret id=HTTP_AUTH_TOKEN_{host},env=VARIABLE"))
+            }
+            Self::Mismatch { actual, .. } => {
+                Some(format!("if the content is right, give --checksum={actual}; otherwise find out who changed it"))
+            }
+            Self::Git(e) => e.hint(),
             _ => None,
         }
     }

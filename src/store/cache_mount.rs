@@ -1,4 +1,4 @@
-//! Persistent directories of `RUN --mount=type=cache` (SPEC C4.10).
+//! Persistent directories of `RUN --mount=type=cache` (SPEC C4.10), and copies of git repositories.
 //!
 //! A mount's files belong to the id map they were made with, so each map has its own. `shared` holders share a lock,
 //! `locked` ones wait for it alone, and `private` ones take the first instance that nobody uses. The lock is also what
@@ -23,6 +23,14 @@ use crate::base::file::{open_dir, open_in_root};
 use super::lock::{FileLock, Mode};
 use super::meta::now;
 use super::{Store, StoreError};
+
+/// What the names of git repositories begin with; no cache mount's does.
+const GIT: &str = "git-";
+
+/// Whether the directory of this name below `mounts` is a git repository.
+pub(crate) fn is_git_repository(name: &str) -> bool {
+    name.starts_with(GIT)
+}
 
 /// How several steps may use a cache mount at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -129,7 +137,26 @@ impl Store {
     /// # Errors
     /// If the directory cannot be made, or what `seed` says.
     pub fn cache_mount(&self, id: &str, sharing: Sharing, seed: Option<Seed<'_>>) -> Result<CacheMount, StoreError> {
-        let (name, lock) = self.lock_mount(id, sharing)?;
+        self.open_mount("", id, sharing, seed)
+    }
+
+    /// The directory for a copy of the git repository called `id`, for one user at a time. No step can name it: what is
+    /// in it must not come from a build.
+    ///
+    /// # Errors
+    /// If the directory cannot be made.
+    pub fn git_repository(&self, id: &str) -> Result<CacheMount, StoreError> {
+        self.open_mount(GIT, id, Sharing::Locked, None)
+    }
+
+    fn open_mount(
+        &self,
+        prefix: &str,
+        id: &str,
+        sharing: Sharing,
+        seed: Option<Seed<'_>>,
+    ) -> Result<CacheMount, StoreError> {
+        let (name, lock) = self.lock_mount(prefix, id, sharing)?;
         let path = self.inner.layout.mounts().join(&name).join("fs");
         // Who lent it holds the lock alone, so a note that is still there is a killed one's.
         if !path.is_dir() && !recall(&path).map_err(StoreError::io("fetch back", &path))? {
@@ -168,9 +195,9 @@ impl Store {
         Ok(())
     }
 
-    fn lock_mount(&self, id: &str, sharing: Sharing) -> Result<(String, FileLock), StoreError> {
+    fn lock_mount(&self, prefix: &str, id: &str, sharing: Sharing) -> Result<(String, FileLock), StoreError> {
         let base = Digest::sha256(format!("{id} {}", self.id_map()?));
-        let name = |instance: u32| format!("{}-{instance}", &base.hex()[..32]);
+        let name = |instance: u32| format!("{prefix}{}-{instance}", &base.hex()[..32]);
         let path = |instance: u32| self.mount_lock_path(&name(instance));
         Ok(match sharing {
             Sharing::Shared => (name(0), FileLock::wait(&path(0), Mode::Shared)?),
@@ -301,6 +328,19 @@ mod tests {
         drop(mount);
         let mount = store.cache_mount("id", Sharing::Locked, None).expect("opens a new one");
         assert_eq!(fs::read_dir(mount.path()).expect("lists").count(), 0);
+    }
+
+    #[test]
+    fn no_step_can_name_a_git_repository() {
+        let (_dir, store) = store();
+        let repository = store.git_repository("https://host.example/a.git").expect("opens");
+        let mount = store.cache_mount("https://host.example/a.git", Sharing::Shared, None).expect("opens");
+        assert_ne!(repository.path(), mount.path());
+        drop((repository, mount));
+        let usage = store.disk_usage().expect("lists");
+        let kinds: Vec<&str> = usage.iter().map(|u| u.kind.name()).filter(|k| *k != "internal").collect();
+        assert_eq!(kinds.len(), 2, "{kinds:?}");
+        assert!(kinds.contains(&"source.git.checkout") && kinds.contains(&"exec.cachemount"), "{kinds:?}");
     }
 
     #[test]

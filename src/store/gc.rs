@@ -108,7 +108,7 @@ impl Store {
         };
         let rules = [
             PruneOptions {
-                filters: filter("type~=^(source\\.local|exec\\.cachemount)$")?,
+                filters: filter("type~=^(source\\.local|source\\.git\\.checkout|exec\\.cachemount)$")?,
                 keep_duration: Some(48 * HOUR),
                 ..PruneOptions::default()
             },

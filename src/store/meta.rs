@@ -62,6 +62,13 @@ CREATE TABLE mounts (
     usage INTEGER NOT NULL, bytes INTEGER, measured INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
 ";
 
+/// Tables that came later and that older versions do without.
+const ADD: &str = "
+CREATE TABLE IF NOT EXISTS downloads (
+    address TEXT NOT NULL, digest TEXT NOT NULL, etag TEXT, modified INTEGER, filename TEXT, at INTEGER NOT NULL,
+    PRIMARY KEY (address, digest)) WITHOUT ROWID;
+";
+
 /// What a transaction's body can fail with.
 pub(crate) enum TxError {
     Sql(rusqlite::Error),
@@ -116,6 +123,8 @@ impl Meta {
                 tx.commit().map_err(sql("create"))?;
             }
         }
+        // Costs nothing where they are.
+        connection.execute_batch(ADD).map_err(sql("create"))?;
         Ok(Self { connection: Mutex::new(connection), path: path.to_path_buf() })
     }
 

@@ -9,6 +9,7 @@ use rusqlite::Transaction;
 
 use crate::base::Digest;
 
+use super::cache_mount::is_git_repository;
 use super::lock::is_held;
 use super::meta::{from_nanos, now};
 use super::sweep::list;
@@ -30,6 +31,8 @@ pub enum UsageKind {
     SourceLocal,
     /// A cache mount.
     CacheMount,
+    /// The copy of a git repository that sources are checked out from.
+    SourceGit,
 }
 
 impl UsageKind {
@@ -41,6 +44,7 @@ impl UsageKind {
             Self::Internal => "internal",
             Self::SourceLocal => "source.local",
             Self::CacheMount => "exec.cachemount",
+            Self::SourceGit => "source.git.checkout",
         }
     }
 }
@@ -246,11 +250,15 @@ impl Store {
                 size
             }
         };
+        let (kind, what) = match is_git_repository(&row.name) {
+            true => (UsageKind::SourceGit, "git repository"),
+            false => (UsageKind::CacheMount, "cache mount"),
+        };
         Ok(Item {
             record: UsageRecord {
                 id: row.name.clone(),
-                kind: UsageKind::CacheMount,
-                description: format!("cache mount {}", row.id),
+                kind,
+                description: format!("{what} {}", row.id),
                 size,
                 reclaimable: if in_use { 0 } else { size },
                 created: from_nanos(row.created),

@@ -4,8 +4,10 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 #![allow(clippy::print_stderr, reason = "skip reasons are collected by scripts/test")]
 
+pub mod git;
 pub mod image;
 pub mod registry;
+pub mod web;
 
 use std::ffi::OsStr;
 use std::fs;

@@ -1,6 +1,8 @@
 //! COPY and ADD (SPEC A6, A9.06).
 
 use super::*;
+use crate::dockerfile::gitref::GitRef;
+use crate::frontend::remote::RemoteContext;
 
 fn with_ignore(text: &str, ignore: &str) -> FrontendResult {
     convert_with(text, options(), Some(ignore), &Host::default()).unwrap_or_else(|error| panic!("{error}"))
@@ -70,11 +72,35 @@ fn a6_23_copying_what_is_ignored() {
     assert_eq!(warnings(&with_ignore("FROM alpine\nCOPY . /\n", "**\n")).len(), 1);
 }
 
+// SPEC A6.18–A6.22, A7.01–A7.03
+#[test]
+fn a6_18_a6_21_remote_sources() {
+    let result = convert(
+        "FROM alpine\nADD --chmod=755 --checksum=sha256:24454f830cdb571e2c4ad15481119c43b3cafd48dd869a9b2945d1036d1dc68d https://user:secret@h.example/x.tgz /d/\nADD --unpack https://h.example /d/\nADD --exclude=*.md https://h.example/r.git#v1:sub /src\nADD --keep-git-dir=true --checksum=abc git@h.example:a/b.git /src2\n",
+    );
+    insta::assert_snapshot!("remote_sources", graph(&result));
+    let context = RemoteContext::git(&GitRef::parse("https://h.example/r.git").expect("one").expect("valid"), false);
+    let input = FrontendInput {
+        filename: "Dockerfile",
+        source: b"FROM alpine\nCOPY a /a\nCOPY b /b\nRUN --mount=target=/m x\n",
+        context: Some(context),
+        options: options(),
+        ..FrontendInput::default()
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let result = runtime.block_on(dockerfile_to_llb(input, &Host::default())).expect("valid");
+    let text = graph(&result);
+    assert_eq!(text.matches("git://h.example/r.git").count(), 1, "{text}");
+    assert!(!text.contains("local://"), "{text}");
+}
+
 #[test]
 fn a6_errors() {
     let all: Vec<String> = [
-        "FROM alpine\nADD https://example.com/x.tgz /\n",
-        "FROM alpine\nADD git@example.com:a/b.git /\n",
+        "FROM alpine\nADD --checksum=sha256:12 https://example.com/x.tgz /\n",
+        "FROM alpine\nADD https://user:secret@example.com/b.git?foo=1 /\n",
+        "FROM alpine\nADD --keep-git-dir=false https://example.com/b.git?keep-git-dir /\n",
+        "FROM alpine\nADD --checksum=abc https://example.com/b.git?checksum=def /\n",
         "FROM alpine\nCOPY https://example.com/x /\n",
         "FROM alpine\nCOPY https://example.com/x.git /\n",
         "FROM alpine\nCOPY --chmod=888 a /\n",

@@ -1,7 +1,11 @@
 //! Images from a registry that misbehaves on request, and from OCI layouts, into a real store.
 
+mod http;
 mod image;
 mod oci_layout;
+#[path = "../../../tests/support/web.rs"]
+#[allow(dead_code, reason = "shared with the black-box tests")]
+mod web;
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};

@@ -1,0 +1,264 @@
+//! Trees from elsewhere as source ops: URLs and git repositories of ADD, of contexts and of named contexts
+//! (SPEC A6.18–A6.22, B1.02–B1.06).
+
+use super::graph::{Draft, NodeId};
+use crate::base::Digest;
+use crate::dockerfile::gitref::GitRef;
+use crate::llb::op::{FileAction, FileActionCopy, FileActionKind, FileOp, Kind, Op, OpMetadata, SourceOp};
+use crate::llb::{Builder, Definition};
+
+/// Name of the file that a URL used as a context is (SPEC B1.04, B1.06).
+pub const CONTEXT_FILE: &str = "context";
+
+/// A source of ADD that is not a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Remote {
+    /// A repository.
+    Git(Box<GitRef>),
+    /// Anything else that begins with `http://` or `https://`.
+    Url,
+}
+
+impl Remote {
+    /// What `source` is; `None` for a path.
+    ///
+    /// # Errors
+    /// A reference to a repository that makes no sense.
+    pub(super) fn of(source: &str) -> Result<Option<Self>, String> {
+        match GitRef::parse(source) {
+            // Could also be a directory of the context.
+            Some(Ok(found)) if found.like_a_path => Ok(None),
+            Some(found) => Ok(Some(Self::Git(Box::new(found?)))),
+            None if is_url(source) => Ok(Some(Self::Url)),
+            None => Ok(None),
+        }
+    }
+}
+
+/// Whether the text is an HTTP URL.
+#[must_use]
+pub fn is_url(text: &str) -> bool {
+    text.starts_with("http://") || text.starts_with("https://")
+}
+
+/// The last component of a URL's path, as ADD names the file.
+pub(super) fn file_name(url: &str) -> String {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let rest = rest.split(['?', '#']).next().unwrap_or_default();
+    let path = rest.split_once('/').map_or("", |(_, path)| path);
+    match path.trim_end_matches('/').rsplit('/').next().unwrap_or_default() {
+        "" | "." | ".." => "__unnamed__".into(),
+        name => name.into(),
+    }
+}
+
+/// A URL or remote without credentials, for titles.
+#[must_use]
+pub fn without_credentials(text: &str) -> String {
+    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
+    let end = rest.find('/').unwrap_or(rest.len());
+    let host = rest[..end].rfind('@').map_or(0, |at| at + 1);
+    if scheme == "ssh" { text.to_owned() } else { format!("{scheme}://{}", &rest[host..]) }
+}
+
+/// The same for every URL in an instruction: neither history nor progress is the place for passwords.
+pub(super) fn redacted(instruction: &str) -> String {
+    let words = instruction.split_inclusive(|c: char| c.is_whitespace() || "\"',[]".contains(c));
+    words.map(without_credentials).collect()
+}
+
+/// A file from a web server.
+pub(super) fn http(url: &str, filename: &str, checksum: Option<&str>) -> SourceOp {
+    let mut op = SourceOp { identifier: url.into(), ..SourceOp::default() };
+    op.attrs.insert("http.filename".into(), filename.into());
+    if let Some(checksum) = checksum {
+        op.attrs.insert("http.checksum".into(), checksum.into());
+    }
+    op
+}
+
+/// A repository. `commit_times` is what files get where the reference does not say.
+pub(super) fn git(reference: &GitRef, commit_times: bool) -> SourceOp {
+    let remote = &reference.remote;
+    let address = match remote.split_once("://") {
+        Some((_, rest)) => {
+            let end = rest.find('/').unwrap_or(rest.len());
+            rest[..end].rfind('@').map_or(rest, |at| &rest[at + 1..]).to_owned()
+        }
+        None => remote.split_once('@').map_or(remote.as_str(), |(_, rest)| rest).replacen(':', "/", 1),
+    };
+    let mut identifier = format!("git://{address}");
+    if !reference.reference.is_empty() || !reference.subdir.is_empty() {
+        identifier.push_str(&format!("#{}", reference.reference));
+    }
+    if !reference.subdir.is_empty() {
+        identifier.push_str(&format!(":{}", reference.subdir));
+    }
+    let mut op = SourceOp { identifier, ..SourceOp::default() };
+    let mut set = |name: &str, value: &str| op.attrs.insert(name.into(), value.into());
+    set("git.fullurl", remote);
+    if reference.keep_git_dir == Some(true) {
+        set("git.keepgitdir", "true");
+    }
+    if reference.submodules == Some(false) {
+        set("git.skipsubmodules", "true");
+    }
+    if let Some(checksum) = &reference.checksum {
+        set("git.checksum", checksum);
+    }
+    if reference.commit_times.unwrap_or(commit_times) {
+        set("git.mtime", "commit");
+    }
+    if reference.fetch_by_commit {
+        set("git.fetchbycommit", "true");
+    }
+    if remote.starts_with("ssh://") || !remote.contains("://") {
+        set("git.mountsshsock", "default");
+    }
+    op
+}
+
+/// A context that is not a directory of this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoteContext {
+    /// Where it comes from.
+    pub source: SourceOp,
+    /// How progress calls it.
+    pub title: String,
+    /// The source is one file with this name, an archive: the context is what is in it.
+    pub archive: Option<String>,
+}
+
+impl RemoteContext {
+    /// A repository (SPEC B1.03).
+    #[must_use]
+    pub fn git(reference: &GitRef, commit_times: bool) -> Self {
+        let mut shown = without_credentials(&reference.remote);
+        if !reference.reference.is_empty() {
+            shown.push_str(&format!("#{}", reference.reference));
+        }
+        let title = format!("[internal] load git source {shown}");
+        Self { source: git(reference, commit_times), title, archive: None }
+    }
+
+    /// A file from a web server (SPEC B1.04).
+    #[must_use]
+    pub fn http(url: &str) -> Self {
+        let title = "[internal] load remote build context".into();
+        Self { source: http(url, CONTEXT_FILE, None), title, archive: None }
+    }
+
+    /// An archive that is a blob of the store (SPEC B1.02).
+    #[must_use]
+    pub fn blob(digest: &Digest) -> Self {
+        let mut source = SourceOp { identifier: format!("oci-layout+blob://stdin@{digest}"), ..SourceOp::default() };
+        source.attrs.insert("http.filename".into(), CONTEXT_FILE.into());
+        let title = "[internal] load build context from standard input".into();
+        Self { source, title, archive: Some(CONTEXT_FILE.into()) }
+    }
+
+    /// The same file, unpacked.
+    #[must_use]
+    pub fn unpacked(self) -> Self {
+        Self { archive: Some(CONTEXT_FILE.into()), ..self }
+    }
+
+    /// What unpacks the archive.
+    fn unpack(file: &str) -> Kind {
+        let copy = FileActionCopy {
+            src: format!("/{file}"),
+            dest: "/".into(),
+            mode: -1,
+            timestamp: -1,
+            attempt_unpack_docker_compatibility: true,
+            create_dest_path: true,
+            ..FileActionCopy::default()
+        };
+        let action = FileAction { input: -1, secondary_input: 0, output: 0, action: Some(FileActionKind::Copy(copy)) };
+        Kind::File(FileOp { actions: vec![action] })
+    }
+
+    fn unpack_title(&self) -> OpMetadata {
+        OpMetadata::named("[internal] unpack build context")
+    }
+
+    /// Adds it to a graph.
+    pub(super) fn add_to(&self, draft: &mut Draft) -> NodeId {
+        let metadata = OpMetadata::named(self.title.as_str());
+        let source = draft.add(Kind::Source(self.source.clone()), Vec::new(), None, metadata, Vec::new());
+        match &self.archive {
+            None => source,
+            Some(file) => draft.add(Self::unpack(file), vec![source], None, self.unpack_title(), Vec::new()),
+        }
+    }
+
+    /// It alone: the same vertices as in the graph of a build, so that what was brought in for one serves the other.
+    #[must_use]
+    pub fn definition(&self) -> Definition {
+        let mut builder = Builder::default();
+        let source = Op { kind: Some(Kind::Source(self.source.clone())), ..Op::default() };
+        let mut root = builder.add(&source, OpMetadata::named(self.title.as_str()), &[]);
+        if let Some(file) = &self.archive {
+            let inputs = vec![Builder::input(&root)];
+            let unpack = Op { kind: Some(Self::unpack(file)), inputs, ..Op::default() };
+            root = builder.add(&unpack, self.unpack_title(), &[]);
+        }
+        builder.finish(Some(&root))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a6_18_names_of_files() {
+        for (url, name) in [
+            ("https://h/a/b.tar.gz", "b.tar.gz"),
+            ("https://h/a/b.tar.gz?x=/y#z/w", "b.tar.gz"),
+            ("https://h/", "__unnamed__"),
+            ("https://h", "__unnamed__"),
+            ("https://h/a/", "a"),
+            ("https://h/a/..", "__unnamed__"),
+        ] {
+            assert_eq!(file_name(url), name, "{url}");
+        }
+    }
+
+    #[test]
+    fn c2_04_identifiers() {
+        let op = |text: &str| git(&GitRef::parse(text).expect("a reference").expect("valid"), false);
+        let plain = op("https://user:secret@h.example/a.git#v1:sub");
+        assert_eq!(plain.identifier, "git://h.example/a.git#v1:sub");
+        assert_eq!(plain.attrs["git.fullurl"], "https://user:secret@h.example/a.git");
+        assert!(!plain.attrs.contains_key("git.mountsshsock"));
+        let scp = op("git@h.example:a/b.git?keep-git-dir&submodules=0&mtime=commit");
+        assert_eq!(scp.identifier, "git://h.example/a/b.git");
+        for (name, value) in [
+            ("git.mountsshsock", "default"),
+            ("git.keepgitdir", "true"),
+            ("git.skipsubmodules", "true"),
+            ("git.mtime", "commit"),
+        ] {
+            assert_eq!(scp.attrs[name], value);
+        }
+        assert_eq!(op("https://h/a.git#:d").identifier, "git://h/a.git#:d");
+    }
+
+    #[test]
+    fn instructions_are_shown_without_credentials() {
+        for (text, shown) in [
+            ("ADD a https://u:p@h/x /y", "ADD a https://h/x /y"),
+            (r#"ADD ["https://u@h/x?a=b@c", "/y"]"#, r#"ADD ["https://h/x?a=b@c", "/y"]"#),
+            ("ADD ssh://git@h/x git@h:x /y", "ADD ssh://git@h/x git@h:x /y"),
+        ] {
+            assert_eq!(redacted(text), shown);
+        }
+    }
+
+    #[test]
+    fn titles_hold_no_credentials() {
+        let reference = GitRef::parse("https://user:s3cret@h.example/a.git#x").expect("one").expect("valid");
+        assert_eq!(RemoteContext::git(&reference, false).title, "[internal] load git source https://h.example/a.git#x");
+    }
+}

@@ -1,0 +1,122 @@
+//! Sources: images and directories are what they are; the others are pinned first and brought in only on a miss.
+
+use std::sync::Arc;
+
+use super::keys::{Hit, Keyed};
+use super::tree::{self, Tree};
+use super::{SolveError, Solved, Solver, blocking, lock};
+use crate::base::{CacheKey, FaultKind};
+use crate::cache::key;
+use crate::llb::Vertex;
+use crate::llb::op::{Kind, SourceOp};
+use crate::source::{Material, Pinned, Request, SourceError};
+use crate::store::{CacheRecord, MountRequest};
+
+impl Solver {
+    /// The key of a source, and its tree if that costs nothing or is in the cache.
+    pub(super) async fn source(self: &Arc<Self>, vertex: &Arc<Vertex>, source: &SourceOp) -> Result<Keyed, SolveError> {
+        let (scheme, rest) = source.identifier.split_once("://").unwrap_or((source.identifier.as_str(), ""));
+        match scheme {
+            "docker-image" | "oci-layout" => {
+                let platform = vertex.op.platform.as_ref().map_or_else(crate::oci::Platform::host, Into::into);
+                let layers = self.env.images.layers(&source.identifier, &platform).await;
+                let layers = layers.map_err(|e| failed(vertex, &e))?;
+                let canonical = key::leaf("image", layers.last().map_or("scratch", |l| l.as_str()));
+                let outputs = vec![Tree::Layers(layers)];
+                Ok(Keyed::found(canonical.clone(), Hit { canonical, outputs, source: true }))
+            }
+            "local" => {
+                let local = self.locals.open(&self.env, vertex, rest, source).await?;
+                // Whoever depends on it asks for its content; this key is never used for anything else.
+                let canonical = key::leaf("local", vertex.digest.as_str());
+                let hit = Hit { canonical, outputs: vec![Tree::Local(local)], source: true };
+                Ok(Keyed { key: None, hit: Some(hit), pinned: None })
+            }
+            _ => self.pin(vertex, source, scheme).await,
+        }
+    }
+
+    async fn pin(self: &Arc<Self>, vertex: &Arc<Vertex>, source: &SourceOp, scheme: &str) -> Result<Keyed, SolveError> {
+        let Some(kind) = self.env.sources.of(scheme) else {
+            let message = format!("source \"{}\" is not supported yet", source.identifier);
+            return Err(SolveError::at(vertex, FaultKind::Input, message, None));
+        };
+        let request = self.request(vertex, source);
+        let pinned = self.unless_cancelled(kind.pin(&request)).await?.map_err(|e| failed(vertex, &e))?;
+        lock(&self.materials).insert(vertex.digest.clone(), pinned.material());
+        let key = key::leaf(scheme, &pinned.key());
+        let hit = self.look_up(vertex, &key).await?.map(|hit| Hit { source: true, ..hit });
+        Ok(Keyed { key: Some(key), hit, pinned: Some(pinned) })
+    }
+
+    /// The tree of a pinned source, made by whoever comes first.
+    pub(super) async fn bring_in(
+        self: &Arc<Self>,
+        vertex: &Arc<Vertex>,
+        key: &CacheKey,
+        pinned: &Arc<dyn Pinned>,
+    ) -> Result<Solved, SolveError> {
+        let Some(Kind::Source(source)) = &vertex.op.kind else {
+            return Err(SolveError::internal("a pinned vertex that is no source"));
+        };
+        let solved = |outputs| Solved { canonical: key.clone(), outputs, cached: false, known: false };
+        let lock = {
+            let (store, key, vertex) = (self.env.store.clone(), key.clone(), Arc::clone(vertex));
+            blocking(move || store.key_lock(&key).map_err(|e| tree::store_error(&vertex, &e))).await?
+        };
+        if let Some(hit) = self.look_up(vertex, key).await? {
+            return Ok(solved(hit.outputs));
+        }
+        let mounted = self.mount(vertex, &[], MountRequest::writable(Vec::new())).await?;
+        let request = self.request(vertex, source);
+        let made = self.unless_cancelled(pinned.materialise(mounted.root(), &request)).await?;
+        made.map_err(|e| failed(vertex, &e))?;
+        let (store, key, place) = (self.env.store.clone(), key.clone(), Arc::clone(vertex));
+        let chain = blocking(move || {
+            let fail = |e| tree::store_error(&place, &e);
+            let layer = mounted.commit(&place.name()).map_err(fail)?;
+            store.put_record(&CacheRecord::new(&key, vec![vec![layer.clone()]], &place.name())).map_err(fail)?;
+            Ok(vec![layer])
+        })
+        .await?;
+        drop(lock);
+        Ok(solved(vec![Tree::Layers(chain)]))
+    }
+
+    fn request<'a>(&'a self, vertex: &'a Vertex, op: &'a SourceOp) -> Request<'a> {
+        Request { vertex: &vertex.digest, op, secrets: &self.env.secrets.values }
+    }
+
+    /// Downloads end with the build.
+    async fn unless_cancelled<T>(&self, work: impl Future<Output = T>) -> Result<T, SolveError> {
+        tokio::select! {
+            done = work => Ok(done),
+            () = self.env.cancel.cancelled() => Err(SolveError::cancelled()),
+        }
+    }
+
+    /// What the sources of all graphs solved so far were, in the order of their vertices' digests.
+    #[must_use]
+    pub fn materials(&self) -> Vec<Material> {
+        lock(&self.materials).values().cloned().collect()
+    }
+
+    /// Seconds since 1970 at which the content of a source was made, where it knows (SPEC A4.18).
+    ///
+    /// # Errors
+    /// When the source cannot be had.
+    pub async fn source_time(
+        self: &Arc<Self>,
+        graph: &Arc<crate::llb::Graph>,
+        vertex: &Arc<Vertex>,
+    ) -> Result<Option<i64>, SolveError> {
+        let keyed = self.keyed(graph, &vertex.digest).await?;
+        let (Some(pinned), Some(Kind::Source(source))) = (&keyed.pinned, &vertex.op.kind) else { return Ok(None) };
+        let request = self.request(vertex, source);
+        self.unless_cancelled(pinned.time(&request)).await?.map_err(|e| failed(vertex, &e))
+    }
+}
+
+fn failed(vertex: &Vertex, error: &SourceError) -> SolveError {
+    SolveError::at(vertex, error.kind(), error.to_string(), error.hint())
+}

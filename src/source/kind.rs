@@ -1,0 +1,65 @@
+//! What the kinds of sources have in common that become a tree of their own: asked once what they are now, brought in
+//! only if somebody reads them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::SourceError;
+use crate::base::Digest;
+use crate::llb::op::SourceOp;
+
+/// Secret values by id. They go to the server they are for and nowhere else.
+pub type SecretValues = BTreeMap<String, Arc<Vec<u8>>>;
+
+/// A source of a build.
+#[derive(Clone, Copy)]
+pub struct Request<'a> {
+    /// The vertex, for progress.
+    pub vertex: &'a Digest,
+    /// Identifier and attributes.
+    pub op: &'a SourceOp,
+    /// Secrets of the build.
+    pub secrets: &'a SecretValues,
+}
+
+/// What a build was made from: for provenance.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+pub struct Material {
+    /// Where it came from, without credentials.
+    pub uri: String,
+    /// `algorithm:hex`, e.g. `sha256:…` of a file or `sha1:…` of a commit.
+    pub digest: String,
+}
+
+/// A kind of source.
+#[async_trait::async_trait]
+pub trait Source: Send + Sync {
+    /// Finds out what the source is now, as cheaply as possible.
+    ///
+    /// # Errors
+    /// When it does not exist, cannot be reached, or is not what its checksum says.
+    async fn pin(&self, request: &Request<'_>) -> Result<Arc<dyn Pinned>, SourceError>;
+}
+
+/// A source whose content is settled.
+#[async_trait::async_trait]
+pub trait Pinned: Send + Sync + std::fmt::Debug {
+    /// Equal for equal trees: what the cache key is made of.
+    fn key(&self) -> String;
+
+    /// What it is, for provenance.
+    fn material(&self) -> Material;
+
+    /// Seconds since 1970 at which the content was made, where the source knows it (SPEC A4.18).
+    ///
+    /// # Errors
+    /// When finding out needs the content and that cannot be had.
+    async fn time(&self, request: &Request<'_>) -> Result<Option<i64>, SourceError>;
+
+    /// Puts the tree into `dest`, an empty directory.
+    ///
+    /// # Errors
+    /// When the content cannot be had or written.
+    async fn materialise(&self, dest: &Path, request: &Request<'_>) -> Result<(), SourceError>;
+}
