@@ -69,6 +69,10 @@ fn b8_15_save_and_load_keep_every_byte() {
         assert_eq!(said, "Loaded image: app:1\n", "{archive}");
         assert_eq!(digest(&other, "app:1"), digest(&bench, "app:1"));
     }
+    let files = bench.path("files");
+    bench.rbuild(&["unpack", "app:1", "-o", files.to_str().unwrap()]).ok();
+    assert_eq!(std::fs::read_to_string(files.join("b")).unwrap(), "second");
+    bench.rbuild(&["unpack", "nothing", "-o", files.to_str().unwrap()]).fails(2, &["nothing"]);
     // From standard input, compressed.
     let other = Bench::new();
     let packed = Command::new("gzip").args(["-c", oci]).output().unwrap().stdout;

@@ -68,6 +68,8 @@ pub enum Command {
     Save(Save),
     /// Read images from an archive or a layout directory into the store
     Load(Load),
+    /// Write the files of an image of the store to a directory
+    Unpack(Unpack),
     /// Show an image of the store in detail
     Inspect(Inspect),
     /// Show how an image of the store was made
@@ -318,6 +320,19 @@ pub struct Load {
     /// Print names only
     #[arg(short, long)]
     pub quiet: bool,
+}
+
+/// `rbuild unpack`.
+#[derive(Debug, Args)]
+pub struct Unpack {
+    /// The image: a name, or the beginning of its digest
+    pub image: String,
+    /// The directory
+    #[arg(short, long, value_name = "DIR")]
+    pub output: PathBuf,
+    /// For this platform [default: this machine's]
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<String>,
 }
 
 /// `rbuild inspect`.

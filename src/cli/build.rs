@@ -50,7 +50,7 @@ pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
     let (step, summary) = progress.finish(failed.as_ref());
     // Detached blocking work (a copy that nobody waits for) must not hold up the end.
     runtime.shutdown_background();
-    if let Some(summary) = &summary {
+    if let (Some(summary), None) = (&summary, settings.call) {
         report(&settings, summary, result.is_ok())?;
     }
     match result {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::args::{History, Images as List, Inspect, Load, ProgressArgs, Pull, Push, Save};
+use super::args::{History, Images as List, Inspect, Load, ProgressArgs, Pull, Push, Save, Unpack};
 use super::errors::Failure;
 use super::table;
 use super::worker::{Inside, store_failure};
@@ -210,6 +210,14 @@ pub(super) fn load(inside: &Inside, args: &Load) -> Result<u8, Failure> {
             .hint("give one with --tag NAME"));
         }
     }
+    Ok(0)
+}
+
+pub(super) fn unpack(inside: &Inside, args: &Unpack) -> Result<u8, Failure> {
+    let platform = platform(args.platform.as_ref())?;
+    let (images, _lease) = open(inside, Events::none())?;
+    let runtime = runtime()?;
+    runtime.block_on(images.unpack(&args.image, &platform, &args.output)).map_err(|e| failure(&e))?;
     Ok(0)
 }
 

@@ -32,6 +32,7 @@ const COMMANDS: &[&str] = &[
     "rmi",
     "save",
     "load",
+    "unpack",
     "inspect",
     "history",
     "du",

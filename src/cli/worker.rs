@@ -236,6 +236,7 @@ fn inside(told: &OsString, cli: &super::Cli) -> Result<u8, Failure> {
         Command::Rm { images } => image_commands::rm(&inside, images),
         Command::Save(args) => image_commands::save(&inside, args),
         Command::Load(args) => image_commands::load(&inside, args),
+        Command::Unpack(args) => image_commands::unpack(&inside, args),
         Command::Inspect(args) => image_commands::inspect(&inside, args),
         Command::History(args) => image_commands::history(&inside, args),
         Command::Du(args) => store_commands::du(&inside, args),

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::base::{Digest, FaultKind};
+use crate::exporter::ExportError;
 use crate::registry::RegistryError;
 use crate::source::SourceError;
 use crate::store::StoreError;
@@ -70,6 +71,9 @@ pub enum ImageError {
     /// An image that is to be pulled.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// Files could not be written.
+    #[error(transparent)]
+    Export(#[from] ExportError),
     /// A defect.
     #[error("{0}")]
     Internal(String),
@@ -92,6 +96,7 @@ impl ImageError {
             Self::Store(e) => e.kind(),
             Self::Registry(e) => e.kind(),
             Self::Source(e) => e.kind(),
+            Self::Export(e) => e.kind(),
             Self::Internal(_) => FaultKind::Internal,
         }
     }
@@ -107,6 +112,7 @@ impl ImageError {
             Self::Store(e) => e.hint(),
             Self::Registry(e) => e.hint(),
             Self::Source(e) => e.hint(),
+            Self::Export(e) => e.hint(),
             _ => None,
         }
     }

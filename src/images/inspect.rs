@@ -97,16 +97,7 @@ impl Images {
     /// # Errors
     /// As [`Images::inspect`]; also if the image is not for that platform.
     pub fn history(&self, name: &str, platform: &Platform) -> Result<Vec<HistoryLine>, ImageError> {
-        let root = self.find(name)?;
-        let mut all = self.platforms(&root)?;
-        let best = |(_, _, config, _): &(Descriptor, Manifest, ImageConfig, _)| config.platform().serves(platform);
-        let at = all.iter().enumerate().filter_map(|(i, p)| Some((best(p)?, i))).min().map(|(_, i)| i);
-        let at = match at {
-            Some(at) => at,
-            None if all.len() == 1 => 0,
-            None => return Err(ImageError::Usage(format!("{name} is not for {platform}"))),
-        };
-        let (_, manifest, config, _) = all.swap_remove(at);
+        let (_, manifest, config) = self.for_platform(name, platform)?;
         let mut layers = manifest.layers.iter();
         let line = |h: &crate::oci::History| HistoryLine {
             created_at: h.created.clone().unwrap_or_default(),
@@ -117,6 +108,24 @@ impl Images {
         let mut lines: Vec<HistoryLine> = config.history.iter().map(line).collect();
         lines.reverse();
         Ok(lines)
+    }
+
+    /// The image that a platform runs: of several the best, of one that one.
+    pub(super) fn for_platform(
+        &self,
+        name: &str,
+        platform: &Platform,
+    ) -> Result<(Descriptor, Manifest, ImageConfig), ImageError> {
+        let mut all = self.platforms(&self.find(name)?)?;
+        let best = |(_, _, config, _): &(Descriptor, Manifest, ImageConfig, _)| config.platform().serves(platform);
+        let at = all.iter().enumerate().filter_map(|(i, p)| Some((best(p)?, i))).min().map(|(_, i)| i);
+        let at = match at {
+            Some(at) => at,
+            None if all.len() == 1 => 0,
+            None => return Err(ImageError::Usage(format!("{name} is not for {platform}"))),
+        };
+        let (descriptor, manifest, config, _) = all.swap_remove(at);
+        Ok((descriptor, manifest, config))
     }
 
     /// The images below a root with their parsed and raw configs.

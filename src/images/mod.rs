@@ -9,6 +9,7 @@ mod load;
 pub mod parts;
 mod save;
 mod transfer;
+mod unpack;
 
 pub use error::ImageError;
 pub use inspect::{HistoryLine, Inspection};
