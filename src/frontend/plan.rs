@@ -376,7 +376,9 @@ impl Plan {
 
     fn find_target(&self, target: Option<&str>) -> Result<StageId, FrontendError> {
         let Some(name) = target.filter(|name| !name.is_empty()) else { return Ok(self.in_file - 1) };
-        self.find(name, self.in_file).ok_or_else(|| {
+        // No name begins with a digit, so a number can only be an index, as buildah and kaniko have it (SPEC A4.07).
+        let index = || name.parse::<StageId>().ok().filter(|id| *id < self.in_file);
+        self.find(name, self.in_file).or_else(index).ok_or_else(|| {
             let names: Vec<&str> = self.names().collect();
             let error = FrontendError::usage(format!("target stage \"{name}\" could not be found"));
             match names.as_slice() {

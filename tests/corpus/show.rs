@@ -143,7 +143,7 @@ pub fn history(image: &Value, base: &Value) -> Vec<String> {
     let skip = entries(base).len();
     let text = |e: &Value| {
         let empty = if e["empty_layer"] == true { " (empty)" } else { "" };
-        format!("{}{empty}", e["created_by"].as_str().unwrap_or("?"))
+        format!("{}{empty}", e["created_by"].as_str().unwrap_or("?").replace('\n', "\\n"))
     };
     entries(image).iter().skip(skip).map(text).collect()
 }
