@@ -13,6 +13,7 @@ const IGNORE: &str = include_str!("corpus/ignore.txt");
 const STAGES: &str = include_str!("corpus/stages.txt");
 const CONFIG: &str = include_str!("corpus/config.txt");
 const RUN: &str = include_str!("corpus/run.txt");
+const SUITES: &str = include_str!("corpus/suites.txt");
 const HEREDOC: &str = include_str!("corpus/heredoc.txt");
 
 const ALL: &[(&str, &str)] = &[
@@ -24,6 +25,7 @@ const ALL: &[(&str, &str)] = &[
     ("config", CONFIG),
     ("run", RUN),
     ("heredoc", HEREDOC),
+    ("suites", SUITES),
 ];
 
 // SPEC A1.17, A3.06, A3.07, A6.01, A6.04, A6.06, A6.07, A6.08, A6.09, A6.10, A6.11, A6.12, C6.08, C6.10, N2.01, N2.02
@@ -75,6 +77,14 @@ fn steps_and_layers() {
 #[test]
 fn heredocs() {
     corpus::golden("heredoc", HEREDOC);
+}
+
+// SPEC A1.10, A1.13, A1.14, A1.16, A1.17, A2.02, A2.03, A2.04, A2.06, A2.07, A2.08, A3.02, A3.06, A3.07, A3.11, A4.01,
+// A4.10, A4.11, A5.01, A5.15, A6.02, A6.04, A6.06, A6.08, A6.09, A6.10, A6.11, A6.12, A6.13, A6.17, A8.01, A8.02,
+// A8.05, A8.06, A8.07, A8.08, A8.09, A9.03, B1.01, C6.10
+#[test]
+fn suites_of_others() {
+    corpus::golden("suites", SUITES);
 }
 
 #[test]

@@ -346,7 +346,7 @@ impl Walk<'_> {
             path.extend_from_slice(name.to_bytes());
             if kind == FileType::Directory {
                 self.subdirectory(scope, dir, name, &path, slot)?;
-            } else if kind != FileType::Socket && self.view.takes(&path, dir.from, &dir.context) {
+            } else if (kind != FileType::Socket || self.reset_owner) && self.view.takes(&path, dir.from, &dir.context) {
                 done.push((slot, self.entry(&dir.fd, name, kind, &path)?));
             }
         }

@@ -119,7 +119,7 @@ impl<'a> Source<'a> {
                 if kind == FileType::Directory {
                     self.matching(&open_subdir(dir, name)?, &path, deeper, found)?;
                 }
-            } else if kind != FileType::Socket
+            } else if (kind != FileType::Socket || self.tree.reset_owner)
                 && match self.filter() {
                     Some(filter) => shows(filter, &path, dir, name, kind)?,
                     None => true,

@@ -207,7 +207,9 @@ impl<'a> Transfer<'a> {
             let path = join(&dir.path, name);
             if kind == FileType::Directory {
                 self.subdirectory(scope, dir, name, path)?;
-            } else if kind != FileType::Socket && self.view.takes(&path, dir.from, &dir.context) {
+            } else if (kind != FileType::Socket || self.settings.reset_owner)
+                && self.view.takes(&path, dir.from, &dir.context)
+            {
                 let dest = self.make(dir)?;
                 self.entry((&dir.source, name, &path), kind, (&dest, name, &dir.dest_path))?;
             }
@@ -389,6 +391,14 @@ impl<'a> Transfer<'a> {
                 self.place(dest, name, dest_dir, || {
                     rustix::fs::mknodat(dest, name, kind, Mode::RUSR | Mode::WUSR, stat.st_rdev)
                 })?;
+                self.settings.apply_at(dest, name, &stat, false).map_err(applied)?;
+            }
+            // A context that is sent over a wire arrives with its sockets as empty files (SPEC A6.11).
+            FileType::Socket if self.settings.reset_owner => {
+                let stat = rustix::fs::statat(source, source_name, AtFlags::SYMLINK_NOFOLLOW)
+                    .map_err(|e| from("look at")(e.into()))?;
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                self.place(dest, name, dest_dir, || rustix::fs::openat(dest, name, flags, Mode::RUSR | Mode::WUSR))?;
                 self.settings.apply_at(dest, name, &stat, false).map_err(applied)?;
             }
             FileType::Socket => return Ok(()),
