@@ -33,6 +33,9 @@ pub struct Global {
     /// Isolation of RUN steps: auto, root, userns or none
     #[arg(long = "isolation", global = true, value_name = "RUNG", default_value = "auto", hide_possible_values = true)]
     pub isolation: String,
+    /// The configuration file [default: $XDG_CONFIG_HOME/rbuild/rbuild.toml or ~/.config/rbuild/rbuild.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 /// The commands.
@@ -50,6 +53,10 @@ pub enum Command {
     Pull(Pull),
     /// Send an image of the store to its registry
     Push(Push),
+    /// Log in to a registry
+    Login(Login),
+    /// Forget the login to a registry
+    Logout(Logout),
     /// Give an image of the store another name
     Tag {
         /// The image: a name, or the beginning of its digest
@@ -114,6 +121,41 @@ pub enum Command {
         #[arg(long, default_value = "text")]
         format: String,
     },
+}
+
+/// `rbuild login` (SPEC E1.15).
+#[derive(Debug, Args)]
+pub struct Login {
+    /// The registry [default: docker.io]
+    pub registry: Option<String>,
+    /// User name
+    #[arg(short, long)]
+    pub username: Option<String>,
+    /// Password; seen by everybody on this machine
+    #[arg(short, long)]
+    pub password: Option<String>,
+    /// Take the password from standard input
+    #[arg(long)]
+    pub password_stdin: bool,
+    /// Where to keep it [default: $REGISTRY_AUTH_FILE or docker's config.json]
+    #[arg(long, value_name = "FILE")]
+    pub authfile: Option<PathBuf>,
+    /// Print the name of who is logged in
+    #[arg(long)]
+    pub get_login: bool,
+}
+
+/// `rbuild logout` (SPEC E1.16).
+#[derive(Debug, Args)]
+pub struct Logout {
+    /// The registry [default: docker.io]
+    pub registry: Option<String>,
+    /// Forget all logins
+    #[arg(short, long)]
+    pub all: bool,
+    /// Where they are kept [default: $REGISTRY_AUTH_FILE or docker's config.json]
+    #[arg(long, value_name = "FILE")]
+    pub authfile: Option<PathBuf>,
 }
 
 /// `rbuild system`.
@@ -193,7 +235,7 @@ pub struct CreateBuilder {
     #[arg(long, allow_hyphen_values = true)]
     pub buildkitd_flags: Option<String>,
     /// Configuration of the daemon
-    #[arg(long, alias = "config")]
+    #[arg(long)]
     pub buildkitd_config: Option<String>,
     /// Platforms of the node
     #[arg(long)]

@@ -17,16 +17,25 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::settings;
+use super::config::Config;
+use super::errors::Failure;
+use super::{registries, scoped, settings};
+use crate::base::Events;
 use crate::exec::ssh::{Agent, AgentSource, AgentSpec};
+use crate::registry::cloud::CloudKeychain;
 use crate::registry::docker_config::{DockerConfig, Keyring};
-use crate::registry::{Credential, CredentialProvider};
+use crate::registry::{Anonymous, Credential, CredentialProvider, Wanted};
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Question {
     /// Who we are to a registry.
-    Credential { host: String, repository: Option<String> },
+    Credential {
+        host: String,
+        repository: Option<String>,
+        /// See [`Wanted::actions`].
+        actions: Vec<String>,
+    },
     /// A connection to an agent.
     Agent(AgentSpec),
 }
@@ -68,8 +77,8 @@ fn answer_all(stream: &UnixStream) -> io::Result<()> {
     let mut agents = HashMap::new();
     for line in BufReader::new(stream).lines() {
         match serde_json::from_str(&line?)? {
-            Question::Credential { host, repository } => {
-                send(stream, &credential(&host, repository.as_deref()), None)?;
+            Question::Credential { host, repository, actions } => {
+                send(stream, &credential(&host, repository.as_deref(), &actions), None)?;
             }
             Question::Agent(spec) => match agent(&mut agents, spec) {
                 Ok(connection) => send(stream, &Answer::Agent, Some(&connection))?,
@@ -93,8 +102,8 @@ fn send(stream: &UnixStream, answer: &Answer, attached: Option<&UnixStream>) -> 
     (&*stream).write_all(&text[sent..])
 }
 
-fn credential(host: &str, repository: Option<&str>) -> Answer {
-    match keyring().and_then(|k| k.credential(host, repository).map_err(|e| e.to_string())) {
+fn credential(host: &str, repository: Option<&str>, actions: &[String]) -> Answer {
+    match keyring(host, repository, actions).and_then(|k| k.credential(host, repository).map_err(|e| e.to_string())) {
         Ok(None) => Answer::None,
         Ok(Some(Credential::Basic { username, password })) => Answer::Basic { username, password },
         Ok(Some(Credential::IdentityToken(token))) => Answer::IdentityToken(token),
@@ -129,8 +138,13 @@ fn agent(agents: &mut HashMap<AgentSpec, Arc<AgentSource>>, spec: AgentSpec) -> 
 }
 
 /// Every place that may hold credentials, read anew for each question: long builds outlive short tokens (E1.13).
-fn keyring() -> Result<Keyring, String> {
+fn keyring(host: &str, repository: Option<&str>, actions: &[String]) -> Result<Keyring, String> {
     let mut configs = Vec::new();
+    if let Some(file) = scoped::find(host, repository, actions) {
+        let text = std::fs::read_to_string(&file).map_err(|e| format!("cannot read {}: {e}", file.display()))?;
+        configs.push(DockerConfig::parse(&file.display().to_string(), &text).map_err(|e| e.to_string())?);
+        return Ok(Keyring { configs, ..Keyring::default() });
+    }
     if let Some(text) = settings::variable("DOCKER_AUTH_CONFIG") {
         configs.push(DockerConfig::parse_env(&text).map_err(|e| e.to_string())?);
     }
@@ -172,9 +186,8 @@ impl BrokerClient {
         receive(&stream)
     }
 
-    fn credential(&self, host: &str, repository: Option<&str>) -> Result<Option<Credential>, String> {
-        let question = Question::Credential { host: host.to_owned(), repository: repository.map(ToOwned::to_owned) };
-        let (answer, _) = self.ask(&question).map_err(|e| format!("cannot ask for credentials: {e}"))?;
+    fn credential(&self, question: &Question) -> Result<Option<Credential>, String> {
+        let (answer, _) = self.ask(question).map_err(|e| format!("cannot ask for credentials: {e}"))?;
         match answer {
             Answer::None => Ok(None),
             Answer::Basic { username, password } => Ok(Some(Credential::Basic { username, password })),
@@ -237,16 +250,47 @@ impl Agent for BrokeredAgent {
     }
 }
 
-/// The same from async code.
-pub(super) struct Broker(pub(super) Arc<BrokerClient>);
+/// The same from async code; where the user has nothing, what the machine's cloud offers (SPEC E1.14).
+pub(super) struct Broker {
+    client: Arc<BrokerClient>,
+    cloud: CloudKeychain,
+    events: Events,
+}
+
+impl Broker {
+    pub(super) fn new(client: Arc<BrokerClient>, config: &Config, events: &Events) -> Result<Self, Failure> {
+        let options = registries::client_options(config, Arc::new(Anonymous), Events::none());
+        let cloud = CloudKeychain::new(settings::cloud(), options);
+        let cloud = cloud.map_err(|e| Failure::new(e.kind(), e.to_string()))?;
+        Ok(Self { client, cloud, events: events.clone() })
+    }
+}
 
 #[async_trait::async_trait]
 impl CredentialProvider for Broker {
-    async fn credential(&self, host: &str, repository: Option<&str>) -> Result<Option<Credential>, String> {
-        let (client, host, repository) = (self.0.clone(), host.to_owned(), repository.map(ToOwned::to_owned));
-        tokio::task::spawn_blocking(move || client.credential(&host, repository.as_deref()))
+    async fn credential(&self, wanted: &Wanted<'_>) -> Result<Option<Credential>, String> {
+        let host = wanted.host;
+        let question = Question::Credential {
+            host: host.to_owned(),
+            repository: wanted.repository.map(ToOwned::to_owned),
+            actions: wanted.actions.clone(),
+        };
+        let client = self.client.clone();
+        let own = tokio::task::spawn_blocking(move || client.credential(&question))
             .await
-            .map_err(|e| format!("cannot ask for credentials: {e}"))?
+            .map_err(|e| format!("cannot ask for credentials: {e}"))?;
+        if let Ok(Some(credential)) = own {
+            return Ok(Some(credential));
+        }
+        match self.cloud.credential(host).await {
+            Ok(None) => own,
+            Ok(Some(credential)) => {
+                let text = format!("signed in to {host} with what the environment has for it");
+                self.events.notice("registry-cloud", text);
+                Ok(Some(credential))
+            }
+            Err(trouble) => own.and(Err(trouble)),
+        }
     }
 }
 

@@ -8,14 +8,18 @@ mod broker;
 mod build;
 mod buildctl;
 mod builders;
+pub mod config;
 mod docs;
 mod doctor;
 mod engine;
 pub mod errors;
 pub mod grammar;
 mod image_commands;
+mod login;
 mod metadata;
 mod outputs;
+mod registries;
+mod scoped;
 pub mod settings;
 mod spelling;
 mod store_commands;
@@ -55,6 +59,8 @@ pub fn run(args: Vec<OsString>) -> u8 {
         Command::DockerCliPluginMetadata => builders::plugin_metadata(),
         Command::Version { format } => version(format),
         Command::Doctor(options) => doctor::doctor(&cli.global, options),
+        Command::Login(options) => login::login(&cli.global, options),
+        Command::Logout(options) => login::logout(options),
         _ => worker::start(&cli.global, &args),
     };
     finish(result)

@@ -20,6 +20,7 @@ use crate::frontend::{Call, FrontendOptions, NoCache};
 use crate::llb::ResolveMode;
 use crate::llb::op::NetMode;
 use crate::oci::Reference;
+use crate::registry::cloud::CloudEnvironment;
 use crate::registry::{ProxyOptions, TrustOptions};
 use crate::solver::{ContextDir, Secrets};
 use crate::source::git::GitOptions;
@@ -99,6 +100,15 @@ pub fn proxies() -> ProxyOptions {
         all: either("ALL_PROXY"),
         no_proxy: either("NO_PROXY"),
     }
+}
+
+/// What clouds put into the environment for signing in (SPEC E1.14).
+pub fn cloud() -> CloudEnvironment {
+    let variables = std::env::vars_os().filter_map(|(name, value)| {
+        let name = name.into_string().ok().filter(|name| CloudEnvironment::wants(name))?;
+        Some((name, value.into_string().ok()?))
+    });
+    CloudEnvironment { variables: variables.collect(), home: home() }
 }
 
 /// Whom to trust (SPEC E2.03).
@@ -429,7 +439,7 @@ fn agents(args: &Build) -> Result<Vec<AgentSpec>, Failure> {
     Ok(agents)
 }
 
-fn read_limited(path: &Path, limit: u64) -> std::io::Result<Vec<u8>> {
+pub(super) fn read_limited(path: &Path, limit: u64) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     std::fs::File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
     Ok(bytes)

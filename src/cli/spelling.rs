@@ -27,6 +27,8 @@ const COMMANDS: &[&str] = &[
     "ls",
     "pull",
     "push",
+    "login",
+    "logout",
     "tag",
     "rm",
     "rmi",
@@ -102,7 +104,7 @@ fn word(args: &[OsString], at: usize) -> Option<String> {
 
 /// Where the command stands: global flags may come before it.
 fn command_at(args: &[OsString]) -> usize {
-    const GLOBAL: [&str; 3] = ["--root", "--snapshotter", "--isolation"];
+    const GLOBAL: [&str; 4] = ["--root", "--snapshotter", "--isolation", "--config"];
     let mut at = 1;
     while let Some(arg) = word(args, at) {
         if GLOBAL.contains(&arg.as_str()) {

@@ -8,10 +8,11 @@ use rootless::{ProbeInput, ProbeReport, Rung, WorkerCommand, WorkerContext, Work
 use rustix::fs::{AtFlags, CWD, Mode};
 
 use super::args::{Command, Global, System};
+use super::config::Config;
 use super::errors::Failure;
-use super::{WORKER_ROLE, broker, build, image_commands, settings, store_commands};
+use super::{WORKER_ROLE, broker, build, image_commands, registries, settings, store_commands};
 use crate::base::{Events, FaultKind};
-use crate::registry::{Client, ClientOptions};
+use crate::registry::Client;
 use crate::store::{SnapshotterChoice, Store, StoreOptions};
 
 /// Probes, enters, waits. Runs before any thread exists.
@@ -145,6 +146,7 @@ pub(super) struct Inside {
     pub(super) snapshotter: SnapshotterChoice,
     pub(super) blockers: Vec<String>,
     pub(super) broker: Arc<broker::BrokerClient>,
+    pub(super) config: Config,
 }
 
 impl Inside {
@@ -176,14 +178,9 @@ impl Inside {
 
     /// A registry client that asks the broker for credentials.
     pub(super) fn client(&self, events: Events) -> Result<Client, Failure> {
-        Client::new(ClientOptions {
-            credentials: Arc::new(broker::Broker(self.broker.clone())),
-            events,
-            proxies: settings::proxies(),
-            trust: settings::trust(),
-            ..ClientOptions::default()
-        })
-        .map_err(|e| Failure::new(e.kind(), e.to_string()))
+        let failed = |e: crate::registry::RegistryError| Failure::new(e.kind(), e.to_string());
+        let broker = broker::Broker::new(self.broker.clone(), &self.config, &events)?;
+        Client::new(registries::client_options(&self.config, Arc::new(broker), events)).map_err(failed)
     }
 }
 
@@ -226,6 +223,7 @@ fn inside(told: &OsString, cli: &super::Cli) -> Result<u8, Failure> {
         },
         blockers: told.blockers,
         broker: Arc::new(broker::BrokerClient::new(socket)),
+        config: Config::load(&cli.global)?,
     };
     match &cli.command {
         Command::Build(args) => build::build(&inside, args),
@@ -248,6 +246,8 @@ fn inside(told: &OsString, cli: &super::Cli) -> Result<u8, Failure> {
         | Command::Docs(_)
         | Command::DockerCliPluginMetadata
         | Command::Doctor(_)
+        | Command::Login(_)
+        | Command::Logout(_)
         | Command::Version { .. } => Err(defect(&"this command needs no worker")),
     }
 }

@@ -16,7 +16,7 @@ use super::host::{self, Host};
 use super::request::{Answer, Backoff, Payload, Wire};
 use super::scopes::Scopes;
 use super::transport::SendError;
-use super::{Credential, Fault};
+use super::{Credential, Fault, Wanted};
 
 /// How long a token lives whose server does not say (SPEC E3.02).
 const DEFAULT_LIFE: Duration = Duration::from_secs(60);
@@ -234,7 +234,9 @@ impl<'a> Session<'a> {
 
     /// Asks the provider. A failure is told and counts as "none": public images must stay reachable (SPEC E3.03).
     async fn credential(&mut self, inner: &Inner) -> Option<Credential> {
-        match inner.options.credentials.credential(&self.host.name, Some(self.repository)).await {
+        let repository = Some(self.repository).filter(|r| !r.is_empty());
+        let wanted = Wanted { host: &self.host.name, repository, actions: self.scopes.only_actions() };
+        match inner.options.credentials.credential(&wanted).await {
             Ok(found) => found,
             Err(cause) => {
                 inner.options.events.notice(
@@ -329,7 +331,9 @@ impl<'a> Session<'a> {
         let mut form = url::form_urlencoded::Serializer::new(String::new());
         form.append_pair("client_id", "rbuild");
         form.append_pair("service", service.unwrap_or_default());
-        form.append_pair("scope", &self.scopes.text());
+        if !self.scopes.list().is_empty() {
+            form.append_pair("scope", &self.scopes.text());
+        }
         match credential {
             Credential::Basic { username, password } => {
                 form.append_pair("grant_type", "password");

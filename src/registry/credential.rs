@@ -40,15 +40,25 @@ impl fmt::Debug for Credential {
     }
 }
 
+/// For what a credential is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted<'a> {
+    /// A name as in image references, `docker.io` for Docker Hub.
+    pub host: &'a str,
+    /// Repository on the host.
+    pub repository: Option<&'a str>,
+    /// `pull`, `push`; empty if several repositories are concerned.
+    pub actions: Vec<String>,
+}
+
 /// Where credentials come from: in a build the broker, which runs as the real user.
 #[async_trait::async_trait]
 pub trait CredentialProvider: Send + Sync {
-    /// The credential for `repository` on `host` (a name as in image references, `docker.io` for Docker Hub).
-    /// `None` is anonymous access.
+    /// The credential for what is `wanted`. `None` is anonymous access.
     ///
     /// # Errors
     /// One line; the client reports it and goes on anonymously (SPEC E3.03).
-    async fn credential(&self, host: &str, repository: Option<&str>) -> Result<Option<Credential>, String>;
+    async fn credential(&self, wanted: &Wanted<'_>) -> Result<Option<Credential>, String>;
 }
 
 /// No credentials for anybody.
@@ -57,7 +67,7 @@ pub struct Anonymous;
 
 #[async_trait::async_trait]
 impl CredentialProvider for Anonymous {
-    async fn credential(&self, _host: &str, _repository: Option<&str>) -> Result<Option<Credential>, String> {
+    async fn credential(&self, _wanted: &Wanted<'_>) -> Result<Option<Credential>, String> {
         Ok(None)
     }
 }

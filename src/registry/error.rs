@@ -199,17 +199,17 @@ impl Fault {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::BadCredentials { host, .. } => Some(format!(
-                "check the entry for {host} in the docker config, or log in again with `docker login {host}`"
+                "check the entry for {host} in the docker config, or log in again with `rbuild login {host}`"
             )),
             Self::Denied { lookup: Some(cause), .. } => Some(format!("no credentials could be looked up: {cause}")),
             Self::Denied { host, anonymous: true, .. } => {
-                Some(format!("check the name; if the repository is private, log in with `docker login {host}`"))
+                Some(format!("check the name; if the repository is private, log in with `rbuild login {host}`"))
             }
             Self::Denied { action, host, .. } => {
                 Some(format!("the account logged in to {host} may not {action} here, or the name is misspelt"))
             }
             Self::RateLimited { host, anonymous: true, .. } => {
-                Some(format!("log in with `docker login {host}` for a higher limit"))
+                Some(format!("log in with `rbuild login {host}` for a higher limit"))
             }
             Self::Status { code: 413, .. } => {
                 Some("the registry, or a proxy in front of it, limits the size of an upload".into())

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use reqwest::Url;
@@ -23,6 +24,8 @@ pub(super) struct Host {
     probing: tokio::sync::Mutex<()>,
     /// After a 429: nobody sends anything before this moment.
     quiet_until: Mutex<Option<Instant>>,
+    /// As a mirror it was of no use; only ever asked again as a registry of its own.
+    dead: AtomicBool,
     pub(super) auth: HostAuth,
     /// Slots for blob transfers.
     pub(super) blobs: Semaphore,
@@ -40,6 +43,7 @@ impl Host {
             base: Mutex::default(),
             probing: tokio::sync::Mutex::default(),
             quiet_until: Mutex::default(),
+            dead: AtomicBool::new(false),
             auth: HostAuth::default(),
             blobs: Semaphore::new(parallel.max(1)),
             small: Semaphore::new(parallel.max(1)),
@@ -48,7 +52,15 @@ impl Host {
     }
 
     pub(super) fn options(&self) -> HostOptions {
-        *self.options.lock().unwrap_or_else(PoisonError::into_inner)
+        self.options.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_dead(&self) {
+        self.dead.store(true, Ordering::Relaxed);
     }
 
     /// Accepts any certificate from now on, and plain HTTP: what is said for one output beats the configuration.

@@ -5,9 +5,11 @@
 //! enter through a [`BlobSource`]. Start reading at [`Client`]; one request's way through authentication,
 //! redirects and retries is `request.rs`.
 
+pub mod cloud;
 pub mod credential;
 pub mod docker_config;
 pub mod error;
+pub mod login;
 pub mod options;
 
 mod auth;
@@ -16,8 +18,10 @@ mod client;
 mod flight;
 pub mod helper;
 mod host;
+mod mirrors;
 mod pull;
 mod push;
+mod referrers;
 mod request;
 mod scopes;
 mod tls;
@@ -26,8 +30,9 @@ mod upload;
 pub mod web;
 
 pub use client::{BlobSource, Client, FetchedManifest, Progress, PushOutcome, no_progress};
-pub use credential::{Anonymous, Credential, CredentialProvider};
+pub use credential::{Anonymous, Credential, CredentialProvider, Wanted};
 pub use error::{Fault, RegistryError};
+pub use mirrors::{Mirror, Pulls, Route};
 pub use options::{ClientOptions, HostOptions, ProxyOptions, RetryPolicy, Timeouts, TrustOptions};
 pub use tls::engine_tls;
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::mirrors::Route;
 use super::{Anonymous, CredentialProvider};
 use crate::base::Events;
 
@@ -20,6 +21,8 @@ pub struct ClientOptions {
     pub events: Events,
     /// Exceptions by host name and port as in image references.
     pub hosts: BTreeMap<String, HostOptions>,
+    /// Mirrors and stand-ins, by the beginning of a name (SPEC E2.04).
+    pub routes: Vec<Route>,
     /// `HTTP_PROXY` and friends (SPEC E2.05).
     pub proxies: ProxyOptions,
     /// Whom to trust (SPEC E2.03).
@@ -39,6 +42,7 @@ impl Default for ClientOptions {
             user_agent: concat!("rbuild/", env!("CARGO_PKG_VERSION")).into(),
             events: Events::none(),
             hosts: BTreeMap::new(),
+            routes: Vec::new(),
             proxies: ProxyOptions::default(),
             trust: TrustOptions::default(),
             retry: RetryPolicy::default(),
@@ -55,13 +59,19 @@ impl fmt::Debug for ClientOptions {
 }
 
 /// Exceptions for one host (SPEC E2.02).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HostOptions {
     /// `Some(true)`: plain HTTP only. `Some(false)`: HTTPS only. `None`: HTTPS, and for loopback and insecure hosts
     /// HTTP where the server does not speak TLS.
     pub plain_http: Option<bool>,
     /// Accept any certificate.
     pub insecure: bool,
+    /// Further roots, PEM files.
+    pub roots: Vec<PathBuf>,
+    /// Client certificate and its key, PEM files.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// Directories in the manner of `certs.d/HOST` (SPEC E2.03).
+    pub cert_dirs: Vec<PathBuf>,
 }
 
 /// Values of the proxy variables; each is a URL or `host:port`.

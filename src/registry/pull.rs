@@ -4,6 +4,7 @@ use std::io::Write;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, RANGE};
 use reqwest::{Method, StatusCode, Url};
 use tokio::sync::mpsc;
@@ -11,6 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::client::{Client, FetchedManifest, Inner, Progress};
 use super::host::{self, Host};
+use super::mirrors::Endpoint;
 use super::request::{Answer, Backoff, Call, Slot, Small, Wire};
 use super::transport::SendError;
 use super::{Fault, RegistryError};
@@ -31,8 +33,11 @@ impl Client {
     /// See [`Fault`].
     pub async fn resolve(&self, reference: &Reference) -> Result<Descriptor, RegistryError> {
         let operation = || async {
-            let host = self.0.host(&reference.domain);
-            self.0.head(&host, reference).await.map_err(|fault| metadata_error(reference, fault))
+            let found = async {
+                let places = self.0.places(reference, reference.digest.is_some())?;
+                self.0.first_of(&places, |place| self.0.head(place, reference).boxed()).await
+            };
+            found.await.map_err(|fault| metadata_error(reference, fault))
         };
         self.0.resolving.run(manifest_key(reference), operation).await
     }
@@ -43,8 +48,11 @@ impl Client {
     /// See [`Fault`].
     pub async fn manifest(&self, reference: &Reference) -> Result<FetchedManifest, RegistryError> {
         let operation = || async {
-            let host = self.0.host(&reference.domain);
-            self.0.get(&host, reference).await.map_err(|fault| metadata_error(reference, fault))
+            let found = async {
+                let places = self.0.places(reference, reference.digest.is_some())?;
+                self.0.first_of(&places, |place| self.0.get(place, reference).boxed()).await
+            };
+            found.await.map_err(|fault| metadata_error(reference, fault))
         };
         self.0.fetching.run(manifest_key(reference), operation).await
     }
@@ -89,8 +97,8 @@ impl Client {
             let fault = Fault::SizeMismatch { what: what.clone(), expected: MAX_SMALL_BLOB, actual: descriptor.size };
             return Err(fail(fault));
         }
-        let host = self.0.host(&repository.domain);
-        let mut fetch = Fetch::new(&self.0, &host, repository, descriptor, Slot::Small);
+        let places = self.0.places(repository, true).map_err(fail)?;
+        let mut fetch = Fetch::new(&self.0, &places, repository, descriptor, Slot::Small);
         let mut out = Vec::with_capacity(usize::try_from(descriptor.size).unwrap_or_default());
         fetch.run(&mut out).await.map_err(fail)?;
         let mut hasher = descriptor.digest.hasher();
@@ -109,8 +117,8 @@ impl Client {
     ) -> Result<W, RegistryError> {
         let what = blob_name(repository, descriptor);
         let fail = |fault| RegistryError::new(format!("failed to fetch {what}"), fault);
-        let host = self.0.host(&repository.domain);
-        let mut fetch = Fetch::new(&self.0, &host, repository, descriptor, Slot::Blob);
+        let places = self.0.places(repository, true).map_err(fail)?;
+        let mut fetch = Fetch::new(&self.0, &places, repository, descriptor, Slot::Blob);
         let mut writer = Writer::new(sink, hash.then_some(&descriptor.digest));
         let outcome = fetch.run(&mut Counted { writer: &mut writer, done: 0, progress }).await;
         let written = writer.finish().await;
@@ -166,14 +174,15 @@ impl Small {
 }
 
 impl Inner {
-    async fn head(&self, host: &Host, reference: &Reference) -> Result<Descriptor, Fault> {
+    async fn head(&self, place: &Endpoint, reference: &Reference) -> Result<Descriptor, Fault> {
+        let host = &*place.host;
         let part = reference.manifest_part();
-        let call = Call::pull(Method::HEAD, &reference.path, format!("manifests/{part}"))
-            .header(ACCEPT, media_type::MANIFEST_ACCEPT);
+        let call =
+            Call::read(Method::HEAD, place, format!("manifests/{part}")).header(ACCEPT, media_type::MANIFEST_ACCEPT);
         let answer = match self.small(host, &call, MAX_MANIFEST).await {
             Ok(answer) => answer,
             // Some registries refuse HEAD itself: GET has the last word, and the better message.
-            Err(fault) if fault.kind() == FaultKind::Auth => return Ok(self.get(host, reference).await?.descriptor),
+            Err(fault) if fault.kind() == FaultKind::Auth => return Ok(self.get(place, reference).await?.descriptor),
             Err(fault) => return Err(fault),
         };
         if answer.status == StatusCode::OK {
@@ -189,13 +198,14 @@ impl Inner {
         } else if answer.status == StatusCode::NOT_FOUND {
             return Err(answer.refusal(host, &Method::HEAD, reference));
         }
-        Ok(self.get(host, reference).await?.descriptor)
+        Ok(self.get(place, reference).await?.descriptor)
     }
 
-    async fn get(&self, host: &Host, reference: &Reference) -> Result<FetchedManifest, Fault> {
+    async fn get(&self, place: &Endpoint, reference: &Reference) -> Result<FetchedManifest, Fault> {
+        let host = &*place.host;
         let part = reference.manifest_part();
-        let call = Call::pull(Method::GET, &reference.path, format!("manifests/{part}"))
-            .header(ACCEPT, media_type::MANIFEST_ACCEPT);
+        let call =
+            Call::read(Method::GET, place, format!("manifests/{part}")).header(ACCEPT, media_type::MANIFEST_ACCEPT);
         let answer = self.small(host, &call, MAX_MANIFEST).await?;
         if answer.status != StatusCode::OK {
             return Err(answer.refusal(host, &Method::GET, reference));
@@ -257,6 +267,8 @@ impl Take for Vec<u8> {
 /// One blob on its way in: how far it came, and from where it comes.
 struct Fetch<'a> {
     inner: &'a Inner,
+    /// Where to go on if this place is of no use.
+    places: &'a [Endpoint],
     host: &'a Host,
     call: Call<'a>,
     what: String,
@@ -272,16 +284,18 @@ struct Fetch<'a> {
 impl<'a> Fetch<'a> {
     fn new(
         inner: &'a Inner,
-        host: &'a Host,
-        repository: &'a Reference,
+        places: &'a [Endpoint],
+        repository: &Reference,
         descriptor: &'a Descriptor,
         slot: Slot,
     ) -> Self {
-        let mut call = Call::pull(Method::GET, &repository.path, format!("blobs/{}", descriptor.digest));
+        let place = &places[0];
+        let mut call = Call::read(Method::GET, place, format!("blobs/{}", descriptor.digest));
         call.slot = slot;
         Self {
             inner,
-            host,
+            places,
+            host: &place.host,
             call,
             what: blob_name(repository, descriptor),
             digest: &descriptor.digest,
@@ -292,9 +306,25 @@ impl<'a> Fetch<'a> {
         }
     }
 
-    /// Fetches everything, piece by piece and in order, however many connections that takes.
+    /// Fetches everything, piece by piece and in order, however many connections and places that takes. A place goes on
+    /// where the one before it broke off.
     async fn run(&mut self, take: &mut impl Take) -> Result<(), Fault> {
-        let mut backoff = Backoff::new(self.inner, self.host);
+        loop {
+            let outcome = self.fetch_rest(take).await;
+            match (outcome, self.places) {
+                (Err(fault), [place, next, ..]) if self.inner.go_on(place, &fault) => {
+                    self.places = &self.places[1..];
+                    let slot = self.call.slot;
+                    self.call = Call::read(Method::GET, next, format!("blobs/{}", self.digest));
+                    (self.call.slot, self.host, self.url) = (slot, &next.host, None);
+                }
+                (outcome, _) => return outcome,
+            }
+        }
+    }
+
+    async fn fetch_rest(&mut self, take: &mut impl Take) -> Result<(), Fault> {
+        let mut backoff = Backoff::new(self.inner, self.host).at_most(self.call.retries);
         loop {
             let before = self.at;
             let error = match self.round(take).await {

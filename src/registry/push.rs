@@ -1,11 +1,15 @@
 //! Writing to registries: blobs, mounts, manifests (SPEC E3.07–E3.11).
 
 use bytes::Bytes;
-use reqwest::header::{ACCEPT, CONTENT_TYPE, LOCATION};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use reqwest::header::{ACCEPT, CONTENT_RANGE, CONTENT_TYPE, LOCATION, RANGE};
 use reqwest::{Method, StatusCode, Url};
 
 use super::client::{BlobSource, Client, Inner, Progress, PushOutcome};
 use super::host::{self, Host};
+use super::mirrors::Endpoint;
 use super::request::{Backoff, Call, Payload, Slot, Small, Target};
 use super::transport::SendError;
 use super::{Fault, RegistryError};
@@ -40,9 +44,12 @@ impl Client {
         progress: &Progress,
     ) -> Result<PushOutcome, RegistryError> {
         let operation = || async {
-            let host = self.0.host(&target.domain);
-            let push = Push { inner: &self.0, host: &host, repository: &target.path, descriptor };
-            push.run(source, mount_from, progress).await.map_err(|fault| push_error(target, fault))
+            let pushed = async {
+                let Endpoint { host, repository, .. } = self.0.origin(target)?;
+                let push = Push { inner: &self.0, host: &host, repository: &repository, descriptor };
+                push.run(source, mount_from, progress).await
+            };
+            pushed.await.map_err(|fault| push_error(target, fault))
         };
         self.0.pushing.run(format!("{} {}", target.repository(), descriptor.digest), operation).await
     }
@@ -57,8 +64,11 @@ impl Client {
         media_type: &str,
         bytes: Bytes,
     ) -> Result<Digest, RegistryError> {
-        let host = self.0.host(&target.domain);
-        self.0.put_manifest(&host, target, media_type, bytes).await.map_err(|fault| push_error(target, fault))
+        let put = async {
+            let place = self.0.origin(target)?;
+            self.0.put_manifest(&place, target, media_type, bytes).await
+        };
+        put.await.map_err(|fault| push_error(target, fault))
     }
 
     /// What the registry has under the name or digest of `target`, asked with the rights of a push; `None` if nothing.
@@ -66,8 +76,11 @@ impl Client {
     /// # Errors
     /// See [`Fault`].
     pub async fn pushed(&self, target: &Reference) -> Result<Option<Digest>, RegistryError> {
-        let host = self.0.host(&target.domain);
-        self.0.head_pushed(&host, target).await.map_err(|fault| push_error(target, fault))
+        let asked = async {
+            let place = self.0.origin(target)?;
+            self.0.head_pushed(&place, target).await
+        };
+        asked.await.map_err(|fault| push_error(target, fault))
     }
 
     /// Finds out whether a push to the repository of `target` will be allowed, before anything is built.
@@ -75,9 +88,9 @@ impl Client {
     /// # Errors
     /// See [`Fault`].
     pub async fn check_push(&self, target: &Reference) -> Result<(), RegistryError> {
-        let host = self.0.host(&target.domain);
-        let call = Call::push(Method::POST, &target.path, "blobs/uploads/".into());
         let checked = async {
+            let Endpoint { host, repository, .. } = self.0.origin(target)?;
+            let call = Call::push(Method::POST, &repository, "blobs/uploads/".into());
             let answer = self.0.small(&host, &call, MAX_ANSWER).await?;
             match answer.status {
                 StatusCode::ACCEPTED => {}
@@ -95,7 +108,7 @@ impl Client {
                 }
                 _ => return Err(answer.unexpected(&Method::POST)),
             }
-            self.0.abandon(&host, &target.path, location(&answer)?).await;
+            self.0.abandon(&host, &repository, location(&answer)?).await;
             Ok(())
         };
         checked.await.map_err(|fault| push_error(target, fault))
@@ -118,10 +131,10 @@ fn location(answer: &Small) -> Result<Url, Fault> {
 }
 
 impl Inner {
-    async fn head_pushed(&self, host: &Host, target: &Reference) -> Result<Option<Digest>, Fault> {
-        let head = Call::push(Method::HEAD, &target.path, format!("manifests/{}", target.manifest_part()))
+    async fn head_pushed(&self, place: &Endpoint, target: &Reference) -> Result<Option<Digest>, Fault> {
+        let head = Call::push(Method::HEAD, &place.repository, format!("manifests/{}", target.manifest_part()))
             .header(ACCEPT, media_type::MANIFEST_ACCEPT);
-        let there = self.small(host, &head, MAX_ANSWER).await?;
+        let there = self.small(&place.host, &head, MAX_ANSWER).await?;
         if matches!(there.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
             return Err(there.unexpected(&Method::HEAD));
         }
@@ -134,7 +147,7 @@ impl Inner {
 
     async fn put_manifest(
         &self,
-        host: &Host,
+        place: &Endpoint,
         target: &Reference,
         media_type: &str,
         bytes: Bytes,
@@ -146,12 +159,13 @@ impl Inner {
         }
         let part = target.manifest_part();
         let mut call =
-            Call::push(Method::PUT, &target.path, format!("manifests/{part}")).header(CONTENT_TYPE, media_type);
-        call.payload = Payload::Bytes(bytes);
-        let answer = self.small(host, &call, MAX_ANSWER).await?;
+            Call::push(Method::PUT, &place.repository, format!("manifests/{part}")).header(CONTENT_TYPE, media_type);
+        call.payload = Payload::Bytes(bytes.clone());
+        let answer = self.small(&place.host, &call, MAX_ANSWER).await?;
         if !answer.status.is_success() {
             return Err(answer.unexpected(&Method::PUT));
         }
+        self.note_referrer(place, &answer, media_type, &bytes).await?;
         match answer.header("docker-content-digest").and_then(|text| text.parse::<Digest>().ok()) {
             Some(stored) if stored != digest && stored.algorithm() == digest.algorithm() => {
                 Err(Fault::DigestMismatch {
@@ -195,6 +209,7 @@ impl Push<'_> {
         }
         candidates.truncate(MAX_MOUNTS);
         let mut backoff = Backoff::new(self.inner, self.host);
+        let sent = Arc::new(AtomicU64::new(0));
         loop {
             // Asked again after a broken upload: its last byte may have arrived.
             if self.exists().await? {
@@ -208,20 +223,84 @@ impl Push<'_> {
                 }
                 Start::At(session) => session,
             };
-            match self.upload(session.clone(), source, progress).await {
+            match self.upload_all(session, source, progress, &sent, &mut backoff).await {
                 Ok(()) => {
                     self.host.note_blob(digest, self.repository);
+                    self.told_extra(sent.load(Ordering::Relaxed));
                     return Ok(PushOutcome::Uploaded);
                 }
                 Err(error) => {
-                    if !error.transient {
-                        self.inner.abandon(self.host, self.repository, session).await;
-                    }
                     backoff.again(error).await?;
                     // What the server did not mount the first time it will not mount now.
                     candidates.clear();
                 }
             }
+        }
+    }
+
+    /// Uploads within one session, going on where a broken connection left off as long as the server can say where.
+    async fn upload_all(
+        &self,
+        mut session: Url,
+        source: &BlobSource,
+        progress: &Progress,
+        sent: &Arc<AtomicU64>,
+        backoff: &mut Backoff<'_>,
+    ) -> Result<(), SendError> {
+        let mut at = 0;
+        loop {
+            let error = match self.upload(session.clone(), at, source, progress, sent).await {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            if !error.transient || error.session_lost {
+                self.inner.abandon(self.host, self.repository, session).await;
+                return Err(error);
+            }
+            backoff.again(error).await.map_err(SendError::fatal)?;
+            match self.received(&session).await {
+                Some((place, received)) if received <= self.descriptor.size => {
+                    if received > at {
+                        // Only standing still counts.
+                        backoff.reset();
+                    }
+                    (session, at) = (place, received);
+                }
+                _ => {
+                    self.inner.abandon(self.host, self.repository, session.clone()).await;
+                    let fault = Fault::Broken {
+                        url: host::show(&session),
+                        cause: "the server does not know how much of the upload arrived".into(),
+                    };
+                    return Err(SendError { immediate: true, ..SendError::transient(fault) });
+                }
+            }
+        }
+    }
+
+    /// Where a session goes on, and how many bytes it has.
+    async fn received(&self, session: &Url) -> Option<(Url, u64)> {
+        let mut call = Call::push(Method::GET, self.repository, String::new());
+        call.target = Target::Location(session.clone());
+        let answer = self.inner.small(self.host, &call, MAX_ANSWER).await.ok()?;
+        if !answer.status.is_success() {
+            return None;
+        }
+        let text = answer.header(RANGE)?;
+        let last: u64 = text.strip_prefix("bytes=").unwrap_or(text).rsplit_once('-')?.1.trim().parse().ok()?;
+        // `0-0` is what an empty session has.
+        let received = if last == 0 { 0 } else { last + 1 };
+        let place = location(&answer).unwrap_or_else(|_| session.clone());
+        Some((place, received))
+    }
+
+    /// Says what broken connections cost.
+    fn told_extra(&self, sent: u64) {
+        let extra = sent.saturating_sub(self.descriptor.size);
+        if extra > 0 {
+            let (digest, name) = (&self.descriptor.digest, &self.host.name);
+            let text = format!("{extra} bytes of {digest} were sent to {name} again because connections broke");
+            self.inner.options.events.notice("registry-extra", text);
         }
     }
 
@@ -267,15 +346,34 @@ impl Push<'_> {
         }
     }
 
-    /// Sends all bytes in one PUT.
-    async fn upload(&self, mut session: Url, source: &BlobSource, progress: &Progress) -> Result<(), SendError> {
+    /// Sends everything from byte `at` on in one PUT.
+    async fn upload(
+        &self,
+        mut session: Url,
+        at: u64,
+        source: &BlobSource,
+        progress: &Progress,
+        sent: &Arc<AtomicU64>,
+    ) -> Result<(), SendError> {
         session.query_pairs_mut().append_pair("digest", self.descriptor.digest.as_str());
+        let size = self.descriptor.size;
         let mut call =
             Call::push(Method::PUT, self.repository, String::new()).header(CONTENT_TYPE, "application/octet-stream");
+        if at > 0 && at < size {
+            call = call.header(CONTENT_RANGE, &format!("{at}-{}", size - 1));
+        }
         call.target = Target::Location(session.clone());
         call.slot = Slot::Blob;
-        let (source, progress) = (source.clone(), progress.clone());
-        call.payload = Payload::Blob { source, size: self.descriptor.size, progress };
+        let progress: Progress = {
+            let (progress, sent, last) = (progress.clone(), Arc::clone(sent), AtomicU64::new(0));
+            Arc::new(move |now| {
+                // A refused token starts the count again.
+                let before = last.swap(now, Ordering::Relaxed);
+                sent.fetch_add(if now > before { now - before } else { now }, Ordering::Relaxed);
+                progress(at + now);
+            })
+        };
+        call.payload = Payload::Blob { source: source.clone(), skip: at, size, progress };
         let answer = self.inner.attempt(self.host, &call).await?;
         let status = answer.status();
         if status.is_success() {
@@ -284,7 +382,7 @@ impl Push<'_> {
         let detail = answer.detail(self.inner.options.timeouts.stall).await;
         let fault = Fault::status("PUT", &session, status.as_u16(), detail);
         // The session is gone or out of step: a new one may work.
-        let transient = matches!(status.as_u16(), 404 | 416);
-        Err(SendError { transient, ..SendError::fatal(fault) })
+        let session_lost = matches!(status.as_u16(), 404 | 416) || (at > 0 && status.as_u16() == 400);
+        Err(SendError { transient: session_lost, session_lost, ..SendError::fatal(fault) })
     }
 }

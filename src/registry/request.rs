@@ -12,6 +12,7 @@ use super::auth::Session;
 use super::client::{BlobSource, Inner, Progress};
 use super::error::body_message;
 use super::host::{self, Host};
+use super::mirrors::Endpoint;
 use super::scopes::Scopes;
 use super::transport::{SendError, classify};
 use super::upload::Upload;
@@ -29,6 +30,8 @@ pub(super) enum Payload {
     /// A blob of known size, opened anew for each attempt.
     Blob {
         source: BlobSource,
+        /// Bytes at its beginning that the server has.
+        skip: u64,
         size: u64,
         progress: Progress,
     },
@@ -63,6 +66,8 @@ pub(super) enum Slot {
 pub(super) enum Target {
     /// Below `/v2/REPOSITORY/`.
     Repository(String),
+    /// `/v2/` itself.
+    Root,
     /// A location given by the server, possibly on another host.
     Location(Url),
 }
@@ -79,9 +84,19 @@ pub(super) struct Call<'a> {
     /// `pull` or `push`, for messages.
     pub(super) action: &'static str,
     pub(super) slot: Slot,
+    /// How often to try again, if not as often as usual.
+    pub(super) retries: Option<u32>,
+    /// The registry that a mirror is asked for.
+    pub(super) ns: Option<&'a str>,
 }
 
 impl<'a> Call<'a> {
+    /// A request to `place` in order to read. A mirror gets one second chance: there is somebody else to ask.
+    pub(super) fn read(method: Method, place: &'a Endpoint, path: String) -> Self {
+        let retries = place.mirror.then_some(1);
+        Self { retries, ns: place.ns.as_deref(), ..Self::pull(method, &place.repository, path) }
+    }
+
     /// A request for something small in order to read.
     pub(super) fn pull(method: Method, repository: &'a str, path: String) -> Self {
         Self {
@@ -93,6 +108,8 @@ impl<'a> Call<'a> {
             scopes: Scopes::pull(repository),
             action: "pull",
             slot: Slot::Small,
+            retries: None,
+            ns: None,
         }
     }
 
@@ -124,6 +141,12 @@ impl<'a> Backoff<'a> {
         Self { policy: inner.options.retry, inner, host, done: 0 }
     }
 
+    /// Gives up sooner than usual.
+    pub(super) fn at_most(mut self, retries: Option<u32>) -> Self {
+        self.policy.retries = retries.unwrap_or(self.policy.retries);
+        self
+    }
+
     /// There was progress: the count starts again.
     pub(super) fn reset(&mut self) {
         self.done = 0;
@@ -133,6 +156,9 @@ impl<'a> Backoff<'a> {
     pub(super) async fn again(&mut self, error: SendError) -> Result<(), Fault> {
         if !error.transient || self.done >= self.policy.retries {
             return Err(error.fault);
+        }
+        if error.immediate {
+            return Ok(());
         }
         let pause = error.retry_after.unwrap_or_else(|| self.policy.pause(self.done));
         if pause > self.policy.patience {
@@ -276,7 +302,7 @@ impl Small {
 impl Inner {
     /// Sends a small request, tries again where that may help, and reads the whole answer.
     pub(super) async fn small(&self, host: &Host, call: &Call<'_>, limit: u64) -> Result<Small, Fault> {
-        let mut backoff = Backoff::new(self, host);
+        let mut backoff = Backoff::new(self, host).at_most(call.retries);
         loop {
             let outcome = async {
                 let answer = self.attempt(host, call).await?;
@@ -301,9 +327,14 @@ impl Inner {
         let base = host.base(&self.transport).await?;
         let url = match &call.target {
             Target::Location(url) => url.clone(),
-            Target::Repository(path) => base
-                .join(&format!("v2/{}/{path}", call.repository))
-                .map_err(|e| SendError::fatal(Fault::Setting(format!("\"{path}\" is not part of a URL: {e}"))))?,
+            Target::Root => join(&base, "v2/")?,
+            Target::Repository(path) => {
+                let mut url = join(&base, &format!("v2/{}/{path}", call.repository))?;
+                if let Some(ns) = call.ns {
+                    url.query_pairs_mut().append_pair("ns", ns);
+                }
+                url
+            }
         };
         let mut session = Session::new(host, call.repository, call.action, call.scopes.clone());
         let first = session.first().await;
@@ -353,7 +384,7 @@ impl Inner {
         let mut url = wire.url.clone();
         for _ in 0..10 {
             let options = self.options_for(host, &url);
-            let response = self.send(&wire.method, &url, headers.clone(), &wire.payload, options).await?;
+            let response = self.send(&wire.method, &url, headers.clone(), &wire.payload, &options).await?;
             let status = response.status();
             let follow = match status.as_u16() {
                 307 | 308 => true,
@@ -381,7 +412,7 @@ impl Inner {
         url: &Url,
         headers: HeaderMap,
         payload: &Payload,
-        options: super::HostOptions,
+        options: &super::HostOptions,
     ) -> Result<Response, SendError> {
         let mut request = Request::new(method.clone(), url.clone());
         *request.headers_mut() = headers;
@@ -397,9 +428,9 @@ impl Inner {
                 *request.body_mut() = Some(bytes.clone().into());
                 None
             }
-            Payload::Blob { source, size, progress } => {
-                request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(*size));
-                let (body, upload) = Upload::start(source, *size, progress);
+            Payload::Blob { source, skip, size, progress } => {
+                request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(*size - *skip));
+                let (body, upload) = Upload::start(source, *skip, *size, progress);
                 *request.body_mut() = Some(body);
                 Some(upload)
             }
@@ -439,6 +470,10 @@ impl Inner {
         let authority = host::authority(url);
         if authority == host::api_host(&host.name) { host.options() } else { self.host(&authority).options() }
     }
+}
+
+fn join(base: &Url, path: &str) -> Result<Url, SendError> {
+    base.join(path).map_err(|e| SendError::fatal(Fault::Setting(format!("\"{path}\" is not part of a URL: {e}"))))
 }
 
 fn silence(url: &Url, limit: Duration) -> SendError {

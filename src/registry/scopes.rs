@@ -36,6 +36,15 @@ impl Scopes {
         self.0.iter().map(|(resource, actions)| format!("{resource}:{}", action_list(actions))).collect()
     }
 
+    /// The actions, where there is one resource only.
+    pub(super) fn only_actions(&self) -> Vec<String> {
+        let mut all = self.0.values();
+        match (all.next(), all.next()) {
+            (Some(actions), None) => actions.iter().cloned().collect(),
+            _ => Vec::new(),
+        }
+    }
+
     /// All entries, separated by blanks.
     pub(super) fn text(&self) -> String {
         self.list().join(" ")
@@ -51,6 +60,8 @@ mod tests {
         let mut scopes = Scopes::pull("a/b");
         scopes.merge("repository:a/b:push,pull repository:c:pull");
         assert_eq!(scopes.text(), "repository:a/b:pull,push repository:c:pull");
+        assert_eq!(Scopes::push("x").only_actions(), ["pull", "push"]);
+        assert!(scopes.only_actions().is_empty());
         scopes.merge("registry:catalog:*");
         assert_eq!(scopes.list().len(), 3);
         assert_eq!(Scopes::push("x").text(), "repository:x:pull,push");

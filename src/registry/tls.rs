@@ -9,7 +9,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
-use super::{Fault, TrustOptions};
+use super::{Fault, HostOptions, TrustOptions};
 use crate::base::Events;
 
 /// Certificates of one host from a `certs.d` directory.
@@ -26,10 +26,21 @@ impl HostFiles {
     }
 }
 
-/// Looks for `HOST:PORT/` in the configured directories; `None` where the host has nothing of its own.
-pub(super) fn host_files(trust: &TrustOptions, host: &str) -> Result<Option<HostFiles>, Fault> {
+/// What the host has of its own: files named for it, then `HOST:PORT/` in the configured directories; `None` if nothing.
+pub(super) fn host_files(
+    trust: &TrustOptions,
+    host: &str,
+    own: Option<&HostOptions>,
+) -> Result<Option<HostFiles>, Fault> {
     let mut found = HostFiles::default();
-    for dir in trust.host_dirs.iter().map(|dir| dir.join(host)) {
+    let mut dirs = Vec::new();
+    if let Some(own) = own {
+        found.roots.extend(own.roots.iter().cloned());
+        found.identity.clone_from(&own.identity);
+        dirs.extend(own.cert_dirs.iter().cloned());
+    }
+    dirs.extend(trust.host_dirs.iter().map(|dir| dir.join(host)));
+    for dir in dirs {
         // Missing or unreadable directories are the normal case: system-wide ones may be closed to us.
         let Ok(entries) = std::fs::read_dir(&dir) else { continue };
         let mut paths: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).collect();
@@ -206,13 +217,13 @@ mod tests {
         let host = dir.path().join("r.example:5000");
         std::fs::create_dir(&host).expect("a directory");
         let trust = TrustOptions { host_dirs: vec![dir.path().into()], ..TrustOptions::default() };
-        assert!(host_files(&trust, "other.example").expect("no error").is_none());
-        assert!(host_files(&trust, "r.example:5000").expect("no error").is_none());
+        assert!(host_files(&trust, "other.example", None).expect("no error").is_none());
+        assert!(host_files(&trust, "r.example:5000", None).expect("no error").is_none());
         std::fs::write(host.join("client.cert"), "").expect("written");
-        let error = host_files(&trust, "r.example:5000").err().expect("an error").to_string();
+        let error = host_files(&trust, "r.example:5000", None).err().expect("an error").to_string();
         assert!(error.contains("missing client key") && error.contains("client.cert"), "{error}");
         std::fs::rename(host.join("client.cert"), host.join("client.key")).expect("renamed");
-        let error = host_files(&trust, "r.example:5000").err().expect("an error").to_string();
+        let error = host_files(&trust, "r.example:5000", None).err().expect("an error").to_string();
         assert!(error.contains("missing client certificate"), "{error}");
     }
 

@@ -37,15 +37,27 @@ pub(super) struct SendError {
     pub(super) cut: bool,
     /// The pause the server asks for.
     pub(super) retry_after: Option<Duration>,
+    /// What was begun with the server is lost: it has to begin anew.
+    pub(super) session_lost: bool,
+    /// There was a pause already.
+    pub(super) immediate: bool,
 }
 
 impl SendError {
     pub(super) fn fatal(fault: Fault) -> Self {
-        Self { fault, transient: false, not_tls: false, cut: false, retry_after: None }
+        Self {
+            fault,
+            transient: false,
+            not_tls: false,
+            cut: false,
+            retry_after: None,
+            session_lost: false,
+            immediate: false,
+        }
     }
 
     pub(super) fn transient(fault: Fault) -> Self {
-        Self { fault, transient: true, not_tls: false, cut: false, retry_after: None }
+        Self { transient: true, ..Self::fatal(fault) }
     }
 }
 
@@ -73,7 +85,7 @@ impl Transport {
     }
 
     /// Sends one request and waits for the head of its answer.
-    pub(super) async fn send(&self, request: Request, host: HostOptions) -> Result<Response, SendError> {
+    pub(super) async fn send(&self, request: Request, host: &HostOptions) -> Result<Response, SendError> {
         let url = request.url().clone();
         let client = self.client(&url, host.insecure).await.map_err(SendError::fatal)?;
         client.execute(request).await.map_err(|e| classify(&url, &e))
@@ -151,7 +163,9 @@ impl Transport {
         if let Some(files) = known.get(authority) {
             return Ok(files.clone());
         }
-        let files = tls::host_files(&self.options.trust, authority)?.map(Arc::new);
+        let named = if authority == host::api_host("docker.io") { "docker.io" } else { authority };
+        let own = self.options.hosts.get(authority).or_else(|| self.options.hosts.get(named));
+        let files = tls::host_files(&self.options.trust, authority, own)?.map(Arc::new);
         known.insert(authority.to_owned(), files.clone());
         Ok(files)
     }
@@ -216,9 +230,11 @@ pub(super) fn classify(url: &Url, error: &reqwest::Error) -> SendError {
         let not_tls = matches!(tls, rustls::Error::InvalidMessage(_));
         let hint = match tls {
             rustls::Error::InvalidCertificate(_) => Some(
-                "add the registry's CA to the system's certificates or name it in SSL_CERT_FILE, or mark the registry insecure",
+                "add the registry's CA to the system's certificates or name it in SSL_CERT_FILE, or set `ca` or `insecure = true` for it in rbuild.toml",
             ),
-            _ if not_tls => Some("the server seems to speak plain HTTP: mark the registry insecure or as plain HTTP"),
+            _ if not_tls => Some(
+                "the server seems to speak plain HTTP: set `http = true` for it in rbuild.toml, or registry.insecure=true for the output",
+            ),
             _ => None,
         };
         let fault = Fault::Unreachable { url: shown, cause: format!("TLS: {cause}"), hint };

@@ -37,12 +37,13 @@ impl Upload {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    pub(super) fn start(source: &BlobSource, size: u64, progress: &Progress) -> (Body, Self) {
-        let upload = Self { size, sent: Arc::default(), failed: Arc::default() };
+    /// Begins with what the server does not have: `skip` of `size` bytes are read past. Counts the rest from 0.
+    pub(super) fn start(source: &BlobSource, skip: u64, size: u64, progress: &Progress) -> (Body, Self) {
+        let upload = Self { size: size - skip, sent: Arc::default(), failed: Arc::default() };
         let (sender, receiver) = mpsc::channel::<Result<Bytes, std::io::Error>>(4);
         let (source, failed) = (source.clone(), Arc::clone(&upload.failed));
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = read_pieces(&source, size, &sender) {
+            if let Err(error) = read_pieces(&source, skip, size, &sender) {
                 let kind = error.kind();
                 *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
                 // Ends the request; when nobody listens any more there is nothing to end.
@@ -67,12 +68,13 @@ impl Upload {
 
 fn read_pieces(
     source: &BlobSource,
+    skip: u64,
     size: u64,
     sender: &mpsc::Sender<Result<Bytes, std::io::Error>>,
 ) -> std::io::Result<()> {
     // One byte more than announced, to notice a source that grew.
     let mut reader = source.open()?.take(size + 1);
-    let mut total = 0;
+    let mut total = std::io::copy(&mut reader.by_ref().take(skip), &mut std::io::sink())?;
     loop {
         let mut piece = BytesMut::zeroed(PIECE);
         let mut filled = 0;

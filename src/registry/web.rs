@@ -38,7 +38,7 @@ impl Client {
     /// # Errors
     /// When there is no answer.
     pub async fn web(&self, request: Request) -> Result<Response, WebError> {
-        Ok(self.0.transport.send(request, HostOptions::default()).await?)
+        Ok(self.0.transport.send(request, &HostOptions::default()).await?)
     }
 
     /// How patient this client is.

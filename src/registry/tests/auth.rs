@@ -92,7 +92,7 @@ async fn a_wrong_password_is_named_as_such() {
         assert!(text.contains(&format!("{} refused the credentials of user \"user\"", registry.host())), "{text}");
         assert!(!text.contains("wrong"), "the password is shown: {text}");
         assert_eq!(error.kind(), FaultKind::Auth);
-        assert!(error.hint().is_some_and(|h| h.contains(&format!("docker login {}", registry.host()))), "{auth:?}");
+        assert!(error.hint().is_some_and(|h| h.contains(&format!("rbuild login {}", registry.host()))), "{auth:?}");
     }
 }
 

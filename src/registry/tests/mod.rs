@@ -1,9 +1,12 @@
 //! The client against a registry that misbehaves on request, and against a real one.
 
 mod auth;
+mod faults;
+mod mirrors;
 mod pull;
 mod push;
 mod real;
+mod referrers;
 mod tls;
 
 use std::collections::HashMap;
@@ -34,9 +37,9 @@ impl Keys {
 
 #[async_trait::async_trait]
 impl CredentialProvider for Keys {
-    async fn credential(&self, host: &str, _repository: Option<&str>) -> Result<Option<Credential>, String> {
+    async fn credential(&self, wanted: &Wanted<'_>) -> Result<Option<Credential>, String> {
         *self.asked.lock().expect("not poisoned") += 1;
-        self.answers.lock().expect("not poisoned").get(host).cloned().unwrap_or(Ok(None))
+        self.answers.lock().expect("not poisoned").get(wanted.host).cloned().unwrap_or(Ok(None))
     }
 }
 

@@ -224,7 +224,7 @@ async fn e3_13_a_long_ban_is_not_sat_out() {
     let error = client().manifest(&reference(&registry, "a/b:1")).await.expect_err("limited");
     assert!(matches!(error.fault(), Fault::RateLimited { .. }), "{error}");
     assert!(error.to_string().contains("You have reached your pull rate limit"), "{error}");
-    assert!(error.hint().is_some_and(|hint| hint.contains("docker login")), "anonymous: logging in helps");
+    assert!(error.hint().is_some_and(|hint| hint.contains("rbuild login")), "anonymous: logging in helps");
 }
 
 #[tokio::test]

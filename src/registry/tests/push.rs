@@ -172,7 +172,7 @@ async fn e3_07_an_upload_may_go_to_another_host_without_credentials() {
     let registry = FakeRegistry::start();
     registry.set_auth(Auth::Basic { user: "user", password: "secret" });
     let storage = FakeRegistry::start();
-    storage.state().uploads.insert("elsewhere".into(), "a/b".into());
+    storage.state().uploads.insert("elsewhere".into(), ("a/b".into(), Vec::new()));
     let (client, _) = client_with(&registry, user("secret"));
     let target = reference(&registry, "a/b:1");
     client.check_push(&target).await.expect("allowed");

@@ -70,7 +70,7 @@ async fn e2_03_certs_d_adds_roots_for_one_host() {
 #[tokio::test]
 async fn e2_02_insecure_accepts_any_certificate_and_plain_http() {
     let insecure = |registry: &FakeRegistry| {
-        let hosts = [(registry.host(), HostOptions { insecure: true, plain_http: None })].into();
+        let hosts = [(registry.host(), HostOptions { insecure: true, ..HostOptions::default() })].into();
         ClientOptions { hosts, ..options() }
     };
     let registry = tls_registry();
@@ -103,7 +103,7 @@ async fn e2_02_the_scheme_can_be_fixed() {
     registry.put_manifest("a/b", Some("1"), OCI_MANIFEST, b"{}");
     let name = reference(&registry, "a/b:1");
     let with = |plain| {
-        let hosts = [(registry.host(), HostOptions { insecure: false, plain_http: Some(plain) })].into();
+        let hosts = [(registry.host(), HostOptions { plain_http: Some(plain), ..HostOptions::default() })].into();
         ClientOptions { hosts, ..options() }
     };
     fetch(with(true), &name).await.expect("plain");
@@ -122,7 +122,7 @@ async fn e2_05_proxies_are_used_where_they_should_be() {
     let proxy = FakeRegistry::start();
     let with = |proxies: ProxyOptions| ClientOptions {
         proxies,
-        hosts: [("r.example:5000".to_owned(), HostOptions { plain_http: Some(true), insecure: false })].into(),
+        hosts: [("r.example:5000".to_owned(), HostOptions { plain_http: Some(true), ..HostOptions::default() })].into(),
         ..options()
     };
     let name: Reference = "r.example:5000/a/b:1".parse().expect("valid");

@@ -23,6 +23,7 @@ impl State {
             ("/blobs/uploads/", Self::upload as fn(&mut Self, &Request, &str, &str) -> Answer),
             ("/blobs/", Self::blob),
             ("/manifests/", Self::manifest),
+            ("/referrers/", Self::referrers),
         ] {
             if let Some((repository, name)) = path.split_once(kind) {
                 if let Some(refusal) = self.refusal(request, repository, action) {
@@ -50,10 +51,16 @@ impl State {
             let media_type = request.header("content-type").unwrap_or_default().to_owned();
             let entry = self.repositories.entry(repository.to_owned()).or_default();
             entry.manifests.insert(digest.clone(), (media_type, request.body.clone()));
+            let manifest: serde_json::Value = serde_json::from_slice(&request.body).unwrap_or_default();
+            let subject = manifest["subject"]["digest"].as_str().filter(|_| self.has_referrers).map(ToOwned::to_owned);
             if !name.starts_with("sha256:") {
                 entry.tags.insert(name.to_owned(), digest.clone());
             }
-            return Answer::new(201).with("Docker-Content-Digest", digest);
+            let answer = Answer::new(201).with("Docker-Content-Digest", digest);
+            return match subject {
+                Some(subject) => answer.with("OCI-Subject", subject),
+                None => answer,
+            };
         }
         let unknown = || Answer::error(404, "MANIFEST_UNKNOWN", "manifest unknown");
         let Some(entry) = self.repositories.get(repository) else { return unknown() };
@@ -63,6 +70,37 @@ impl State {
             Some((media_type, bytes)) => {
                 Answer::new(200).with("Docker-Content-Digest", digest).with_body(media_type, bytes.clone())
             }
+        }
+    }
+
+    fn referrers(&mut self, request: &Request, repository: &str, subject: &str) -> Answer {
+        if !self.has_referrers {
+            return Answer::new(404);
+        }
+        let wanted = get(&request.query(), "artifactType").map(ToOwned::to_owned);
+        let list = |(digest, (media_type, bytes)): (&String, &(String, Vec<u8>))| {
+            let manifest: serde_json::Value = serde_json::from_slice(bytes).ok()?;
+            let fits = manifest["subject"]["digest"] == subject;
+            let kind = manifest["artifactType"].as_str().or(manifest["config"]["mediaType"].as_str())?.to_owned();
+            (fits && wanted.as_ref().is_none_or(|w| *w == kind)).then(|| {
+                serde_json::json!({"mediaType": media_type, "digest": digest, "size": bytes.len(), "artifactType": kind})
+            })
+        };
+        let found: Vec<_> =
+            self.repositories.get(repository).into_iter().flat_map(|r| &r.manifests).filter_map(list).collect();
+        let index = serde_json::json!({"schemaVersion": 2, "manifests": found});
+        let answer = Answer::new(200);
+        let answer = if wanted.is_some() { answer.with("OCI-Filters-Applied", "artifactType") } else { answer };
+        answer.with_body("application/vnd.oci.image.index.v1+json", index.to_string().into_bytes())
+    }
+
+    /// Keeps what arrived of an upload whose connection broke.
+    pub(super) fn partial(&mut self, request: &Request, bytes: &[u8]) {
+        let session = request.path().rsplit('/').next().unwrap_or_default().to_owned();
+        if self.resumable
+            && let Some((_, kept)) = self.uploads.get_mut(&session)
+        {
+            kept.extend_from_slice(bytes);
         }
     }
 
@@ -84,7 +122,7 @@ impl State {
                 }
                 self.counter += 1;
                 let session = format!("session-{}", self.counter);
-                self.uploads.insert(session.clone(), repository.to_owned());
+                self.uploads.insert(session.clone(), (repository.to_owned(), Vec::new()));
                 // Relative and absolute in turn, with a query that must survive.
                 let path = format!("/v2/{repository}/blobs/uploads/{session}?_state=a%3Db");
                 let location = if self.counter.is_multiple_of(2) {
@@ -94,16 +132,28 @@ impl State {
                 };
                 Answer::new(202).with("Location", location)
             }
+            "GET" if self.resumable => match self.uploads.get(session) {
+                None => Answer::error(404, "BLOB_UPLOAD_UNKNOWN", "blob upload unknown to registry"),
+                Some((_, kept)) => Answer::new(204)
+                    .with("Location", format!("/v2/{repository}/blobs/uploads/{session}?_state=a%3Db"))
+                    .with("Range", format!("0-{}", kept.len().saturating_sub(1))),
+            },
             "PUT" => {
-                if get(&query, "_state") != Some("a=b") || self.uploads.remove(session).is_none() {
+                let known = if get(&query, "_state") == Some("a=b") { self.uploads.remove(session) } else { None };
+                let Some((_, mut body)) = known else {
                     return Answer::error(404, "BLOB_UPLOAD_UNKNOWN", "blob upload unknown to registry");
+                };
+                let start = request.header("content-range").and_then(|r| r.split('-').next()?.parse::<usize>().ok());
+                if start.is_some_and(|start| start != body.len()) {
+                    return Answer::new(416);
                 }
+                body.extend_from_slice(&request.body);
                 let digest = get(&query, "digest").unwrap_or_default().to_owned();
-                if sha256(&request.body) != digest {
+                if sha256(&body) != digest {
                     return Answer::error(400, "DIGEST_INVALID", "provided digest did not match uploaded content");
                 }
                 let entry = self.repositories.entry(repository.to_owned()).or_default();
-                entry.blobs.insert(digest.clone(), request.body.clone());
+                entry.blobs.insert(digest.clone(), body);
                 Answer::new(201).with("Docker-Content-Digest", digest)
             }
             "DELETE" => Answer::new(if self.uploads.remove(session).is_some() { 204 } else { 404 }),

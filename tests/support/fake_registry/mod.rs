@@ -9,6 +9,7 @@
 mod api;
 mod auth;
 mod http;
+pub(crate) mod stub;
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -69,7 +70,12 @@ pub(crate) struct Repository {
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) repositories: HashMap<String, Repository>,
-    pub(crate) uploads: HashMap<String, String>,
+    /// Repository and what arrived, by session.
+    pub(crate) uploads: HashMap<String, (String, Vec<u8>)>,
+    /// Broken uploads can be continued.
+    pub(crate) resumable: bool,
+    /// It has the referrers API.
+    pub(crate) has_referrers: bool,
     counter: u64,
     auth: Auth,
     tokens: Vec<auth::Issued>,
@@ -236,7 +242,8 @@ fn converse<S: std::io::Read + Write>(stream: &mut S, state: &Mutex<State>) -> s
             })
         };
         if let Some(Action::CloseAfterReading(n)) = action {
-            http::read_body(stream, &mut buffer, n)?;
+            let arrived = http::read_body(stream, &mut buffer, n.min(length))?;
+            lock().partial(&request, &arrived);
             lock().log.push(request);
             return Ok(());
         }

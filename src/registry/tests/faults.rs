@@ -1,0 +1,115 @@
+//! A registry that fails again and again: every push ends right, and costs little more than it must (SPEC E3.13).
+
+use super::super::fake_registry::{Action, Auth, FakeRegistry, Tokens, sha256};
+use super::*;
+use crate::oci::media_type::OCI_MANIFEST;
+
+#[tokio::test]
+async fn e3_07_a_broken_upload_goes_on_where_it_broke() {
+    let registry = FakeRegistry::start();
+    registry.state().resumable = true;
+    registry.fault("PUT", "/uploads/", 1, Action::CloseAfterReading(300_000));
+    registry.fault("PUT", "/uploads/", 1, Action::CloseAfterReading(500_000));
+    let (events, seen) = notices();
+    let client = Client::new(ClientOptions { events, ..options() }).expect("a client");
+    let blob = content(1_000_000);
+    let (target, source) = (reference(&registry, "a/b:1"), BlobSource::bytes(blob.clone().into()));
+    let done = Arc::new(Mutex::new(0));
+    let progress: Progress = {
+        let done = Arc::clone(&done);
+        Arc::new(move |n| *done.lock().expect("not poisoned") = n)
+    };
+    let outcome = client.push_blob(&target, &describe(&blob), &source, &[], &progress).await.expect("pushed");
+    assert_eq!(outcome, PushOutcome::Uploaded);
+    assert_eq!(*done.lock().expect("not poisoned"), 1_000_000);
+    let puts: Vec<_> = registry.requests().into_iter().filter(|r| r.method == "PUT").collect();
+    let lengths: Vec<_> = puts.iter().filter_map(|r| r.header("content-length")).collect();
+    assert_eq!(lengths, ["1000000", "700000", "200000"]);
+    assert_eq!(puts[2].header("content-range"), Some("800000-999999"));
+    assert_eq!(registry.blob("a/b", &sha256(&blob)), Some(blob));
+    assert!(registry.state().uploads.is_empty());
+    // What was on its way when the connection broke was sent twice, and that is said.
+    let seen = seen.lock().expect("not poisoned");
+    assert!(seen.iter().all(|n| !n.contains("again because") || n.contains("bytes of sha256:")), "{seen:?}");
+}
+
+#[tokio::test]
+async fn e3_07_a_session_that_is_lost_begins_anew() {
+    let registry = FakeRegistry::start();
+    registry.fault("PUT", "/uploads/", 1, Action::CloseAfterReading(300_000));
+    let (client, blob) = (client(), content(1_000_000));
+    let (target, source) = (reference(&registry, "a/b:1"), BlobSource::bytes(blob.clone().into()));
+    client.push_blob(&target, &describe(&blob), &source, &[], &no_progress()).await.expect("pushed");
+    assert_eq!(registry.blob("a/b", &sha256(&blob)), Some(blob));
+    assert!(registry.state().uploads.is_empty(), "no session is left behind");
+}
+
+/// Numbers that look random and are the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % n
+    }
+}
+
+// Tokens that end, cuts anywhere, 429, 500, 503, lost answers, slow answers.
+#[tokio::test]
+async fn e3_13_every_push_ends_right_whatever_fails() {
+    let pauses = || vec![("Retry-After", "0".to_owned())];
+    for seed in 1..=12 {
+        let mut dice = Dice(seed * 7919);
+        let registry = FakeRegistry::start();
+        registry.set_auth(Auth::Token(Tokens { anonymous_pull: false, ..Tokens::default() }));
+        registry.state().resumable = dice.below(2) == 0;
+        for _ in 0..8 {
+            let method = ["PUT", "POST", "HEAD", "PUT"][usize::try_from(dice.below(4)).unwrap_or(0)];
+            let action = match dice.below(8) {
+                0 => Action::Status(429, pauses(), String::new()),
+                1 => Action::Status(500, vec![], String::new()),
+                2 => Action::Status(503, pauses(), String::new()),
+                3 => Action::Close,
+                4 => Action::LoseAnswer,
+                5 => Action::Delay(Duration::from_millis(20)),
+                _ if method == "PUT" => Action::CloseAfterReading(usize::try_from(dice.below(120_000)).unwrap_or(0)),
+                _ => Action::Close,
+            };
+            registry.fault(method, "/v2/", 1, action);
+        }
+        let (client, _) = client_with(&registry, user("secret"));
+        let target = reference(&registry, "a/b:1");
+        let blobs: Vec<Vec<u8>> = (1..4).map(|n| content(n * 50_000)).collect();
+        for (at, blob) in blobs.iter().enumerate() {
+            if at == 1 {
+                registry.revoke_tokens();
+            }
+            let source = BlobSource::bytes(blob.clone().into());
+            let pushed = client.push_blob(&target, &describe(blob), &source, &[], &no_progress()).await;
+            assert!(pushed.is_ok(), "seed {seed}: {pushed:?}");
+        }
+        client.push_manifest(&target, OCI_MANIFEST, "{}".into()).await.expect("pushed");
+        for blob in &blobs {
+            assert_eq!(registry.blob("a/b", &sha256(blob)).as_ref(), Some(blob), "seed {seed}");
+        }
+        assert!(registry.state().repositories["a/b"].tags.contains_key("1"));
+    }
+}
+
+#[tokio::test]
+async fn e1_15_a_login_is_checked_with_the_registry() {
+    let registry = FakeRegistry::start();
+    registry.set_auth(Auth::Basic { user: "user", password: "secret" });
+    let (good, _) = client_with(&registry, user("secret"));
+    good.check_login(&registry.host()).await.expect("known");
+    let (bad, _) = client_with(&registry, user("wrong"));
+    let error = bad.check_login(&registry.host()).await.expect_err("unknown");
+    assert_eq!(error.kind(), crate::base::FaultKind::Auth, "{error}");
+    registry.set_auth(Auth::Token(Tokens { anonymous_pull: false, ..Tokens::default() }));
+    let (good, _) = client_with(&registry, user("secret"));
+    good.check_login(&registry.host()).await.expect("known");
+    let (bad, _) = client_with(&registry, user("wrong"));
+    bad.check_login(&registry.host()).await.expect_err("unknown");
+}
