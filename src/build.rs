@@ -164,6 +164,7 @@ impl Builder {
             events: self.events.clone(),
             cancel: self.cancel.clone(),
             parallelism: self.parallelism,
+            layers: exporter::wanted_layers(&request.outputs, self.threads),
         });
         let solving = try_join_all(graphs.iter().map(|graph| solver.solve(graph)));
         // A push that will be refused is known before a long build, not after it.

@@ -31,7 +31,7 @@ use super::error::ArchiveError;
 use super::lowers::{LowerDir, LowerNode, Lowers, is_opaque, is_representable, is_whiteout};
 use super::notes::{Note, NoteKind, Notes};
 use super::scan::{entry_of, kind_of, mtime_of, xattrs_of};
-use super::writer::LayerWriter;
+use super::writer::{Content, LayerWriter};
 
 /// What a diff found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -250,17 +250,14 @@ impl<'a, W: Write + Send> Walk<'a, W> {
             return self.write(&entry, None);
         }
         self.stats.bytes += entry.size;
-        let mut file = open_file(here)?;
-        self.write(&entry, Some(&mut file)).map_err(|error| match error {
-            // The writer knows the name in the archive, people look for the file.
-            ArchiveError::Io { action, source, .. } => ArchiveError::io(action, here, source),
-            other => other,
-        })
+        let file = here.to_owned();
+        let open = Box::new(move || open_plain(&file));
+        self.write(&entry, Some(Content::File(open, here.to_owned())))
     }
 
-    fn write(&mut self, entry: &Entry, content: Option<&mut dyn Read>) -> Result<(), ArchiveError> {
+    fn write(&mut self, entry: &Entry, content: Option<Content<'_>>) -> Result<(), ArchiveError> {
         self.stats.entries += 1;
-        self.out.append(entry, content)
+        self.out.append_content(entry, content)
     }
 
     /// Whether the file's status (which includes its place, for a directory) is still that of the copy.
@@ -298,9 +295,13 @@ fn same_owner(a: &Metadata, b: &Metadata) -> bool {
 
 /// Opens a regular file without following a symlink and without waiting for anything.
 fn open_file(path: &Path) -> Result<File, ArchiveError> {
+    open_plain(path).map_err(|e| ArchiveError::io("open", path, e))
+}
+
+fn open_plain(path: &Path) -> io::Result<File> {
     use rustix::fs::OFlags;
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
-    std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(|e| ArchiveError::io("open", path, e))
+    std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path)
 }
 
 fn same_content(a: &Path, b: &Path, size: u64) -> Result<bool, ArchiveError> {

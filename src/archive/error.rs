@@ -40,14 +40,14 @@ pub enum ArchiveError {
         /// Why.
         reason: String,
     },
-    /// A file became shorter while it was being archived.
+    /// A file became shorter or longer while it was being archived.
     #[error("{} changed while it was being read: expected {expected} bytes, found {found}", path.display())]
     Changed {
         /// The file.
         path: PathBuf,
         /// Its size when the entry was made.
         expected: u64,
-        /// How much there was.
+        /// How much there was, at least.
         found: u64,
     },
     /// A compression level the codec does not have.

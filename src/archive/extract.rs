@@ -137,13 +137,11 @@ impl Extractor {
             }
             EntryKind::Whiteout => None,
         };
-        match self.meaning {
-            Meaning::Native => {
-                self.fresh.insert(self.hasher.hash_one(&entry.path));
-                self.index.push(&entry, digest, offset, data_offset);
-            }
-            Meaning::Overlay => self.index.push(&entry, digest, offset, data_offset),
-            Meaning::Files => {}
+        if let Meaning::Native = self.meaning {
+            self.fresh.insert(self.hasher.hash_one(&entry.path));
+        }
+        if let Meaning::Native | Meaning::Overlay = self.meaning {
+            self.index.push(&entry, digest, offset, data_offset);
         }
         Ok(())
     }

@@ -234,8 +234,8 @@ pub struct IndexBuilder {
 }
 
 impl IndexBuilder {
-    /// Adds the next entry of the tar.
-    pub fn push(&mut self, entry: &Entry, digest: Option<[u8; 32]>, offset: u64, data_offset: u64) {
+    /// Adds the next entry of the tar; gives the slot of its digest, if it has one, for [`set_digest`](Self::set_digest).
+    pub fn push(&mut self, entry: &Entry, digest: Option<[u8; 32]>, offset: u64, data_offset: u64) -> usize {
         let path = entry.path.as_os_str().as_bytes();
         let count = self.index.starts.len();
         // What is ordered cannot repeat. A deletion can still have entries below it, which a sorted tar puts next.
@@ -246,6 +246,16 @@ impl IndexBuilder {
         self.index.starts.push(self.index.data.len());
         put_bytes(&mut self.index.data, path);
         encode_fields(&mut self.index.data, entry, digest.as_ref(), offset, data_offset);
+        // The offsets stand behind it.
+        self.index.data.len()
+            - number_size(offset)
+            - number_size(data_offset - offset)
+            - if digest.is_some() { 32 } else { 0 }
+    }
+
+    /// Replaces the digest of an entry that was pushed with one.
+    pub fn set_digest(&mut self, slot: usize, digest: &[u8; 32]) {
+        self.index.data[slot..slot + 32].copy_from_slice(digest);
     }
 
     /// Notes that a marker makes `dir` opaque; the rest of `dir` counts only if the tar has no entry for it.
@@ -421,6 +431,11 @@ fn put_number(out: &mut Vec<u8>, mut value: u64) {
         value >>= 7;
     }
     out.push(value as u8);
+}
+
+/// How many bytes [`put_number`] takes.
+fn number_size(value: u64) -> usize {
+    (64 - value.leading_zeros()).div_ceil(7).max(1) as usize
 }
 
 fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {

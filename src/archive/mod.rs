@@ -10,6 +10,9 @@
 
 pub mod apply;
 pub mod block;
+pub mod checksum;
+mod content;
+mod deflate;
 pub mod diff;
 pub mod entry;
 pub mod error;
@@ -23,11 +26,13 @@ pub mod merged;
 pub mod notes;
 mod pipeline;
 mod reader;
+pub mod reuse;
 mod scan;
 mod target;
 pub mod writer;
 
 pub use apply::{ApplyOptions, ApplySummary, Dialect, apply, index_layer};
+pub use content::Opener;
 pub use diff::{DiffStats, TreeHints, diff_overlay, diff_trees, diff_trees_with};
 pub use entry::{Entry, EntryKind, Timestamp};
 pub use error::ArchiveError;
@@ -35,7 +40,9 @@ pub use format::{ArchiveFormat, decompressor, detect_archive, extract_archive};
 pub use index::{IndexEntry, TreeIndex};
 pub use merged::MergedIndex;
 pub use notes::{Note, NoteKind};
-pub use writer::{LayerOptions, LayerSummary, LayerWriter, Relocation};
+pub use reuse::{BlockKey, BlockSource, PackedBlock};
+pub use scan::{entry_at, xattrs_of};
+pub use writer::{Content, LayerOptions, LayerSummary, LayerWriter, Relocation};
 
 #[cfg(test)]
 mod tests;

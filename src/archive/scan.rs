@@ -57,8 +57,25 @@ pub(super) fn entry_of(name: &Path, path: &Path, meta: &Metadata, kind: EntryKin
     Ok(entry)
 }
 
-/// The attributes of a file or directory that belong into a layer.
-pub(super) fn xattrs_of(path: &Path) -> Result<Xattrs, ArchiveError> {
+/// The entry for what is at `path` in the plain tree `root`; `None` if nothing is there that a layer can hold.
+///
+/// # Errors
+/// The file system's.
+pub fn entry_at(root: &Path, path: &Path) -> Result<Option<Entry>, ArchiveError> {
+    let here = root.join(path);
+    let meta = match std::fs::symlink_metadata(&here) {
+        Ok(meta) => meta,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(ArchiveError::io("inspect", &here, e)),
+    };
+    kind_of(&meta).map(|kind| entry_of(path, &here, &meta, kind)).transpose()
+}
+
+/// The attributes of a file or directory that belong into a layer. `path` must not end in a symlink.
+///
+/// # Errors
+/// The file system's.
+pub fn xattrs_of(path: &Path) -> Result<Xattrs, ArchiveError> {
     let failed = |e: Errno| ArchiveError::io("read the attributes of", path, e);
     let mut out = Xattrs::new();
     let mut names = [0_u8; 1024];

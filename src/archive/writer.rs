@@ -1,23 +1,29 @@
 //! Writing a layer in one pass.
 //!
 //! ```text
-//! append ── file content ─┬─> content digest ─> TreeIndex
-//!                         └─> tar block ─┬─> diff ID           (one thread)
-//!                                        └─> compressed block  (several threads)
-//!                                                └─ in order ─> blob digest ─> sink
+//! append ── recipe of a block ─> threads: file content ─┬─> content digest ─> TreeIndex
+//!                                                       └─> tar block ─┬─> diff ID
+//!                                                                      └─> compressed block, in order ─> blob digest ─> sink
 //! ```
+//!
+//! Where blocks end is known from names and sizes, before any content was read: that is left to the threads of
+//! [`super::pipeline`], and the caller only makes entries.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
 use super::block::{Cutter, MAX_BLOCK, Method, Trailer};
+use super::content::{EntryDigest, Opener, Part, Recipe};
 use super::entry::{Entry, EntryKind, Timestamp, clean_path};
 use super::error::ArchiveError;
 use super::header;
 use super::index::{IndexBuilder, TreeIndex};
 use super::pipeline::{Done, Pipeline};
+use super::reuse::{BlockSource, PackedBlock};
 use crate::base::{DiffId, Digest, DigestWriter};
 use crate::oci::media_type::Codec;
 
@@ -55,6 +61,16 @@ pub struct LayerSummary {
     pub codec: Codec,
     /// The layer's entries.
     pub index: TreeIndex,
+    /// The blob's blocks, if [`LayerWriter::reuse`] asked for their names.
+    pub blocks: Vec<PackedBlock>,
+}
+
+/// Where the content of a file is.
+pub enum Content<'a> {
+    /// Read now.
+    Reader(&'a mut dyn Read),
+    /// Opened when its block is built, if it is smaller than a block; the path is for messages.
+    File(Opener, PathBuf),
 }
 
 /// Changes to every entry of a tar that is no layer but an output of files (SPEC B3.02).
@@ -75,7 +91,7 @@ pub struct LayerWriter<W: Write + Send> {
     relocation: Option<Relocation>,
     cutter: Cutter,
     /// The block being filled.
-    block: Vec<u8>,
+    block: Recipe,
     /// Bytes of tar before `block`.
     flushed: u64,
     index: IndexBuilder,
@@ -100,11 +116,17 @@ impl Relocation {
 struct Output<W> {
     blob: DigestWriter<W>,
     trailer: Trailer,
+    blocks: Vec<PackedBlock>,
+    digests: Vec<EntryDigest>,
 }
 
 impl<W: Write> Output<W> {
     fn deliver(&mut self, done: &Done) -> io::Result<()> {
-        self.trailer.add(&done.sum);
+        self.trailer.add(done.sum);
+        if let (Some(key), Ok(size)) = (done.key, u32::try_from(done.bytes.len())) {
+            self.blocks.push(PackedBlock { key, offset: self.blob.written(), size, sum: done.sum });
+        }
+        self.digests.extend_from_slice(&done.digests);
         self.blob.write_all(&done.bytes)
     }
 }
@@ -120,8 +142,8 @@ impl<W: Write + Send> LayerWriter<W> {
         let mut blob = DigestWriter::new(sink);
         blob.write_all(method.head()).map_err(ArchiveError::Sink)?;
         Ok(Self {
-            output: Output { blob, trailer: Trailer::new(method) },
-            block: pipeline.buffer(),
+            output: Output { blob, trailer: Trailer::new(method), blocks: Vec::new(), digests: Vec::new() },
+            block: pipeline.recipe(),
             pipeline,
             method,
             epoch: options.epoch,
@@ -137,11 +159,28 @@ impl<W: Write + Send> LayerWriter<W> {
         self.relocation = Some(relocation);
     }
 
+    /// Takes compressed blocks from `source` where it has them, and names all of them in the summary.
+    #[must_use]
+    pub fn reuse(mut self, source: Arc<dyn BlockSource>) -> Self {
+        if self.method.codec() != Codec::Uncompressed {
+            self.pipeline.reuse(source);
+        }
+        self
+    }
+
     /// Adds an entry; `content` must yield at least `entry.size` bytes for a file that is not empty.
     ///
     /// # Errors
     /// The sink's, the content's, or an entry that a tar cannot hold.
     pub fn append(&mut self, entry: &Entry, content: Option<&mut dyn Read>) -> Result<(), ArchiveError> {
+        self.append_content(entry, content.map(Content::Reader))
+    }
+
+    /// The same with content that is read later. What goes wrong then is told by a later call.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append).
+    pub fn append_content(&mut self, entry: &Entry, content: Option<Content<'_>>) -> Result<(), ArchiveError> {
         // Compared as bytes: `Path` takes `a//b` and `a/b` for equal.
         let clean = clean_path(entry.path.as_os_str().as_encoded_bytes());
         if clean.is_none_or(|clean| clean.as_os_str() != entry.path.as_os_str())
@@ -161,76 +200,103 @@ impl<W: Write + Send> LayerWriter<W> {
         self.append_clamped(entry, content)
     }
 
-    fn append_clamped(&mut self, entry: &Entry, content: Option<&mut dyn Read>) -> Result<(), ArchiveError> {
-        let start = self.block.len();
-        header::encode(entry, &mut self.block);
+    fn append_clamped(&mut self, entry: &Entry, content: Option<Content<'_>>) -> Result<(), ArchiveError> {
+        let start = self.block.bytes.len();
+        header::encode(entry, &mut self.block.bytes);
         if entry.opaque && entry.kind == EntryKind::Dir {
-            header::encode(&header::opaque_marker(entry), &mut self.block);
+            header::encode(&header::opaque_marker(entry), &mut self.block.bytes);
         }
         let size = if entry.kind == EntryKind::File { entry.size } else { 0 };
-        let headers = self.block.len() - start;
+        let headers = self.block.bytes.len() - start;
         let whole = headers as u64 + size + header::padding(size) as u64;
-        if self.cutter.before(start, whole) {
-            let mut next = self.pipeline.buffer();
-            next.extend_from_slice(&self.block[start..]);
-            self.block.truncate(start);
+        if self.cutter.before(self.block.length, whole) {
+            let mut next = self.pipeline.recipe();
+            next.bytes.extend_from_slice(&self.block.bytes[start..]);
+            self.block.bytes.truncate(start);
             let full = std::mem::replace(&mut self.block, next);
             self.ship(full)?;
         }
-        let data_offset = self.flushed + self.block.len() as u64;
-        let digest = if entry.kind == EntryKind::File { Some(self.content(entry, size, content)?) } else { None };
-        self.index.push(entry, digest, data_offset - headers as u64, data_offset);
-        if self.cutter.after(self.block.len(), whole, entry.path.as_os_str().as_encoded_bytes()) {
+        self.block.grown(headers);
+        let data_offset = self.flushed + self.block.length as u64;
+        let number = self.index.push(
+            entry,
+            (entry.kind == EntryKind::File).then_some(EMPTY),
+            data_offset - headers as u64,
+            data_offset,
+        );
+        match content {
+            _ if size == 0 => {}
+            Some(Content::File(open, path)) if whole <= MAX_BLOCK as u64 => {
+                // Less than a block fits into every usize.
+                self.block.push(Part::File { open, size: size as usize, path, entry: number });
+            }
+            Some(Content::File(open, path)) => self.pieces(open, path, size, number)?,
+            Some(Content::Reader(reader)) => self.read(entry, size, reader, number)?,
+            None => return Err(ArchiveError::Changed { path: entry.path.clone(), expected: size, found: 0 }),
+        }
+        match header::padding(size) {
+            0 => {}
+            padding => self.block.push(Part::Padding(padding)),
+        }
+        if self.cutter.after(self.block.length, whole, entry.path.as_os_str().as_encoded_bytes()) {
             self.cut()?;
         }
         Ok(())
     }
 
-    /// Copies `size` bytes and their padding; gives their digest.
-    fn content(
-        &mut self,
-        entry: &Entry,
-        size: u64,
-        mut content: Option<&mut dyn Read>,
-    ) -> Result<[u8; 32], ArchiveError> {
+    /// Puts a large file into blocks of its own.
+    fn pieces(&mut self, open: Opener, path: PathBuf, size: u64, entry: usize) -> Result<(), ArchiveError> {
+        let file: Arc<File> = Arc::new(open().map_err(|e| ArchiveError::io("open", &path, e))?);
+        let path = Arc::new(path);
+        let mut offset = 0;
+        while offset < size {
+            if self.block.length >= MAX_BLOCK {
+                self.cut()?;
+            }
+            let count = ((MAX_BLOCK - self.block.length) as u64).min(size - offset);
+            let last = offset + count == size;
+            let (file, path) = (Arc::clone(&file), Arc::clone(&path));
+            self.block.push(Part::Piece { file, offset, size: count as usize, path, entry, last });
+            offset += count;
+        }
+        Ok(())
+    }
+
+    /// Copies `size` bytes now.
+    fn read(&mut self, entry: &Entry, size: u64, mut reader: &mut dyn Read, number: usize) -> Result<(), ArchiveError> {
         let mut hasher = Sha256::new();
         let mut left = size;
         while left > 0 {
-            if self.block.len() >= MAX_BLOCK {
+            if self.block.length >= MAX_BLOCK {
                 self.cut()?;
             }
-            let at = self.block.len();
-            let room = ((MAX_BLOCK - at) as u64).min(left);
-            let read = match &mut content {
-                Some(reader) => reader
-                    .by_ref()
-                    .take(room)
-                    .read_to_end(&mut self.block)
-                    .map_err(|e| ArchiveError::io("read", &entry.path, e))?,
-                None => 0,
-            };
+            let room = ((MAX_BLOCK - self.block.length) as u64).min(left);
+            let at = self.block.bytes.len();
+            let read = Read::take(&mut reader, room)
+                .read_to_end(&mut self.block.bytes)
+                .map_err(|e| ArchiveError::io("read", &entry.path, e))?;
             if read == 0 {
                 return Err(ArchiveError::Changed { path: entry.path.clone(), expected: size, found: size - left });
             }
-            hasher.update(&self.block[at..]);
+            hasher.update(&self.block.bytes[at..]);
+            self.block.grown(read);
             left -= read as u64;
         }
-        let padded = self.block.len() + header::padding(size);
-        self.block.resize(padded, 0);
-        Ok(hasher.finalize().into())
+        self.output.digests.push((number, hasher.finalize().into()));
+        Ok(())
     }
 
     /// Ends the block being filled.
     fn cut(&mut self) -> Result<(), ArchiveError> {
-        let next = self.pipeline.buffer();
+        let next = self.pipeline.recipe();
         let full = std::mem::replace(&mut self.block, next);
         self.ship(full)
     }
 
-    fn ship(&mut self, block: Vec<u8>) -> Result<(), ArchiveError> {
-        self.flushed += block.len() as u64;
+    fn ship(&mut self, block: Recipe) -> Result<(), ArchiveError> {
+        self.flushed += block.length as u64;
         let output = &mut self.output;
-        self.pipeline.push(block, &mut |done| output.deliver(done)).map_err(ArchiveError::Sink)
+        self.pipeline.push(block, &mut |done| output.deliver(done))
     }
 
     /// Ends the layer.
@@ -238,13 +304,15 @@ impl<W: Write + Send> LayerWriter<W> {
     /// # Errors
     /// The sink's.
     pub fn finish(mut self) -> Result<(W, LayerSummary), ArchiveError> {
-        let end = self.block.len() + 2 * header::BLOCK;
-        self.block.resize(end, 0);
+        self.block.push(Part::Padding(2 * header::BLOCK));
         let last = std::mem::take(&mut self.block);
         self.ship(last)?;
-        let Self { mut output, pipeline, .. } = self;
-        let diff_id = pipeline.finish(&mut |done| output.deliver(done)).map_err(ArchiveError::Sink)?;
-        let Output { mut blob, trailer } = output;
+        let Self { mut output, pipeline, mut index, .. } = self;
+        let (diff_id, large) = pipeline.finish(&mut |done| output.deliver(done))?;
+        let Output { mut blob, trailer, blocks, digests } = output;
+        for (entry, digest) in digests.into_iter().chain(large) {
+            index.set_digest(entry, &digest);
+        }
         blob.write_all(&trailer.finish()).and_then(|()| blob.flush()).map_err(ArchiveError::Sink)?;
         let (sink, digest, size) = blob.finish();
         let summary = LayerSummary {
@@ -253,8 +321,15 @@ impl<W: Write + Send> LayerWriter<W> {
             blob: digest,
             size,
             codec: self.method.codec(),
-            index: self.index.finish(),
+            index: index.finish(),
+            blocks,
         };
         Ok((sink, summary))
     }
 }
+
+/// sha256 of nothing.
+const EMPTY: [u8; 32] = [
+    0xe3, 0xb0, 0xc4, 0x42, 0x98, 0xfc, 0x1c, 0x14, 0x9a, 0xfb, 0xf4, 0xc8, 0x99, 0x6f, 0xb9, 0x24, 0x27, 0xae, 0x41,
+    0xe4, 0x64, 0x9b, 0x93, 0x4c, 0xa4, 0x95, 0x99, 0x1b, 0x78, 0x52, 0xb8, 0x55,
+];

@@ -559,6 +559,9 @@ pub struct Build {
     /// The same as Prometheus metrics
     #[arg(long, value_name = "FILE", help_heading = "Messages")]
     pub metrics_file: Option<PathBuf>,
+    /// Write where the time went to a file, in Chrome's trace format
+    #[arg(long, value_name = "FILE", help_heading = "Messages")]
+    pub trace: Option<PathBuf>,
     /// Print the image ID only
     #[arg(short, long, help_heading = "Messages")]
     pub quiet: bool,

@@ -15,7 +15,7 @@ use crate::build::{BuildError, BuildReport, Builder};
 use crate::exec::run::{DnsOptions, Runner};
 use crate::frontend::Answer;
 use crate::source::{ImageSource, Sources};
-use crate::ui::{Mode, Progress, Summary};
+use crate::ui::{Mode, Progress, Summary, Trace};
 
 pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
     let mut settings = BuildSettings::new(args)?;
@@ -39,6 +39,8 @@ pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
         .build()
         .map_err(|e| Failure::new(FaultKind::Internal, format!("cannot start threads: {e}")))?;
     let (progress, events) = Progress::start(settings.progress, std::io::stderr(), settings.style.clone());
+    let trace = settings.trace.as_ref().map(|path| (path, Trace::default()));
+    let events = trace.as_ref().map_or(events.clone(), |(_, trace)| trace.tee(events));
     for notice in &settings.notices {
         events.notice("settings", notice.clone());
     }
@@ -52,6 +54,9 @@ pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
     runtime.shutdown_background();
     if let (Some(summary), None) = (&summary, settings.call) {
         report(&settings, summary, result.is_ok())?;
+    }
+    if let Some((path, trace)) = trace {
+        write(path, trace.to_json().as_bytes())?;
     }
     match result {
         Ok(Done::Built(report)) => done(&settings, &report),

@@ -45,6 +45,8 @@ pub struct BuildSettings {
     pub summary_file: Option<PathBuf>,
     /// Where the summary goes, as Prometheus text.
     pub metrics_file: Option<PathBuf>,
+    /// `--trace`
+    pub trace: Option<PathBuf>,
     /// Where the image ID goes.
     pub iidfile: Option<PathBuf>,
     /// Where the metadata goes.
@@ -187,6 +189,7 @@ impl BuildSettings {
             style: style()?,
             summary_file: args.summary_file.clone(),
             metrics_file: args.metrics_file.clone(),
+            trace: args.trace.clone(),
             iidfile: args.iidfile.clone().filter(|_| call.is_none()),
             metadata_file: args.metadata_file.clone().filter(|_| call.is_none()),
             call,

@@ -20,7 +20,7 @@ use std::path::PathBuf;
 
 pub use spec::{Dest, EpochChoice, OutputKind, OutputSpec, SpecError};
 
-use crate::archive::ArchiveError;
+use crate::archive::{ArchiveError, LayerOptions};
 use crate::base::events::Outcome;
 use crate::base::{Digest, Events, FaultKind};
 use crate::engine::EngineError;
@@ -163,6 +163,19 @@ impl ExportError {
             _ => None,
         }
     }
+}
+
+/// How all of `specs` want new layers, if they want blobs, all want the same, and times stay as they are.
+#[must_use]
+pub fn wanted_layers(specs: &[OutputSpec], threads: usize) -> Option<LayerOptions> {
+    let (first, others) = specs.split_first()?;
+    let blobs = |spec: &OutputSpec| spec.kind.is_image() && !spec.unpack && !spec.image.rewrite_timestamp;
+    let wants = |spec: &OutputSpec| (spec.image.codec, spec.image.level);
+    if !specs.iter().all(blobs) || others.iter().any(|spec| wants(spec) != wants(first)) {
+        return None;
+    }
+    let (codec, level) = wants(first);
+    Some(LayerOptions { codec, level, epoch: None, threads })
 }
 
 /// Finds out whether the pushes among `specs` will be allowed. Only a refusal counts: a registry that cannot be reached

@@ -26,6 +26,9 @@ impl Solver {
         op: &FileOp,
         trees: &[Tree],
     ) -> Result<Vec<Vec<LayerId>>, SolveError> {
+        if let Some(results) = self.direct_op(vertex, op, trees).await? {
+            return Ok(results);
+        }
         let bad = || SolveError::internal("a file operation refers to an action that does not come before it");
         let inputs = i64::try_from(trees.len()).unwrap_or(i64::MAX);
         let mut states: HashMap<i64, State> = HashMap::new();
@@ -198,7 +201,7 @@ fn warning(vertex: &Vertex, short: String) -> Event {
     })
 }
 
-fn owner_of(kind: &FileActionKind) -> Option<&ChownOpt> {
+pub(super) fn owner_of(kind: &FileActionKind) -> Option<&ChownOpt> {
     match kind {
         FileActionKind::Copy(copy) => copy.owner.as_ref(),
         FileActionKind::Mkfile(mkfile) => mkfile.owner.as_ref(),

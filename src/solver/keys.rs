@@ -124,8 +124,32 @@ impl Solver {
         .await
     }
 
-    /// The digest of what `selections` choose from `tree`.
+    /// The digest of what `selections` choose from `tree`. That of a local directory is computed once: what it was at first
+    /// is what this build is about.
     pub(super) async fn content(
+        self: &Arc<Self>,
+        vertex: &Arc<Vertex>,
+        tree: &Tree,
+        selections: &[Selection],
+    ) -> Result<Digest, SolveError> {
+        let Tree::Local(local) = tree else { return self.hash(vertex, tree, selections).await };
+        let id = (Arc::as_ptr(local) as usize, selections.to_vec());
+        let future = {
+            let mut contents = lock(&self.contents);
+            let known = contents.iter().find(|(known, _)| *known == id).map(|(_, future)| future.clone());
+            known.unwrap_or_else(|| {
+                let (this, vertex, tree) = (Arc::clone(self), Arc::clone(vertex), tree.clone());
+                let selections = selections.to_vec();
+                let work = async move { this.hash(&vertex, &tree, &selections).await.map(Arc::new) };
+                let future = work.boxed().shared();
+                contents.push((id, future.clone()));
+                future
+            })
+        };
+        future.await.map(|digest| Digest::clone(&digest))
+    }
+
+    async fn hash(
         self: &Arc<Self>,
         vertex: &Arc<Vertex>,
         tree: &Tree,

@@ -5,6 +5,8 @@
 //! So a hit on the last vertex looks at nothing before it but keys. There is no event loop: each vertex is one shared
 //! future.
 
+mod direct;
+mod early;
 mod error;
 mod exec_op;
 mod file_op;
@@ -13,7 +15,7 @@ mod operate;
 mod source_op;
 mod tree;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -24,6 +26,7 @@ use tokio::sync::Semaphore;
 pub use error::SolveError;
 pub use tree::{ContextDir, Tree};
 
+use crate::archive::LayerOptions;
 use crate::base::events::Outcome;
 use crate::base::{CacheKey, Cancel, Digest, Events};
 use crate::exec::ssh::Agent;
@@ -63,10 +66,15 @@ pub struct Environment {
     pub cancel: Cancel,
     /// RUN steps at a time.
     pub parallelism: usize,
+    /// How the outputs want layers as blobs; `None` if they want directories, or nothing.
+    pub layers: Option<LayerOptions>,
 }
 
 /// Something computed once, waited for by many.
 type Once<T> = Shared<BoxFuture<'static, Result<Arc<T>, SolveError>>>;
+
+/// A local tree, by its address, and what of it is selected.
+type LocalSelection = (usize, Vec<crate::cache::key::Selection>);
 
 /// Solves graphs, sharing work between them.
 pub struct Solver {
@@ -76,6 +84,13 @@ pub struct Solver {
     solved: Mutex<HashMap<Digest, Once<Solved>>>,
     locals: tree::LocalTrees,
     materials: Mutex<BTreeMap<Digest, Material>>,
+    /// What selections of local directories contain; the trees live as long as `locals`.
+    contents: Mutex<Vec<(LocalSelection, Once<Digest>)>>,
+    /// Vertices whose results nothing reads.
+    unread: Mutex<HashSet<Digest>>,
+    /// Vertices whose layers the outputs want.
+    exported: Mutex<HashSet<Digest>>,
+    packer: Mutex<Option<early::Packer>>,
 }
 
 /// The result of a vertex.
@@ -103,6 +118,10 @@ impl Solver {
             solved: Mutex::default(),
             locals: tree::LocalTrees::default(),
             materials: Mutex::default(),
+            contents: Mutex::default(),
+            unread: Mutex::default(),
+            exported: Mutex::default(),
+            packer: Mutex::default(),
         })
     }
 
@@ -113,6 +132,8 @@ impl Solver {
     pub async fn solve(self: &Arc<Self>, graph: &Arc<Graph>) -> Result<Tree, SolveError> {
         let Some(root) = &graph.root else { return Ok(Tree::Layers(Vec::new())) };
         self.announce(graph, root);
+        self.note_unread(graph);
+        self.note_exported(graph);
         let result = self.edge(graph, root).await;
         if result.is_err() {
             self.env.cancel.cancel();
@@ -122,7 +143,7 @@ impl Solver {
 
     /// Names every vertex below `root` in the order in which they can run.
     fn announce(&self, graph: &Graph, root: &Edge) {
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         let mut stack = vec![(root.vertex.clone(), false)];
         while let Some((digest, ready)) = stack.pop() {
             let Some(vertex) = graph.vertices.get(&digest) else { continue };

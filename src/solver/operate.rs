@@ -66,6 +66,7 @@ impl Solver {
         let outputs = self.operate(vertex, &trees).await?;
         self.remember(vertex, &key, &fast, &key, &outputs).await?;
         drop(lock);
+        self.pack_early(&vertex.digest, &outputs);
         Ok(Solved {
             canonical: key,
             outputs: outputs.into_iter().map(Tree::Layers).collect(),

@@ -188,6 +188,12 @@ impl Solver {
         }
     }
 
+    /// Downloads the layers of a chain that are not here.
+    pub(super) async fn fetch(&self, vertex: &Vertex, chain: &[LayerId]) -> Result<(), SolveError> {
+        let fetched = self.env.images.ensure_local(chain, Some(&vertex.digest)).await;
+        fetched.map_err(|e| SolveError::at(vertex, e.kind(), e.to_string(), e.hint()))
+    }
+
     /// Mounts a chain, fetching what is not here yet.
     pub(super) async fn mount(
         self: &Arc<Self>,
@@ -195,11 +201,7 @@ impl Solver {
         chain: &[LayerId],
         request: MountRequest,
     ) -> Result<Mounted, SolveError> {
-        self.env
-            .images
-            .ensure_local(chain, Some(&vertex.digest))
-            .await
-            .map_err(|e| SolveError::at(vertex, e.kind(), e.to_string(), e.hint()))?;
+        self.fetch(vertex, chain).await?;
         let (store, chain, place) = (self.env.store.clone(), chain.to_vec(), Arc::clone(vertex));
         blocking(move || store.mount(&chain, &request).map_err(|e| store_error(&place, &e))).await
     }

@@ -4,11 +4,12 @@
 //! atomically. A file whose times are too close to the moment the index was opened is not recorded: it could change
 //! again within the same tick of the clock and look the same ("racily clean").
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -69,17 +70,16 @@ pub struct ContextIndex {
     data: Vec<u8>,
     /// Where each entry starts in `data`, in order of their paths.
     starts: Vec<usize>,
-    changes: Mutex<Changes>,
+    /// New and replaced entries; `None`: not to be kept.
+    new: Mutex<Changes>,
+    /// Something was put: until then nobody has to look there.
+    changed: AtomicBool,
+    /// Entries of the file that were asked for, by position.
+    seen: Vec<AtomicBool>,
     opened: i64,
 }
 
-#[derive(Debug, Default)]
-struct Changes {
-    /// New and replaced entries; `None`: not to be kept.
-    new: BTreeMap<Vec<u8>, Option<(StatKey, [u8; 32])>>,
-    /// Entries of the file that were asked for, by position.
-    seen: HashSet<usize>,
-}
+type Changes = BTreeMap<Vec<u8>, Option<(StatKey, [u8; 32])>>;
 
 struct Stored<'a> {
     key: StatKey,
@@ -108,7 +108,9 @@ impl Store {
         };
         let context = context.as_os_str().as_bytes().to_vec();
         let starts = entries(&data, &context).unwrap_or_default();
-        Ok(ContextIndex { store: self.clone(), path, context, data, starts, changes: Mutex::default(), opened })
+        let seen = starts.iter().map(|_| AtomicBool::new(false)).collect();
+        let (new, changed) = (Mutex::default(), AtomicBool::new(false));
+        Ok(ContextIndex { store: self.clone(), path, context, data, starts, new, changed, seen, opened })
     }
 }
 
@@ -116,8 +118,9 @@ impl ContextIndex {
     /// The content of the file at `path` (relative to the context), if it still looks as it did when it was read.
     pub fn get(&self, path: &Path, key: &StatKey) -> Option<Digest> {
         let path = path.as_os_str().as_bytes();
-        let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(new) = changes.new.get(path) {
+        if self.changed.load(Ordering::Acquire)
+            && let Some(new) = self.new.lock().unwrap_or_else(PoisonError::into_inner).get(path)
+        {
             return new.filter(|(stored, _)| stored == key).map(|(_, digest)| Digest::from_sha256(&digest));
         }
         let position = self.starts.binary_search_by(|start| self.entry(*start).path.cmp(path)).ok()?;
@@ -125,7 +128,7 @@ impl ContextIndex {
         if entry.key != *key {
             return None;
         }
-        changes.seen.insert(position);
+        self.seen[position].store(true, Ordering::Relaxed);
         Some(Digest::from_sha256(entry.digest))
     }
 
@@ -134,8 +137,9 @@ impl ContextIndex {
     pub fn put(&self, path: &Path, key: &StatKey, digest: &Digest) {
         let raw = (digest.algorithm() == "sha256").then(|| raw_digest(digest)).flatten();
         let value = raw.filter(|_| !self.racy(key)).map(|raw| (*key, raw));
-        let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
-        changes.new.insert(path.as_os_str().as_bytes().to_vec(), value);
+        let mut new = self.new.lock().unwrap_or_else(PoisonError::into_inner);
+        new.insert(path.as_os_str().as_bytes().to_vec(), value);
+        self.changed.store(true, Ordering::Release);
     }
 
     /// Writes the index if something was put.
@@ -143,15 +147,15 @@ impl ContextIndex {
     /// # Errors
     /// If the file cannot be written; the old one stays.
     pub fn save(&self) -> Result<(), StoreError> {
-        let changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
-        if changes.new.is_empty() {
+        let changes = self.new.lock().unwrap_or_else(PoisonError::into_inner);
+        if changes.is_empty() {
             return Ok(());
         }
-        let mut out = Vec::with_capacity(self.data.len() + changes.new.len() * 160);
+        let mut out = Vec::with_capacity(self.data.len() + changes.len() * 160);
         out.extend_from_slice(MAGIC);
         out.extend_from_slice(&length(&self.context));
         out.extend_from_slice(&self.context);
-        let mut new = changes.new.iter().peekable();
+        let mut new = changes.iter().peekable();
         for (position, start) in self.starts.iter().enumerate() {
             let old = self.entry(*start);
             while let Some((path, value)) = new.next_if(|(path, _)| path.as_slice() < old.path) {
@@ -161,7 +165,7 @@ impl ContextIndex {
                 append_new(&mut out, path, value.as_ref());
                 continue;
             }
-            let age = if changes.seen.contains(&position) { 0 } else { old.age.saturating_add(1) };
+            let age = if self.seen[position].load(Ordering::Relaxed) { 0 } else { old.age.saturating_add(1) };
             if age <= MAX_AGE {
                 append(&mut out, old.path, &old.key, old.digest, age);
             }

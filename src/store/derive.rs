@@ -6,15 +6,15 @@
 use std::io::Read;
 
 use crate::archive::block::{Encoder, MAX_BLOCK, Method, Trailer};
-use crate::archive::{ArchiveError, LayerOptions, LayerSummary, LayerWriter, decompressor};
+use crate::archive::{ArchiveError, LayerOptions, LayerSummary, LayerWriter, PackedBlock, decompressor};
 use crate::base::digest::Hasher;
 use crate::base::{DiffId, Digest};
 use crate::oci::Descriptor;
 use crate::oci::media_type::Codec;
 
-use super::layer::{insert_blob, own_media_type};
+use super::layer::{insert_blob, insert_layer, new_id, own_media_type};
 use super::lock::{FileLock, Mode};
-use super::{BlobWriter, LayerBlob, LayerId, LayerRecord, Store, StoreError};
+use super::{BlobWriter, LayerBlob, LayerId, LayerRecord, Store, StoreError, blocks};
 
 impl Store {
     /// A blob of the last layer of `chain` as `options` ask: an existing one if it fits, else one written from the
@@ -56,6 +56,37 @@ impl Store {
             None if has_dir && (committed || options.epoch.is_some()) => self.pack(&record, &own_chain, &options),
             None => Err(StoreError::NotLocal { id: id.clone() }),
         }
+    }
+
+    /// A new layer on top of `parents` that exists as a blob alone: `write` says what is in it. A directory is made from the
+    /// blob when somebody needs one.
+    ///
+    /// # Errors
+    /// What `write` says, or the file system; nothing is kept then.
+    pub fn write_layer<E: From<StoreError>>(
+        &self,
+        parents: &[LayerId],
+        description: &str,
+        options: &LayerOptions,
+        write: impl FnOnce(&mut LayerWriter<BlobWriter>) -> Result<(), E>,
+    ) -> Result<LayerId, E> {
+        let options = LayerOptions { level: options.level.filter(|level| *level != -1), ..options.clone() };
+        let id = new_id()?;
+        let archive =
+            |source: ArchiveError| StoreError::Archive { action: "pack", id: id.clone(), source: Box::new(source) };
+        let mut writer = LayerWriter::new(self.blob_writer()?, &options).map_err(archive)?.reuse(self.blocks());
+        write(&mut writer)?;
+        let (sink, summary) = writer.finish().map_err(archive)?;
+        self.keep_index(&summary.diff_id.0, &summary.index)?;
+        let (digest, size) = sink.commit(Some(&summary.blob))?;
+        let blob = own_blob(digest, size, summary.diff_id, &options);
+        self.inner.meta.write("add a layer", |tx| {
+            insert_layer(tx, &id, description, parents, Some(&blob.diff_id))?;
+            insert_blob(tx, &id, &blob)?;
+            blocks::note(tx, &blob.digest, &summary.blocks)?;
+            Ok(())
+        })?;
+        Ok(id)
     }
 
     /// Remembers that a registry has a blob of the layer, e.g. after a push.
@@ -124,7 +155,7 @@ impl Store {
         let below = self.materialise(parents)?;
         self.materialise(chain)?;
         let dir = self.find_dir(chain)?.ok_or_else(|| StoreError::NotLocal { id: id.clone() })?;
-        let mut writer = LayerWriter::new(self.blob_writer()?, options).map_err(archive)?;
+        let mut writer = LayerWriter::new(self.blob_writer()?, options).map_err(archive)?.reuse(self.blocks());
         let stats = self.snapshotter()?.pack(&dir.path, &below, dir.copied_at, &mut writer).map_err(archive)?;
         let (sink, summary) = writer.finish().map_err(archive)?;
         if let (None, Some(recorded)) = (options.epoch, &record.diff_id)
@@ -152,22 +183,15 @@ impl Store {
         options: &LayerOptions,
     ) -> Result<LayerBlob, StoreError> {
         let (digest, size) = sink.commit(Some(&summary.blob))?;
-        let blob = LayerBlob {
-            digest,
-            size,
-            codec: options.codec,
-            level: options.level,
-            epoch: options.epoch,
-            diff_id: summary.diff_id,
-            media_type: own_media_type(options.codec),
-        };
-        self.note_layer_blob(id, &blob)?;
+        let blob = own_blob(digest, size, summary.diff_id, options);
+        self.note_layer_blob(id, &blob, &summary.blocks)?;
         Ok(blob)
     }
 
-    fn note_layer_blob(&self, id: &LayerId, blob: &LayerBlob) -> Result<(), StoreError> {
+    fn note_layer_blob(&self, id: &LayerId, blob: &LayerBlob, packed: &[PackedBlock]) -> Result<(), StoreError> {
         self.inner.meta.write("note a layer's blob", |tx| {
             insert_blob(tx, id, blob)?;
+            blocks::note(tx, &blob.digest, packed)?;
             if blob.epoch.is_none() {
                 tx.execute(
                     "UPDATE layers SET diff_id = ?2 WHERE id = ?1 AND diff_id IS NULL",
@@ -203,8 +227,20 @@ impl Store {
             media_type: own_media_type(options.codec),
             ..from.clone()
         };
-        self.note_layer_blob(id, &blob)?;
+        self.note_layer_blob(id, &blob, &[])?;
         Ok(blob)
+    }
+}
+
+fn own_blob(digest: Digest, size: u64, diff_id: DiffId, options: &LayerOptions) -> LayerBlob {
+    LayerBlob {
+        digest,
+        size,
+        codec: options.codec,
+        level: options.level,
+        epoch: options.epoch,
+        diff_id,
+        media_type: own_media_type(options.codec),
     }
 }
 
@@ -229,7 +265,7 @@ fn compress(tar: &mut dyn Read, method: Method, out: &mut BlobWriter) -> Result<
         }
         hasher.update(&block);
         let sum = encoder.encode(&block, &mut packed).map_err(ArchiveError::Sink)?;
-        trailer.add(&sum);
+        trailer.add(sum);
         out.write_all(&packed).map_err(ArchiveError::Sink)?;
     }
     out.write_all(&trailer.finish()).map_err(ArchiveError::Sink)?;

@@ -278,6 +278,7 @@ impl Store {
             return Ok(false);
         }
         tx.prepare_cached("DELETE FROM blobs WHERE digest = ?1")?.execute([digest.as_str()])?;
+        super::blocks::forget(tx, digest)?;
         self.to_trash(&self.inner.layout.blob(digest))?;
         Ok(true)
     }

@@ -67,6 +67,10 @@ const ADD: &str = "
 CREATE TABLE IF NOT EXISTS downloads (
     address TEXT NOT NULL, digest TEXT NOT NULL, etag TEXT, modified INTEGER, filename TEXT, at INTEGER NOT NULL,
     PRIMARY KEY (address, digest)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS blocks (
+    key BLOB PRIMARY KEY, blob TEXT NOT NULL, offset INTEGER NOT NULL, size INTEGER NOT NULL, crc INTEGER NOT NULL,
+    length INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS blocks_blob ON blocks (blob);
 ";
 
 /// What a transaction's body can fail with.

@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Transaction};
 
-use crate::archive::{Note, NoteKind, Timestamp, TreeIndex, decompressor};
+use crate::archive::{
+    ApplyOptions, EntryKind, MergedIndex, Note, NoteKind, Timestamp, TreeIndex, decompressor, index_layer,
+};
 
 use super::layer::{insert_layer, new_id, read_blobs};
 use super::lease::{Lease, mark};
@@ -132,6 +134,84 @@ impl Store {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(StoreError::io("read", path)(e)),
         }
+    }
+
+    /// What each layer of `chain` contains. Streams of pulled layers that nobody has read are read once. `None` if only
+    /// directories can tell.
+    ///
+    /// # Errors
+    /// A damaged blob, or what the file system says.
+    pub fn tree_indexes(&self, chain: &[LayerId]) -> Result<Option<Vec<TreeIndex>>, StoreError> {
+        let mut indexes: Vec<TreeIndex> = Vec::with_capacity(chain.len());
+        for id in chain {
+            let index = match self.tree_index(id)? {
+                Some(index) => index,
+                None => match self.read_index(id, &indexes)? {
+                    Some(index) => index,
+                    None => return Ok(None),
+                },
+            };
+            indexes.push(index);
+        }
+        Ok(Some(indexes))
+    }
+
+    /// Reads a layer's blob for its index alone.
+    fn read_index(&self, id: &LayerId, below: &[TreeIndex]) -> Result<Option<TreeIndex>, StoreError> {
+        let archive = |source| StoreError::Archive { action: "read", id: id.clone(), source: Box::new(source) };
+        let mut local = None;
+        for blob in self.layer(id)?.blobs.into_iter().filter(|blob| blob.epoch.is_none()) {
+            if self.has_blob(&blob.digest)?.is_some() {
+                local = Some(blob);
+                break;
+            }
+        }
+        let Some(blob) = local else { return Ok(None) };
+        let mut tar = decompressor(self.open_blob(&blob.digest)?, blob.codec).map_err(archive)?;
+        let summary = index_layer(&mut tar, &ApplyOptions::default()).map_err(archive)?;
+        if summary.diff_id != blob.diff_id {
+            return Err(StoreError::DiffIdMismatch {
+                id: id.clone(),
+                what: format!("blob {}", blob.digest),
+                expected: blob.diff_id,
+                actual: summary.diff_id,
+            });
+        }
+        // Names that lead through a link of a lower layer mean something else once they are unpacked.
+        let merged = MergedIndex::new(below);
+        let mut checked: Option<PathBuf> = None;
+        for found in summary.index.iter() {
+            let parent = found.entry.path.parent().unwrap_or(Path::new(""));
+            if checked.as_deref() == Some(parent) {
+                continue;
+            }
+            let straight = parent.ancestors().all(|dir| {
+                let here = summary.index.lookup(dir).or_else(|| merged.lookup(dir));
+                here.is_none_or(|found| found.entry.kind == EntryKind::Dir)
+            });
+            if !straight {
+                return Ok(None);
+            }
+            checked = Some(parent.to_path_buf());
+        }
+        self.keep_index(&summary.diff_id.0, &summary.index)?;
+        Ok(Some(summary.index))
+    }
+
+    /// Whether [`Store::mount`] has nothing to unpack for `chain`.
+    ///
+    /// # Errors
+    /// If the metadata cannot be read.
+    pub fn is_materialised(&self, chain: &[LayerId]) -> Result<bool, StoreError> {
+        if !self.snapshotter()?.per_layer() {
+            return Ok(chain.is_empty() || self.find_dir(chain)?.is_some());
+        }
+        for end in 1..=chain.len() {
+            if self.find_dir(&chain[..end])?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// The directories that show `chain`, bottom first (native: the one tree); what is missing is unpacked.

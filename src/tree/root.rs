@@ -178,7 +178,19 @@ impl Root {
         if path.as_os_str().is_empty() {
             return open_subdir(&self.fd, ".");
         }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        self.open_below(path, OFlags::DIRECTORY)
+    }
+
+    /// Opens a file below the root, by a path that has no links, for reading. Waits for nobody, should it be a pipe.
+    ///
+    /// # Errors
+    /// The kernel's; `ELOOP` when there is a link after all.
+    pub fn open_file(&self, path: &Path) -> io::Result<File> {
+        self.open_below(path, OFlags::NONBLOCK | OFlags::NOCTTY).map(File::from)
+    }
+
+    fn open_below(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+        let flags = flags | OFlags::RDONLY | OFlags::CLOEXEC;
         let resolve = rustix::fs::ResolveFlags::BENEATH | rustix::fs::ResolveFlags::NO_SYMLINKS;
         loop {
             match rustix::fs::openat2(&self.fd, path, flags, Mode::empty(), resolve) {

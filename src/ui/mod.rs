@@ -7,6 +7,7 @@ mod rawjson;
 mod state;
 mod style;
 mod summary;
+mod trace;
 mod tty;
 
 use std::collections::HashSet;
@@ -17,6 +18,7 @@ use std::time::{Duration, SystemTime};
 
 pub use style::{Colors, Style};
 pub use summary::{StepSummary, Summary};
+pub use trace::Trace;
 
 use crate::base::{Digest, Event, Events};
 

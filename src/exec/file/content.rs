@@ -6,6 +6,9 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::{SeekFrom, Stat};
 use rustix::io::Errno;
+use sha2::{Digest as _, Sha256};
+
+use crate::base::Digest;
 
 /// Which side failed.
 #[derive(Debug)]
@@ -40,7 +43,7 @@ fn read(file: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
 }
 
 /// Feeds the content of `file`, which is `size` bytes long, to `sink`.
-pub(super) fn each_block(file: &OwnedFd, size: u64, mut sink: impl FnMut(&[u8])) -> io::Result<()> {
+fn each_block(file: &OwnedFd, size: u64, mut sink: impl FnMut(&[u8])) -> io::Result<()> {
     with_buffer(|buffer| {
         let mut done = 0;
         loop {
@@ -52,6 +55,13 @@ pub(super) fn each_block(file: &OwnedFd, size: u64, mut sink: impl FnMut(&[u8]))
             }
         }
     })
+}
+
+/// sha256 of the content of `file`, which is `size` bytes long.
+pub(super) fn sha256(file: &OwnedFd, size: u64) -> io::Result<Digest> {
+    let mut hasher = Sha256::new();
+    each_block(file, size, |block| hasher.update(block))?;
+    Ok(Digest::from_sha256(&hasher.finalize()))
 }
 
 /// Copies all of `from`, whose metadata is `stat`, into the new file `to`; tells how many bytes. Holes stay holes.

@@ -464,9 +464,7 @@ impl Walk<'_> {
         if FileType::from_raw_mode(before.st_mode) != FileType::RegularFile {
             return Err(io("hash")(io::Error::other("it changed while it was hashed")));
         }
-        let mut content = Sha256::new();
-        content::each_block(&file, key.size, |block| content.update(block)).map_err(io("read"))?;
-        let content = Digest::from_sha256(&content.finalize());
+        let content = content::sha256(&file, key.size).map_err(io("read"))?;
         let digest = body_digest(content, &xattrs(&file).map_err(io("read the extended attributes of"))?);
         let after = rustix::fs::fstat(&file).map_err(|e| io("look at")(e.into()))?;
         if StatKey::new(&after) == key && key.ctime_ns < self.settled_ns {

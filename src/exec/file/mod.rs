@@ -7,6 +7,7 @@ mod actions;
 mod content;
 mod copy;
 mod digest;
+pub mod direct;
 mod error;
 mod meta;
 mod mode;
