@@ -92,23 +92,25 @@ impl Work<'_> {
         let selection = selection(&self.action.include_patterns, &self.action.exclude_patterns)?;
         let view = View { filter: self.source.filter(), selection: selection.as_ref() };
         let mut stats = CopyStats::default();
-        let mut at_dest = false;
+        let mut at_dest = Vec::new();
         for path in found {
             let transfer =
                 Transfer::new(view, self.settings, self.action.always_replace_existing_dest_paths, &self.dest);
-            let put_there = self.one(&transfer, &path)?;
-            if put_there && at_dest {
-                let (src, dest) = (&self.action.src, &self.action.dest);
-                stats.notes.push(format!(
-                    "{src} matches several files and {dest} is no directory: each replaces the one before, {} is what stays",
-                    text(&path)
-                ));
+            if self.one(&transfer, &path)? {
+                at_dest.push(path);
             }
-            at_dest |= put_there;
             stats.entries += transfer.entries.load(Ordering::Relaxed);
             stats.bytes += transfer.bytes.load(Ordering::Relaxed);
             let notes = transfer.notes.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
             stats.notes.extend(notes.into_iter().filter(|n| !stats.notes.contains(n)).collect::<Vec<_>>());
+        }
+        if let [_, .., last] = &at_dest[..] {
+            stats.notes.push(format!(
+                "{} matches several files and {} is no directory: each replaces the one before, {} is what stays",
+                self.action.src,
+                self.action.dest,
+                text(last)
+            ));
         }
         Ok(stats)
     }
