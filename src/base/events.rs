@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::Digest;
 
 /// Which stream of a step a log chunk was written to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Stream {
     /// File descriptor 1.
     Stdout,

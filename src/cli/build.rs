@@ -8,6 +8,7 @@ use super::broker::BrokeredAgent;
 use super::errors::Failure;
 use super::grammar::CallOptions;
 use super::settings::{self, BuildSettings};
+use super::step_logs::{ClipLimits, StepLogs};
 use super::worker::{Inside, store_failure};
 use crate::base::budget::Budget;
 use crate::base::{Cancel, FaultKind, file};
@@ -32,6 +33,7 @@ pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
         // An old ID must not be taken for the new one (B2.12).
         let _ = std::fs::remove_file(path);
     }
+    let clip = ClipLimits::from_environment()?;
     let budget = Budget::detect();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(budget.cpus.clamp(2, 8))
@@ -41,15 +43,18 @@ pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
     let (progress, events) = Progress::start(settings.progress, std::io::stderr(), settings.style.clone());
     let trace = settings.trace.as_ref().map(|path| (path, Trace::default()));
     let events = trace.as_ref().map_or(events.clone(), |(_, trace)| trace.tee(events));
+    let logs = StepLogs::default();
+    let events = logs.before(events, clip);
     for notice in &settings.notices {
         events.notice("settings", notice.clone());
     }
-    let result = runtime.block_on(run(inside, &settings, budget, events));
+    let result = runtime.block_on(run(inside, &settings, budget, events, &logs));
     let failed = match &result {
         Err(Stopped::Build(BuildError::Solve(e))) => e.vertex().cloned(),
         _ => None,
     };
     let (step, summary) = progress.finish(failed.as_ref());
+    let log = failed.as_ref().and_then(|vertex| logs.path(vertex));
     // Detached blocking work (a copy that nobody waits for) must not hold up the end.
     runtime.shutdown_background();
     if let (Some(summary), None) = (&summary, settings.call) {
@@ -64,7 +69,7 @@ pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
         Err(Stopped::Early(failure)) => Err(failure),
         Err(Stopped::Build(error)) => {
             let failure = Failure::of_build(&error, &settings.request.filename, &settings.request.dockerfile);
-            let _ = failure.print(&mut std::io::stderr(), step.as_ref());
+            let _ = failure.print(&mut std::io::stderr(), step.as_ref(), log.as_deref());
             Ok(failure.code())
         }
     }
@@ -85,9 +90,11 @@ async fn run(
     settings: &BuildSettings,
     budget: Budget,
     events: crate::base::Events,
+    logs: &StepLogs,
 ) -> Result<Done, Stopped> {
     let early = Stopped::Early;
     let store = inside.store(events.clone()).map_err(early)?;
+    logs.keep(store.build_history());
     let lease = store.lease().map_err(|e| early(store_failure(&e)))?;
     let client = inside.client(events.clone()).map_err(early)?;
     let images = ImageSource::new(store.clone(), client.clone(), events.clone());

@@ -237,7 +237,7 @@ pub fn secret(text: &str) -> Result<(String, SecretSource), ValueError> {
             }
         }
     }
-    let Some(id) = id.filter(|id| !id.is_empty()) else { return fail(format!("secret missing id: \"{text}\"")) };
+    let Some(id) = id.filter(|id| !id.is_empty()) else { return fail(format!("secret missing ID: \"{text}\"")) };
     let source = match (kind.as_deref(), source, variable) {
         (Some("env"), source, variable) => SecretSource::Variable(variable.or(source).unwrap_or_else(|| id.clone())),
         (_, None, Some(variable)) => SecretSource::Variable(variable),
@@ -343,7 +343,7 @@ mod tests {
         assert_eq!(secret("id=a,env=V"), Ok(("a".into(), SecretSource::Variable("V".into()))));
         assert_eq!(secret("type=env,id=a,src=V"), Ok(("a".into(), SecretSource::Variable("V".into()))));
         assert_eq!(secret("id=a"), Ok(("a".into(), SecretSource::Either)));
-        assert_eq!(secret("src=f").map_err(|e| e.0), Err("secret missing id: \"src=f\"".into()));
+        assert_eq!(secret("src=f").map_err(|e| e.0), Err("secret missing ID: \"src=f\"".into()));
         assert!(secret("id=a,sorce=f").is_err_and(|e| e.0.contains("did you mean source?")));
     }
 

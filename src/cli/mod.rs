@@ -22,6 +22,7 @@ mod registries;
 mod scoped;
 pub mod settings;
 mod spelling;
+mod step_logs;
 mod store_commands;
 mod table;
 mod worker;
@@ -79,7 +80,7 @@ fn finish(result: Result<u8, Failure>) -> u8 {
     match result {
         Ok(code) => code,
         Err(failure) => {
-            let _ = failure.print(&mut std::io::stderr(), None);
+            let _ = failure.print(&mut std::io::stderr(), None, None);
             failure.code()
         }
     }

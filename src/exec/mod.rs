@@ -1,6 +1,7 @@
 //! Layer 4: executes operations: RUN steps in containers, file actions over directories. Knows nothing of caching or
 //! scheduling.
 
+pub mod cdi;
 mod cwd;
 pub mod emulation;
 pub mod file;

@@ -13,6 +13,7 @@ mod checks;
 mod configure;
 mod contexts;
 mod convert;
+mod device;
 mod error;
 mod expose;
 mod graph;

@@ -1,6 +1,7 @@
 //! RUN (SPEC A5): the process, its mounts, its history entry.
 
 use super::convert::{Converter, Progress};
+use super::device;
 use super::error::{FrontendError, Place};
 use super::graph::{Draft, NodeId};
 use super::mount::{self, MountKind, MountSpec};
@@ -11,8 +12,8 @@ use super::uses;
 use super::words::Mode;
 use crate::dockerfile::ast::{CommandLine, Heredoc, Run};
 use crate::llb::op::{
-    CacheOpt, ChownOpt, ExecOp, FileAction, FileActionKind, FileActionMkDir, FileActionMkFile, FileOp, Kind, Meta,
-    Mount, MountType, NetMode, OpMetadata, SecretEnv, SecretOpt, SecurityMode, TmpfsOpt, UserKind, UserOpt,
+    CacheOpt, ChownOpt, ExecOp, FileAction, FileActionCopy, FileActionKind, FileActionMkDir, FileActionMkFile, FileOp,
+    Kind, Meta, Mount, MountType, NetMode, OpMetadata, SecretEnv, SecretOpt, SecurityMode, TmpfsOpt, UserKind, UserOpt,
 };
 
 /// Where a heredoc with a `#!` line is mounted (SPEC A2.06).
@@ -44,10 +45,6 @@ impl Converter<'_> {
         progress: &mut Progress,
     ) -> Result<(), FrontendError> {
         let lines = command.place.lines;
-        if let Some(device) = run.devices.first() {
-            return Err(FrontendError::input(format!("RUN --device={} is not supported yet", device.text))
-                .hint("leave the flag out, or run the step where no device is needed"));
-        }
         let mut mounts = Mounts::default();
         let (args, summary) = self.arguments(state, run, &mut mounts, lines)?;
         let specs = self.mount_specs(state, run, &command.place)?;
@@ -61,6 +58,12 @@ impl Converter<'_> {
         }
         let network = self.network(run)?;
         let security = security(run)?;
+        let mut devices = Vec::new();
+        for word in &run.devices {
+            let at = command.place.word(word);
+            let text = self.expand_text(state, &word.text, Mode::Word, &at)?;
+            devices.push(device::parse(&text).map_err(|error| error.at(&at))?);
+        }
 
         let variables = state.variables();
         let mut shown = variables.clone();
@@ -95,7 +98,7 @@ impl Converter<'_> {
             network: network.into(),
             security: security.into(),
             secretenv,
-            ..ExecOp::default()
+            cdi_devices: devices,
         };
         let metadata = Self::metadata(progress, title, &command.instruction.original);
         self.draft.needs(state.node, "/", lines);
@@ -347,7 +350,7 @@ pub(super) fn inline_file(
     draft.add(op, Vec::new(), None, OpMetadata::named(INLINE_TITLE), vec![lines])
 }
 
-/// The directory that a cache starts with where its owner or mode is asked for.
+/// The directory that a cache starts with where its owner or mode is asked for, with what `from` has.
 fn cache_root(
     draft: &mut Draft,
     tree: Option<NodeId>,
@@ -363,9 +366,27 @@ fn cache_root(
         owner: Some(ChownOpt { user: id(spec.uid), group: id(spec.gid) }),
         timestamp: timestamp(epoch),
     };
-    let input = if tree.is_some() { 0 } else { -1 };
-    let action = FileAction { input, secondary_input: -1, output: 0, action: Some(FileActionKind::Mkdir(dir)) };
-    let op = Kind::File(FileOp { actions: vec![action] });
+    let output = if tree.is_some() { -1 } else { 0 };
+    let mut actions =
+        vec![FileAction { input: -1, secondary_input: -1, output, action: Some(FileActionKind::Mkdir(dir)) }];
+    if tree.is_some() {
+        let content = FileActionCopy {
+            src: "/".into(),
+            dest: "/cache".into(),
+            mode: -1,
+            timestamp: -1,
+            dir_copy_contents: true,
+            ..FileActionCopy::default()
+        };
+        // Result 1 is the directory: result 0 is the input.
+        actions.push(FileAction {
+            input: 1,
+            secondary_input: 0,
+            output: 0,
+            action: Some(FileActionKind::Copy(content)),
+        });
+    }
+    let op = Kind::File(FileOp { actions });
     let metadata = OpMetadata::named("[internal] setting cache mount permissions");
     draft.add(op, tree.into_iter().collect(), None, metadata, vec![lines])
 }

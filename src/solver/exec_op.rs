@@ -1,5 +1,6 @@
 //! Runs exec operations: mounts the trees, hands the step to `exec::run`, commits what it wrote.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,20 +12,20 @@ use super::{SolveError, Solver, blocking};
 use crate::base::{FaultKind, file as base_file};
 use crate::cache::key::{self, Part, Selection};
 use crate::exec::emulation;
-use crate::exec::file;
 use crate::exec::run::{self, RunRequest};
 use crate::exec::secret::SecretFile;
 use crate::exec::ssh::AgentSocket;
+use crate::exec::{cdi, file};
 use crate::llb::Vertex;
-use crate::llb::op::{ExecOp, Mount, MountType, NetMode, SecurityMode};
+use crate::llb::op::{CdiDevice, ExecOp, Mount, MountType, NetMode, SecurityMode};
 use crate::store::{CacheMount, LayerId, MountRequest, Mounted, Sharing, Stub};
 
 /// What must live as long as the step runs.
 #[derive(Default)]
 struct Held {
     mounts: Vec<Mounted>,
-    caches: Vec<CacheMount>,
-    cache_ids: Vec<String>,
+    /// By id: a step that mounts one at several places has it once.
+    caches: BTreeMap<String, CacheMount>,
     /// Nothing can be mounted here: a cache mount is in one place at a time.
     moves_caches: bool,
     secrets: Vec<SecretFile>,
@@ -58,7 +59,11 @@ impl Solver {
         };
         self.env.events.started(&vertex.digest);
 
+        for device in &exec.cdi_devices {
+            devices(vertex, device)?;
+        }
         let mut held = Held { moves_caches: !runner.context().rung.can_mount(), ..Held::default() };
+        self.cache_mounts(vertex, exec, trees, &mut held).await?;
         let mut mounts = Vec::new();
         let mut shm_size = 0;
         let mut root: Option<&Mount> = None;
@@ -121,7 +126,7 @@ impl Solver {
             shm_size,
             confidential,
             aside,
-            caches: held.caches.iter().collect(),
+            caches: held.caches.values().collect(),
         };
         let result = runner
             .run_step(request, &self.env.events, &vertex.digest, self.env.cancel.cancelled())
@@ -187,8 +192,9 @@ impl Solver {
                 Ok(Some(StepMount::Tmpfs { target, size, mode: 0o755 }))
             }
             MountType::Cache => {
-                let source = self.cache_mount(vertex, mount, tree, held).await?;
-                Ok(Some(StepMount::Bind { source, target, readonly: mount.readonly }))
+                let id = mount.cache_opt.as_ref().map_or("", |opt| opt.id.as_str());
+                let cache = held.caches.get(id).ok_or_else(|| SolveError::internal("a cache that was not opened"))?;
+                Ok(Some(StepMount::Bind { source: cache.path().to_path_buf(), target, readonly: mount.readonly }))
             }
             MountType::Secret => {
                 let opt = mount.secret_opt.clone().unwrap_or_default();
@@ -246,53 +252,99 @@ impl Solver {
         Ok((chain, PathBuf::from("/source")))
     }
 
+    /// Opens every cache mount of the step, in the order of their ids: two steps that each hold one and wait for the
+    /// other's would wait for ever.
+    async fn cache_mounts(
+        self: &Arc<Self>,
+        vertex: &Arc<Vertex>,
+        exec: &ExecOp,
+        trees: &[Tree],
+        held: &mut Held,
+    ) -> Result<(), SolveError> {
+        let mut wanted: BTreeMap<String, (Sharing, &Mount)> = BTreeMap::new();
+        for mount in exec.mounts.iter().filter(|m| m.mount_type == MountType::Cache as i32) {
+            let opt = mount.cache_opt.clone().unwrap_or_default();
+            let sharing = match opt.sharing {
+                1 => Sharing::Private,
+                2 => Sharing::Locked,
+                _ if held.moves_caches => Sharing::Locked,
+                _ => Sharing::Shared,
+            };
+            if held.moves_caches && wanted.contains_key(&opt.id) {
+                let message = format!("cache mount \"{}\" is wanted twice in one step", opt.id);
+                let hint = "without mounts (isolation chroot) a cache can be in one place only; give the second an id of its own";
+                return Err(SolveError::at(vertex, FaultKind::Isolation, message, Some(hint.into())));
+            }
+            // Of several wishes for one cache the strictest counts.
+            let known = wanted.entry(opt.id).or_insert((sharing, mount));
+            known.0 = known.0.max(sharing);
+        }
+        for (id, (sharing, mount)) in wanted {
+            let tree = usize::try_from(mount.input).ok().and_then(|i| trees.get(i));
+            let open = self.cache_mount(vertex, &id, sharing, &mount.selector, tree);
+            let cache = tokio::select! {
+                cache = open => cache?,
+                // It may be another process that holds it, for as long as it likes.
+                () = self.env.cancel.cancelled() => return Err(SolveError::cancelled()),
+            };
+            held.caches.insert(id, cache);
+        }
+        Ok(())
+    }
+
     async fn cache_mount(
         self: &Arc<Self>,
         vertex: &Arc<Vertex>,
-        mount: &Mount,
+        id: &str,
+        sharing: Sharing,
+        selector: &str,
         from: Option<&Tree>,
-        held: &mut Held,
-    ) -> Result<PathBuf, SolveError> {
-        let opt = mount.cache_opt.clone().unwrap_or_default();
-        let sharing = match opt.sharing {
-            1 => Sharing::Private,
-            2 => Sharing::Locked,
-            _ if held.moves_caches => Sharing::Locked,
-            _ => Sharing::Shared,
-        };
-        if held.moves_caches && sharing == Sharing::Locked && held.cache_ids.contains(&opt.id) {
-            let message = format!("cache mount \"{}\" is wanted twice in one step", opt.id);
-            let hint =
-                "without mounts (isolation chroot) a cache can be in one place only; give the second an id of its own";
-            return Err(SolveError::at(vertex, FaultKind::Isolation, message, Some(hint.into())));
-        }
-        held.cache_ids.push(opt.id.clone());
+    ) -> Result<CacheMount, SolveError> {
         let opened = match from {
             Some(tree) => Some(self.open(vertex, tree).await?),
             None => None,
         };
-        let (store, place, selector) = (self.env.store.clone(), Arc::clone(vertex), mount.selector.clone());
-        let cache = blocking(move || {
+        let (store, place, id) = (self.env.store.clone(), Arc::clone(vertex), id.to_owned());
+        let src = if selector.is_empty() { "/".to_owned() } else { selector.to_owned() };
+        blocking(move || {
             let fail = |e| tree::store_error(&place, &e);
-            let Some(opened) = opened else { return store.cache_mount(&opt.id, sharing, None).map_err(fail) };
-            let everything = crate::llb::op::FileActionCopy {
-                src: if selector.is_empty() { "/".into() } else { selector },
-                dest: "/".into(),
-                mode: -1,
-                timestamp: -1,
-                dir_copy_contents: true,
-                follow_symlink: true,
-                ..Default::default()
-            };
+            let Some(opened) = opened else { return store.cache_mount(&id, sharing, None).map_err(fail) };
             let mut seed = |dir: &Path| {
-                file::copy(&opened.source, dir, &everything, None).map(|_| ()).map_err(std::io::Error::other)
+                let (Some(parent), Some(name)) = (dir.parent(), dir.file_name()) else {
+                    return Err(std::io::ErrorKind::InvalidInput.into());
+                };
+                // The directory itself with what is in it: mode and owner are the source's.
+                let everything = crate::llb::op::FileActionCopy {
+                    src: src.clone(),
+                    dest: format!("/{}", name.to_string_lossy()),
+                    mode: -1,
+                    timestamp: -1,
+                    follow_symlink: true,
+                    ..Default::default()
+                };
+                file::copy(&opened.source, parent, &everything, None).map(|_| ()).map_err(std::io::Error::other)
             };
-            store.cache_mount(&opt.id, sharing, Some(&mut seed)).map_err(fail)
+            store.cache_mount(&id, sharing, Some(&mut seed)).map_err(fail)
         })
-        .await?;
-        let path = cache.path().to_path_buf();
-        held.caches.push(cache);
-        Ok(path)
+        .await
+    }
+}
+
+/// SPEC A5.10: a device that the machine does not have may be missing.
+fn devices(vertex: &Vertex, device: &CdiDevice) -> Result<(), SolveError> {
+    let name = &device.name;
+    match cdi::find(&cdi::SPEC_DIRS, name) {
+        Some(spec) => {
+            let message = format!("device {name} ({}) cannot be given to a step: not supported yet", spec.display());
+            let hint = "run the step where the device is not described, or leave --device out".to_owned();
+            Err(SolveError::at(vertex, FaultKind::Input, message, Some(hint)))
+        }
+        None if device.optional => Ok(()),
+        None => {
+            let message = format!("required device \"{name}\" is not registered");
+            let hint = format!("no CDI specification of it is in {}", cdi::SPEC_DIRS.join(", "));
+            Err(SolveError::at(vertex, FaultKind::Input, message, Some(hint)))
+        }
     }
 }
 

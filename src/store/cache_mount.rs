@@ -32,8 +32,8 @@ pub(crate) fn is_git_repository(name: &str) -> bool {
     name.starts_with(GIT)
 }
 
-/// How several steps may use a cache mount at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// How several steps may use a cache mount at once; the stricter, the greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Sharing {
     /// All at once.
     #[default]
@@ -44,7 +44,7 @@ pub enum Sharing {
     Locked,
 }
 
-/// Fills a new cache mount, whose directory it is given.
+/// Makes the directory of a new cache mount, with what is in it.
 pub type Seed<'a> = &'a mut dyn FnMut(&Path) -> io::Result<()>;
 
 /// A cache mount in use; dropped when the step has ended.
@@ -131,7 +131,7 @@ fn parent_in<'a>(root: &Path, path: &'a Path) -> io::Result<(OwnedFd, &'a OsStr)
 }
 
 impl Store {
-    /// Opens the cache mount `id`, creating it if it does not exist. `seed` fills a new one (`from=`, `mode=`, `uid=`);
+    /// Opens the cache mount `id`, creating it if it does not exist. `seed` makes a new one (`from=`, `mode=`, `uid=`);
     /// without it the directory is empty and has mode 0755. Waits for its turn with [`Sharing::Locked`].
     ///
     /// # Errors
@@ -227,11 +227,17 @@ impl Store {
     fn make_mount(&self, id: &str, name: &str, seed: Option<Seed<'_>>) -> Result<(), StoreError> {
         let scratch = self.owner()?.dir("mount")?;
         let tree = scratch.join("fs");
-        fs::create_dir(&tree)
-            .and_then(|()| fs::set_permissions(&tree, fs::Permissions::from_mode(0o755)))
-            .map_err(StoreError::io("create", &tree))?;
-        if let Some(seed) = seed {
-            seed(&tree).map_err(StoreError::io("fill", &tree))?;
+        match seed {
+            Some(seed) => {
+                seed(&tree).map_err(StoreError::io("fill", &tree))?;
+                if !fs::symlink_metadata(&tree).is_ok_and(|made| made.is_dir()) {
+                    let error = io::Error::new(io::ErrorKind::NotADirectory, "its source is not a directory");
+                    return Err(StoreError::io("fill", &tree)(error));
+                }
+            }
+            None => fs::create_dir(&tree)
+                .and_then(|()| fs::set_permissions(&tree, fs::Permissions::from_mode(0o755)))
+                .map_err(StoreError::io("create", &tree))?,
         }
         let target = self.inner.layout.mounts().join(name);
         self.inner.meta.write("add a cache mount", |tx| {
@@ -257,6 +263,7 @@ mod tests {
         for _ in 0..2 {
             let mut seed = |path: &Path| {
                 seeded += 1;
+                fs::create_dir(path)?;
                 fs::write(path.join("seed"), "x")
             };
             let mount = store.cache_mount("/root/.cache", Sharing::Shared, Some(&mut seed)).expect("opens");

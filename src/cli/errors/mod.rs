@@ -15,6 +15,7 @@
 //! | 130 | stopped by the user |
 
 use std::io::Write;
+use std::path::Path;
 
 use crate::base::FaultKind;
 use crate::build::BuildError;
@@ -89,8 +90,8 @@ impl Failure {
         exit_code(self.kind)
     }
 
-    /// Writes it. `step` is what the failed step said last.
-    pub fn print(&self, out: &mut dyn Write, step: Option<&FailedStep>) -> std::io::Result<()> {
+    /// Writes it. `step` is what the failed step said last, `log` is where all of it is.
+    pub fn print(&self, out: &mut dyn Write, step: Option<&FailedStep>, log: Option<&Path>) -> std::io::Result<()> {
         if let Some(step) = step.filter(|_| self.kind == FaultKind::Step) {
             writeln!(out, "------\n > {}:", step.name)?;
             for line in &step.tail {
@@ -105,12 +106,15 @@ impl Failure {
             return writeln!(out, "canceled");
         }
         writeln!(out, "error: {}", self.message)?;
+        if let Some(log) = log {
+            writeln!(out, "the whole log of the step: {} (zstdcat shows it)", log.display())?;
+        }
         if let Some(hint) = &self.hint {
             writeln!(out, "hint: {hint}")?;
         }
         for other in self.others.iter().take(SHOWN) {
             writeln!(out)?;
-            other.print(out, None)?;
+            other.print(out, None, None)?;
         }
         match self.others.len().saturating_sub(SHOWN) {
             0 => Ok(()),

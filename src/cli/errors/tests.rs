@@ -48,7 +48,7 @@ fn shown(text: &str, ignore: Option<&str>, options: FrontendOptions) -> String {
         Err(error) => BuildError::Frontend(error),
     };
     let mut out = Vec::new();
-    Failure::of_build(&error, "Dockerfile", text.as_bytes()).print(&mut out, None).expect("memory is writable");
+    Failure::of_build(&error, "Dockerfile", text.as_bytes()).print(&mut out, None, None).expect("memory is writable");
     String::from_utf8(out).expect("text")
 }
 
