@@ -160,6 +160,12 @@ impl Events {
         self.send(Event::Progress { id: id.clone(), item, current, total, done, at: SystemTime::now() });
     }
 
+    /// Warns of something that belongs to no vertex and no place.
+    pub fn warning(&self, short: impl Into<String>) {
+        let short = short.into();
+        self.send(Event::Warning(Warning { vertex: None, short, detail: Vec::new(), url: None, location: None }));
+    }
+
     /// Tells the user something about the build as a whole, once per key.
     pub fn notice(&self, key: &'static str, text: impl Into<String>) {
         self.send(Event::Notice { key, text: text.into() });

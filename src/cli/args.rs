@@ -518,11 +518,11 @@ pub struct Build {
     /// Ask the registry for newer versions of base images
     #[arg(long, help_heading = "Cache")]
     pub pull: bool,
-    /// External cache sources (not supported yet)
-    #[arg(long, value_name = "SPEC", help_heading = "Cache", hide = true)]
+    /// Cache of another build: an image reference, or type=registry|local,… (repeatable)
+    #[arg(long, value_name = "SPEC", help_heading = "Cache")]
     pub cache_from: Vec<String>,
-    /// External cache destinations (not supported yet)
-    #[arg(long, value_name = "SPEC", help_heading = "Cache", hide = true)]
+    /// Write the cache for other builds: type=registry|inline|local,…,mode=min|max (repeatable)
+    #[arg(long, value_name = "SPEC", help_heading = "Cache")]
     pub cache_to: Vec<String>,
 
     /// Network of RUN steps: default, host or none

@@ -67,7 +67,11 @@ impl BlobSource {
         Self::new(move || Ok(Box::new(io::Cursor::new(bytes.clone()))))
     }
 
-    pub(super) fn open(&self) -> io::Result<Box<dyn Read + Send>> {
+    /// Opens it once more.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn open(&self) -> io::Result<Box<dyn Read + Send>> {
         (self.0)()
     }
 }

@@ -5,15 +5,17 @@
 //! So a hit on the last vertex looks at nothing before it but keys. There is no event loop: each vertex is one shared
 //! future.
 
+mod collect;
 mod error;
 mod exec_op;
 mod file_op;
 mod keys;
 mod operate;
+mod remote;
 mod source_op;
 mod tree;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -22,6 +24,7 @@ use futures_util::future::{BoxFuture, Shared};
 use tokio::sync::Semaphore;
 
 pub use error::SolveError;
+pub use remote::LoadingImports;
 pub use tree::{ContextDir, Tree};
 
 use crate::base::events::Outcome;
@@ -63,6 +66,8 @@ pub struct Environment {
     pub cancel: Cancel,
     /// RUN steps at a time.
     pub parallelism: usize,
+    /// Caches of other machines (SPEC B4).
+    pub imports: Option<LoadingImports>,
 }
 
 /// Something computed once, waited for by many.
@@ -76,6 +81,13 @@ pub struct Solver {
     solved: Mutex<HashMap<Digest, Once<Solved>>>,
     locals: tree::LocalTrees,
     materials: Mutex<BTreeMap<Digest, Material>>,
+    /// Records of other machines' caches that stand for a vertex: by its definition, and what more its content told.
+    matched: Mutex<HashMap<Digest, remote::Matches>>,
+    refined: Mutex<HashMap<Digest, Vec<crate::cache::import::Match>>>,
+    /// What went into the content keys of vertices, where they were made.
+    parts: Mutex<HashMap<Digest, Vec<crate::cache::key::Part>>>,
+    /// Blobs that a cache promised and nobody could give.
+    lost: Mutex<HashSet<Digest>>,
 }
 
 /// The result of a vertex.
@@ -103,6 +115,10 @@ impl Solver {
             solved: Mutex::default(),
             locals: tree::LocalTrees::default(),
             materials: Mutex::default(),
+            matched: Mutex::default(),
+            refined: Mutex::default(),
+            parts: Mutex::default(),
+            lost: Mutex::default(),
         })
     }
 
@@ -122,17 +138,9 @@ impl Solver {
 
     /// Names every vertex below `root` in the order in which they can run.
     fn announce(&self, graph: &Graph, root: &Edge) {
-        let mut seen = std::collections::HashSet::new();
-        let mut stack = vec![(root.vertex.clone(), false)];
-        while let Some((digest, ready)) = stack.pop() {
-            let Some(vertex) = graph.vertices.get(&digest) else { continue };
-            if ready {
-                let inputs = vertex.inputs.iter().map(|e| e.vertex.clone()).collect();
-                self.env.events.vertex(&digest, vertex.name(), inputs);
-            } else if seen.insert(digest.clone()) {
-                stack.push((digest, true));
-                stack.extend(vertex.inputs.iter().rev().map(|e| (e.vertex.clone(), false)));
-            }
+        for vertex in graph.in_order(root) {
+            let inputs = vertex.inputs.iter().map(|e| e.vertex.clone()).collect();
+            self.env.events.vertex(&vertex.digest, vertex.name(), inputs);
         }
     }
 

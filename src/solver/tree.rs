@@ -10,6 +10,7 @@ use crate::cache::key::{self, Part, Selection};
 use crate::exec::file::{self, FileOpError, Selector, StatCache};
 use crate::llb::Vertex;
 use crate::llb::op::{FileActionCopy, SourceOp};
+use crate::source::SourceError;
 use crate::store::{CacheRecord, ContextIndex, LayerId, MountRequest, Mounted, Store, StoreError};
 use crate::tree::CopySource;
 
@@ -195,11 +196,7 @@ impl Solver {
         chain: &[LayerId],
         request: MountRequest,
     ) -> Result<Mounted, SolveError> {
-        self.env
-            .images
-            .ensure_local(chain, Some(&vertex.digest))
-            .await
-            .map_err(|e| SolveError::at(vertex, e.kind(), e.to_string(), e.hint()))?;
+        self.env.images.ensure_local(chain, Some(&vertex.digest)).await.map_err(|e| source_error(vertex, &e))?;
         let (store, chain, place) = (self.env.store.clone(), chain.to_vec(), Arc::clone(vertex));
         blocking(move || store.mount(&chain, &request).map_err(|e| store_error(&place, &e))).await
     }
@@ -218,6 +215,13 @@ impl Solver {
         let key = key::combine(&Digest::sha256("local directory as a layer"), &[Part::Content(content)]);
         let (store, local, place) = (self.env.store.clone(), Arc::clone(local), Arc::clone(vertex));
         blocking(move || local.as_layer(&store, &place, &key, "/", "/")).await
+    }
+}
+
+fn source_error(vertex: &Vertex, error: &SourceError) -> SolveError {
+    match error {
+        SourceError::Gone { .. } => SolveError::lost(vertex, error.kind(), error.to_string(), error.hint()),
+        _ => SolveError::at(vertex, error.kind(), error.to_string(), error.hint()),
     }
 }
 

@@ -210,7 +210,7 @@ impl Store {
 
 /// Whether the layer was made here, so that its stream is what its directory gives.
 fn is_committed(record: &LayerRecord) -> bool {
-    record.id.0.starts_with(super::layer::COMMITTED)
+    record.id.is_committed()
 }
 
 /// Compresses a stream in blocks of a fixed size. The bytes of a foreign tar are kept whatever they are.

@@ -50,7 +50,7 @@ pub use download::Download;
 pub use error::StoreError;
 pub use gc::{GcLimits, PruneOptions, PruneReport};
 pub use image::ImageRecord;
-pub use layer::{LayerBlob, LayerId, LayerRecord, NeededBlob, RemoteBlob};
+pub use layer::{AdoptedLayer, LayerBlob, LayerId, LayerRecord, NeededBlob, RemoteBlob};
 pub use lease::Lease;
 pub use mount::{MountRequest, Mounted};
 pub use record::{CacheRecord, KeyLock};
