@@ -178,6 +178,7 @@ impl Builder {
             events: self.events.clone(),
             cancel: self.cancel.clone(),
             parallelism: self.parallelism,
+            project: project(request),
             imports,
         });
         let epoch = fronts.first().and_then(|front| front.epoch);
@@ -232,6 +233,7 @@ impl Builder {
         // A push that will be refused is known before a long build, not after it.
         let solved = self.while_allowed(request, solving).await;
         solver.save_hints();
+        solver.save_explanations(graphs).await;
         let mut images = Vec::new();
         for ((tree, front), graph) in solved?.into_iter().zip(fronts).zip(graphs) {
             let Tree::Layers(chain) = tree else {
@@ -321,6 +323,12 @@ fn build_id() -> String {
         number /= 36;
     }
     id
+}
+
+/// What steps of earlier builds are compared with: those of the same context.
+#[must_use]
+pub fn project(request: &BuildRequest) -> String {
+    request.contexts.get("context").map_or_else(|| "-".to_owned(), |context| context.dir.display().to_string())
 }
 
 /// Announces an internal step and starts it.

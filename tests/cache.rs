@@ -3,14 +3,18 @@
 #![allow(clippy::print_stderr, reason = "skip reasons are collected by scripts/test")]
 #![allow(missing_docs, unreachable_pub, reason = "a test program")]
 
+#[path = "support/fake_gha.rs"]
+mod fake_gha;
 #[path = "support/fake_registry/mod.rs"]
 mod fake_registry;
 mod support;
 
 use std::time::{Duration, Instant};
 
+use fake_gha::FakeGha;
 use fake_registry::{Action, FakeRegistry};
 use support::registry::Registry;
+use support::services::{AZURE_ACCOUNT, AZURE_KEY, Service};
 use support::{Bench, Run};
 
 /// Another machine: the same context, an empty store.
@@ -323,4 +327,125 @@ fn c7_10_a_cache_that_stalls_is_given_up() {
     assert_eq!(run.count("warning: "), 1, "{}", run.stderr);
     // Far below the server's delay, far above what deadlines add: no measure of speed.
     assert!(started.elapsed() < Duration::from_secs(60), "the build waited for the cache");
+}
+
+/// Exports, forgets everything, imports; then one file changes, and at last every blob is gone.
+fn round_trip(bench: &Bench, cache: &str, expire: impl FnOnce()) {
+    bench.build(&["--cache-to", &format!("{cache},mode=max")]).ok();
+    let again = elsewhere(bench, &["--cache-from", cache]).ok();
+    assert_eq!(again.count("CACHED"), STEPS, "{}", again.stderr);
+    assert!(largest_blob(bench) < 100_000, "a layer was fetched although nothing reads it");
+    bench.file("src/a", "changed\n");
+    let image = |args: &[&str]| {
+        let tar = bench.path("o.tar");
+        let out = format!("type=oci,dest={}", tar.display());
+        let run = elsewhere(bench, &[args, &["-o", &out]].concat()).ok();
+        (support::image::Image::open_tar(&tar).text("final"), run)
+    };
+    let (text, run) = image(&["--cache-from", cache, "--cache-to", &format!("{cache},mode=max")]);
+    assert_eq!((text.as_str(), run.count("CACHED")), ("changed\nb\ntool\n", 1), "{}", run.stderr);
+    let (text, run) = image(&["--cache-from", cache]);
+    assert_eq!((text.as_str(), run.count("CACHED")), ("changed\nb\ntool\n", STEPS), "{}", run.stderr);
+    expire();
+    let (text, run) = image(&["--cache-from", cache]);
+    assert_eq!(text, "changed\nb\ntool\n");
+    assert!(run.count("warning: ") >= 1, "{}", run.stderr);
+}
+
+/// Moto wants to see a signature, any signature.
+const AUTHORIZED: &str = "Authorization: AWS4-HMAC-SHA256 Credential=id/20260101/eu-central-1/s3/aws4_request, SignedHeaders=host, Signature=x\r\n";
+
+// SPEC B4.07, B4.09, C7.07
+#[test]
+fn b4_07_s3() {
+    need!();
+    let service = match Service::s3("caches") {
+        Ok(service) => service,
+        Err(why) => skip!("{why}"),
+    };
+    let mut bench = project();
+    bench.env = vec![("AWS_ACCESS_KEY_ID".into(), "id".into()), ("AWS_SECRET_ACCESS_KEY".into(), "geheim".into())];
+    // More than a part, so that it is uploaded in several.
+    bench.dockerfile(
+        &STAGES.replace("RUN echo tool > /tool", "RUN echo tool > /tool; head -c 20000000 /dev/urandom > /big"),
+    );
+    let cache = format!(
+        "type=s3,bucket=caches,region=eu-central-1,name=one;two,prefix=p/,endpoint_url=http://{},use_path_style=true",
+        service.host
+    );
+    round_trip(&bench, &cache, || {
+        let list = service.request("GET", "/caches?list-type=2&prefix=p/blobs/", AUTHORIZED);
+        let keys: Vec<&str> = list.split("<Key>").skip(1).map(|k| k.split("</Key>").next().unwrap()).collect();
+        assert!(keys.iter().all(|k| k.starts_with("p/blobs/sha256:")) && keys.len() > 4, "{keys:?}");
+        for key in keys {
+            let answer = service.request("DELETE", &format!("/caches/{key}"), AUTHORIZED);
+            assert!(answer.starts_with("HTTP/1.1 204"), "{answer}");
+        }
+    });
+    let manifest = service.request("GET", "/caches/p/manifests/two", AUTHORIZED);
+    assert!(manifest.contains("\"diffID\":\"sha256:") && manifest.contains("\"records\":["), "{manifest}");
+    // Blobs that are old are renewed; here everything is.
+    bench.build(&["--cache-to", &format!("{cache},mode=max,touch_refresh=0s")]).ok();
+    bench.build(&["--cache-to", &format!("{cache},mode=max,touch_refresh=0s")]).ok();
+    assert_eq!(elsewhere(&bench, &["--cache-from", &cache]).ok().count("CACHED"), STEPS);
+    let wrong = cache.replace("bucket=caches", "bucket=other");
+    bench.build(&["--cache-from", &wrong]).ok();
+    bench.build(&["--cache-to", &wrong]).fails(5, &["failed to export the cache"]);
+}
+
+// SPEC B4.08, C7.08: the container is made by whoever writes first.
+#[test]
+fn b4_08_azure() {
+    need!();
+    let service = match Service::azure() {
+        Ok(service) => service,
+        Err(why) => skip!("{why}"),
+    };
+    let bench = project();
+    let cache = format!(
+        "type=azblob,account_url=http://{0}/{AZURE_ACCOUNT},account_name={AZURE_ACCOUNT},secret_access_key={AZURE_KEY},container=caches",
+        service.host
+    );
+    bench.build(&["--cache-to", &format!("{cache},mode=max")]).ok();
+    let again = elsewhere(&bench, &["--cache-from", &cache]).ok();
+    assert_eq!(again.count("CACHED"), STEPS, "{}", again.stderr);
+    assert_eq!(bench.build_image(&[]).text("final"), "a\nb\ntool\n");
+    assert!(!again.stderr.contains(AZURE_KEY), "the key is shown");
+}
+
+// SPEC B4.05, B4.09, C7.09
+#[test]
+fn b4_05_gha_in_both_versions_with_few_calls() {
+    need!();
+    for version in [1, 2] {
+        let service = FakeGha::start();
+        let bench = project();
+        let cache = format!("type=gha,url={0},url_v2={0},token={1},version={version}", service.url, fake_gha::token());
+        round_trip(&bench, &cache, || service.expire("buildkit-blob-"));
+        assert_eq!(service.complaints(), [""; 0]);
+        let keys = service.keys();
+        let hash = &fake_registry::sha256(b"refs/heads/x")[7..15];
+        assert!(
+            keys.contains(&format!("index-buildkit-1-{hash}#1"))
+                && keys.contains(&format!("index-buildkit-1-{hash}#2")),
+            "{keys:?}"
+        );
+        // A build that finds everything: one look-up for each ref that may be read.
+        bench.build(&["--cache-to", &format!("{cache},mode=max")]).ok();
+        service.calls();
+        elsewhere(&bench, &["--cache-from", &cache, "--cache-to", &format!("{cache},mode=max")]).ok();
+        let calls = service.calls();
+        // Two look-ups; then the index: a look-up, a place for it and its end.
+        let expected = if version == 1 { 6 } else { 5 };
+        assert!(calls.len() <= expected, "{calls:?}");
+    }
+}
+
+// SPEC B4.05: outside of a workflow the cache is left out.
+#[test]
+fn b4_05_gha_outside_of_a_workflow_is_left_out() {
+    let bench = project();
+    bench.dockerfile("FROM scratch\nCOPY src /src\n");
+    let run = bench.build(&["--cache-from", "type=gha", "--cache-to", "type=gha,mode=max"]).ok();
+    assert_eq!(run.count("warning: "), 0, "{}", run.stderr);
 }

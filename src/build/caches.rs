@@ -8,7 +8,9 @@ use futures_util::FutureExt as _;
 use super::{BuildError, BuildRequest, Builder, internal};
 use crate::base::Events;
 use crate::base::events::Outcome;
+use crate::cache::backend::gha::GhaCache;
 use crate::cache::backend::local::LocalCache;
+use crate::cache::backend::object::ObjectCache;
 use crate::cache::backend::registry::RegistryCache;
 use crate::cache::backend::{CacheBackend, DocumentForm};
 use crate::cache::import::{Import, Imports};
@@ -87,6 +89,21 @@ impl Builder {
                 Box::new(RegistryCache::new(client.clone(), reference.clone(), form))
             }
             Location::Local { dir, entry } => Box::new(LocalCache::new(dir.clone(), entry.clone(), form, reset)),
+            // Layers are fetched from where they are by whoever reads them.
+            Location::Object(service) => {
+                let cache = ObjectCache::new(client.clone(), service.clone(), if hasty { 1 } else { usize::MAX });
+                if hasty {
+                    self.images.add_place(&cache.place().host, &cache.place().repository, Arc::new(cache.clone()));
+                }
+                Box::new(cache)
+            }
+            Location::Gha(options) => {
+                let cache = GhaCache::new(client.clone(), options.clone());
+                if hasty {
+                    self.images.add_place(&cache.place().host, &cache.place().repository, Arc::new(cache.clone()));
+                }
+                Box::new(cache)
+            }
             Location::Inline => return None,
         })
     }

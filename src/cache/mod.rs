@@ -7,6 +7,7 @@
 
 pub mod backend;
 pub mod config;
+pub mod explain;
 pub mod graph;
 pub mod import;
 pub mod key;

@@ -1,8 +1,11 @@
 //! Values of `--cache-from` and `--cache-to` (SPEC B2.09, B4): which cache, with which options.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::backend::local::Entry;
+use super::backend::object::Service;
 use super::backend::{DocumentForm, ExportOptions};
 use crate::oci::Reference;
 use crate::oci::media_type::{Codec, Family};
@@ -26,6 +29,101 @@ pub enum Location {
         /// Which of its caches.
         entry: Entry,
     },
+    /// In an object store.
+    Object(Service),
+    /// In GitHub's cache service.
+    Gha(GhaOptions),
+}
+
+/// A text that is not for showing.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Hidden<T>(pub T);
+
+impl<T> std::fmt::Debug for Hidden<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("…")
+    }
+}
+
+/// `type=s3` (SPEC B4.07).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct S3Options {
+    /// The bucket.
+    pub bucket: String,
+    /// Its region.
+    pub region: String,
+    /// What the names of all objects begin with.
+    pub prefix: String,
+    /// What the names of blobs go on with.
+    pub blobs_prefix: String,
+    /// What the names of caches go on with.
+    pub manifests_prefix: String,
+    /// Names of caches.
+    pub names: Vec<String>,
+    /// Another service than Amazon's.
+    pub endpoint_url: Option<String>,
+    /// The bucket is part of the path, not of the host's name.
+    pub use_path_style: bool,
+    /// Settings of the credential chain: `aws_access_key_id` and so on.
+    pub credentials: Hidden<BTreeMap<String, String>>,
+    /// Blobs that were not written for so long are renewed.
+    pub touch_refresh: Duration,
+    /// Parts of a blob that are uploaded at a time.
+    pub upload_parallelism: usize,
+    /// How often a request is tried.
+    pub retry_max_attempts: usize,
+}
+
+/// `type=azblob` (SPEC B4.08).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AzureOptions {
+    /// URL of the account.
+    pub account_url: String,
+    /// Its name.
+    pub account_name: String,
+    /// The container.
+    pub container: String,
+    /// What the names of all objects begin with.
+    pub prefix: String,
+    /// What the names of blobs go on with.
+    pub blobs_prefix: String,
+    /// What the names of caches go on with.
+    pub manifests_prefix: String,
+    /// Names of caches.
+    pub names: Vec<String>,
+    /// Settings of the credential chain: `azure_storage_account_key` and so on.
+    pub credentials: Hidden<BTreeMap<String, String>>,
+}
+
+/// `type=gha` (SPEC B4.05).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GhaOptions {
+    /// The cache's name among those of a git ref.
+    pub scope: String,
+    /// URL of the service.
+    pub url: String,
+    /// Version of the protocol, 1 or 2.
+    pub version: u8,
+    /// The job's token.
+    pub token: Hidden<String>,
+    /// How long an export may wait for the service.
+    pub timeout: Duration,
+    /// The cache is only read: waiting is worse than building.
+    pub hasty: bool,
+    /// A token for GitHub's API.
+    pub ghtoken: Option<Hidden<String>>,
+    /// Owner and name of the repository.
+    pub repository: Option<String>,
+    /// URL of GitHub's API.
+    pub api_url: String,
+}
+
+impl GhaOptions {
+    /// How long a request may take, with all its retries.
+    #[must_use]
+    pub fn patience(&self) -> Duration {
+        if self.hasty { Duration::from_secs(3) } else { self.timeout }
+    }
 }
 
 /// A cache to read.
@@ -61,7 +159,10 @@ fn fail<T>(text: impl Into<String>) -> Result<T, SpecError> {
 pub type Field = (String, Option<String>);
 
 /// The types there are.
-const TYPES: &[&str] = &["registry", "inline", "local"];
+const TYPES: &[&str] = &["registry", "inline", "local", "s3", "azblob", "gha"];
+
+/// Looks up an environment variable; only `cli` has an environment.
+pub type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// The fields of one value, taken one after the other, so that what is left over can be refused.
 struct Fields {
@@ -109,6 +210,35 @@ impl Fields {
         }
     }
 
+    fn number(&mut self, key: &str) -> Result<Option<usize>, SpecError> {
+        let Some(text) = self.take(key) else { return Ok(None) };
+        text.parse().map(Some).map_err(|_| SpecError(format!("{key}=\"{text}\" is not a number")))
+    }
+
+    /// `90s`, `10m`, `24h`, or several of these in a row.
+    fn duration(&mut self, key: &str) -> Result<Option<Duration>, SpecError> {
+        let Some(text) = self.take(key) else { return Ok(None) };
+        let bad = || SpecError(format!("{key}=\"{text}\" is not a duration such as 90s, 10m or 24h"));
+        let mut total = Duration::ZERO;
+        let mut rest = text.as_str();
+        while !rest.is_empty() {
+            let digits = rest.find(|c: char| !c.is_ascii_digit()).filter(|n| *n > 0).ok_or_else(bad)?;
+            let number: u64 = rest[..digits].parse().map_err(|_| bad())?;
+            rest = &rest[digits..];
+            let end = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+            let unit = match &rest[..end] {
+                "ms" => Duration::from_millis(1),
+                "s" => Duration::from_secs(1),
+                "m" => Duration::from_secs(60),
+                "h" => Duration::from_secs(3600),
+                _ => return Err(bad()),
+            };
+            total += unit * u32::try_from(number).map_err(|_| bad())?;
+            rest = &rest[end..];
+        }
+        Ok(Some(total))
+    }
+
     fn done(self, known: &[&str]) -> Result<(), SpecError> {
         match self.left.first() {
             None => Ok(()),
@@ -144,7 +274,7 @@ fn references(fields: &[Field]) -> Option<Result<Vec<Reference>, SpecError>> {
 ///
 /// # Errors
 /// Names the key and the rule.
-pub fn import(fields: &[Field]) -> Result<Vec<ImportSpec>, SpecError> {
+pub fn import(fields: &[Field], env: Variables<'_>) -> Result<Vec<ImportSpec>, SpecError> {
     if let Some(references) = references(fields) {
         let spec = |reference| ImportSpec { location: Location::Registry { reference, insecure: false } };
         return Ok(references?.into_iter().map(spec).collect());
@@ -168,6 +298,21 @@ pub fn import(fields: &[Field]) -> Result<Vec<ImportSpec>, SpecError> {
             fields.done(&["src", "tag", "digest"])?;
             Location::Local { dir, entry }
         }
+        "s3" => {
+            let options = s3(&mut fields, env)?;
+            fields.done(S3_KEYS)?;
+            Location::Object(Service::S3(options))
+        }
+        "azblob" => {
+            let options = azure(&mut fields, env)?;
+            fields.done(AZURE_KEYS)?;
+            Location::Object(Service::Azure(options))
+        }
+        "gha" => {
+            let Some(options) = gha(&mut fields, env, true)? else { return Ok(Vec::new()) };
+            fields.done(GHA_KEYS)?;
+            Location::Gha(options)
+        }
         _ => return fail("an inline cache is imported from its image: use type=registry,ref=IMAGE"),
     };
     Ok(vec![ImportSpec { location }])
@@ -177,7 +322,7 @@ pub fn import(fields: &[Field]) -> Result<Vec<ImportSpec>, SpecError> {
 ///
 /// # Errors
 /// Names the key and the rule.
-pub fn export(fields: &[Field]) -> Result<Vec<ExportSpec>, SpecError> {
+pub fn export(fields: &[Field], env: Variables<'_>) -> Result<Vec<ExportSpec>, SpecError> {
     if let Some(references) = references(fields) {
         let spec = |reference| ExportSpec {
             location: Location::Registry { reference, insecure: false },
@@ -208,6 +353,21 @@ pub fn export(fields: &[Field]) -> Result<Vec<ExportSpec>, SpecError> {
             form = self::form(&mut fields)?;
             fields.done(&[&common[..], &compression, &document, &["dest", "tag", "reset"]].concat())?;
             Location::Local { dir, entry: Entry::Tag(tag) }
+        }
+        "s3" => {
+            let options = s3(&mut fields, env)?;
+            fields.done(&[&common[..], &compression, S3_KEYS].concat())?;
+            Location::Object(Service::S3(options))
+        }
+        "azblob" => {
+            let options = azure(&mut fields, env)?;
+            fields.done(&[&common[..], &compression, AZURE_KEYS].concat())?;
+            Location::Object(Service::Azure(options))
+        }
+        "gha" => {
+            let Some(options) = gha(&mut fields, env, false)? else { return Ok(Vec::new()) };
+            fields.done(&[&common[..], &compression, GHA_KEYS].concat())?;
+            Location::Gha(options)
         }
         _ => {
             if options.everything {
@@ -250,6 +410,179 @@ fn options(fields: &mut Fields) -> Result<ExportOptions, SpecError> {
     Ok(options)
 }
 
+const S3_KEYS: &[&str] = &[
+    "bucket",
+    "region",
+    "prefix",
+    "blobs_prefix",
+    "manifests_prefix",
+    "name",
+    "endpoint_url",
+    "use_path_style",
+    "access_key_id",
+    "secret_access_key",
+    "session_token",
+    "touch_refresh",
+    "upload_parallelism",
+    "disable_accept_encoding",
+    "retry_mode",
+    "retry_max_attempts",
+];
+
+/// Variables of Amazon's credential chain that are handed on.
+const AWS_VARIABLES: &[&str] = &[
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_ROLE_ARN",
+    "AWS_ROLE_SESSION_NAME",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+    "AWS_ENDPOINT_URL_STS",
+    "AWS_METADATA_ENDPOINT",
+];
+
+fn s3(fields: &mut Fields, env: Variables<'_>) -> Result<S3Options, SpecError> {
+    let named = |value: Option<String>, key: &str, variable: &str| {
+        let value = value.or_else(|| env(variable));
+        value.ok_or_else(|| SpecError(format!("{key} ({variable}) not set for s3 cache")))
+    };
+    let bucket = named(fields.take("bucket"), "bucket", "AWS_BUCKET")?;
+    let region = named(fields.take("region"), "region", "AWS_REGION")?;
+    let mut credentials = BTreeMap::new();
+    let (id, secret) = (fields.take("access_key_id"), fields.take("secret_access_key"));
+    let token = fields.take("session_token");
+    match (id, secret) {
+        (Some(id), Some(secret)) => {
+            credentials.insert("aws_access_key_id".to_owned(), id);
+            credentials.insert("aws_secret_access_key".to_owned(), secret);
+            credentials.extend(token.map(|token| ("aws_session_token".to_owned(), token)));
+        }
+        (None, None) => {
+            credentials.extend(AWS_VARIABLES.iter().filter_map(|name| Some((name.to_lowercase(), env(name)?))));
+        }
+        _ => return fail("access_key_id and secret_access_key belong together"),
+    }
+    if let Some(mode) = fields.take("retry_mode")
+        && mode != "standard"
+    {
+        return fail(format!("retry_mode=\"{mode}\" is not supported: expected standard"));
+    }
+    // Requests never carry such a header in their signature, so there is nothing to switch off.
+    fields.boolean("disable_accept_encoding")?;
+    Ok(S3Options {
+        bucket,
+        region,
+        prefix: fields.take("prefix").unwrap_or_default(),
+        blobs_prefix: fields.take("blobs_prefix").unwrap_or_else(|| "blobs/".into()),
+        manifests_prefix: fields.take("manifests_prefix").unwrap_or_else(|| "manifests/".into()),
+        names: names(fields),
+        endpoint_url: fields
+            .take("endpoint_url")
+            .or_else(|| env("AWS_ENDPOINT_URL_S3"))
+            .or_else(|| env("AWS_ENDPOINT_URL")),
+        use_path_style: fields.boolean("use_path_style")?.unwrap_or(false),
+        credentials: Hidden(credentials),
+        touch_refresh: fields.duration("touch_refresh")?.unwrap_or(Duration::from_secs(24 * 3600)),
+        upload_parallelism: fields.number("upload_parallelism")?.unwrap_or(4).clamp(1, 64),
+        retry_max_attempts: fields.number("retry_max_attempts")?.unwrap_or(3).clamp(1, 20),
+    })
+}
+
+/// `name=a;b`.
+fn names(fields: &mut Fields) -> Vec<String> {
+    let text = fields.take("name").unwrap_or_else(|| "buildkit".into());
+    text.split(';').filter(|name| !name.is_empty()).map(ToOwned::to_owned).collect()
+}
+
+const AZURE_KEYS: &[&str] = &[
+    "account_url",
+    "account_name",
+    "container",
+    "prefix",
+    "blobs_prefix",
+    "manifests_prefix",
+    "name",
+    "secret_access_key",
+];
+
+/// Variables of Azure's credential chain that are handed on.
+const AZURE_VARIABLES: &[&str] = &[
+    "AZURE_CLIENT_ID",
+    "AZURE_CLIENT_SECRET",
+    "AZURE_TENANT_ID",
+    "AZURE_FEDERATED_TOKEN_FILE",
+    "AZURE_AUTHORITY_HOST",
+    "AZURE_STORAGE_SAS_KEY",
+];
+
+fn azure(fields: &mut Fields, env: Variables<'_>) -> Result<AzureOptions, SpecError> {
+    let either = |value: Option<String>, variable: &str| value.or_else(|| env(variable));
+    let url = either(fields.take("account_url"), "BUILDKIT_AZURE_STORAGE_ACCOUNT_URL");
+    let Some(account_url) = url else {
+        return fail("account_url ($BUILDKIT_AZURE_STORAGE_ACCOUNT_URL) not set for azblob cache");
+    };
+    let parsed = url::Url::parse(&account_url).map_err(|e| SpecError(format!("account_url {account_url}: {e}")))?;
+    // The first part of the host's name is the account's.
+    let first = parsed.host_str().and_then(|host| host.split('.').next()).unwrap_or_default().to_owned();
+    let name = either(fields.take("account_name"), "BUILDKIT_AZURE_STORAGE_ACCOUNT_NAME");
+    let mut credentials = BTreeMap::new();
+    match fields.take("secret_access_key") {
+        Some(key) => drop(credentials.insert("azure_storage_account_key".to_owned(), key)),
+        None => credentials.extend(AZURE_VARIABLES.iter().filter_map(|name| Some((name.to_lowercase(), env(name)?)))),
+    }
+    Ok(AzureOptions {
+        account_name: name.unwrap_or(first),
+        account_url: account_url.trim_end_matches('/').to_owned(),
+        container: either(fields.take("container"), "BUILDKIT_AZURE_STORAGE_CONTAINER")
+            .unwrap_or_else(|| "buildkit-cache".into()),
+        prefix: either(fields.take("prefix"), "BUILDKIT_AZURE_STORAGE_PREFIX").unwrap_or_default(),
+        blobs_prefix: fields.take("blobs_prefix").unwrap_or_else(|| "blobs/".into()),
+        manifests_prefix: fields.take("manifests_prefix").unwrap_or_else(|| "manifests/".into()),
+        names: names(fields),
+        credentials: Hidden(credentials),
+    })
+}
+
+const GHA_KEYS: &[&str] = &["scope", "url", "url_v2", "token", "version", "timeout", "ghtoken", "repository"];
+
+/// `None` where there is no such service: outside of a workflow the cache is left out, as with buildx (SPEC B4.05).
+fn gha(fields: &mut Fields, env: Variables<'_>, hasty: bool) -> Result<Option<GhaOptions>, SpecError> {
+    let truthy = |text: String| matches!(text.to_lowercase().as_str(), "1" | "true" | "yes" | "on");
+    let v2 = fields.take("url_v2");
+    let prefers_v2 = env("ACTIONS_CACHE_SERVICE_V2").is_some_and(truthy);
+    let v2 = v2.or_else(|| if prefers_v2 { env("ACTIONS_RESULTS_URL") } else { None });
+    let v1 = fields.take("url").or_else(|| env("ACTIONS_CACHE_URL")).or_else(|| env("ACTIONS_RESULTS_URL"));
+    let version = match fields.take("version").as_deref() {
+        None => {
+            if v2.is_some() {
+                2
+            } else {
+                1
+            }
+        }
+        Some("1") => 1,
+        Some("2") => 2,
+        Some(other) => return fail(format!("invalid version \"{other}\" of the cache service: expected 1 or 2")),
+    };
+    let url = if version == 2 { v2.or_else(|| env("ACTIONS_RESULTS_URL")).or(v1) } else { v1 };
+    let token = fields.take("token").or_else(|| env("ACTIONS_RUNTIME_TOKEN"));
+    let options = GhaOptions {
+        scope: fields.take("scope").unwrap_or_else(|| "buildkit".into()),
+        url: url.clone().unwrap_or_default(),
+        version,
+        token: Hidden(token.clone().unwrap_or_default()),
+        timeout: fields.duration("timeout")?.unwrap_or(Duration::from_secs(600)),
+        hasty,
+        ghtoken: fields.take("ghtoken").map(Hidden),
+        repository: fields.take("repository").or_else(|| env("GITHUB_REPOSITORY")),
+        api_url: env("GITHUB_API_URL").unwrap_or_else(|| "https://api.github.com".into()),
+    };
+    Ok((url.is_some() && token.is_some()).then_some(options))
+}
+
 fn form(fields: &mut Fields) -> Result<DocumentForm, SpecError> {
     let oci = fields.boolean("oci-mediatypes")?.unwrap_or(true);
     let image_manifest = fields.boolean("image-manifest")?;
@@ -276,14 +609,18 @@ mod tests {
         text.split(',').map(pair).collect()
     }
 
+    fn none(_: &str) -> Option<String> {
+        None
+    }
+
     fn to(text: &str) -> Result<ExportSpec, String> {
-        export(&fields(text)).map(|mut all| all.remove(0)).map_err(|e| e.0)
+        export(&fields(text), &none).map(|mut all| all.remove(0)).map_err(|e| e.0)
     }
 
     // SPEC B2.09
     #[test]
     fn b2_09_references_alone_are_registries() {
-        let all = import(&fields("user/app:cache,other")).expect("valid");
+        let all = import(&fields("user/app:cache,other"), &none).expect("valid");
         let names: Vec<String> = all
             .iter()
             .map(|spec| match &spec.location {
@@ -292,7 +629,7 @@ mod tests {
             })
             .collect();
         assert_eq!(names, ["docker.io/user/app:cache", "docker.io/library/other:latest"]);
-        assert!(!export(&fields("user/app:cache")).expect("valid")[0].options.everything);
+        assert!(!export(&fields("user/app:cache"), &none).expect("valid")[0].options.everything);
     }
 
     #[test]
@@ -305,7 +642,7 @@ mod tests {
         assert_eq!(spec.location, Location::Local { dir: "/x".into(), entry: Entry::Tag("t".into()) });
         assert!(spec.reset && !spec.form.image_manifest);
         assert_eq!(to("type=inline").expect("valid").location, Location::Inline);
-        let from = import(&fields("type=local,src=/x")).expect("valid");
+        let from = import(&fields("type=local,src=/x"), &none).expect("valid");
         assert_eq!(from[0].location, Location::Local { dir: "/x".into(), entry: Entry::Tag("latest".into()) });
     }
 
@@ -328,9 +665,73 @@ mod tests {
             let error = to(text).expect_err(text);
             assert!(error.contains(expected), "{text}: {error}");
         }
-        let error = |text: &str| import(&fields(text)).expect_err(text).0;
+        let error = |text: &str| import(&fields(text), &none).expect_err(text).0;
         assert!(error("type=inline,ref=a").contains("type=registry,ref=IMAGE"));
         assert!(error("type=local,src=/x,digest=abc").contains("invalid value of digest"));
         assert!(error("type=local,tag=x").contains("local cache importer requires src"));
+    }
+
+    // SPEC B4.07
+    #[test]
+    fn b4_07_options_of_s3() {
+        let env = |name: &str| match name {
+            "AWS_BUCKET" => Some("b".to_owned()),
+            "AWS_REGION" => Some("r".to_owned()),
+            "AWS_ACCESS_KEY_ID" => Some("id".to_owned()),
+            "AWS_ROLE_ARN" => Some("arn".to_owned()),
+            _ => None,
+        };
+        let of = |text: &str| match export(&fields(text), &env).map(|mut all| all.remove(0).location) {
+            Ok(Location::Object(Service::S3(s3))) => Ok(s3),
+            other => Err(format!("{other:?}")),
+        };
+        let s3 = of("type=s3,name=a;b,touch_refresh=1h30m,endpoint_url=http://x,use_path_style=true").expect("valid");
+        assert_eq!((s3.bucket.as_str(), s3.region.as_str(), s3.names.len()), ("b", "r", 2));
+        assert_eq!((s3.blobs_prefix.as_str(), s3.manifests_prefix.as_str()), ("blobs/", "manifests/"));
+        assert_eq!((s3.touch_refresh, s3.upload_parallelism), (Duration::from_secs(5400), 4));
+        assert_eq!(s3.credentials.0.keys().collect::<Vec<_>>(), ["aws_access_key_id", "aws_role_arn"]);
+        let s3 = of("type=s3,bucket=x,access_key_id=a,secret_access_key=geheim").expect("valid");
+        assert_eq!((s3.bucket.as_str(), s3.credentials.0.len()), ("x", 2));
+        assert!(!format!("{s3:?}").contains("geheim"), "secrets are not shown");
+        assert!(of("type=s3,access_key_id=a").is_err_and(|e| e.contains("belong together")));
+        assert!(of("type=s3,retry_mode=adaptive").is_err_and(|e| e.contains("expected standard")));
+        assert!(of("type=s3,touch_refresh=soon").is_err_and(|e| e.contains("is not a duration")));
+        let missing = import(&fields("type=s3,bucket=b"), &none).expect_err("no region").0;
+        assert_eq!(missing, "region (AWS_REGION) not set for s3 cache");
+    }
+
+    // SPEC B4.08
+    #[test]
+    fn b4_08_options_of_azure() {
+        let from =
+            import(&fields("type=azblob,account_url=https://acc.blob.core.windows.net/,secret_access_key=k"), &none);
+        let Location::Object(Service::Azure(azure)) = from.expect("valid").remove(0).location else { panic!("azure") };
+        assert_eq!((azure.account_name.as_str(), azure.container.as_str()), ("acc", "buildkit-cache"));
+        assert_eq!(azure.account_url, "https://acc.blob.core.windows.net");
+        assert!(import(&fields("type=azblob,name=x"), &none).expect_err("no url").0.contains("account_url"));
+    }
+
+    // SPEC B4.05: outside of a workflow there is no such cache, and that is no error.
+    #[test]
+    fn b4_05_options_of_gha() {
+        assert_eq!(export(&fields("type=gha,mode=max"), &none), Ok(Vec::new()));
+        let env = |v2: bool| {
+            move |name: &str| match name {
+                "ACTIONS_CACHE_URL" => Some("https://one/".to_owned()),
+                "ACTIONS_RESULTS_URL" => Some("https://two/".to_owned()),
+                "ACTIONS_RUNTIME_TOKEN" => Some("t".to_owned()),
+                "ACTIONS_CACHE_SERVICE_V2" if v2 => Some("True".to_owned()),
+                _ => None,
+            }
+        };
+        let of = |text: &str, v2| match export(&fields(text), &env(v2)).map(|mut all| all.remove(0).location) {
+            Ok(Location::Gha(gha)) => gha,
+            other => panic!("{other:?}"),
+        };
+        let (one, two) = (of("type=gha", false), of("type=gha,scope=x,timeout=5m", true));
+        assert_eq!((one.url.as_str(), one.version, one.scope.as_str()), ("https://one/", 1, "buildkit"));
+        assert_eq!((two.url.as_str(), two.version, two.timeout), ("https://two/", 2, Duration::from_secs(300)));
+        assert_eq!(of("type=gha,version=2", false).url, "https://two/");
+        assert!(export(&fields("type=gha,version=3"), &env(true)).is_err());
     }
 }

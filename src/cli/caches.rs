@@ -2,7 +2,7 @@
 
 use super::args::Build;
 use super::errors::Failure;
-use super::grammar;
+use super::{grammar, settings};
 use crate::base::FaultKind;
 use crate::cache::backend::{DocumentForm, ExportOptions};
 use crate::cache::spec::{self, ExportSpec, ImportSpec, Location};
@@ -17,7 +17,9 @@ pub(super) fn imports(args: &Build) -> Result<Vec<ImportSpec>, Failure> {
     let mut specs = Vec::new();
     for text in args.cache_from.iter().filter(|text| !text.is_empty()) {
         let fields = grammar::fields(text).map_err(|e| usage(format!("--cache-from: {e}")))?;
-        specs.extend(spec::import(&fields).map_err(|e| usage(format!("--cache-from {text}: {e}")))?);
+        specs.extend(
+            spec::import(&fields, &settings::variable).map_err(|e| usage(format!("--cache-from {text}: {e}")))?,
+        );
     }
     Ok(specs)
 }
@@ -31,7 +33,7 @@ pub(super) fn exports(
     let mut specs: Vec<ExportSpec> = Vec::new();
     for text in args.cache_to.iter().filter(|text| !text.is_empty()) {
         let fields = grammar::fields(text).map_err(|e| usage(format!("--cache-to: {e}")))?;
-        for spec in spec::export(&fields).map_err(|e| usage(format!("--cache-to {text}: {e}")))? {
+        for spec in spec::export(&fields, &settings::variable).map_err(|e| usage(format!("--cache-to {text}: {e}")))? {
             if specs.iter().any(|known| known.location == spec.location) {
                 notices.push(format!("--cache-to {text}: this cache is written twice, the last one stays"));
             }

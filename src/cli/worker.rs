@@ -255,6 +255,7 @@ fn inside(told: &OsString, cli: &super::Cli) -> Result<u8, Failure> {
         Command::Unpack(args) => image_commands::unpack(&inside, args),
         Command::Inspect(args) => image_commands::inspect(&inside, args),
         Command::History(args) => image_commands::history(&inside, args),
+        Command::Explain(args) => store_commands::explain(&inside, args),
         Command::Du(args) => store_commands::du(&inside, args),
         Command::Prune(args) => store_commands::prune(&inside, args),
         Command::System { command: System::Reset { force } } => store_commands::reset(&inside, *force),

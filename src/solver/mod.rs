@@ -8,6 +8,7 @@
 mod collect;
 mod error;
 mod exec_op;
+mod explain;
 mod file_op;
 mod keys;
 mod operate;
@@ -66,6 +67,8 @@ pub struct Environment {
     pub cancel: Cancel,
     /// RUN steps at a time.
     pub parallelism: usize,
+    /// What is built, as far as steps of earlier builds are compared with these.
+    pub project: String,
     /// Caches of other machines (SPEC B4).
     pub imports: Option<LoadingImports>,
 }
@@ -88,6 +91,7 @@ pub struct Solver {
     parts: Mutex<HashMap<Digest, Vec<crate::cache::key::Part>>>,
     /// Blobs that a cache promised and nobody could give.
     lost: Mutex<HashSet<Digest>>,
+    learnt: Mutex<explain::Learnt>,
 }
 
 /// The result of a vertex.
@@ -119,6 +123,7 @@ impl Solver {
             refined: Mutex::default(),
             parts: Mutex::default(),
             lost: Mutex::default(),
+            learnt: Mutex::default(),
         })
     }
 

@@ -54,6 +54,7 @@ impl Solver {
         super::lock(&self.parts).insert(vertex.digest.clone(), parts.clone());
         let fast = keyed.key.clone().unwrap_or_else(|| key.clone());
         if vertex.metadata.ignore_cache {
+            self.explain(graph, vertex, &parts, &trees).await;
             let outputs = self.operate(vertex, &trees).await?;
             // Later builds that may use the cache find this result; what builds on it now is keyed apart (C4.08).
             let canonical = key::combine(&fresh(), &[Part::Key(key.clone(), 0)]);
@@ -81,6 +82,7 @@ impl Solver {
         if let Some(hit) = self.look_up(vertex, &key).await? {
             return Ok(Solved { canonical: hit.canonical, outputs: hit.outputs, cached: true, known: false });
         }
+        self.explain(graph, vertex, &parts, &trees).await;
         let outputs = self.operate(vertex, &trees).await?;
         self.remember(vertex, &parts, (&key, &fast, &key), &outputs).await?;
         drop(lock);

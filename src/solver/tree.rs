@@ -108,23 +108,35 @@ pub(super) struct Opened {
 
 impl Opened {
     pub(super) fn digest(&self, selection: &Selection) -> Result<Digest, FileOpError> {
-        let selector = Selector {
-            path: selection.path.clone(),
-            wildcard: selection.wildcard,
-            follow_symlink: selection.follow,
-            include_patterns: selection.include.clone(),
-            exclude_patterns: selection.exclude.clone(),
-            required_paths: selection.required.clone(),
-        };
+        file::content_digest(&self.source, &selector(selection), self.hashes())
+    }
+
+    /// What is selected, entry by entry.
+    pub(super) fn entries(&self, selection: &Selection) -> Result<Vec<file::SelectedEntry>, FileOpError> {
+        file::content_entries(&self.source, &selector(selection), self.hashes())
+    }
+
+    fn hashes(&self) -> &dyn StatCache {
         match &self.local {
-            Some(local) => file::content_digest(&self.source, &selector, &local.hashes),
-            None => file::content_digest(&self.source, &selector, &file::NoStatCache),
+            Some(local) => &local.hashes,
+            None => &file::NoStatCache,
         }
     }
 
     /// Name of the ignore file, for messages.
     pub(super) fn ignore(&self) -> Option<&str> {
         self.local.as_ref().and_then(|l| l.ignore_name.as_deref())
+    }
+}
+
+fn selector(selection: &Selection) -> Selector {
+    Selector {
+        path: selection.path.clone(),
+        wildcard: selection.wildcard,
+        follow_symlink: selection.follow,
+        include_patterns: selection.include.clone(),
+        exclude_patterns: selection.exclude.clone(),
+        required_paths: selection.required.clone(),
     }
 }
 

@@ -188,9 +188,11 @@ impl SourceError {
             Self::Mismatch { .. } => FaultKind::Input,
             Self::Secret { .. } => FaultKind::Usage,
             Self::Git(e) => e.kind(),
-            Self::NotAnImage { .. } | Self::Corrupt { .. } | Self::Status { .. } | Self::Limit { .. } | Self::Place { .. } => {
-                FaultKind::Remote
-            }
+            Self::NotAnImage { .. }
+            | Self::Corrupt { .. }
+            | Self::Status { .. }
+            | Self::Limit { .. }
+            | Self::Place { .. } => FaultKind::Remote,
             Self::Lost { .. } => FaultKind::Store,
             Self::Gone { source } => source.kind(),
             Self::Internal(_) => FaultKind::Internal,

@@ -20,6 +20,7 @@ mod layer;
 mod layout;
 mod lease;
 mod lock;
+mod memory;
 mod meta;
 mod mount;
 mod record;

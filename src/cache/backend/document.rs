@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use crate::base::{DiffId, Digest};
 use crate::cache::backend::{CacheBlob, CacheError};
-use crate::cache::config::{self, CONFIG_TYPE, CREATED_AT, CacheConfig, INLINE_KEY, UNCOMPRESSED};
+use crate::cache::config::{self, CONFIG_TYPE, CREATED_AT, CacheConfig, INLINE_KEY, LayerAnnotations, UNCOMPRESSED};
 use crate::cache::graph::{from_rfc3339, rfc3339};
 use crate::cache::import::{Import, ImportLayer, Place};
 use crate::oci::manifest::to_json_pretty;
@@ -127,6 +127,19 @@ pub fn read_image_config(
         })
         .collect();
     Ok(Some(Import::inline(title, place, layers, records)))
+}
+
+/// The config with a description of each blob, for caches without a manifest (SPEC B4.09).
+pub(super) fn annotated(mut config: CacheConfig, blobs: &[CacheBlob]) -> CacheConfig {
+    for (layer, blob) in config.layers.iter_mut().zip(blobs) {
+        layer.annotations = Some(LayerAnnotations {
+            media_type: blob.descriptor.media_type.clone(),
+            diff_id: Some(blob.diff_id.clone()),
+            size: blob.descriptor.size,
+            created_at: rfc3339(blob.created),
+        });
+    }
+    config
 }
 
 /// Parses a cache config.

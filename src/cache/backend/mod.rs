@@ -4,7 +4,9 @@
 //! what a failed export means, under deadlines of their own: no cache can fail or stall a build.
 
 mod document;
+pub mod gha;
 pub mod local;
+pub mod object;
 pub mod registry;
 
 use std::time::SystemTime;

@@ -8,7 +8,7 @@
 
 mod api;
 mod auth;
-mod http;
+pub(crate) mod http;
 pub(crate) mod stub;
 
 use std::collections::HashMap;
