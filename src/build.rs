@@ -3,6 +3,8 @@
 //! Runs the front end, solves its graph and hands the result to the exporters. One [`Builder`] serves a whole
 //! invocation, so that several requests share work.
 
+mod caches;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +14,9 @@ use tokio::sync::OnceCell;
 
 use crate::base::events::Outcome;
 use crate::base::{Cancel, Digest, Events, FaultKind};
+use crate::cache::spec::{ExportSpec, ImportSpec};
 use crate::exec::run::Runner;
+use crate::exporter::cache::CacheExportError;
 use crate::exporter::{self, BuildResult, ExportContext, ExportError, ExportReport, ImageResult, OutputSpec};
 use crate::frontend::{self, Answer, Call, FrontendError, FrontendInput, FrontendOptions, FrontendResult};
 use crate::llb::op::{Kind, NetMode, SecurityMode};
@@ -48,6 +52,10 @@ pub struct BuildRequest {
     pub entitlements: Entitlements,
     /// Outputs; none keeps the result in the cache only.
     pub outputs: Vec<OutputSpec>,
+    /// Caches to read, in the order in which they are asked (SPEC B4).
+    pub cache_from: Vec<ImportSpec>,
+    /// Caches to write.
+    pub cache_to: Vec<ExportSpec>,
 }
 
 /// What steps may have beyond the sandbox (SPEC B2.02).
@@ -100,6 +108,9 @@ pub enum BuildError {
     /// An output could not be written.
     #[error(transparent)]
     Export(#[from] ExportError),
+    /// A cache could not be written; the outputs are.
+    #[error(transparent)]
+    Cache(#[from] CacheExportError),
     /// A defect.
     #[error("{0}")]
     Internal(String),
@@ -111,6 +122,8 @@ pub struct Builder {
     pub store: Store,
     /// Talks to registries.
     pub client: Client,
+    /// The same with little patience: for caches, where waiting is worse than building.
+    pub hasty: Client,
     /// Base images.
     pub images: ImageSource,
     /// Everything else from outside.
@@ -135,6 +148,7 @@ impl Builder {
     /// # Errors
     /// See [`BuildError`]; nothing is half-written then.
     pub async fn build(&self, request: &BuildRequest) -> Result<BuildReport, BuildError> {
+        let imports = self.imports(&request.cache_from);
         let multi = request.multi_platform || request.platforms.len() > 1;
         for output in &request.outputs {
             output.check_platforms(multi).map_err(|e| ExportError::Usage(e.0))?;
@@ -165,27 +179,10 @@ impl Builder {
             cancel: self.cancel.clone(),
             parallelism: self.parallelism,
             layers: exporter::wanted_layers(&request.outputs, self.threads),
+            project: project(request),
+            imports,
         });
-        let solving = try_join_all(graphs.iter().map(|graph| solver.solve(graph)));
-        // A push that will be refused is known before a long build, not after it.
-        let solved = self.while_allowed(request, solving).await;
-        solver.save_hints();
         let epoch = fronts.first().and_then(|front| front.epoch);
-        let mut images = Vec::new();
-        let mut warnings: Vec<frontend::Warning> = Vec::new();
-        for (tree, front) in solved?.into_iter().zip(fronts) {
-            let Tree::Layers(chain) = tree else {
-                return Err(BuildError::Internal("the result is a local directory".into()));
-            };
-            // Each platform finds the same ones again.
-            for warning in front.warnings {
-                if !warnings.contains(&warning) {
-                    warnings.push(warning);
-                }
-            }
-            let (platform, config, base_layers) = (front.platform, front.config, front.base_layers);
-            images.push(ImageResult { platform, chain, config, base_layers });
-        }
         let context = ExportContext {
             store: &self.store,
             client: &self.client,
@@ -194,7 +191,22 @@ impl Builder {
             epoch,
             threads: self.threads,
         };
-        let exports = exporter::export(&context, &BuildResult { images, multi }, &request.outputs).await?;
+        let exports = loop {
+            let made = self.deliver(request, &solver, &graphs, &fronts, multi, &context).await;
+            match made {
+                // A layer that a cache promised: the result is made again without it.
+                Err(_) if !self.cancel.is_cancelled() && solver.forget_lost().await? => {}
+                made => break made?,
+            }
+        };
+        self.export_caches(request, &solver, &graphs, &context).await?;
+        let mut warnings: Vec<frontend::Warning> = Vec::new();
+        for warning in fronts.into_iter().flat_map(|front| front.warnings) {
+            // Each platform finds the same ones again.
+            if !warnings.contains(&warning) {
+                warnings.push(warning);
+            }
+        }
         Ok(BuildReport { id: build_id(), exports, warnings })
     }
 
@@ -206,6 +218,38 @@ impl Builder {
         self.definition_loaded(request);
         let host = Host { images: &self.images, events: &self.events, multi: false, resolved: Mutex::default() };
         Ok(frontend::call(call, &definition(request, request.platforms.first().cloned(), false), &host).await?)
+    }
+
+    /// Solves the graphs and writes the outputs.
+    async fn deliver(
+        &self,
+        request: &BuildRequest,
+        solver: &Arc<Solver>,
+        graphs: &[Arc<Graph>],
+        fronts: &[FrontendResult],
+        multi: bool,
+        context: &ExportContext<'_>,
+    ) -> Result<Vec<ExportReport>, BuildError> {
+        let solving = try_join_all(graphs.iter().map(|graph| solver.solve(graph)));
+        // A push that will be refused is known before a long build, not after it.
+        let solved = self.while_allowed(request, solving).await;
+        solver.save_hints();
+        solver.save_explanations(graphs).await;
+        let mut images = Vec::new();
+        for ((tree, front), graph) in solved?.into_iter().zip(fronts).zip(graphs) {
+            let Tree::Layers(chain) = tree else {
+                return Err(BuildError::Internal("the result is a local directory".into()));
+            };
+            let mut config = front.config.clone();
+            caches::inline(request, solver, graph, &mut config).await?;
+            images.push(ImageResult {
+                platform: front.platform.clone(),
+                chain,
+                config,
+                base_layers: front.base_layers,
+            });
+        }
+        Ok(exporter::export(context, &BuildResult { images, multi }, &request.outputs).await?)
     }
 
     /// Waits for `work`, and stops it early if a registry says that the push at the end will not be allowed.
@@ -282,6 +326,12 @@ fn build_id() -> String {
     id
 }
 
+/// What steps of earlier builds are compared with: those of the same context.
+#[must_use]
+pub fn project(request: &BuildRequest) -> String {
+    request.contexts.get("context").map_or_else(|| "-".to_owned(), |context| context.dir.display().to_string())
+}
+
 /// Announces an internal step and starts it.
 fn internal(events: &Events, name: &str) -> Digest {
     let id = Digest::sha256(name);
@@ -338,6 +388,8 @@ impl BuildError {
             Self::Frontend(e) => e.kind,
             Self::Solve(e) => e.kind(),
             Self::Export(e) => e.kind(),
+            Self::Cache(CacheExportError::Layer(e)) => e.kind(),
+            Self::Cache(CacheExportError::Backend { .. }) => FaultKind::Remote,
             Self::Internal(_) => FaultKind::Internal,
         }
     }

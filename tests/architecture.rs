@@ -29,7 +29,7 @@ const LAYERS: &[(&str, u32)] = &[
 
 /// Edges inside one layer that are settled: plain data that another plain-data module is made of.
 const SIBLINGS: &[(&str, &str)] =
-    &[("llb", "oci"), ("archive", "oci"), ("exec", "source"), ("source", "exec"), ("cli", "ui")];
+    &[("llb", "oci"), ("archive", "oci"), ("exec", "source"), ("source", "exec"), ("cache", "source"), ("cli", "ui")];
 
 fn layers() -> BTreeMap<&'static str, u32> {
     LAYERS.iter().copied().collect()

@@ -113,6 +113,9 @@ pub struct Warning {
     pub location: Option<(String, u32, u32)>,
 }
 
+/// What the progress item begins with that says why a vertex was not found in a cache.
+pub const NOT_CACHED: &str = "not cached: ";
+
 /// Where events go. Cheap to clone; sending never blocks for long and never fails.
 #[derive(Clone)]
 pub struct Events(Arc<dyn Fn(Event) + Send + Sync>);
@@ -158,6 +161,17 @@ impl Events {
     pub fn progress(&self, id: &Digest, item: impl Into<String>, current: u64, total: Option<u64>, done: bool) {
         let item = item.into();
         self.send(Event::Progress { id: id.clone(), item, current, total, done, at: SystemTime::now() });
+    }
+
+    /// Says why the result of a vertex was not found.
+    pub fn missed(&self, id: &Digest, reason: impl std::fmt::Display) {
+        self.progress(id, format!("{NOT_CACHED}{reason}"), 0, None, true);
+    }
+
+    /// Warns of something that belongs to no vertex and no place.
+    pub fn warning(&self, short: impl Into<String>) {
+        let short = short.into();
+        self.send(Event::Warning(Warning { vertex: None, short, detail: Vec::new(), url: None, location: None }));
     }
 
     /// Tells the user something about the build as a whole, once per key.

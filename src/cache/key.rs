@@ -177,6 +177,18 @@ pub fn leaf(kind: &str, identity: &str) -> CacheKey {
     CacheKey(Digest::sha256(format!("{SALT}\n{kind}\n{identity}")))
 }
 
+/// What stands for an operation in the records of caches on other machines.
+#[must_use]
+pub fn record(operation: &Digest) -> Digest {
+    Digest::sha256(format!("{SALT}\nrecord {operation}"))
+}
+
+/// What stands there for content that was selected from an input.
+#[must_use]
+pub fn content_record(content: &Digest) -> Digest {
+    Digest::sha256(format!("{SALT}\ncontent {content}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -81,6 +81,8 @@ pub enum Command {
     Inspect(Inspect),
     /// Show how an image of the store was made
     History(History),
+    /// Say why steps of the last build were not found in the cache
+    Explain(Explain),
     /// Say what the store holds and how much space it takes
     Du(Du),
     /// Delete what is not needed from the store
@@ -415,6 +417,17 @@ pub struct ProgressArgs {
     pub quiet: bool,
 }
 
+/// `rbuild explain`.
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// The context of the build
+    #[arg(default_value = ".")]
+    pub context: String,
+    /// text or json
+    #[arg(long, default_value = "text")]
+    pub format: String,
+}
+
 /// `rbuild du`.
 #[derive(Debug, Args)]
 pub struct Du {
@@ -518,11 +531,11 @@ pub struct Build {
     /// Ask the registry for newer versions of base images
     #[arg(long, help_heading = "Cache")]
     pub pull: bool,
-    /// External cache sources (not supported yet)
-    #[arg(long, value_name = "SPEC", help_heading = "Cache", hide = true)]
+    /// Cache of another build: an image reference, or type=registry|local|s3|azblob|gha,… (repeatable)
+    #[arg(long, value_name = "SPEC", help_heading = "Cache")]
     pub cache_from: Vec<String>,
-    /// External cache destinations (not supported yet)
-    #[arg(long, value_name = "SPEC", help_heading = "Cache", hide = true)]
+    /// Write the cache for other builds: type=registry|inline|local|s3|azblob|gha,…,mode=min|max (repeatable)
+    #[arg(long, value_name = "SPEC", help_heading = "Cache")]
     pub cache_to: Vec<String>,
 
     /// Network of RUN steps: default, host or none

@@ -97,7 +97,8 @@ async fn run(
     logs.keep(store.build_history());
     let lease = store.lease().map_err(|e| early(store_failure(&e)))?;
     let client = inside.client(events.clone()).map_err(early)?;
-    let images = ImageSource::new(store.clone(), client.clone(), events.clone());
+    let hasty = inside.hasty_client(events.clone()).map_err(early)?;
+    let images = ImageSource::with_hasty(store.clone(), client.clone(), hasty.clone(), events.clone());
     let sources = Sources::new(&store, &client, &events, settings::git(&inside.context.state_dir));
     let steps = if inside.context.rung == rootless::Rung::None {
         Err(inside.blockers.join("; "))
@@ -113,6 +114,7 @@ async fn run(
     let builder = Builder {
         store: store.clone(),
         client,
+        hasty,
         images,
         sources,
         steps,

@@ -8,6 +8,7 @@ mod broker;
 mod build;
 mod buildctl;
 mod builders;
+mod caches;
 pub mod config;
 mod docs;
 mod doctor;

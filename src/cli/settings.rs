@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::args::{Build, Global};
+use super::caches;
 use super::errors::Failure;
 use super::grammar::{self, SecretSource};
 use super::outputs;
@@ -158,6 +159,7 @@ impl BuildSettings {
             Some(_) => outputs::outputs(args, multi_platform, &mut Vec::new()).map(|_| Vec::new())?,
             None => outputs::outputs(args, multi_platform, &mut notices)?,
         };
+        let cache_to = caches::exports(args, &options, &mut notices)?;
         let secrets = secrets(args)?;
         let context = args.context.clone().unwrap_or_default();
         if context.is_empty() {
@@ -179,6 +181,8 @@ impl BuildSettings {
                 security_insecure: args.allow.iter().any(|a| a == "security.insecure"),
             },
             outputs,
+            cache_from: caches::imports(args)?,
+            cache_to,
         };
         main_context(args, &context, &mut request)?;
         named_contexts(args, &mut request)?;
@@ -202,12 +206,6 @@ impl BuildSettings {
 /// What later versions will do is refused by name, never ignored.
 fn refuse_unsupported(args: &Build, notices: &mut Vec<String>) -> Result<(), Failure> {
     let not_yet = |flag: &str| usage(format!("{flag} is not supported yet"));
-    if !args.cache_from.is_empty() {
-        return Err(not_yet("--cache-from"));
-    }
-    if !args.cache_to.is_empty() {
-        return Err(not_yet("--cache-to"));
-    }
     if args.cgroup_parent.is_some() {
         return Err(not_yet("--cgroup-parent"));
     }

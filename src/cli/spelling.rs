@@ -41,6 +41,7 @@ const COMMANDS: &[&str] = &[
     "prune",
     "system",
     "unshare",
+    "explain",
     "version",
 ];
 

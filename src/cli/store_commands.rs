@@ -4,12 +4,13 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write as _};
 
-use super::args::{Du, Prune};
+use super::args::{Du, Explain, Prune};
 use super::errors::Failure;
 use super::grammar;
 use super::table::{size, time};
 use super::worker::{Inside, store_failure};
 use crate::base::{Events, FaultKind};
+use crate::cache::explain::Memory;
 use crate::store::{Filter, PruneOptions, UsageRecord};
 
 fn json(value: &serde_json::Value) -> Result<u8, Failure> {
@@ -62,6 +63,38 @@ fn table(records: &[UsageRecord], verbose: bool) -> String {
         );
     }
     out
+}
+
+/// Why steps of the last build of a context were not found in the cache.
+pub(super) fn explain(inside: &Inside, args: &Explain) -> Result<u8, Failure> {
+    let fail = |message: String| Failure::new(FaultKind::Usage, message);
+    let project = match args.context.as_str() {
+        "-" => "-".to_owned(),
+        context => {
+            let path = std::fs::canonicalize(context).map_err(|e| fail(format!("cannot find {context}: {e}")))?;
+            path.display().to_string()
+        }
+    };
+    let store = inside.store(Events::none())?;
+    let memory = store.memory(&project).and_then(|bytes| serde_json::from_slice::<Memory>(&bytes).ok());
+    let memory = memory.ok_or_else(|| {
+        fail(format!("nothing is remembered of builds of {project}")).hint("build it, then ask again")
+    })?;
+    match args.format.as_str() {
+        "json" => json(&serde_json::json!(memory.last)),
+        "text" => {
+            let mut out = String::new();
+            for step in &memory.last {
+                let why = match &step.reason {
+                    Some(reason) => reason.to_string(),
+                    None => "CACHED".to_owned(),
+                };
+                let _ = writeln!(out, "{}\n    {why}", step.step);
+            }
+            super::print(&out)
+        }
+        other => Err(super::unknown_format(other)),
+    }
 }
 
 pub(super) fn du(inside: &Inside, args: &Du) -> Result<u8, Failure> {

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rootless::{ProbeInput, ProbeReport, Rung, WorkerCommand, WorkerContext, WorkerOptions};
 use rustix::fs::{AtFlags, CWD, Mode};
@@ -12,7 +13,7 @@ use super::config::Config;
 use super::errors::Failure;
 use super::{WORKER_ROLE, broker, build, image_commands, registries, settings, store_commands};
 use crate::base::{Events, FaultKind};
-use crate::registry::Client;
+use crate::registry::{Client, ClientOptions, RetryPolicy, Timeouts};
 use crate::store::{SnapshotterChoice, Store, StoreOptions};
 
 /// Probes, enters, waits. Runs before any thread exists.
@@ -178,9 +179,26 @@ impl Inside {
 
     /// A registry client that asks the broker for credentials.
     pub(super) fn client(&self, events: Events) -> Result<Client, Failure> {
-        let failed = |e: crate::registry::RegistryError| Failure::new(e.kind(), e.to_string());
+        Client::new(self.client_options(events)?).map_err(|e| Failure::new(e.kind(), e.to_string()))
+    }
+
+    /// One with little patience, for caches: a cache that makes us wait is worse than none.
+    pub(super) fn hasty_client(&self, events: Events) -> Result<Client, Failure> {
+        let options = ClientOptions {
+            retry: RetryPolicy { base: Duration::from_millis(200), retries: 1, patience: Duration::from_secs(1) },
+            timeouts: Timeouts {
+                connect: Duration::from_secs(3),
+                stall: Duration::from_secs(5),
+                commit: Duration::from_secs(5),
+            },
+            ..self.client_options(events)?
+        };
+        Client::new(options).map_err(|e| Failure::new(e.kind(), e.to_string()))
+    }
+
+    fn client_options(&self, events: Events) -> Result<ClientOptions, Failure> {
         let broker = broker::Broker::new(self.broker.clone(), &self.config, &events)?;
-        Client::new(registries::client_options(&self.config, Arc::new(broker), events)).map_err(failed)
+        Ok(registries::client_options(&self.config, Arc::new(broker), events))
     }
 }
 
@@ -237,6 +255,7 @@ fn inside(told: &OsString, cli: &super::Cli) -> Result<u8, Failure> {
         Command::Unpack(args) => image_commands::unpack(&inside, args),
         Command::Inspect(args) => image_commands::inspect(&inside, args),
         Command::History(args) => image_commands::history(&inside, args),
+        Command::Explain(args) => store_commands::explain(&inside, args),
         Command::Du(args) => store_commands::du(&inside, args),
         Command::Prune(args) => store_commands::prune(&inside, args),
         Command::System { command: System::Reset { force } } => store_commands::reset(&inside, *force),

@@ -140,6 +140,18 @@ async fn layer(
     Ok((layer, blob.diff_id, record.created))
 }
 
+/// The blob of a chain's last layer for a cache: compressed as asked if it was made here, else as it is.
+pub(super) async fn cache_layer(
+    context: &ExportContext<'_>,
+    chain: &Arc<[LayerId]>,
+    options: &ImageOptions,
+    id: &Digest,
+) -> Result<(Layer, DiffId, SystemTime), ExportError> {
+    let at = chain.len().saturating_sub(1);
+    let new = chain.get(at).is_some_and(LayerId::is_committed);
+    layer(context, chain, at, new, options, id).await
+}
+
 /// The epoch in force for one output.
 pub(super) fn epoch(context: &ExportContext<'_>, choice: EpochChoice) -> Option<i64> {
     match choice {

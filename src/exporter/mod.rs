@@ -7,6 +7,7 @@
 
 pub mod annotations;
 pub mod assembly;
+pub mod cache;
 mod files;
 pub mod image;
 mod layout;

@@ -154,7 +154,7 @@ async fn push_layer(
 }
 
 /// Opens the blob; one that was never read is fetched first, which only happens when the registry cannot mount it.
-fn source(context: &ExportContext<'_>, layer: &Layer) -> BlobSource {
+pub(super) fn source(context: &ExportContext<'_>, layer: &Layer) -> BlobSource {
     let (store, images) = (context.store.clone(), context.source.clone());
     let (descriptor, remotes): (Descriptor, Vec<_>) = (layer.descriptor.clone(), layer.remotes.clone());
     let runtime = tokio::runtime::Handle::current();

@@ -48,9 +48,9 @@ pub(super) fn meaning(args: &IndexMap<String, String>) -> Result<Meaning, Fronte
             "BUILDKIT_SANDBOX_HOSTNAME" => out.hostname = Some(value.clone()),
             "BUILDKIT_CACHE_MOUNT_NS" => out.cache_namespace.clone_from(value),
             "BUILDKIT_DOCKERFILE_CHECK" => out.checks = Some(value.clone()),
-            // Read by who knows the platforms.
-            "BUILDKIT_MULTI_PLATFORM" => {}
-            "BUILDKIT_INLINE_CACHE" | "BUILDKIT_CONTEXT_KEEP_GIT_DIR" => {
+            // Read by who knows the platforms and the caches.
+            "BUILDKIT_MULTI_PLATFORM" | "BUILDKIT_INLINE_CACHE" => {}
+            "BUILDKIT_CONTEXT_KEEP_GIT_DIR" => {
                 if boolean(value) != Some(false) {
                     return refuse("leave the argument out");
                 }
@@ -212,7 +212,6 @@ mod tests {
     #[test]
     fn a4_17_what_is_not_built_yet_is_refused_by_name() {
         for (name, value) in [
-            ("BUILDKIT_INLINE_CACHE", "1"),
             ("BUILDKIT_ATTEST_SBOM", "generator=x"),
             ("BUILDKIT_SBOM_SCAN_STAGE", "true"),
             ("BUILDKIT_BUILD_NAME", "x"),
@@ -222,7 +221,7 @@ mod tests {
             assert!(error.message.contains(name) && error.hint.is_some(), "{error:?}");
         }
         let fine = args(&[
-            ("BUILDKIT_INLINE_CACHE", "0"),
+            ("BUILDKIT_INLINE_CACHE", "1"),
             ("BUILDKIT_SANDBOX_HOSTNAME", "box"),
             ("BUILDKIT_CACHE_MOUNT_NS", "ns"),
             ("OTHER", "x"),

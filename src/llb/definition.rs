@@ -148,6 +148,26 @@ pub struct Graph {
     pub root: Option<Edge>,
 }
 
+impl Graph {
+    /// Every vertex that `root` needs, in an order in which they can run.
+    #[must_use]
+    pub fn in_order(&self, root: &Edge) -> Vec<std::sync::Arc<Vertex>> {
+        let mut order = Vec::new();
+        let mut seen = std::collections::HashSet::new();
+        let mut stack = vec![(&root.vertex, false)];
+        while let Some((digest, ready)) = stack.pop() {
+            let Some(vertex) = self.vertices.get(digest) else { continue };
+            if ready {
+                order.push(std::sync::Arc::clone(vertex));
+            } else if seen.insert(digest) {
+                stack.push((digest, true));
+                stack.extend(vertex.inputs.iter().rev().map(|e| (&e.vertex, false)));
+            }
+        }
+        order
+    }
+}
+
 /// Why a definition is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum DefinitionError {

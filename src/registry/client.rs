@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use reqwest::Url;
 
 use super::flight::Flights;
 use super::host::Host;
@@ -67,7 +68,11 @@ impl BlobSource {
         Self::new(move || Ok(Box::new(io::Cursor::new(bytes.clone()))))
     }
 
-    pub(super) fn open(&self) -> io::Result<Box<dyn Read + Send>> {
+    /// Opens it once more.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn open(&self) -> io::Result<Box<dyn Read + Send>> {
         (self.0)()
     }
 }
@@ -110,6 +115,16 @@ impl Client {
             fetching: Flights::default(),
             pushing: Flights::default(),
         })))
+    }
+
+    /// An HTTP client for a URL with this client's proxies and trust: for caches that are no registries. It follows no
+    /// redirects and retries nothing.
+    ///
+    /// # Errors
+    /// When the trusted certificates or a proxy setting cannot be used.
+    pub async fn http(&self, url: &Url) -> Result<reqwest::Client, RegistryError> {
+        let client = self.0.transport.client(url, false).await;
+        client.map_err(|fault| RegistryError::new("failed to set up the connection", fault))
     }
 
     /// Accepts any certificate of a host, and plain HTTP: `registry.insecure=true` of one output.

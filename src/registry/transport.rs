@@ -108,7 +108,7 @@ impl Transport {
         }
     }
 
-    async fn client(&self, url: &Url, insecure: bool) -> Result<reqwest::Client, Fault> {
+    pub(super) async fn client(&self, url: &Url, insecure: bool) -> Result<reqwest::Client, Fault> {
         let authority = host::authority(url);
         let mut files = None;
         let kind = match url.scheme() {

@@ -17,6 +17,7 @@ struct Inner {
     hint: Option<String>,
     vertex: Option<Place>,
     exit_code: Option<i32>,
+    lost: bool,
 }
 
 #[derive(Debug)]
@@ -30,7 +31,18 @@ impl SolveError {
     /// A failure in `vertex`.
     pub(super) fn at(vertex: &Vertex, kind: FaultKind, message: impl Into<String>, hint: Option<String>) -> Self {
         let place = Place { digest: vertex.digest.clone(), name: vertex.name(), location: vertex.location.clone() };
-        Self(Arc::new(Inner { kind, message: message.into(), hint, vertex: Some(place), exit_code: None }))
+        Self(Arc::new(Inner { kind, message: message.into(), hint, vertex: Some(place), exit_code: None, lost: false }))
+    }
+
+    /// A layer that a cache promised could not be had: another attempt does without it.
+    pub(super) fn lost(vertex: &Vertex, kind: FaultKind, message: String, hint: Option<String>) -> Self {
+        let place = Place { digest: vertex.digest.clone(), name: vertex.name(), location: vertex.location.clone() };
+        Self(Arc::new(Inner { kind, message, hint, vertex: Some(place), exit_code: None, lost: true }))
+    }
+
+    /// See [`SolveError::lost`].
+    pub(super) fn is_lost(&self) -> bool {
+        self.0.lost
     }
 
     /// A vertex that is refused before anything runs.
@@ -43,7 +55,7 @@ impl SolveError {
     pub(super) fn exit(vertex: &Vertex, code: i32, message: String, hint: Option<String>) -> Self {
         let place = Place { digest: vertex.digest.clone(), name: vertex.name(), location: vertex.location.clone() };
         let kind = FaultKind::Step;
-        Self(Arc::new(Inner { kind, message, hint, vertex: Some(place), exit_code: Some(code) }))
+        Self(Arc::new(Inner { kind, message, hint, vertex: Some(place), exit_code: Some(code), lost: false }))
     }
 
     /// A defect of rbuild.
@@ -54,6 +66,7 @@ impl SolveError {
             hint: None,
             vertex: None,
             exit_code: None,
+            lost: false,
         }))
     }
 
@@ -65,6 +78,7 @@ impl SolveError {
             hint: None,
             vertex: None,
             exit_code: None,
+            lost: false,
         }))
     }
 

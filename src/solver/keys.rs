@@ -19,6 +19,8 @@ use crate::source::Pinned;
 pub(super) struct Keyed {
     /// Definition key. Local sources have none: what they hold is only known by content.
     pub(super) key: Option<CacheKey>,
+    /// What went into the key, in input order; nothing for sources.
+    pub(super) parts: Vec<Part>,
     /// The result, if it is in the cache or costs nothing.
     pub(super) hit: Option<Hit>,
     /// A source that is settled but perhaps not here.
@@ -28,7 +30,7 @@ pub(super) struct Keyed {
 impl Keyed {
     /// A result that is there.
     pub(super) fn found(key: CacheKey, hit: Hit) -> Self {
-        Self { key: Some(key), hit: Some(hit), pinned: None }
+        Self { key: Some(key), parts: Vec::new(), hit: Some(hit), pinned: None }
     }
 }
 
@@ -39,6 +41,8 @@ pub(super) struct Hit {
     pub(super) outputs: Vec<Tree>,
     /// It is a source, not a cached result.
     pub(super) source: bool,
+    /// What went into the key of the record.
+    pub(super) parts: Vec<Part>,
 }
 
 impl Solver {
@@ -94,13 +98,16 @@ impl Solver {
         }
         let key = key::combine(&key::operation(vertex), &parts);
         if vertex.metadata.ignore_cache {
-            return Ok(Keyed { key: Some(key), hit: None, pinned: None });
+            return Ok(Keyed { key: Some(key), parts, hit: None, pinned: None });
         }
-        let hit = self.look_up(vertex, &key).await?;
+        let mut hit = self.look_up(vertex, &key).await?;
+        if hit.is_none() {
+            hit = self.look_elsewhere(graph, vertex, &parts, &key).await?;
+        }
         if hit.is_some() {
             self.env.events.completed(&vertex.digest, Outcome::Cached);
         }
-        Ok(Keyed { key: Some(key), hit, pinned: None })
+        Ok(Keyed { key: Some(key), parts, hit, pinned: None })
     }
 
     fn definition_key(&self, vertex: &Vertex, input: &Keyed) -> Result<CacheKey, SolveError> {
@@ -117,6 +124,7 @@ impl Solver {
             let record = store.record(&key).map_err(|e| tree::store_error(&vertex, &e))?;
             Ok(record.map(|record| Hit {
                 canonical: record.canonical,
+                parts: super::collect::recorded_parts(&record.inputs),
                 outputs: record.outputs.into_iter().map(Tree::Layers).collect(),
                 source: false,
             }))

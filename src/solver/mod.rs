@@ -5,13 +5,16 @@
 //! So a hit on the last vertex looks at nothing before it but keys. There is no event loop: each vertex is one shared
 //! future.
 
+mod collect;
 mod direct;
 mod early;
 mod error;
 mod exec_op;
+mod explain;
 mod file_op;
 mod keys;
 mod operate;
+mod remote;
 mod source_op;
 mod tree;
 
@@ -24,6 +27,7 @@ use futures_util::future::{BoxFuture, Shared};
 use tokio::sync::Semaphore;
 
 pub use error::SolveError;
+pub use remote::LoadingImports;
 pub use tree::{ContextDir, Tree};
 
 use crate::archive::LayerOptions;
@@ -68,6 +72,10 @@ pub struct Environment {
     pub parallelism: usize,
     /// How the outputs want layers as blobs; `None` if they want directories, or nothing.
     pub layers: Option<LayerOptions>,
+    /// What is built, as far as steps of earlier builds are compared with these.
+    pub project: String,
+    /// Caches of other machines (SPEC B4).
+    pub imports: Option<LoadingImports>,
 }
 
 /// Something computed once, waited for by many.
@@ -91,6 +99,14 @@ pub struct Solver {
     /// Vertices whose layers the outputs want.
     exported: Mutex<HashSet<Digest>>,
     packer: Mutex<Option<early::Packer>>,
+    /// Records of other machines' caches that stand for a vertex: by its definition, and what more its content told.
+    matched: Mutex<HashMap<Digest, remote::Matches>>,
+    refined: Mutex<HashMap<Digest, Vec<crate::cache::import::Match>>>,
+    /// What went into the content keys of vertices, where they were made.
+    parts: Mutex<HashMap<Digest, Vec<crate::cache::key::Part>>>,
+    /// Blobs that a cache promised and nobody could give.
+    lost: Mutex<HashSet<Digest>>,
+    learnt: Mutex<explain::Learnt>,
 }
 
 /// The result of a vertex.
@@ -122,6 +138,11 @@ impl Solver {
             unread: Mutex::default(),
             exported: Mutex::default(),
             packer: Mutex::default(),
+            matched: Mutex::default(),
+            refined: Mutex::default(),
+            parts: Mutex::default(),
+            lost: Mutex::default(),
+            learnt: Mutex::default(),
         })
     }
 
@@ -143,17 +164,9 @@ impl Solver {
 
     /// Names every vertex below `root` in the order in which they can run.
     fn announce(&self, graph: &Graph, root: &Edge) {
-        let mut seen = HashSet::new();
-        let mut stack = vec![(root.vertex.clone(), false)];
-        while let Some((digest, ready)) = stack.pop() {
-            let Some(vertex) = graph.vertices.get(&digest) else { continue };
-            if ready {
-                let inputs = vertex.inputs.iter().map(|e| e.vertex.clone()).collect();
-                self.env.events.vertex(&digest, vertex.name(), inputs);
-            } else if seen.insert(digest.clone()) {
-                stack.push((digest, true));
-                stack.extend(vertex.inputs.iter().rev().map(|e| (e.vertex.clone(), false)));
-            }
+        for vertex in graph.in_order(root) {
+            let inputs = vertex.inputs.iter().map(|e| e.vertex.clone()).collect();
+            self.env.events.vertex(&vertex.digest, vertex.name(), inputs);
         }
     }
 

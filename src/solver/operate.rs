@@ -15,11 +15,24 @@ use crate::llb::{Graph, Vertex};
 use crate::store::{CacheRecord, LayerId};
 
 impl Solver {
+    /// The result of a vertex: found, or made. Layers that a cache promised and does not have are done without.
     pub(super) async fn find_or_operate(
         self: &Arc<Self>,
         graph: &Arc<Graph>,
         vertex: &Arc<Vertex>,
     ) -> Result<Solved, SolveError> {
+        // Each round loses at least one layer of a cache for good, so this ends.
+        loop {
+            match self.attempt(graph, vertex).await {
+                Err(error) if error.is_lost() => {
+                    self.forget_lost().await?;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    async fn attempt(self: &Arc<Self>, graph: &Arc<Graph>, vertex: &Arc<Vertex>) -> Result<Solved, SolveError> {
         let keyed = self.keyed(graph, &vertex.digest).await?;
         if let Some(hit) = &keyed.hit {
             let cached = !hit.source;
@@ -37,13 +50,15 @@ impl Solver {
         if self.env.cancel.is_cancelled() {
             return Err(SolveError::cancelled());
         }
-        let key = self.content_key(vertex, &inputs, &trees).await?;
+        let (key, parts) = self.content_key(vertex, &inputs, &trees).await?;
+        super::lock(&self.parts).insert(vertex.digest.clone(), parts.clone());
         let fast = keyed.key.clone().unwrap_or_else(|| key.clone());
         if vertex.metadata.ignore_cache {
+            self.explain(graph, vertex, &parts, &trees).await;
             let outputs = self.operate(vertex, &trees).await?;
             // Later builds that may use the cache find this result; what builds on it now is keyed apart (C4.08).
             let canonical = key::combine(&fresh(), &[Part::Key(key.clone(), 0)]);
-            self.remember(vertex, &key, &fast, &canonical, &outputs).await?;
+            self.remember(vertex, &parts, (&key, &fast, &canonical), &outputs).await?;
             return Ok(Solved {
                 canonical,
                 outputs: outputs.into_iter().map(Tree::Layers).collect(),
@@ -55,6 +70,10 @@ impl Solver {
             self.alias(vertex, &fast, &hit.canonical).await?;
             return Ok(Solved { canonical: hit.canonical, outputs: hit.outputs, cached: true, known: false });
         }
+        if let Some(hit) = self.look_elsewhere(graph, vertex, &parts, &key).await? {
+            self.alias(vertex, &fast, &hit.canonical).await?;
+            return Ok(Solved { canonical: hit.canonical, outputs: hit.outputs, cached: true, known: false });
+        }
         // One process runs a vertex while others wait for its result.
         let lock = {
             let (store, key, vertex) = (self.env.store.clone(), key.clone(), Arc::clone(vertex));
@@ -63,8 +82,9 @@ impl Solver {
         if let Some(hit) = self.look_up(vertex, &key).await? {
             return Ok(Solved { canonical: hit.canonical, outputs: hit.outputs, cached: true, known: false });
         }
+        self.explain(graph, vertex, &parts, &trees).await;
         let outputs = self.operate(vertex, &trees).await?;
-        self.remember(vertex, &key, &fast, &key, &outputs).await?;
+        self.remember(vertex, &parts, (&key, &fast, &key), &outputs).await?;
         drop(lock);
         self.pack_early(&vertex.digest, &outputs);
         Ok(Solved {
@@ -80,7 +100,7 @@ impl Solver {
         vertex: &Arc<Vertex>,
         inputs: &[Arc<Solved>],
         trees: &[Tree],
-    ) -> Result<CacheKey, SolveError> {
+    ) -> Result<(CacheKey, Vec<Part>), SolveError> {
         let mut parts = Vec::with_capacity(inputs.len());
         let dependencies = key::dependencies(vertex);
         for (i, dependency) in dependencies.iter().enumerate() {
@@ -94,7 +114,7 @@ impl Solver {
                 }
             });
         }
-        Ok(key::combine(&key::operation(vertex), &parts))
+        Ok((key::combine(&key::operation(vertex), &parts), parts))
     }
 
     /// Runs the operation. Sources never come here.
@@ -146,9 +166,8 @@ impl Solver {
     async fn remember(
         &self,
         vertex: &Arc<Vertex>,
-        key: &CacheKey,
-        fast: &CacheKey,
-        canonical: &CacheKey,
+        parts: &[Part],
+        (key, fast, canonical): (&CacheKey, &CacheKey, &CacheKey),
         outputs: &[Vec<LayerId>],
     ) -> Result<(), SolveError> {
         let now = SystemTime::now();
@@ -156,7 +175,7 @@ impl Solver {
             key: key.clone(),
             canonical: canonical.clone(),
             outputs: outputs.to_vec(),
-            inputs: serde_json::Value::Null,
+            inputs: self.record_inputs(vertex, parts),
             description: vertex.name(),
             created: now,
             last_used: now,

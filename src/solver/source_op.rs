@@ -23,14 +23,15 @@ impl Solver {
                 let layers = layers.map_err(|e| failed(vertex, &e))?;
                 let canonical = key::leaf("image", layers.last().map_or("scratch", |l| l.as_str()));
                 let outputs = vec![Tree::Layers(layers)];
-                Ok(Keyed::found(canonical.clone(), Hit { canonical, outputs, source: true }))
+                Ok(Keyed::found(canonical.clone(), Hit { canonical, outputs, source: true, parts: Vec::new() }))
             }
             "local" => {
                 let local = self.locals.open(&self.env, vertex, rest, source).await?;
                 // Whoever depends on it asks for its content; this key is never used for anything else.
                 let canonical = key::leaf("local", vertex.digest.as_str());
-                let hit = Hit { canonical, outputs: vec![Tree::Local(local)], source: true };
-                Ok(Keyed { key: None, hit: Some(hit), pinned: None })
+                let outputs = vec![Tree::Local(local)];
+                let hit = Hit { canonical, outputs, source: true, parts: Vec::new() };
+                Ok(Keyed { key: None, parts: Vec::new(), hit: Some(hit), pinned: None })
             }
             _ => self.pin(vertex, source, scheme).await,
         }
@@ -46,7 +47,7 @@ impl Solver {
         lock(&self.materials).insert(vertex.digest.clone(), pinned.material());
         let key = key::leaf(scheme, &pinned.key());
         let hit = self.look_up(vertex, &key).await?.map(|hit| Hit { source: true, ..hit });
-        Ok(Keyed { key: Some(key), hit, pinned: Some(pinned) })
+        Ok(Keyed { key: Some(key), parts: Vec::new(), hit, pinned: Some(pinned) })
     }
 
     /// The tree of a pinned source, made by whoever comes first.

@@ -10,6 +10,7 @@ use crate::cache::key::{self, Part, Selection};
 use crate::exec::file::{self, FileOpError, Selector, StatCache};
 use crate::llb::Vertex;
 use crate::llb::op::{FileActionCopy, SourceOp};
+use crate::source::SourceError;
 use crate::store::{CacheRecord, ContextIndex, LayerId, MountRequest, Mounted, Store, StoreError};
 use crate::tree::CopySource;
 
@@ -107,23 +108,35 @@ pub(super) struct Opened {
 
 impl Opened {
     pub(super) fn digest(&self, selection: &Selection) -> Result<Digest, FileOpError> {
-        let selector = Selector {
-            path: selection.path.clone(),
-            wildcard: selection.wildcard,
-            follow_symlink: selection.follow,
-            include_patterns: selection.include.clone(),
-            exclude_patterns: selection.exclude.clone(),
-            required_paths: selection.required.clone(),
-        };
+        file::content_digest(&self.source, &selector(selection), self.hashes())
+    }
+
+    /// What is selected, entry by entry.
+    pub(super) fn entries(&self, selection: &Selection) -> Result<Vec<file::SelectedEntry>, FileOpError> {
+        file::content_entries(&self.source, &selector(selection), self.hashes())
+    }
+
+    fn hashes(&self) -> &dyn StatCache {
         match &self.local {
-            Some(local) => file::content_digest(&self.source, &selector, &local.hashes),
-            None => file::content_digest(&self.source, &selector, &file::NoStatCache),
+            Some(local) => &local.hashes,
+            None => &file::NoStatCache,
         }
     }
 
     /// Name of the ignore file, for messages.
     pub(super) fn ignore(&self) -> Option<&str> {
         self.local.as_ref().and_then(|l| l.ignore_name.as_deref())
+    }
+}
+
+fn selector(selection: &Selection) -> Selector {
+    Selector {
+        path: selection.path.clone(),
+        wildcard: selection.wildcard,
+        follow_symlink: selection.follow,
+        include_patterns: selection.include.clone(),
+        exclude_patterns: selection.exclude.clone(),
+        required_paths: selection.required.clone(),
     }
 }
 
@@ -220,6 +233,13 @@ impl Solver {
         let key = key::combine(&Digest::sha256("local directory as a layer"), &[Part::Content(content)]);
         let (store, local, place) = (self.env.store.clone(), Arc::clone(local), Arc::clone(vertex));
         blocking(move || local.as_layer(&store, &place, &key, "/", "/")).await
+    }
+}
+
+fn source_error(vertex: &Vertex, error: &SourceError) -> SolveError {
+    match error {
+        SourceError::Gone { .. } => SolveError::lost(vertex, error.kind(), error.to_string(), error.hint()),
+        _ => SolveError::at(vertex, error.kind(), error.to_string(), error.hint()),
     }
 }
 

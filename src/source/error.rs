@@ -86,6 +86,20 @@ pub enum SourceError {
         /// The blob.
         digest: Digest,
     },
+    /// Another kind of place.
+    #[error("failed to fetch {what}: {reason}")]
+    Place {
+        /// Blob and where it should be.
+        what: String,
+        /// Why not.
+        reason: String,
+    },
+    /// A layer that a cache promised, and that it does not have.
+    #[error("a layer of the cache could not be fetched: {source}")]
+    Gone {
+        /// What happened at the last place that was asked.
+        source: Box<Self>,
+    },
     /// A directory that is not an OCI layout, or not the right one.
     #[error("OCI layout {}: {reason}", .path.display())]
     Layout {
@@ -174,10 +188,13 @@ impl SourceError {
             Self::Mismatch { .. } => FaultKind::Input,
             Self::Secret { .. } => FaultKind::Usage,
             Self::Git(e) => e.kind(),
-            Self::NotAnImage { .. } | Self::Corrupt { .. } | Self::Status { .. } | Self::Limit { .. } => {
-                FaultKind::Remote
-            }
+            Self::NotAnImage { .. }
+            | Self::Corrupt { .. }
+            | Self::Status { .. }
+            | Self::Limit { .. }
+            | Self::Place { .. } => FaultKind::Remote,
             Self::Lost { .. } => FaultKind::Store,
+            Self::Gone { source } => source.kind(),
             Self::Internal(_) => FaultKind::Internal,
         }
     }
@@ -193,6 +210,7 @@ impl SourceError {
                 Some(format!("choose one with --platform={first}, or another base image"))
             }
             Self::NotLocal { .. } => Some("build with --pull to ask the registry".into()),
+            Self::Gone { source } => source.hint(),
             Self::Lost { .. } => Some("build with --no-cache --pull to fetch the image again".into()),
             Self::Web { fault: Fault::Unreachable { cause, .. }, .. } if cause.starts_with("TLS") => {
                 Some("add the server's CA to the system's certificates or name it in SSL_CERT_FILE".into())

@@ -13,12 +13,26 @@ use super::oci_layout::blob_path;
 use super::{ImageSource, SourceError};
 use crate::base::{Digest, Events, FaultKind};
 use crate::oci::{Descriptor, Reference};
-use crate::registry::{Progress, no_progress};
+use crate::registry::{Client, Progress, no_progress};
 use crate::store::{BlobWriter, LayerId, RemoteBlob, Store, StoreError};
 
 /// The host under which the store remembers that a layer's blob is in an OCI layout; the repository is the layout's
 /// path. No registry can have this name, since a host without dot and port is not one.
 pub const LAYOUT_HOST: &str = "oci-layout";
+
+/// A place with blobs that is neither a registry nor a directory, e.g. a bucket that holds a cache.
+#[async_trait::async_trait]
+pub trait BlobPlace: Send + Sync {
+    /// Writes a blob to `writer` and gives it back. The content is verified by the caller.
+    ///
+    /// # Errors
+    /// One line: what, where, why.
+    async fn fetch(&self, descriptor: &Descriptor, writer: BlobWriter) -> Result<BlobWriter, String>;
+}
+
+/// What the hosts of remotes begin with that are neither registries nor directories. Without the place that was added
+/// under such a name in this invocation there is no way to it.
+pub const OBJECT_HOST: &str = "cache+";
 
 /// Blobs being downloaded: two vertices that want the same one wait for each other.
 #[derive(Default)]
@@ -67,14 +81,20 @@ impl ImageSource {
             return Ok(());
         }
         let report = Report::new(&self.0.events, vertex, descriptor);
+        let needed = self.0.needed.lock().unwrap_or_else(PoisonError::into_inner).contains(&descriptor.digest);
+        let client = if needed { &self.0.client } else { &self.0.hasty };
         let mut failed = None;
         // Copying from a directory is cheaper than any download.
         let (layouts, registries): (Vec<_>, Vec<_>) = remotes.iter().partition(|r| r.host == LAYOUT_HOST);
         for remote in layouts.into_iter().chain(registries) {
-            let result = if remote.host == LAYOUT_HOST {
-                self.copy(remote, &report).await
-            } else {
-                self.download(remote, &report).await
+            let key = (remote.host.clone(), remote.repository.clone());
+            let place = self.0.places.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+            let result = match place {
+                Some(place) => self.fetch(place.as_ref(), remote).await,
+                None if remote.host == LAYOUT_HOST => self.copy(remote, &report).await,
+                // Only who was told of the cache can read it.
+                None if remote.host.starts_with(OBJECT_HOST) => continue,
+                None => self.download(client, remote, &report).await,
             };
             match result {
                 Ok(()) => {
@@ -86,10 +106,26 @@ impl ImageSource {
                 Err(error) => failed = Some(error),
             }
         }
-        Err(failed.unwrap_or_else(|| SourceError::Lost { digest: descriptor.digest.clone() }))
+        let error = failed.unwrap_or_else(|| SourceError::Lost { digest: descriptor.digest.clone() });
+        if needed {
+            return Err(error);
+        }
+        self.0.lost.lock().unwrap_or_else(PoisonError::into_inner).insert(descriptor.digest.clone());
+        Err(SourceError::Gone { source: Box::new(error) })
     }
 
-    async fn download(&self, remote: &RemoteBlob, report: &Report) -> Result<(), SourceError> {
+    async fn fetch(&self, place: &dyn BlobPlace, remote: &RemoteBlob) -> Result<(), SourceError> {
+        let writer = self.blocking(|store| Ok(store.blob_writer()?)).await?;
+        let what = format!("{} {}", remote.host, remote.repository);
+        let writer = place.fetch(&remote.descriptor, writer).await.map_err(|reason| SourceError::Place {
+            what: format!("blob {} of {what}", remote.descriptor.digest),
+            reason,
+        })?;
+        let digest = remote.descriptor.digest.clone();
+        self.blocking(move |_| commit(writer, &what, &digest)).await
+    }
+
+    async fn download(&self, client: &Client, remote: &RemoteBlob, report: &Report) -> Result<(), SourceError> {
         let repository = Reference {
             domain: remote.host.clone(),
             path: remote.repository.clone(),
@@ -98,7 +134,6 @@ impl ImageSource {
         };
         let writer = self.blocking(|store| Ok(store.blob_writer()?)).await?;
         // The store's writer hashes; once is enough.
-        let client = &self.0.client;
         let writer = client.blob_unhashed(&repository, &remote.descriptor, writer, &report.progress()).await?;
         let (what, digest) = (repository.repository(), remote.descriptor.digest.clone());
         self.blocking(move |_| commit(writer, &what, &digest)).await

@@ -1,13 +1,13 @@
 //! Images: what a name means, and which layers it has (SPEC C2.01, C2.02).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
 use super::document::{self, Image, MAX_DEPTH, Next};
-use super::fetch::Downloads;
+use super::fetch::{BlobPlace, Downloads};
 use super::oci_layout::Layout;
 use super::{ImageAttributes, LAYOUT_HOST, SourceError};
 use crate::base::{Digest, Events};
@@ -30,6 +30,14 @@ pub(super) struct Inner {
     /// What the registry said tags mean: a tag that moves during a build must not mean two things in it.
     told: Mutex<HashMap<Reference, Digest>>,
     pub(super) downloads: Downloads,
+    /// Blobs of images that this invocation resolved: without them there is no build.
+    pub(super) needed: Mutex<HashSet<Digest>>,
+    /// Blobs that nobody could give although a cache promised them.
+    pub(super) lost: Mutex<HashSet<Digest>>,
+    /// Asked for layers that a cache promised: less patient.
+    pub(super) hasty: Client,
+    /// Places that are no registry, by host and repository of a remote.
+    pub(super) places: Mutex<HashMap<(String, String), Arc<dyn BlobPlace>>>,
 }
 
 /// What an identifier names.
@@ -42,8 +50,37 @@ impl ImageSource {
     /// A source over a store and a registry client.
     #[must_use]
     pub fn new(store: Store, client: Client, events: Events) -> Self {
-        let (seen, told) = (Mutex::default(), Mutex::default());
-        Self(Arc::new(Inner { store, client, events, seen, told, downloads: Downloads::default() }))
+        let hasty = client.clone();
+        Self::with_hasty(store, client, hasty, events)
+    }
+
+    /// The same, with a client of its own for layers that a cache promised: where waiting is worse than building.
+    #[must_use]
+    pub fn with_hasty(store: Store, client: Client, hasty: Client, events: Events) -> Self {
+        Self(Arc::new(Inner {
+            store,
+            client,
+            events,
+            seen: Mutex::default(),
+            told: Mutex::default(),
+            downloads: Downloads::default(),
+            needed: Mutex::default(),
+            lost: Mutex::default(),
+            hasty,
+            places: Mutex::default(),
+        }))
+    }
+
+    /// Makes a place known that is no registry: remotes with this host and repository are fetched from it.
+    pub fn add_place(&self, host: &str, repository: &str, place: Arc<dyn BlobPlace>) {
+        let mut places = self.0.places.lock().unwrap_or_else(PoisonError::into_inner);
+        places.insert((host.to_owned(), repository.to_owned()), place);
+    }
+
+    /// Blobs that a cache promised and nobody could give, since this was last asked.
+    #[must_use]
+    pub fn take_lost(&self) -> HashSet<Digest> {
+        std::mem::take(&mut *self.0.lost.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The registry client in use.
@@ -126,6 +163,10 @@ impl ImageSource {
         limit: Option<usize>,
     ) -> Result<Vec<LayerId>, SourceError> {
         let (host, repository) = place.remote();
+        {
+            let mut needed = self.0.needed.lock().unwrap_or_else(PoisonError::into_inner);
+            needed.extend(image.layers().into_iter().map(|(_, _, descriptor)| descriptor.digest.clone()));
+        }
         self.blocking(move |store| {
             let remote = Some((host.as_str(), repository.as_str()));
             let mut chain = Vec::new();

@@ -246,7 +246,7 @@ fn own_blob(digest: Digest, size: u64, diff_id: DiffId, options: &LayerOptions) 
 
 /// Whether the layer was made here, so that its stream is what its directory gives.
 fn is_committed(record: &LayerRecord) -> bool {
-    record.id.0.starts_with(super::layer::COMMITTED)
+    record.id.is_committed()
 }
 
 /// Compresses a stream in blocks of a fixed size. The bytes of a foreign tar are kept whatever they are.

@@ -1,5 +1,6 @@
 //! Layers: one change of a file system with its several forms (directories, blobs, remote descriptors).
 
+use std::collections::HashSet;
 use std::fmt;
 use std::time::SystemTime;
 
@@ -26,6 +27,12 @@ impl LayerId {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Whether the layer was made here, rather than pulled.
+    #[must_use]
+    pub fn is_committed(&self) -> bool {
+        self.0.starts_with(COMMITTED)
     }
 
     /// From [`LayerId::as_str`]. Nothing is checked: an ID that does not exist is found out when it is used.
@@ -100,6 +107,19 @@ pub struct LayerRecord {
     pub materialised: bool,
 }
 
+/// A layer that another machine's cache has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdoptedLayer {
+    /// The chain ID up to and including it.
+    pub chain: ChainId,
+    /// Digest of the stream inside.
+    pub diff_id: DiffId,
+    /// The blob, of a layer's media type.
+    pub descriptor: Descriptor,
+    /// When it was made.
+    pub created: SystemTime,
+}
+
 /// A layer whose content must be downloaded before it can be mounted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NeededBlob {
@@ -126,38 +146,60 @@ impl Store {
         descriptor: &Descriptor,
         remote: Option<(&str, &str)>,
     ) -> Result<LayerId, StoreError> {
-        let codec = layer_codec(&descriptor.media_type).ok_or_else(|| {
-            StoreError::Misuse(format!("\"{}\" is not the media type of a layer", descriptor.media_type))
-        })?;
-        let id = LayerId(chain.to_string());
-        self.inner.meta.write("register a layer", |tx| {
-            if !mark(tx, "layers", "id", &id.0)? {
-                insert_layer(tx, &id, &format!("pulled {}", descriptor.digest), &[], Some(diff_id))?;
-            }
-            let blob = LayerBlob {
-                digest: descriptor.digest.clone(),
-                size: descriptor.size,
-                codec,
-                level: None,
-                epoch: None,
-                diff_id: diff_id.clone(),
-                media_type: descriptor.media_type.clone(),
+        let description = format!("pulled {}", descriptor.digest);
+        self.inner
+            .meta
+            .write("register a layer", |tx| register(tx, chain, diff_id, descriptor, remote, &description, now()))
+    }
+
+    /// The same for all layers of a result of another machine's cache, bottom first, with the times they were made:
+    /// who exports them again must get the same image.
+    ///
+    /// # Errors
+    /// As [`Store::register_layer`].
+    pub fn adopt_layers(
+        &self,
+        layers: &[AdoptedLayer],
+        remote: (&str, &str),
+        description: &str,
+    ) -> Result<Vec<LayerId>, StoreError> {
+        self.inner.meta.write("adopt layers", |tx| {
+            let one = |layer: &AdoptedLayer| {
+                let created = meta::to_nanos(layer.created);
+                register(tx, &layer.chain, &layer.diff_id, &layer.descriptor, Some(remote), description, created)
             };
-            insert_blob(tx, &id, &blob)?;
-            mark(tx, "blobs", "digest", blob.digest.as_str())?;
-            if let Some((host, repository)) = remote {
-                let json = serde_json::to_string(descriptor).expect("because descriptors have string keys only");
-                tx.prepare_cached("INSERT OR REPLACE INTO remotes VALUES (?1, ?2, ?3, ?4, ?5)")?.execute((
-                    &id.0,
-                    host,
-                    repository,
-                    descriptor.digest.as_str(),
-                    json,
-                ))?;
+            layers.iter().map(one).collect()
+        })
+    }
+
+    /// Forgets that anybody else has the content of a layer: somebody promised it and did not keep the promise. What
+    /// is not here then is gone, and records that name it are misses. Gives whether there was anything to forget.
+    ///
+    /// # Errors
+    /// If the metadata cannot be written.
+    pub fn forget_remotes(&self, blob: &Digest) -> Result<bool, StoreError> {
+        self.inner.meta.write("forget a remote", |tx| {
+            let layers = "SELECT layer FROM layer_blobs WHERE digest = ?1";
+            let gone = tx.execute(&format!("DELETE FROM remotes WHERE layer IN ({layers})"), [blob.as_str()])?;
+            Ok(gone > 0)
+        })
+    }
+
+    /// The layers that have one of these blobs.
+    ///
+    /// # Errors
+    /// If the metadata cannot be read.
+    pub fn layers_of_blobs(&self, blobs: &HashSet<Digest>) -> Result<HashSet<LayerId>, StoreError> {
+        self.inner.meta.read("look up layers", |c| {
+            let mut query = c.prepare_cached("SELECT layer FROM layer_blobs WHERE digest = ?1")?;
+            let mut found = HashSet::new();
+            for blob in blobs {
+                for layer in query.query_map([blob.as_str()], |row| row.get(0))? {
+                    found.insert(LayerId(layer?));
+                }
             }
-            Ok(())
-        })?;
-        Ok(id)
+            Ok(found)
+        })
     }
 
     /// Registries that are known to have a layer's blob.
@@ -275,6 +317,46 @@ impl Store {
     }
 }
 
+fn register(
+    tx: &Transaction<'_>,
+    chain: &ChainId,
+    diff_id: &DiffId,
+    descriptor: &Descriptor,
+    remote: Option<(&str, &str)>,
+    description: &str,
+    created: i64,
+) -> Result<LayerId, TxError> {
+    let codec = layer_codec(&descriptor.media_type)
+        .ok_or_else(|| StoreError::Misuse(format!("\"{}\" is not the media type of a layer", descriptor.media_type)))?;
+    let id = LayerId(chain.to_string());
+    if !mark(tx, "layers", "id", &id.0)? {
+        insert_layer(tx, &id, description, &[], Some(diff_id))?;
+        tx.prepare_cached("UPDATE layers SET created = ?2 WHERE id = ?1")?.execute((&id.0, created))?;
+    }
+    let blob = LayerBlob {
+        digest: descriptor.digest.clone(),
+        size: descriptor.size,
+        codec,
+        level: None,
+        epoch: None,
+        diff_id: diff_id.clone(),
+        media_type: descriptor.media_type.clone(),
+    };
+    insert_blob(tx, &id, &blob)?;
+    mark(tx, "blobs", "digest", blob.digest.as_str())?;
+    if let Some((host, repository)) = remote {
+        let json = serde_json::to_string(descriptor).expect("because descriptors have string keys only");
+        tx.prepare_cached("INSERT OR REPLACE INTO remotes VALUES (?1, ?2, ?3, ?4, ?5)")?.execute((
+            &id.0,
+            host,
+            repository,
+            descriptor.digest.as_str(),
+            json,
+        ))?;
+    }
+    Ok(id)
+}
+
 /// Blobs of a layer, those without transformations first.
 pub(crate) fn read_blobs(c: &Connection, id: &LayerId) -> rusqlite::Result<Vec<LayerBlob>> {
     c.prepare_cached(
@@ -323,7 +405,7 @@ pub(crate) fn own_media_type(codec: Codec) -> String {
 }
 
 /// What IDs of layers made here begin with.
-pub(crate) const COMMITTED: &str = "layer-";
+const COMMITTED: &str = "layer-";
 
 /// A new layer ID for a change whose content is not known yet.
 pub(crate) fn new_id() -> Result<LayerId, StoreError> {

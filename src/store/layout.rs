@@ -37,6 +37,7 @@ const DIRECTORIES: &[&str] = &[
     "locks/mount",
     "leases",
     "history",
+    "explain",
     "trash",
     "tmp",
 ];
@@ -56,6 +57,7 @@ const KNOWN: &[&str] = &[
     "locks",
     "leases",
     "history",
+    "explain",
     "trash",
     "tmp",
 ];
@@ -111,6 +113,10 @@ impl Layout {
     pub(crate) fn leases(&self) -> PathBuf {
         self.root.join("leases")
     }
+    pub(crate) fn explanations(&self) -> PathBuf {
+        self.root.join("explain")
+    }
+
     pub(crate) fn history(&self) -> PathBuf {
         self.root.join("history")
     }

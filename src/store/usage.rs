@@ -289,6 +289,15 @@ impl Store {
                 depth: 0,
             });
         }
+        for path in list(&self.inner.layout.explanations()).unwrap_or_default() {
+            let modified = fs::metadata(&path).and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+            let (size, description) = (allocated_here(&path), "what steps of a project depended on".to_owned());
+            items.push(Item {
+                record: plain_record(&path, UsageKind::SourceLocal, description, size, modified),
+                what: What::Context(path),
+                depth: 0,
+            });
+        }
         for path in list(&self.inner.layout.history())? {
             let size = allocated(&path).map_err(StoreError::io("measure", &path))?;
             let modified = fs::metadata(&path).and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
@@ -315,6 +324,7 @@ impl Store {
             layout.contexts(),
             layout.mounts(),
             layout.history(),
+            layout.explanations(),
         ] {
             size += allocated_here(&dir);
         }

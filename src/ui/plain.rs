@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use super::Sink;
 use super::state::{State, printable};
-use crate::base::events::Outcome;
+use crate::base::events::{NOT_CACHED, Outcome};
 use crate::base::{Digest, Event};
 
 #[derive(Default)]
@@ -92,6 +92,7 @@ impl Sink for Plain {
                 if *done && !item.is_empty() {
                     let number = self.switch(id, state, out)?;
                     match (current, total) {
+                        (0, None) if item.starts_with(NOT_CACHED) => writeln!(out, "#{number} {item}")?,
                         (0, None) => writeln!(out, "#{number} {item} done")?,
                         (_, Some(total)) => {
                             writeln!(out, "#{number} {item} {} / {} done", size(*current), size(*total))?

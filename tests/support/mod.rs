@@ -7,6 +7,7 @@
 pub mod git;
 pub mod image;
 pub mod registry;
+pub mod services;
 pub mod web;
 
 use std::ffi::OsStr;

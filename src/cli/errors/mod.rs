@@ -70,6 +70,7 @@ impl Failure {
                 Self { message, hint: e.hint().map(ToOwned::to_owned), excerpt, ..failure }
             }
             BuildError::Export(e) => Self { hint: e.hint(), ..failure },
+            BuildError::Cache(e) => Self { hint: e.hint(), ..failure },
             BuildError::Internal(_) => failure,
         }
     }

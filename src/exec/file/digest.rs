@@ -111,6 +111,42 @@ type Hash = [u8; 32];
 /// # Errors
 /// [`FileOpError::NotFound`] for a missing literal path.
 pub fn content_digest(source: &CopySource, selector: &Selector, hashes: &dyn StatCache) -> Result<Digest, FileOpError> {
+    digest(source, selector, hashes, None)
+}
+
+/// An entry that counts in a [`content_digest`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SelectedEntry {
+    /// Relative to the root of the tree.
+    pub path: String,
+    /// Type and permission bits.
+    pub mode: u32,
+    /// User and group.
+    pub owner: (u32, u32),
+    /// Hash of content, link target or device number; 0 for directories.
+    pub hash: u64,
+}
+
+/// What `selector` selects from `source`, in no order: to say later what changed.
+///
+/// # Errors
+/// As [`content_digest`].
+pub fn content_entries(
+    source: &CopySource,
+    selector: &Selector,
+    hashes: &dyn StatCache,
+) -> Result<Vec<SelectedEntry>, FileOpError> {
+    let found = Mutex::default();
+    digest(source, selector, hashes, Some(&found))?;
+    Ok(found.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
+
+fn digest(
+    source: &CopySource,
+    selector: &Selector,
+    hashes: &dyn StatCache,
+    found: Option<&Mutex<Vec<SelectedEntry>>>,
+) -> Result<Digest, FileOpError> {
     let source = Source::open(source)?;
     let chosen = selection(&selector.include_patterns, &selector.exclude_patterns)?;
     let view = View { filter: source.filter(), selection: chosen.as_ref() };
@@ -120,6 +156,7 @@ pub fn content_digest(source: &CopySource, selector: &Selector, hashes: &dyn Sta
     let walk = Walk {
         view,
         hashes,
+        found,
         reset_owner: source.tree.reset_owner,
         settled_ns: settled.map_or(0, |t| i64::try_from(t.as_nanos()).unwrap_or(0)),
         failed: Mutex::default(),
@@ -198,6 +235,8 @@ impl StatKey {
 struct Walk<'a> {
     view: View<'a>,
     hashes: &'a dyn StatCache,
+    /// Where entries are noted, if somebody wants to know.
+    found: Option<&'a Mutex<Vec<SelectedEntry>>>,
     reset_owner: bool,
     /// Files changed after this are not remembered.
     settled_ns: i64,
@@ -398,6 +437,9 @@ impl Walk<'_> {
         let stat = rustix::fs::fstat(&fd).map_err(|e| io(e.into()))?;
         let mut hash = Sha256::new();
         self.header(&mut hash, &stat);
+        if verdict.itself {
+            self.note(&path, &stat, b"");
+        }
         hash_xattrs(&mut hash, &xattrs(&fd).map_err(io)?);
         Ok(Arc::new(Dir {
             parent: Some((Arc::clone(parent), slot)),
@@ -411,6 +453,19 @@ impl Walk<'_> {
             pending: AtomicUsize::new(1),
             result: Mutex::default(),
         }))
+    }
+
+    /// Notes an entry for [`content_entries`].
+    fn note(&self, path: &[u8], stat: &Stat, content: &[u8]) {
+        let Some(found) = self.found else { return };
+        let hash = if content.is_empty() {
+            0
+        } else {
+            let raw: Hash = Sha256::digest(content).into();
+            u64::from_le_bytes([raw[0], raw[1], raw[2], raw[3], raw[4], raw[5], raw[6], raw[7]])
+        };
+        let owner = if self.reset_owner { (0, 0) } else { (stat.st_uid, stat.st_gid) };
+        lock(found).push(SelectedEntry { path: text(path).to_string(), mode: stat.st_mode, owner, hash });
     }
 
     /// Type, permission bits, owner and device number.
@@ -439,13 +494,19 @@ impl Walk<'_> {
         self.header(&mut hash, &stat);
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => {
-                field(&mut hash, self.body(dir, name, &stat, path)?.as_str().as_bytes());
+                let body = self.body(dir, name, &stat, path)?;
+                self.note(path, &stat, body.as_str().as_bytes());
+                field(&mut hash, body.as_str().as_bytes());
             }
-            FileType::Symlink => field(&mut hash, read_link(dir, name).map_err(io("read link"))?.as_bytes()),
+            FileType::Symlink => {
+                let target = read_link(dir, name).map_err(io("read link"))?;
+                self.note(path, &stat, target.as_bytes());
+                field(&mut hash, target.as_bytes());
+            }
             FileType::Directory if kind != FileType::Directory => {
                 return Err(io("hash")(io::Error::other("it changed while it was hashed")));
             }
-            _ => {}
+            _ => self.note(path, &stat, &stat.st_rdev.to_le_bytes()),
         }
         Ok(hash.finalize().into())
     }

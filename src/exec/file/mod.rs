@@ -27,6 +27,8 @@ mod digest_tests;
 pub use crate::tree::{CopySource, Exclusion, PathFilter};
 pub use actions::{mkdir, mkfile, rm, symlink};
 pub use copy::{CopyStats, copy};
-pub use digest::{NoStatCache, Selector, StatCache, StatKey, body_digest, content_digest};
+pub use digest::{
+    NoStatCache, SelectedEntry, Selector, StatCache, StatKey, body_digest, content_digest, content_entries,
+};
 pub use error::FileOpError;
 pub use owner::{resolve_owner, resolve_owner_in};

@@ -8,7 +8,7 @@
 
 mod api;
 mod auth;
-mod http;
+pub(crate) mod http;
 pub(crate) mod stub;
 
 use std::collections::HashMap;
@@ -85,6 +85,19 @@ pub(crate) struct State {
     scheme: &'static str,
     in_flight: usize,
     busiest: usize,
+}
+
+impl State {
+    /// Everything works again.
+    pub(crate) fn forget_faults(&mut self) {
+        self.rules.clear();
+    }
+
+    /// Digests of blobs with more than `size` bytes.
+    pub(crate) fn large_blobs(&self, size: usize) -> Vec<String> {
+        let blobs = self.repositories.values().flat_map(|r| r.blobs.iter());
+        blobs.filter(|(_, bytes)| bytes.len() > size).map(|(digest, _)| digest.clone()).collect()
+    }
 }
 
 /// A running registry; stops when dropped.

@@ -1,0 +1,110 @@
+//! Where caches live (SPEC B4): what a backend must do, and the document forms that several share.
+//!
+//! A backend reports trouble and does nothing about it. Those who call it make a miss of a failed import and decide
+//! what a failed export means, under deadlines of their own: no cache can fail or stall a build.
+
+mod document;
+pub mod gha;
+pub mod local;
+pub mod object;
+pub mod registry;
+
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+
+use super::config::CacheConfig;
+use super::import::Import;
+use crate::base::DiffId;
+use crate::oci::Descriptor;
+use crate::registry::{BlobSource, Progress};
+
+pub use document::{DocumentForm, read_image_config};
+
+/// Why a cache could not be read or written.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct CacheError {
+    /// One line: what, where, why.
+    pub message: String,
+    /// The remedy, where known.
+    pub hint: Option<String>,
+    /// There is no such cache: normal before the first export.
+    pub missing: bool,
+}
+
+impl CacheError {
+    /// A failure.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: None, missing: false }
+    }
+
+    /// There is nothing under this name.
+    pub fn missing(message: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: None, missing: true }
+    }
+}
+
+/// A blob of a cache to be written.
+#[derive(Debug, Clone)]
+pub struct CacheBlob {
+    /// The blob.
+    pub descriptor: Descriptor,
+    /// Digest of the stream inside.
+    pub diff_id: DiffId,
+    /// When the layer was made.
+    pub created: SystemTime,
+    /// Its bytes.
+    pub source: BlobSource,
+    /// Repositories of registries that have it: host and path.
+    pub held_by: Vec<(String, String)>,
+}
+
+/// How a blob got to where it should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moved {
+    /// It was there, or was taken from elsewhere without its bytes moving through here.
+    Nothing,
+    /// So many bytes.
+    Bytes(u64),
+}
+
+/// A cache on another machine or in a directory.
+#[async_trait]
+pub trait CacheBackend: Send + Sync {
+    /// Kind and name, for messages, e.g. `registry localhost:5000/app:cache`.
+    fn title(&self) -> String;
+
+    /// Reads the cache. No layer is fetched.
+    ///
+    /// # Errors
+    /// When it is not there or cannot be read.
+    async fn load(&self) -> Result<Vec<Import>, CacheError>;
+
+    /// Makes sure that the cache has a blob.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    async fn put(&self, blob: &CacheBlob, progress: &Progress) -> Result<Moved, CacheError>;
+
+    /// Replaces the cache by what `config` says, once every blob of it was put. Gives what to call it, for messages.
+    ///
+    /// # Errors
+    /// When it cannot be written; the cache is what it was then.
+    async fn publish(&self, config: CacheConfig, blobs: &[CacheBlob]) -> Result<String, CacheError>;
+}
+
+/// A cache to write to, and what to do with it (SPEC B4.01).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ExportOptions {
+    /// All results (`mode=max`), not only those whose layers are part of the result's.
+    pub everything: bool,
+    /// A failure is a warning.
+    pub ignore_error: bool,
+    /// The codec of blobs.
+    pub codec: crate::oci::media_type::Codec,
+    /// Compression level.
+    pub level: Option<i32>,
+    /// Compress layers again that exist with another codec.
+    pub force: bool,
+}

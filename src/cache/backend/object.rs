@@ -1,0 +1,387 @@
+//! Caches in object stores: S3 and Azure blobs (SPEC B4.07–B4.09, C7.07, C7.08).
+//!
+//! Blobs are objects named by their digest, a cache is a JSON object that describes its blobs itself. Signing,
+//! credentials and the protocol are the `object_store` crate's.
+
+use std::io::{Read as _, Write as _};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use object_store::aws::AmazonS3Builder;
+use object_store::azure::{AzureAuthorizer, AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::client::{HttpClient, HttpConnector, HttpRequest, HttpRequestBody};
+use object_store::path::Path;
+use object_store::{BackoffConfig, ObjectStore, ObjectStoreExt as _, RetryConfig, WriteMultipart};
+use tokio::sync::{OnceCell, mpsc};
+use tokio::time::timeout;
+use url::Url;
+
+use super::document::{annotated, parse_config};
+use super::{CacheBackend, CacheBlob, CacheError, Moved};
+use crate::cache::config::CacheConfig;
+use crate::cache::import::{Import, Place};
+use crate::cache::spec::{AzureOptions, S3Options};
+use crate::oci::Descriptor;
+use crate::registry::{BlobSource, Client, Progress};
+use crate::source::{BlobPlace, OBJECT_HOST};
+use crate::store::BlobWriter;
+
+/// The longest silence of a server.
+const STALL: Duration = Duration::from_secs(10);
+/// Bytes of a part of an upload; smaller blobs go in one piece.
+const PART: usize = 8 << 20;
+/// The largest cache config that is read.
+const MAX_CONFIG: u64 = 64 << 20;
+
+/// Which service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Service {
+    /// S3 and what speaks its protocol.
+    S3(S3Options),
+    /// Azure blob storage.
+    Azure(AzureOptions),
+}
+
+/// A cache in an object store. Cheap to clone.
+#[derive(Clone)]
+pub struct ObjectCache {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    http: Client,
+    service: Service,
+    /// Tried once more before giving up.
+    retries: usize,
+    store: OnceCell<Arc<dyn ObjectStore>>,
+}
+
+/// Hands the crate a client with our proxies and trust.
+#[derive(Debug)]
+struct Connector(reqwest::Client);
+
+impl HttpConnector for Connector {
+    fn connect(&self, _: &object_store::ClientOptions) -> object_store::Result<HttpClient> {
+        Ok(HttpClient::new(self.0.clone()))
+    }
+}
+
+impl ObjectCache {
+    /// The cache in `service`. Connects to nothing yet.
+    #[must_use]
+    pub fn new(http: Client, service: Service, retries: usize) -> Self {
+        Self { inner: Arc::new(Inner { http, service, retries, store: OnceCell::new() }) }
+    }
+
+    /// What the store remembers of where its blobs are. Says nothing about who may read them.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        let (kind, repository) = match &self.inner.service {
+            Service::S3(s3) => {
+                let endpoint = s3.endpoint_url.clone().unwrap_or_else(|| s3.region.clone());
+                ("s3", format!("{endpoint}/{}/{}{}", s3.bucket, s3.prefix, s3.blobs_prefix))
+            }
+            Service::Azure(azure) => {
+                ("azblob", format!("{}/{}/{}{}", azure.account_url, azure.container, azure.prefix, azure.blobs_prefix))
+            }
+        };
+        Place { host: format!("{OBJECT_HOST}{kind}"), repository }
+    }
+
+    fn names(&self) -> &[String] {
+        match &self.inner.service {
+            Service::S3(s3) => &s3.names,
+            Service::Azure(azure) => &azure.names,
+        }
+    }
+
+    fn blob_path(&self, descriptor: &Descriptor) -> Result<Path, CacheError> {
+        let (prefix, blobs) = match &self.inner.service {
+            Service::S3(s3) => (&s3.prefix, &s3.blobs_prefix),
+            Service::Azure(azure) => (&azure.prefix, &azure.blobs_prefix),
+        };
+        path(&format!("{prefix}{blobs}{}", descriptor.digest))
+    }
+
+    fn manifest_path(&self, name: &str) -> Result<Path, CacheError> {
+        let (prefix, manifests) = match &self.inner.service {
+            Service::S3(s3) => (&s3.prefix, &s3.manifests_prefix),
+            Service::Azure(azure) => (&azure.prefix, &azure.manifests_prefix),
+        };
+        path(&format!("{prefix}{manifests}{name}"))
+    }
+
+    async fn store(&self) -> Result<&Arc<dyn ObjectStore>, CacheError> {
+        self.inner.store.get_or_try_init(|| self.connect()).await
+    }
+
+    async fn connect(&self) -> Result<Arc<dyn ObjectStore>, CacheError> {
+        let fail = |e: object_store::Error| CacheError::new(format!("{}: {e}", self.title()));
+        let retry = |attempts: usize| RetryConfig {
+            backoff: BackoffConfig { init_backoff: Duration::from_millis(100), max_backoff: STALL, base: 2.0 },
+            max_retries: attempts.min(self.inner.retries),
+            retry_timeout: Duration::from_secs(60),
+        };
+        match &self.inner.service {
+            Service::S3(s3) => {
+                let mut builder = AmazonS3Builder::new()
+                    .with_bucket_name(&s3.bucket)
+                    .with_region(&s3.region)
+                    .with_virtual_hosted_style_request(!s3.use_path_style)
+                    .with_allow_http(true)
+                    .with_retry(retry(s3.retry_max_attempts.saturating_sub(1)));
+                let mut url = "https://amazonaws.com".to_owned();
+                if let Some(endpoint) = &s3.endpoint_url {
+                    url.clone_from(endpoint);
+                    // As the AWS SDK does it: the bucket becomes part of the host's name.
+                    builder = builder.with_endpoint(if s3.use_path_style {
+                        endpoint.clone()
+                    } else {
+                        endpoint.replacen("://", &format!("://{}.", s3.bucket), 1)
+                    });
+                }
+                for (key, value) in &s3.credentials.0 {
+                    if let Ok(key) = key.parse() {
+                        builder = builder.with_config(key, value);
+                    }
+                }
+                let builder = builder.with_http_connector(self.connector(&url).await?);
+                Ok(Arc::new(builder.build().map_err(fail)?))
+            }
+            Service::Azure(azure) => {
+                let store = self.azure(azure).await?.build().map_err(fail)?;
+                Ok(Arc::new(store))
+            }
+        }
+    }
+
+    async fn azure(&self, azure: &AzureOptions) -> Result<MicrosoftAzureBuilder, CacheError> {
+        let mut builder = MicrosoftAzureBuilder::new()
+            .with_account(&azure.account_name)
+            .with_endpoint(azure.account_url.clone())
+            .with_container_name(&azure.container)
+            .with_allow_http(true)
+            .with_retry(RetryConfig { max_retries: self.inner.retries.min(2), ..RetryConfig::default() });
+        for (key, value) in &azure.credentials.0 {
+            if let Ok(key) = key.parse::<AzureConfigKey>() {
+                builder = builder.with_config(key, value);
+            }
+        }
+        Ok(builder.with_http_connector(self.connector(&azure.account_url).await?))
+    }
+
+    async fn connector(&self, url: &str) -> Result<Connector, CacheError> {
+        let parsed = Url::parse(url).map_err(|e| CacheError::new(format!("{url} is not a URL: {e}")))?;
+        let client = self.inner.http.http(&parsed).await.map_err(|e| CacheError::new(e.to_string()))?;
+        Ok(Connector(client))
+    }
+
+    /// Makes the container; Azure has none until somebody does.
+    async fn make_container(&self, azure: &AzureOptions) -> Result<(), CacheError> {
+        let fail = |e: String| CacheError::new(format!("cannot create container {}: {e}", azure.container));
+        let store = self.azure(azure).await?.build().map_err(|e| fail(e.to_string()))?;
+        let credential = store.credentials().get_credential().await.map_err(|e| fail(e.to_string()))?;
+        let url = format!("{}/{}?restype=container", azure.account_url.trim_end_matches('/'), azure.container);
+        let mut request: HttpRequest = HttpRequest::new(HttpRequestBody::empty());
+        *request.method_mut() = reqwest::Method::PUT;
+        *request.uri_mut() = url.parse().map_err(|_| fail(format!("{url} is not a URL")))?;
+        request.headers_mut().insert("content-length", reqwest::header::HeaderValue::from_static("0"));
+        AzureAuthorizer::new(&credential, &azure.account_name)
+            .try_authorize(&mut request)
+            .map_err(|e| fail(e.to_string()))?;
+        let client = HttpClient::new(self.connector(&azure.account_url).await?.0);
+        let answer = client.execute(request).await.map_err(|e| fail(e.to_string()))?;
+        // 409: somebody else was faster.
+        if answer.status().is_success() || answer.status().as_u16() == 409 {
+            return Ok(());
+        }
+        Err(fail(format!("status {}", answer.status())))
+    }
+
+    /// Writes an object; makes the container where that is what is missing.
+    async fn write(&self, at: &Path, bytes: Bytes) -> Result<(), CacheError> {
+        let store = self.store().await?;
+        match store.put(at, bytes.clone().into()).await {
+            Ok(_) => Ok(()),
+            Err(object_store::Error::NotFound { .. }) if matches!(self.inner.service, Service::Azure(_)) => {
+                if let Service::Azure(azure) = &self.inner.service {
+                    self.make_container(azure).await?;
+                }
+                store.put(at, bytes.into()).await.map(|_| ()).map_err(|e| self.failed("write", at, &e))
+            }
+            Err(e) => Err(self.failed("write", at, &e)),
+        }
+    }
+
+    fn failed(&self, attempt: &str, at: &Path, error: &object_store::Error) -> CacheError {
+        let missing = matches!(error, object_store::Error::NotFound { .. });
+        let hint =
+            matches!(error, object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. });
+        CacheError {
+            missing,
+            hint: hint.then(|| "check the credentials, and that they may read and write here".to_owned()),
+            ..CacheError::new(format!("cannot {attempt} {at} in {}: {error}", self.title()))
+        }
+    }
+
+    /// A blob that is old is renewed, so that whoever deletes old objects leaves those in use alone (SPEC B4.07).
+    async fn touch(&self, at: &Path, modified: SystemTime) -> Result<(), CacheError> {
+        let Service::S3(s3) = &self.inner.service else { return Ok(()) };
+        if modified.elapsed().unwrap_or_default() < s3.touch_refresh {
+            return Ok(());
+        }
+        // A copy onto itself needs other metadata; there and back again needs nothing.
+        let store = self.store().await?;
+        let aside = Path::parse(format!("{at}.touch")).map_err(|e| CacheError::new(e.to_string()))?;
+        store.copy(at, &aside).await.map_err(|e| self.failed("renew", at, &e))?;
+        store.copy(&aside, at).await.map_err(|e| self.failed("renew", at, &e))?;
+        store.delete(&aside).await.map_err(|e| self.failed("renew", at, &e))
+    }
+
+    async fn upload(&self, at: &Path, blob: &CacheBlob, progress: &Progress) -> Result<(), CacheError> {
+        let mut pieces = read(blob.source.clone());
+        if blob.descriptor.size <= PART as u64 {
+            let mut whole = Vec::with_capacity(usize::try_from(blob.descriptor.size).unwrap_or_default());
+            while let Some(piece) = pieces.recv().await {
+                whole.extend_from_slice(&piece.map_err(|e| CacheError::new(e.to_string()))?);
+            }
+            return self.write(at, whole.into()).await;
+        }
+        let parallel = match &self.inner.service {
+            Service::S3(s3) => s3.upload_parallelism,
+            Service::Azure(_) => 4,
+        };
+        let store = self.store().await?;
+        let upload = store.put_multipart(at).await.map_err(|e| self.failed("write", at, &e))?;
+        let mut upload = WriteMultipart::new_with_chunk_size(upload, PART);
+        let mut done = 0;
+        while let Some(piece) = pieces.recv().await {
+            let piece = match piece {
+                Ok(piece) => piece,
+                Err(e) => {
+                    let _ = upload.abort().await;
+                    return Err(CacheError::new(e.to_string()));
+                }
+            };
+            upload.wait_for_capacity(parallel).await.map_err(|e| self.failed("write", at, &e))?;
+            done += piece.len() as u64;
+            upload.put(piece);
+            progress(done);
+        }
+        upload.finish().await.map(|_| ()).map_err(|e| self.failed("write", at, &e))
+    }
+
+    async fn get(&self, at: &Path) -> Result<object_store::GetResult, CacheError> {
+        let store = self.store().await?;
+        let slow = || CacheError::new(format!("no answer for {at} from {}", self.title()));
+        timeout(STALL, store.get(at)).await.map_err(|_| slow())?.map_err(|e| self.failed("read", at, &e))
+    }
+}
+
+fn path(text: &str) -> Result<Path, CacheError> {
+    Path::parse(text).map_err(|e| CacheError::new(format!("\"{text}\" cannot be the name of an object: {e}")))
+}
+
+/// Reads a blob on a thread that may block, a few pieces ahead.
+fn read(source: BlobSource) -> mpsc::Receiver<std::io::Result<Bytes>> {
+    let (sender, receiver) = mpsc::channel(4);
+    tokio::task::spawn_blocking(move || {
+        let mut from = match source.open() {
+            Ok(from) => from,
+            Err(e) => return drop(sender.blocking_send(Err(e))),
+        };
+        loop {
+            let mut piece = vec![0; 256 << 10];
+            match from.read(&mut piece) {
+                Ok(0) => return,
+                Ok(n) => {
+                    piece.truncate(n);
+                    if sender.blocking_send(Ok(piece.into())).is_err() {
+                        return;
+                    }
+                }
+                Err(e) => return drop(sender.blocking_send(Err(e))),
+            }
+        }
+    });
+    receiver
+}
+
+#[async_trait]
+impl CacheBackend for ObjectCache {
+    fn title(&self) -> String {
+        match &self.inner.service {
+            Service::S3(s3) => format!("s3://{}/{}{}", s3.bucket, s3.prefix, s3.names.join(";")),
+            Service::Azure(azure) => {
+                let url = azure.account_url.trim_end_matches('/');
+                format!("{url}/{}/{}{}", azure.container, azure.prefix, azure.names.join(";"))
+            }
+        }
+    }
+
+    async fn load(&self) -> Result<Vec<Import>, CacheError> {
+        let mut found = Vec::new();
+        let mut missing = None;
+        for name in self.names() {
+            let at = self.manifest_path(name)?;
+            let answer = match self.get(&at).await {
+                Ok(answer) => answer,
+                Err(e) if e.missing => {
+                    missing = Some(e);
+                    continue;
+                }
+                Err(e) => return Err(e),
+            };
+            if answer.meta.size > MAX_CONFIG {
+                return Err(CacheError::new(format!("{at} in {} is too large", self.title())));
+            }
+            let bytes = answer.bytes().await.map_err(|e| self.failed("read", &at, &e))?;
+            let config = parse_config(&self.title(), &bytes)?;
+            found.push(Import::new(&self.title(), self.place(), config, &std::collections::HashMap::new()));
+        }
+        match missing {
+            Some(missing) if found.is_empty() => Err(missing),
+            _ => Ok(found),
+        }
+    }
+
+    async fn put(&self, blob: &CacheBlob, progress: &Progress) -> Result<Moved, CacheError> {
+        let at = self.blob_path(&blob.descriptor)?;
+        match self.store().await?.head(&at).await {
+            Ok(meta) if meta.size == blob.descriptor.size => {
+                self.touch(&at, meta.last_modified.into()).await?;
+                return Ok(Moved::Nothing);
+            }
+            Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
+            Err(e) => return Err(self.failed("look for", &at, &e)),
+        }
+        self.upload(&at, blob, progress).await?;
+        Ok(Moved::Bytes(blob.descriptor.size))
+    }
+
+    async fn publish(&self, config: CacheConfig, blobs: &[CacheBlob]) -> Result<String, CacheError> {
+        let json = Bytes::from(annotated(config, blobs).to_json());
+        for name in self.names() {
+            self.write(&self.manifest_path(name)?, json.clone()).await?;
+        }
+        Ok(self.title())
+    }
+}
+
+#[async_trait]
+impl BlobPlace for ObjectCache {
+    async fn fetch(&self, descriptor: &Descriptor, mut writer: BlobWriter) -> Result<BlobWriter, String> {
+        let at = self.blob_path(descriptor).map_err(|e| e.to_string())?;
+        let mut stream = self.get(&at).await.map_err(|e| e.to_string())?.into_stream();
+        loop {
+            let next = timeout(STALL, stream.next()).await.map_err(|_| "the server stopped sending".to_owned())?;
+            let Some(piece) = next else { return Ok(writer) };
+            let piece = piece.map_err(|e| e.to_string())?;
+            let written = tokio::task::spawn_blocking(move || writer.write_all(&piece).map(|()| writer)).await;
+            writer = written.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
+        }
+    }
+}

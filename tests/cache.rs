@@ -1,0 +1,451 @@
+//! Caches on other machines: every backend against the real thing, and what happens when it misbehaves (SPEC B4, C7).
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![allow(clippy::print_stderr, reason = "skip reasons are collected by scripts/test")]
+#![allow(missing_docs, unreachable_pub, reason = "a test program")]
+
+#[path = "support/fake_gha.rs"]
+mod fake_gha;
+#[path = "support/fake_registry/mod.rs"]
+mod fake_registry;
+mod support;
+
+use std::time::{Duration, Instant};
+
+use fake_gha::FakeGha;
+use fake_registry::{Action, FakeRegistry};
+use support::registry::Registry;
+use support::services::{AZURE_ACCOUNT, AZURE_KEY, Service};
+use support::{Bench, Run};
+
+/// Another machine: the same context, an empty store.
+fn elsewhere(bench: &Bench, args: &[&str]) -> Run {
+    let _ = bench.rbuild(&["system", "reset", "--force"]);
+    bench.build(args)
+}
+
+const STAGES: &str = "FROM busybox AS tools
+RUN echo tool > /tool
+FROM busybox AS build
+COPY src /src
+COPY --from=tools /tool /tool
+RUN cat /src/* /tool > /out
+FROM busybox
+COPY --from=build /out /out
+RUN cp /out /final
+";
+
+fn project() -> Bench {
+    let bench = Bench::new();
+    bench.file("src/a", "a\n").file("src/b", "b\n").dockerfile(STAGES);
+    bench
+}
+
+/// What a client of caches accepts.
+const ACCEPT: &str = "Accept: application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, application/vnd.docker.distribution.manifest.list.v2+json\r\n";
+
+/// Every vertex of [`STAGES`] that runs or copies.
+const STEPS: usize = 6;
+
+/// Bytes of the largest blob in the store: that of a layer, if one was fetched.
+fn largest_blob(bench: &Bench) -> u64 {
+    let blobs = std::fs::read_dir(bench.store().join("oci/blobs/sha256")).unwrap();
+    blobs.map(|e| e.unwrap().metadata().unwrap().len()).max().unwrap_or(0)
+}
+
+fn need() -> Result<(), String> {
+    support::can_run()
+}
+
+macro_rules! need {
+    () => {
+        if let Err(why) = need() {
+            skip!("{why}");
+        }
+    };
+}
+
+// SPEC B4.03, C7.02, C7.05, C7.10
+#[test]
+fn b4_03_registry_cache_is_shared_and_nothing_is_pulled_that_nothing_reads() {
+    need!();
+    let registry = Registry::start().unwrap();
+    let bench = project();
+    let cache = format!("type=registry,ref={}/app:cache,mode=max", registry.host);
+    let first = bench.build(&["--cache-to", &cache]).ok();
+    assert!(first.stderr.contains("exporting cache to"), "{}", first.stderr);
+    let from = format!("{}/app:cache", registry.host);
+    let second = elsewhere(&bench, &["--cache-from", &from]).ok();
+    assert_eq!(second.count("CACHED"), STEPS, "{}", second.stderr);
+    assert!(largest_blob(&bench) < 100_000, "a layer was fetched although nothing reads it");
+    // One file changed: what does not depend on it is still found, and what it needs is fetched.
+    bench.file("src/a", "changed\n");
+    let third = elsewhere(&bench, &["--cache-from", &from]).ok();
+    assert_eq!(third.count("CACHED"), 1, "{}", third.stderr);
+    let image = bench.build_image(&[]);
+    assert_eq!(image.text("final"), "changed\nb\ntool\n");
+}
+
+// SPEC C7.05: with mode=min only the layers of the result are there, and that is enough for an unchanged build.
+#[test]
+fn c7_05_min_exports_the_result_only() {
+    need!();
+    let registry = Registry::start().unwrap();
+    let bench = project();
+    let spec = |name: &str, mode: &str| format!("type=registry,ref={}/{name},mode={mode}", registry.host);
+    bench.build(&["--cache-to", &spec("min:c", "min"), "--cache-to", &spec("max:c", "max")]).ok();
+    let layers = |name: &str| {
+        let text = registry.request("GET", &format!("/v2/{name}/manifests/c"), ACCEPT);
+        text.matches("buildkit/createdat").count()
+    };
+    assert!(layers("min") < layers("max"), "{} and {}", layers("min"), layers("max"));
+    let from = format!("{}/min:c", registry.host);
+    let again = elsewhere(&bench, &["--cache-from", &from]).ok();
+    assert_eq!(again.count("CACHED"), 2, "{}", again.stderr);
+    assert!(!again.stderr.contains("RUN cat"), "nothing else was even looked at: {}", again.stderr);
+    assert_eq!(bench.build_image(&[]).text("final"), "a\nb\ntool\n");
+}
+
+// SPEC C7.03: the older form, both families.
+#[test]
+fn c7_03_indexes_of_blobs_are_written_and_read() {
+    need!();
+    let registry = Registry::start().unwrap();
+    let bench = project();
+    for (name, options) in
+        [("oci", "image-manifest=false"), ("docker", "oci-mediatypes=false"), ("zstd", "compression=zstd")]
+    {
+        let spec = format!("type=registry,ref={}/{name}:c,mode=max,{options}", registry.host);
+        elsewhere(&bench, &["--cache-to", &spec]).ok();
+        let text = registry.request("GET", &format!("/v2/{name}/manifests/c"), ACCEPT);
+        let expected = match name {
+            "oci" => "application/vnd.oci.image.index.v1+json",
+            "docker" => "application/vnd.docker.distribution.manifest.list.v2+json",
+            _ => "application/vnd.oci.image.layer.v1.tar+zstd",
+        };
+        assert!(text.contains(expected) && text.contains("application/vnd.buildkit.cacheconfig.v0"), "{name}: {text}");
+        let from = format!("type=registry,ref={}/{name}:c", registry.host);
+        assert_eq!(elsewhere(&bench, &["--cache-from", &from]).ok().count("CACHED"), STEPS, "{name}");
+        assert_eq!(bench.build_image(&[]).text("final"), "a\nb\ntool\n");
+    }
+}
+
+// SPEC B4.02, C7.04
+#[test]
+fn b4_02_inline_cache_travels_with_the_image() {
+    need!();
+    let registry = Registry::start().unwrap();
+    let bench = project();
+    let tag = format!("{}/app:1", registry.host);
+    bench.build(&["-t", &tag, "--push", "--build-arg", "BUILDKIT_INLINE_CACHE=1"]).ok();
+    let image = registry.get("app:1");
+    assert!(image.config["moby.buildkit.cache.v0"].is_string(), "{}", image.config);
+    let again = elsewhere(&bench, &["-t", &tag, "--push", "--cache-to", "type=inline", "--cache-from", &tag]).ok();
+    assert_eq!(again.count("RUN cp /out /final\n"), 1, "{}", again.stderr);
+    assert!(largest_blob(&bench) < 100_000, "a layer was fetched although nothing reads it: {}", again.stderr);
+    assert_eq!(registry.get("app:1").digest, image.digest, "the same image comes out");
+    // An image that is built on it does not carry its records.
+    bench.dockerfile(&format!("FROM {tag}\nENV A=b\n"));
+    assert!(bench.build_image(&[]).config.get("moby.buildkit.cache.v0").is_none());
+}
+
+// SPEC B4.04, C7.06
+#[test]
+fn b4_04_local_cache() {
+    need!();
+    let bench = project();
+    let dir = bench.path("cache");
+    let to = format!("type=local,dest={},mode=max", dir.display());
+    bench.build(&["--cache-to", &to]).ok();
+    let from = format!("type=local,src={}", dir.display());
+    let again = elsewhere(&bench, &["--cache-from", &from]).ok();
+    assert_eq!(again.count("CACHED"), STEPS, "{}", again.stderr);
+    assert_eq!(bench.build_image(&[]).text("final"), "a\nb\ntool\n");
+    let index = std::fs::read_to_string(dir.join("index.json")).unwrap();
+    let index: serde_json::Value = serde_json::from_str(&index).unwrap();
+    assert_eq!(index["manifests"][0]["annotations"]["org.opencontainers.image.ref.name"], "latest");
+    let digest = index["manifests"][0]["digest"].as_str().unwrap();
+    let by_digest = format!("type=local,src={},digest={digest}", dir.display());
+    assert_eq!(elsewhere(&bench, &["--cache-from", &by_digest]).ok().count("CACHED"), STEPS);
+}
+
+// SPEC C7.10: all are asked, the first match counts; one that is not there is one warning.
+#[test]
+fn c7_10_several_caches_at_once() {
+    need!();
+    let registry = Registry::start().unwrap();
+    let bench = project();
+    let (one, two) = (bench.path("one"), format!("type=registry,ref={}/two:c,mode=max", registry.host));
+    bench.build(&["--cache-to", &format!("type=local,dest={},mode=max", one.display()), "--cache-to", &two]).ok();
+    bench.file("src/a", "other\n");
+    bench.build(&["--cache-to", &two]).ok();
+    let from = [
+        format!("{}/missing:c", registry.host),
+        format!("type=local,src={}", one.display()),
+        format!("{}/two:c", registry.host),
+    ];
+    let args: Vec<&str> = from.iter().flat_map(|f| ["--cache-from", f.as_str()]).collect();
+    for content in ["a\n", "other\n"] {
+        bench.file("src/a", content);
+        let run = elsewhere(&bench, &args).ok();
+        assert_eq!(run.count("CACHED"), STEPS, "{}", run.stderr);
+        assert_eq!(run.count("warning: "), 1, "{}", run.stderr);
+    }
+}
+
+// SPEC N2.10, B4.01: an export that fails is an error after the image is safe, or a warning.
+#[test]
+fn n2_10_a_failed_export_fails_after_the_image_is_safe() {
+    need!();
+    let registry = Registry::start().unwrap();
+    let bench = project();
+    let tag = format!("{}/app:1", registry.host);
+    let bad = "type=registry,ref=127.0.0.1:1/no:c";
+    bench
+        .build(&["-t", &tag, "--push", "--cache-to", bad])
+        .fails(5, &["failed to export the cache", "ignore-error=true"]);
+    assert_eq!(registry.get("app:1").text("final"), "a\nb\ntool\n");
+    let run = bench.build(&["--cache-to", &format!("{bad},ignore-error=true")]).ok();
+    assert_eq!(run.count("warning: failed to export the cache"), 1, "{}", run.stderr);
+}
+
+#[test]
+fn b2_09_bad_values_are_refused_before_anything_happens() {
+    let bench = project();
+    bench.build(&["--cache-from", "type=redis,x=y"]).fails(2, &["unknown cache type"]);
+    bench.build(&["--cache-to", "type=registry"]).fails(2, &["registry cache exporter requires ref"]);
+    bench.build(&["--cache-to", "type=local,dest=/x,mde=max"]).fails(2, &["did you mean mode?"]);
+    assert!(!bench.store().exists());
+}
+
+// PAIN 68: blobs that have expired are misses, not errors.
+#[test]
+fn c7_10_expired_blobs_are_misses() {
+    need!();
+    let bench = project();
+    let dir = bench.path("cache");
+    bench.build(&["--cache-to", &format!("type=local,dest={},mode=max", dir.display())]).ok();
+    for blob in std::fs::read_dir(dir.join("blobs/sha256")).unwrap() {
+        let path = blob.unwrap().path();
+        if std::fs::read(&path).unwrap().starts_with(&[0x1f, 0x8b]) {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    let from = format!("type=local,src={}", dir.display());
+    // Everything is found, and nothing of it is there when the image is written.
+    let _ = bench.rbuild(&["system", "reset", "--force"]);
+    let tar = bench.path("o.tar");
+    let run = bench.build(&["--cache-from", &from, "-o", &format!("type=oci,dest={}", tar.display())]).ok();
+    assert!(run.count("warning: ") >= 1 && run.count("warning: ") <= 3, "{}", run.stderr);
+    assert_eq!(support::image::Image::open_tar(&tar).text("final"), "a\nb\ntool\n");
+    // The store does not believe in them any more either.
+    let run = bench.build(&[]).ok();
+    assert_eq!(run.count("warning: "), 0, "{}", run.stderr);
+}
+
+/// One fault at a time: the build succeeds, with the right content, after at most one warning for each cache.
+fn with_fault(bench: &Bench, registry: &FakeRegistry, path: &str, action: Action) -> Run {
+    let _ = bench.rbuild(&["system", "reset", "--force"]);
+    registry.state().forget_faults();
+    registry.fault("GET", path, usize::MAX, action);
+    let tar = bench.path("fault.tar");
+    let from = format!("{}/app:cache", registry.host());
+    let out = format!("type=oci,dest={}", tar.display());
+    let run = bench.build(&["--cache-from", &from, "-o", &out]).ok();
+    assert_eq!(support::image::Image::open_tar(&tar).text("final"), "a\nb\ntool\n");
+    run
+}
+
+// SPEC C7.10: whatever a cache does, the build succeeds without it.
+#[test]
+fn c7_10_a_cache_that_misbehaves_is_a_miss() {
+    need!();
+    let registry = FakeRegistry::start();
+    let bench = project();
+    let to = format!("type=registry,ref={}/app:cache,mode=max", registry.host());
+    bench.build(&["--cache-to", &to]).ok();
+    let status = |code| Action::Status(code, Vec::new(), "{}".into());
+    let busy = Action::Status(429, vec![("Retry-After", "600".into())], "{}".into());
+    for (path, action) in [
+        ("/manifests/", status(404)),
+        ("/manifests/", status(401)),
+        ("/manifests/", status(500)),
+        ("/manifests/", busy.clone()),
+        ("/manifests/", Action::Close),
+        ("/manifests/", Action::Truncate(20)),
+        ("/manifests/", Action::Corrupt),
+        ("/blobs/", status(404)),
+        ("/blobs/", status(500)),
+        ("/blobs/", busy),
+        ("/blobs/", Action::CutAfter(10)),
+        ("/blobs/", Action::Truncate(10)),
+        ("/blobs/", Action::Corrupt),
+    ] {
+        let what = format!("{path} {action:?}");
+        let run = with_fault(&bench, &registry, path, action);
+        let warnings = run.count("warning: ");
+        assert!(warnings == 1, "{what}: {warnings} warnings\n{}", run.stderr);
+    }
+}
+
+// SPEC C7.10: the same when the config is fine and only layers cannot be had.
+#[test]
+fn c7_10_layers_that_cannot_be_fetched_are_built() {
+    need!();
+    let registry = FakeRegistry::start();
+    let bench = project();
+    let to = format!("type=registry,ref={}/app:cache,mode=max", registry.host());
+    bench.build(&["--cache-to", &to]).ok();
+    let layers = registry.state().large_blobs(0);
+    assert!(layers.len() > 2, "{layers:?}");
+    for action in [Action::Status(404, Vec::new(), "{}".into()), Action::Corrupt, Action::Truncate(30)] {
+        let _ = bench.rbuild(&["system", "reset", "--force"]);
+        registry.state().forget_faults();
+        for layer in &layers {
+            // The config is a blob too.
+            if !registry.blob("app", layer).unwrap().starts_with(b"{") {
+                registry.fault("GET", layer, usize::MAX, action.clone());
+            }
+        }
+        let tar = bench.path("o.tar");
+        let from = format!("{}/app:cache", registry.host());
+        let run = bench.build(&["--cache-from", &from, "-o", &format!("type=oci,dest={}", tar.display())]).ok();
+        assert_eq!(support::image::Image::open_tar(&tar).text("final"), "a\nb\ntool\n", "{action:?}");
+        assert!(run.count("warning: ") >= 1, "{}", run.stderr);
+    }
+}
+
+// SPEC C7.10: a cache that says nothing costs its deadline, once.
+#[test]
+fn c7_10_a_cache_that_stalls_is_given_up() {
+    need!();
+    let registry = FakeRegistry::start();
+    let bench = project();
+    let to = format!("type=registry,ref={}/app:cache,mode=max", registry.host());
+    bench.build(&["--cache-to", &to]).ok();
+    let started = Instant::now();
+    let run = with_fault(&bench, &registry, "/manifests/", Action::Delay(Duration::from_secs(120)));
+    assert_eq!(run.count("warning: "), 1, "{}", run.stderr);
+    // Far below the server's delay, far above what deadlines add: no measure of speed.
+    assert!(started.elapsed() < Duration::from_secs(60), "the build waited for the cache");
+}
+
+/// Exports, forgets everything, imports; then one file changes, and at last every blob is gone.
+fn round_trip(bench: &Bench, cache: &str, expire: impl FnOnce()) {
+    bench.build(&["--cache-to", &format!("{cache},mode=max")]).ok();
+    let again = elsewhere(bench, &["--cache-from", cache]).ok();
+    assert_eq!(again.count("CACHED"), STEPS, "{}", again.stderr);
+    assert!(largest_blob(bench) < 100_000, "a layer was fetched although nothing reads it");
+    bench.file("src/a", "changed\n");
+    let image = |args: &[&str]| {
+        let tar = bench.path("o.tar");
+        let out = format!("type=oci,dest={}", tar.display());
+        let run = elsewhere(bench, &[args, &["-o", &out]].concat()).ok();
+        (support::image::Image::open_tar(&tar).text("final"), run)
+    };
+    let (text, run) = image(&["--cache-from", cache, "--cache-to", &format!("{cache},mode=max")]);
+    assert_eq!((text.as_str(), run.count("CACHED")), ("changed\nb\ntool\n", 1), "{}", run.stderr);
+    let (text, run) = image(&["--cache-from", cache]);
+    assert_eq!((text.as_str(), run.count("CACHED")), ("changed\nb\ntool\n", STEPS), "{}", run.stderr);
+    expire();
+    let (text, run) = image(&["--cache-from", cache]);
+    assert_eq!(text, "changed\nb\ntool\n");
+    assert!(run.count("warning: ") >= 1, "{}", run.stderr);
+}
+
+/// Moto wants to see a signature, any signature.
+const AUTHORIZED: &str = "Authorization: AWS4-HMAC-SHA256 Credential=id/20260101/eu-central-1/s3/aws4_request, SignedHeaders=host, Signature=x\r\n";
+
+// SPEC B4.07, B4.09, C7.07
+#[test]
+fn b4_07_s3() {
+    need!();
+    let service = match Service::s3("caches") {
+        Ok(service) => service,
+        Err(why) => skip!("{why}"),
+    };
+    let mut bench = project();
+    bench.env = vec![("AWS_ACCESS_KEY_ID".into(), "id".into()), ("AWS_SECRET_ACCESS_KEY".into(), "geheim".into())];
+    // More than a part, so that it is uploaded in several.
+    bench.dockerfile(
+        &STAGES.replace("RUN echo tool > /tool", "RUN echo tool > /tool; head -c 20000000 /dev/urandom > /big"),
+    );
+    let cache = format!(
+        "type=s3,bucket=caches,region=eu-central-1,name=one;two,prefix=p/,endpoint_url=http://{},use_path_style=true",
+        service.host
+    );
+    round_trip(&bench, &cache, || {
+        let list = service.request("GET", "/caches?list-type=2&prefix=p/blobs/", AUTHORIZED);
+        let keys: Vec<&str> = list.split("<Key>").skip(1).map(|k| k.split("</Key>").next().unwrap()).collect();
+        assert!(keys.iter().all(|k| k.starts_with("p/blobs/sha256:")) && keys.len() > 4, "{keys:?}");
+        for key in keys {
+            let answer = service.request("DELETE", &format!("/caches/{key}"), AUTHORIZED);
+            assert!(answer.starts_with("HTTP/1.1 204"), "{answer}");
+        }
+    });
+    let manifest = service.request("GET", "/caches/p/manifests/two", AUTHORIZED);
+    assert!(manifest.contains("\"diffID\":\"sha256:") && manifest.contains("\"records\":["), "{manifest}");
+    // Blobs that are old are renewed; here everything is.
+    bench.build(&["--cache-to", &format!("{cache},mode=max,touch_refresh=0s")]).ok();
+    bench.build(&["--cache-to", &format!("{cache},mode=max,touch_refresh=0s")]).ok();
+    assert_eq!(elsewhere(&bench, &["--cache-from", &cache]).ok().count("CACHED"), STEPS);
+    let wrong = cache.replace("bucket=caches", "bucket=other");
+    bench.build(&["--cache-from", &wrong]).ok();
+    bench.build(&["--cache-to", &wrong]).fails(5, &["failed to export the cache"]);
+}
+
+// SPEC B4.08, C7.08: the container is made by whoever writes first.
+#[test]
+fn b4_08_azure() {
+    need!();
+    let service = match Service::azure() {
+        Ok(service) => service,
+        Err(why) => skip!("{why}"),
+    };
+    let bench = project();
+    let cache = format!(
+        "type=azblob,account_url=http://{0}/{AZURE_ACCOUNT},account_name={AZURE_ACCOUNT},secret_access_key={AZURE_KEY},container=caches",
+        service.host
+    );
+    bench.build(&["--cache-to", &format!("{cache},mode=max")]).ok();
+    let again = elsewhere(&bench, &["--cache-from", &cache]).ok();
+    assert_eq!(again.count("CACHED"), STEPS, "{}", again.stderr);
+    assert_eq!(bench.build_image(&[]).text("final"), "a\nb\ntool\n");
+    assert!(!again.stderr.contains(AZURE_KEY), "the key is shown");
+}
+
+// SPEC B4.05, B4.09, C7.09
+#[test]
+fn b4_05_gha_in_both_versions_with_few_calls() {
+    need!();
+    for version in [1, 2] {
+        let service = FakeGha::start();
+        let bench = project();
+        let cache = format!("type=gha,url={0},url_v2={0},token={1},version={version}", service.url, fake_gha::token());
+        round_trip(&bench, &cache, || service.expire("buildkit-blob-"));
+        assert_eq!(service.complaints(), [""; 0]);
+        let keys = service.keys();
+        let hash = &fake_registry::sha256(b"refs/heads/x")[7..15];
+        assert!(
+            keys.contains(&format!("index-buildkit-1-{hash}#1"))
+                && keys.contains(&format!("index-buildkit-1-{hash}#2")),
+            "{keys:?}"
+        );
+        // A build that finds everything: one look-up for each ref that may be read.
+        bench.build(&["--cache-to", &format!("{cache},mode=max")]).ok();
+        service.calls();
+        elsewhere(&bench, &["--cache-from", &cache, "--cache-to", &format!("{cache},mode=max")]).ok();
+        let calls = service.calls();
+        // Two look-ups; then the index: a look-up, a place for it and its end.
+        let expected = if version == 1 { 6 } else { 5 };
+        assert!(calls.len() <= expected, "{calls:?}");
+    }
+}
+
+// SPEC B4.05: outside of a workflow the cache is left out.
+#[test]
+fn b4_05_gha_outside_of_a_workflow_is_left_out() {
+    let bench = project();
+    bench.dockerfile("FROM scratch\nCOPY src /src\n");
+    let run = bench.build(&["--cache-from", "type=gha", "--cache-to", "type=gha,mode=max"]).ok();
+    assert_eq!(run.count("warning: "), 0, "{}", run.stderr);
+}
