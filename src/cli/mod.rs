@@ -10,6 +10,7 @@ mod buildctl;
 mod builders;
 mod caches;
 pub mod config;
+mod contexts;
 mod docs;
 mod doctor;
 mod engine;

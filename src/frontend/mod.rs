@@ -14,6 +14,7 @@ mod configure;
 mod contexts;
 mod convert;
 mod device;
+mod epoch;
 mod error;
 mod expose;
 mod graph;

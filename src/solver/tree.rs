@@ -156,6 +156,10 @@ impl LocalTrees {
             return Ok(Arc::clone(known));
         }
         let Some(context) = env.contexts.get(name).cloned() else {
+            if name == "context" {
+                let hint = "the Dockerfile came alone, on standard input: give a directory, with -f -, to copy from it";
+                return Err(SolveError::at(vertex, FaultKind::Input, "the build context is empty", Some(hint.into())));
+            }
             let message = format!("there is no local context named \"{name}\"");
             return Err(SolveError::at(vertex, FaultKind::Usage, message, None));
         };
@@ -204,7 +208,7 @@ impl Solver {
     /// Downloads the layers of a chain that are not here.
     pub(super) async fn fetch(&self, vertex: &Vertex, chain: &[LayerId]) -> Result<(), SolveError> {
         let fetched = self.env.images.ensure_local(chain, Some(&vertex.digest)).await;
-        fetched.map_err(|e| SolveError::at(vertex, e.kind(), e.to_string(), e.hint()))
+        fetched.map_err(|e| source_error(vertex, &e))
     }
 
     /// Mounts a chain, fetching what is not here yet.

@@ -369,6 +369,11 @@ impl FrontendHost for ImageSource {
     ) -> Result<ResolvedImage, HostError> {
         Ok(self.resolve(identifier, platform, mode).await?)
     }
+
+    /// Images are not asked for their time.
+    async fn source_time(&self, _source: &SourceOp) -> Result<Option<i64>, HostError> {
+        Ok(None)
+    }
 }
 
 impl Place {
