@@ -21,6 +21,7 @@ use super::error::FileOpError;
 use super::meta::xattrs;
 use super::select::{Source, c_name, selection, text};
 use crate::base::Digest;
+use crate::base::owner;
 use crate::dockerfile::pattern::has_wildcards;
 use crate::llb::op::FileActionCopy;
 use crate::tree::CopySource;
@@ -244,7 +245,7 @@ impl Walk<'_> {
             hash.update(b"context\0");
         } else {
             let stat = rustix::fs::fstat(&fd).map_err(|e| io(e.into()))?;
-            self.header(&mut hash, &stat);
+            self.header(&mut hash, &stat, owner::of_fd(&fd, (stat.st_uid, stat.st_gid)).map_err(io)?);
             hash_xattrs(&mut hash, &xattrs(&fd).map_err(io)?);
         }
         let top = Arc::new(Dir {
@@ -397,7 +398,7 @@ impl Walk<'_> {
         let fd = open_subdir(&parent.fd, name).map_err(io)?;
         let stat = rustix::fs::fstat(&fd).map_err(|e| io(e.into()))?;
         let mut hash = Sha256::new();
-        self.header(&mut hash, &stat);
+        self.header(&mut hash, &stat, owner::of_fd(&fd, (stat.st_uid, stat.st_gid)).map_err(io)?);
         hash_xattrs(&mut hash, &xattrs(&fd).map_err(io)?);
         Ok(Arc::new(Dir {
             parent: Some((Arc::clone(parent), slot)),
@@ -414,11 +415,11 @@ impl Walk<'_> {
     }
 
     /// Type, permission bits, owner and device number.
-    fn header(&self, hash: &mut Sha256, stat: &Stat) {
+    fn header(&self, hash: &mut Sha256, stat: &Stat, owner: (u32, u32)) {
         let kind = FileType::from_raw_mode(stat.st_mode);
         // What a link's bits say differs between file systems and means nothing.
         let mode = if kind == FileType::Symlink { stat.st_mode | 0o777 } else { stat.st_mode };
-        let (uid, gid) = if self.reset_owner { (0, 0) } else { (stat.st_uid, stat.st_gid) };
+        let (uid, gid) = if self.reset_owner { (0, 0) } else { owner };
         let device = match kind {
             FileType::CharacterDevice | FileType::BlockDevice => stat.st_rdev,
             _ => 0,
@@ -436,7 +437,8 @@ impl Walk<'_> {
         let io = |attempt| move |e: io::Error| FileOpError::io(attempt, text(path), e);
         let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| io("look at")(e.into()))?;
         let mut hash = Sha256::new();
-        self.header(&mut hash, &stat);
+        let owner = owner::of_at(dir, name, (stat.st_uid, stat.st_gid)).map_err(io("read the owner of"))?;
+        self.header(&mut hash, &stat, owner);
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => {
                 field(&mut hash, self.body(dir, name, &stat, path)?.as_str().as_bytes());
