@@ -79,8 +79,9 @@ pub(crate) fn userns(error: &EnterError, mapping: &IdMapping) -> Blocker {
             blocker(
                 &format!("{program} does not work"),
                 format!(
-                    "check that {program} is setuid root or has its file capability (chmod u+s, or setcap cap_set{}id+ep), is \
-                     not on a nosuid mount, and that the ranges in /etc/subuid and /etc/subgid are its caller's",
+                    "check that {program} has its file capability (setcap cap_set{0}id+ep $(command -v {program}); setuid root \
+                     does not help in containers without CAP_SYS_ADMIN), is not on a nosuid mount, and that the ranges in \
+                     /etc/subuid and /etc/subgid are its caller's",
                     if *program == "newgidmap" { "g" } else { "u" }
                 ),
             )

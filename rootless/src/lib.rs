@@ -11,12 +11,14 @@ pub mod doctor;
 pub mod enter;
 pub mod exe;
 pub mod idmap;
+pub mod ownership;
 pub mod probe;
 pub mod report;
 pub mod spawn;
 pub mod step;
 pub mod worker;
 
+mod binfmt;
 mod explain;
 mod furnish;
 mod landlock;

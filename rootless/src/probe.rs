@@ -83,7 +83,7 @@ pub fn probe(input: &ProbeInput<'_>) -> ProbeReport {
         return report;
     }
     for rung in Rung::ALL {
-        if input.pinned.is_some_and(|pinned| pinned != rung) || rung == Rung::UsernsOne {
+        if input.pinned.is_some_and(|pinned| pinned != rung) {
             continue;
         }
         match try_rung(rung, input, report.notify) {
@@ -114,11 +114,7 @@ pub(crate) fn probe_all(input: &ProbeInput<'_>) -> Vec<(Rung, Vec<Blocker>)> {
     if let Some(blocker) = explain::old_kernel(&report.kernel) {
         return vec![(Rung::Userns, vec![blocker])];
     }
-    Rung::ALL
-        .into_iter()
-        .filter(|r| *r != Rung::UsernsOne)
-        .map(|rung| (rung, try_rung(rung, input, report.notify).err().unwrap_or_default()))
-        .collect()
+    Rung::ALL.into_iter().map(|rung| (rung, try_rung(rung, input, report.notify).err().unwrap_or_default())).collect()
 }
 
 fn empty_report(input: &ProbeInput<'_>) -> ProbeReport {

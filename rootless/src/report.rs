@@ -56,7 +56,11 @@ impl Rung {
                 "RUN steps are confined by chroot and Landlock only, not isolated: they share process ids and the network with \
                  the builder",
             ),
-            Self::Root | Self::Userns | Self::UsernsOne | Self::None => None,
+            Self::UsernsOne => Some(
+                "there is one user id only: the others are emulated, and symbolic links, pipes and devices cannot have another \
+                 owner than root",
+            ),
+            Self::Root | Self::Userns | Self::None => None,
         }
     }
 

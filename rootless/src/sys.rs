@@ -265,6 +265,44 @@ pub(crate) fn notify_answer(listener: BorrowedFd<'_>, id: u64, answer: &Answer) 
     unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_SEND as _, &raw const response) };
 }
 
+/// The bytes of `struct stat` for an open file, with another owner.
+#[cfg(target_pointer_width = "64")]
+pub(crate) fn stat_bytes(fd: &OwnedFd, owner: (u32, u32)) -> io::Result<Vec<u8>> {
+    // SAFETY: all-zero is a valid `stat`, a plain C struct.
+    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: `fd` is open and `stat` a live local.
+    if unsafe { libc::fstat(fd.as_raw_fd(), &raw mut stat) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    (stat.st_uid, stat.st_gid) = owner;
+    // SAFETY: the struct was zeroed, so that every byte of it, padding included, is initialised.
+    Ok(unsafe { std::slice::from_raw_parts((&raw const stat).cast::<u8>(), size_of::<libc::stat>()) }.to_vec())
+}
+
+/// The bytes of `struct statx` for an open file, with another owner.
+#[cfg(target_pointer_width = "64")]
+pub(crate) fn statx_bytes(fd: &OwnedFd, mask: u32, owner: (u32, u32)) -> io::Result<Vec<u8>> {
+    // SAFETY: all-zero is a valid `statx`, a plain C struct.
+    let mut stat: libc::statx = unsafe { std::mem::zeroed() };
+    // SAFETY: the path is an empty literal, `fd` is open and `stat` a live local.
+    let rc = unsafe {
+        libc::syscall(
+            libc::SYS_statx,
+            fd.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            mask | libc::STATX_BASIC_STATS,
+            &raw mut stat,
+        )
+    };
+    if rc < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    (stat.stx_uid, stat.stx_gid) = owner;
+    // SAFETY: the struct was zeroed, so that every byte of it, padding included, is initialised.
+    Ok(unsafe { std::slice::from_raw_parts((&raw const stat).cast::<u8>(), size_of::<libc::statx>()) }.to_vec())
+}
+
 /// Reads another process's memory into `buffer`; gives how much there was.
 pub(crate) fn read_memory(pid: i32, address: u64, buffer: &mut [u8]) -> io::Result<usize> {
     let local = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };

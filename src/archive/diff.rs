@@ -30,7 +30,7 @@ use super::entry::{Entry, EntryKind, Timestamp, name_representable};
 use super::error::ArchiveError;
 use super::lowers::{LowerDir, LowerNode, Lowers, is_opaque, is_representable, is_whiteout};
 use super::notes::{Note, NoteKind, Notes};
-use super::scan::{entry_of, kind_of, mtime_of, xattrs_of};
+use super::scan::{entry_of, kind_of, mtime_of, owner_of, xattrs_of};
 use super::writer::{Content, LayerWriter};
 
 /// What a diff found.
@@ -204,7 +204,7 @@ impl<'a, W: Write + Send> Walk<'a, W> {
         let entry = entry_of(&path, &here, &meta, kind)?;
         let old = old.filter(|old| old.dir.is_some());
         match &old {
-            Some(old) if same_owner(&meta, &old.meta) && entry.xattrs == xattrs_of(&old.path)? => {
+            Some(old) if same_owner(&here, &meta, old)? && entry.xattrs == xattrs_of(&old.path)? => {
                 self.stats.unchanged += 1;
             }
             _ => self.write(&entry, None)?,
@@ -278,19 +278,18 @@ fn same_leaf(here: &Path, meta: &Metadata, kind: EntryKind, old: &LowerNode) -> 
     match kind {
         EntryKind::Symlink => {
             let read = |path: &Path| std::fs::read_link(path).map_err(|e| ArchiveError::io("read", path, e));
-            let owner = |meta: &Metadata| (meta.uid(), meta.gid());
-            Ok(owner(meta) == owner(&old.meta) && read(here)? == read(&old.path)?)
+            Ok(owner_of(here, meta)? == owner_of(&old.path, &old.meta)? && read(here)? == read(&old.path)?)
         }
-        EntryKind::File => Ok(same_owner(meta, &old.meta)
+        EntryKind::File => Ok(same_owner(here, meta, old)?
             && meta.size() == old.meta.size()
             && xattrs_of(here)? == xattrs_of(&old.path)?
             && same_content(here, &old.path, meta.size())?),
-        _ => Ok(same_owner(meta, &old.meta) && meta.rdev() == old.meta.rdev()),
+        _ => Ok(same_owner(here, meta, old)? && meta.rdev() == old.meta.rdev()),
     }
 }
 
-fn same_owner(a: &Metadata, b: &Metadata) -> bool {
-    (a.mode(), a.uid(), a.gid()) == (b.mode(), b.uid(), b.gid())
+fn same_owner(here: &Path, meta: &Metadata, old: &LowerNode) -> Result<bool, ArchiveError> {
+    Ok(meta.mode() == old.meta.mode() && owner_of(here, meta)? == owner_of(&old.path, &old.meta)?)
 }
 
 /// Opens a regular file without following a symlink and without waiting for anything.

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
@@ -21,6 +21,7 @@ use super::notes::{Note, NoteKind, Notes};
 use super::reader::{Member, Piece, TarReader};
 use super::scan::mtime_of;
 use super::target::{Missing, Place, Target, is_whiteout_stat, timestamps};
+use crate::base::owner;
 
 /// What the archive is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -228,7 +229,7 @@ impl Extractor {
 
     /// Owner first, since changing it clears setuid and capabilities; mode last, since it may forbid setting attributes.
     fn file_metadata(&mut self, fd: BorrowedFd<'_>, entry: &Entry) -> Result<(), ArchiveError> {
-        let owned = ids(entry).and_then(|(uid, gid)| rustix::fs::fchown(fd, Some(uid), Some(gid)));
+        let owned = ids(entry).and_then(|(uid, gid)| owner::set_fd(fd, uid, gid));
         let mode = self.mode_after_chown(owned, entry)?;
         for (name, value) in &entry.xattrs {
             match rustix::fs::fsetxattr(fd, name.as_slice(), value, XattrFlags::empty()) {
@@ -342,8 +343,7 @@ impl Extractor {
 
     /// Owner, mode and time of what cannot be opened.
     fn path_metadata(&mut self, place: &Place, name: &OsStr, entry: &Entry) -> Result<(), ArchiveError> {
-        let owned = ids(entry)
-            .and_then(|(uid, gid)| rustix::fs::chownat(place, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW));
+        let owned = ids(entry).and_then(|(uid, gid)| owner::set_at(place, name, uid, gid));
         let mode = self.mode_after_chown(owned, entry)?;
         if entry.kind != EntryKind::Symlink {
             // Just made, and no symlink.
@@ -466,9 +466,9 @@ impl Extractor {
 }
 
 /// The owner as the kernel takes it: -1 would mean "leave it as it is".
-fn ids(entry: &Entry) -> Result<(Uid, Gid), Errno> {
+fn ids(entry: &Entry) -> Result<(u32, u32), Errno> {
     if entry.uid == u32::MAX || entry.gid == u32::MAX {
         return Err(Errno::INVAL);
     }
-    Ok((Uid::from_raw(entry.uid), Gid::from_raw(entry.gid)))
+    Ok((entry.uid, entry.gid))
 }

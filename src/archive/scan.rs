@@ -9,6 +9,7 @@ use rustix::io::Errno;
 
 use super::entry::{Entry, EntryKind, Timestamp, Xattrs, xattr_allowed};
 use super::error::ArchiveError;
+use crate::base::owner;
 
 /// Overlay features that are never on in our mounts; a file that carries their mark is not what it seems.
 const FOREIGN_MARKS: [&[u8]; 2] = [b"user.overlay.redirect", b"user.overlay.metacopy"];
@@ -36,8 +37,7 @@ pub(super) fn mtime_of(meta: &Metadata) -> Timestamp {
 pub(super) fn entry_of(name: &Path, path: &Path, meta: &Metadata, kind: EntryKind) -> Result<Entry, ArchiveError> {
     let mut entry = Entry::new(name, kind);
     entry.mode = meta.mode() & 0o7777;
-    entry.uid = meta.uid();
-    entry.gid = meta.gid();
+    (entry.uid, entry.gid) = owner_of(path, meta)?;
     entry.mtime = mtime_of(meta);
     match kind {
         EntryKind::File => entry.size = meta.size(),
@@ -55,6 +55,11 @@ pub(super) fn entry_of(name: &Path, path: &Path, meta: &Metadata, kind: EntryKin
         entry.xattrs = xattrs_of(path)?;
     }
     Ok(entry)
+}
+
+/// Who owns what is at `path`.
+pub(super) fn owner_of(path: &Path, meta: &Metadata) -> Result<(u32, u32), ArchiveError> {
+    owner::of_path(path, (meta.uid(), meta.gid())).map_err(|e| ArchiveError::io("read the owner of", path, e))
 }
 
 /// The entry for what is at `path` in the plain tree `root`; `None` if nothing is there that a layer can hold.

@@ -13,13 +13,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
 
-use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timestamps, Uid};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, Timestamps};
 use rustix::io::Errno;
 
 use super::entry::{Entry, Timestamp, Xattrs};
 use super::error::ArchiveError;
 use super::lowers::{LowerNode, Lowers, OPAQUE_XATTR};
-use super::scan::{mtime_of, xattrs_of};
+use super::scan::{mtime_of, owner_of, xattrs_of};
+use crate::base::owner;
 
 /// As many as the kernel follows.
 const MAX_SYMLINKS: usize = 40;
@@ -276,7 +277,8 @@ impl Target {
         from: &Path,
         meta: &Metadata,
     ) -> Result<(), ArchiveError> {
-        match rustix::fs::fchown(fd, Some(Uid::from_raw(meta.uid())), Some(Gid::from_raw(meta.gid()))) {
+        let (uid, gid) = owner_of(from, meta)?;
+        match owner::set_fd(fd, uid, gid) {
             // What the lower layer's file shows is then not its owner either.
             Ok(()) | Err(Errno::INVAL | Errno::PERM) => {}
             Err(e) => return Err(self.error("change the owner of", real, e)),

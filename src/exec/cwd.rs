@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::base::file::open_in_root;
@@ -68,8 +68,7 @@ pub(super) fn ensure(root: &OwnedFd, path: &Path, owner: (u32, u32)) -> io::Resu
 fn make(parent: &OwnedFd, name: &OsStr, owner: (u32, u32)) -> io::Result<()> {
     let mode = Mode::from_raw_mode(0o755);
     rustix::fs::mkdirat(parent, name, mode)?;
-    let (uid, gid) = (Uid::from_raw(owner.0), Gid::from_raw(owner.1));
-    rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+    crate::base::owner::set_at(parent, name, owner.0, owner.1)?;
     // The umask had its say in mkdir.
     Ok(rustix::fs::chmodat(parent, name, mode, AtFlags::empty())?)
 }

@@ -6,7 +6,10 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{Gid, Mode, Uid};
+use rustix::fs::Mode;
+use rustix::io::Errno;
+
+use crate::base::owner;
 
 /// A secret in a file; removed on drop.
 #[derive(Debug)]
@@ -23,7 +26,11 @@ impl SecretFile {
         let mut file: File = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
         let secret = Self(path);
         file.write_all(value)?;
-        rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+        match owner::set_fd(&file, uid, gid) {
+            // An older tmpfs records nothing; the one id there is may read it all the same.
+            Err(Errno::PERM) if owner::are_recorded() => {}
+            other => other?,
+        }
         rustix::fs::fchmod(&file, Mode::from_raw_mode(mode & 0o7777))?;
         Ok(secret)
     }

@@ -7,6 +7,7 @@
 //! anything: that is what namespaces, Landlock and the other filters are for.
 
 mod files;
+mod ids;
 mod memory;
 mod procfs;
 
@@ -21,19 +22,21 @@ use crate::step::{Emulation, StepSpec};
 use crate::sys::{self, Answer, Notification};
 pub(crate) use procfs::{MACHINE_FILES, MADE_UP_FILES, PRIVATE_FILES, PUBLIC_FILES};
 
+use ids::IdEmulation;
 use procfs::ProcEmulation;
 
-/// The calls an emulation takes from the kernel.
+/// The calls a step's emulation takes from the kernel.
 pub(crate) fn traps(emulation: Emulation) -> Vec<Trap> {
     match emulation {
         Emulation::Proc => procfs::TRAPS.to_vec(),
-        Emulation::Ids | Emulation::None | Emulation::Errno => Vec::new(),
+        Emulation::Ids => ids::traps(),
+        Emulation::None | Emulation::Errno => Vec::new(),
     }
 }
 
 /// What [`Emulation::Errno`] lets succeed without doing it.
 pub(crate) fn errno_traps() -> Vec<Trap> {
-    Vec::new()
+    ids::errno_traps()
 }
 
 /// Answers the calls of one step.
@@ -49,6 +52,7 @@ pub(crate) struct Supervisor {
 
 enum Emulator {
     Proc(ProcEmulation),
+    Ids(IdEmulation),
 }
 
 /// One call, decoded.
@@ -56,12 +60,19 @@ pub(crate) struct Call {
     pub(crate) name: &'static str,
     pub(crate) tid: i32,
     pub(crate) args: [u64; 6],
+    /// A call of i386 or 32-bit ARM, whose id calls without a number in their name have 16-bit ids.
+    pub(crate) narrow: bool,
+    /// The caller's pointers and structures are those of a 32-bit architecture.
+    pub(crate) compat: bool,
 }
 
 impl Supervisor {
     pub(crate) fn new(spec: &StepSpec, socket: UnixStream) -> io::Result<Self> {
         let names = traps(spec.emulation).iter().map(|(name, _, _)| *name).collect();
-        let emulator = Emulator::Proc(ProcEmulation::new(&spec.rootfs)?);
+        let emulator = match spec.emulation {
+            Emulation::Ids => Emulator::Ids(IdEmulation::new(spec)?),
+            _ => Emulator::Proc(ProcEmulation::new(&spec.rootfs)?),
+        };
         Ok(Self { socket, listener: None, closed: false, names, emulator })
     }
 
@@ -93,6 +104,7 @@ impl Supervisor {
         let answer = match decode(&self.names, &request) {
             Some(call) => match &mut self.emulator {
                 Emulator::Proc(emulation) => emulation.answer(&call),
+                Emulator::Ids(emulation) => emulation.answer(&call),
             },
             None => Answer::Continue,
         };
@@ -104,11 +116,12 @@ impl Supervisor {
 fn decode(names: &[&'static str], request: &Notification) -> Option<Call> {
     let name = call_name(names, request.arch, request.nr)?;
     let mut args = request.args;
-    if crate::seccomp::is_32_bit(request.arch) {
+    let compat = crate::seccomp::is_32_bit(request.arch);
+    if compat {
         // The upper halves of registers are undefined.
         args.iter_mut().for_each(|a| *a &= 0xffff_ffff);
     }
-    Some(Call { name, tid: request.pid, args })
+    Some(Call { name, tid: request.pid, args, narrow: compat, compat })
 }
 
 impl Call {

@@ -15,7 +15,7 @@ use libcontainer::oci_spec::runtime::{
 };
 
 use crate::report::ProcMode;
-use crate::step::{Network, StepMount, StepSpec};
+use crate::step::{Emulation, Network, StepMount, StepSpec};
 
 /// Hidden from steps (SPEC A5.14).
 const MASKED: [&str; 11] = [
@@ -54,7 +54,7 @@ pub(super) fn runtime_spec(step: &StepSpec) -> Result<Spec, OciSpecError> {
 
     let mut linux = LinuxBuilder::default()
         .namespaces(namespaces(step.network)?)
-        .masked_paths(owned(step, &MASKED))
+        .masked_paths(masked(step))
         .readonly_paths(owned(step, &READONLY))
         .rootfs_propagation("private")
         .build()?;
@@ -72,6 +72,17 @@ pub(super) fn runtime_spec(step: &StepSpec) -> Result<Spec, OciSpecError> {
         .build()?;
     spec.set_hooks(None);
     Ok(spec)
+}
+
+/// With a network of its own a step has no business with the names of the machine's interfaces.
+const INTERFACES: [&str; 2] = ["/sys/class/net", "/sys/devices/virtual/net"];
+
+fn masked(step: &StepSpec) -> Vec<String> {
+    let mut out = owned(step, &MASKED);
+    if step.network == Network::None && !step.fresh_sys {
+        out.extend(owned(step, &INTERFACES));
+    }
+    out
 }
 
 fn owned(step: &StepSpec, paths: &[&str]) -> Vec<String> {
@@ -105,7 +116,12 @@ fn mounts(step: &StepSpec) -> Result<Vec<Mount>, OciSpecError> {
     }];
     // A tmpfs, or device nodes and links would end up in the layer.
     out.push(std("tmpfs", "/dev", &["nosuid", "strictatime", "mode=755", "size=65536k"])?);
-    out.push(std("devpts", "/dev/pts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"])?);
+    let mut pts = vec!["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"];
+    if !matches!(step.emulation, Emulation::Ids | Emulation::Errno) {
+        // The group of terminals, which must exist in the user namespace.
+        pts.push("gid=5");
+    }
+    out.push(std("devpts", "/dev/pts", &pts)?);
     if !step.mounts.iter().any(|m| m.target() == Path::new("/dev/shm")) {
         let size = format!("size={}", step.shm_size);
         out.push(std("tmpfs", "/dev/shm", &["nosuid", "noexec", "nodev", "mode=1777", &size])?);

@@ -30,6 +30,8 @@ impl Action {
 pub(crate) enum When {
     /// All.
     Always,
+    /// Those with one of these bits in the low half of this argument.
+    Bits(u32, u32),
     /// Those where this argument, masked, has one of these values.
     Masked(u32, u32, &'static [u32]),
 }
@@ -85,6 +87,9 @@ fn decide(when: When, value: u32) -> Vec<sock_filter> {
     let argument = |index: u32| load(ARG0 + 8 * index);
     match when {
         When::Always => vec![ret(value)],
+        When::Bits(index, bits) => {
+            vec![argument(index), jump(libc::BPF_JSET, bits, 0, 1), ret(value), ret(libc::SECCOMP_RET_ALLOW)]
+        }
         When::Masked(index, mask, values) => {
             let mut out = vec![argument(index), alu_and(mask)];
             for wanted in values {

@@ -21,6 +21,7 @@ use super::error::FileOpError;
 use super::meta::xattrs;
 use super::select::{Source, c_name, selection, text};
 use crate::base::Digest;
+use crate::base::owner;
 use crate::dockerfile::pattern::has_wildcards;
 use crate::llb::op::FileActionCopy;
 use crate::tree::CopySource;
@@ -283,7 +284,7 @@ impl Walk<'_> {
             hash.update(b"context\0");
         } else {
             let stat = rustix::fs::fstat(&fd).map_err(|e| io(e.into()))?;
-            self.header(&mut hash, &stat);
+            self.header(&mut hash, &stat, owner::of_fd(&fd, (stat.st_uid, stat.st_gid)).map_err(io)?);
             hash_xattrs(&mut hash, &xattrs(&fd).map_err(io)?);
         }
         let top = Arc::new(Dir {
@@ -436,9 +437,10 @@ impl Walk<'_> {
         let fd = open_subdir(&parent.fd, name).map_err(io)?;
         let stat = rustix::fs::fstat(&fd).map_err(|e| io(e.into()))?;
         let mut hash = Sha256::new();
-        self.header(&mut hash, &stat);
+        let owner = owner::of_fd(&fd, (stat.st_uid, stat.st_gid)).map_err(io)?;
+        self.header(&mut hash, &stat, owner);
         if verdict.itself {
-            self.note(&path, &stat, b"");
+            self.note(&path, &stat, owner, b"");
         }
         hash_xattrs(&mut hash, &xattrs(&fd).map_err(io)?);
         Ok(Arc::new(Dir {
@@ -456,7 +458,7 @@ impl Walk<'_> {
     }
 
     /// Notes an entry for [`content_entries`].
-    fn note(&self, path: &[u8], stat: &Stat, content: &[u8]) {
+    fn note(&self, path: &[u8], stat: &Stat, owner: (u32, u32), content: &[u8]) {
         let Some(found) = self.found else { return };
         let hash = if content.is_empty() {
             0
@@ -464,16 +466,16 @@ impl Walk<'_> {
             let raw: Hash = Sha256::digest(content).into();
             u64::from_le_bytes([raw[0], raw[1], raw[2], raw[3], raw[4], raw[5], raw[6], raw[7]])
         };
-        let owner = if self.reset_owner { (0, 0) } else { (stat.st_uid, stat.st_gid) };
+        let owner = if self.reset_owner { (0, 0) } else { owner };
         lock(found).push(SelectedEntry { path: text(path).to_string(), mode: stat.st_mode, owner, hash });
     }
 
     /// Type, permission bits, owner and device number.
-    fn header(&self, hash: &mut Sha256, stat: &Stat) {
+    fn header(&self, hash: &mut Sha256, stat: &Stat, owner: (u32, u32)) {
         let kind = FileType::from_raw_mode(stat.st_mode);
         // What a link's bits say differs between file systems and means nothing.
         let mode = if kind == FileType::Symlink { stat.st_mode | 0o777 } else { stat.st_mode };
-        let (uid, gid) = if self.reset_owner { (0, 0) } else { (stat.st_uid, stat.st_gid) };
+        let (uid, gid) = if self.reset_owner { (0, 0) } else { owner };
         let device = match kind {
             FileType::CharacterDevice | FileType::BlockDevice => stat.st_rdev,
             _ => 0,
@@ -491,16 +493,17 @@ impl Walk<'_> {
         let io = |attempt| move |e: io::Error| FileOpError::io(attempt, text(path), e);
         let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| io("look at")(e.into()))?;
         let mut hash = Sha256::new();
-        self.header(&mut hash, &stat);
+        let owner = owner::of_at(dir, name, (stat.st_uid, stat.st_gid)).map_err(io("read the owner of"))?;
+        self.header(&mut hash, &stat, owner);
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => {
                 let body = self.body(dir, name, &stat, path)?;
-                self.note(path, &stat, body.as_str().as_bytes());
+                self.note(path, &stat, owner, body.as_str().as_bytes());
                 field(&mut hash, body.as_str().as_bytes());
             }
             FileType::Symlink => {
                 let target = read_link(dir, name).map_err(io("read link"))?;
-                self.note(path, &stat, target.as_bytes());
+                self.note(path, &stat, owner, target.as_bytes());
                 field(&mut hash, target.as_bytes());
             }
             FileType::Directory if kind != FileType::Directory => {

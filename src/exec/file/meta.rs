@@ -4,10 +4,11 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, Stat, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 
 use super::mode::ModeChange;
+use crate::base::owner;
 
 /// What a copy changes about what it copies.
 #[derive(Clone, Debug, Default)]
@@ -115,7 +116,12 @@ impl Settings {
         lost: &mut dyn FnMut(&CStr, Errno),
     ) -> Result<(), (&'static str, io::Error)> {
         if !self.no_chown {
-            let (uid, gid) = self.owner(stat);
+            let mut stat = *stat;
+            if let Some(source) = source {
+                let found = owner::of_fd(source, (stat.st_uid, stat.st_gid));
+                (stat.st_uid, stat.st_gid) = found.map_err(|e| ("read the owner of", e))?;
+            }
+            let (uid, gid) = self.owner(&stat);
             chown(&fd, uid, gid).map_err(|e| ("chown", e))?;
         }
         // After the owner, whose change drops capabilities and set-id bits.
@@ -160,13 +166,16 @@ fn unmapped(e: Errno, uid: u32, gid: u32) -> io::Error {
 
 /// Sets the owner of an open file.
 pub(super) fn chown(fd: impl AsFd, uid: u32, gid: u32) -> io::Result<()> {
-    rustix::fs::fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))).map_err(|e| unmapped(e, uid, gid))
+    owner::set_fd(fd, uid, gid).map_err(|e| unmapped(e, uid, gid))
 }
 
 /// Sets the owner of what is at `name` itself.
 pub(super) fn chown_at(dir: impl AsFd, name: &CStr, uid: u32, gid: u32) -> io::Result<()> {
-    let (uid_, gid_) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-    rustix::fs::chownat(dir, name, uid_, gid_, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| unmapped(e, uid, gid))
+    match owner::set_at(dir, name, uid, gid) {
+        // Links and pipes cannot have a recorded owner; everything else can, so this is no reason to fail.
+        Err(Errno::PERM) if owner::are_recorded() => Ok(()),
+        other => other.map_err(|e| unmapped(e, uid, gid)),
+    }
 }
 
 /// Sets the permission bits of what is at `name`, which is no link. Devices and pipes must not be opened for that.

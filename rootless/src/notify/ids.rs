@@ -1,0 +1,657 @@
+//! Users, groups and owners for steps that have one id only.
+//!
+//! Every process of the step really has the one id of its user namespace, with root's capabilities there; which ids it
+//! believes to have is kept in a table here. Owners that files cannot have are recorded in the attribute of
+//! [`crate::ownership`], from which layers get them. Permissions are therefore not checked between the users of a step:
+//! what one user of it may not do, another can. (That is between the step and itself.)
+//!
+//! Links, pipes and sockets cannot carry the attribute: they belong to root.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, XattrFlags};
+use rustix::io::Errno;
+
+use super::Call;
+use super::files::Proc;
+use super::memory::{Ids as MemoryIds, Memory};
+use crate::ownership::{RECORD, decode, encode};
+use crate::seccomp::{Action, Trap, When};
+use crate::step::StepSpec;
+use crate::sys::Answer;
+
+/// Calls that change or tell ids, or make something that has an owner.
+pub(super) fn traps() -> Vec<Trap> {
+    let mut out: Vec<Trap> = ALWAYS.iter().map(|name| (*name, When::Always, Action::Notify)).collect();
+    let create = u32::from_ne_bytes(libc::O_CREAT.to_ne_bytes());
+    out.push(("open", When::Bits(1, create), Action::Notify));
+    out.push(("openat", When::Bits(2, create), Action::Notify));
+    // Programs copy owners from one file to another (passwd, cp, tar, dpkg): what they see must be what is recorded.
+    out.extend(STAT.iter().map(|name| (*name, When::Always, Action::Notify)));
+    out.push(("prctl", When::Masked(0, u32::MAX, &[PR_SET_KEEPCAPS, PR_SET_SECUREBITS]), Action::Notify));
+    out
+}
+
+/// What succeeds without being done where no supervisor can answer: owners are lost.
+pub(super) fn errno_traps() -> Vec<Trap> {
+    ["chown", "chown32", "fchown", "fchown32", "lchown", "lchown32", "fchownat", "setgroups", "setgroups32"]
+        .iter()
+        .chain(&SET_IDS)
+        .map(|name| (*name, When::Always, Action::Errno(0)))
+        .collect()
+}
+
+const SET_IDS: [&str; 16] = [
+    "setuid",
+    "setgid",
+    "setreuid",
+    "setregid",
+    "setresuid",
+    "setresgid",
+    "setfsuid",
+    "setfsgid",
+    "setuid32",
+    "setgid32",
+    "setreuid32",
+    "setregid32",
+    "setresuid32",
+    "setresgid32",
+    "setfsuid32",
+    "setfsgid32",
+];
+const ALWAYS: [&str; 51] = [
+    "chown",
+    "chown32",
+    "fchown",
+    "fchown32",
+    "lchown",
+    "lchown32",
+    "fchownat",
+    "setgroups",
+    "setgroups32",
+    "getgroups",
+    "getgroups32",
+    "setuid",
+    "setgid",
+    "setreuid",
+    "setregid",
+    "setresuid",
+    "setresgid",
+    "setfsuid",
+    "setfsgid",
+    "setuid32",
+    "setgid32",
+    "setreuid32",
+    "setregid32",
+    "setresuid32",
+    "setresgid32",
+    "setfsuid32",
+    "setfsgid32",
+    "getuid",
+    "geteuid",
+    "getgid",
+    "getegid",
+    "getuid32",
+    "geteuid32",
+    "getgid32",
+    "getegid32",
+    "getresuid",
+    "getresgid",
+    "getresuid32",
+    "getresgid32",
+    "creat",
+    "mkdir",
+    "mkdirat",
+    "openat2",
+    "execve",
+    "execveat",
+    "setxattr",
+    "lsetxattr",
+    "fsetxattr",
+    "setxattrat",
+    "mknod",
+    "mknodat",
+];
+const STAT: [&str; 6] = ["stat", "lstat", "fstat", "newfstatat", "statx", "fstatat64"];
+
+/// What a program says before it gives up root, to change its groups afterwards.
+const PR_SET_KEEPCAPS: u32 = 8;
+const PR_SET_SECUREBITS: u32 = 28;
+/// `SECBIT_NO_SETUID_FIXUP | SECBIT_KEEP_CAPS`.
+const KEEPING_BITS: u64 = 0x14;
+
+/// "Leave it as it is."
+const KEEP: u32 = u32::MAX;
+
+/// The ids a process believes to have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Creds {
+    /// Real, effective, saved.
+    uid: [u32; 3],
+    gid: [u32; 3],
+    groups: Vec<u32>,
+    /// It asked to keep root's capabilities when it becomes somebody else.
+    keep: bool,
+}
+
+impl Creds {
+    /// Whether it may take any group.
+    fn may_set_groups(&self) -> bool {
+        self.uid[1] == 0 || self.keep
+    }
+}
+
+/// A process: its number and when it started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Known {
+    start: u64,
+    creds: Creds,
+}
+
+/// The emulation for one step.
+pub(crate) struct IdEmulation {
+    proc: Proc,
+    initial: Creds,
+    table: HashMap<i32, Known>,
+}
+
+/// `/proc/<pid>/stat`: parent and start time.
+struct Life {
+    parent: i32,
+    start: u64,
+}
+
+impl IdEmulation {
+    pub(crate) fn new(spec: &StepSpec) -> io::Result<Self> {
+        let initial = Creds { uid: [spec.uid; 3], gid: [spec.gid; 3], groups: spec.groups.clone(), keep: false };
+        Ok(Self { proc: Proc::open()?, initial, table: HashMap::new() })
+    }
+
+    pub(crate) fn answer(&mut self, call: &Call) -> Answer {
+        self.try_answer(call).unwrap_or_else(|e| Answer::Error(e.raw_os_error().unwrap_or(libc::EPERM)))
+    }
+
+    fn try_answer(&mut self, call: &Call) -> io::Result<Answer> {
+        let a = &call.args;
+        // The 16-bit calls of i386 end where their 32-bit ones have a suffix.
+        let (name, narrow) = match call.name.strip_suffix("32") {
+            Some(name) => (name, false),
+            None => (call.name, call.narrow),
+        };
+        let id = |index: usize| match (narrow, call.word(index)) {
+            (true, word) if word & 0xffff == 0xffff => KEEP,
+            (true, word) => word & 0xffff,
+            (false, word) => word,
+        };
+        let at_cwd = libc::AT_FDCWD;
+        match name {
+            "getuid" => self.tell(call, |c| c.uid[0]),
+            "geteuid" => self.tell(call, |c| c.uid[1]),
+            "getgid" => self.tell(call, |c| c.gid[0]),
+            "getegid" => self.tell(call, |c| c.gid[1]),
+            "getresuid" | "getresgid" => {
+                let creds = self.creds(call.tid)?;
+                let ids = if name == "getresuid" { creds.uid } else { creds.gid };
+                let memory = Memory::new(call.tid, MemoryIds::ROOT);
+                for (address, id) in a.iter().zip(ids) {
+                    memory.write(*address, &id.to_ne_bytes()[..if narrow { 2 } else { 4 }])?;
+                }
+                Ok(Answer::Value(0))
+            }
+            "getgroups" => {
+                let groups = self.creds(call.tid)?.groups;
+                let room = usize::try_from(call.int(0)).map_err(|_| error(libc::EINVAL))?;
+                if room > 0 {
+                    if room < groups.len() {
+                        return Err(error(libc::EINVAL));
+                    }
+                    let width = if narrow { 2 } else { 4 };
+                    let bytes: Vec<u8> = groups.iter().flat_map(|g| g.to_ne_bytes()[..width].to_vec()).collect();
+                    Memory::new(call.tid, MemoryIds::ROOT).write(a[1], &bytes)?;
+                }
+                Ok(Answer::Value(i64::try_from(groups.len()).unwrap_or(0)))
+            }
+            "setgroups" => {
+                let count =
+                    usize::try_from(call.int(0)).ok().filter(|n| *n <= 65536).ok_or_else(|| error(libc::EINVAL))?;
+                let width = if narrow { 2 } else { 4 };
+                let bytes = Memory::new(call.tid, MemoryIds::ROOT).bytes(a[1], count * width)?;
+                let groups = bytes
+                    .chunks_exact(width)
+                    .map(|c| {
+                        let mut word = [0; 4];
+                        word[..width].copy_from_slice(c);
+                        u32::from_le_bytes(word)
+                    })
+                    .collect();
+                self.change(call.tid, |creds| {
+                    if !creds.may_set_groups() {
+                        return Err(error(libc::EPERM));
+                    }
+                    creds.groups = groups;
+                    Ok(0)
+                })
+            }
+            "setuid" | "setgid" => {
+                let id = id(0);
+                self.change(call.tid, |creds| {
+                    let root = if name == "setuid" { creds.uid[1] == 0 } else { creds.may_set_groups() };
+                    let ids = if name == "setuid" { &mut creds.uid } else { &mut creds.gid };
+                    match (root, ids.contains(&id)) {
+                        (true, _) => *ids = [id; 3],
+                        (false, true) => ids[1] = id,
+                        (false, false) => return Err(error(libc::EPERM)),
+                    }
+                    Ok(0)
+                })
+            }
+            "setreuid" | "setregid" | "setresuid" | "setresgid" => {
+                let three = name.starts_with("setres");
+                let (real, effective) = (id(0), id(1));
+                let saved = if three { id(2) } else { KEEP };
+                self.change(call.tid, |creds| {
+                    let root = if name.ends_with("uid") { creds.uid[1] == 0 } else { creds.may_set_groups() };
+                    let ids = if name.ends_with("uid") { &mut creds.uid } else { &mut creds.gid };
+                    if !root && [real, effective, saved].iter().any(|id| *id != KEEP && !ids.contains(id)) {
+                        return Err(error(libc::EPERM));
+                    }
+                    let old_real = ids[0];
+                    for (slot, id) in ids.iter_mut().zip([real, effective, saved]) {
+                        if id != KEEP {
+                            *slot = id;
+                        }
+                    }
+                    if !three && (real != KEEP || (effective != KEEP && effective != old_real)) {
+                        ids[2] = ids[1];
+                    }
+                    Ok(0)
+                })
+            }
+            // Nobody but NFS servers uses them; they tell the old value.
+            "setfsuid" => self.tell(call, |c| c.uid[1]),
+            "setfsgid" => self.tell(call, |c| c.gid[1]),
+            "chown" => self.chown(call.tid, at_cwd, Some(a[0]), 0, id(1), id(2)),
+            "lchown" => self.chown(call.tid, at_cwd, Some(a[0]), libc::AT_SYMLINK_NOFOLLOW, id(1), id(2)),
+            "fchown" => self.chown(call.tid, call.int(0), None, libc::AT_EMPTY_PATH, id(1), id(2)),
+            "fchownat" => self.chown(call.tid, call.int(0), Some(a[1]), call.int(4), call.word(2), call.word(3)),
+            "creat" => self.open(call, at_cwd, a[0], libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC, call.word(1)),
+            "open" => self.open(call, at_cwd, a[0], call.int(1), call.word(2)),
+            "openat" => self.open(call, call.int(0), a[1], call.int(2), call.word(3)),
+            "openat2" => {
+                let how = Memory::new(call.tid, MemoryIds::ROOT).bytes(a[2], 16)?;
+                let word = |at: usize| u32::from_le_bytes([how[at], how[at + 1], how[at + 2], how[at + 3]]);
+                let flags = i32::from_ne_bytes(word(0).to_ne_bytes());
+                if flags & libc::O_CREAT == 0 {
+                    return Ok(Answer::Continue);
+                }
+                self.open(call, call.int(0), a[1], flags, word(8))
+            }
+            "mkdir" => self.mkdir(call, at_cwd, a[0], call.word(1)),
+            "mkdirat" => self.mkdir(call, call.int(0), a[1], call.word(2)),
+            "prctl" => {
+                let keep = if call.word(0) == PR_SET_KEEPCAPS { a[1] != 0 } else { a[1] & KEEPING_BITS != 0 };
+                self.change(call.tid, |creds| {
+                    creds.keep = keep;
+                    Ok(0)
+                })?;
+                Ok(Answer::Continue)
+            }
+            "execve" => self.exec(call, at_cwd, a[0], 0),
+            "execveat" => self.exec(call, call.int(0), a[1], call.int(4)),
+            "setxattr" | "lsetxattr" | "fsetxattr" | "setxattrat" => {
+                let name = if name == "setxattrat" { a[3] } else { a[1] };
+                let name = Memory::new(call.tid, MemoryIds::ROOT).string(name)?;
+                // They name ids that do not exist here, and are no part of layers.
+                if name.starts_with(b"system.posix_acl_") { Ok(Answer::Value(0)) } else { Ok(Answer::Continue) }
+            }
+            #[cfg(target_pointer_width = "64")]
+            "stat" | "lstat" | "fstat" | "newfstatat" | "statx" if !call.compat => self.stat(call),
+            _ => Ok(Answer::Continue),
+        }
+    }
+
+    fn tell(&mut self, call: &Call, which: impl Fn(&Creds) -> u32) -> io::Result<Answer> {
+        let id = which(&self.creds(call.tid)?);
+        Ok(Answer::Value(i64::from(if call.narrow && !call.name.ends_with("32") { id & 0xffff } else { id })))
+    }
+
+    fn life(&self, pid: i32) -> io::Result<Life> {
+        let text = self.proc.read(&format!("{pid}/stat"))?;
+        let (_, rest) = text.rsplit_once(')').ok_or_else(|| error(libc::ESRCH))?;
+        let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+        let field = |at: usize| fields.get(at).copied().unwrap_or_default();
+        Ok(Life { parent: field(1).parse().unwrap_or(0), start: field(19).parse().unwrap_or(0) })
+    }
+
+    /// What a thread's process believes to be: its own entry, or the one of the nearest ancestor that has one.
+    fn creds(&mut self, tid: i32) -> io::Result<Creds> {
+        // Nobody has changed anything yet, which is how most steps end.
+        if self.table.is_empty() {
+            return Ok(self.initial.clone());
+        }
+        let own = self.proc.process_of(tid)?;
+        let mut pid = own;
+        for _ in 0..1000 {
+            let life = self.life(pid)?;
+            match self.table.get(&pid) {
+                Some(known) if known.start == life.start => {
+                    let creds = known.creds.clone();
+                    if pid != own {
+                        // From now on its own: the parent may change, or end.
+                        let start = self.life(own)?.start;
+                        self.table.insert(own, Known { start, creds: creds.clone() });
+                    }
+                    return Ok(creds);
+                }
+                // The number belongs to somebody else now.
+                Some(_) => drop(self.table.remove(&pid)),
+                None => {}
+            }
+            if life.parent <= 1 || life.parent == rustix::process::getpid().as_raw_pid() {
+                break;
+            }
+            pid = life.parent;
+        }
+        Ok(self.initial.clone())
+    }
+
+    fn change(&mut self, tid: i32, work: impl FnOnce(&mut Creds) -> io::Result<i64>) -> io::Result<Answer> {
+        let old = self.creds(tid)?;
+        let mut new = old.clone();
+        let value = work(&mut new)?;
+        if new != old {
+            let pid = self.proc.process_of(tid)?;
+            // Children that were not heard of yet have what their parent had when it made them.
+            let children = self.proc.read(&format!("{pid}/task/{pid}/children")).unwrap_or_default();
+            for child in children.split_ascii_whitespace().filter_map(|c| c.parse::<i32>().ok()) {
+                if let (false, Ok(life)) = (self.table.contains_key(&child), self.life(child)) {
+                    self.table.insert(child, Known { start: life.start, creds: old.clone() });
+                }
+            }
+            let start = self.life(pid)?.start;
+            self.table.insert(pid, Known { start, creds: new });
+        }
+        Ok(Answer::Value(value))
+    }
+
+    /// Opens what a call names, as a place only.
+    fn resolve(&self, tid: i32, dir: i32, path: Option<u64>, flags: i32) -> io::Result<OwnedFd> {
+        let path = match path {
+            Some(address) => Memory::new(tid, MemoryIds::ROOT).string(address)?,
+            None => Vec::new(),
+        };
+        let mut open = OFlags::PATH | OFlags::CLOEXEC;
+        if flags & libc::AT_SYMLINK_NOFOLLOW != 0 {
+            open |= OFlags::NOFOLLOW;
+        }
+        if path.is_empty() {
+            if flags & libc::AT_EMPTY_PATH == 0 {
+                return Err(error(libc::ENOENT));
+            }
+            return self.base(tid, dir);
+        }
+        self.lookup(tid, dir, &path, open, Mode::empty())
+    }
+
+    fn base(&self, tid: i32, dir: i32) -> io::Result<OwnedFd> {
+        let link = if dir == libc::AT_FDCWD { format!("{tid}/cwd") } else { format!("{tid}/fd/{dir}") };
+        match rustix::fs::openat(self.proc.fd(), link, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
+            Err(Errno::NOENT) => Err(error(libc::EBADF)),
+            other => Ok(other?),
+        }
+    }
+
+    fn lookup(&self, tid: i32, dir: i32, path: &[u8], open: OFlags, mode: Mode) -> io::Result<OwnedFd> {
+        let text = OsStr::from_bytes(path);
+        let joined;
+        let mut inside = text;
+        if path.first() != Some(&b'/') {
+            let base = self.base(tid, dir)?;
+            match rustix::fs::openat2(&base, text, open, mode, ResolveFlags::BENEATH) {
+                // Upwards, or through a link from the root: by the directory's name then.
+                Err(Errno::XDEV) => {}
+                other => return Ok(other?),
+            }
+            let link = if dir == libc::AT_FDCWD { format!("{tid}/cwd") } else { format!("{tid}/fd/{dir}") };
+            joined = PathBuf::from(OsString::from_vec(self.proc.link(&link)?)).join(text);
+            inside = joined.as_os_str();
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::openat(self.proc.fd(), format!("{tid}/root"), flags, Mode::empty())?;
+        Ok(rustix::fs::openat2(&root, inside, open, mode, ResolveFlags::IN_ROOT)?)
+    }
+
+    fn chown(&mut self, tid: i32, dir: i32, path: Option<u64>, flags: i32, uid: u32, gid: u32) -> io::Result<Answer> {
+        let fd = match self.resolve(tid, dir, path, flags) {
+            Ok(fd) => fd,
+            // Through /proc/self/fd, as /dev/stdout: pipes have no owners to record.
+            Err(e) if e.raw_os_error() == Some(libc::EXDEV) => return Ok(Answer::Value(0)),
+            Err(e) => return Err(e),
+        };
+        let creds = self.creds(tid)?;
+        let now = recorded_owner(&fd);
+        if creds.uid[1] != 0 {
+            let may = creds.uid[1] == now.0
+                && (uid == KEEP || uid == now.0)
+                && (gid == KEEP || gid == now.1 || creds.gid.contains(&gid) || creds.groups.contains(&gid));
+            if !may {
+                return Err(error(libc::EPERM));
+            }
+        }
+        // Changes nothing but does what a change does: permission, copy-up, set-id bits, the time of change.
+        let (real_uid, real_gid) = (None, None);
+        rustix::fs::chownat(&fd, "", real_uid, real_gid, AtFlags::EMPTY_PATH)?;
+        let kept = |new: u32, old: u32| if new == KEEP { old } else { new };
+        let new = (kept(uid, now.0), kept(gid, now.1));
+        clear_set_ids(&fd);
+        if new != now {
+            record(&fd, new)?;
+        }
+        Ok(Answer::Value(0))
+    }
+
+    /// A file made by somebody who is not root belongs to him.
+    fn open(&mut self, call: &Call, dir: i32, path: u64, flags: i32, mode: u32) -> io::Result<Answer> {
+        const TMPFILE: i32 = libc::O_TMPFILE & !libc::O_DIRECTORY;
+        let creds = self.creds(call.tid)?;
+        if (creds.uid[1], creds.gid[1]) == (0, 0) || flags & TMPFILE != 0 {
+            return Ok(Answer::Continue);
+        }
+        let text = Memory::new(call.tid, MemoryIds::ROOT).string(path)?;
+        let place = OFlags::PATH | OFlags::CLOEXEC;
+        match self.lookup(call.tid, dir, &text, place, Mode::empty()) {
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {}
+            // There already, or none of our business.
+            _ => return Ok(Answer::Continue),
+        }
+        let mode = Mode::from_raw_mode(mode & 0o7777 & !self.umask(call.tid)?);
+        let flags = u32::from_ne_bytes(flags.to_ne_bytes());
+        let open = OFlags::from_bits_retain(flags) | OFlags::CLOEXEC | OFlags::NOCTTY;
+        let fd = self.lookup(call.tid, dir, &text, open, mode)?;
+        record(&fd, (creds.uid[1], creds.gid[1]))?;
+        Ok(Answer::Fd { fd, cloexec: OFlags::from_bits_retain(flags).contains(OFlags::CLOEXEC) })
+    }
+
+    fn mkdir(&mut self, call: &Call, dir: i32, path: u64, mode: u32) -> io::Result<Answer> {
+        let creds = self.creds(call.tid)?;
+        if (creds.uid[1], creds.gid[1]) == (0, 0) {
+            return Ok(Answer::Continue);
+        }
+        let text = Memory::new(call.tid, MemoryIds::ROOT).string(path)?;
+        let path = Path::new(OsStr::from_bytes(&text));
+        let Some(name) = path.file_name() else { return Ok(Answer::Continue) };
+        let above = match path.parent() {
+            Some(above) if !above.as_os_str().is_empty() => above.as_os_str().as_bytes().to_vec(),
+            _ => b".".to_vec(),
+        };
+        let parent =
+            self.lookup(call.tid, dir, &above, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let mode = Mode::from_raw_mode(mode & 0o1777 & !self.umask(call.tid)?);
+        rustix::fs::mkdirat(&parent, name, mode)?;
+        let open = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        record(&rustix::fs::openat(&parent, name, open, Mode::empty())?, (creds.uid[1], creds.gid[1]))?;
+        Ok(Answer::Value(0))
+    }
+
+    fn umask(&self, tid: i32) -> io::Result<u32> {
+        let text = self.proc.read(&format!("{tid}/status"))?;
+        let line = text.lines().find_map(|l| l.strip_prefix("Umask:")).unwrap_or("0022");
+        Ok(u32::from_str_radix(line.trim(), 8).unwrap_or(0o022))
+    }
+
+    /// A set-id program gives its owner's id to somebody who is not root.
+    fn exec(&mut self, call: &Call, dir: i32, path: u64, flags: i32) -> io::Result<Answer> {
+        let creds = self.creds(call.tid)?;
+        if creds.uid == [0; 3] && creds.gid == [0; 3] {
+            return Ok(Answer::Continue);
+        }
+        let Ok(fd) = self.resolve(call.tid, dir, Some(path), flags) else { return Ok(Answer::Continue) };
+        let stat = rustix::fs::fstat(&fd)?;
+        let owner = recorded_owner(&fd);
+        if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_mode & 0o111 != 0 {
+            self.change(call.tid, |creds| {
+                creds.keep = false;
+                if stat.st_mode & 0o4000 != 0 {
+                    (creds.uid[1], creds.uid[2]) = (owner.0, owner.0);
+                }
+                if stat.st_mode & 0o2000 != 0 {
+                    (creds.gid[1], creds.gid[2]) = (owner.1, owner.1);
+                }
+                Ok(0)
+            })?;
+        }
+        Ok(Answer::Continue)
+    }
+
+    /// Files as they are recorded.
+    #[cfg(target_pointer_width = "64")]
+    fn stat(&mut self, call: &Call) -> io::Result<Answer> {
+        let a = &call.args;
+        let (dir, path, flags, to) = match call.name {
+            "stat" => (libc::AT_FDCWD, Some(a[0]), 0, a[1]),
+            "lstat" => (libc::AT_FDCWD, Some(a[0]), libc::AT_SYMLINK_NOFOLLOW, a[1]),
+            "fstat" => (call.int(0), None, libc::AT_EMPTY_PATH, a[1]),
+            "newfstatat" => (call.int(0), Some(a[1]), call.int(3), a[2]),
+            _ => (call.int(0), Some(a[1]), call.int(2), a[4]),
+        };
+        // Through /proc/self, pipes and the like: the kernel knows better.
+        let Ok(fd) = self.resolve(call.tid, dir, path, flags) else { return Ok(Answer::Continue) };
+        let owner = recorded_owner(&fd);
+        if owner == (0, 0) {
+            return Ok(Answer::Continue);
+        }
+        let bytes = if call.name == "statx" {
+            crate::sys::statx_bytes(&fd, call.word(3), owner)?
+        } else {
+            crate::sys::stat_bytes(&fd, owner)?
+        };
+        Memory::new(call.tid, MemoryIds::ROOT).write(to, &bytes)?;
+        Ok(Answer::Value(0))
+    }
+}
+
+fn error(code: i32) -> io::Error {
+    io::Error::from_raw_os_error(code)
+}
+
+/// The name by which an attribute of a place can be had (there is no call for it before Linux 6.13).
+fn by_descriptor(fd: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+fn recorded_owner(fd: &OwnedFd) -> (u32, u32) {
+    let mut value = [0; 32];
+    match rustix::fs::getxattr(by_descriptor(fd), RECORD, &mut value[..]) {
+        Ok(length) => decode(&value[..length]).unwrap_or((0, 0)),
+        Err(_) => (0, 0),
+    }
+}
+
+/// Records an owner where that is possible.
+fn record(fd: &OwnedFd, owner: (u32, u32)) -> io::Result<()> {
+    let path = by_descriptor(fd);
+    let result = if owner == (0, 0) {
+        rustix::fs::removexattr(path, RECORD)
+    } else {
+        rustix::fs::setxattr(path, RECORD, &encode(owner.0, owner.1), XattrFlags::empty())
+    };
+    match result {
+        // Not a file or directory, or a file system (proc, an old tmpfs) that layers are not made from.
+        Ok(()) | Err(Errno::NODATA | Errno::PERM | Errno::OPNOTSUPP) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// As a change of owner does for programs.
+fn clear_set_ids(fd: &OwnedFd) {
+    let Ok(stat) = rustix::fs::fstat(fd) else { return };
+    let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    let mut drop = stat.st_mode & 0o4000;
+    if stat.st_mode & 0o010 != 0 {
+        drop |= stat.st_mode & 0o2000;
+    }
+    if regular && drop != 0 {
+        // The chown that changed nothing has done it, except where the kernel thinks root may keep them.
+        let _ = rustix::fs::chmod(by_descriptor(fd), Mode::from_raw_mode(stat.st_mode & 0o7777 & !drop));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seccomp::trap_filter;
+
+    fn emulation(uid: u32) -> IdEmulation {
+        let creds = Creds { uid: [uid; 3], gid: [uid; 3], groups: vec![uid], keep: false };
+        IdEmulation { proc: Proc::open().expect("a /proc"), initial: creds, table: HashMap::new() }
+    }
+
+    fn call(name: &'static str, args: [u64; 6]) -> Call {
+        Call { name, tid: rustix::process::getpid().as_raw_pid(), args, narrow: false, compat: false }
+    }
+
+    fn value(answer: &Answer) -> i64 {
+        match answer {
+            Answer::Value(value) => *value,
+            Answer::Error(code) => -i64::from(*code),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn ids_change_as_the_kernel_would() {
+        let mut e = emulation(0);
+        let keep = u64::from(KEEP);
+        assert_eq!(value(&e.answer(&call("getuid", [0; 6]))), 0);
+        assert_eq!(value(&e.answer(&call("setresuid", [keep, 101, 0, 0, 0, 0]))), 0);
+        assert_eq!(value(&e.answer(&call("geteuid", [0; 6]))), 101);
+        assert_eq!(value(&e.answer(&call("getuid", [0; 6]))), 0);
+        assert_eq!(value(&e.answer(&call("setuid", [7, 0, 0, 0, 0, 0]))), -i64::from(libc::EPERM));
+        assert_eq!(value(&e.answer(&call("setuid", [0; 6]))), 0, "the real id may come back");
+        assert_eq!(value(&e.answer(&call("geteuid", [0; 6]))), 0);
+        assert_eq!(value(&e.answer(&call("setuid", [7, 0, 0, 0, 0, 0]))), 0);
+        assert_eq!(value(&e.answer(&call("setuid", [0; 6]))), -i64::from(libc::EPERM), "root is given up for good");
+        assert_eq!(value(&e.answer(&call("setgid", [5, 0, 0, 0, 0, 0]))), -i64::from(libc::EPERM));
+    }
+
+    #[test]
+    fn sixteen_bit_calls_have_their_own_minus_one() {
+        let mut e = emulation(0);
+        let mut narrow = call("setresuid", [0xffff, 101, 0xffff, 0, 0, 0]);
+        narrow.narrow = true;
+        assert_eq!(value(&e.answer(&narrow)), 0);
+        assert_eq!(value(&e.answer(&call("getuid", [0; 6]))), 0);
+        assert_eq!(value(&e.answer(&call("geteuid32", [0; 6]))), 101);
+    }
+
+    #[test]
+    fn all_calls_make_a_filter() {
+        assert!(trap_filter(&traps()).len() < 4096);
+        assert_eq!(errno_traps().len(), 25);
+    }
+}
