@@ -3,9 +3,11 @@
 //! Runs the front end, solves its graph and hands the result to the exporters. One [`Builder`] serves a whole
 //! invocation, so that several requests share work.
 
+mod inputs;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use futures_util::future::try_join_all;
 use tokio::sync::OnceCell;
@@ -15,7 +17,7 @@ use crate::base::{Cancel, Digest, Events, FaultKind};
 use crate::exec::run::Runner;
 use crate::exporter::{self, BuildResult, ExportContext, ExportError, ExportReport, ImageResult, OutputSpec};
 use crate::frontend::{self, Answer, Call, FrontendError, FrontendInput, FrontendOptions, FrontendResult};
-use crate::llb::op::{Kind, NetMode, SecurityMode};
+use crate::llb::op::{Kind, NetMode, SecurityMode, SourceOp};
 use crate::llb::{FrontendHost, Graph, HostError, ResolveMode, ResolvedImage};
 use crate::oci::Platform;
 use crate::registry::Client;
@@ -24,12 +26,20 @@ use crate::source::Sources;
 use crate::source::image::ImageSource;
 use crate::store::Store;
 
+pub use inputs::{DockerfileAt, Inputs, MAX_DOCKERFILE, MainContext, Stream};
+
 /// What to build.
 pub struct BuildRequest {
     /// Name of the Dockerfile, for messages.
     pub filename: String,
     /// Its text.
     pub dockerfile: Vec<u8>,
+    /// Where it is, if not here.
+    pub dockerfile_at: DockerfileAt,
+    /// The main context.
+    pub context: MainContext,
+    /// What was fetched for this request.
+    pub inputs: OnceLock<Inputs>,
     /// Name and text of the main context's ignore file.
     pub ignore: Option<(String, Vec<u8>)>,
     /// The same for named local contexts.
@@ -143,9 +153,11 @@ impl Builder {
             [] => vec![None],
             several => several.iter().cloned().map(Some).collect(),
         };
-        self.definition_loaded(request);
-        let host = Host { images: &self.images, events: &self.events, multi, resolved: Mutex::default() };
-        let fronts = try_join_all(targets.into_iter().map(|p| front_end(&host, request, p, multi))).await?;
+        let solver = self.solver(request);
+        let inputs = self.inputs(request, &solver).await?;
+        self.definition_loaded(inputs);
+        let host = self.host(&solver, multi);
+        let fronts = try_join_all(targets.into_iter().map(|p| front_end(&host, request, inputs, p, multi))).await?;
         let mut graphs = Vec::new();
         for front in &fronts {
             let graph = front.definition.graph();
@@ -153,19 +165,6 @@ impl Builder {
             request.entitlements.check(&graph)?;
             graphs.push(Arc::new(graph));
         }
-        let solver = Solver::new(Environment {
-            store: self.store.clone(),
-            images: self.images.clone(),
-            sources: self.sources.clone(),
-            contexts: request.contexts.clone(),
-            secrets: request.secrets.clone(),
-            steps: self.steps.clone(),
-            state_dir: self.state_dir.clone(),
-            events: self.events.clone(),
-            cancel: self.cancel.clone(),
-            parallelism: self.parallelism,
-            layers: exporter::wanted_layers(&request.outputs, self.threads),
-        });
         let solving = try_join_all(graphs.iter().map(|graph| solver.solve(graph)));
         // A push that will be refused is known before a long build, not after it.
         let solved = self.while_allowed(request, solving).await;
@@ -203,9 +202,12 @@ impl Builder {
     /// # Errors
     /// See [`BuildError::Frontend`].
     pub async fn call(&self, call: Call, request: &BuildRequest) -> Result<Answer, BuildError> {
-        self.definition_loaded(request);
-        let host = Host { images: &self.images, events: &self.events, multi: false, resolved: Mutex::default() };
-        Ok(frontend::call(call, &definition(request, request.platforms.first().cloned(), false), &host).await?)
+        let solver = self.solver(request);
+        let inputs = self.inputs(request, &solver).await?;
+        self.definition_loaded(inputs);
+        let host = self.host(&solver, false);
+        let platform = request.platforms.first().cloned();
+        Ok(frontend::call(call, &definition(request, inputs, platform, false), &host).await?)
     }
 
     /// Waits for `work`, and stops it early if a registry says that the push at the end will not be allowed.
@@ -240,9 +242,30 @@ impl Builder {
         }
     }
 
-    fn definition_loaded(&self, request: &BuildRequest) {
-        let id = internal(&self.events, &format!("[internal] load build definition from {}", request.filename));
-        self.events.progress(&id, "transferring dockerfile:", request.dockerfile.len() as u64, None, true);
+    /// One solver serves a request, its context included.
+    fn solver(&self, request: &BuildRequest) -> Arc<Solver> {
+        Solver::new(Environment {
+            store: self.store.clone(),
+            images: self.images.clone(),
+            sources: self.sources.clone(),
+            contexts: request.contexts.clone(),
+            secrets: request.secrets.clone(),
+            steps: self.steps.clone(),
+            state_dir: self.state_dir.clone(),
+            events: self.events.clone(),
+            cancel: self.cancel.clone(),
+            parallelism: self.parallelism,
+            layers: exporter::wanted_layers(&request.outputs, self.threads),
+        })
+    }
+
+    fn host<'a>(&'a self, solver: &'a Arc<Solver>, multi: bool) -> Host<'a> {
+        Host { images: &self.images, solver, events: &self.events, multi, resolved: Mutex::default() }
+    }
+
+    fn definition_loaded(&self, inputs: &Inputs) {
+        let id = internal(&self.events, &format!("[internal] load build definition from {}", inputs.filename));
+        self.events.progress(&id, "transferring dockerfile:", inputs.dockerfile.len() as u64, None, true);
         self.events.completed(&id, Outcome::Done);
     }
 }
@@ -250,18 +273,24 @@ impl Builder {
 async fn front_end(
     host: &Host<'_>,
     request: &BuildRequest,
+    inputs: &Inputs,
     platform: Option<Platform>,
     multi: bool,
 ) -> Result<FrontendResult, FrontendError> {
-    frontend::dockerfile_to_llb(definition(request, platform, multi), host).await
+    frontend::dockerfile_to_llb(definition(request, inputs, platform, multi), host).await
 }
 
 /// What the front end reads.
-fn definition(request: &BuildRequest, platform: Option<Platform>, multi: bool) -> FrontendInput<'_> {
+fn definition<'a>(
+    request: &'a BuildRequest,
+    inputs: &'a Inputs,
+    platform: Option<Platform>,
+    multi: bool,
+) -> FrontendInput<'a> {
     FrontendInput {
-        filename: &request.filename,
-        source: &request.dockerfile,
-        context: None,
+        filename: &inputs.filename,
+        source: &inputs.dockerfile,
+        context: inputs.context.clone(),
         ignore: request.ignore.clone(),
         context_ignores: request.context_ignores.clone(),
         options: FrontendOptions { platform, multi_platform: multi, ..request.options.clone() },
@@ -293,6 +322,7 @@ fn internal(events: &Events, name: &str) -> Digest {
 /// The builder as the front end sees it.
 struct Host<'a> {
     images: &'a ImageSource,
+    solver: &'a Arc<Solver>,
     events: &'a Events,
     /// Names carry the platform.
     multi: bool,
@@ -302,6 +332,11 @@ struct Host<'a> {
 
 #[async_trait::async_trait]
 impl FrontendHost for Host<'_> {
+    async fn source_time(&self, source: &SourceOp) -> Result<Option<i64>, HostError> {
+        let time = self.solver.source_time(source).await;
+        time.map_err(|e| HostError { kind: e.kind(), message: e.to_string(), hint: e.hint().map(ToOwned::to_owned) })
+    }
+
     async fn resolve_image(
         &self,
         identifier: &str,

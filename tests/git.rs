@@ -345,3 +345,39 @@ fn two_builds_at_once_share_a_repository() {
     let du = bench.rbuild(&["du", "--filter", "type=source.git.checkout"]).ok();
     assert_eq!(du.stdout.matches("git-").count(), 1, "{}", du.stdout);
 }
+
+// SPEC A6.22, A7.01, C2.04
+#[test]
+fn a6_22_repositories_over_ssh() {
+    let repositories = Repositories::new();
+    let (repository, ..) = sample(&repositories);
+    let sshd = match support::git::Sshd::start() {
+        Ok(sshd) => sshd,
+        Err(why) => skip!("{why}"),
+    };
+    let mut bench = Bench::new();
+    let url = format!("ssh://{}@{}{}", sshd.user, sshd.server.host, repository.path.display());
+    bench.dockerfile(&add(&format!("{url}#v1")));
+    bench.build(&[]).fails(2, &["no ssh agent or key \"default\"", "--ssh default"]);
+    let key = format!("default={}", sshd.key.display());
+    let run = bench.build(&["--ssh", &key]).ok();
+    assert!(run.stderr.contains("its key was taken on trust"), "{}", run.stderr);
+    let known = bench.path("home/.ssh/known_hosts");
+    std::fs::create_dir(known.parent().unwrap()).unwrap();
+    std::fs::write(&known, &sshd.known_host).unwrap();
+    let run = bench.build(&["--no-cache", "--ssh", &key]).ok();
+    assert!(!run.stderr.contains("on trust"), "{}", run.stderr);
+    let other = std::fs::read_to_string(sshd.key.with_extension("pub")).unwrap();
+    let host = sshd.known_host.split(' ').next().unwrap();
+    std::fs::write(&known, format!("{host} {other}")).unwrap();
+    bench.build(&["--no-cache", "--ssh", &key]).fails(6, &["Host key verification failed", "known_hosts"]);
+    std::fs::write(&known, &sshd.known_host).unwrap();
+    let (_agent, socket) = sshd.agent().unwrap();
+    bench.env.push(("SSH_AUTH_SOCK".into(), socket.display().to_string()));
+    bench.build(&["--no-cache"]).fails(2, &["no ssh agent or key"]);
+    assert_eq!(bench.build_image(&["--no-cache", "--ssh", "default"]).text("r/file"), "one");
+    // A context that the user names may use the user's agent.
+    let context = format!("n={url}");
+    bench.dockerfile("FROM scratch\nCOPY --from=n /file /f\n");
+    assert_eq!(bench.build_image(&["--build-context", &context]).text("f"), "two");
+}

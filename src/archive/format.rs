@@ -98,6 +98,30 @@ pub fn detect_archive(file: &File) -> Result<Option<ArchiveFormat>, ArchiveError
     Ok((complete && block.iter().any(|b| *b != 0) && checksum_fits(&block)).then_some(format))
 }
 
+/// Whether data that begins with `head` is meant to be an archive: by the magic number of a compression or by a tar header
+/// (SPEC B1.02, B1.04). No Dockerfile begins like that.
+#[must_use]
+pub fn looks_like_archive(head: &[u8]) -> bool {
+    ArchiveFormat::sniff(head) != ArchiveFormat::Tar
+        || head.first_chunk::<BLOCK>().is_some_and(|block| block.iter().any(|b| *b != 0) && checksum_fits(block))
+}
+
+/// The modification time of the newest entry, in seconds since 1970; `None` for an archive without entries (SPEC A4.18).
+///
+/// # Errors
+/// A damaged archive.
+pub fn newest_entry(mut file: File, format: ArchiveFormat) -> Result<Option<i64>, ArchiveError> {
+    file.rewind().map_err(ArchiveError::Source)?;
+    let reader = BufReader::with_capacity(128 << 10, file);
+    let mut plain = format.decode(Box::new(reader)).map_err(ArchiveError::Source)?;
+    let mut tar = TarReader::new(&mut *plain, false, None);
+    let mut newest = None;
+    while let Some(member) = tar.next()? {
+        newest = newest.max(Some(member.entry.mtime.secs));
+    }
+    Ok(newest)
+}
+
 /// Unpacks an archive into `dest` inside `root`, which may both lead through whatever symlinks: nothing outside of `root` is touched.
 ///
 /// `dest` is made if it is missing. `owner` replaces the owners of all entries (`--chown`). Names that start with `.wh.` mean

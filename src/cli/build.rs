@@ -63,7 +63,10 @@ pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
         Ok(Done::Answered(answer, how)) => answered(&answer, how),
         Err(Stopped::Early(failure)) => Err(failure),
         Err(Stopped::Build(error)) => {
-            let failure = Failure::of_build(&error, &settings.request.filename, &settings.request.dockerfile);
+            let failure = {
+                let (name, text) = settings.request.file();
+                Failure::of_build(&error, name, text)
+            };
             let _ = failure.print(&mut std::io::stderr(), step.as_ref());
             Ok(failure.code())
         }

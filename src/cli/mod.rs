@@ -9,6 +9,7 @@ mod build;
 mod buildctl;
 mod builders;
 pub mod config;
+mod contexts;
 mod docs;
 mod doctor;
 mod engine;

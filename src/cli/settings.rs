@@ -3,33 +3,28 @@
 use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Read as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::args::{Build, Global};
+use super::contexts;
 use super::errors::Failure;
 use super::grammar::{self, SecretSource};
 use super::outputs;
 use crate::base::FaultKind;
 use crate::base::wording::did_you_mean;
-use crate::build::Entitlements;
-use crate::dockerfile::gitref::GitRef;
-use crate::dockerfile::ignore::IgnoreFile;
+use crate::build::{DockerfileAt, Entitlements, MainContext};
 use crate::exec::ssh::AgentSpec;
-use crate::frontend::remote::is_url;
 use crate::frontend::{Call, FrontendOptions, NoCache};
 use crate::llb::ResolveMode;
 use crate::llb::op::NetMode;
-use crate::oci::Reference;
 use crate::registry::cloud::CloudEnvironment;
 use crate::registry::{ProxyOptions, TrustOptions};
-use crate::solver::{ContextDir, Secrets};
+use crate::solver::Secrets;
 use crate::source::git::GitOptions;
 use crate::ui::{Colors, Mode, Style};
 
 /// Larger secrets are refused (SPEC B2.27).
 const MAX_SECRET: u64 = 500 << 10;
-/// Larger Dockerfiles are refused.
-const MAX_DOCKERFILE: u64 = 16 << 20;
 
 /// A build, ready to run.
 pub struct BuildSettings {
@@ -135,7 +130,6 @@ pub fn git(state_dir: &Path) -> GitOptions {
         proxies: proxies(),
         ca_file: trust.cert_file,
         ca_dir: trust.cert_dirs.into_iter().next(),
-        ssh: BTreeMap::new(),
         known_hosts,
     }
 }
@@ -172,6 +166,9 @@ impl BuildSettings {
             platforms,
             multi_platform,
             contexts: BTreeMap::new(),
+            context: MainContext::Local,
+            dockerfile_at: DockerfileAt::Given,
+            inputs: OnceLock::new(),
             secrets,
             entitlements: Entitlements {
                 // Asking for the host's network for the whole build is allowing it (B2.17).
@@ -180,8 +177,9 @@ impl BuildSettings {
             },
             outputs,
         };
-        main_context(args, &context, &mut request)?;
-        named_contexts(args, &mut request)?;
+        contexts::main_context(args, &context, &mut request)?;
+        contexts::named_contexts(args, &mut request)?;
+        let wants_agent = contexts::want_agent(&request);
         Ok(Self {
             request,
             progress,
@@ -193,7 +191,7 @@ impl BuildSettings {
             iidfile: args.iidfile.clone().filter(|_| call.is_none()),
             metadata_file: args.metadata_file.clone().filter(|_| call.is_none()),
             call,
-            agents: agents(args)?,
+            agents: agents(args, wants_agent)?,
             notices,
         })
     }
@@ -365,7 +363,13 @@ fn options(args: &Build) -> Result<FrontendOptions, Failure> {
         options.ulimits.push(grammar::ulimit(text).map_err(|e| usage(format!("--ulimit: {e}")))?);
     }
     if let Some(text) = variable("SOURCE_DATE_EPOCH") {
-        options.epoch = Some(text.parse().map_err(|_| usage(format!("invalid SOURCE_DATE_EPOCH: {text}")))?);
+        match text.parse() {
+            Ok(epoch) => options.epoch = Some(epoch),
+            // The name of a context or a stage (A4.18).
+            Err(_) => {
+                options.build_args.entry("SOURCE_DATE_EPOCH".into()).or_insert(text);
+            }
+        }
     }
     for name in ["http", "https", "ftp", "no", "all"] {
         // SPEC B2.07: proxies of docker's configuration become build arguments.
@@ -419,9 +423,16 @@ fn secrets(args: &Build) -> Result<Secrets, Failure> {
     Ok(secrets)
 }
 
-/// `--ssh` (SPEC B2.29). Whether they are of any use is for the broker to see.
-fn agents(args: &Build) -> Result<Vec<AgentSpec>, Failure> {
+/// `--ssh` (SPEC B2.29). Whether they are of any use is for the broker to see. Contexts that the command line itself
+/// names by ssh get the user's agent unasked; a Dockerfile does not.
+fn agents(args: &Build, wants_agent: bool) -> Result<Vec<AgentSpec>, Failure> {
     let mut agents: Vec<AgentSpec> = Vec::new();
+    if args.ssh.is_empty()
+        && wants_agent
+        && let Some(socket) = variable("SSH_AUTH_SOCK")
+    {
+        agents.push(AgentSpec { id: "default".into(), paths: vec![socket.into()], raw: false });
+    }
     for text in &args.ssh {
         let (id, paths, raw) = grammar::ssh(text).map_err(|e| usage(format!("--ssh: {e}")))?;
         let mut paths: Vec<PathBuf> = paths.into_iter().map(PathBuf::from).collect();
@@ -442,168 +453,9 @@ fn agents(args: &Build) -> Result<Vec<AgentSpec>, Failure> {
     Ok(agents)
 }
 
+/// Up to one byte more than `limit` of a file.
 pub(super) fn read_limited(path: &Path, limit: u64) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     std::fs::File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
-}
-
-fn main_context(args: &Build, context: &str, request: &mut crate::build::BuildRequest) -> Result<(), Failure> {
-    let input = |message: String| Failure::new(FaultKind::Input, message);
-    let stdin = || -> Result<Vec<u8>, Failure> {
-        let mut bytes = Vec::new();
-        std::io::stdin()
-            .take(MAX_DOCKERFILE)
-            .read_to_end(&mut bytes)
-            .map_err(|e| input(format!("cannot read standard input: {e}")))?;
-        Ok(bytes)
-    };
-    if context == "-" {
-        if args.file.as_deref() == Some("-") {
-            return Err(usage("invalid argument: can't use stdin for both build context and dockerfile"));
-        }
-        if args.file.is_some() {
-            return Err(usage("ambiguous Dockerfile source: both stdin and flag correspond to Dockerfiles"));
-        }
-        request.dockerfile = stdin()?;
-        if crate::oci::media_type::sniff(&request.dockerfile) != crate::oci::media_type::Codec::Uncompressed
-            || request.dockerfile.get(257..262) == Some(b"ustar")
-        {
-            return Err(usage("a build context on standard input is not supported yet")
-                .hint("unpack it and give the directory"));
-        }
-        request.filename = "Dockerfile".into();
-        return Ok(());
-    }
-    let remote = ["http://", "https://", "git://", "ssh://", "git@", "github.com/"];
-    if remote.iter().any(|p| context.starts_with(p)) && !Path::new(context).exists() {
-        return Err(usage(format!("remote build context \"{context}\" is not supported yet"))
-            .hint("fetch it and give the directory"));
-    }
-    let dir = Path::new(context);
-    if !dir.is_dir() {
-        let what = if dir.exists() { "is not a directory" } else { "not found" };
-        return Err(usage(format!("unable to prepare context: path \"{context}\" {what}")));
-    }
-    let dir = dir.canonicalize().map_err(|e| usage(format!("unable to prepare context: path \"{context}\": {e}")))?;
-    let path = match args.file.as_deref() {
-        Some("-") => {
-            request.dockerfile = stdin()?;
-            request.filename = "Dockerfile".into();
-            None
-        }
-        Some(url) if url.starts_with("http://") || url.starts_with("https://") => {
-            return Err(usage(format!("a remote Dockerfile (\"{url}\") is not supported yet")));
-        }
-        Some(file) => Some(PathBuf::from(file)),
-        None => {
-            let upper = dir.join("Dockerfile");
-            let lower = dir.join("dockerfile");
-            Some(if !upper.exists() && lower.exists() { lower } else { upper })
-        }
-    };
-    if let Some(path) = &path {
-        let bytes = read_limited(path, MAX_DOCKERFILE).map_err(|e| {
-            let why = if e.kind() == std::io::ErrorKind::NotFound {
-                "no such file or directory".into()
-            } else {
-                e.to_string()
-            };
-            let failure = input(format!("failed to read dockerfile: open {}: {why}", path.display()));
-            if args.file.is_none() {
-                failure.hint("give another one with -f FILE")
-            } else {
-                failure.hint("-f is relative to the current directory, not to the context")
-            }
-        })?;
-        if bytes.len() as u64 > MAX_DOCKERFILE {
-            return Err(input(format!("{} is larger than 16 MiB", path.display())));
-        }
-        request.dockerfile = bytes;
-        request.filename = path.file_name().map_or_else(|| "Dockerfile".into(), |n| n.to_string_lossy().into_owned());
-    }
-    let mut ignore = None;
-    if let Some(path) = &path {
-        // SPEC A9.01: an ignore file beside the Dockerfile goes before the context's own.
-        let mut own = path.clone().into_os_string();
-        own.push(".dockerignore");
-        ignore = read_ignore(Path::new(&own))?;
-    }
-    if ignore.is_none() {
-        ignore = read_ignore(&dir.join(".dockerignore"))?;
-    }
-    request.contexts.insert("context".into(), context_dir(&dir, ignore.as_ref())?);
-    request.ignore = ignore;
-    Ok(())
-}
-
-fn read_ignore(path: &Path) -> Result<Option<(String, Vec<u8>)>, Failure> {
-    match std::fs::read(path) {
-        Ok(bytes) => {
-            let name = path.file_name().map_or_else(|| ".dockerignore".into(), |n| n.to_string_lossy().into_owned());
-            Ok(Some((name, bytes)))
-        }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Failure::new(FaultKind::Input, format!("cannot read {}: {e}", path.display()))),
-    }
-}
-
-fn context_dir(dir: &Path, ignore: Option<&(String, Vec<u8>)>) -> Result<ContextDir, Failure> {
-    let mut context = ContextDir { dir: dir.to_path_buf(), ..ContextDir::default() };
-    if let Some((name, text)) = ignore {
-        let parsed = IgnoreFile::parse(name, text)
-            .map_err(|e| Failure::new(FaultKind::Input, format!("failed parsing {name}: {e}")))?;
-        context.ignore_lines = parsed.texts_and_lines().1;
-        context.ignore_name = Some(name.clone());
-    }
-    Ok(context)
-}
-
-/// `name=value` of `--build-context` (SPEC B1.06).
-fn named_contexts(args: &Build, request: &mut crate::build::BuildRequest) -> Result<(), Failure> {
-    for text in &args.build_context {
-        let Some((name, value)) = text.split_once('=') else {
-            return Err(usage(format!("--build-context: invalid context value: {text}, expected key=value")));
-        };
-        let plain = name.split("::").next().unwrap_or(name);
-        let reference: Reference = plain
-            .to_lowercase()
-            .parse()
-            .map_err(|e| usage(format!("--build-context: invalid context name {name}: {e}")))?;
-        let mut key = reference.familiar();
-        if let Some(short) = key.strip_suffix(":latest") {
-            key = short.to_owned();
-        }
-        if let Some((_, platform)) = name.split_once("::") {
-            key = format!("{key}::{platform}");
-        }
-        if ["docker-image://", "oci-layout://"].iter().any(|p| value.starts_with(p)) {
-            request.options.named_contexts.insert(key, value.to_owned());
-            continue;
-        }
-        let reference = GitRef::parse(value)
-            .transpose()
-            .map_err(|reason| usage(format!("--build-context {name}: {value}: {reason}")))?;
-        // `github.com/x/y` may also be a directory.
-        let remote = reference.is_some_and(|r| !r.like_a_path || !Path::new(value).exists()) || is_url(value);
-        if remote {
-            request.options.named_contexts.insert(key, value.to_owned());
-            continue;
-        }
-        if value.contains("://") || value.starts_with("target:") {
-            return Err(usage(format!("--build-context {name}: \"{value}\" is not supported yet"))
-                .hint("use a directory, a git or http URL, docker-image://REFERENCE or oci-layout://DIRECTORY"));
-        }
-        let dir = Path::new(value).canonicalize().ok().filter(|d| d.is_dir());
-        let dir = dir.ok_or_else(|| {
-            usage(format!("--build-context: failed to find local context {name}: path \"{value}\" not found"))
-        })?;
-        let ignore = read_ignore(&dir.join(".dockerignore"))?;
-        request.contexts.insert(key.clone(), context_dir(&dir, ignore.as_ref())?);
-        if let Some(ignore) = ignore {
-            request.context_ignores.insert(key.clone(), ignore);
-        }
-        request.options.named_contexts.insert(key, dir.display().to_string());
-    }
-    Ok(())
 }

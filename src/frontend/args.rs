@@ -2,8 +2,8 @@
 
 use indexmap::IndexMap;
 
+use super::epoch::EPOCH;
 use super::error::{FrontendError, Place};
-use super::options::FrontendOptions;
 use super::uses::Argument;
 use super::words::{Lex, Mode};
 use crate::dockerfile::ast::{ArgDeclaration, Instruction, Kind};
@@ -45,12 +45,14 @@ pub(super) fn meaning(args: &IndexMap<String, String>) -> Result<Meaning, Fronte
             Err(FrontendError::usage(format!("build argument {name}={value} is not supported yet")).hint(hint))
         };
         match name.as_str() {
+            // Its meaning is for whoever fetches the context.
+            "BUILDKIT_CONTEXT_KEEP_GIT_DIR" => {}
             "BUILDKIT_SANDBOX_HOSTNAME" => out.hostname = Some(value.clone()),
             "BUILDKIT_CACHE_MOUNT_NS" => out.cache_namespace.clone_from(value),
             "BUILDKIT_DOCKERFILE_CHECK" => out.checks = Some(value.clone()),
             // Read by who knows the platforms.
             "BUILDKIT_MULTI_PLATFORM" => {}
-            "BUILDKIT_INLINE_CACHE" | "BUILDKIT_CONTEXT_KEEP_GIT_DIR" => {
+            "BUILDKIT_INLINE_CACHE" => {
                 if go_bool(value) != Some(false) {
                     return refuse("leave the argument out");
                 }
@@ -172,35 +174,6 @@ impl Globals {
     }
 }
 
-/// The argument that sets the time of everything.
-const EPOCH: &str = "SOURCE_DATE_EPOCH";
-
-/// The epoch in force and its effect on the arguments that stages see (SPEC A4.18).
-pub(super) fn resolve_epoch(
-    options: &FrontendOptions,
-    build_args: &mut IndexMap<String, String>,
-    globals: &Globals,
-) -> Result<Option<i64>, FrontendError> {
-    let text = match (build_args.get(EPOCH), options.epoch, globals.values.get(EPOCH)) {
-        (Some(text), _, _) => text.clone(),
-        (None, Some(epoch), _) => epoch.to_string(),
-        (None, None, Some(text)) => text.clone(),
-        (None, None, None) => return Ok(None),
-    };
-    if text.is_empty() {
-        build_args.shift_remove(EPOCH);
-        return Ok(None);
-    }
-    let Ok(epoch) = text.parse::<i64>() else {
-        return Err(FrontendError::usage(format!("invalid SOURCE_DATE_EPOCH: {text}"))
-            .hint("give seconds since 1970; taking the time from a context or a stage is not supported yet"));
-    };
-    if build_args.contains_key(EPOCH) || options.epoch.is_some() {
-        build_args.insert(EPOCH.into(), epoch.to_string());
-    }
-    Ok(Some(epoch))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -216,7 +189,6 @@ mod tests {
             ("BUILDKIT_ATTEST_SBOM", "generator=x"),
             ("BUILDKIT_SBOM_SCAN_STAGE", "true"),
             ("BUILDKIT_BUILD_NAME", "x"),
-            ("BUILDKIT_CONTEXT_KEEP_GIT_DIR", "1"),
         ] {
             let error = meaning(&args(&[(name, value)])).expect_err("refused");
             assert!(error.message.contains(name) && error.hint.is_some(), "{error:?}");
@@ -248,20 +220,5 @@ mod tests {
         assert_eq!(out["BUILDARCH"], "amd64");
         assert_eq!(out["TARGETSTAGE"], "default");
         assert_eq!(out["TARGETVARIANT"], "");
-    }
-
-    #[test]
-    fn a4_18_epochs() {
-        let resolve = |given: &[(&str, &str)], epoch: Option<i64>| {
-            let mut build_args = args(given);
-            let options = FrontendOptions { epoch, ..FrontendOptions::default() };
-            resolve_epoch(&options, &mut build_args, &Globals::default())
-                .map(|epoch| (epoch, build_args.get("SOURCE_DATE_EPOCH").cloned()))
-        };
-        assert_eq!(resolve(&[("SOURCE_DATE_EPOCH", "07")], Some(1)), Ok((Some(7), Some("7".into()))));
-        assert_eq!(resolve(&[], Some(1)), Ok((Some(1), Some("1".into()))));
-        assert_eq!(resolve(&[("SOURCE_DATE_EPOCH", "")], None), Ok((None, None)));
-        let error = resolve(&[("SOURCE_DATE_EPOCH", "context")], None).expect_err("refused");
-        assert_eq!(error.message, "invalid SOURCE_DATE_EPOCH: context");
     }
 }

@@ -49,6 +49,12 @@ impl FrontendError {
         Self { kind: FaultKind::Input, message: message.into(), hint: None, place: None, others: Vec::new() }
     }
 
+    /// A failure outside of the front end, on the way to its input.
+    #[must_use]
+    pub fn outside(kind: FaultKind, message: impl Into<String>, hint: Option<String>) -> Self {
+        Self { kind, hint, ..Self::input(message) }
+    }
+
     /// A mistake in the options.
     pub(super) fn usage(message: impl Into<String>) -> Self {
         Self { kind: FaultKind::Usage, ..Self::input(message) }

@@ -13,6 +13,7 @@ mod checks;
 mod configure;
 mod contexts;
 mod convert;
+mod epoch;
 mod error;
 mod expose;
 mod graph;

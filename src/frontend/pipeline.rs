@@ -7,6 +7,7 @@ use super::base;
 use super::checks::Checks;
 use super::contexts::Contexts;
 use super::convert::{self, Converter};
+use super::epoch::Surroundings;
 use super::error::FrontendError;
 use super::graph::Draft;
 use super::options::FrontendInput;
@@ -87,10 +88,12 @@ impl Source {
         }
         let mut globals = Globals::new(automatic, stages.global_args(), &options.build_args, lex)?;
         let mut build_args = options.build_args.clone();
-        let epoch = args::resolve_epoch(options, &mut build_args, &globals)?;
+        let contexts = Contexts::new(&options.named_contexts);
+        let surroundings =
+            Surroundings { input, globals: &globals, stages: &stages, contexts: &contexts, platform: &platform, lex };
+        let epoch = surroundings.epoch(&mut build_args, host).await?;
         globals.set_epoch(epoch);
 
-        let contexts = Contexts::new(&options.named_contexts);
         let outlook = Outlook { globals: &globals, lex, contexts: &contexts, platform: &platform };
         let mut plan = Plan::new(&self.file.instructions, target, &outlook, checks)?;
         if scope == Scope::Everything {

@@ -157,6 +157,12 @@ impl RemoteContext {
         Self { source, title, archive: Some(CONTEXT_FILE.into()) }
     }
 
+    /// It is one file.
+    #[must_use]
+    pub fn is_file(&self) -> bool {
+        self.archive.is_none() && is_url(&self.source.identifier)
+    }
+
     /// The same file, unpacked.
     #[must_use]
     pub fn unpacked(self) -> Self {

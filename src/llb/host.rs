@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::op::SourceOp;
 use crate::base::{Digest, FaultKind};
 use crate::oci::Platform;
 
@@ -51,4 +52,14 @@ pub trait FrontendHost: Send + Sync {
         platform: &Platform,
         mode: ResolveMode,
     ) -> Result<ResolvedImage, HostError>;
+
+    /// Seconds since 1970 at which the content of a source was made; `None` where that is not known (SPEC A4.18). A host
+    /// without sources knows none.
+    ///
+    /// # Errors
+    /// When the source cannot be had.
+    async fn source_time(&self, source: &SourceOp) -> Result<Option<i64>, HostError> {
+        let _ = source;
+        Ok(None)
+    }
 }

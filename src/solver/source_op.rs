@@ -1,14 +1,19 @@
 //! Sources: images and directories are what they are; the others are pinned first and brought in only on a miss.
 
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use rustix::fs::{Mode, OFlags};
 
 use super::keys::{Hit, Keyed};
 use super::tree::{self, Tree};
 use super::{SolveError, Solved, Solver, blocking, lock};
-use crate::base::{CacheKey, FaultKind};
+use crate::base::{CacheKey, FaultKind, file};
 use crate::cache::key;
-use crate::llb::Vertex;
-use crate::llb::op::{Kind, SourceOp};
+use crate::llb::op::{Kind, Op, OpMetadata, SourceOp};
+use crate::llb::{Builder, Graph, Vertex};
 use crate::source::{Material, Pinned, Request, SourceError};
 use crate::store::{CacheRecord, MountRequest};
 
@@ -84,7 +89,7 @@ impl Solver {
     }
 
     fn request<'a>(&'a self, vertex: &'a Vertex, op: &'a SourceOp) -> Request<'a> {
-        Request { vertex: &vertex.digest, op, secrets: &self.env.secrets.values }
+        Request { vertex: &vertex.digest, op, secrets: &self.env.secrets.values, agents: &self.env.secrets.agents }
     }
 
     /// Downloads end with the build.
@@ -105,16 +110,59 @@ impl Solver {
     ///
     /// # Errors
     /// When the source cannot be had.
-    pub async fn source_time(
-        self: &Arc<Self>,
-        graph: &Arc<crate::llb::Graph>,
-        vertex: &Arc<Vertex>,
-    ) -> Result<Option<i64>, SolveError> {
-        let keyed = self.keyed(graph, &vertex.digest).await?;
-        let (Some(pinned), Some(Kind::Source(source))) = (&keyed.pinned, &vertex.op.kind) else { return Ok(None) };
+    pub async fn source_time(self: &Arc<Self>, source: &SourceOp) -> Result<Option<i64>, SolveError> {
+        let mut builder = Builder::default();
+        let op = Op { kind: Some(Kind::Source(source.clone())), ..Op::default() };
+        let root = builder.add(&op, OpMetadata::named("[internal] load the time of a source"), &[]);
+        let graph = builder.finish(Some(&root)).graph();
+        let graph = Arc::new(graph.map_err(|e| SolveError::internal(e.to_string()))?);
+        let Some(vertex) = graph.vertices.get(&root.vertex) else { return Ok(None) };
+        let keyed = self.keyed(&graph, &vertex.digest).await?;
+        let Some(pinned) = &keyed.pinned else { return Ok(None) };
         let request = self.request(vertex, source);
         self.unless_cancelled(pinned.time(&request)).await?.map_err(|e| failed(vertex, &e))
     }
+
+    /// Up to `limit` bytes of a file of a graph's result; `None` if there is no such file.
+    ///
+    /// # Errors
+    /// When the graph cannot be solved, or the file not be read.
+    pub async fn read_file(
+        self: &Arc<Self>,
+        graph: &Arc<Graph>,
+        path: &str,
+        limit: u64,
+    ) -> Result<Option<Vec<u8>>, SolveError> {
+        let Some(root) = &graph.root else { return Ok(None) };
+        let Some(vertex) = graph.vertices.get(&root.vertex).cloned() else { return Ok(None) };
+        // Not as a result: it is read, and no output wants its layers.
+        self.announce(graph, root);
+        let tree = self.edge(graph, root).await?;
+        let opened = self.open(&vertex, &tree).await?;
+        let path = PathBuf::from(path.trim_start_matches('/'));
+        blocking(move || match read_regular(&opened.source.root, &path, limit) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => {
+                let message = format!("cannot read {}: {e}", path.display());
+                Err(SolveError::at(&vertex, FaultKind::Input, message, None))
+            }
+        })
+        .await
+    }
+}
+
+/// The beginning of a file below `root`, wherever links want to lead.
+fn read_regular(root: &Path, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let root = file::open_dir(root)?;
+    let fd = file::open_in_root(&root, path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())?;
+    let opened = File::from(fd);
+    if !opened.metadata()?.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    opened.take(limit).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 fn failed(vertex: &Vertex, error: &SourceError) -> SolveError {

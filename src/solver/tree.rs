@@ -143,6 +143,10 @@ impl LocalTrees {
             return Ok(Arc::clone(known));
         }
         let Some(context) = env.contexts.get(name).cloned() else {
+            if name == "context" {
+                let hint = "the Dockerfile came alone, on standard input: give a directory, with -f -, to copy from it";
+                return Err(SolveError::at(vertex, FaultKind::Input, "the build context is empty", Some(hint.into())));
+            }
             let message = format!("there is no local context named \"{name}\"");
             return Err(SolveError::at(vertex, FaultKind::Usage, message, None));
         };

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::SourceError;
-use super::file::FileAttributes;
+use super::file::{FileAttributes, newest_entry};
 use super::kind::{Material, Pinned, Request, Source};
 use crate::base::Digest;
 use crate::store::Store;
@@ -60,7 +60,9 @@ impl Pinned for PinnedBlob {
     }
 
     async fn time(&self, _request: &Request<'_>) -> Result<Option<i64>, SourceError> {
-        Ok(None)
+        let (store, digest) = (self.store.clone(), self.digest.clone());
+        let work = move || newest_entry(&store, &digest);
+        tokio::task::spawn_blocking(work).await.map_err(|e| SourceError::Internal(e.to_string()))?
     }
 
     async fn materialise(&self, dest: &Path, _request: &Request<'_>) -> Result<(), SourceError> {

@@ -150,6 +150,14 @@ pub enum SourceError {
         /// Why not; without the value.
         reason: String,
     },
+    /// An archive that cannot be read.
+    #[error("cannot read the archive {digest}: {reason}")]
+    Archive {
+        /// The blob.
+        digest: Digest,
+        /// Why not.
+        reason: String,
+    },
     /// A git repository that cannot be had.
     #[error(transparent)]
     Git(#[from] GitError),
@@ -171,7 +179,7 @@ impl SourceError {
             Self::Attribute { .. } | Self::Checksum { .. } | Self::NotLocal { .. } => FaultKind::Input,
             Self::Web { fault, .. } => fault.kind(),
             Self::Status { code: 401 | 403 | 407, .. } => FaultKind::Auth,
-            Self::Mismatch { .. } => FaultKind::Input,
+            Self::Mismatch { .. } | Self::Archive { .. } => FaultKind::Input,
             Self::Secret { .. } => FaultKind::Usage,
             Self::Git(e) => e.kind(),
             Self::NotAnImage { .. } | Self::Corrupt { .. } | Self::Status { .. } | Self::Limit { .. } => {

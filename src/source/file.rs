@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::fs::{Gid, Mode, Uid};
 
 use super::SourceError;
+use crate::archive;
 use crate::base::Digest;
 use crate::llb::op::SourceOp;
 use crate::store::Store;
@@ -68,6 +69,15 @@ impl FileAttributes {
         }
         rustix::fs::fchmod(&file, Mode::from_raw_mode(self.mode)).map_err(|e| io(e.into()))?;
         file.set_modified(time(modified)).map_err(io)
+    }
+}
+
+/// Of a blob that is an archive the time of its newest entry (SPEC A4.18).
+pub(super) fn newest_entry(store: &Store, digest: &Digest) -> Result<Option<i64>, SourceError> {
+    let broken = |e: archive::ArchiveError| SourceError::Archive { digest: digest.clone(), reason: e.to_string() };
+    match archive::detect_archive(&store.open_blob(digest)?).map_err(broken)? {
+        Some(format) => archive::newest_entry(store.open_blob(digest)?, format).map_err(broken),
+        None => Ok(None),
     }
 }
 

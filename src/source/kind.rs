@@ -7,10 +7,14 @@ use std::sync::Arc;
 
 use super::SourceError;
 use crate::base::Digest;
+use crate::exec::ssh::Agent;
 use crate::llb::op::SourceOp;
 
 /// Secret values by id. They go to the server they are for and nowhere else.
 pub type SecretValues = BTreeMap<String, Arc<Vec<u8>>>;
+
+/// SSH agents by id.
+pub type Agents = BTreeMap<String, Arc<dyn Agent>>;
 
 /// A source of a build.
 #[derive(Clone, Copy)]
@@ -21,6 +25,8 @@ pub struct Request<'a> {
     pub op: &'a SourceOp,
     /// Secrets of the build.
     pub secrets: &'a SecretValues,
+    /// Agents of the build.
+    pub agents: &'a Agents,
 }
 
 /// What a build was made from: for provenance.

@@ -24,7 +24,7 @@ pub use attributes::ImageAttributes;
 pub use error::SourceError;
 pub use fetch::LAYOUT_HOST;
 pub use image::ImageSource;
-pub use kind::{Material, Pinned, Request, SecretValues, Source};
+pub use kind::{Agents, Material, Pinned, Request, SecretValues, Source};
 pub use sources::Sources;
 
 #[cfg(test)]

@@ -65,6 +65,11 @@ impl Host {
 
 #[async_trait::async_trait]
 impl FrontendHost for Host {
+    async fn source_time(&self, source: &crate::llb::op::SourceOp) -> Result<Option<i64>, HostError> {
+        self.asked.lock().expect("no panic while locked").push(format!("time of {}", source.identifier));
+        Ok(Some(1_234_567_890))
+    }
+
     async fn resolve_image(
         &self,
         identifier: &str,

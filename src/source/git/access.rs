@@ -3,20 +3,21 @@
 //! git is given a configuration made here and none of the user's: nothing of the user's runs, and secrets are neither on
 //! a command line nor in an environment, but in a file of the worker's private tmpfs that goes when git has ended.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use base64::Engine as _;
 
 use super::attributes::GitSpec;
 use super::error::GitError;
 use crate::dockerfile::gitref;
+use crate::exec::ssh::AgentSocket;
 use crate::registry::ProxyOptions;
-use crate::source::kind::SecretValues;
+use crate::source::kind::{Agents, Request, SecretValues};
 
 /// How git is run on this machine.
 #[derive(Debug, Clone, Default)]
@@ -31,19 +32,8 @@ pub struct GitOptions {
     pub ca_file: Option<PathBuf>,
     /// A directory of PEM files to trust.
     pub ca_dir: Option<PathBuf>,
-    /// Agents and keys by id.
-    pub ssh: BTreeMap<String, SshAccess>,
     /// The user's and the system's `known_hosts`.
     pub known_hosts: Vec<PathBuf>,
-}
-
-/// How to prove who we are to an ssh server.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SshAccess {
-    /// The socket of an agent.
-    Agent(PathBuf),
-    /// Private keys.
-    Keys(Vec<PathBuf>),
 }
 
 /// Files that exist while git runs.
@@ -52,19 +42,21 @@ pub(super) struct Access {
     dir: tempfile::TempDir,
     /// `GIT_SSH_COMMAND`, for ssh remotes.
     ssh_command: Option<String>,
-    agent: Option<PathBuf>,
+    /// Where ssh finds the agent.
+    agent: Option<AgentSocket>,
     /// The remote without credentials.
     pub(super) remote: String,
-    /// The host's key will be taken on trust if it is not known.
-    pub(super) trusts_host: bool,
+    /// The file of known hosts and its length, where an unknown host is believed.
+    known_hosts: Option<(PathBuf, u64)>,
 }
 
 impl Access {
-    pub(super) fn new(options: &GitOptions, spec: &GitSpec, secrets: &SecretValues) -> Result<Self, GitError> {
+    /// To be called on a tokio runtime.
+    pub(super) fn new(options: &GitOptions, spec: &GitSpec, request: &Request<'_>) -> Result<Self, GitError> {
         let io = |e| GitError::io("write to", &options.state_dir)(e);
         let dir = tempfile::Builder::new().prefix("git-").tempdir_in(&options.state_dir).map_err(io)?;
         let mut config = String::from(CONFIG);
-        if let Some((scope, header)) = header(spec, secrets)? {
+        if let Some((scope, header)) = header(spec, request.secrets)? {
             let _ =
                 writeln!(config, "[http \"{scope}\"]\n\textraheader = {}", quote(&format!("Authorization: {header}")));
         }
@@ -74,10 +66,10 @@ impl Access {
         if let Some(dir) = &options.ca_dir {
             let _ = writeln!(config, "[http]\n\tsslCAPath = {}", quote(&dir.display().to_string()));
         }
-        let mut access = Self { dir, ssh_command: None, agent: None, remote: spec.shown(), trusts_host: false };
+        let mut access = Self { dir, ssh_command: None, agent: None, remote: spec.shown(), known_hosts: None };
         access.file("config", config.as_bytes())?;
         if spec.is_ssh() {
-            access.ssh(options, spec)?;
+            access.ssh(options, spec, request.agents)?;
         }
         Ok(access)
     }
@@ -92,10 +84,16 @@ impl Access {
         self.dir.path()
     }
 
+    /// Whether ssh has met a host that was not known, and believed it.
+    pub(super) fn took_on_trust(&self) -> bool {
+        let longer = |(path, length): &(PathBuf, u64)| fs::metadata(path).is_ok_and(|meta| meta.len() > *length);
+        self.known_hosts.as_ref().is_some_and(longer)
+    }
+
     /// Variables for ssh.
     pub(super) fn variables(&self) -> impl Iterator<Item = (&'static str, std::ffi::OsString)> {
         let command = self.ssh_command.as_ref().map(|c| ("GIT_SSH_COMMAND", c.into()));
-        let agent = self.agent.as_ref().map(|a| ("SSH_AUTH_SOCK", a.as_os_str().to_owned()));
+        let agent = self.agent.as_ref().map(|a| ("SSH_AUTH_SOCK", a.path().as_os_str().to_owned()));
         command.into_iter().chain(agent)
     }
 
@@ -106,9 +104,9 @@ impl Access {
         Ok(path)
     }
 
-    fn ssh(&mut self, options: &GitOptions, spec: &GitSpec) -> Result<(), GitError> {
+    fn ssh(&mut self, options: &GitOptions, spec: &GitSpec, agents: &Agents) -> Result<(), GitError> {
         let id = spec.ssh.as_deref().unwrap_or("default");
-        let Some(access) = options.ssh.get(id) else {
+        let Some(agent) = agents.get(id) else {
             return Err(GitError::NoSsh { id: id.into(), remote: spec.shown() });
         };
         // Host keys given with the source must fit. Without them the user's are used, and an unknown host is believed
@@ -122,9 +120,10 @@ impl Access {
                     known.push(b'\n');
                 }
             }
-            self.trusts_host = true;
         }
+        let length = known.len() as u64;
         let known = self.file("known_hosts", &known)?;
+        self.known_hosts = (!strict).then(|| (known.clone(), length));
         let mut command = String::from("ssh -F /dev/null");
         let mut option = |text: String| {
             let _ = write!(command, " -o {}", shell_quote(&text));
@@ -137,19 +136,11 @@ impl Access {
         option("ServerAliveInterval=20".into());
         option("ForwardAgent=no".into());
         option("ControlMaster=no".into());
-        match access {
-            SshAccess::Agent(socket) => {
-                option("IdentityFile=none".into());
-                self.agent = Some(socket.clone());
-            }
-            SshAccess::Keys(keys) => {
-                option("IdentityAgent=none".into());
-                option("IdentitiesOnly=yes".into());
-                for key in keys {
-                    option(format!("IdentityFile={}", ssh_quote(key)));
-                }
-            }
-        }
+        // Keys are the agent's: no file of the user is looked at.
+        option("IdentityFile=none".into());
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let socket = AgentSocket::listen(self.dir.path(), Arc::clone(agent), uid, gid, 0o600);
+        self.agent = Some(socket.map_err(GitError::io("make a socket in", self.dir.path()))?);
         self.ssh_command = Some(command);
         Ok(())
     }
@@ -235,9 +226,13 @@ fn shell_quote(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::collections::BTreeMap;
+    use std::io;
+    use std::os::unix::net::UnixStream;
 
     use super::*;
+    use crate::base::Digest;
+    use crate::exec::ssh::Agent;
     use crate::llb::op::SourceOp;
 
     fn spec(remote: &str) -> GitSpec {
@@ -276,13 +271,28 @@ mod tests {
         assert!(header(&spec(url), &secrets(&[("GIT_AUTH_HEADER", "a\nb")])).is_err());
     }
 
+    #[derive(Debug)]
+    struct Nobody;
+
+    impl Agent for Nobody {
+        fn connect(&self) -> io::Result<UnixStream> {
+            Err(io::ErrorKind::ConnectionRefused.into())
+        }
+    }
+
+    fn access(options: &GitOptions, remote: &str, secrets: &SecretValues, agents: &Agents) -> Result<Access, GitError> {
+        let op = SourceOp::default();
+        let request = Request { vertex: &Digest::sha256(b""), op: &op, secrets, agents };
+        Access::new(options, &spec(remote), &request)
+    }
+
     #[test]
     fn a7_05_secrets_are_in_a_private_file_only() {
         let dir = tempfile::tempdir().expect("a directory");
         let options = GitOptions { state_dir: dir.path().into(), ..GitOptions::default() };
-        let spec = spec("https://user:s3cret@h.example/a.git");
-        let access =
-            Access::new(&options, &spec, &secrets(&[("GIT_AUTH_HEADER", "bearer \"tok\\en\"")])).expect("made");
+        let secrets = secrets(&[("GIT_AUTH_HEADER", "bearer \"tok\\en\"")]);
+        let remote = "https://user:s3cret@h.example/a.git";
+        let access = access(&options, remote, &secrets, &Agents::new()).expect("made");
         let config = fs::read_to_string(access.config()).expect("reads");
         assert!(config.contains(r#"extraheader = "Authorization: bearer \"tok\\en\"""#), "{config}");
         assert!(!access.remote.contains("s3cret"));
@@ -295,16 +305,17 @@ mod tests {
         assert!(!path.exists(), "gone with its user");
     }
 
-    #[test]
-    fn a6_22_ssh_needs_an_agent_or_a_key() {
+    #[tokio::test]
+    async fn a6_22_ssh_needs_an_agent() {
         let dir = tempfile::tempdir().expect("a directory");
-        let mut options = GitOptions { state_dir: dir.path().into(), ..GitOptions::default() };
-        let error = Access::new(&options, &spec("git@h.example:a"), &SecretValues::new()).expect_err("no agent");
+        let options = GitOptions { state_dir: dir.path().into(), ..GitOptions::default() };
+        let (secrets, mut agents) = (SecretValues::new(), Agents::new());
+        let error = access(&options, "git@h.example:a", &secrets, &agents).expect_err("no agent");
         assert!(error.hint().is_some_and(|h| h.contains("--ssh default")), "{error}");
-        options.ssh.insert("default".into(), SshAccess::Agent("/run/agent".into()));
-        let access = Access::new(&options, &spec("git@h.example:a"), &SecretValues::new()).expect("made");
+        agents.insert("default".into(), Arc::new(Nobody));
+        let access = access(&options, "git@h.example:a", &secrets, &agents).expect("made");
         let variables: BTreeMap<_, _> = access.variables().collect();
-        assert_eq!(variables["SSH_AUTH_SOCK"], "/run/agent");
+        assert!(Path::new(&variables["SSH_AUTH_SOCK"]).starts_with(dir.path()));
         let command = variables["GIT_SSH_COMMAND"].to_string_lossy().into_owned();
         assert!(command.starts_with("ssh -F /dev/null") && command.contains("accept-new"), "{command}");
     }

@@ -25,7 +25,7 @@ use attributes::{GitSpec, is_commit};
 use program::{Git, Patience};
 use resolve::Resolved;
 
-pub use access::{GitOptions, SshAccess};
+pub use access::GitOptions;
 pub use error::GitError;
 
 /// Brings in repositories. Cheap to clone.
@@ -47,13 +47,15 @@ impl GitSource {
     }
 
     fn access(&self, spec: &GitSpec, request: &Request<'_>) -> Result<Access, GitError> {
-        let access = Access::new(&self.0.options, spec, request.secrets)?;
-        if access.trusts_host {
-            let host = crate::dockerfile::gitref::host(&spec.remote);
-            let text = format!("the key of {host} is taken on trust unless it is in known_hosts");
-            self.0.events.notice("git-host-key", text);
+        Access::new(&self.0.options, spec, request)
+    }
+
+    /// Says once that a host was believed.
+    fn say_trust(&self, access: &Access) {
+        if access.took_on_trust() {
+            let host = crate::dockerfile::gitref::host(&access.remote).to_owned();
+            self.0.events.notice("git-host-key", format!("{host} is not in known_hosts: its key was taken on trust"));
         }
-        Ok(access)
     }
 
     /// The copy of the repository, locked: nobody else fetches into it or reads from it.
@@ -82,6 +84,7 @@ impl GitSource {
         let mut args = vec!["ls-remote".to_owned(), "--".into(), access.remote.clone()];
         args.extend(resolve::questions(&spec.reference));
         let lines = git.run("fetch remote", Patience::Short, &args).await?;
+        self.say_trust(&access);
         if let Some(found) = resolve::find(&spec.reference, &lines) {
             return Ok(found);
         }
@@ -187,6 +190,7 @@ impl Pinned for PinnedCommit {
         let repository = self.source.repository(&self.spec, &self.resolved.commit).await?;
         let git = repository.open(&Git::new(&self.source.0.options, &access)).await?;
         repository.fetch(&git, &self.resolved).await?;
+        self.source.say_trust(&access);
         Ok(checkout::check_out(&git, &self.spec, &self.resolved, dest).await?)
     }
 }

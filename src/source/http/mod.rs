@@ -13,7 +13,7 @@ use reqwest::Url;
 use reqwest::header::{ACCEPT, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 
 use super::SourceError;
-use super::file::{FileAttributes, safe_name};
+use super::file::{FileAttributes, newest_entry, safe_name};
 use super::kind::{Material, Pinned, Request, SecretValues, Source};
 use super::once::Told;
 use crate::base::{Digest, Events};
@@ -125,6 +125,26 @@ impl std::fmt::Debug for PinnedFile {
     }
 }
 
+impl PinnedFile {
+    /// The file in the store, even if it was collected.
+    async fn ensure_here(&self, request: &Request<'_>) -> Result<(), SourceError> {
+        let digest = self.download.digest.clone();
+        let here = self.source.blocking(move |store| Ok(store.has_blob(&digest)?.is_some())).await?;
+        if !here {
+            // Results made from it were still there until now, the file itself was collected.
+            let fetch = self.source.fetch(&self.url, request)?;
+            let again = match fetch.ask(&[], Some(&self.download.digest)).await? {
+                Found::Known(download) | Found::New(download) => download,
+            };
+            if again.digest != self.download.digest {
+                let (url, expected) = (web::show(&self.url), self.download.digest.clone());
+                return Err(SourceError::Mismatch { url, expected, actual: again.digest });
+            }
+        }
+        Ok(())
+    }
+}
+
 #[async_trait::async_trait]
 impl Pinned for PinnedFile {
     fn key(&self) -> String {
@@ -141,24 +161,17 @@ impl Pinned for PinnedFile {
         Material { uri: url.to_string(), digest: self.download.digest.to_string() }
     }
 
-    async fn time(&self, _request: &Request<'_>) -> Result<Option<i64>, SourceError> {
-        Ok(self.download.modified)
+    async fn time(&self, request: &Request<'_>) -> Result<Option<i64>, SourceError> {
+        if self.download.modified.is_some() {
+            return Ok(self.download.modified);
+        }
+        self.ensure_here(request).await?;
+        let digest = self.download.digest.clone();
+        self.source.blocking(move |store| newest_entry(store, &digest)).await
     }
 
     async fn materialise(&self, dest: &Path, request: &Request<'_>) -> Result<(), SourceError> {
-        let digest = self.download.digest.clone();
-        let here = self.source.blocking(move |store| Ok(store.has_blob(&digest)?.is_some())).await?;
-        if !here {
-            // Results made from it were still there until now, the file itself was collected.
-            let fetch = self.source.fetch(&self.url, request)?;
-            let again = match fetch.ask(&[], Some(&self.download.digest)).await? {
-                Found::Known(download) | Found::New(download) => download,
-            };
-            if again.digest != self.download.digest {
-                let (url, expected) = (web::show(&self.url), self.download.digest.clone());
-                return Err(SourceError::Mismatch { url, expected, actual: again.digest });
-            }
-        }
+        self.ensure_here(request).await?;
         let (attributes, digest, name) = (self.attributes.clone(), self.download.digest.clone(), self.name.clone());
         let (dest, modified) = (dest.to_path_buf(), self.download.modified.unwrap_or_default());
         self.source.blocking(move |store| attributes.write(store, &digest, &dest, &name, modified)).await

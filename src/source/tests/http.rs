@@ -9,17 +9,18 @@ use super::*;
 use crate::base::FaultKind;
 use crate::llb::op::SourceOp;
 use crate::source::http::{HttpSource, Limits};
-use crate::source::kind::{Pinned, Request, SecretValues, Source};
+use crate::source::kind::{Agents, Pinned, Request, SecretValues, Source};
 
 struct Files {
     fixture: Fixture,
     limits: Limits,
     secrets: SecretValues,
+    agents: Agents,
 }
 
 impl Files {
     fn new() -> Self {
-        Self { fixture: Fixture::new(), limits: Limits::default(), secrets: SecretValues::new() }
+        Self { fixture: Fixture::new(), limits: Limits::default(), secrets: SecretValues::new(), agents: Agents::new() }
     }
 
     /// As a new invocation would ask.
@@ -32,7 +33,7 @@ impl Files {
 
     fn request<'a>(&'a self, op: &'a SourceOp) -> Request<'a> {
         static VERTEX: std::sync::OnceLock<Digest> = std::sync::OnceLock::new();
-        Request { vertex: VERTEX.get_or_init(|| Digest::sha256(b"")), op, secrets: &self.secrets }
+        Request { vertex: VERTEX.get_or_init(|| Digest::sha256(b"")), op, secrets: &self.secrets, agents: &self.agents }
     }
 
     async fn write(&self, pinned: &Arc<dyn Pinned>, url: &str) -> tempfile::TempDir {

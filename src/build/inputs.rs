@@ -1,0 +1,220 @@
+//! What a request reads that is not on this machine, or came on standard input: contexts and Dockerfiles from elsewhere
+//! (SPEC B1.02–B1.05). They are solved like any other part of a graph, by the solver that the build then uses, so that
+//! each is fetched once and means one thing.
+
+use std::io::{self, Read, Write as _};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::{BuildError, BuildRequest, Builder};
+use crate::archive::looks_like_archive;
+use crate::base::{Digest, FaultKind};
+use crate::dockerfile::gitref::GitRef;
+use crate::dockerfile::go_bool;
+use crate::frontend::FrontendError;
+use crate::frontend::remote::{CONTEXT_FILE, RemoteContext, without_credentials};
+use crate::llb::Graph;
+use crate::solver::Solver;
+use crate::store::{Store, StoreError};
+
+/// Larger Dockerfiles are refused.
+pub const MAX_DOCKERFILE: u64 = 16 << 20;
+/// How much of a downloaded context decides what it is (B1.04).
+const PEEK: u64 = 1024;
+
+/// The main build context.
+#[derive(Debug, Default)]
+pub enum MainContext {
+    /// A directory, the one called `context`, or nothing at all.
+    #[default]
+    Local,
+    /// A repository.
+    Git(Box<GitRef>),
+    /// An archive or a Dockerfile on a web server.
+    Url(String),
+    /// An archive on standard input.
+    Archive(Stream),
+}
+
+/// Bytes that can be read once.
+pub struct Stream(Mutex<Option<Box<dyn Read + Send>>>);
+
+impl Stream {
+    /// Wraps a reader.
+    pub fn new(reader: impl Read + Send + 'static) -> Self {
+        Self(Mutex::new(Some(Box::new(reader))))
+    }
+
+    fn take(&self) -> Option<Box<dyn Read + Send>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl std::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Stream")
+    }
+}
+
+/// Where the Dockerfile is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum DockerfileAt {
+    /// In the request.
+    #[default]
+    Given,
+    /// In the main context, at this path or the usual one.
+    InContext(Option<String>),
+    /// On a web server.
+    Url(String),
+}
+
+/// Dockerfile and context, ready for the front end.
+#[derive(Debug, Clone, Default)]
+pub struct Inputs {
+    /// Name of the Dockerfile, for messages.
+    pub filename: String,
+    /// Its text.
+    pub dockerfile: Vec<u8>,
+    /// The main context, if it is not a directory.
+    pub context: Option<RemoteContext>,
+}
+
+impl BuildRequest {
+    /// Name and text of the Dockerfile: as given, or as fetched once that was done.
+    #[must_use]
+    pub fn file(&self) -> (&str, &[u8]) {
+        match self.inputs.get() {
+            Some(inputs) => (&inputs.filename, &inputs.dockerfile),
+            None => (&self.filename, &self.dockerfile),
+        }
+    }
+}
+
+impl Builder {
+    /// Fetches what the request does not hold itself. Done once for each request.
+    pub(super) async fn inputs<'a>(
+        &self,
+        request: &'a BuildRequest,
+        solver: &Arc<Solver>,
+    ) -> Result<&'a Inputs, BuildError> {
+        if let Some(known) = request.inputs.get() {
+            return Ok(known);
+        }
+        let mut inputs = Inputs {
+            filename: request.filename.clone(),
+            dockerfile: request.dockerfile.clone(),
+            context: self.context(request, solver).await?,
+        };
+        let file = match (&request.dockerfile_at, &inputs.context) {
+            (DockerfileAt::Given, _) => None,
+            (DockerfileAt::Url(url), _) => {
+                let source = RemoteContext::http(url);
+                let name = without_credentials(url).rsplit('/').next().unwrap_or_default().to_owned();
+                Some((name, read(solver, &source, CONTEXT_FILE, MAX_DOCKERFILE + 1).await?))
+            }
+            (DockerfileAt::InContext(path), Some(context)) => Some(in_context(path.as_deref(), context, solver).await?),
+            (DockerfileAt::InContext(_), None) => {
+                return Err(BuildError::Internal("the Dockerfile of a context that is not remote".into()));
+            }
+        };
+        if let Some((name, text)) = file {
+            let Some(text) = text else {
+                let message = format!("failed to read dockerfile: open {name}: no such file or directory");
+                return Err(fault(message, "give another one with -f: a path in the context"));
+            };
+            if text.len() as u64 > MAX_DOCKERFILE {
+                return Err(fault(format!("{name} is larger than 16 MiB"), "is this the Dockerfile?"));
+            }
+            (inputs.filename, inputs.dockerfile) = (name, text);
+        }
+        Ok(request.inputs.get_or_init(|| inputs))
+    }
+
+    async fn context(&self, request: &BuildRequest, solver: &Arc<Solver>) -> Result<Option<RemoteContext>, BuildError> {
+        Ok(Some(match &request.context {
+            MainContext::Local => return Ok(None),
+            MainContext::Git(reference) => {
+                let options = &request.options;
+                let mut reference = (**reference).clone();
+                let keep = options.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR");
+                if keep.and_then(|text| go_bool(text)) == Some(true) {
+                    reference.keep_git_dir = Some(true);
+                }
+                // SPEC A4.18: with an epoch files have the time of the commit.
+                let epoch = options.build_args.get("SOURCE_DATE_EPOCH").is_some_and(|text| !text.is_empty());
+                RemoteContext::git(&reference, epoch || options.epoch.is_some())
+            }
+            MainContext::Url(url) => {
+                let file = RemoteContext::http(url);
+                let head = read(solver, &file, CONTEXT_FILE, PEEK).await?.unwrap_or_default();
+                if looks_like_archive(&head) { file.unpacked() } else { file }
+            }
+            MainContext::Archive(stream) => {
+                let reader =
+                    stream.take().ok_or_else(|| BuildError::Internal("standard input was read before".into()))?;
+                let store = self.store.clone();
+                let kept = tokio::task::spawn_blocking(move || keep(&store, reader)).await;
+                RemoteContext::blob(&kept.map_err(|e| BuildError::Internal(e.to_string()))??)
+            }
+        }))
+    }
+}
+
+/// Name and text of the Dockerfile inside a remote context.
+async fn in_context(
+    path: Option<&str>,
+    context: &RemoteContext,
+    solver: &Arc<Solver>,
+) -> Result<(String, Option<Vec<u8>>), BuildError> {
+    let names: &[&str] = match path {
+        Some(path) => &[path],
+        // A download that is no archive is the Dockerfile (B1.04).
+        None if context.is_file() => &[CONTEXT_FILE],
+        None => &["Dockerfile", "dockerfile"],
+    };
+    for name in names {
+        if let Some(text) = read(solver, context, name, MAX_DOCKERFILE + 1).await? {
+            return Ok(((*name).to_owned(), Some(text)));
+        }
+    }
+    Ok((names[0].to_owned(), None))
+}
+
+/// Up to `limit` bytes of a file of a context; `None` if there is none.
+async fn read(
+    solver: &Arc<Solver>,
+    context: &RemoteContext,
+    path: &str,
+    limit: u64,
+) -> Result<Option<Vec<u8>>, BuildError> {
+    let graph: Graph = context
+        .definition()
+        .graph()
+        .map_err(|e| BuildError::Internal(format!("the graph of the context is wrong: {e}")))?;
+    Ok(solver.read_file(&Arc::new(graph), path, limit).await?)
+}
+
+/// Takes a stream into the store.
+fn keep(store: &Store, mut reader: Box<dyn Read + Send>) -> Result<Digest, BuildError> {
+    let failed = |e: &StoreError| BuildError::Frontend(FrontendError::outside(e.kind(), e.to_string(), e.hint()));
+    let mut writer = store.blob_writer().map_err(|e| failed(&e))?;
+    let mut buffer = vec![0; 128 << 10];
+    loop {
+        let n = match reader.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(n) => n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) => return Err(fault(format!("cannot read the build context from standard input: {e}"), "")),
+        };
+        writer.write_all(&buffer[..n]).map_err(|e| {
+            let kind = FaultKind::of_io(&e, FaultKind::Store);
+            let message = format!("cannot keep the build context: {e}");
+            BuildError::Frontend(FrontendError::outside(kind, message, None))
+        })?;
+    }
+    writer.commit(None).map(|(digest, _)| digest).map_err(|e| failed(&e))
+}
+
+fn fault(message: String, hint: &str) -> BuildError {
+    let hint = (!hint.is_empty()).then(|| hint.to_owned());
+    BuildError::Frontend(FrontendError::outside(FaultKind::Input, message, hint))
+}

@@ -1,0 +1,229 @@
+//! Where the build context and the Dockerfile are (SPEC B1.01–B1.07), as the command line says.
+//!
+//! Directories and files of this machine are looked at here; what has to be fetched is only named.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use super::args::Build;
+use super::errors::Failure;
+use super::settings::{read_limited, usage};
+use crate::archive::looks_like_archive;
+use crate::base::FaultKind;
+use crate::build::{BuildRequest, DockerfileAt, MainContext, Stream};
+use crate::dockerfile::gitref::GitRef;
+use crate::dockerfile::ignore::IgnoreFile;
+use crate::frontend::remote::is_url;
+use crate::oci::Reference;
+use crate::solver::ContextDir;
+
+/// Larger Dockerfiles are refused.
+const MAX_DOCKERFILE: u64 = crate::build::MAX_DOCKERFILE;
+/// How much of standard input decides what it is (B1.02).
+const PEEK: u64 = 1024;
+
+fn input(message: String) -> Failure {
+    Failure::new(FaultKind::Input, message)
+}
+
+/// The context and the Dockerfile.
+pub(super) fn main_context(args: &Build, context: &str, request: &mut BuildRequest) -> Result<(), Failure> {
+    if context == "-" {
+        return from_stdin(args, request);
+    }
+    let reference = GitRef::parse(context).transpose();
+    let reference = reference.map_err(|reason| usage(format!("unable to prepare context: {context}: {reason}")))?;
+    // `github.com/x/y` may also be a directory.
+    if let Some(reference) = reference.filter(|r| !r.like_a_path || !Path::new(context).exists()) {
+        request.context = MainContext::Git(Box::new(reference));
+        return remote_dockerfile(args, request);
+    }
+    if is_url(context) {
+        request.context = MainContext::Url(context.into());
+        return remote_dockerfile(args, request);
+    }
+    let dir = Path::new(context);
+    if !dir.is_dir() {
+        let what = if dir.exists() { "is not a directory" } else { "not found" };
+        return Err(usage(format!("unable to prepare context: path \"{context}\" {what}")));
+    }
+    let dir = dir.canonicalize().map_err(|e| usage(format!("unable to prepare context: path \"{context}\": {e}")))?;
+    let path = match args.file.as_deref() {
+        Some("-") => {
+            given(request, dockerfile_from_stdin(&[])?);
+            None
+        }
+        Some(url) if is_url(url) => {
+            request.dockerfile_at = DockerfileAt::Url(url.into());
+            None
+        }
+        Some(file) => Some(PathBuf::from(file)),
+        None => {
+            let upper = dir.join("Dockerfile");
+            let lower = dir.join("dockerfile");
+            Some(if !upper.exists() && lower.exists() { lower } else { upper })
+        }
+    };
+    let mut ignore = None;
+    if let Some(path) = &path {
+        local_dockerfile(path, args.file.is_some(), request)?;
+        // SPEC A9.01: an ignore file beside the Dockerfile goes before the context's own.
+        let mut own = path.clone().into_os_string();
+        own.push(".dockerignore");
+        ignore = read_ignore(Path::new(&own))?;
+    }
+    if ignore.is_none() {
+        ignore = read_ignore(&dir.join(".dockerignore"))?;
+    }
+    request.contexts.insert("context".into(), context_dir(&dir, ignore.as_ref())?);
+    request.ignore = ignore;
+    Ok(())
+}
+
+/// An archive, or a Dockerfile without a context (B1.02).
+fn from_stdin(args: &Build, request: &mut BuildRequest) -> Result<(), Failure> {
+    if args.file.as_deref() == Some("-") {
+        return Err(usage("invalid argument: can't use stdin for both build context and dockerfile"));
+    }
+    let mut head = Vec::new();
+    let read = std::io::stdin().take(PEEK).read_to_end(&mut head);
+    read.map_err(|e| input(format!("cannot read standard input: {e}")))?;
+    if looks_like_archive(&head) {
+        request.context = MainContext::Archive(Stream::new(std::io::Cursor::new(head).chain(std::io::stdin())));
+        return remote_dockerfile(args, request);
+    }
+    if args.file.is_some() {
+        return Err(usage("ambiguous Dockerfile source: both stdin and flag correspond to Dockerfiles"));
+    }
+    given(request, dockerfile_from_stdin(&head)?);
+    Ok(())
+}
+
+/// The Dockerfile of a context that is not a directory: in it, unless `-f` names one of this machine (B1.03).
+fn remote_dockerfile(args: &Build, request: &mut BuildRequest) -> Result<(), Failure> {
+    match args.file.as_deref() {
+        None => request.dockerfile_at = DockerfileAt::InContext(None),
+        Some("-") => given(request, dockerfile_from_stdin(&[])?),
+        Some(url) if is_url(url) => request.dockerfile_at = DockerfileAt::Url(url.into()),
+        Some(path) if Path::new(path).is_absolute() => local_dockerfile(Path::new(path), true, request)?,
+        Some(path) => request.dockerfile_at = DockerfileAt::InContext(Some(path.into())),
+    }
+    Ok(())
+}
+
+fn given(request: &mut BuildRequest, dockerfile: Vec<u8>) {
+    request.dockerfile = dockerfile;
+    request.filename = "Dockerfile".into();
+}
+
+/// Standard input to its end; `head` was read before.
+fn dockerfile_from_stdin(head: &[u8]) -> Result<Vec<u8>, Failure> {
+    let mut bytes = head.to_vec();
+    let read = std::io::stdin().take(MAX_DOCKERFILE + 1).read_to_end(&mut bytes);
+    read.map_err(|e| input(format!("cannot read standard input: {e}")))?;
+    if bytes.len() as u64 > MAX_DOCKERFILE {
+        return Err(input("the Dockerfile on standard input is larger than 16 MiB".into()));
+    }
+    Ok(bytes)
+}
+
+fn local_dockerfile(path: &Path, named: bool, request: &mut BuildRequest) -> Result<(), Failure> {
+    let bytes = read_limited(path, MAX_DOCKERFILE).map_err(|e| {
+        let why =
+            if e.kind() == std::io::ErrorKind::NotFound { "no such file or directory".into() } else { e.to_string() };
+        let failure = input(format!("failed to read dockerfile: open {}: {why}", path.display()));
+        if named {
+            failure.hint("-f is relative to the current directory, not to the context")
+        } else {
+            failure.hint("give another one with -f FILE")
+        }
+    })?;
+    if bytes.len() as u64 > MAX_DOCKERFILE {
+        return Err(input(format!("{} is larger than 16 MiB", path.display())));
+    }
+    request.dockerfile = bytes;
+    request.filename = path.file_name().map_or_else(|| "Dockerfile".into(), |n| n.to_string_lossy().into_owned());
+    Ok(())
+}
+
+/// Whether a context is a repository that is reached by ssh.
+pub(super) fn want_agent(request: &BuildRequest) -> bool {
+    let main = match &request.context {
+        MainContext::Git(reference) => Some(reference.remote.clone()),
+        _ => None,
+    };
+    let named = request.options.named_contexts.values();
+    let named = named.filter_map(|value| Some(GitRef::parse(value)?.ok()?.remote));
+    main.into_iter().chain(named).any(|remote| remote.starts_with("ssh://") || !remote.contains("://"))
+}
+
+fn read_ignore(path: &Path) -> Result<Option<(String, Vec<u8>)>, Failure> {
+    match std::fs::read(path) {
+        Ok(bytes) => {
+            let name = path.file_name().map_or_else(|| ".dockerignore".into(), |n| n.to_string_lossy().into_owned());
+            Ok(Some((name, bytes)))
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Failure::new(FaultKind::Input, format!("cannot read {}: {e}", path.display()))),
+    }
+}
+
+fn context_dir(dir: &Path, ignore: Option<&(String, Vec<u8>)>) -> Result<ContextDir, Failure> {
+    let mut context = ContextDir { dir: dir.to_path_buf(), ..ContextDir::default() };
+    if let Some((name, text)) = ignore {
+        let parsed = IgnoreFile::parse(name, text)
+            .map_err(|e| Failure::new(FaultKind::Input, format!("failed parsing {name}: {e}")))?;
+        context.ignore_lines = parsed.texts_and_lines().1;
+        context.ignore_name = Some(name.clone());
+    }
+    Ok(context)
+}
+
+/// `name=value` of `--build-context` (SPEC B1.06).
+pub(super) fn named_contexts(args: &Build, request: &mut BuildRequest) -> Result<(), Failure> {
+    for text in &args.build_context {
+        let Some((name, value)) = text.split_once('=') else {
+            return Err(usage(format!("--build-context: invalid context value: {text}, expected key=value")));
+        };
+        let plain = name.split("::").next().unwrap_or(name);
+        let reference: Reference = plain
+            .to_lowercase()
+            .parse()
+            .map_err(|e| usage(format!("--build-context: invalid context name {name}: {e}")))?;
+        let mut key = reference.familiar();
+        if let Some(short) = key.strip_suffix(":latest") {
+            key = short.to_owned();
+        }
+        if let Some((_, platform)) = name.split_once("::") {
+            key = format!("{key}::{platform}");
+        }
+        if ["docker-image://", "oci-layout://"].iter().any(|p| value.starts_with(p)) {
+            request.options.named_contexts.insert(key, value.to_owned());
+            continue;
+        }
+        let reference = GitRef::parse(value)
+            .transpose()
+            .map_err(|reason| usage(format!("--build-context {name}: {value}: {reason}")))?;
+        // `github.com/x/y` may also be a directory.
+        let remote = reference.is_some_and(|r| !r.like_a_path || !Path::new(value).exists()) || is_url(value);
+        if remote {
+            request.options.named_contexts.insert(key, value.to_owned());
+            continue;
+        }
+        if value.contains("://") || value.starts_with("target:") {
+            return Err(usage(format!("--build-context {name}: \"{value}\" is not supported yet"))
+                .hint("use a directory, a git or http URL, docker-image://REFERENCE or oci-layout://DIRECTORY"));
+        }
+        let dir = Path::new(value).canonicalize().ok().filter(|d| d.is_dir());
+        let dir = dir.ok_or_else(|| {
+            usage(format!("--build-context: failed to find local context {name}: path \"{value}\" not found"))
+        })?;
+        let ignore = read_ignore(&dir.join(".dockerignore"))?;
+        request.contexts.insert(key.clone(), context_dir(&dir, ignore.as_ref())?);
+        if let Some(ignore) = ignore {
+            request.context_ignores.insert(key.clone(), ignore);
+        }
+        request.options.named_contexts.insert(key, dir.display().to_string());
+    }
+    Ok(())
+}
