@@ -9,7 +9,7 @@ use super::{BuildError, BuildRequest, Builder};
 use crate::archive::looks_like_archive;
 use crate::base::{Digest, FaultKind};
 use crate::dockerfile::gitref::GitRef;
-use crate::dockerfile::go_bool;
+use crate::base::values::boolean;
 use crate::frontend::FrontendError;
 use crate::frontend::remote::{CONTEXT_FILE, RemoteContext, without_credentials};
 use crate::llb::Graph;
@@ -136,7 +136,7 @@ impl Builder {
                 let options = &request.options;
                 let mut reference = (**reference).clone();
                 let keep = options.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR");
-                if keep.and_then(|text| go_bool(text)) == Some(true) {
+                if keep.and_then(|text| boolean(text)) == Some(true) {
                     reference.keep_git_dir = Some(true);
                 }
                 // SPEC A4.18: with an epoch files have the time of the commit.

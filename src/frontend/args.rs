@@ -215,19 +215,4 @@ mod tests {
         assert_eq!(out["TARGETSTAGE"], "default");
         assert_eq!(out["TARGETVARIANT"], "");
     }
-
-    #[test]
-    fn a4_18_epochs() {
-        let resolve = |given: &[(&str, &str)], epoch: Option<i64>| {
-            let mut build_args = args(given);
-            let options = FrontendOptions { epoch, ..FrontendOptions::default() };
-            resolve_epoch(&options, &mut build_args, &Globals::default())
-                .map(|epoch| (epoch, build_args.get("SOURCE_DATE_EPOCH").cloned()))
-        };
-        assert_eq!(resolve(&[("SOURCE_DATE_EPOCH", "07")], Some(1)), Ok((Some(7), Some("7".into()))));
-        assert_eq!(resolve(&[], Some(1)), Ok((Some(1), Some("1".into()))));
-        assert_eq!(resolve(&[("SOURCE_DATE_EPOCH", "")], None), Ok((None, None)));
-        let error = resolve(&[("SOURCE_DATE_EPOCH", "context")], None).expect_err("refused");
-        assert_eq!(error.message, "invalid SOURCE_DATE_EPOCH: context");
-    }
 }

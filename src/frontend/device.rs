@@ -1,7 +1,8 @@
 //! `RUN --device=` (SPEC A5.10): the option text.
 
 use super::error::FrontendError;
-use super::text::{csv_fields, go_bool};
+use super::text::csv_fields;
+use crate::base::values::boolean;
 use crate::llb::op::CdiDevice;
 
 /// `name[,required]` or `name=…[,required[=bool]]`.
@@ -23,7 +24,7 @@ pub(super) fn parse(text: &str) -> Result<CdiDevice, FrontendError> {
             ("name", Some(_)) => return Err(FrontendError::input("device name already set")),
             ("required", None) => required = true,
             ("required", Some(value)) => {
-                required = go_bool(value)
+                required = boolean(value)
                     .ok_or_else(|| FrontendError::input(format!("invalid value for required: {value}")))?;
             }
             (key, _) => {

@@ -150,3 +150,70 @@ impl Surroundings<'_> {
         Ok(found)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frontend::options::FrontendOptions;
+    use crate::frontend::remote::RemoteContext;
+    use crate::frontend::tests::Host;
+
+    /// The epoch and what stages see.
+    fn resolve(
+        dockerfile: &str,
+        given: Option<&str>,
+        invocation: Option<i64>,
+        context: Option<RemoteContext>,
+    ) -> Result<(Option<i64>, Option<String>), FrontendError> {
+        let parsed = crate::dockerfile::parse(dockerfile.as_bytes());
+        let (stages, globals) = (Stages::new(&parsed.dockerfile), Globals::default());
+        let named_contexts = [("repo", "https://h.example/r.git"), ("dir", "./x"), ("image", "docker-image://alpine")];
+        let named_contexts = named_contexts.map(|(k, v)| (k.into(), v.into())).into();
+        let options = FrontendOptions { epoch: invocation, named_contexts, ..FrontendOptions::default() };
+        let input = FrontendInput { context, options, ..FrontendInput::default() };
+        let contexts = Contexts::new(&input.options.named_contexts);
+        let mut build_args: IndexMap<String, String> =
+            given.map(|text| (EPOCH.into(), text.into())).into_iter().collect();
+        let surroundings = Surroundings {
+            input: &input,
+            globals: &globals,
+            stages: &stages,
+            contexts: &contexts,
+            platform: &Platform::host(),
+            lex: Lex::new('\\'),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let epoch = runtime.block_on(surroundings.epoch(&mut build_args, &Host::default()))?;
+        Ok((epoch, build_args.get(EPOCH).cloned()))
+    }
+
+    #[test]
+    fn a4_18_numbers() {
+        let resolve = |given, invocation| resolve("FROM scratch\n", given, invocation, None);
+        assert_eq!(resolve(Some("07"), Some(1)), Ok((Some(7), Some("7".into()))));
+        assert_eq!(resolve(None, Some(1)), Ok((Some(1), Some("1".into()))));
+        assert_eq!(resolve(Some(""), None), Ok((None, None)));
+        let error = resolve(Some("nonsense"), None).expect_err("refused");
+        assert_eq!(error.message, "invalid SOURCE_DATE_EPOCH: nonsense");
+    }
+
+    #[test]
+    fn a4_18_contexts_and_stages() {
+        let taken = Ok((Some(1_234_567_890), Some("1234567890".into())));
+        let file = "FROM scratch AS one\nARG V=1\nADD https://h.example/$V /\nFROM scratch AS two\nADD https://h/1 /\nADD https://h/2 /\nFROM alpine AS base\nADD https://h/1 /\nFROM scratch AS local\nADD x /\n";
+        let of = |text| resolve(file, Some(text), None, None);
+        for text in ["repo", "one", "ONE"] {
+            assert_eq!(of(text), taken, "{text}");
+        }
+        for text in ["context", "dir"] {
+            assert_eq!(of(text), Ok((None, None)), "{text}: a directory has no time");
+        }
+        for text in ["image", "two", "base", "local", "unknown"] {
+            let error = of(text).expect_err(text);
+            assert_eq!(error.message, format!("invalid SOURCE_DATE_EPOCH: {text}"));
+            assert!(error.hint.is_some());
+        }
+        let context = RemoteContext::http("https://h.example/c.tar");
+        assert_eq!(resolve(file, Some("context"), None, Some(context)), taken);
+    }
+}

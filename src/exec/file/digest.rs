@@ -509,7 +509,7 @@ impl Walk<'_> {
             FileType::Directory if kind != FileType::Directory => {
                 return Err(io("hash")(io::Error::other("it changed while it was hashed")));
             }
-            _ => self.note(path, &stat, &stat.st_rdev.to_le_bytes()),
+            _ => self.note(path, &stat, owner, &stat.st_rdev.to_le_bytes()),
         }
         Ok(hash.finalize().into())
     }

@@ -290,9 +290,9 @@ mod tests {
     fn a7_05_secrets_are_in_a_private_file_only() {
         let dir = tempfile::tempdir().expect("a directory");
         let options = GitOptions { state_dir: dir.path().into(), ..GitOptions::default() };
-        let spec = spec("https://user:s3cret@h.example/a.git");
-        let access =
-            Access::new(&options, &spec, &secrets(&[("GIT_AUTH_HEADER", "bearer \"tok\\en\"")])).expect("made");
+        let secrets = secrets(&[("GIT_AUTH_HEADER", "bearer \"tok\\en\"")]);
+        let remote = "https://user:s3cret@h.example/a.git";
+        let access = access(&options, remote, &secrets, &Agents::new()).expect("made");
         let config = fs::read_to_string(access.config()).expect("reads");
         assert!(config.contains(r#"extraheader = "Authorization: bearer \"tok\\en\"""#), "{config}");
         assert!(!access.remote.contains("s3cret"));
