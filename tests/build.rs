@@ -335,6 +335,7 @@ fn dockerfile_from_standard_input() {
     assert_eq!(support::image::Image::open_tar(&tar).text("g"), "context file");
 }
 
+// SPEC A9.03, A6.07, N2.02
 #[test]
 fn a09_ignored_files_are_invisible() {
     need_run!();
@@ -402,4 +403,46 @@ fn c5_15_entitlements_must_be_given() {
     bench.build(&["--allow", "network.host"]).ok();
     bench.dockerfile("FROM busybox\nRUN --security=insecure true\n");
     bench.build(&[]).fails(4, &["security.insecure is not allowed"]);
+}
+
+#[test]
+fn a9_01_the_ignore_file_beside_the_dockerfile_goes_before_the_context_s() {
+    let bench = Bench::new();
+    bench.file("a", "a").file("b", "b").file(".dockerignore", "a\n");
+    bench.file("sub/own", "FROM scratch\nCOPY . /\n").file("sub/own.dockerignore", "b\nsub\n.dockerignore\n");
+    let image = bench.build_image(&["-f", &bench.ctx().join("sub/own").display().to_string()]);
+    assert!(image.has("a") && !image.has("b") && !image.has("sub"), "{:?}", image.top());
+    // A named context has its own.
+    let other = bench.path("other");
+    std::fs::create_dir(&other).unwrap();
+    for (name, text) in [("seen", "1"), ("hidden", "2"), (".dockerignore", "hidden\n")] {
+        std::fs::write(other.join(name), text).unwrap();
+    }
+    bench.dockerfile("FROM scratch\nCOPY --from=other . /\n");
+    let image = bench.build_image(&["--build-context", &format!("other={}", other.display())]);
+    assert!(image.has("seen") && !image.has("hidden"), "{:?}", image.top());
+}
+
+#[test]
+fn a9_05_dockerfile_and_ignore_file_are_read_but_not_copied_where_they_are_ignored() {
+    let bench = Bench::new();
+    bench.file("a", "a").file(".dockerignore", "Dockerfile\n.dockerignore\n").dockerfile("FROM scratch\nCOPY . /\n");
+    assert_eq!(bench.build_image(&[]).top(), ["a"]);
+    bench.dockerfile("FROM scratch\nCOPY Dockerfile /\n");
+    bench.build(&[]).fails(4, &["\"/Dockerfile\": not found", "excluded by .dockerignore line 1", "Dockerfile:2"]);
+}
+
+#[test]
+fn a9_06_only_what_is_copied_is_read() {
+    let bench = Bench::new();
+    bench.file("wanted/f", "1").file("closed/f", "2").dockerfile("FROM scratch\nCOPY wanted /\n");
+    let closed = bench.ctx().join("closed");
+    std::fs::set_permissions(&closed, std::os::unix::fs::PermissionsExt::from_mode(0o000)).unwrap();
+    // Root can read it all the same; what it must not do is take a change there for a change of the build.
+    let first = bench.build(&[]).ok();
+    assert_eq!(first.count("CACHED"), 0, "{}", first.stderr);
+    std::fs::set_permissions(&closed, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    bench.file("closed/g", "3");
+    let second = bench.build(&[]).ok();
+    assert!(second.count("CACHED") > 0, "{}", second.stderr);
 }

@@ -9,6 +9,7 @@ pub mod digest;
 pub mod events;
 pub mod fault;
 pub mod file;
+pub mod values;
 pub mod wording;
 
 pub use cancel::Cancel;

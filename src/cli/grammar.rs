@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+pub use crate::base::values::boolean;
+use crate::base::values::byte_size;
 pub use crate::base::wording::did_you_mean;
 use crate::frontend::Call;
 use crate::llb::op::{HostIp, Ulimit};
@@ -34,47 +36,14 @@ pub fn fields(text: &str) -> Result<Vec<(String, Option<String>)>, ValueError> {
     Ok(record.iter().map(pair).collect())
 }
 
-/// Go's `strconv.ParseBool` (G.02).
-#[must_use]
-pub fn boolean(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
-        _ => None,
-    }
-}
-
 /// Bytes: a number with an optional unit, powers of 1024 (G.04).
 ///
 /// # Errors
 /// For anything else.
 pub fn bytes(text: &str) -> Result<u64, ValueError> {
-    let lower = text.trim().to_lowercase();
-    let split = lower.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(lower.len());
-    let (number, unit) = lower.split_at(split);
-    let shift = match unit.trim() {
-        "" | "b" => 0,
-        "k" | "kb" | "kib" => 10,
-        "m" | "mb" | "mib" => 20,
-        "g" | "gb" | "gib" => 30,
-        "t" | "tb" | "tib" => 40,
-        "p" | "pb" | "pib" => 50,
-        _ => {
-            return fail(format!(
-                "invalid size \"{text}\": expected a number with an optional unit b, k, m, g, t or p"
-            ));
-        }
-    };
-    match number.parse::<f64>() {
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            clippy::cast_precision_loss,
-            reason = "sizes are far below 2^53 units"
-        )]
-        Ok(n) if n >= 0.0 => Ok((n * (1_u64 << shift) as f64) as u64),
-        _ => fail(format!("invalid size \"{text}\": expected a number with an optional unit b, k, m, g, t or p")),
-    }
+    byte_size(text).ok_or_else(|| {
+        ValueError(format!("invalid size \"{text}\": expected a number with an optional unit b, k, m, g, t or p"))
+    })
 }
 
 /// Go's `time.ParseDuration` (G.03), not negative.

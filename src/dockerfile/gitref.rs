@@ -2,7 +2,7 @@
 //!
 //! Pure: whether the repository exists, and what a name in it means, is for others to find out.
 
-use super::text::go_bool;
+use crate::base::values::boolean;
 
 /// A repository and what of it is wanted.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -74,7 +74,7 @@ impl GitRef {
             }
             let switch = |name: &str| match value.as_str() {
                 "" => Ok(true),
-                text => go_bool(text).ok_or_else(|| format!("invalid {name} value: \"{text}\"")),
+                text => boolean(text).ok_or_else(|| format!("invalid {name} value: \"{text}\"")),
             };
             match key.as_str() {
                 "keep-git-dir" => self.keep_git_dir = Some(switch(key)?),
@@ -279,6 +279,20 @@ mod tests {
             if let Some(Ok(found)) = GitRef::parse(&text) {
                 proptest::prop_assert!(!found.subdir.split('/').any(|part| part == ".."), "{}", found.subdir);
                 proptest::prop_assert!(!found.remote.starts_with('-'));
+            }
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a7_02_no_text_panics_or_leaves_the_repository(
+            scheme in proptest::sample::select(vec!["https://h/a.git", "git@h:a", "ssh://h/a", "git://h/a", "github.com/a/b", ""]),
+            rest in "[a-z0-9./:#?=&@%~\\[\\] -]{0,40}",
+        ) {
+            if let Some(Ok(reference)) = GitRef::parse(&format!("{scheme}{rest}")) {
+                let _ = reference.host();
+                proptest::prop_assert!(!reference.remote.is_empty());
+                proptest::prop_assert!(!reference.subdir.split('/').any(|part| part == ".."), "{reference:?}");
             }
         }
     }

@@ -163,4 +163,23 @@ mod tests {
         assert!(file.excluded_by(b"bad\xffname").is_some());
         assert!(file.excluded_by(b"bad\xfename").is_none());
     }
+
+    proptest::proptest! {
+        #[test]
+        fn a9_02_any_bytes_are_patterns_or_an_error_with_a_line(
+            text in proptest::collection::vec(proptest::sample::select(b"ab/.*?![]\\-^# \n\r\t\xff".to_vec()), 0..60),
+            path in "[ab/.]{0,12}",
+        ) {
+            match IgnoreFile::parse(".dockerignore", &text) {
+                Ok(file) => {
+                    let hidden = file.excluded_by(path.as_bytes());
+                    proptest::prop_assert!(hidden.is_none_or(|pattern| !pattern.text.starts_with(b"!")));
+                }
+                Err(error) => {
+                    let lines = text.iter().filter(|byte| **byte == b'\n').count() + 1;
+                    proptest::prop_assert!((1..=lines).contains(&error.line));
+                }
+            }
+        }
+    }
 }

@@ -23,4 +23,3 @@ pub use diagnostic::{Diagnostic, Diagnostics};
 pub use expand::{ExpandError, Expander, Expansion, Mode};
 pub use parser::{Parsed, parse, parse_trigger};
 pub use stages::{Stage, Stages};
-pub use text::go_bool;

@@ -239,12 +239,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::print;
-    use crate::dockerfile::ast::Dockerfile;
+    use crate::dockerfile::ast::{Directives, Dockerfile};
     use crate::dockerfile::parser::parse;
 
     /// All that matters, without places.
     fn shape(dockerfile: &Dockerfile) -> String {
-        let mut out = format!("{:?}\n", dockerfile.directives);
+        let Directives { syntax, escape, check, check_line: _ } = &dockerfile.directives;
+        let mut out = format!("{syntax:?} {escape:?} {check:?}\n");
         for instruction in &dockerfile.instructions {
             let (keyword, kind) = (&instruction.keyword.text, &instruction.kind);
             out.push_str(&format!("{keyword} {kind:?} {:?}\n", instruction.comments));

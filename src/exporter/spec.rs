@@ -436,13 +436,9 @@ fn csv_fields(text: &str) -> Result<Vec<String>, SpecError> {
     }
 }
 
-/// Go's `strconv.ParseBool` (SPEC G.02).
 fn boolean(key: &str, value: &str) -> Result<bool, SpecError> {
-    match value {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-        _ => Err(SpecError(format!("non-bool value \"{value}\" for output attribute {key}"))),
-    }
+    let known = crate::base::values::boolean(value);
+    known.ok_or_else(|| SpecError(format!("non-bool value \"{value}\" for output attribute {key}")))
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@ use super::error::{FrontendError, Place};
 use super::options::FrontendOptions;
 use super::uses::Argument;
 use super::words::{Lex, Mode};
+use crate::base::values::boolean;
 use crate::dockerfile::ast::{ArgDeclaration, Instruction, Kind};
-use crate::dockerfile::go_bool;
 use crate::llb::op::ProxyEnv;
 use crate::oci::Platform;
 
@@ -51,18 +51,18 @@ pub(super) fn meaning(args: &IndexMap<String, String>) -> Result<Meaning, Fronte
             // Read by who knows the platforms.
             "BUILDKIT_MULTI_PLATFORM" => {}
             "BUILDKIT_INLINE_CACHE" | "BUILDKIT_CONTEXT_KEEP_GIT_DIR" => {
-                if go_bool(value) != Some(false) {
+                if boolean(value) != Some(false) {
                     return refuse("leave the argument out");
                 }
             }
             "BUILDKIT_BUILD_NAME" => return refuse("leave the argument out"),
             "BUILDKIT_SBOM_SCAN_CONTEXT" | "BUILDKIT_SBOM_SCAN_STAGE" => {
-                if go_bool(value) != Some(false) {
+                if boolean(value) != Some(false) {
                     return refuse("attestations are not made yet: leave the argument out");
                 }
             }
             name if name.starts_with("BUILDKIT_ATTEST_") => {
-                if go_bool(value) != Some(false) && value != "disabled=true" {
+                if boolean(value) != Some(false) && value != "disabled=true" {
                     return refuse("attestations are not made yet: leave the argument out");
                 }
             }

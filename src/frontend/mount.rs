@@ -1,8 +1,8 @@
 //! `RUN --mount=`: the option text (SPEC A5.02–A5.07).
 
 use super::error::FrontendError;
-use super::text::{byte_size, csv_fields};
-use crate::dockerfile::go_bool;
+use super::text::csv_fields;
+use crate::base::values::{boolean, byte_size};
 
 /// Kinds of mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -175,7 +175,7 @@ fn with_value(
     key: &str,
     value: &str,
 ) -> Result<(), FrontendError> {
-    let flag = || go_bool(value).ok_or_else(|| FrontendError::input(format!("invalid value for {key}: {value}")));
+    let flag = || boolean(value).ok_or_else(|| FrontendError::input(format!("invalid value for {key}: {value}")));
     let number = |radix: u32| {
         u32::from_str_radix(value, radix).map_err(|_| FrontendError::input(format!("invalid value {value} for {key}")))
     };
@@ -192,7 +192,7 @@ fn with_value(
         }
         "size" => {
             allowed(out.kind, key, &[MountKind::Tmpfs])?;
-            out.size = byte_size(value).ok_or_else(|| {
+            out.size = byte_size(value).and_then(|size| i64::try_from(size).ok()).ok_or_else(|| {
                 FrontendError::input(format!("invalid value for {key}: {value}"))
                     .hint("write bytes, with a unit if you like: 64m, 1g")
             })?;

@@ -111,28 +111,6 @@ pub(super) fn has_wildcards(text: &str) -> bool {
     false
 }
 
-/// A size in bytes as SPEC G.04 writes it: `1.5g`, powers of 1024.
-pub(super) fn byte_size(text: &str) -> Option<i64> {
-    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let power = match unit.trim_start_matches(' ').to_ascii_lowercase().as_str() {
-        "" | "b" => 0,
-        "k" | "kb" | "kib" => 1,
-        "m" | "mb" | "mib" => 2,
-        "g" | "gb" | "gib" => 3,
-        "t" | "tb" | "tib" => 4,
-        "p" | "pb" | "pib" => 5,
-        _ => return None,
-    };
-    let factor = 1024_i64.checked_pow(power)?;
-    if let Ok(whole) = number.parse::<i64>() {
-        return whole.checked_mul(factor);
-    }
-    let value = number.parse::<f64>().ok()?;
-    #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "sizes are far below 2^53")]
-    Some((value * factor as f64) as i64)
-}
-
 /// One CSV record (SPEC G.01).
 pub(super) fn csv_fields(text: &str) -> Result<Vec<String>, String> {
     let mut fields = Vec::new();
@@ -244,15 +222,6 @@ mod tests {
         assert!(csv_fields("a\"b").is_err());
         assert!(csv_fields("\"a").is_err());
         assert!(csv_fields("\"a\"b").is_err());
-    }
-
-    #[test]
-    fn g04_sizes_are_powers_of_1024() {
-        assert_eq!(byte_size("64m"), Some(64 << 20));
-        assert_eq!(byte_size("1.5KiB"), Some(1536));
-        assert_eq!(byte_size("12"), Some(12));
-        assert_eq!(byte_size("x"), None);
-        assert_eq!(byte_size("1x"), None);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::Rule;
+use crate::base::values::boolean;
 use crate::base::wording::quote;
 use crate::dockerfile::ast::{Instruction, Kind};
 
@@ -82,11 +83,8 @@ impl CheckConfig {
                 "skip" => config.skip = RuleSet::parse(value),
                 "experimental" => config.experimental = RuleSet::parse(value),
                 "error" => {
-                    config.error = match value.trim() {
-                        "1" | "t" | "T" | "TRUE" | "true" | "True" => true,
-                        "0" | "f" | "F" | "FALSE" | "false" | "False" => false,
-                        _ => return Err(CheckError::Boolean(part.to_owned())),
-                    };
+                    let value = boolean(value.trim());
+                    config.error = value.ok_or_else(|| CheckError::Boolean(part.to_owned()))?;
                 }
                 other => return Err(CheckError::Option(other.to_owned())),
             }
