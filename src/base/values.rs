@@ -25,8 +25,8 @@ pub fn byte_size(text: &str) -> Option<u64> {
         "p" | "pb" | "pib" => 50,
         _ => return None,
     };
-    if let Ok(whole) = number.parse::<u64>() {
-        return whole.checked_mul(1 << shift);
+    if !number.contains('.') {
+        return number.parse::<u64>().ok()?.checked_mul(1 << shift);
     }
     let value = number.parse::<f64>().ok()?;
     #[expect(
