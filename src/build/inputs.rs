@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{BuildError, BuildRequest, Builder};
 use crate::archive::looks_like_archive;
+use crate::base::values::boolean;
 use crate::base::{Digest, FaultKind};
 use crate::dockerfile::gitref::GitRef;
-use crate::base::values::boolean;
 use crate::frontend::FrontendError;
 use crate::frontend::remote::{CONTEXT_FILE, RemoteContext, without_credentials};
 use crate::llb::Graph;

@@ -472,17 +472,16 @@ impl CacheBackend for GhaCache {
         let scope = writable.map_or("", |(scope, _)| scope.as_str());
         let key = self.index_key(scope);
         let newest = self.find(&format!("{key}#")).await?;
-        let mut number: u64 = newest.and_then(|e| e.key.rsplit_once('#')?.1.parse::<u64>().ok()).map_or(1, |n| n + 1);
+        let first: u64 = newest.and_then(|e| e.key.rsplit_once('#')?.1.parse::<u64>().ok()).map_or(1, |n| n + 1);
         let progress = crate::registry::no_progress();
-        for _ in 0..10 {
+        // Another job of the same ref may be faster.
+        for number in first..first + 10 {
             let source = BlobSource::bytes(json.clone().into());
             let content = Content { size: json.len() as u64, source, progress: &progress };
             let name = format!("{key}#{number}");
             if self.create(&name, &content).await? {
                 return Ok(name);
             }
-            // Another job of the same ref was faster.
-            number += 1;
         }
         Err(CacheError::new(format!("too many others write {key}")))
     }
