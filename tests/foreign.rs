@@ -53,8 +53,7 @@ fn a5_18_an_emulator_of_this_machine_needs_no_registration() {
     run.ok();
     bench.dockerfile("FROM scratch\nCOPY fine fails /\nRUN [\"/fails\"]\n");
     bench.build(&["--platform", "linux/arm64"]).fails(9, &["exit code: 3"]);
-    let left = std::fs::read_dir("/proc/sys/fs/binfmt_misc").map_or(0, |d| {
-        d.flatten().filter(|e| e.file_name().to_string_lossy().starts_with("qemu-")).count()
-    });
+    let left = std::fs::read_dir("/proc/sys/fs/binfmt_misc")
+        .map_or(0, |d| d.flatten().filter(|e| e.file_name().to_string_lossy().starts_with("qemu-")).count());
     assert_eq!(left, 0, "the host's registrations changed");
 }
