@@ -131,7 +131,9 @@ pub fn worker_init(options: &WorkerOptions) -> Result<WorkerContext, WorkerError
         Rung::Root | Rung::Userns | Rung::UsernsOne => {
             mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
                 .what(|| "make the worker's mounts private".into())?;
-            mount("tmpfs", &context.state_dir, "tmpfs", QUIET, Some(c"mode=0700"))
+            // Not `noexec`: programs for other architectures are tried out here.
+            let flags = MountFlags::NOSUID | MountFlags::NODEV;
+            mount("tmpfs", &context.state_dir, "tmpfs", flags, Some(c"mode=0700"))
                 .what(|| format!("mount a tmpfs on {}", context.state_dir.display()))?;
             if options.rung == Rung::Root {
                 context.cgroup_dir = own_cgroup(&context.state_dir.join("cgroup"))?;
