@@ -16,11 +16,14 @@ pub fn token() -> String {
     format!("h.{}.s", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(claims))
 }
 
+/// Key, bytes sent in order, blocks by name.
+type Reserved = (String, Vec<u8>, BTreeMap<String, Vec<u8>>);
+
 #[derive(Default)]
 struct State {
     /// Finished entries in the order they came.
     entries: Vec<(String, Vec<u8>)>,
-    reserved: BTreeMap<u64, (String, Vec<u8>, BTreeMap<String, Vec<u8>>)>,
+    reserved: BTreeMap<u64, Reserved>,
     counter: u64,
     calls: Vec<String>,
     complaints: Vec<String>,
