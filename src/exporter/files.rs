@@ -130,8 +130,10 @@ impl Staging {
         let options = LayerOptions { codec: Codec::Uncompressed, level: None, epoch: None, threads };
         let mut writer = LayerWriter::new(out, &options)?;
         let mtime = self.epoch.map(Timestamp::seconds);
+        // Contents are read while the writer finishes: what they are in must last until then.
+        let mut mounts = Vec::new();
+        let merged = tempfile::tempdir().map_err(ExportError::io("create", "a temporary directory"))?;
         if !self.split && self.images.len() > 1 {
-            let merged = tempfile::tempdir().map_err(ExportError::io("create", "a temporary directory"))?;
             self.fill(merged.path(), None)?;
             writer.relocate(Relocation { prefix: PathBuf::new(), mtime });
             diff_trees(None, merged.path(), &mut writer)?;
@@ -141,6 +143,7 @@ impl Staging {
                 let prefix = if self.split { PathBuf::from(directory(image)) } else { PathBuf::new() };
                 writer.relocate(Relocation { prefix, mtime });
                 diff_trees(None, mounted.root(), &mut writer)?;
+                mounts.push(mounted);
             }
         }
         writer.finish()?;
