@@ -246,6 +246,11 @@ fn compressions_and_media_types() {
     let (fast, best) = (image("compression=gzip,compression-level=1"), image("compression=gzip,compression-level=9"));
     assert_ne!(fast.manifest["layers"][1]["size"], best.manifest["layers"][1]["size"]);
     assert_eq!(fast.config["rootfs"], best.config["rootfs"], "compression changes no diff ID");
+    let lazy = image("compression=estargz");
+    let layer = &lazy.manifest["layers"][1];
+    assert!(layer["annotations"]["containerd.io/snapshot/stargz/toc.digest"].as_str().unwrap().starts_with("sha256:"));
+    assert_eq!(lazy.text("f"), "payload ".repeat(4000));
+    assert!(lazy.has("stargz.index.json"), "the table is a file of the tar");
     let docker = image("oci-mediatypes=false");
     assert_eq!(docker.manifest["mediaType"], "application/vnd.docker.distribution.manifest.v2+json");
     assert_eq!(docker.manifest["config"]["mediaType"], "application/vnd.docker.container.image.v1+json");

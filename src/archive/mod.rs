@@ -16,6 +16,7 @@ mod deflate;
 pub mod diff;
 pub mod entry;
 pub mod error;
+pub mod estargz;
 mod extract;
 pub mod format;
 pub mod header;

@@ -10,7 +10,8 @@ use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use super::annotations::Level;
 use super::spec::{EpochChoice, ImageOptions};
 use super::{ExportContext, ExportError, ImageResult, blocking, fetch};
-use crate::archive::LayerOptions;
+use crate::archive::estargz::estargz;
+use crate::archive::{LayerOptions, decompressor};
 use crate::base::{DiffId, Digest};
 use crate::oci::manifest::to_json_pretty;
 use crate::oci::media_type::{Codec, Family};
@@ -124,6 +125,9 @@ async fn layer(
     {
         return Ok(foreign);
     }
+    if options.estargz && (new || options.force) {
+        return estargz_layer(context, record, &chain[..=at], rewrite, options, id).await;
+    }
     if !options.force
         && rewrite.is_none()
         && let Some((descriptor, diff_id)) = existing(&record, options, new)
@@ -150,6 +154,37 @@ pub(super) async fn cache_layer(
     let at = chain.len().saturating_sub(1);
     let new = chain.get(at).is_some_and(LayerId::is_committed);
     layer(context, chain, at, new, options, id).await
+}
+
+/// The layer as an eStargz, made from its gzip blob. Nothing remembers it: it is made again for each build.
+async fn estargz_layer(
+    context: &ExportContext<'_>,
+    record: LayerRecord,
+    chain: &[LayerId],
+    epoch: Option<i64>,
+    options: &ImageOptions,
+    id: &Digest,
+) -> Result<(Layer, DiffId, SystemTime), ExportError> {
+    fetch(context, chain, id).await?;
+    let wanted = LayerOptions { codec: Codec::Gzip, level: options.level, epoch, threads: context.threads };
+    let (store, part) = (context.store.clone(), chain.to_vec());
+    let blob = blocking(move || Ok(store.derive_blob(&part, &wanted)?)).await?;
+    context.source.ensure_blob(&blob.descriptor(), &record.remotes, Some(id)).await?;
+    let (store, level) = (context.store.clone(), options.level);
+    let (summary, digest, size) = blocking(move || {
+        let tar = decompressor(store.open_blob(&blob.digest)?, blob.codec)?;
+        let mut sink = store.blob_writer()?;
+        let summary = estargz(tar, level, &mut sink)?;
+        let (digest, size) = sink.commit(None)?;
+        Ok((summary, digest, size))
+    })
+    .await?;
+    let mut descriptor = Descriptor::new(options.family.layer(Codec::Gzip), digest, size);
+    descriptor.annotations.insert("containerd.io/snapshot/stargz/toc.digest".into(), summary.toc.to_string());
+    descriptor.annotations.insert("io.containers.estargz.uncompressed-size".into(), summary.tar_size.to_string());
+    // Where the plain blob is does not matter: this one is in no registry yet.
+    let layer = Layer { id: record.id, descriptor, remotes: Vec::new() };
+    Ok((layer, summary.diff_id, record.created))
 }
 
 /// The epoch in force for one output.

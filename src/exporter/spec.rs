@@ -61,6 +61,8 @@ pub struct ImageOptions {
     pub codec: Codec,
     /// Its level; `None` is the default.
     pub level: Option<i32>,
+    /// gzip as eStargz, which can be read lazily.
+    pub estargz: bool,
     /// Compress layers again that have another codec, base layers included.
     pub force: bool,
     /// Rewrite file times newer than the epoch (SPEC C6.09).
@@ -294,16 +296,14 @@ impl OutputSpec {
                 }
             }
             "compression" => {
+                self.image.estargz = value == "estargz";
                 self.image.codec = match value {
-                    "gzip" => Codec::Gzip,
+                    "gzip" | "estargz" => Codec::Gzip,
                     "zstd" => Codec::Zstd,
                     "uncompressed" => Codec::Uncompressed,
-                    "estargz" => {
-                        return Err(SpecError("output attribute \"compression=estargz\" is not supported yet".into()));
-                    }
                     _ => {
                         return Err(SpecError(format!(
-                            "unsupported compression \"{value}\": expected gzip, zstd or uncompressed"
+                            "unsupported compression \"{value}\": expected gzip, zstd, estargz or uncompressed"
                         )));
                     }
                 }
@@ -358,6 +358,9 @@ impl OutputSpec {
         }
         if self.image.family == Family::Docker && self.image.codec == Codec::Zstd {
             return fail("compression=zstd conflicts with oci-mediatypes=false".into());
+        }
+        if self.image.family == Family::Docker && self.image.estargz {
+            return fail("compression=estargz conflicts with oci-mediatypes=false".into());
         }
         let limit = if self.image.codec == Codec::Zstd { 22 } else { 9 };
         if self.image.level.is_some_and(|l| !(-1..=limit).contains(&l)) {
@@ -416,7 +419,8 @@ impl Families {
     fn settle(&self, spec: &mut OutputSpec) -> Result<(), SpecError> {
         // Before version 30, images had Docker's types unless asked otherwise; archives of type oci never did.
         let old = self.version.is_some_and(|v| v < 30) && spec.kind != OutputKind::Oci;
-        let fallback = if old && spec.image.codec != Codec::Zstd { Family::Docker } else { Family::Oci };
+        let plain = spec.image.codec != Codec::Zstd && !spec.image.estargz;
+        let fallback = if old && plain { Family::Docker } else { Family::Oci };
         if self.version == Some(10) && spec.image.codec == Codec::Zstd {
             return Err(SpecError("compression=zstd conflicts with compatibility-version=10".into()));
         }
@@ -476,7 +480,7 @@ mod tests {
         assert!(error("type=oci,dst=x").starts_with("unknown attribute \"dst\""));
         assert_eq!(error("type=oci,dest=x,tar=perhaps"), "non-bool value \"perhaps\" for output attribute tar");
         assert!(error("type=image,compression=lzma").starts_with("unsupported compression"));
-        assert!(error("type=image,compression=estargz").ends_with("is not supported yet"));
+        assert!(error("type=image,oci-mediatypes=false,compression=estargz").contains("conflicts"));
         assert!(error("type=image,oci-mediatypes=false,compression=zstd").contains("conflicts"));
         assert!(error("type=image,name=a:1,push-by-digest=true").starts_with("can't push tagged ref"));
         assert_eq!(error("type=local,dest=x,push=true"), "attribute \"push\" has no meaning for output type local");

@@ -204,7 +204,11 @@ fn sha256(bytes: &[u8]) -> String {
 fn decompress(bytes: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     match bytes {
-        // Not the multi-member reader: a layer must be one gzip member.
+        // An eStargz ends with a footer that says so, and has many members.
+        [0x1f, 0x8b, ..] if bytes.len() > 51 && &bytes[bytes.len() - 19..bytes.len() - 13] == b"STARGZ" => {
+            flate2::read::MultiGzDecoder::new(bytes).read_to_end(&mut out).unwrap();
+        }
+        // Not the multi-member reader: any other layer must be one gzip member.
         [0x1f, 0x8b, ..] => {
             let mut reader = flate2::bufread::GzDecoder::new(bytes);
             reader.read_to_end(&mut out).unwrap();
