@@ -455,7 +455,7 @@ fn names_of_every_kind_survive() {
     std::fs::write(bench.ctx().join("with space/d").join(odd), "odd").unwrap();
     std::fs::write(bench.ctx().join("with space/new\nline"), "nl").unwrap();
     let long = "l".repeat(250);
-    let deep = vec![long.as_str(); 8].join("/");
+    let deep = [long.as_str(); 8].join("/");
     bench.file(&format!("deep/{deep}/f"), "deep");
     bench.dockerfile(&format!(
         "FROM busybox\nCOPY [\"with space\", \"/dest space/\"]\nWORKDIR \"/work dir/sub\"\nCOPY deep /deep\n\

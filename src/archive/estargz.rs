@@ -102,7 +102,9 @@ pub fn estargz(tar: impl Read, level: Option<i32>, out: impl Write) -> Result<Es
         header.set_path(TABLE)?;
         header.set_size(table.len() as u64);
         header.set_mode(0);
-        (header.set_uid(0), header.set_gid(0), header.set_mtime(0));
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
         header.set_cksum();
         members.write_all(header.as_bytes())?;
         members.write_all(&table)?;
