@@ -101,6 +101,16 @@ fn long_buildah_makes_the_same_of_every_case() {
 }
 
 #[test]
+fn long_the_native_snapshotter_makes_the_same() {
+    if std::env::var("RBUILD_TEST_LONG").unwrap_or_default().is_empty() {
+        skip!("a long tier: scripts/test --long");
+    }
+    for (file, text) in ALL {
+        corpus::golden_with(file, text, &["--snapshotter", "native"]);
+    }
+}
+
+#[test]
 fn comments_and_documents_say_what_the_corpus_says() {
     corpus::book::check("tests/oracle.rs", include_str!("oracle.rs"), |old| corpus::book::comments(ALL, old));
     let path = "docs/design/beside-buildah.md";

@@ -41,9 +41,16 @@ fn on_base(image: &Image, base: &Base) -> bool {
 /// Runs every case of a file, several at a time in one store, and fails with all that is not as expected.
 #[track_caller]
 pub fn golden(file: &str, text: &str) {
+    golden_with(file, text, &[]);
+}
+
+/// [`golden`] with more arguments for every build.
+#[track_caller]
+pub fn golden_with(file: &str, text: &str, args: &[&str]) {
     let cases = case::parse(text);
     assert!(!cases.is_empty(), "{file} has no cases");
-    let bench = Bench::new();
+    let mut bench = Bench::new();
+    bench.args.extend(args.iter().map(|a| (*a).to_owned()));
     let base = Base::busybox();
     let can_run = support::can_run();
     if let Err(why) = &can_run {

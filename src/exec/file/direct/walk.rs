@@ -235,7 +235,10 @@ impl Copy<'_, '_> {
         };
         let Some(node) = walk.node(&source.dir, &c_name(&source.name)?, path)? else { return Ok(()) };
         let replace = self.action.always_replace_existing_dest_paths;
-        self.plan.put(target.as_os_str().as_bytes().into(), node, replace)
+        self.plan.put(target.as_os_str().as_bytes().into(), node, replace)?;
+        // A new name dates its directory, whatever an earlier source gave that.
+        self.plan.date(parent, made.mtime);
+        Ok(())
     }
 }
 
@@ -338,7 +341,9 @@ impl Walk<'_> {
             dest.extend_from_slice(name.to_bytes());
             let outcome = if kind == FileType::Directory {
                 self.subdirectory(scope, dir, name, &path, &dest)
-            } else if kind != FileType::Socket && self.view.takes(&path, dir.from, &dir.context) {
+            } else if (kind != FileType::Socket || self.settings.reset_owner)
+                && self.view.takes(&path, dir.from, &dir.context)
+            {
                 self.node(&dir.fd, name, &path).map(|node| {
                     if let Some(node) = node {
                         found.push(Item { dest: dest[..].into(), node, dir: None });
@@ -439,7 +444,8 @@ impl Walk<'_> {
 
     fn dir_node(&self, fd: &OwnedFd, stat: &Stat, path: &[u8]) -> Result<Node, Refused> {
         let mut node = self.base_node(EntryKind::Dir, stat);
-        self.attributes(&mut node, &PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())), path)?;
+        // The link in /proc itself has no attributes.
+        self.attributes(&mut node, &PathBuf::from(format!("/proc/self/fd/{}/.", fd.as_raw_fd())), path)?;
         if path.rsplit(|b| *b == b'/').next().is_some_and(|name| !name_representable(OsStr::from_bytes(name))) {
             return Err(Refused::NeedsDirectory("a name cannot stand in a layer"));
         }
@@ -483,6 +489,7 @@ impl Walk<'_> {
                 node.more().link = read_link(dir, name).map_err(io("read link"))?.into();
                 Ok(Some(node))
             }
+            FileType::Socket if self.settings.reset_owner => Err(Refused::NeedsDirectory("a socket is copied")),
             FileType::Socket => Ok(None),
             FileType::Directory => Err(io("copy")(io::Error::other("it changed while it was copied")).into()),
             _ => Err(Refused::NeedsDirectory("a device or a pipe is copied")),
