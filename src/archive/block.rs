@@ -27,7 +27,10 @@ use flate2::{Compress, Compression, Crc, FlushCompress, Status};
 
 use super::checksum::Checksum;
 use super::deflate::FastDeflate;
+use super::entry::EntryKind;
 use super::error::ArchiveError;
+use super::header;
+use super::index::TreeIndex;
 use crate::oci::media_type::Codec;
 
 /// Changes whenever the same tar would give other compressed bytes: other boundaries, levels or library versions.
@@ -219,6 +222,37 @@ impl Cutter {
     pub fn after(&self, filled: usize, size: u64, name: &[u8]) -> bool {
         self.big || (filled >= MIN_BLOCK && u64::from(name_hash(name)) * SPACING < size << 32)
     }
+}
+
+/// The lengths of the blocks of a tar that [`super::LayerWriter`] wrote, from what is in it.
+#[must_use]
+pub fn block_lengths(index: &TreeIndex) -> Vec<usize> {
+    let (mut cutter, mut lengths, mut filled) = (Cutter::default(), Vec::new(), 0_usize);
+    for found in index.iter() {
+        let size = if found.entry.kind == EntryKind::File { found.entry.size } else { 0 };
+        let headers = found.data_offset - found.offset;
+        let padding = header::padding(size);
+        let whole = headers + size + padding as u64;
+        if cutter.before(filled, whole) {
+            lengths.push(std::mem::take(&mut filled));
+        }
+        filled += usize::try_from(headers).unwrap_or(usize::MAX);
+        let mut left = size;
+        while left > 0 {
+            if filled >= MAX_BLOCK {
+                lengths.push(std::mem::take(&mut filled));
+            }
+            let piece = left.min((MAX_BLOCK - filled) as u64);
+            filled += piece as usize;
+            left -= piece;
+        }
+        filled += padding;
+        if cutter.after(filled, whole, found.entry.path.as_os_str().as_encoded_bytes()) {
+            lengths.push(std::mem::take(&mut filled));
+        }
+    }
+    lengths.push(filled + 2 * header::BLOCK);
+    lengths
 }
 
 /// FNV-1a with a final mix, so that the upper bits are as good as the lower.

@@ -5,7 +5,7 @@
 
 use std::io::Read;
 
-use crate::archive::block::{Encoder, MAX_BLOCK, Method, Trailer};
+use crate::archive::block::{Encoder, MAX_BLOCK, Method, Trailer, block_lengths};
 use crate::archive::{ArchiveError, LayerOptions, LayerSummary, LayerWriter, PackedBlock, decompressor};
 use crate::base::digest::Hasher;
 use crate::base::{DiffId, Digest};
@@ -209,7 +209,10 @@ impl Store {
         let mut tar = decompressor(self.open_blob(&from.digest)?, from.codec).map_err(archive)?;
         let mut writer = self.blob_writer()?;
         let method = Method::new(options.codec, options.level).map_err(archive)?;
-        let actual = compress(&mut tar, method, &mut writer).map_err(archive)?;
+        // A layer made here has the same bytes whether it is packed or compressed again: blocks end where entries say.
+        let index = if id.0.starts_with(super::layer::COMMITTED) { self.tree_index(id)? } else { None };
+        let lengths = index.as_ref().map(block_lengths).unwrap_or_default();
+        let actual = compress(&mut tar, method, &lengths, &mut writer).map_err(archive)?;
         if actual != from.diff_id {
             return Err(StoreError::DiffIdMismatch {
                 id: id.clone(),
@@ -249,17 +252,25 @@ fn is_committed(record: &LayerRecord) -> bool {
     record.id.0.starts_with(super::layer::COMMITTED)
 }
 
-/// Compresses a stream in blocks of a fixed size. The bytes of a foreign tar are kept whatever they are.
-fn compress(tar: &mut dyn Read, method: Method, out: &mut BlobWriter) -> Result<DiffId, ArchiveError> {
+/// Compresses a stream in blocks of these lengths, and what follows in blocks of a fixed one. The bytes of a foreign tar are
+/// kept whatever they are.
+fn compress(
+    tar: &mut dyn Read,
+    method: Method,
+    lengths: &[usize],
+    out: &mut BlobWriter,
+) -> Result<DiffId, ArchiveError> {
     use std::io::Write;
     let mut encoder = Encoder::new(method).map_err(ArchiveError::Sink)?;
     let mut trailer = Trailer::new(method);
     let mut hasher = Hasher::default();
     let (mut block, mut packed) = (Vec::with_capacity(MAX_BLOCK), Vec::new());
     out.write_all(method.head()).map_err(ArchiveError::Sink)?;
+    let mut lengths = lengths.iter().copied();
     loop {
         block.clear();
-        tar.take(MAX_BLOCK as u64).read_to_end(&mut block).map_err(ArchiveError::Source)?;
+        let length = lengths.next().unwrap_or(MAX_BLOCK);
+        tar.take(length as u64).read_to_end(&mut block).map_err(ArchiveError::Source)?;
         if block.is_empty() {
             break;
         }

@@ -6,5 +6,6 @@ mod interop;
 mod kernel;
 mod layers;
 mod random;
+mod reuse;
 mod support;
 mod throughput;

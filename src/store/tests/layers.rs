@@ -287,6 +287,40 @@ fn blobs_are_reused_and_recompressed() {
     }
 }
 
+fn big_and_small<W: Write + Send>(out: &mut LayerWriter<W>, big: &str) -> Result<(), crate::archive::ArchiveError> {
+    out.append(&Entry::dir("new", 0o755), None)?;
+    out.append(&Entry::file("new/big", 0o644, big.len() as u64), Some(&mut big.as_bytes()))?;
+    out.append(&Entry::file("new/small", 0o600, 5), Some(&mut &b"small"[..]))
+}
+
+/// A layer that never had a directory gives the blobs of one that has.
+#[test]
+fn a_layer_written_as_a_blob_is_like_any_other() {
+    let (_dir, store) = store();
+    let base = base(&store);
+    let big = "a line of a large file\n".repeat(60_000);
+    let written = store.write_layer(&base, "direct", &options(Codec::Gzip), |out| {
+        big_and_small(out, &big).map_err(|e| StoreError::Misuse(e.to_string()))
+    });
+    let id = written.expect("writes");
+    let chain = [base, vec![id.clone()]].concat();
+    for codec in [Codec::Gzip, Codec::Zstd, Codec::Uncompressed] {
+        let blob = store.derive_blob(&chain, &options(codec)).expect("derives");
+        let mut writer = LayerWriter::new(std::io::sink(), &options(codec)).expect("begins");
+        big_and_small(&mut writer, &big).expect("appends");
+        let (_, summary) = writer.finish().expect("finishes");
+        assert_eq!((blob.digest, blob.diff_id), (summary.blob, summary.diff_id), "{codec:?}");
+    }
+    assert!(!store.is_materialised(&chain).expect("asks"));
+    assert_eq!(store.tree_indexes(&chain).expect("reads").expect("all are known").last().map(|i| i.len()), Some(3));
+    if !can_apply() {
+        return;
+    }
+    let mounted = store.mount(&chain, &READ_ONLY).expect("mounts");
+    assert_eq!(fs::read_to_string(mounted.root().join("new/big")).expect("reads"), big);
+    assert!(mounted.root().join("etc/hosts").exists());
+}
+
 #[test]
 fn lazy_layers_name_what_must_be_downloaded() {
     for (_dir, store) in both() {
