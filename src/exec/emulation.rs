@@ -187,7 +187,8 @@ mod tests {
     #[test]
     fn emulators_run_the_foreign_programs() {
         let dir = tempfile::tempdir().expect("a directory");
-        for program in PROGRAMS {
+        // x86 programs at such low addresses are refused by Debian's emulators of x86; x86 machines run them themselves.
+        for program in PROGRAMS.iter().filter(|p| !["amd64", "386"].contains(&p.architecture)) {
             let name = match program.architecture {
                 "arm64" => "aarch64",
                 "loong64" => "loongarch64",

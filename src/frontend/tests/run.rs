@@ -54,7 +54,7 @@ fn a5_mount_errors() {
         "FROM alpine\nRUN --mount=type=tmfps,target=/x x\n",
         "FROM alpine\nRUN --network=bridge x\n",
         "FROM alpine\nRUN --security=none x\n",
-        "FROM alpine\nRUN --device=nvidia.com/gpu=all x\n",
+        "FROM alpine\nRUN --device=gpu,required=perhaps x\n",
     ]
     .iter()
     .map(|text| error_of(text))
