@@ -63,7 +63,7 @@ fn bad_flags_are_refused_before_any_work() {
         (vec!["--push"], "tag is needed when pushing to registry"),
         (vec!["--network", "weird"], "weird"),
         (vec!["--progress", "loud"], "loud"),
-        (vec!["--secret", "src=x"], "id"),
+        (vec!["--secret", "src=x"], "secret missing ID"),
         (vec!["--add-host", "x"], "x"),
     ] {
         bench.build(&args).fails(USAGE, &[text]);
@@ -167,7 +167,8 @@ fn stores_of_a_newer_version_and_unwritable_homes() {
 fn what_is_not_built_yet_is_refused_by_name() {
     let bench = Bench::new();
     bench.dockerfile("FROM scratch\n");
-    bench.build(&["--cache-to", "type=registry,ref=x"]).fails(USAGE, &["cache-to"]);
+    bench.build(&["--sbom=true"]).fails(USAGE, &["--sbom=true is not supported yet", "--sbom=false"]);
+    bench.build(&["--attest", "type=provenance"]).fails(USAGE, &["--attest type=provenance is not supported yet"]);
 }
 
 #[test]
