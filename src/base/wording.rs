@@ -66,9 +66,25 @@ pub fn quote(text: &str) -> String {
     out
 }
 
+/// Bytes for people, powers of 1000 as docker prints them.
+#[must_use]
+pub fn size(bytes: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "for people")]
+    let mut value = bytes as f64;
+    let mut unit = "B";
+    for next in ["kB", "MB", "GB", "TB"] {
+        if value < 1000.0 {
+            break;
+        }
+        value /= 1000.0;
+        unit = next;
+    }
+    if unit == "B" { format!("{bytes}B") } else { format!("{value:.2}{unit}") }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{closest, did_you_mean, quote};
+    use super::{closest, did_you_mean, quote, size};
 
     #[test]
     fn typing_errors_are_recognised_g_06() {
@@ -96,5 +112,10 @@ mod tests {
     fn quoting_escapes_what_would_confuse() {
         assert_eq!(quote("a\"b\\c\n\t"), r#""a\"b\\c\n\t""#);
         assert_eq!(quote("é\u{1}\u{85}"), r#""é\x01\u0085""#);
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!((size(12), size(1200), size(3_400_000)), ("12B".into(), "1.20kB".into(), "3.40MB".into()));
     }
 }

@@ -8,19 +8,7 @@ use serde_json::Value;
 
 use super::errors::Failure;
 use crate::base::FaultKind;
-
-/// Bytes for people, powers of 1000 as docker prints them.
-pub(super) fn size(bytes: u64) -> String {
-    #[expect(clippy::cast_precision_loss, reason = "for people")]
-    let mut value = bytes as f64;
-    for unit in ["B", "kB", "MB", "GB"] {
-        if value < 1000.0 {
-            return if unit == "B" { format!("{bytes}B") } else { format!("{value:.2}{unit}") };
-        }
-        value /= 1000.0;
-    }
-    format!("{value:.2}TB")
-}
+pub(super) use crate::base::wording::size;
 
 /// A time for people, UTC.
 pub(super) fn time(at: SystemTime) -> String {

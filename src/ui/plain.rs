@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use super::Sink;
 use super::state::{State, printable};
 use crate::base::events::{NOT_CACHED, Outcome};
+use crate::base::wording::size;
 use crate::base::{Digest, Event};
 
 #[derive(Default)]
@@ -108,21 +109,6 @@ impl Sink for Plain {
     }
 }
 
-/// Bytes for people, powers of 1000.
-pub(super) fn size(bytes: u64) -> String {
-    #[expect(clippy::cast_precision_loss, reason = "for people")]
-    let mut value = bytes as f64;
-    let mut unit = "B";
-    for next in ["kB", "MB", "GB", "TB"] {
-        if value < 1000.0 {
-            break;
-        }
-        value /= 1000.0;
-        unit = next;
-    }
-    if unit == "B" { format!("{bytes}B") } else { format!("{value:.2}{unit}") }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,10 +148,5 @@ mod tests {
             text,
             "#1 [1/2] RUN a\n#1 1.500 one\n#1 ...\n\n#2 [2/2] RUN b\n#2 CACHED\n\n#1 [1/2] RUN a\n#1 1.700 two more\n#1 ERROR: exit code: 1\n\n"
         );
-    }
-
-    #[test]
-    fn sizes() {
-        assert_eq!((size(12), size(1200), size(3_400_000)), ("12B".into(), "1.20kB".into(), "3.40MB".into()));
     }
 }

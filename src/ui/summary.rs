@@ -5,9 +5,9 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use super::plain::size;
 use super::state::State;
 use crate::base::events::Outcome;
+use crate::base::wording::size;
 
 /// Steps that are named as the slowest.
 const SLOWEST: usize = 3;

@@ -6,11 +6,11 @@ use std::time::{Instant, SystemTime};
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 use super::Sink;
-use super::plain::size;
 use super::state::{State, Vertex};
 use super::style::Style;
 use crate::base::Event;
 use crate::base::events::Outcome;
+use crate::base::wording::size;
 
 pub(super) struct Tty {
     style: Style,

@@ -31,14 +31,14 @@ pub(super) struct GitSpec {
 impl GitSpec {
     pub(super) fn parse(op: &SourceOp) -> Result<Self, GitError> {
         let get = |name: &str| op.attrs.get(name).map(String::as_str).filter(|v| !v.is_empty());
-        for (name, what) in [
-            ("git.bundle", "git.bundle"),
-            ("git.checkoutbundle", "git.checkoutbundle"),
-            ("git.sig.pubkey", "git.sig.pubkey"),
-        ] {
+        for (name, what) in [("git.bundle", "git.bundle"), ("git.checkoutbundle", "git.checkoutbundle")] {
             if get(name).is_some() {
                 return Err(GitError::Unsupported(what));
             }
+        }
+        // Whoever asks for a signature must not get a checkout that nobody verified (A7.07).
+        if op.attrs.iter().any(|(name, value)| name.starts_with("git.sig.") && !value.is_empty()) {
+            return Err(GitError::Unsupported("git.sig"));
         }
         let rest = op.identifier.strip_prefix("git://").unwrap_or(&op.identifier);
         let (address, fragment) = rest.split_once('#').unwrap_or((rest, ""));
@@ -180,6 +180,14 @@ mod tests {
         assert_eq!(spec.header_secret, "GIT_AUTH_HEADER");
         assert_eq!(parse("git://h.example/a", &[]).expect("valid").remote, "https://h.example/a");
         assert!(parse("git://h/a", &[("git.fullurl", "git@h:a")]).expect("valid").is_ssh());
+    }
+
+    #[test]
+    fn a7_07_signatures_are_refused_not_ignored() {
+        for name in ["git.sig.pubkey", "git.sig.requiresignedtag", "git.sig.rejectexpired"] {
+            let error = parse("git://h/a", &[(name, "true")]).expect_err(name).to_string();
+            assert!(error.contains("git.sig"), "{error}");
+        }
     }
 
     #[test]

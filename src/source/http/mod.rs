@@ -259,6 +259,10 @@ pub(super) fn percent_decode(text: &str) -> Vec<u8> {
 fn headers(request: &Request<'_>) -> Result<HeaderMap, SourceError> {
     let mut out = HeaderMap::new();
     for (name, value) in &request.op.attrs {
+        // Whoever asks for a signature must not get a file that nobody verified (C2.05).
+        if name.starts_with("http.sig.") && !value.is_empty() {
+            return Err(SourceError::Attribute { name: "http.sig (not supported)", value: value.clone() });
+        }
         let Some(name) = name.strip_prefix("http.header.") else { continue };
         let known: HeaderName = match name.to_ascii_lowercase().as_str() {
             "accept" => ACCEPT,
