@@ -1,6 +1,6 @@
 //! Caches for other machines: which layers of what was solved are exported, as which blobs (SPEC C7, B4).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
@@ -109,7 +109,10 @@ async fn write(
     let blobs: Vec<CacheBlob> = stream::iter(jobs).buffered(2).try_collect().await?;
     context.events.progress(id, "preparing build cache for export", 0, None, true);
     let fail = |source| CacheExportError::Backend { title: target.backend.title(), source };
-    let puts = blobs.iter().map(|blob| put(context, target.backend.as_ref(), blob, id));
+    // Two layers can be the same bytes, as a file that is copied on from stage to stage; those are moved once.
+    let mut seen = HashSet::new();
+    let unique = blobs.iter().filter(|blob| seen.insert(&blob.descriptor.digest));
+    let puts = unique.map(|blob| put(context, target.backend.as_ref(), blob, id));
     let moved: Vec<Moved> = stream::iter(puts).buffer_unordered(PARALLEL).try_collect().await.map_err(fail)?;
     let bytes: u64 = moved.iter().map(|m| if let Moved::Bytes(n) = m { *n } else { 0 }).sum();
 

@@ -3,6 +3,7 @@
 //! Blobs are objects named by their digest, a cache is a JSON object that describes its blobs itself. Signing,
 //! credentials and the protocol are the `object_store` crate's.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::io::{Read as _, Write as _};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -235,7 +236,9 @@ impl ObjectCache {
         }
         // A copy onto itself needs other metadata; there and back again needs nothing.
         let store = self.store().await?;
-        let aside = Path::parse(format!("{at}.touch")).map_err(|e| CacheError::new(e.to_string()))?;
+        // Others may renew the same blob just now: each has a place of its own.
+        let own = RandomState::new().hash_one(at);
+        let aside = Path::parse(format!("{at}.{own:016x}.touch")).map_err(|e| CacheError::new(e.to_string()))?;
         store.copy(at, &aside).await.map_err(|e| self.failed("renew", at, &e))?;
         store.copy(&aside, at).await.map_err(|e| self.failed("renew", at, &e))?;
         store.delete(&aside).await.map_err(|e| self.failed("renew", at, &e))
