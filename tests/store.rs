@@ -46,6 +46,23 @@ fn a_reset_leaves_nothing_and_asks_first() {
     bench.build(&[]).ok();
 }
 
+/// A build's process makes the store durable after its command has ended.
+#[test]
+fn a_build_that_has_ended_is_in_nobodys_way() {
+    need_run!();
+    let bench = Bench::new();
+    for round in 0..4 {
+        bench.dockerfile(&format!("FROM busybox\nRUN echo {round} > /x\n"));
+        bench.build(&[]).ok();
+        bench.rbuild(&["prune", "--force"]).ok();
+        let left: Vec<_> = std::fs::read_dir(bench.store().join("tmp")).unwrap().flatten().map(|e| e.path()).collect();
+        assert!(left.is_empty(), "{left:?}");
+        bench.build(&[]).ok();
+        bench.rbuild(&["system", "reset", "--force"]).ok();
+        assert!(!bench.store().join("VERSION").exists());
+    }
+}
+
 #[test]
 fn version_and_help_need_no_store() {
     let bench = Bench::new();

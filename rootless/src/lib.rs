@@ -37,4 +37,4 @@ pub use report::{Blocker, IdMapping, ProbeReport, ProcMode, Rung};
 pub use runner::step_main;
 pub use spawn::{RunningStep, STEP_ROLE, SpawnError, StepKiller, spawn_step};
 pub use sys::{SysError, inherited_fd};
-pub use worker::{WorkerContext, WorkerError, WorkerOptions, worker_init};
+pub use worker::{WorkerContext, WorkerError, WorkerOptions, outlive_parent, worker_init};

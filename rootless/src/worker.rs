@@ -152,6 +152,22 @@ pub fn worker_init(options: &WorkerOptions) -> Result<WorkerContext, WorkerError
     Ok(context)
 }
 
+/// Lets the worker live on when its broker ends: nobody waits for its output, its directory is nobody's.
+///
+/// # Errors
+/// When a call is refused; the worker may still be heard then.
+pub fn outlive_parent() -> Result<(), WorkerError> {
+    let null = fs::OpenOptions::new().read(true).write(true).open("/dev/null").what(|| "open /dev/null".into())?;
+    rustix::process::chdir("/").what(|| "change to /".into())?;
+    rustix::process::set_parent_process_death_signal(None).what(|| "clear the parent death signal".into())?;
+    // Whoever reads what was written waits for its end.
+    rustix::stdio::dup2_stdin(&null)
+        .and_then(|()| rustix::stdio::dup2_stdout(&null))
+        .and_then(|()| rustix::stdio::dup2_stderr(&null))
+        .what(|| "let go of the standard streams".into())?;
+    Ok(())
+}
+
 fn make_dir(path: &Path) -> Result<(), SysError> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).what(|| format!("create {}", path.display()))
 }

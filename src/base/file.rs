@@ -12,10 +12,24 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 /// # Errors
 /// Whatever the file system says; the old file is untouched then.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write(path, bytes, true)
+}
+
+/// The same without the fsync: for what is worth nothing after a crash of the machine.
+///
+/// # Errors
+/// As [`write_atomic`].
+pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write(path, bytes, false)
+}
+
+fn write(path: &Path, bytes: &[u8], durable: bool) -> io::Result<()> {
     let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut temp = tempfile::Builder::new().prefix(".rbuild-").tempfile_in(dir)?;
     temp.write_all(bytes)?;
-    temp.as_file().sync_all()?;
+    if durable {
+        temp.as_file().sync_all()?;
+    }
     // tempfile creates 0600; outputs follow the usual umask-governed mode instead.
     let umask = umask();
     rustix::fs::fchmod(temp.as_file(), Mode::from_raw_mode(0o666 & !umask))?;

@@ -38,6 +38,8 @@ enum Question {
     },
     /// A connection to an agent.
     Agent(AgentSpec),
+    /// No question: the command is done, with this exit code. What the worker still does concerns nobody.
+    Finished(u8),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -84,6 +86,7 @@ fn answer_all(stream: &UnixStream) -> io::Result<()> {
                 Ok(connection) => send(stream, &Answer::Agent, Some(&connection))?,
                 Err(trouble) => send(stream, &trouble, None)?,
             },
+            Question::Finished(code) => std::process::exit(i32::from(code)),
         }
     }
     Ok(())
@@ -184,6 +187,14 @@ impl BrokerClient {
         text.push(b'\n');
         (&*stream).write_all(&text)?;
         receive(&stream)
+    }
+
+    /// Ends the broker.
+    pub(super) fn finished(&self, code: u8) -> io::Result<()> {
+        let stream = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut text = serde_json::to_vec(&Question::Finished(code))?;
+        text.push(b'\n');
+        (&*stream).write_all(&text)
     }
 
     fn credential(&self, question: &Question) -> Result<Option<Credential>, String> {

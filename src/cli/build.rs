@@ -146,13 +146,8 @@ async fn run(
     let result = result.map_err(Stopped::Build);
     drop(lease);
     if matches!(result, Ok(Done::Built(_))) {
-        let limits = store.gc_limits();
-        let kept = tokio::task::spawn_blocking(move || {
-            store.sync()?;
-            store.gc(&limits?)
-        });
-        // The image is delivered; trouble with housekeeping is the next build's to report.
-        let _ = kept.await;
+        // Nobody else sets it.
+        let _ = inside.leftover.set(store);
     }
     result
 }

@@ -99,6 +99,7 @@ pub(super) fn explain(inside: &Inside, args: &Explain) -> Result<u8, Failure> {
 
 pub(super) fn du(inside: &Inside, args: &Du) -> Result<u8, Failure> {
     let store = inside.store(Events::none())?;
+    store.settle().map_err(|e| store_failure(&e))?;
     let wanted = filters(&args.filter)?;
     let mut records = store.disk_usage().map_err(|e| store_failure(&e))?;
     records.retain(|r| wanted.iter().all(|f| f.matches(r)));
@@ -142,6 +143,7 @@ pub(super) fn prune(inside: &Inside, args: &Prune) -> Result<u8, Failure> {
         confirm("This removes everything from the store that no image needs and no build uses.")?;
     }
     let store = inside.store(Events::none())?;
+    store.settle().map_err(|e| store_failure(&e))?;
     let report = store.prune(&options).map_err(|e| store_failure(&e))?;
     let mut out = table(&report.removed, args.verbose);
     let _ = writeln!(out, "Total:\t{}", size(report.bytes));

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rootless::{ProbeInput, ProbeReport, Rung, WorkerCommand, WorkerContext, WorkerOptions};
@@ -117,8 +117,8 @@ fn probe(root: &Path, pinned: Option<Rung>) -> Result<ProbeReport, Failure> {
     }
     let report = rootless::probe(&input);
     if let (Some(file), Ok(text)) = (file, serde_json::to_vec(&report)) {
-        // Only a cache: the next run probes again.
-        let _ = crate::base::file::write_atomic(&file, &text);
+        // Only a cache, which does not outlive the boot: the next run probes again.
+        let _ = crate::base::file::replace(&file, &text);
     }
     let Some(wanted) = pinned.filter(|wanted| *wanted != report.rung) else { return Ok(report) };
     let failure = Failure::new(FaultKind::Isolation, format!("--isolation {wanted}: it does not work here"));
@@ -148,6 +148,8 @@ pub(super) struct Inside {
     pub(super) blockers: Vec<String>,
     pub(super) broker: Arc<broker::BrokerClient>,
     pub(super) config: Config,
+    /// The store of a build that has succeeded: it has to be made durable, which nobody need wait for.
+    pub(super) leftover: OnceLock<Store>,
 }
 
 impl Inside {
@@ -220,10 +222,31 @@ pub fn work(args: Vec<OsString>) -> u8 {
         Ok(cli) => cli,
         Err(code) => return code,
     };
-    super::finish(inside(&told, &cli))
+    let inside = match inside(&told, &cli) {
+        Ok(inside) => inside,
+        Err(failure) => return super::finish(Err(failure)),
+    };
+    let code = super::finish(command(&inside, &cli));
+    if let Some(store) = inside.leftover.into_inner() {
+        keep_house(store, &inside.broker, code);
+    }
+    code
 }
 
-fn inside(told: &OsString, cli: &super::Cli) -> Result<u8, Failure> {
+/// What is left after a build. Everything was said and delivered: the broker ends at once, and its user goes on.
+fn keep_house(store: Store, broker: &broker::BrokerClient, code: u8) {
+    let Ok(housekeeping) = store.retire() else { return };
+    if rootless::outlive_parent().is_ok() {
+        // A broker that cannot be told waits for this process.
+        let _ = broker.finished(code);
+    }
+    // The image is delivered; trouble with housekeeping is the next build's to report.
+    let _ = housekeeping.run();
+    // Until the very end nobody may reset the store: its locks are free only then.
+    std::mem::forget(housekeeping);
+}
+
+fn inside(told: &OsString, cli: &super::Cli) -> Result<Inside, Failure> {
     let defect =
         |e: &dyn std::fmt::Display| Failure::new(FaultKind::Internal, format!("the worker was started wrongly: {e}"));
     let told: Told = serde_json::from_slice(told.as_encoded_bytes()).map_err(|e| defect(&e))?;
@@ -231,7 +254,7 @@ fn inside(told: &OsString, cli: &super::Cli) -> Result<u8, Failure> {
     let context = rootless::worker_init(&told.options).map_err(|e| {
         Failure::new(FaultKind::Isolation, e.to_string()).hint("`rbuild doctor` shows what this machine allows")
     })?;
-    let inside = Inside {
+    Ok(Inside {
         context,
         root: settings::store_root(&cli.global)?,
         snapshotter: match cli.global.snapshotter.as_str() {
@@ -242,23 +265,29 @@ fn inside(told: &OsString, cli: &super::Cli) -> Result<u8, Failure> {
         blockers: told.blockers,
         broker: Arc::new(broker::BrokerClient::new(socket)),
         config: Config::load(&cli.global)?,
-    };
+        leftover: OnceLock::new(),
+    })
+}
+
+fn command(inside: &Inside, cli: &super::Cli) -> Result<u8, Failure> {
+    let defect =
+        |e: &dyn std::fmt::Display| Failure::new(FaultKind::Internal, format!("the worker was started wrongly: {e}"));
     match &cli.command {
-        Command::Build(args) => build::build(&inside, args),
-        Command::Images(args) => image_commands::images(&inside, args),
-        Command::Pull(args) => image_commands::pull(&inside, args),
-        Command::Push(args) => image_commands::push(&inside, args),
-        Command::Tag { image, target } => image_commands::tag(&inside, image, target),
-        Command::Rm { images } => image_commands::rm(&inside, images),
-        Command::Save(args) => image_commands::save(&inside, args),
-        Command::Load(args) => image_commands::load(&inside, args),
-        Command::Unpack(args) => image_commands::unpack(&inside, args),
-        Command::Inspect(args) => image_commands::inspect(&inside, args),
-        Command::History(args) => image_commands::history(&inside, args),
-        Command::Explain(args) => store_commands::explain(&inside, args),
-        Command::Du(args) => store_commands::du(&inside, args),
-        Command::Prune(args) => store_commands::prune(&inside, args),
-        Command::System { command: System::Reset { force } } => store_commands::reset(&inside, *force),
+        Command::Build(args) => build::build(inside, args),
+        Command::Images(args) => image_commands::images(inside, args),
+        Command::Pull(args) => image_commands::pull(inside, args),
+        Command::Push(args) => image_commands::push(inside, args),
+        Command::Tag { image, target } => image_commands::tag(inside, image, target),
+        Command::Rm { images } => image_commands::rm(inside, images),
+        Command::Save(args) => image_commands::save(inside, args),
+        Command::Load(args) => image_commands::load(inside, args),
+        Command::Unpack(args) => image_commands::unpack(inside, args),
+        Command::Inspect(args) => image_commands::inspect(inside, args),
+        Command::History(args) => image_commands::history(inside, args),
+        Command::Explain(args) => store_commands::explain(inside, args),
+        Command::Du(args) => store_commands::du(inside, args),
+        Command::Prune(args) => store_commands::prune(inside, args),
+        Command::System { command: System::Reset { force } } => store_commands::reset(inside, *force),
         Command::Unshare { command } => store_commands::unshare(command),
         Command::Builder { .. }
         | Command::Completion { .. }

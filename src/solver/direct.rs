@@ -198,7 +198,7 @@ fn write(
     let mut plan = LayerPlan::new(&*base.below, Timestamp { secs, nanos: since.subsec_nanos() });
     for (kind, owner, source) in actions {
         let planned = match (kind, source) {
-            (FileActionKind::Copy(copy), Some(opened)) => plan.copy(&opened.source, copy, *owner),
+            (FileActionKind::Copy(copy), Some(opened)) => plan.copy(&opened.source, opened.hashes(), copy, *owner),
             (FileActionKind::Mkdir(mkdir), _) => plan.mkdir(mkdir, *owner),
             _ => return Ok(None),
         };

@@ -85,7 +85,7 @@ impl Solver {
         blocking(move || {
             let mut all = Vec::new();
             for selection in &selections {
-                let Ok(entries) = opened.entries(selection) else { return Ok(None) };
+                let Ok(Some(entries)) = opened.entries(selection, MAX_ENTRIES) else { return Ok(None) };
                 all.extend(
                     entries
                         .into_iter()

@@ -55,8 +55,12 @@ impl StatCache for ContextHashes {
         self.0.get(path, &stat_key(key))
     }
 
-    fn put(&self, path: &Path, key: &file::StatKey, digest: &Digest) {
-        self.0.put(path, &stat_key(key), digest);
+    fn put(&self, path: &Path, key: &file::StatKey, digest: &Digest, plain: bool) {
+        self.0.put(path, &stat_key(key), digest, plain);
+    }
+
+    fn is_plain(&self, path: &Path, key: &file::StatKey) -> bool {
+        self.0.is_plain(path, &stat_key(key))
     }
 }
 
@@ -111,12 +115,17 @@ impl Opened {
         file::content_digest(&self.source, &selector(selection), self.hashes())
     }
 
-    /// What is selected, entry by entry.
-    pub(super) fn entries(&self, selection: &Selection) -> Result<Vec<file::SelectedEntry>, FileOpError> {
-        file::content_entries(&self.source, &selector(selection), self.hashes())
+    /// What is selected, entry by entry; `None` if it is more than `most`.
+    pub(super) fn entries(
+        &self,
+        selection: &Selection,
+        most: usize,
+    ) -> Result<Option<Vec<file::SelectedEntry>>, FileOpError> {
+        file::content_entries(&self.source, &selector(selection), self.hashes(), most)
     }
 
-    fn hashes(&self) -> &dyn StatCache {
+    /// What is remembered of its files.
+    pub(super) fn hashes(&self) -> &dyn StatCache {
         match &self.local {
             Some(local) => &local.hashes,
             None => &file::NoStatCache,

@@ -20,7 +20,7 @@ use super::meta::now;
 use super::{Store, StoreError};
 
 /// First bytes of the file; the last one is the version.
-const MAGIC: &[u8; 8] = b"rbctx\0\0\x01";
+const MAGIC: &[u8; 8] = b"rbctx\0\0\x02";
 
 /// How far from the opening of the index a file's times must be. The coarsest clocks (vfat, old ext) tick every two
 /// seconds.
@@ -31,6 +31,9 @@ const FIXED: usize = 4 * 8 + 32 + 1 + 4;
 
 /// An entry that is not asked for in this many writing builds is dropped.
 const MAX_AGE: u8 = 16;
+
+/// The bit of the age that says that a file had no extended attributes.
+const PLAIN: u8 = 0x80;
 
 /// What must be equal for a file to count as unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -79,12 +82,22 @@ pub struct ContextIndex {
     opened: i64,
 }
 
-type Changes = BTreeMap<Vec<u8>, Option<(StatKey, [u8; 32])>>;
+type Changes = BTreeMap<Vec<u8>, Option<Known>>;
+
+/// What a file was.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    key: StatKey,
+    digest: [u8; 32],
+    /// It had no extended attributes at all.
+    plain: bool,
+}
 
 struct Stored<'a> {
     key: StatKey,
     digest: &'a [u8],
     age: u8,
+    plain: bool,
     path: &'a [u8],
 }
 
@@ -117,11 +130,21 @@ impl Store {
 impl ContextIndex {
     /// The content of the file at `path` (relative to the context), if it still looks as it did when it was read.
     pub fn get(&self, path: &Path, key: &StatKey) -> Option<Digest> {
+        self.known(path, key).map(|known| Digest::from_sha256(&known.digest))
+    }
+
+    /// Whether the file at `path` has no extended attributes: it had none when it last looked like `key`, and setting
+    /// one changes the change time.
+    pub fn is_plain(&self, path: &Path, key: &StatKey) -> bool {
+        self.known(path, key).is_some_and(|known| known.plain)
+    }
+
+    fn known(&self, path: &Path, key: &StatKey) -> Option<Known> {
         let path = path.as_os_str().as_bytes();
         if self.changed.load(Ordering::Acquire)
             && let Some(new) = self.new.lock().unwrap_or_else(PoisonError::into_inner).get(path)
         {
-            return new.filter(|(stored, _)| stored == key).map(|(_, digest)| Digest::from_sha256(&digest));
+            return new.filter(|known| known.key == *key);
         }
         let position = self.starts.binary_search_by(|start| self.entry(*start).path.cmp(path)).ok()?;
         let entry = self.entry(self.starts[position]);
@@ -129,14 +152,14 @@ impl ContextIndex {
             return None;
         }
         self.seen[position].store(true, Ordering::Relaxed);
-        Some(Digest::from_sha256(entry.digest))
+        Some(Known { key: *key, digest: entry.digest.try_into().ok()?, plain: entry.plain })
     }
 
-    /// Remembers what the file at `path` contained when it looked like `key`. `key` must have been taken before the
-    /// content was read, and after the index was opened.
-    pub fn put(&self, path: &Path, key: &StatKey, digest: &Digest) {
+    /// Remembers what the file at `path` contained when it looked like `key`, and whether it had no extended
+    /// attributes. `key` must have been taken before the content was read, and after the index was opened.
+    pub fn put(&self, path: &Path, key: &StatKey, digest: &Digest, plain: bool) {
         let raw = (digest.algorithm() == "sha256").then(|| raw_digest(digest)).flatten();
-        let value = raw.filter(|_| !self.racy(key)).map(|raw| (*key, raw));
+        let value = raw.filter(|_| !self.racy(key)).map(|digest| Known { key: *key, digest, plain });
         let mut new = self.new.lock().unwrap_or_else(PoisonError::into_inner);
         new.insert(path.as_os_str().as_bytes().to_vec(), value);
         self.changed.store(true, Ordering::Release);
@@ -167,7 +190,7 @@ impl ContextIndex {
             }
             let age = if self.seen[position].load(Ordering::Relaxed) { 0 } else { old.age.saturating_add(1) };
             if age <= MAX_AGE {
-                append(&mut out, old.path, &old.key, old.digest, age);
+                append(&mut out, old.path, &old.key, old.digest, age | if old.plain { PLAIN } else { 0 });
             }
         }
         for (path, value) in new {
@@ -201,7 +224,13 @@ impl ContextIndex {
         #[allow(clippy::cast_possible_wrap)] // Written by the reverse cast.
         let key = StatKey { size: word(0), mtime: word(1) as i64, ctime: word(2) as i64, ino: word(3) };
         let length = read_length(&data[FIXED - 4..]);
-        Stored { key, digest: &data[32..64], age: data[64], path: &data[FIXED..FIXED + length] }
+        Stored {
+            key,
+            digest: &data[32..64],
+            age: data[64] & !PLAIN,
+            plain: data[64] & PLAIN != 0,
+            path: &data[FIXED..FIXED + length],
+        }
     }
 }
 
@@ -240,9 +269,9 @@ fn entries(data: &[u8], context: &[u8]) -> Option<Vec<usize>> {
     (at == body).then_some(starts)
 }
 
-fn append_new(out: &mut Vec<u8>, path: &[u8], value: Option<&(StatKey, [u8; 32])>) {
-    if let Some((key, digest)) = value {
-        append(out, path, key, digest, 0);
+fn append_new(out: &mut Vec<u8>, path: &[u8], value: Option<&Known>) {
+    if let Some(known) = value {
+        append(out, path, &known.key, &known.digest, if known.plain { PLAIN } else { 0 });
     }
 }
 
@@ -296,7 +325,7 @@ mod tests {
         let (_dir, store) = store();
         let index = open(&store);
         for (i, name) in ["b", "a/x", "a", "c/deep/file"].iter().enumerate() {
-            index.put(Path::new(name), &key(i as u64), &Digest::sha256(name));
+            index.put(Path::new(name), &key(i as u64), &Digest::sha256(name), false);
         }
         assert_eq!(index.get(Path::new("a"), &key(2)), Some(Digest::sha256("a")), "before saving, too");
         index.save().expect("saves");
@@ -314,7 +343,7 @@ mod tests {
             assert_eq!(index.get(Path::new("b"), &other), None, "{other:?}");
         }
         // Replacing one keeps the others.
-        index.put(Path::new("a"), &key(50), &Digest::sha256("new"));
+        index.put(Path::new("a"), &key(50), &Digest::sha256("new"), false);
         index.save().expect("saves");
         let index = open(&store);
         assert_eq!(index.get(Path::new("a"), &key(50)), Some(Digest::sha256("new")));
@@ -322,16 +351,37 @@ mod tests {
     }
 
     #[test]
+    fn files_without_attributes_are_known_as_such() {
+        let (_dir, store) = store();
+        let index = open(&store);
+        index.put(Path::new("plain"), &key(1), &Digest::sha256("p"), true);
+        index.put(Path::new("marked"), &key(1), &Digest::sha256("m"), false);
+        for _ in 0..3 {
+            index.save().expect("saves");
+            // Not asked for: what is kept must not be lost with age.
+            let index = open(&store);
+            index.put(Path::new("other"), &key(1), &Digest::sha256("o"), false);
+            index.save().expect("saves");
+        }
+        let index = open(&store);
+        assert!(index.is_plain(Path::new("plain"), &key(1)));
+        assert!(!index.is_plain(Path::new("plain"), &key(2)), "it may have got one");
+        assert!(!index.is_plain(Path::new("marked"), &key(1)));
+        assert!(!index.is_plain(Path::new("unknown"), &key(1)));
+        assert_eq!(index.get(Path::new("plain"), &key(1)), Some(Digest::sha256("p")));
+    }
+
+    #[test]
     fn racily_clean_files_are_not_believed() {
         let (dir, store) = store();
         let index = open(&store);
-        index.put(Path::new("f"), &key(1), &Digest::sha256("old"));
+        index.put(Path::new("f"), &key(1), &Digest::sha256("old"), false);
         index.save().expect("saves");
         let file = dir.path().join("f");
         fs::write(&file, "new").expect("writes");
         let fresh = StatKey::of(&fs::metadata(&file).expect("exists"));
         let index = open(&store);
-        index.put(Path::new("f"), &fresh, &Digest::sha256("new"));
+        index.put(Path::new("f"), &fresh, &Digest::sha256("new"), false);
         assert_eq!(index.get(Path::new("f"), &fresh), None);
         index.save().expect("saves");
         let index = open(&store);
@@ -339,7 +389,7 @@ mod tests {
         assert_eq!(index.get(Path::new("f"), &key(1)), None, "the old entry must not come back either");
         // An old modification time does not help when the inode changed just now.
         let touched = StatKey { ctime: now(), ..key(1) };
-        index.put(Path::new("g"), &touched, &Digest::sha256("g"));
+        index.put(Path::new("g"), &touched, &Digest::sha256("g"), false);
         assert_eq!(index.get(Path::new("g"), &touched), None);
     }
 
@@ -347,7 +397,7 @@ mod tests {
     fn a_damaged_or_foreign_file_counts_as_empty() {
         let (_dir, store) = store();
         let index = open(&store);
-        index.put(Path::new("f"), &key(1), &Digest::sha256("f"));
+        index.put(Path::new("f"), &key(1), &Digest::sha256("f"), false);
         index.save().expect("saves");
         let path = index.path.clone();
         let good = fs::read(&path).expect("reads");
@@ -370,13 +420,13 @@ mod tests {
     fn entries_nobody_asks_for_fade() {
         let (_dir, store) = store();
         let index = open(&store);
-        index.put(Path::new("old"), &key(1), &Digest::sha256("f"));
-        index.put(Path::new("used"), &key(1), &Digest::sha256("f"));
+        index.put(Path::new("old"), &key(1), &Digest::sha256("f"), false);
+        index.put(Path::new("used"), &key(1), &Digest::sha256("f"), false);
         index.save().expect("saves");
         for round in 0..=u64::from(MAX_AGE) {
             let index = open(&store);
             assert!(index.get(Path::new("used"), &key(1)).is_some());
-            index.put(Path::new("other"), &key(round), &Digest::sha256("g"));
+            index.put(Path::new("other"), &key(round), &Digest::sha256("g"), false);
             index.save().expect("saves");
         }
         let index = open(&store);

@@ -127,20 +127,19 @@ impl Layout {
         self.root.join("tmp")
     }
 
-    /// Creates what is missing, or checks that what is there can be used.
-    pub(crate) fn open(&self) -> Result<(), StoreError> {
+    /// Checks that what is there can be used, or creates what is missing and says what is left to do about that.
+    pub(crate) fn open(&self) -> Result<Option<Creation>, StoreError> {
         match fs::read_to_string(self.version()) {
-            Ok(text) => return self.check_version(&text),
+            Ok(text) => return self.check_version(&text).map(|()| None),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(StoreError::io("read", self.version())(e)),
         }
         create_dirs(&self.root)?;
         self.check_file_system()?;
         // Two first builds at once: one creates, the other waits and finds the file.
-        let root = File::open(&self.root).map_err(StoreError::io("open", &self.root))?;
-        rustix::fs::flock(&root, FlockOperation::LockExclusive).map_err(StoreError::errno("lock", &self.root))?;
+        let root = super::housekeeping::lock(&self.root, FlockOperation::LockExclusive)?;
         if let Ok(text) = fs::read_to_string(self.version()) {
-            return self.check_version(&text);
+            return self.check_version(&text).map(|()| None);
         }
         if let Some(found) = self.foreign_entry()? {
             return Err(StoreError::NotAStore { root: self.root.clone(), found });
@@ -152,10 +151,12 @@ impl Layout {
         let empty = serde_json::to_vec(&Index::new(Vec::new())).expect("because the index has string keys only");
         for (name, bytes) in [("index.json", empty.as_slice()), ("oci-layout", OCI_LAYOUT)] {
             let path = self.oci().join(name);
-            write_atomic(&path, bytes).map_err(StoreError::io("write", &path))?;
+            // What is there already is a view of images, made before the creation was interrupted.
+            if !fs::metadata(&path).is_ok_and(|m| m.len() > 0) {
+                fs::write(&path, bytes).map_err(StoreError::io("write", &path))?;
+            }
         }
-        // Last: a directory without VERSION is one whose creation did not end, and is completed by the next open.
-        write_atomic(&self.version(), version_text().as_bytes()).map_err(StoreError::io("write", self.version()))
+        Ok(Some(Creation { layout: self.clone(), _lock: root }))
     }
 
     fn check_version(&self, text: &str) -> Result<(), StoreError> {
@@ -197,6 +198,26 @@ impl Layout {
             }
         }
         Ok(None)
+    }
+}
+
+/// The end of a store's creation. Others that open the store wait for it.
+#[derive(Debug)]
+pub(crate) struct Creation {
+    layout: Layout,
+    _lock: File,
+}
+
+impl Creation {
+    /// Makes what was created survive a crash of the machine, and after that the directory a store: one without
+    /// `VERSION` is completed by the next open.
+    pub(crate) fn finish(self) -> Result<(), StoreError> {
+        let layout = &self.layout;
+        let sync = |path: &Path| File::open(path).and_then(|f| f.sync_all()).map_err(StoreError::io("sync", path));
+        for path in [layout.meta(), layout.oci().join("index.json"), layout.oci().join("oci-layout")] {
+            sync(&path)?;
+        }
+        write_atomic(&layout.version(), version_text().as_bytes()).map_err(StoreError::io("write", layout.version()))
     }
 }
 
@@ -271,11 +292,18 @@ mod tests {
         (dir, layout)
     }
 
+    /// Makes a store of it, as the first open does.
+    fn create(layout: &Layout) {
+        let creation = layout.open().expect("creates").expect("is new");
+        fs::write(layout.meta(), "").expect("writes");
+        creation.finish().expect("finishes");
+    }
+
     #[test]
     fn a_new_store_is_private_and_an_oci_layout() {
         let (_dir, layout) = fresh();
-        layout.open().expect("creates");
-        layout.open().expect("opens again");
+        create(&layout);
+        assert!(layout.open().expect("opens again").is_none());
         let mode = fs::metadata(&layout.root).expect("exists").permissions().mode();
         assert_eq!(mode & 0o7777, 0o700);
         assert_eq!(fs::read(layout.oci().join("oci-layout")).expect("written"), OCI_LAYOUT);
@@ -285,7 +313,7 @@ mod tests {
     #[test]
     fn a_newer_store_is_refused() {
         let (_dir, layout) = fresh();
-        layout.open().expect("creates");
+        create(&layout);
         fs::write(layout.version(), "format 2\n").expect("writes");
         let error = layout.open().expect_err("too new");
         assert!(error.to_string().contains("has format 2"), "{error}");
@@ -312,8 +340,31 @@ mod tests {
         let (_dir, layout) = fresh();
         fs::create_dir_all(layout.oci()).expect("creates");
         fs::write(layout.root.join(".rbuild-x"), "").expect("writes");
-        layout.open().expect("completes");
+        create(&layout);
         assert!(layout.tmp().is_dir());
+    }
+
+    #[test]
+    fn a_creation_that_was_killed_late_loses_no_view() {
+        let (_dir, layout) = fresh();
+        fs::create_dir_all(layout.oci()).expect("creates");
+        fs::write(layout.oci().join("index.json"), "a view").expect("writes");
+        create(&layout);
+        assert_eq!(fs::read(layout.oci().join("index.json")).expect("reads"), b"a view");
+    }
+
+    #[test]
+    fn nobody_takes_a_store_for_one_before_its_creation_has_ended() {
+        let (_dir, layout) = fresh();
+        let creation = layout.open().expect("creates").expect("is new");
+        fs::write(layout.meta(), "").expect("writes");
+        assert!(!layout.version().exists());
+        let other = {
+            let layout = layout.clone();
+            std::thread::spawn(move || layout.open().map(|creation| creation.is_none()))
+        };
+        creation.finish().expect("finishes");
+        assert!(other.join().expect("ends").expect("opens"), "the second one must find it complete");
     }
 
     #[test]

@@ -99,37 +99,37 @@ pub(crate) struct Meta {
 }
 
 impl Meta {
-    /// Opens or creates the data base at `path`.
+    /// Opens the data base at `path`; makes it anew where a reset was interrupted.
     pub(crate) fn open(root: &Path, path: &Path) -> Result<Self, StoreError> {
+        let connection = connect(path)?;
         let sql = |action| move |source| StoreError::Sql { action, path: path.to_path_buf(), source };
-        let mut connection = Connection::open(path).map_err(sql("open"))?;
-        connection.busy_timeout(BUSY).map_err(sql("open"))?;
-        connection.set_prepared_statement_cache_capacity(64);
-        // The last one out does not pay for a checkpoint and its fsyncs; `Store::sync` does it when there is a reason.
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(sql("open"))?;
-        connection.pragma_update(None, "synchronous", "NORMAL").map_err(sql("open"))?;
         let version = user_version(&connection).map_err(sql("read"))?;
         if version > SCHEMA {
             return Err(StoreError::TooNew { root: root.to_path_buf(), what: format!("metadata version {version}") });
         }
         if version < SCHEMA {
             // Two first builds at once: changing the journal mode does not wait as transactions do.
-            let dir = std::fs::File::open(root).map_err(StoreError::io("open", root))?;
-            rustix::fs::flock(&dir, FlockOperation::LockExclusive).map_err(StoreError::errno("lock", root))?;
-            // WAL is a property of the file and stays.
-            connection
-                .pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0))
-                .map_err(sql("prepare"))?;
-            let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql("create"))?;
-            if user_version(&tx).map_err(sql("read"))? == 0 {
-                tx.execute_batch(CREATE).map_err(sql("create"))?;
-                tx.pragma_update(None, "user_version", SCHEMA).map_err(sql("create"))?;
-                tx.commit().map_err(sql("create"))?;
-            }
+            let _alone = super::housekeeping::lock(root, FlockOperation::LockExclusive)?;
+            create(&connection).map_err(sql("create"))?;
         }
-        // Costs nothing where they are.
-        connection.execute_batch(ADD).map_err(sql("create"))?;
+        // Asking costs less than trying to make them.
+        if !has_added(&connection).map_err(sql("read"))? {
+            connection.execute_batch(ADD).map_err(sql("create"))?;
+        }
         Ok(Self { connection: Mutex::new(connection), path: path.to_path_buf() })
+    }
+
+    /// The same for a store that is being created. The caller has locked it, and makes the file durable.
+    pub(crate) fn create(root: &Path, path: &Path) -> Result<Self, StoreError> {
+        let connection = connect(path)?;
+        let sql = |action| move |source| StoreError::Sql { action, path: path.to_path_buf(), source };
+        // Nobody believes the file before the caller has synced it.
+        connection.pragma_update(None, "synchronous", "OFF").map_err(sql("create"))?;
+        if user_version(&connection).map_err(sql("read"))? < SCHEMA {
+            create(&connection).map_err(sql("create"))?;
+        }
+        drop(connection);
+        Self::open(root, path)
     }
 
     /// Runs statements that only read.
@@ -172,6 +172,37 @@ impl Meta {
     fn error(&self, action: &'static str, source: rusqlite::Error) -> StoreError {
         StoreError::Sql { action, path: self.path.clone(), source }
     }
+}
+
+fn connect(path: &Path) -> Result<Connection, StoreError> {
+    let sql = |action| move |source| StoreError::Sql { action, path: path.to_path_buf(), source };
+    let connection = Connection::open(path).map_err(sql("open"))?;
+    connection.busy_timeout(BUSY).map_err(sql("open"))?;
+    connection.set_prepared_statement_cache_capacity(64);
+    // The last one out does not pay for a checkpoint and its fsyncs; `Store::sync` does it when there is a reason.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(sql("open"))?;
+    connection.pragma_update(None, "synchronous", "NORMAL").map_err(sql("open"))?;
+    Ok(connection)
+}
+
+/// Makes the tables, unless another process has done so.
+fn create(connection: &Connection) -> rusqlite::Result<()> {
+    // Before the file becomes one with a log: then it is complete without one.
+    let tx = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
+    if user_version(&tx)? == 0 {
+        tx.execute_batch(CREATE)?;
+        tx.execute_batch(ADD)?;
+        tx.pragma_update(None, "user_version", SCHEMA)?;
+    }
+    tx.commit()?;
+    // A property of the file that stays.
+    connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0))?;
+    Ok(())
+}
+
+/// Whether the tables that came later are there.
+fn has_added(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.query_row("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'blocks_blob')", [], |row| row.get(0))
 }
 
 fn user_version(connection: &Connection) -> rusqlite::Result<i64> {

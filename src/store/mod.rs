@@ -17,6 +17,7 @@ mod download;
 mod error;
 mod gc;
 mod history;
+mod housekeeping;
 mod image;
 mod layer;
 mod layout;
@@ -40,7 +41,8 @@ mod tests;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::thread::JoinHandle;
 
 use crate::base::Events;
 use crate::base::digest::hex;
@@ -53,6 +55,7 @@ pub use download::Download;
 pub use error::StoreError;
 pub use gc::{GcLimits, PruneOptions, PruneReport};
 pub use history::{BuildHistory, MAX_STEP_LOG, StepLog};
+pub use housekeeping::Housekeeping;
 pub use image::ImageRecord;
 pub use layer::{AdoptedLayer, LayerBlob, LayerId, LayerRecord, NeededBlob, RemoteBlob};
 pub use lease::Lease;
@@ -119,6 +122,23 @@ struct Inner {
     janitor: Janitor,
     /// This process's directory below `tmp`, made at the first use.
     owner: Mutex<Option<Arc<Owner>>>,
+    /// Ends the store's creation.
+    creating: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Inner {
+    /// Waits for the end of the store's creation.
+    fn created(&self) {
+        let thread = self.creating.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // A panic is reported by then, and the next open completes the store.
+        let _ = thread.map(JoinHandle::join);
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.created();
+    }
 }
 
 impl Store {
@@ -129,8 +149,11 @@ impl Store {
     pub fn open(root: &Path, options: &StoreOptions) -> Result<Self, StoreError> {
         let root = std::path::absolute(root).map_err(StoreError::io("resolve", root))?;
         let layout = Layout::new(&root);
-        layout.open()?;
-        let meta = Meta::open(&root, &layout.meta())?;
+        let creation = layout.open()?;
+        let meta = match &creation {
+            Some(_) => Meta::create(&root, &layout.meta())?,
+            None => Meta::open(&root, &layout.meta())?,
+        };
         let store = Self {
             inner: Arc::new(Inner {
                 layout,
@@ -142,10 +165,28 @@ impl Store {
                 lease: Mutex::new(Weak::new()),
                 janitor: Janitor::default(),
                 owner: Mutex::new(None),
+                creating: Mutex::new(None),
             }),
         };
+        if let Some(creation) = creation {
+            store.finish(creation)?;
+        }
         store.sweep_dead_owners()?;
         Ok(store)
+    }
+
+    /// Ends the store's creation in the background: a build need not wait for the disk.
+    fn finish(&self, creation: layout::Creation) -> Result<(), StoreError> {
+        let events = self.inner.options.events.clone();
+        let finish = move || {
+            if let Err(error) = creation.finish() {
+                events.notice("store-creation", format!("the next build has to complete the store: {error}"));
+            }
+        };
+        let thread = std::thread::Builder::new().name("create".into()).spawn(finish);
+        let thread = thread.map_err(StoreError::io("finish the creation of", self.root()))?;
+        *self.inner.creating.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        Ok(())
     }
 
     /// The store's directory.
@@ -158,39 +199,6 @@ impl Store {
     #[must_use]
     pub fn history_dir(&self) -> PathBuf {
         self.inner.layout.history()
-    }
-
-    /// Makes everything written so far survive a crash of the machine: one `syncfs`, then the rows are marked.
-    /// To be called once, after the result of a build was delivered.
-    ///
-    /// # Errors
-    /// If the file system reports a write error.
-    pub fn sync(&self) -> Result<(), StoreError> {
-        const TABLES: [&str; 2] = ["blobs", "dirs"];
-        let fresh = self.inner.meta.read("read", |c| {
-            let mut last = [0_i64; 2];
-            for (table, last) in TABLES.iter().zip(&mut last) {
-                let query = format!("SELECT coalesce(max(rowid), 0) FROM {table} WHERE durable = 0 AND boot = ?1");
-                *last = c.query_row(&query, [&self.inner.boot], |row| row.get(0))?;
-            }
-            Ok(last)
-        })?;
-        if fresh == [0, 0] {
-            return Ok(());
-        }
-        let root = crate::base::file::open_dir(self.root()).map_err(StoreError::io("open", self.root()))?;
-        rustix::fs::syncfs(&root).map_err(StoreError::errno("sync", self.root()))?;
-        self.inner.meta.write("mark as durable", |tx| {
-            for (table, last) in TABLES.iter().zip(fresh) {
-                tx.execute(
-                    &format!("UPDATE {table} SET durable = 1 WHERE durable = 0 AND boot = ?1 AND rowid <= ?2"),
-                    (&self.inner.boot, last),
-                )?;
-            }
-            Ok(())
-        })?;
-        self.inner.meta.checkpoint();
-        Ok(())
     }
 }
 

@@ -1,6 +1,6 @@
 //! Removing a whole store. Runs inside the worker: only there can files of mapped ids be deleted.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::Path;
 
@@ -18,15 +18,14 @@ use super::tree::remove_tree;
 /// [`StoreError::NotAStore`] if the directory holds anything else, [`StoreError::Busy`] while a build runs.
 pub fn reset(root: &Path) -> Result<(), StoreError> {
     let layout = Layout::new(root);
-    let dir = match File::open(root) {
-        Ok(dir) => dir,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(StoreError::io("open", root)(e)),
-    };
+    if matches!(fs::symlink_metadata(root), Err(e) if e.kind() == io::ErrorKind::NotFound) {
+        return Ok(());
+    }
     if let Some(found) = layout.foreign_entry()? {
         return Err(StoreError::NotAStore { root: root.to_path_buf(), found });
     }
-    rustix::fs::flock(&dir, FlockOperation::LockExclusive).map_err(StoreError::errno("lock", root))?;
+    // Builds that have ended but are not done with the store are waited for.
+    let _alone = super::housekeeping::lock(root, FlockOperation::LockExclusive)?;
     let locks = list(&layout.tmp())?.into_iter().filter(|path| path.extension().is_some_and(|e| e == "lock"));
     for path in list(&layout.leases())?.into_iter().chain(locks) {
         if is_held(&path)? {

@@ -18,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::content;
 use super::error::FileOpError;
-use super::meta::xattrs;
+use super::meta::{attributes, xattrs};
 use super::select::{Source, c_name, selection, text};
 use crate::base::Digest;
 use crate::base::owner;
@@ -83,8 +83,11 @@ pub struct StatKey {
 pub trait StatCache: Send + Sync {
     /// The digest put for `path` (relative to the root of the tree) with the same `key`.
     fn get(&self, path: &Path, key: &StatKey) -> Option<Digest>;
-    /// Remembers one. Not called for files that changed so recently that their time stamps prove nothing.
-    fn put(&self, path: &Path, key: &StatKey, digest: &Digest);
+    /// Remembers one, and whether the file has no extended attributes at all. Not called for files that changed so
+    /// recently that their time stamps prove nothing.
+    fn put(&self, path: &Path, key: &StatKey, digest: &Digest, plain: bool);
+    /// Whether the file with this `key` is known to have no extended attributes.
+    fn is_plain(&self, path: &Path, key: &StatKey) -> bool;
 }
 
 /// Remembers nothing.
@@ -94,7 +97,10 @@ impl StatCache for NoStatCache {
     fn get(&self, _: &Path, _: &StatKey) -> Option<Digest> {
         None
     }
-    fn put(&self, _: &Path, _: &StatKey, _: &Digest) {}
+    fn put(&self, _: &Path, _: &StatKey, _: &Digest, _: bool) {}
+    fn is_plain(&self, _: &Path, _: &StatKey) -> bool {
+        false
+    }
 }
 
 /// Version of everything below: a change of format changes it.
@@ -128,7 +134,8 @@ pub struct SelectedEntry {
     pub hash: u64,
 }
 
-/// What `selector` selects from `source`, in no order: to say later what changed.
+/// What `selector` selects from `source`, in no order: to say later what changed. `None` if it is more than `most`
+/// entries, after looking at little more than so many.
 ///
 /// # Errors
 /// As [`content_digest`].
@@ -136,17 +143,28 @@ pub fn content_entries(
     source: &CopySource,
     selector: &Selector,
     hashes: &dyn StatCache,
-) -> Result<Vec<SelectedEntry>, FileOpError> {
-    let found = Mutex::default();
-    digest(source, selector, hashes, Some(&found))?;
-    Ok(found.into_inner().unwrap_or_else(PoisonError::into_inner))
+    most: usize,
+) -> Result<Option<Vec<SelectedEntry>>, FileOpError> {
+    let found = Found { most, entries: Mutex::default() };
+    let whole = digest(source, selector, hashes, Some(&found));
+    let entries = found.entries.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if entries.len() > most {
+        return Ok(None);
+    }
+    whole.map(|_| Some(entries))
+}
+
+/// Entries that count, as they are found.
+struct Found {
+    most: usize,
+    entries: Mutex<Vec<SelectedEntry>>,
 }
 
 fn digest(
     source: &CopySource,
     selector: &Selector,
     hashes: &dyn StatCache,
-    found: Option<&Mutex<Vec<SelectedEntry>>>,
+    found: Option<&Found>,
 ) -> Result<Digest, FileOpError> {
     let source = Source::open(source)?;
     let chosen = selection(&selector.include_patterns, &selector.exclude_patterns)?;
@@ -237,7 +255,7 @@ struct Walk<'a> {
     view: View<'a>,
     hashes: &'a dyn StatCache,
     /// Where entries are noted, if somebody wants to know.
-    found: Option<&'a Mutex<Vec<SelectedEntry>>>,
+    found: Option<&'a Found>,
     reset_owner: bool,
     /// Files changed after this are not remembered.
     settled_ns: i64,
@@ -467,7 +485,12 @@ impl Walk<'_> {
             u64::from_le_bytes([raw[0], raw[1], raw[2], raw[3], raw[4], raw[5], raw[6], raw[7]])
         };
         let owner = if self.reset_owner { (0, 0) } else { owner };
-        lock(found).push(SelectedEntry { path: text(path).to_string(), mode: stat.st_mode, owner, hash });
+        let mut entries = lock(&found.entries);
+        entries.push(SelectedEntry { path: text(path).to_string(), mode: stat.st_mode, owner, hash });
+        if entries.len() > found.most {
+            // Nobody remembers so many: the rest need not be looked at.
+            self.stop.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Type, permission bits, owner and device number.
@@ -529,10 +552,11 @@ impl Walk<'_> {
             return Err(io("hash")(io::Error::other("it changed while it was hashed")));
         }
         let content = content::sha256(&file, key.size).map_err(io("read"))?;
-        let digest = body_digest(content, &xattrs(&file).map_err(io("read the extended attributes of"))?);
+        let attributes = attributes(&file).map_err(io("read the extended attributes of"))?;
+        let digest = body_digest(content, attributes.as_deref().unwrap_or_default());
         let after = rustix::fs::fstat(&file).map_err(|e| io("look at")(e.into()))?;
         if StatKey::new(&after) == key && key.ctime_ns < self.settled_ns {
-            self.hashes.put(cache_path, &key, &digest);
+            self.hashes.put(cache_path, &key, &digest, attributes.is_none());
         }
         Ok(digest)
     }

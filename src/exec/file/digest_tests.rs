@@ -217,8 +217,11 @@ impl StatCache for Cache {
         self.hits.fetch_add(usize::from(known.is_some()), Ordering::Relaxed);
         known
     }
-    fn put(&self, path: &Path, key: &StatKey, digest: &Digest) {
+    fn put(&self, path: &Path, key: &StatKey, digest: &Digest, _: bool) {
         self.known.lock().expect("no panic").insert((path.to_owned(), *key), digest.clone());
+    }
+    fn is_plain(&self, _: &Path, _: &StatKey) -> bool {
+        false
     }
 }
 
@@ -246,6 +249,20 @@ fn c2_06_unchanged_files_are_not_read_again() {
     let body = cache.known.lock().expect("no panic");
     let content = body.iter().find(|((path, _), _)| path == Path::new("a")).map(|(_, digest)| digest.clone());
     assert_eq!(content, Some(Digest::sha256("a")), "without extended attributes it is the digest of the content");
+}
+
+#[test]
+fn more_entries_than_anybody_remembers_are_not_all_looked_at() {
+    let names: Vec<String> = (0..2000).map(|i| format!("d{}/{i}", i % 4)).collect();
+    let dir = tree(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let (source, cache) = (CopySource::plain(dir.path()), Cache::default());
+    let few = |most| content_entries(&source, &selector("/"), &cache, most).expect("looks");
+    assert_eq!(few(10), None);
+    assert!(cache.asked.lock().expect("no panic").len() < names.len(), "the walk must end early");
+    // The directories are entries too.
+    let all = names.len() + 4;
+    assert_eq!(few(all).map(|entries| entries.len()), Some(all));
+    assert_eq!(few(all - 1), None);
 }
 
 #[test]

@@ -46,19 +46,23 @@ pub(super) fn keeps_xattr(name: &[u8]) -> bool {
 
 /// The extended attributes of an open file that count, sorted.
 pub(super) fn xattrs(fd: impl AsFd) -> io::Result<Vec<(CString, Vec<u8>)>> {
+    attributes(fd).map(Option::unwrap_or_default)
+}
+
+/// The same; `None` if there are no extended attributes at all, neither any that count.
+pub(super) fn attributes(fd: impl AsFd) -> io::Result<Option<Vec<(CString, Vec<u8>)>>> {
     let mut small = [0u8; 1024];
     let mut large = Vec::new();
-    let mut names: &[u8] = &[];
-    match rustix::fs::flistxattr(&fd, &mut small[..]) {
-        Ok(0) | Err(Errno::NOTSUP) => {}
-        Ok(len) => names = &small[..len],
+    let names: &[u8] = match rustix::fs::flistxattr(&fd, &mut small[..]) {
+        Ok(0) | Err(Errno::NOTSUP) => return Ok(None),
+        Ok(len) => &small[..len],
         Err(Errno::RANGE) => {
             large.resize(64 * 1024, 0);
             let len = rustix::fs::flistxattr(&fd, &mut large[..])?;
-            names = &large[..len];
+            &large[..len]
         }
         Err(e) => return Err(e.into()),
-    }
+    };
     let mut out = Vec::new();
     for name in names.split_inclusive(|b| *b == 0) {
         let Ok(name) = CStr::from_bytes_with_nul(name) else { continue };
@@ -81,7 +85,7 @@ pub(super) fn xattrs(fd: impl AsFd) -> io::Result<Vec<(CString, Vec<u8>)>> {
         }
     }
     out.sort_unstable();
-    Ok(out)
+    Ok(Some(out))
 }
 
 impl Settings {

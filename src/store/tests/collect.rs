@@ -82,6 +82,7 @@ fn b8_03_usage_agrees_with_du() {
             std::path::Path::new("f"),
             &crate::store::StatKey { size: 1, mtime: 1, ctime: 1, ino: 1 },
             &Digest::sha256("f"),
+            false,
         );
         index.save().expect("saves");
         store.sync().expect("syncs");

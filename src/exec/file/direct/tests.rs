@@ -7,7 +7,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::archive::{ApplyOptions, LayerOptions, LayerWriter, Timestamp, diff_trees, index_layer};
-use crate::exec::file::{CopySource, copy, mkdir};
+use crate::base::Digest;
+use crate::exec::file::{CopySource, NoStatCache, StatCache, StatKey, copy, mkdir};
 use crate::llb::op::{FileActionCopy, FileActionMkDir};
 use crate::oci::media_type::Codec;
 
@@ -147,7 +148,7 @@ fn straight(below: &dyn Below, source: &CopySource, acts: &[Act]) -> Result<Vec<
     let mut plan = LayerPlan::new(below, Timestamp::seconds(EPOCH + 1));
     for act in acts {
         match act {
-            Act::Copy(action, owned) => plan.copy(source, action, owner(*owned))?,
+            Act::Copy(action, owned) => plan.copy(source, &NoStatCache, action, owner(*owned))?,
             Act::Mkdir(action) => plan.mkdir(action, None)?,
         }
     }
@@ -199,7 +200,7 @@ fn what_cannot_be_said_is_refused_before_anything_is_written() {
         std::fs::write(path, "").expect("a file");
         let below = BelowIndexes(Vec::new());
         let mut plan = LayerPlan::new(&below, Timestamp::seconds(0));
-        let refused = plan.copy(&source, &action(name, "/to/"), None);
+        let refused = plan.copy(&source, &NoStatCache, &action(name, "/to/"), None);
         assert!(matches!(refused, Err(Refused::NeedsDirectory(_))), "{name}: {refused:?}");
     }
 }
@@ -211,7 +212,7 @@ fn a_file_that_changes_after_it_was_planned_is_an_error() {
     std::fs::write(&file, "four").expect("a file");
     let below = BelowIndexes(Vec::new());
     let mut plan = LayerPlan::new(&below, Timestamp::seconds(0));
-    plan.copy(&CopySource::plain(temp.path()), &action("f", "/f"), None).expect("it plans");
+    plan.copy(&CopySource::plain(temp.path()), &NoStatCache, &action("f", "/f"), None).expect("it plans");
     std::fs::write(&file, "seven77").expect("a file");
     let mut writer = LayerWriter::new(Vec::new(), &LayerOptions::default()).expect("valid options");
     let written = plan
@@ -219,4 +220,43 @@ fn a_file_that_changes_after_it_was_planned_is_an_error() {
         .map_err(|e| e.to_string())
         .and_then(|()| writer.finish().map(drop).map_err(|e| e.to_string()));
     assert!(written.expect_err("it changed").contains("changed while it was being read"));
+}
+
+/// Takes every file of one name for one without extended attributes.
+struct Plain(&'static str);
+
+impl StatCache for Plain {
+    fn get(&self, _: &Path, _: &StatKey) -> Option<Digest> {
+        None
+    }
+    fn put(&self, _: &Path, _: &StatKey, _: &Digest, _: bool) {}
+    fn is_plain(&self, path: &Path, key: &StatKey) -> bool {
+        path == Path::new(self.0) && key.size == 4
+    }
+}
+
+#[test]
+fn a_file_known_to_have_no_attributes_is_not_asked_for_them() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    for name in ["src/d/a", "src/d/b"] {
+        let path = temp.path().join(name);
+        std::fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
+        std::fs::write(&path, "text").expect("a file");
+        if rustix::fs::setxattr(&path, "user.mark", b"yes", rustix::fs::XattrFlags::empty()).is_err() {
+            println!("skipped: no user attributes on {}", temp.path().display());
+            return;
+        }
+    }
+    let below = BelowIndexes(Vec::new());
+    let mut plan = LayerPlan::new(&below, Timestamp::seconds(0));
+    let source = CopySource::plain(temp.path().join("src"));
+    plan.copy(&source, &Plain("d/a"), &action("/", "/to/"), None).expect("it plans");
+    let mut writer = LayerWriter::new(Vec::new(), &options()).expect("valid options");
+    plan.write(&mut writer).expect("it writes");
+    let index = writer.finish().expect("it finishes").1.index;
+    let marks = |name: &str| {
+        let found = index.iter().find(|found| found.entry.path.ends_with(name)).expect("is there");
+        found.entry.xattrs.len()
+    };
+    assert_eq!((marks("d/a"), marks("d/b")), (0, 1));
 }

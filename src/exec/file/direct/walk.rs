@@ -18,7 +18,7 @@ use crate::exec::file::error::FileOpError;
 use crate::exec::file::meta::{self, Settings};
 use crate::exec::file::mode::ModeChange;
 use crate::exec::file::select::{Source, c_name, selection, text};
-use crate::exec::file::{CopySource, unpack};
+use crate::exec::file::{CopySource, StatCache, StatKey, unpack};
 use crate::llb::op::{FileActionCopy, FileActionMkDir};
 use crate::tree::root::{Last, Place, Root, open_subdir, read_link, relative};
 use crate::tree::view::{Context, Listing, View};
@@ -30,13 +30,14 @@ const BATCH: usize = 256;
 const CAPABILITY: &[u8] = b"security.capability";
 
 impl LayerPlan<'_> {
-    /// Plans a copy.
+    /// Plans a copy. `known` is what is remembered of the source's files.
     ///
     /// # Errors
     /// See [`Refused`].
     pub fn copy(
         &mut self,
         source: &CopySource,
+        known: &dyn StatCache,
         action: &FileActionCopy,
         owner: Option<(u32, u32)>,
     ) -> Result<(), Refused> {
@@ -65,7 +66,8 @@ impl LayerPlan<'_> {
         }
         let selection = selection(&action.include_patterns, &action.exclude_patterns)?;
         let view = View { filter: source.filter(), selection: selection.as_ref() };
-        let mut copy = Copy { plan: self, source: &source, root: Arc::new(root), action, settings: &settings, view };
+        let mut copy =
+            Copy { plan: self, source: &source, root: Arc::new(root), known, action, settings: &settings, view };
         let mut at_dest = false;
         for path in found {
             let put_there = copy.one(&path, last)?;
@@ -108,6 +110,7 @@ struct Copy<'a, 'p> {
     plan: &'a mut LayerPlan<'p>,
     source: &'a Source<'a>,
     root: Arc<Root>,
+    known: &'a dyn StatCache,
     action: &'a FileActionCopy,
     settings: &'a Settings,
     view: View<'a>,
@@ -184,6 +187,7 @@ impl Copy<'_, '_> {
         let walk = Walk {
             view: self.view,
             settings: self.settings,
+            known: self.known,
             number,
             found: Mutex::default(),
             failed: Mutex::default(),
@@ -228,6 +232,7 @@ impl Copy<'_, '_> {
         let walk = Walk {
             view: self.view,
             settings: self.settings,
+            known: self.known,
             number,
             found: Mutex::default(),
             failed: Mutex::default(),
@@ -258,6 +263,7 @@ struct DirItem {
 struct Walk<'a> {
     view: View<'a>,
     settings: &'a Settings,
+    known: &'a dyn StatCache,
     number: u32,
     found: Mutex<Vec<Item>>,
     failed: Mutex<Option<Refused>>,
@@ -479,8 +485,10 @@ impl Walk<'_> {
                 if stat.st_nlink > 1 {
                     node.more().inode = Some((stat.st_dev, stat.st_ino));
                 }
-                let place = Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string());
-                self.attributes(&mut node, &place.join(OsStr::from_bytes(name.to_bytes())), path)?;
+                if !self.known.is_plain(Path::new(OsStr::from_bytes(path)), &StatKey::new(&stat)) {
+                    let place = Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string());
+                    self.attributes(&mut node, &place.join(OsStr::from_bytes(name.to_bytes())), path)?;
+                }
                 Ok(Some(node))
             }
             FileType::Symlink => {
