@@ -44,13 +44,16 @@ pub(super) fn keeps_xattr(name: &[u8]) -> bool {
     name == b"security.capability" || name.starts_with(b"user.") && !FOREIGN.iter().any(|f| name.starts_with(f))
 }
 
+/// Names and values of extended attributes.
+pub(super) type Attributes = Vec<(CString, Vec<u8>)>;
+
 /// The extended attributes of an open file that count, sorted.
-pub(super) fn xattrs(fd: impl AsFd) -> io::Result<Vec<(CString, Vec<u8>)>> {
+pub(super) fn xattrs(fd: impl AsFd) -> io::Result<Attributes> {
     attributes(fd).map(Option::unwrap_or_default)
 }
 
 /// The same; `None` if there are no extended attributes at all, neither any that count.
-pub(super) fn attributes(fd: impl AsFd) -> io::Result<Option<Vec<(CString, Vec<u8>)>>> {
+pub(super) fn attributes(fd: impl AsFd) -> io::Result<Option<Attributes>> {
     let mut small = [0u8; 1024];
     let mut large = Vec::new();
     let names: &[u8] = match rustix::fs::flistxattr(&fd, &mut small[..]) {
