@@ -14,7 +14,7 @@ use futures_util::future::try_join_all;
 use tokio::sync::OnceCell;
 
 use crate::base::events::Outcome;
-use crate::base::{Cancel, Digest, Events, FaultKind};
+use crate::base::{Cancel, Digest, Event, Events, FaultKind};
 use crate::cache::spec::{ExportSpec, ImportSpec};
 use crate::exec::run::Runner;
 use crate::exporter::cache::CacheExportError;
@@ -101,8 +101,6 @@ pub struct BuildReport {
     pub id: String,
     /// One per output that makes an image.
     pub exports: Vec<ExportReport>,
-    /// Lint findings and other warnings.
-    pub warnings: Vec<crate::frontend::Warning>,
 }
 
 /// Why a build failed.
@@ -169,7 +167,9 @@ impl Builder {
         let inputs = self.inputs(request, &solver).await?;
         self.definition_loaded(inputs);
         let host = self.host(&solver, multi);
-        let fronts = try_join_all(targets.into_iter().map(|p| front_end(&host, request, inputs, p, multi))).await?;
+        let fronts = try_join_all(targets.into_iter().map(|p| front_end(&host, request, inputs, p, multi))).await;
+        self.warn(&inputs.filename, &fronts);
+        let fronts = fronts?;
         let mut graphs = Vec::new();
         for front in &fronts {
             let graph = front.definition.graph();
@@ -195,14 +195,22 @@ impl Builder {
             }
         };
         self.export_caches(request, &solver, &graphs, &context).await?;
-        let mut warnings: Vec<frontend::Warning> = Vec::new();
-        for warning in fronts.into_iter().flat_map(|front| front.warnings) {
-            // Each platform finds the same ones again.
-            if !warnings.contains(&warning) {
-                warnings.push(warning);
+        Ok(BuildReport { id: build_id(), exports })
+    }
+
+    /// Says which checks failed, each once: every platform finds the same ones again.
+    fn warn(&self, filename: &str, fronts: &Result<Vec<FrontendResult>, FrontendError>) {
+        let warnings: Vec<&frontend::Warning> = match fronts {
+            Ok(fronts) => fronts.iter().flat_map(|front| &front.warnings).collect(),
+            Err(error) => error.warnings.iter().collect(),
+        };
+        let mut said = Vec::new();
+        for warning in warnings {
+            if !said.contains(&warning) {
+                self.events.send(Event::Warning(warning.to_event(filename)));
+                said.push(warning);
             }
         }
-        Ok(BuildReport { id: build_id(), exports, warnings })
     }
 
     /// Answers a question about a request's Dockerfile, for its first platform; nothing is built.

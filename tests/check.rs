@@ -91,6 +91,39 @@ fn checks_can_fail_a_build_or_be_silenced() {
     bench.build(&[]).fails(4, &["invalid check option \"skp\""]);
 }
 
+// SPEC A10.24: what a check has to say often explains the error.
+#[test]
+fn checks_are_shown_by_a_build_that_fails() {
+    let bench = Bench::new();
+    let maintainer = "MaintainerDeprecated: Maintainer instruction is deprecated in favor of using label (line 2)";
+    bench.dockerfile("FROM scratch AS A\nMAINTAINER me\nBADCMD\n");
+    let run = bench.build(&[]).fails(4, &["2 warnings found:", maintainer, "unknown instruction: BADCMD"]);
+    assert!(run.stderr.find("2 warnings found") < run.stderr.find("error:"), "{}", run.stderr);
+    bench.dockerfile("FROM scratch\nMAINTAINER me\nCOPY nothing /\n");
+    bench.build(&[]).fails(4, &[maintainer, "\"/nothing\": not found"]);
+    bench.dockerfile("FROM --platform=linux/${MYARCH} busybox\nMAINTAINER me\n");
+    bench.build(&[]).fails(
+        4,
+        &["UndefinedArgInFrom: FROM argument 'MYARCH' is not declared (line 1)", maintainer, "invalid component"],
+    );
+}
+
+// SPEC A10.24: programs get each one once, however many platforms find it.
+#[test]
+fn b6_04_checks_are_warnings_of_the_stream() {
+    let bench = Bench::new();
+    bench.dockerfile(FILE);
+    let run = bench.build(&["--progress=rawjson", "--platform=linux/amd64,linux/arm64"]).ok();
+    let lines = run.stderr.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let warnings = lines.filter_map(|line| line["warnings"].as_array().cloned()).flatten();
+    // Notices about the machine have level 0.
+    let warnings: Vec<serde_json::Value> = warnings.filter(|warning| warning["level"] == 1).collect();
+    assert_eq!(warnings.len(), 2, "{}", run.stderr);
+    assert_eq!(warnings[0]["range"][0]["start"]["line"], 3);
+    assert_eq!(warnings[0]["url"], "https://docs.docker.com/go/dockerfile/rule/stage-name-casing/");
+    assert!(!run.stderr.contains("warnings found"), "{}", run.stderr);
+}
+
 #[test]
 fn a1_03_the_official_front_end_is_built_in_wherever_it_is_mirrored() {
     let bench = Bench::new();

@@ -11,12 +11,13 @@ use super::settings::{self, BuildSettings};
 use super::step_logs::{ClipLimits, StepLogs};
 use super::worker::{Inside, store_failure};
 use crate::base::budget::Budget;
+use crate::base::events::Warning;
 use crate::base::{Cancel, FaultKind, file};
 use crate::build::{BuildError, BuildReport, Builder};
 use crate::exec::run::{DnsOptions, Runner};
 use crate::frontend::Answer;
 use crate::source::{ImageSource, Sources};
-use crate::ui::{Mode, Progress, Summary, Trace};
+use crate::ui::{Ended, Mode, Progress, Summary, Trace};
 
 pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
     let mut settings = BuildSettings::new(args)?;
@@ -53,7 +54,7 @@ pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
         Err(Stopped::Build(BuildError::Solve(e))) => e.vertex().cloned(),
         _ => None,
     };
-    let (step, summary) = progress.finish(failed.as_ref());
+    let Ended { step, summary, findings } = progress.finish(failed.as_ref());
     let log = failed.as_ref().and_then(|vertex| logs.path(vertex));
     // Detached blocking work (a copy that nobody waits for) must not hold up the end.
     runtime.shutdown_background();
@@ -63,8 +64,11 @@ pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
     if let Some((path, trace)) = trace {
         write(path, trace.to_json().as_bytes())?;
     }
+    if matches!(settings.progress, Mode::Tty | Mode::Plain) {
+        list(&findings);
+    }
     match result {
-        Ok(Done::Built(report)) => done(&settings, &report),
+        Ok(Done::Built(report)) => done(&settings, &report, &findings),
         Ok(Done::Answered(answer, how)) => answered(&answer, how),
         Err(Stopped::Early(failure)) => Err(failure),
         Err(Stopped::Build(error)) => {
@@ -194,23 +198,29 @@ fn write(path: &std::path::Path, bytes: &[u8]) -> Result<(), Failure> {
     })
 }
 
-/// Files and output after success.
-fn done(settings: &BuildSettings, report: &BuildReport) -> Result<u8, Failure> {
-    let mut err = std::io::stderr();
-    if settings.progress != Mode::Silent && settings.progress != Mode::RawJson && !report.warnings.is_empty() {
-        let plural = if report.warnings.len() == 1 { "warning" } else { "warnings" };
-        let _ = writeln!(err, "\n{} {plural} found:", report.warnings.len());
-        for warning in &report.warnings {
-            let line = warning.place.as_ref().map_or_else(String::new, |p| format!(" (line {})", p.lines.0));
-            let _ = writeln!(err, " - {}: {}{line}", warning.rule, warning.message);
-        }
+/// Failed checks, whether the build went well or not (SPEC A10.24).
+fn list(findings: &[Warning]) {
+    if findings.is_empty() {
+        return;
     }
+    let mut err = std::io::stderr();
+    let plural = if findings.len() == 1 { "warning" } else { "warnings" };
+    let _ = writeln!(err, "\n{} {plural} found:", findings.len());
+    for warning in findings {
+        let _ = writeln!(err, " - {}", warning.short);
+    }
+    let _ = writeln!(err);
+}
+
+/// Files and output after success.
+fn done(settings: &BuildSettings, report: &BuildReport, findings: &[Warning]) -> Result<u8, Failure> {
     let image = report.exports.first();
     if let (Some(path), Some(image)) = (&settings.iidfile, image) {
         write(path, image.id().as_str().as_bytes())?;
     }
     if let Some(path) = &settings.metadata_file {
-        let text = super::metadata::metadata(report, super::settings::variable("BUILDX_METADATA_WARNINGS").is_some());
+        let wanted = super::settings::variable("BUILDX_METADATA_WARNINGS").is_some();
+        let text = super::metadata::metadata(report, if wanted { findings } else { &[] });
         write(path, text.as_bytes())?;
     }
     if settings.quiet

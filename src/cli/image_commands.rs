@@ -13,7 +13,7 @@ use super::{print, settings};
 use crate::base::budget::Budget;
 use crate::base::{Events, FaultKind};
 use crate::images::{Format, ImageError, Images};
-use crate::oci::{Platform, Reference};
+use crate::oci::{Platform, PlatformError, Reference};
 use crate::source::ImageSource;
 use crate::store::Lease;
 use crate::ui::Progress;
@@ -37,7 +37,7 @@ fn reference(text: &str) -> Result<Reference, Failure> {
 fn platform(text: Option<&String>) -> Result<Platform, Failure> {
     match text.map(String::as_str) {
         None | Some("local") => Ok(Platform::host()),
-        Some(text) => text.parse().map_err(|e| usage(format!("--platform: {e}"))),
+        Some(text) => text.parse().map_err(|e| usage(format!("--platform: {e}")).hint(PlatformError::HINT)),
     }
 }
 

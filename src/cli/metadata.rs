@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use serde_json::{Value, json};
 
+use crate::base::events::Warning;
 use crate::build::BuildReport;
 
 /// The file's text: two spaces of indentation, keys in order, later outputs win over earlier ones.
-pub(super) fn metadata(report: &BuildReport, warnings: bool) -> String {
+pub(super) fn metadata(report: &BuildReport, warnings: &[Warning]) -> String {
     let mut map: BTreeMap<&str, Value> = BTreeMap::new();
     map.insert("buildx.build.ref", format!("rbuild/rbuild/{}", report.id).into());
     for export in &report.exports {
@@ -32,22 +33,21 @@ pub(super) fn metadata(report: &BuildReport, warnings: bool) -> String {
             map.insert("image.name", export.names.join(",").into());
         }
     }
-    if warnings && !report.warnings.is_empty() {
-        map.insert("buildx.build.warnings", report.warnings.iter().map(warning).collect());
+    if !warnings.is_empty() {
+        map.insert("buildx.build.warnings", warnings.iter().map(warning).collect());
     }
     serde_json::to_string_pretty(&map).unwrap_or_default()
 }
 
 /// As BuildKit's client writes them: texts are bytes, so base64.
-fn warning(warning: &crate::frontend::Warning) -> Value {
-    let event = warning.to_event("Dockerfile");
+fn warning(warning: &Warning) -> Value {
     let bytes = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
-    let range = warning.place.as_ref().map(|p| json!([{"start": {"line": p.lines.0}, "end": {"line": p.lines.1}}]));
+    let range = warning.location.as_ref().map(|(_, from, to)| json!([{"start": {"line": from}, "end": {"line": to}}]));
     json!({
         "level": 1,
-        "short": bytes(&event.short),
-        "detail": event.detail.iter().map(|line| bytes(line)).collect::<Vec<_>>(),
-        "url": event.url,
+        "short": bytes(&warning.short),
+        "detail": warning.detail.iter().map(|line| bytes(line)).collect::<Vec<_>>(),
+        "url": warning.url,
         "range": range.unwrap_or(Value::Null),
     })
 }
@@ -72,16 +72,16 @@ mod tests {
     #[test]
     fn the_file_of_one_image() {
         let exports = vec![export(media_type::OCI_MANIFEST, Some("config"), &["r.example/a:1", "r.example/b:2"])];
-        let report = BuildReport { id: "abc".into(), exports, warnings: Vec::new() };
-        insta::assert_snapshot!("metadata_of_one_image", metadata(&report, true));
+        let report = BuildReport { id: "abc".into(), exports };
+        insta::assert_snapshot!("metadata_of_one_image", metadata(&report, &[]));
     }
 
     #[test]
     fn an_index_has_no_config() {
         let exports =
             vec![export(media_type::OCI_MANIFEST, Some("config"), &[]), export(media_type::OCI_INDEX, None, &[])];
-        let report = BuildReport { id: "abc".into(), exports, warnings: Vec::new() };
-        let value: Value = serde_json::from_str(&metadata(&report, false)).expect("JSON");
+        let report = BuildReport { id: "abc".into(), exports };
+        let value: Value = serde_json::from_str(&metadata(&report, &[])).expect("JSON");
         assert_eq!(value.get("containerimage.config.digest"), None);
         assert_eq!(value["containerimage.descriptor"]["mediaType"], media_type::OCI_INDEX);
         assert_eq!(value.get("image.name"), None);

@@ -9,7 +9,7 @@ use super::grammar;
 use super::settings::{usage, variable};
 use crate::exporter::{Dest, OutputKind, OutputSpec};
 use crate::frontend::FrontendOptions;
-use crate::oci::{Platform, Reference};
+use crate::oci::{Platform, PlatformError, Reference};
 
 /// The entitlement that lets `mode=delete` work on any directory (SPEC B2.02).
 pub(super) const LOCAL_DELETE: &str = "buildx.local.delete";
@@ -28,7 +28,7 @@ pub(super) fn platforms(args: &Build) -> Result<Vec<Platform>, Failure> {
     for text in texts {
         let platform = match text.trim() {
             "local" => Platform::host(),
-            other => other.parse().map_err(|e| usage(format!("{flag}: {e}")))?,
+            other => other.parse().map_err(|e| usage(format!("{flag}: {e}")).hint(PlatformError::HINT))?,
         };
         if !platforms.contains(&platform) {
             platforms.push(platform);

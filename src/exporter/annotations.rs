@@ -198,7 +198,7 @@ mod tests {
         assert_eq!(flag("novalue"), "invalid annotation \"novalue\", expected key=value");
         assert_eq!(flag("manifset:a=b"), "unknown annotation type \"manifset\" (did you mean manifest?)");
         assert!(flag("manifest[linux/:a=b").starts_with("invalid annotation type"));
-        assert!(flag("manifest[linux//x]:a=b").contains("invalid platform"));
+        assert!(flag("manifest[linux//x]:a=b").contains("is an invalid component of"));
         assert!(flag("index[linux/amd64]:a=b").contains("an index has no platform"));
         let attribute = |key: &str| Annotations::default().attribute(key, "v").expect_err("refused").0;
         assert!(attribute("annotation-manifest").starts_with("invalid annotation"));

@@ -15,6 +15,8 @@ pub(super) struct Checks {
     stage: CheckConfig,
     instruction: CheckConfig,
     found: Vec<Warning>,
+    /// The checks of the tree were applied.
+    pub(super) linted: bool,
     seen: BTreeSet<(Rule, String, u32)>,
 }
 
@@ -40,6 +42,7 @@ impl Checks {
 
     /// Applies the checks that need only the tree. `built` says which stages count.
     pub(super) fn lint(&mut self, file: &Dockerfile, warnings: &[Diagnostic], built: &[bool]) {
+        self.linted = true;
         for violation in lint(file, warnings, &self.config) {
             if violation.stage.is_none_or(|stage| built.get(stage).copied().unwrap_or(false)) {
                 let place = Some(Place { lines: violation.lines, span: None });
@@ -72,25 +75,17 @@ impl Checks {
         self.found
     }
 
-    /// All failed checks in order of appearance, or the error that `error=true` makes of them (SPEC A10.24).
-    pub(super) fn finish(mut self) -> Result<Vec<Warning>, FrontendError> {
+    /// The error that `error=true` makes of failed checks (SPEC A10.24).
+    pub(super) fn verdict(&mut self) -> Result<(), FrontendError> {
         self.found.sort_by_key(line);
         if !self.config.error || self.found.is_empty() {
-            return Ok(self.found);
+            return Ok(());
         }
         let rules: BTreeSet<&str> = self.found.iter().map(|warning| warning.rule.name()).collect();
         let rules: Vec<&str> = rules.into_iter().collect();
         let error = FrontendError::input(format!("lint violation found for rules: {}", rules.join(", ")));
-        let others = self
-            .found
-            .iter()
-            .map(|warning| FrontendError {
-                place: warning.place.clone(),
-                ..FrontendError::input(format!("{}: {}", warning.rule, warning.message))
-            })
-            .collect();
         let place = self.found.first().and_then(|warning| warning.place.clone());
-        Err(FrontendError { others, place, ..error })
+        Err(FrontendError { place, ..error }.hint("`rbuild build --check` shows each place"))
     }
 
     fn push(&mut self, warning: Warning) {
@@ -124,9 +119,10 @@ mod tests {
         checks.warn(Rule::CopyIgnoredFile, "x".into(), &place(2));
         checks.warn(Rule::CopyIgnoredFile, "x".into(), &place(2));
         checks.warn(Rule::InvalidDefinitionDescription, "x".into(), &place(2));
-        let error = checks.finish().expect_err("fails");
+        let error = checks.verdict().expect_err("fails");
         assert_eq!(error.message, "lint violation found for rules: CopyIgnoredFile, StageNameCasing");
-        assert_eq!(error.others.len(), 2);
+        assert_eq!(error.place, Some(place(2)));
+        assert_eq!(checks.into_warnings().len(), 2);
     }
 
     #[test]
@@ -140,6 +136,7 @@ mod tests {
         checks.warn(Rule::UndefinedVar, "x".into(), &place(2));
         checks.enter_stage(&[]);
         checks.warn(Rule::CopyIgnoredFile, "x".into(), &place(3));
-        assert_eq!(checks.finish().expect("warnings only").len(), 2);
+        checks.verdict().expect("warnings only");
+        assert_eq!(checks.into_warnings().len(), 2);
     }
 }

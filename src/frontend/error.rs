@@ -1,5 +1,6 @@
 //! What goes wrong between a Dockerfile and its graph, and where.
 
+use super::options::Warning;
 use crate::base::FaultKind;
 use crate::dockerfile::ast::{Instruction, Span, Word};
 use crate::llb::HostError;
@@ -40,13 +41,22 @@ pub struct FrontendError {
     /// Where in the Dockerfile.
     pub place: Option<Place>,
     /// Further errors of the same file, in order of appearance.
-    pub others: Vec<FrontendError>,
+    pub others: Box<[FrontendError]>,
+    /// Checks that had failed by then.
+    pub warnings: Box<[Warning]>,
 }
 
 impl FrontendError {
     /// A mistake in the Dockerfile or the context.
     pub(super) fn input(message: impl Into<String>) -> Self {
-        Self { kind: FaultKind::Input, message: message.into(), hint: None, place: None, others: Vec::new() }
+        Self {
+            kind: FaultKind::Input,
+            message: message.into(),
+            hint: None,
+            place: None,
+            others: Box::default(),
+            warnings: Box::default(),
+        }
     }
 
     /// A failure outside of the front end, on the way to its input.
@@ -91,6 +101,6 @@ impl FrontendError {
 
 impl From<HostError> for FrontendError {
     fn from(error: HostError) -> Self {
-        Self { kind: error.kind, message: error.message, hint: error.hint, place: None, others: Vec::new() }
+        Self::outside(error.kind, error.message, error.hint)
     }
 }

@@ -53,11 +53,19 @@ pub async fn dockerfile_to_llb(
 ) -> Result<FrontendResult, FrontendError> {
     let source = Source::read(&input)?;
     let mut checks = source.checks()?;
-    let mut converted = source.convert(&input, Scope::Target, host, &mut checks).await?;
+    let converted = source.convert(&input, Scope::Target, host, &mut checks).await;
+    let converted = converted.and_then(|converted| checks.verdict().map(|()| converted));
+    let mut converted = match converted {
+        Ok(converted) => converted,
+        Err(error) => {
+            source.lint_rest(&mut checks);
+            return Err(FrontendError { warnings: checks.into_warnings().into(), ..error });
+        }
+    };
+    let warnings = checks.into_warnings();
     let Some(state) = converted.states.get_mut(converted.plan.target).and_then(Option::take) else {
         return Err(FrontendError::internal("the target was not converted"));
     };
-    let warnings = checks.finish()?;
     let epoch = converted.epoch;
     let definition = converted.draft.finish(state.node, input.filename, input.source);
     let State { mut image, base_image, .. } = state;

@@ -16,7 +16,7 @@ use super::state::State;
 use super::{syntax, words};
 use crate::dockerfile::ast::Dockerfile;
 use crate::dockerfile::ignore::IgnoreFile;
-use crate::dockerfile::{Diagnostic, Stages};
+use crate::dockerfile::{Diagnostic, Parsed, Stages};
 use crate::llb::FrontendHost;
 use crate::oci::Platform;
 
@@ -52,8 +52,20 @@ impl Source {
         let arguments = &input.options.build_args;
         syntax::check(input.source, arguments)?;
         let meaning = args::meaning(arguments)?;
-        let (file, warnings) = words::parse(input.source)?;
-        Ok(Self { file, warnings, meaning })
+        let Parsed { dockerfile: file, errors, warnings } = crate::dockerfile::parse(input.source);
+        let source = Self { file, warnings, meaning };
+        if errors.is_empty() {
+            return Ok(source);
+        }
+        // What stands before the first mistake can be checked all the same.
+        let end = errors.iter().filter_map(|error| error.lines).map(|(line, _)| line).min().unwrap_or_default();
+        let mut found = Vec::new();
+        if let Ok(mut checks) = source.checks() {
+            source.lint_rest(&mut checks);
+            found = checks.into_warnings();
+            found.retain(|warning| warning.place.as_ref().is_some_and(|place| place.lines.0 < end));
+        }
+        Err(FrontendError { warnings: found.into(), ..words::mistakes(errors) })
     }
 
     /// The checks as the file and the build arguments want them.
@@ -64,6 +76,13 @@ impl Source {
     /// Applies the checks that need only the tree; `built` says which stages count.
     pub(super) fn lint(&self, checks: &mut Checks, built: &[bool]) {
         checks.lint(&self.file, &self.warnings, built);
+    }
+
+    /// Applies the checks of the tree, of all stages, unless it was done: for a way that ended early.
+    pub(super) fn lint_rest(&self, checks: &mut Checks) {
+        if !checks.linted {
+            self.lint(checks, &vec![true; self.file.instructions.len()]);
+        }
     }
 
     /// Plans the stages, asks for the images they need, and goes through their instructions.

@@ -165,7 +165,11 @@ impl Converter<'_> {
             Remote::Url => {
                 let checksum = expanded.checksum.as_deref();
                 if let Some(checksum) = checksum.filter(|text| text.parse::<crate::base::Digest>().is_err()) {
-                    return Err(FrontendError::input(format!("invalid checksum \"{checksum}\" of a URL"))
+                    let what = match checksum.split_once(':') {
+                        Some(("sha256" | "sha384" | "sha512", _)) | None => "invalid checksum digest format",
+                        Some(_) => "unsupported digest algorithm",
+                    };
+                    return Err(FrontendError::input(format!("{what} \"{checksum}\" of a URL"))
                         .hint("it is a digest, for example sha256: and 64 hexadecimal digits"));
                 }
                 let name = remote::file_name(text);

@@ -2,24 +2,20 @@
 
 use super::args::Variables;
 use super::error::{FrontendError, Place};
-use crate::dockerfile::ast::{Dockerfile, Instruction};
-use crate::dockerfile::{self, Diagnostic, Diagnostics, Expander, Expansion};
+use crate::dockerfile::ast::Instruction;
+use crate::dockerfile::{self, Diagnostic, Expander, Expansion};
 
 pub(super) use crate::base::wording::closest;
 pub(super) use crate::dockerfile::Mode;
 
-/// Parses a Dockerfile.
-pub(super) fn parse(source: &[u8]) -> Result<(Dockerfile, Vec<Diagnostic>), FrontendError> {
-    dockerfile::parse(source).into_result().map_err(all)
-}
-
 /// Parses a trigger that a base image holds.
 pub(super) fn parse_trigger(text: &str, escape: char) -> Result<Instruction, FrontendError> {
-    dockerfile::parse_trigger(text, escape).map_err(|errors| FrontendError { place: None, ..all(errors) })
+    dockerfile::parse_trigger(text, escape).map_err(|errors| FrontendError { place: None, ..mistakes(errors.0) })
 }
 
-fn all(errors: Diagnostics) -> FrontendError {
-    let mut errors = errors.0.into_iter().map(|error| {
+/// What the parser found wrong, as one error.
+pub(super) fn mistakes(errors: Vec<Diagnostic>) -> FrontendError {
+    let mut errors = errors.into_iter().map(|error| {
         let (place, message) = (place(&error), error.to_string());
         FrontendError { place, hint: error.hint, ..FrontendError::input(message) }
     });

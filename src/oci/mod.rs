@@ -11,5 +11,5 @@ pub mod reference;
 
 pub use config::{HealthConfig, History, ImageConfig, RootFs, RunConfig};
 pub use manifest::{Descriptor, Index, Manifest};
-pub use platform::Platform;
+pub use platform::{Platform, PlatformError};
 pub use reference::Reference;

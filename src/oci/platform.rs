@@ -27,8 +27,30 @@ pub struct Platform {
 
 /// Why a text is not a platform.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("\"{0}\" is an invalid platform: expected os[/arch[/variant]], for example linux/arm64")]
-pub struct PlatformError(String);
+pub enum PlatformError {
+    /// A part between slashes is empty or has other characters.
+    #[error(
+        "\"{part}\" is an invalid component of \"{text}\": \
+         platform specifier component must match \"^[A-Za-z0-9_.-]+$\": invalid argument"
+    )]
+    Component {
+        /// The part.
+        part: String,
+        /// All of it.
+        text: String,
+    },
+    /// One word that is none of the known ones.
+    #[error("\"{0}\": unknown operating system or architecture: invalid argument")]
+    Unknown(String),
+    /// Neither one, two nor three parts.
+    #[error("\"{0}\": cannot parse platform specifier: invalid argument")]
+    Form(String),
+}
+
+impl PlatformError {
+    /// What a platform looks like.
+    pub const HINT: &str = "write os[/arch[/variant]], for example linux/arm64";
+}
 
 impl Platform {
     /// `os/arch`, normalised.
@@ -136,30 +158,30 @@ impl FromStr for Platform {
     type Err = PlatformError;
 
     fn from_str(text: &str) -> Result<Self, PlatformError> {
-        let fail = || PlatformError(text.to_owned());
+        let form = || PlatformError::Form(text.to_owned());
         let mut parts = text.split('/');
         let first = parts.next().unwrap_or_default();
         let rest: Vec<&str> = parts.collect();
         let word = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
         let (os, os_version) = match first.split_once('(') {
-            Some((os, version)) => (os, version.strip_suffix(')').ok_or_else(fail)?),
+            Some((os, version)) => (os, version.strip_suffix(')').ok_or_else(form)?),
             None => (first, ""),
         };
-        if !word(os) || !rest.iter().all(|part| word(part)) || rest.len() > 2 {
-            return Err(fail());
+        if let Some(part) = std::iter::once(&os).chain(&rest).find(|part| !word(part)) {
+            return Err(PlatformError::Component { part: (*part).to_owned(), text: text.to_owned() });
         }
         let mut platform = match rest.as_slice() {
             [] if KNOWN_OS.contains(&os.to_lowercase().as_str()) => Self::new(os, std::env::consts::ARCH, ""),
             [] => {
                 let (arch, variant) = normalise_arch(&os.to_lowercase(), "");
                 if !KNOWN_ARCH.contains(&arch.as_str()) {
-                    return Err(fail());
+                    return Err(PlatformError::Unknown(text.to_owned()));
                 }
                 Self::new(std::env::consts::OS, &arch, &variant)
             }
             [arch] => Self::new(os, arch, ""),
             [arch, variant] => Self::new(os, arch, variant),
-            _ => return Err(fail()),
+            _ => return Err(form()),
         };
         os_version.clone_into(&mut platform.os_version);
         Ok(platform)
@@ -193,8 +215,9 @@ mod tests {
         assert_eq!(canon("linux/armel"), "linux/arm/v6");
         assert_eq!(canon("macos/arm64"), "darwin/arm64");
         assert_eq!(canon("arm64"), "linux/arm64");
-        assert!(canon("linux/").contains("invalid platform"));
-        assert!(canon("nonsense").contains("invalid platform"));
+        assert!(canon("linux/").starts_with("\"\" is an invalid component of \"linux/\": platform specifier"));
+        assert_eq!(canon("nonsense"), "\"nonsense\": unknown operating system or architecture: invalid argument");
+        assert_eq!(canon("a/b/c/d"), "\"a/b/c/d\": cannot parse platform specifier: invalid argument");
         assert_eq!("windows(10.0.1)/amd64".parse::<Platform>().map(|p| p.os_version), Ok("10.0.1".into()));
     }
 

@@ -119,9 +119,11 @@ impl Solver {
         for action in &op.actions {
             let Some(kind) = action.action.clone() else { return Ok(None) };
             let owner = match super::file_op::owner_of(&kind) {
-                Some(owner) => match self.plain_owner(vertex, owner, trees).await? {
-                    Some(owner) => Some(owner),
-                    None => return Ok(None),
+                Some(owner) => match (self.plain_owner(vertex, owner, trees).await, &kind) {
+                    (Ok(Some(owner)), _) => Some(owner),
+                    // Whether an unknown owner matters, only the directory can say.
+                    (Ok(None), _) | (Err(_), FileActionKind::Mkdir(_)) => return Ok(None),
+                    (Err(error), _) => return Err(error),
                 },
                 None => None,
             };

@@ -103,7 +103,12 @@ impl Solver {
             return Err(SolveError::internal("a file action without a kind"));
         };
         let owner = match owner_of(&kind) {
-            Some(owner) => Some(self.owner(vertex, owner, action, trees, target).await?),
+            Some(owner) => match (self.owner(vertex, owner, action, trees, target).await, &kind) {
+                (Ok(owner), _) => Some(owner),
+                // Nobody has to own a directory that is there: `USER x` and `WORKDIR` of images that make x later.
+                (Err(_), FileActionKind::Mkdir(mkdir)) if file::is_dir(target.root(), &mkdir.path) => return Ok(()),
+                (Err(error), _) => return Err(error),
+            },
             None => None,
         };
         let source = match &kind {

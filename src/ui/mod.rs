@@ -20,6 +20,7 @@ pub use style::{Colors, Style};
 pub use summary::{StepSummary, Summary};
 pub use trace::Trace;
 
+use crate::base::events::Warning;
 use crate::base::{Digest, Event, Events};
 
 /// Kinds of progress (SPEC B2.23).
@@ -56,6 +57,17 @@ pub struct FailedStep {
     pub name: String,
     /// The last lines of its output.
     pub tail: Vec<String>,
+}
+
+/// What is known when all is over.
+#[derive(Debug, Default)]
+pub struct Ended {
+    /// What the step that failed said last.
+    pub step: Option<FailedStep>,
+    /// The build in numbers.
+    pub summary: Option<Summary>,
+    /// Warnings of places in the Dockerfile, also of a build that failed.
+    pub findings: Vec<Warning>,
 }
 
 /// Runs a sink.
@@ -95,15 +107,15 @@ impl Progress {
         (Self { sender: Some(sender), thread }, events)
     }
 
-    /// Waits until everything sent so far is shown; what the vertex `failed` said last, and the build in numbers.
-    pub fn finish(mut self, failed: Option<&Digest>) -> (Option<FailedStep>, Option<Summary>) {
+    /// Waits until everything sent so far is shown. `failed` is the vertex that ended the build.
+    pub fn finish(mut self, failed: Option<&Digest>) -> Ended {
         if let Some(sender) = self.sender.take() {
             let _ = sender.send(Message::End);
         }
-        let Some(state) = self.thread.take().and_then(|t| t.join().ok()) else { return (None, None) };
+        let Some(state) = self.thread.take().and_then(|t| t.join().ok()) else { return Ended::default() };
         let step = failed.and_then(|id| state.vertex(id));
         let step = step.map(|v| FailedStep { name: v.name.clone(), tail: v.tail.iter().cloned().collect() });
-        (step, Some(Summary::of(&state, SystemTime::now())))
+        Ended { step, summary: Some(Summary::of(&state, SystemTime::now())), findings: state.findings }
     }
 }
 

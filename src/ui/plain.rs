@@ -102,6 +102,7 @@ impl Sink for Plain {
                     }
                 }
             }
+            Event::Warning(warning) if warning.location.is_some() => {}
             Event::Warning(warning) => writeln!(out, "warning: {}", warning.short)?,
             Event::Notice { text, .. } => writeln!(out, "notice: {text}")?,
         }

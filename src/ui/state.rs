@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::SystemTime;
 
-use crate::base::events::Outcome;
+use crate::base::events::{Outcome, Warning};
 use crate::base::{Digest, Event};
 
 /// Lines of output kept of each vertex, for the live view and the error message.
@@ -57,6 +57,8 @@ pub(super) struct State {
     pub(super) order: Vec<Digest>,
     vertices: HashMap<Digest, Vertex>,
     pub(super) begun: Option<SystemTime>,
+    /// Warnings of places in the Dockerfile: they are listed at the end.
+    pub(super) findings: Vec<Warning>,
 }
 
 impl State {
@@ -120,7 +122,8 @@ impl State {
                     vertex.log(data);
                 }
             }
-            Event::Warning(_) | Event::Notice { .. } => {}
+            Event::Warning(warning) => self.findings.extend(warning.location.is_some().then(|| warning.clone())),
+            Event::Notice { .. } => {}
         }
     }
 }

@@ -57,7 +57,7 @@ impl Sink for Tty {
     fn event(&mut self, event: &Event, state: &State, out: &mut dyn Write) -> io::Result<()> {
         match event {
             Event::Notice { text, .. } => self.notices.push(format!("notice: {text}")),
-            Event::Warning(w) => self.notices.push(w.short.clone()),
+            Event::Warning(w) if w.location.is_none() => self.notices.push(w.short.clone()),
             _ => {}
         }
         if self.last.is_none_or(|l| l.elapsed() >= self.style.rate) { self.draw(state, false, out) } else { Ok(()) }

@@ -71,9 +71,10 @@ pub enum CheckError {
 }
 
 impl CheckConfig {
-    /// Reads `skip=A,B;error=true;experimental=all`.
+    /// Reads `skip=A,B;error=true;experimental=all`. What follows ` //` is a remark.
     pub fn parse(text: &str) -> Result<Self, CheckError> {
         let mut config = Self::default();
+        let text = text.split_once(" //").map_or(text, |(options, _)| options);
         if text.trim().is_empty() {
             return Ok(config);
         }
@@ -92,13 +93,11 @@ impl CheckConfig {
         Ok(config)
     }
 
-    /// The rule is on.
+    /// The rule is on. An experimental one only if it is asked for, and then whatever is skipped: so
+    /// `skip=all;experimental=X` tries nothing but X.
     #[must_use]
     pub fn allows(&self, rule: Rule) -> bool {
-        if rule.experimental() && !self.experimental.contains(rule) {
-            return false;
-        }
-        !self.skip.contains(rule)
+        if rule.experimental() { self.experimental.contains(rule) } else { !self.skip.contains(rule) }
     }
 
     /// This configuration with what a `check=` line in the comments above an instruction adds. `error` stays as it
@@ -149,6 +148,8 @@ mod tests {
         assert!(config.allows(Rule::UndefinedVar));
         assert!(config.allows(Rule::InvalidDefinitionDescription));
         assert!(Rule::ALL.iter().all(|rule| !parse("skip=all").allows(*rule)));
+        assert!(parse("skip=all;experimental=InvalidDefinitionDescription").allows(Rule::InvalidDefinitionDescription));
+        assert!(!parse("skip=UndefinedVar // it comes from outside").allows(Rule::UndefinedVar), "a remark");
         assert!(parse("skip=stagenamecasing").allows(Rule::StageNameCasing), "case matters");
         assert!(!parse("").allows(Rule::InvalidDefinitionDescription), "experimental rules are off");
     }

@@ -44,6 +44,12 @@ fn place(root: &Root, path: &str, last: Last, attempt: &'static str) -> Result<P
     Err(FileOpError::io(attempt, path, io::Error::from(io::ErrorKind::NotFound)))
 }
 
+/// Whether a directory is at a path, or a link to one.
+#[must_use]
+pub fn is_dir(root: &Path, path: &str) -> bool {
+    open(root).and_then(|root| place(&root, path, Last::Follow, "find")).is_ok_and(|place| place.is_dir())
+}
+
 /// Makes a directory. One that is there is left alone; so is anything else that is there, unless parents are made too.
 ///
 /// # Errors

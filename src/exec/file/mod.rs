@@ -25,7 +25,7 @@ mod copy_tests;
 mod digest_tests;
 
 pub use crate::tree::{CopySource, Exclusion, PathFilter};
-pub use actions::{mkdir, mkfile, rm, symlink};
+pub use actions::{is_dir, mkdir, mkfile, rm, symlink};
 pub use copy::{CopyStats, copy};
 pub use digest::{
     NoStatCache, SelectedEntry, Selector, StatCache, StatKey, body_digest, content_digest, content_entries,

@@ -30,7 +30,7 @@ pub(super) async fn lint(input: &FrontendInput<'_>, host: &dyn FrontendHost) -> 
 async fn findings(input: &FrontendInput<'_>, host: &dyn FrontendHost) -> (Vec<Warning>, Option<FrontendError>) {
     let source = match Source::read(input) {
         Ok(source) => source,
-        Err(error) => return (Vec::new(), Some(error)),
+        Err(mut error) => return (std::mem::take(&mut error.warnings).into_vec(), Some(error)),
     };
     let mut checks = match source.checks() {
         Ok(checks) => checks,
@@ -39,10 +39,8 @@ async fn findings(input: &FrontendInput<'_>, host: &dyn FrontendHost) -> (Vec<Wa
     let everything = input.options.target.as_deref().is_none_or(str::is_empty);
     let scope = if everything { Scope::Everything } else { Scope::Target };
     let error = source.convert(input, scope, host, &mut checks).await.err();
-    if error.is_some() && everything {
-        // What can be said of the tree alone is worth saying although the way ended before.
-        source.lint(&mut checks, &vec![true; source.file.instructions.len()]);
-    }
+    source.lint_rest(&mut checks);
+    let error = error.or_else(|| checks.verdict().err());
     (checks.into_warnings(), error)
 }
 

@@ -52,6 +52,40 @@ fn mounted(mounted: &Mounted) -> Value {
     out
 }
 
+/// The declarations that one stage sees, in order.
+struct Scopes<'a> {
+    own: &'a [Argument],
+    globals: &'a [Argument],
+}
+
+impl<'a> Scopes<'a> {
+    /// The arguments that the stage's own need, directly or not, and those of the global scope that are named. A name
+    /// is declared as often as one likes: a default value means the declaration before it, what is told is the last.
+    fn reached(&self, names: impl Iterator<Item = &'a str>) -> Vec<&'a Argument> {
+        let last = |list: &'a [Argument], end: usize, name: &str| list[..end].iter().rposition(|a| a.name == name);
+        let (all, end) = (self.own.len(), self.globals.len());
+        let mut open: Vec<(bool, usize)> = (0..all).map(|at| (true, at)).collect();
+        open.extend(names.filter_map(|name| last(self.globals, end, name)).map(|at| (false, at)));
+        let mut visited = BTreeSet::new();
+        while let Some((own, at)) = open.pop() {
+            if !visited.insert((own, at)) {
+                continue;
+            }
+            let argument = if own { &self.own[at] } else { &self.globals[at] };
+            for name in &argument.needs {
+                let before = if own { last(self.own, at, name).map(|at| (true, at)) } else { None };
+                let outer = if own { end } else { at };
+                open.extend(before.or_else(|| last(self.globals, outer, name).map(|at| (false, at))));
+            }
+        }
+        let told = visited.into_iter().filter_map(|(own, at)| {
+            let list = if own { self.own } else { self.globals };
+            last(list, list.len(), &list[at].name).map(|last| &list[last])
+        });
+        told.collect()
+    }
+}
+
 /// Everything once, in the order of lines.
 #[derive(Default)]
 struct Found {
@@ -66,17 +100,13 @@ impl Found {
         let globals = &converted.globals.declared;
         for id in converted.plan.needed_by_target() {
             let Some(Some(state)) = converted.states.get(id) else { continue };
-            let own = &state.uses.arguments;
             let stage = &converted.plan.stages[id];
-            let mut open: Vec<&str> = stage.globals.iter().chain(&state.uses.inherited).map(String::as_str).collect();
-            open.extend(own.iter().map(|argument| argument.name.as_str()));
-            while let Some(name) = open.pop() {
-                // Of several declarations the last one counts, and the stage's own goes before a global one.
-                let named = |argument: &&Argument| argument.name == name;
-                let argument = own.iter().rev().find(named).or_else(|| globals.iter().rev().find(named));
-                let Some(argument) = argument.filter(|_| seen.insert(name.to_owned())) else { continue };
-                open.extend(argument.needs.iter().map(String::as_str));
-                found.arguments.push(argument.clone());
+            let scopes = Scopes { own: &state.uses.arguments, globals };
+            let names = stage.globals.iter().chain(&state.uses.inherited);
+            for argument in scopes.reached(names.map(String::as_str)) {
+                if seen.insert(argument.name.clone()) {
+                    found.arguments.push(argument.clone());
+                }
             }
             for mount in &state.uses.mounts {
                 let known = found.mounts.iter_mut().find(|known| known.kind == mount.kind && known.id == mount.id);

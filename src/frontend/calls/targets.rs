@@ -9,6 +9,19 @@ use super::table::table;
 use super::{Answer, base64, location, put};
 use crate::dockerfile::Stages;
 
+/// What is written behind the first FROM of the stages below a stage.
+fn root<'a>(stages: &Stages<'a>, index: usize) -> &'a str {
+    let mut stage = &stages.all()[index];
+    while let Some(below) = stages.all()[..stage.index]
+        .iter()
+        .rev()
+        .find(|below| below.name.as_ref().is_some_and(|name| name.eq_ignore_ascii_case(&stage.base.text)))
+    {
+        stage = below;
+    }
+    stage.base.text.as_str()
+}
+
 /// Lists the stages in order; the last is the default.
 pub(super) fn targets(input: &FrontendInput<'_>) -> Result<Answer, FrontendError> {
     let source = Source::read(input)?;
@@ -23,7 +36,7 @@ pub(super) fn targets(input: &FrontendInput<'_>) -> Result<Answer, FrontendError
         put(&mut target, "name", name);
         put(&mut target, "default", default);
         put(&mut target, "description", description);
-        put(&mut target, "base", stage.base.text.as_str());
+        put(&mut target, "base", root(&stages, stage.index));
         put(&mut target, "platform", stage.platform.map(|platform| platform.text.as_str()));
         put(&mut target, "location", location(stage.from.lines));
         list.push(target);

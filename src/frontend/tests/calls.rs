@@ -56,6 +56,14 @@ fn a10_28_outlines() {
     SECRET   REQUIRED
     npm      true
     ");
+    // SPEC A10.28: a default value means what was declared before it.
+    let again = "ARG A=1\nARG B=2\nARG C=3\nARG A=${A}${B}\nFROM alpine\nARG A\nARG X=1\nARG X=${X}2\n";
+    insta::assert_snapshot!(ask(Call::Outline, again).text, @r"
+    BUILD ARG   VALUE   DESCRIPTION
+    B           2
+    A           12
+    X           12
+    ");
     let bare = ask(Call::Outline, "FROM alpine\n");
     assert_eq!((bare.text.as_str(), bare.status), ("", 0));
 }
@@ -128,10 +136,21 @@ fn a10_27_lint_as_json() {
     insta::assert_snapshot!("lint_json", json(answer));
 }
 
-// SPEC A10.24, A1.04: an error that checks make of themselves is no mistake in the file.
+// SPEC A1.04
 #[test]
-fn a10_25_error_true_changes_nothing_for_a_call() {
+fn a10_24_a_call_tells_that_checks_would_fail_the_build() {
     let answer = ask(Call::Lint, "# check=error=true\nFROM alpine AS Base\n");
-    assert!(answer.json.get("buildError").is_none());
+    assert_eq!(answer.json["buildError"]["message"], "lint violation found for rules: StageNameCasing");
+    assert_eq!(answer.json["buildError"]["location"]["ranges"][0]["start"]["line"], 2);
     assert_eq!(answer.json["warnings"].as_array().map(Vec::len), Some(1));
+    assert!(answer.text.contains("\nERROR: lint violation found for rules: StageNameCasing\n"), "{}", answer.text);
+}
+
+#[test]
+fn a10_25_what_stands_before_a_mistake_is_checked() {
+    let answer = ask(Call::Lint, "FROM alpine AS Base\nMAINTAINER me\nBADCMD\nMAINTAINER you\n");
+    let rules: Vec<&str> =
+        answer.json["warnings"].as_array().expect("a list").iter().filter_map(|w| w["ruleName"].as_str()).collect();
+    assert_eq!(rules, ["StageNameCasing", "MaintainerDeprecated"]);
+    assert_eq!(answer.json["buildError"]["message"], "dockerfile parse error on line 3: unknown instruction: BADCMD");
 }
