@@ -123,8 +123,9 @@ impl Converter<'_> {
 
         let link = transfer.link.as_ref().is_some_and(|link| link.on) && expanded.chmod.is_none();
         let mut dest = destination(state.cwd(), &expanded.dest);
-        // Several sources only make sense in a directory (SPEC A6.01).
-        if pieces.len() > 1 && !dest.ends_with('/') {
+        // Several sources only make sense in a directory (SPEC A6.01). A wildcard may turn out to be none.
+        let certain = pieces.iter().filter(|piece| !piece.copy.allow_wildcard || !has_wildcards(&piece.copy.src));
+        if certain.count() > 1 && !dest.ends_with('/') {
             dest.push('/');
         }
         for piece in &mut pieces {
