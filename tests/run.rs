@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use rbuild::base::events::Stream;
 use rbuild::base::{Digest, Event, Events};
-use rbuild::exec::run::{DnsOptions, ExecError, RunRequest, RunResult, Runner, failure_text};
+use rbuild::exec::run::{ExecError, RunRequest, RunResult, Runner, StepOptions, failure_text};
 use rbuild::llb::op::{HostIp, Meta, NetMode, SecurityMode};
 use rootless::step::StepMount;
 use rootless::{ProbeInput, ProcMode, Rung, WorkerCommand, WorkerContext, WorkerOptions};
@@ -146,7 +146,7 @@ macro_rules! case {
 }
 
 async fn cases(context: &WorkerContext, root: &Path) {
-    let runner = Runner::new(context.clone(), DnsOptions::default()).expect("a runner");
+    let runner = Runner::new(context.clone(), StepOptions::default()).expect("a runner");
     case!(exit_codes_and_streams(&runner, root));
     case!(users_and_directories(&runner, root));
     case!(names(&runner, root));
@@ -191,7 +191,8 @@ async fn users_and_directories(runner: &Runner, root: &Path) {
 async fn names(runner: &Runner, root: &Path) {
     let mut meta = sh("cat /etc/hosts; hostname; echo x > /etc/hosts; cat /etc/resolv.conf");
     meta.extra_hosts = vec![HostIp { host: "db".into(), ip: "10.9.8.7".into() }];
-    let (_, out, err) = run(runner, request(&meta, root)).await;
+    let on_the_machines = |meta| RunRequest { network: NetMode::Host, ..request(meta, root) };
+    let (_, out, err) = run(runner, on_the_machines(&meta)).await;
     assert!(out.starts_with("127.0.0.1\tlocalhost buildkitsandbox\n"), "{out}");
     assert!(out.contains("\n10.9.8.7\tdb\nbuildkitsandbox\n"), "{out}");
     assert!(err.contains("Read-only"), "{err}");
@@ -205,7 +206,7 @@ async fn names(runner: &Runner, root: &Path) {
     fs::rename(root.join("etc/resolv.conf"), root.join("run/systemd/stub.conf")).expect("movable");
     std::os::unix::fs::symlink("/run/systemd/stub.conf", root.join("etc/resolv.conf")).expect("a link");
     let meta = sh("cat /etc/resolv.conf");
-    assert_eq!(run(runner, request(&meta, root)).await.1, system);
+    assert_eq!(run(runner, on_the_machines(&meta)).await.1, system);
 }
 
 async fn output_comes_as_it_is_written(runner: &Runner, root: &Path) {
@@ -279,7 +280,7 @@ async fn many_at_once(runner: &Runner, root: &Path) {
 async fn secrets_alone_without_landlock(context: &WorkerContext, root: &Path) {
     let mut context = context.clone();
     (context.proc_mode, context.landlock_abi) = (ProcMode::Bind, 0);
-    let runner = Runner::new(context, DnsOptions::default()).expect("a runner");
+    let runner = Runner::new(context, StepOptions::default()).expect("a runner");
     let meta = sh("test -e /tmp/busy && exit 9; touch /tmp/busy; sleep 0.1; rm /tmp/busy");
     let runs = (0..4).map(|_| {
         let mut confidential = request(&meta, root);

@@ -11,6 +11,7 @@ pub mod doctor;
 pub mod enter;
 pub mod exe;
 pub mod idmap;
+pub mod network;
 pub mod ownership;
 pub mod probe;
 pub mod report;

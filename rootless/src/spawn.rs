@@ -5,7 +5,7 @@
 //! kills everything it started. (A parent death signal would not do: it fires when the *thread* that spawned ends.)
 
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
@@ -144,11 +144,15 @@ impl Drop for RunningStep {
     }
 }
 
-/// Starts a step; callable from any thread.
+/// Starts a step; callable from any thread. `network` is the namespace of a step with [`Network::Own`](crate::step::Network).
 ///
 /// # Errors
 /// When the step process cannot be started.
-pub fn spawn_step(exe: &SealedExe, spec: &StepSpec) -> Result<RunningStep, SpawnError> {
+pub fn spawn_step(
+    exe: &SealedExe,
+    spec: &StepSpec,
+    network: Option<BorrowedFd<'_>>,
+) -> Result<RunningStep, SpawnError> {
     let program = exe.path(spec.insecure).what(|| "copy the program for an insecure step".into())?;
     let (ours, theirs) = UnixStream::pair().what(|| "make a socket pair".into())?;
     // No closure between fork and exec and nothing but standard descriptors: the standard library can then spawn
@@ -181,5 +185,8 @@ pub fn spawn_step(exe: &SealedExe, spec: &StepSpec) -> Result<RunningStep, Spawn
     let length = u64::try_from(text.len()).unwrap_or(u64::MAX).to_le_bytes();
     let mut socket = &*step.killer.socket;
     socket.write_all(&length).and_then(|()| socket.write_all(&text)).what(|| "send a step to its process".into())?;
+    if let Some(network) = network {
+        sys::send_fd(socket.as_fd(), network).what(|| "send a step its network".into())?;
+    }
     Ok(step)
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::report::ProcMode;
 
 /// Version of [`StepSpec`] and [`StepOutcome`]; both sides are the same binary, so a mismatch is a defect.
-pub const STEP_VERSION: u32 = 2;
+pub const STEP_VERSION: u32 = 3;
 
 /// One process to run in its own namespaces over a prepared root file system.
 ///
@@ -92,6 +92,8 @@ pub enum Network {
     Host,
     /// Loopback only.
     None,
+    /// The namespace whose descriptor comes with the step (see [`crate::network`]).
+    Own,
 }
 
 /// A mount of a step.

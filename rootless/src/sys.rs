@@ -454,6 +454,53 @@ pub(crate) fn loopback_up() -> io::Result<()> {
     if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// The number of an interface in the network namespace of this thread.
+pub(crate) fn interface_index(name: &str) -> io::Result<u32> {
+    let name = CString::new(name)?;
+    // SAFETY: the name is NUL-terminated and lives through the call.
+    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+        0 => Err(io::Error::last_os_error()),
+        index => Ok(index),
+    }
+}
+
+/// A packet socket that sees what an interface receives, and sends through it: each packet behind a `virtio_net_hdr` and
+/// an Ethernet header.
+pub(crate) fn packet_socket(interface: u32) -> io::Result<OwnedFd> {
+    const PACKET_VNET_HDR: libc::c_int = 15;
+    const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
+    /// As much as fits; the kernel doubles it, and cuts it down where we may not force it.
+    const BUFFER: libc::c_int = 8 << 20;
+    // With protocol 0 nothing is received before the socket is bound.
+    // SAFETY: a socket call with constant arguments; the result is checked before it is owned.
+    let socket = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+    if socket < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: just created, owned by nobody else.
+    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    let set = |level, option, value: libc::c_int| {
+        let length = libc::socklen_t::try_from(size_of::<libc::c_int>()).expect("because an int is small");
+        // SAFETY: the value lives through the call and its size is passed.
+        let rc = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), length) };
+        if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    };
+    set(libc::SOL_PACKET, PACKET_VNET_HDR, 1)?;
+    set(libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)?;
+    if set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, BUFFER).is_err() {
+        set(libc::SOL_SOCKET, libc::SO_RCVBUF, BUFFER)?;
+    }
+    // SAFETY: all-zero is a valid `sockaddr_ll`, a plain C struct.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::c_ushort::try_from(libc::AF_PACKET).expect("because families are small");
+    address.sll_protocol = libc::c_ushort::try_from(libc::ETH_P_ALL).expect("because protocols are 16 bits").to_be();
+    address.sll_ifindex = i32::try_from(interface).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let length = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).expect("because addresses are small");
+    // SAFETY: `address` lives through the call and its size is passed.
+    let rc = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) };
+    if rc == 0 { Ok(socket) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Sets a resource limit by the kernel's number.
 pub(crate) fn set_rlimit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
     let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };

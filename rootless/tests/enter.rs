@@ -141,7 +141,7 @@ fn worker(options: &str, what: &str) -> ExitCode {
             };
             let exe = SealedExe::new().expect("a sealed program");
             // From a thread that ends: its end must not be taken for the worker's.
-            let step = std::thread::spawn(move || rootless::spawn_step(&exe, &spec)).join().expect("no panic");
+            let step = std::thread::spawn(move || rootless::spawn_step(&exe, &spec, None)).join().expect("no panic");
             let outcome = step.expect("a step").wait();
             println!("the step ended: {outcome:?}");
             ExitCode::FAILURE

@@ -538,7 +538,7 @@ pub struct Build {
     #[arg(long, value_name = "SPEC", help_heading = "Cache")]
     pub cache_to: Vec<String>,
 
-    /// Network of RUN steps: default, host or none
+    /// Network of RUN steps: default, sandbox (one of their own, or an error), host or none
     #[arg(long, value_name = "MODE", help_heading = "RUN steps")]
     pub network: Option<String>,
     /// Secret for the steps that ask for it: id=ID[,src=FILE|env=VARIABLE]

@@ -14,13 +14,14 @@ use crate::base::budget::Budget;
 use crate::base::events::Warning;
 use crate::base::{Cancel, FaultKind, file};
 use crate::build::{BuildError, BuildReport, Builder};
-use crate::exec::run::{DnsOptions, Runner};
+use crate::exec::run::{Runner, StepOptions};
 use crate::frontend::Answer;
 use crate::source::{ImageSource, Sources};
 use crate::ui::{Ended, Mode, Progress, Summary, Trace};
 
 pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
     let mut settings = BuildSettings::new(args)?;
+    let steps = settings::step_options(args, &inside.config.steps)?;
     for spec in std::mem::take(&mut settings.agents) {
         // Better now than after ten minutes of steps.
         inside.broker.agent(&spec).map_err(|(message, hint)| {
@@ -49,7 +50,7 @@ pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
     for notice in &settings.notices {
         events.notice("settings", notice.clone());
     }
-    let result = runtime.block_on(run(inside, &settings, budget, events, &logs));
+    let result = runtime.block_on(run(inside, &settings, budget, events, &logs, steps));
     let failed = match &result {
         Err(Stopped::Build(BuildError::Solve(e))) => e.vertex().cloned(),
         _ => None,
@@ -98,6 +99,7 @@ async fn run(
     budget: Budget,
     events: crate::base::Events,
     logs: &StepLogs,
+    step_options: StepOptions,
 ) -> Result<Done, Stopped> {
     let early = Stopped::Early;
     let store = inside.store(events.clone()).map_err(early)?;
@@ -110,7 +112,7 @@ async fn run(
     let steps = if inside.context.rung == rootless::Rung::None {
         Err(inside.blockers.join("; "))
     } else {
-        let runner = Runner::new(inside.context.clone(), DnsOptions::default());
+        let runner = Runner::new(inside.context.clone(), step_options);
         Ok(Arc::new(runner.map_err(|e| early(Failure::new(e.kind(), e.to_string())))?))
     };
     if let (Ok(_), Some(weakness)) = (&steps, inside.context.rung.weakness()) {

@@ -13,6 +13,7 @@ use super::errors::Failure;
 use super::settings::{self, usage};
 use crate::base::FaultKind;
 use crate::base::wording::did_you_mean;
+use crate::exec::run::{DefaultNetwork, DnsOptions, StepOptions};
 
 /// The larger part of a configuration file is a mistake.
 const MAX_SIZE: u64 = 1 << 20;
@@ -22,6 +23,8 @@ const MAX_SIZE: u64 = 1 << 20;
 pub struct Config {
     /// `[registry."HOST"]`.
     pub registries: BTreeMap<String, Registry>,
+    /// `[dns]` and `[steps]`.
+    pub steps: StepOptions,
 }
 
 /// How one registry is spoken to.
@@ -76,9 +79,40 @@ impl Config {
         for (host, section) in top.sections("registry")? {
             config.registries.insert(host, Registry::read(section)?);
         }
-        top.finish(&["registry"])?;
+        if let Some(section) = top.section("dns")? {
+            config.steps.dns = dns(section)?;
+        }
+        if let Some(section) = top.section("steps")? {
+            steps(section, &mut config.steps)?;
+        }
+        top.finish(&["registry", "dns", "steps"])?;
         Ok(config)
     }
+}
+
+/// `[dns]`: BuildKit's names (SPEC C9.10).
+fn dns(mut section: Section<'_>) -> Result<DnsOptions, Failure> {
+    let mut nameservers = Vec::new();
+    for text in section.texts("nameservers")?.unwrap_or_default() {
+        nameservers
+            .push(text.parse().map_err(|_| section.wrong("nameservers", &format!("\"{text}\" is not an address")))?);
+    }
+    let dns = DnsOptions {
+        nameservers,
+        options: section.texts("options")?.unwrap_or_default(),
+        search: section.texts("searchDomains")?.unwrap_or_default(),
+    };
+    section.finish(&["nameservers", "options", "searchDomains"])?;
+    Ok(dns)
+}
+
+/// `[steps]`: what holds for RUN steps unless the command line says otherwise.
+fn steps(mut section: Section<'_>, into: &mut StepOptions) -> Result<(), Failure> {
+    if let Some(text) = section.text("network")? {
+        into.network = DefaultNetwork::from_name(&text)
+            .ok_or_else(|| section.wrong("network", &format!("\"{text}\" is not auto, sandbox or host")))?;
+    }
+    section.finish(&["network"])
 }
 
 impl Registry {
@@ -184,6 +218,12 @@ impl<'a> Section<'a> {
         self.path.parent().unwrap_or(Path::new("")).join(text)
     }
 
+    /// The table at a key.
+    fn section(&mut self, key: &str) -> Result<Option<Section<'a>>, Failure> {
+        let Some(value) = self.table.remove(key) else { return Ok(None) };
+        self.child(key, value).map(Some)
+    }
+
     /// The tables below a key, by name.
     fn sections(&mut self, key: &str) -> Result<Vec<(String, Section<'a>)>, Failure> {
         let Some(value) = self.table.remove(key) else { return Ok(Vec::new()) };
@@ -239,6 +279,23 @@ mod tests {
         assert_eq!((mirror.http, mirror.insecure), (Some(true), Some(false)));
         assert_eq!(mirror.ca, [Path::new("/c/ca.pem")], "relative to the file");
         assert_eq!(mirror.keypair, Some(("/k.pem".into(), "/c/c.pem".into())));
+    }
+
+    // SPEC C9.10, C5.03
+    #[test]
+    fn c9_10_names_and_networks_of_steps() {
+        let text =
+            "[dns]\nnameservers = [\"10.0.0.1\", \"::1\"]\nsearchDomains = [\"lan\"]\n[steps]\nnetwork = \"host\"\n";
+        let steps = parse(text).expect("fine").steps;
+        assert_eq!(
+            steps.dns.nameservers,
+            ["10.0.0.1".parse::<std::net::IpAddr>().expect("one"), "::1".parse().expect("one")]
+        );
+        assert_eq!((steps.dns.search, steps.network), (vec!["lan".to_owned()], DefaultNetwork::Host));
+        let error = |text: &str| parse(text).expect_err("refused");
+        assert_eq!(error("[dns]\nnameservers = [\"x\"]"), "/c/rbuild.toml: dns.nameservers: \"x\" is not an address");
+        assert!(error("[steps]\nnetwork = \"none\"").ends_with("\"none\" is not auto, sandbox or host"));
+        assert!(error("[steps]\nnetwrk = \"host\"").contains("unknown key steps.netwrk (did you mean network?)"));
     }
 
     // SPEC G.06

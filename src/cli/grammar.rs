@@ -136,7 +136,7 @@ pub fn hosts(text: &str) -> Result<Vec<HostIp>, ValueError> {
     }
     let one = |address: &str| {
         if address == "host-gateway" {
-            return fail(format!("invalid host {text}: host-gateway is not supported yet"));
+            return Ok(HostIp { host: host.to_lowercase(), ip: address.to_owned() });
         }
         let address = address.strip_prefix('[').and_then(|a| a.strip_suffix(']')).unwrap_or(address);
         match address.parse::<IpAddr>() {

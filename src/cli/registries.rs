@@ -387,7 +387,7 @@ insecure = true
         let mut found = Found::default();
         let registry =
             super::super::config::Registry { mirrors: Some(vec!["own.example".into()]), ..Default::default() };
-        found.own(&Config { registries: [("docker.io".into(), registry)].into() });
+        found.own(&Config { registries: [("docker.io".into(), registry)].into(), ..Config::default() });
         found.daemon_json(Path::new("daemon.json"), r#"{"registry-mirrors":["https://m.example"]}"#);
         assert_eq!(mirrors(&found), [("docker.io", vec!["own.example"])]);
     }

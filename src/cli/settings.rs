@@ -14,6 +14,7 @@ use super::outputs;
 use crate::base::FaultKind;
 use crate::base::wording::did_you_mean;
 use crate::build::{DockerfileAt, Entitlements, MainContext};
+use crate::exec::run::{DefaultNetwork, StepOptions};
 use crate::exec::ssh::AgentSpec;
 use crate::frontend::{Call, FrontendOptions, NoCache};
 use crate::llb::ResolveMode;
@@ -201,6 +202,15 @@ impl BuildSettings {
     }
 }
 
+/// What holds for RUN steps: the configuration's, and what the command line says against it.
+pub(super) fn step_options(args: &Build, config: &StepOptions) -> Result<StepOptions, Failure> {
+    let mut options = config.clone();
+    if args.network.as_deref() == Some("sandbox") {
+        options.network = DefaultNetwork::Sandbox;
+    }
+    Ok(options)
+}
+
 /// What later versions will do is refused by name, never ignored.
 fn refuse_unsupported(args: &Build, notices: &mut Vec<String>) -> Result<(), Failure> {
     let not_yet = |flag: &str| usage(format!("{flag} is not supported yet"));
@@ -341,12 +351,13 @@ fn options(args: &Build) -> Result<FrontendOptions, Failure> {
     };
     options.image_resolve_mode = if args.pull { ResolveMode::Pull } else { ResolveMode::Default };
     options.network = match args.network.as_deref() {
-        None | Some("default" | "") => NetMode::Unset,
+        // What is asked for here is a demand on the machine, not on the Dockerfile: see `step_options`.
+        None | Some("default" | "" | "sandbox") => NetMode::Unset,
         Some("none") => NetMode::None,
         Some("host") => NetMode::Host,
         Some(other) => {
             return Err(usage(format!(
-                "--network: network mode \"{other}\" not supported; expected default, host or none"
+                "--network: network mode \"{other}\" not supported; expected default, sandbox, host or none"
             )));
         }
     };

@@ -6,6 +6,7 @@ mod cwd;
 pub mod emulation;
 pub mod file;
 mod hosts;
+mod network;
 mod place;
 pub mod run;
 pub mod secret;

@@ -6,11 +6,13 @@
 use std::fs;
 use std::future::Future;
 use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use rootless::step::{Emulation, Network, Rlimit, RootSwitch, STEP_VERSION, StepMount, StepOutcome, StepSpec, Usage};
 use rootless::{Rung, RunningStep, SealedExe, SpawnError, WorkerContext};
@@ -19,6 +21,8 @@ use tokio::net::unix::pipe;
 use tokio::sync::RwLock;
 
 pub use super::hosts::DnsOptions;
+pub use super::network::DefaultNetwork;
+use super::network::{self, Networks, StepNetwork};
 use super::place::{PlaceError, Placement};
 pub use super::user::UserError;
 use super::{cwd, hosts, user};
@@ -127,6 +131,9 @@ pub enum ExecError {
         /// Hard limit.
         hard: i64,
     },
+    /// `--network=sandbox` where steps cannot have networks of their own.
+    #[error("steps cannot have a network of their own here: {0} (--network=host shares the machine's)")]
+    NoNetwork(String),
     /// Mounts could not be replaced by moves and copies.
     #[error(transparent)]
     Place(#[from] PlaceError),
@@ -144,7 +151,7 @@ impl ExecError {
     pub fn kind(&self) -> FaultKind {
         match self {
             Self::Canceled => FaultKind::Interrupted,
-            Self::NoRung | Self::UnmappedId { .. } | Self::NotStarted(_) => FaultKind::Isolation,
+            Self::NoRung | Self::UnmappedId { .. } | Self::NoNetwork(_) | Self::NotStarted(_) => FaultKind::Isolation,
             Self::User(_) | Self::Cwd { .. } => FaultKind::Input,
             Self::Ulimit { .. } => FaultKind::Usage,
             Self::Io { source, .. } | Self::Place(PlaceError::Io { source, .. }) => {
@@ -162,11 +169,25 @@ fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> ExecError {
     |source| ExecError::Io { what, source }
 }
 
+/// What holds for all steps of a worker.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StepOptions {
+    /// Name resolution.
+    pub dns: DnsOptions,
+    /// The network of steps that ask for none in particular.
+    pub network: DefaultNetwork,
+}
+
 /// Starts steps. One per worker.
 pub struct Runner {
     context: WorkerContext,
     exe: Arc<SealedExe>,
-    dns: DnsOptions,
+    options: StepOptions,
+    networks: Networks,
+    /// Why steps cannot have networks of their own, once that is known.
+    no_network: OnceLock<String>,
+    /// A step had one.
+    had_network: AtomicBool,
     next: AtomicU64,
     /// Held alone by confidential steps where steps cannot be kept apart.
     together: RwLock<()>,
@@ -177,12 +198,18 @@ impl Runner {
     ///
     /// # Errors
     /// When the program cannot be protected from the steps.
-    pub fn new(context: WorkerContext, dns: DnsOptions) -> Result<Self, ExecError> {
+    pub fn new(context: WorkerContext, options: StepOptions) -> Result<Self, ExecError> {
         let exe = match context.switch() {
             RootSwitch::Pivot => SealedExe::new().map_err(io_error("protect the program from the steps it runs"))?,
             RootSwitch::Chroot => SealedExe::out_of_reach(),
         };
-        Ok(Self { context, exe: Arc::new(exe), dns, next: AtomicU64::new(0), together: RwLock::new(()) })
+        let (networks, no_network) = (Networks::default(), OnceLock::new());
+        if context.switch() == RootSwitch::Chroot {
+            let _ = no_network.set(format!("isolation {} has no namespaces", context.rung));
+        }
+        let (next, together) = (AtomicU64::new(0), RwLock::new(()));
+        let had_network = AtomicBool::new(false);
+        Ok(Self { context, exe: Arc::new(exe), options, networks, no_network, had_network, next, together })
     }
 
     /// The worker it runs steps for.
@@ -223,7 +250,8 @@ impl Runner {
                 (false, true) => (Some(self.together.write().await), None),
                 (false, false) => (None, Some(self.together.read().await)),
             };
-            let (mut spec, files) = self.prepare(&request)?;
+            let network = tokio::task::block_in_place(|| self.network(&request, events))?;
+            let (mut spec, files) = self.prepare(&request, &network)?;
             let placement = match (&request.aside, spec.switch) {
                 (Some(aside), RootSwitch::Chroot) => {
                     let mounts = std::mem::take(&mut spec.mounts);
@@ -234,11 +262,13 @@ impl Runner {
                 _ => None,
             };
             let exe = Arc::clone(&self.exe);
-            let step = tokio::task::spawn_blocking(move || rootless::spawn_step(&exe, &spec))
-                .await
-                .map_err(|e| io_error("start a step")(io::Error::other(e)))??;
+            let starting = tokio::task::spawn_blocking(move || {
+                let step = rootless::spawn_step(&exe, &spec, network.namespace())?;
+                Ok::<_, SpawnError>((step, network))
+            });
+            let (step, network) = starting.await.map_err(|e| io_error("start a step")(io::Error::other(e)))??;
             let outcome = follow(step, events, vertex).await;
-            drop(files);
+            drop((files, network));
             let taken_out = placement.map_or(Ok(()), |p| tokio::task::block_in_place(|| p.remove()));
             match outcome? {
                 // A step that failed on its own has the better explanation.
@@ -255,8 +285,41 @@ impl Runner {
         }
     }
 
+    /// The network of a step (SPEC A5.08, C5.12).
+    fn network(&self, request: &RunRequest<'_>, events: &Events) -> Result<Way, ExecError> {
+        match (request.network, self.options.network) {
+            (NetMode::None, _) => return Ok(Way::None),
+            (NetMode::Host, _) | (_, DefaultNetwork::Host) => return Ok(Way::Host),
+            (NetMode::Unset, _) => {}
+        }
+        let reason = match (self.no_network.get(), loopback_proxy(request.meta)) {
+            (Some(reason), _) => reason.clone(),
+            (None, Some(proxy)) => format!("the proxy {proxy} is on its loopback"),
+            (None, None) => {
+                let wants_host = request.meta.extra_hosts.iter().any(|h| h.ip == hosts::HOST_GATEWAY);
+                match self.networks.open(&resolv_conf(), wants_host) {
+                    Ok(network) => {
+                        self.had_network.store(true, Ordering::Relaxed);
+                        return Ok(Way::Own(network));
+                    }
+                    // Where it was possible before, it is not the machine that forbids it: no step gets more than the
+                    // others because something ran out.
+                    Err(e) if self.had_network.load(Ordering::Relaxed) => {
+                        return Err(ExecError::NoNetwork(e.to_string()));
+                    }
+                    Err(e) => self.no_network.get_or_init(|| e.to_string()).clone(),
+                }
+            }
+        };
+        if self.options.network == DefaultNetwork::Sandbox {
+            return Err(ExecError::NoNetwork(reason));
+        }
+        events.notice("network", format!("steps share the network of this machine: {reason}"));
+        Ok(Way::Host)
+    }
+
     /// The step, and the files it needs for as long as it runs.
-    fn prepare(&self, request: &RunRequest<'_>) -> Result<(StepSpec, StepFiles), ExecError> {
+    fn prepare(&self, request: &RunRequest<'_>, way: &Way) -> Result<(StepSpec, StepFiles), ExecError> {
         let meta = request.meta;
         let root = file::open_dir(request.root)
             .map_err(io_error(format!("open the root file system {}", request.root.display())))?;
@@ -267,12 +330,11 @@ impl Runner {
             .map_err(|source| ExecError::Cwd { path: dir.to_owned(), source })?;
 
         let hostname = if meta.hostname.is_empty() { DEFAULT_HOSTNAME } else { &meta.hostname };
-        let network = if request.network == NetMode::None { Network::None } else { Network::Host };
         let id = format!("s{}", self.next.fetch_add(1, Ordering::Relaxed));
         let files = StepFiles::write(
             self.context.state_dir.join("f").join(&id),
-            &hosts::hosts(hostname, &meta.extra_hosts),
-            &self.resolv_conf(network),
+            &hosts::hosts(hostname, &meta.extra_hosts, way.host_gateway()),
+            &self.resolv_conf(way),
         )?;
         let mut mounts = files.mounts();
         mounts.extend(request.mounts.iter().cloned());
@@ -291,7 +353,7 @@ impl Runner {
             groups: identity.groups,
             hostname: hostname.to_owned(),
             mounts,
-            network,
+            network: way.mode(),
             shm_size: if request.shm_size == 0 { DEFAULT_SHM } else { request.shm_size },
             rlimits: limits(meta)?,
             insecure: request.security == SecurityMode::Insecure,
@@ -323,10 +385,65 @@ impl Runner {
         }
     }
 
-    fn resolv_conf(&self, network: Network) -> String {
-        let system = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    fn resolv_conf(&self, way: &Way) -> String {
         let upstream = fs::read_to_string("/run/systemd/resolve/resolv.conf").ok();
-        hosts::resolv_conf(&system, upstream.as_deref(), network == Network::Host, &self.dns)
+        hosts::resolv_conf(&resolv_conf(), upstream.as_deref(), way.servers(), &self.options.dns)
+    }
+}
+
+/// The machine's; without one there is none.
+fn resolv_conf() -> String {
+    fs::read_to_string("/etc/resolv.conf").unwrap_or_default()
+}
+
+/// A proxy the step is told of that only this machine itself can reach.
+fn loopback_proxy(meta: &Meta) -> Option<String> {
+    let settings = proxy_variables(meta.proxy_env.as_ref()?);
+    settings
+        .into_iter()
+        .find(|(name, value)| !name.eq_ignore_ascii_case("NO_PROXY") && network::is_on_loopback(value))
+        .map(|(name, _)| name)
+}
+
+/// How a step is connected.
+#[derive(Debug)]
+enum Way {
+    Host,
+    None,
+    Own(StepNetwork),
+}
+
+impl Way {
+    fn mode(&self) -> Network {
+        match self {
+            Self::Host => Network::Host,
+            Self::None => Network::None,
+            Self::Own(_) => Network::Own,
+        }
+    }
+
+    fn namespace(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Own(network) => Some(network.namespace()),
+            Self::Host | Self::None => None,
+        }
+    }
+
+    /// What `host-gateway` stands for.
+    fn host_gateway(&self) -> Ipv4Addr {
+        match self {
+            Self::Own(_) => network::addresses::HOST_V4,
+            // The machine, or as much of it as there is.
+            Self::Host | Self::None => Ipv4Addr::LOCALHOST,
+        }
+    }
+
+    fn servers(&self) -> hosts::Servers<'_> {
+        match self {
+            Self::Host => hosts::Servers::All,
+            Self::None => hosts::Servers::NotLoopback,
+            Self::Own(network) => hosts::Servers::These(&network::addresses::NAME_SERVERS[..network.name_servers]),
+        }
     }
 }
 

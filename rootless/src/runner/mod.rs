@@ -22,7 +22,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{DumpableBehavior, PidfdFlags, Signal};
 
 use crate::notify::Supervisor;
-use crate::step::{Emulation, RootSwitch, STEP_VERSION, StepOutcome, StepSpec};
+use crate::step::{Emulation, Network, RootSwitch, STEP_VERSION, StepOutcome, StepSpec};
 use crate::sys::{self, Context, SysError};
 use errors::ErrorPipe;
 use executor::StepExecutor;
@@ -79,6 +79,13 @@ fn receive(socket: &UnixStream) -> Result<StepSpec, String> {
     let spec: StepSpec = serde_json::from_slice(&text).map_err(|e| format!("cannot understand the step: {e}"))?;
     if spec.version != STEP_VERSION {
         return Err(format!("the step has version {}, this is {STEP_VERSION}", spec.version));
+    }
+    if spec.network == Network::Own {
+        let namespace = sys::receive_fd(socket.as_fd())
+            .map_err(|e| format!("cannot receive the step's network: {e}"))?
+            .ok_or("the step came without its network")?;
+        // What is started from here on is in it.
+        crate::network::enter(namespace.as_fd()).map_err(|e| e.to_string())?;
     }
     Ok(spec)
 }

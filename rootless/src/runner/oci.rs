@@ -79,7 +79,7 @@ const INTERFACES: [&str; 2] = ["/sys/class/net", "/sys/devices/virtual/net"];
 
 fn masked(step: &StepSpec) -> Vec<String> {
     let mut out = owned(step, &MASKED);
-    if step.network == Network::None && !step.fresh_sys {
+    if step.network != Network::Host && !step.fresh_sys {
         out.extend(owned(step, &INTERFACES));
     }
     out
@@ -89,7 +89,8 @@ fn owned(step: &StepSpec, paths: &[&str]) -> Vec<String> {
     if step.insecure { Vec::new() } else { paths.iter().map(|p| (*p).to_owned()).collect() }
 }
 
-/// No user namespace (the worker is in one), no cgroup namespace (the worker has its own).
+/// No user namespace (the worker is in one), no cgroup namespace (the worker has its own); the step process has entered the
+/// network namespace it was given.
 fn namespaces(network: Network) -> Result<Vec<LinuxNamespace>, OciSpecError> {
     let mut types =
         vec![LinuxNamespaceType::Mount, LinuxNamespaceType::Pid, LinuxNamespaceType::Ipc, LinuxNamespaceType::Uts];

@@ -103,7 +103,7 @@ impl Bench {
     }
 
     pub(crate) fn start(&self, spec: &StepSpec) -> Running {
-        let mut step = spawn_step(&self.exe, spec).expect("a step process");
+        let mut step = spawn_step(&self.exe, spec, None).expect("a step process");
         let read = |fd: Option<std::os::fd::OwnedFd>| {
             let mut file = fs::File::from(fd.expect("a pipe"));
             std::thread::spawn(move || {
