@@ -4,6 +4,7 @@
 //! locked (shared, as several builds may be at it): what looks at the store as a whole waits for [`Store::settle`].
 
 use std::fs::File;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::PoisonError;
 
@@ -20,7 +21,7 @@ const TABLES: [&str; 2] = ["blobs", "dirs"];
 pub struct Housekeeping {
     store: Store,
     /// Held until the end of the process: by then every other lock of it has to be free.
-    _root: File,
+    root: File,
 }
 
 impl Housekeeping {
@@ -30,10 +31,16 @@ impl Housekeeping {
     /// If the file system reports a write error, or the metadata cannot be changed.
     pub fn run(&self) -> Result<(), StoreError> {
         // Where nothing was written, nothing has grown.
-        if self.store.sync()? {
+        if self.store.sync()? && self.is_in_place() {
             self.store.gc(&self.store.gc_limits()?)?;
         }
         Ok(())
+    }
+
+    /// Whether the store's path still names this store: whoever deleted it by hand may have another one there by now.
+    fn is_in_place(&self) -> bool {
+        let (Ok(held), Ok(named)) = (self.root.metadata(), std::fs::metadata(self.store.root())) else { return false };
+        (held.dev(), held.ino()) == (named.dev(), named.ino())
     }
 }
 
@@ -47,7 +54,7 @@ impl Store {
         self.inner.created();
         let root = lock(self.root(), FlockOperation::LockShared)?;
         drop(self.inner.owner.lock().unwrap_or_else(PoisonError::into_inner).take());
-        Ok(Housekeeping { store: self, _root: root })
+        Ok(Housekeeping { store: self, root })
     }
 
     /// Waits until no build that has ended is busy with the store any more.
@@ -136,6 +143,18 @@ mod tests {
         answers.recv().expect("answers").expect("resets, as no lock is held any more");
         resetting.join().expect("ends").expect("sent");
         assert!(!root.exists());
+    }
+
+    #[test]
+    fn a_store_that_took_the_place_of_a_deleted_one_is_left_alone() {
+        let (_dir, store) = store();
+        let root = store.root().to_path_buf();
+        let left = store.retire().expect("retires");
+        assert!(left.is_in_place());
+        std::fs::rename(&root, root.with_extension("old")).expect("moves");
+        assert!(!left.is_in_place(), "there is none");
+        let _other = open(&root, SnapshotterChoice::Native).expect("opens");
+        assert!(!left.is_in_place(), "it is another one");
     }
 
     #[test]
