@@ -10,6 +10,7 @@ use super::text::{absolute, duration, is_signal, list, quoted_list};
 use super::transfer::owner;
 use super::uses::Argument;
 use super::words::Mode;
+use crate::base::wording::quote;
 use crate::dockerfile::ast::{ArgDeclaration, Assignment, CommandLine, Healthcheck, Kind as Instruction, Word};
 use crate::dockerfile::lint::Rule;
 use crate::llb::op::{FileAction, FileActionKind, FileActionMkDir, FileOp, Kind};
@@ -196,6 +197,9 @@ impl Converter<'_> {
     fn expose(&mut self, state: &mut State, words: &[Word], place: &Place) -> Result<(), FrontendError> {
         let variables = state.variables();
         let mut exposed = Vec::new();
+        // As BuildKit does, so that histories are the same: in the order of what is written, not of the numbers.
+        let mut words: Vec<&Word> = words.iter().collect();
+        words.sort_by(|a, b| a.text.cmp(&b.text));
         for word in words {
             // For the warnings about undefined variables.
             self.expand(state, word, place)?;
@@ -280,14 +284,16 @@ fn health_config(check: &Healthcheck) -> HealthConfig {
     }
 }
 
+/// As BuildKit's `%q` shows it: durations are texts, and the number of retries is a character.
 fn health_text(config: &HealthConfig) -> String {
-    format!(
-        "HEALTHCHECK {{Test:{} Interval:{} Timeout:{} StartPeriod:{} StartInterval:{} Retries:{}}}",
-        list(&config.test),
-        duration(config.interval),
-        duration(config.timeout),
-        duration(config.start_period),
-        duration(config.start_interval),
-        config.retries
-    )
+    let test: Vec<String> = config.test.iter().map(|word| quote(word)).collect();
+    let times = [config.interval, config.timeout, config.start_period, config.start_interval];
+    let times: Vec<String> = times.into_iter().map(|time| quote(&duration(time))).collect();
+    let retries = u32::try_from(config.retries).ok().and_then(char::from_u32).unwrap_or(char::REPLACEMENT_CHARACTER);
+    let retries = match retries {
+        '\'' => "\\'".to_owned(),
+        '"' => "\"".to_owned(),
+        other => quote(&other.to_string()).trim_matches('"').to_owned(),
+    };
+    format!("HEALTHCHECK &{{{} {} '{retries}'}}", list(&test), times.join(" "))
 }

@@ -111,12 +111,13 @@ fn copies_of_ignored_files() {
 fn a10_21_a10_22_ports() {
     assert_eq!(
         found("FROM alpine\nARG P=83\nEXPOSE 80/TCP 127.0.0.1:80:8080 81:82 $P:84/UDP 90/udp\n"),
+        // In the order of the words, as the ports are in the history.
         [
-            "ExposeProtoCasing: Defined protocol '80/TCP' in EXPOSE instruction should be lowercase (line 3)",
-            "ExposeInvalidFormat: EXPOSE instruction should not define an IP address or host-port mapping, found '127.0.0.1:80:8080' (line 3)",
-            "ExposeInvalidFormat: EXPOSE instruction should not define an IP address or host-port mapping, found '81:82' (line 3)",
             "ExposeProtoCasing: Defined protocol '83:84/UDP' in EXPOSE instruction should be lowercase (line 3)",
             "ExposeInvalidFormat: EXPOSE instruction should not define an IP address or host-port mapping, found '83:84/UDP' (line 3)",
+            "ExposeInvalidFormat: EXPOSE instruction should not define an IP address or host-port mapping, found '127.0.0.1:80:8080' (line 3)",
+            "ExposeProtoCasing: Defined protocol '80/TCP' in EXPOSE instruction should be lowercase (line 3)",
+            "ExposeInvalidFormat: EXPOSE instruction should not define an IP address or host-port mapping, found '81:82' (line 3)",
         ],
     );
 }

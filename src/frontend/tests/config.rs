@@ -51,15 +51,9 @@ fn a8_11_health_checks() {
     let result = convert("FROM alpine\nHEALTHCHECK NONE\n");
     let check = result.config.config.healthcheck.clone().expect("set");
     assert_eq!(check.test, ["NONE"]);
-    assert_eq!(
-        history(&result),
-        ["(HEALTHCHECK {Test:[NONE] Interval:0s Timeout:0s StartPeriod:0s StartInterval:0s Retries:0})"]
-    );
+    assert_eq!(history(&result), [r#"(HEALTHCHECK &{["NONE"] "0s" "0s" "0s" "0s" '\x00'})"#]);
     let exec = convert("FROM alpine\nHEALTHCHECK --timeout=1m30s CMD [\"a\", \"b\"]\n");
-    assert_eq!(
-        history(&exec),
-        ["(HEALTHCHECK {Test:[CMD a b] Interval:0s Timeout:1m30s StartPeriod:0s StartInterval:0s Retries:0})"]
-    );
+    assert_eq!(history(&exec), [r#"(HEALTHCHECK &{["CMD" "a" "b"] "0s" "1m30s" "0s" "0s" '\x00'})"#]);
 }
 
 #[test]

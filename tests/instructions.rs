@@ -345,7 +345,7 @@ fn a8_14_the_instructions_and_their_history() {
             ("ENV A=changed", true),
             ("LABEL a=1", true),
             ("LABEL a=2 b c=", true),
-            ("EXPOSE [1000/t", true),
+            ("EXPOSE [1000/t", true), // in the order of the words
             ("VOLUME [/data ", true),
             ("RUN /bin/sh -c", false),
             ("STOPSIGNAL ter", true),
