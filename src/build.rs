@@ -14,7 +14,7 @@ use futures_util::future::try_join_all;
 use tokio::sync::OnceCell;
 
 use crate::base::events::Outcome;
-use crate::base::{Cancel, Digest, Event, Events, FaultKind};
+use crate::base::{Cancel, Digest, Event, Events, FaultKind, TraceContext};
 use crate::cache::spec::{ExportSpec, ImportSpec};
 use crate::exec::run::Runner;
 use crate::exporter::cache::CacheExportError;
@@ -145,6 +145,8 @@ pub struct Builder {
     pub cancel: Cancel,
     /// RUN steps at a time.
     pub parallelism: usize,
+    /// The trace that steps are to be part of.
+    pub trace: Option<TraceContext>,
     /// Threads for compression.
     pub threads: usize,
 }
@@ -303,6 +305,7 @@ impl Builder {
             events: self.events.clone(),
             cancel: self.cancel.clone(),
             parallelism: self.parallelism,
+            trace: self.trace,
             layers: exporter::wanted_layers(&request.outputs, self.threads),
             project: project(request),
             imports: self.imports(&request.cache_from),

@@ -265,7 +265,7 @@ fn a_failed_output_leaves_the_others_as_they_were() {
     copies(&bench);
     let (file, layout) = (bench.path("out/a.tar"), bench.path("out/layout"));
     std::fs::write(&file, "old").unwrap();
-    std::fs::create_dir(bench.path("out/taken.tar")).unwrap();
+    std::fs::write(bench.path("out/taken"), "").unwrap();
     let tag = format!("{}/app:1", registry.host());
     let flags = [
         "-t",
@@ -277,19 +277,19 @@ fn a_failed_output_leaves_the_others_as_they_were() {
         "type=oci,dest=layout,tar=false",
         "-o",
         "type=local,dest=files",
-        // A directory is in the way.
+        // A file is in the way of the directory.
         "-o",
-        "type=tar,dest=taken.tar",
+        "type=tar,dest=taken/x.tar",
     ];
-    bench.build(&flags).fails(8, &["taken.tar"]);
+    bench.build(&flags).fails(8, &["taken"]);
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "old");
     assert!(!layout.join("index.json").exists() && !bench.path("out/files").exists());
     assert_eq!(registry.count("PUT", "/manifests/"), 0);
     assert!(!bench.rbuild(&["images"]).ok().stdout.contains("/app"));
     // Without the obstacle all of them are written by one build.
-    std::fs::remove_dir(bench.path("out/taken.tar")).unwrap();
+    std::fs::remove_file(bench.path("out/taken")).unwrap();
     bench.build(&flags).ok();
-    assert!(bench.path("out/files/f").is_file() && bench.path("out/taken.tar").is_file());
+    assert!(bench.path("out/files/f").is_file() && bench.path("out/taken/x.tar").is_file());
     let names: Vec<_> = std::fs::read_dir(bench.path("out")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(names.len(), 4, "no temporary file is left: {names:?}");
     assert_eq!(Image::open_tar(&file).digest, Image::open_dir(&layout).digest);

@@ -3,6 +3,7 @@
 //! Modules below `cli` report through [`Events`] and never print. The vocabulary is BuildKit's SolveStatus
 //! (SPEC B6.04): vertexes, statuses (progress items of a vertex), logs and warnings, plus notices.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -92,7 +93,7 @@ pub enum Event {
     /// slower snapshotter, a skipped cache.
     Notice {
         /// Stable identifier; a second notice with the same key is dropped by the sinks.
-        key: &'static str,
+        key: Cow<'static, str>,
         /// One line.
         text: String,
     },
@@ -175,8 +176,8 @@ impl Events {
     }
 
     /// Tells the user something about the build as a whole, once per key.
-    pub fn notice(&self, key: &'static str, text: impl Into<String>) {
-        self.send(Event::Notice { key, text: text.into() });
+    pub fn notice(&self, key: impl Into<Cow<'static, str>>, text: impl Into<String>) {
+        self.send(Event::Notice { key: key.into(), text: text.into() });
     }
 }
 

@@ -6,10 +6,12 @@
 pub mod budget;
 pub mod cancel;
 pub mod digest;
+pub mod duration;
 pub mod events;
 pub mod fault;
 pub mod file;
 pub mod owner;
+pub mod trace;
 pub mod values;
 pub mod wording;
 
@@ -17,3 +19,4 @@ pub use cancel::Cancel;
 pub use digest::{CacheKey, ChainId, DiffId, Digest, DigestWriter};
 pub use events::{Event, Events};
 pub use fault::FaultKind;
+pub use trace::TraceContext;

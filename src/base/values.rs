@@ -1,4 +1,4 @@
-//! Values that flags, attributes and instructions share (SPEC G.02, G.04).
+//! Values that flags, attributes and instructions share (SPEC G.01, G.02, G.04).
 
 /// Go's `strconv.ParseBool`.
 #[must_use]
@@ -38,9 +38,60 @@ pub fn byte_size(text: &str) -> Option<u64> {
     Some((value * (1_u64 << shift) as f64) as u64)
 }
 
+/// The fields of one CSV record (RFC 4180), as strict as Go's reader: what follows the first line is another record.
+///
+/// # Errors
+/// For quotes that do not enclose a whole field.
+pub fn csv_record(text: &str) -> Result<Vec<String>, String> {
+    let mut rest = text.chars().peekable();
+    let mut fields = Vec::new();
+    loop {
+        let mut field = String::new();
+        if rest.next_if_eq(&'"').is_some() {
+            loop {
+                match rest.next() {
+                    Some('"') if rest.next_if_eq(&'"').is_some() => field.push('"'),
+                    Some('"') => break,
+                    Some(other) => field.push(other),
+                    None => return Err("a quote is not closed".into()),
+                }
+            }
+        } else {
+            while let Some(next) = rest.next_if(|c| !matches!(c, ',' | '\n' | '\r')) {
+                if next == '"' {
+                    return Err(
+                        "a quote stands inside of a field; quote the whole field, and double the quotes in it".into()
+                    );
+                }
+                field.push(next);
+            }
+        }
+        fields.push(field);
+        match rest.next() {
+            Some(',') => {}
+            None | Some('\n' | '\r') => return Ok(fields),
+            Some(_) => return Err("something follows a closed quote".into()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn g_01_records() {
+        let record = |text: &str| csv_record(text).map_err(|e| e.split(' ').take(4).collect::<Vec<_>>().join(" "));
+        let fields = |all: &[&str]| Ok(all.iter().map(|f| (*f).to_owned()).collect::<Vec<_>>());
+        assert_eq!(record("type=image,push=true"), fields(&["type=image", "push=true"]));
+        assert_eq!(record("type=image,\"name=a,b\",x=\u{e9}"), fields(&["type=image", "name=a,b", "x=\u{e9}"]));
+        assert_eq!(record("\"a \"\"b\"\"\","), fields(&["a \"b\"", ""]));
+        assert_eq!(record(""), fields(&[""]));
+        assert_eq!(record("a,b\nc"), fields(&["a", "b"]));
+        assert_eq!(record("type=image,\"name=a"), Err("a quote is not".into()));
+        assert_eq!(record("name=\"a,b\""), Err("a quote stands inside".into()));
+        assert_eq!(record("\"a\"b"), Err("something follows a closed".into()));
+    }
 
     #[test]
     fn g_02_booleans() {

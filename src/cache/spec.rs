@@ -7,6 +7,8 @@ use std::time::Duration;
 use super::backend::local::Entry;
 use super::backend::object::Service;
 use super::backend::{DocumentForm, ExportOptions};
+use crate::base::duration::parse_span;
+use crate::base::values::boolean;
 use crate::oci::Reference;
 use crate::oci::media_type::{Codec, Family};
 
@@ -203,11 +205,8 @@ impl Fields {
 
     fn boolean(&mut self, key: &str) -> Result<Option<bool>, SpecError> {
         let Some(text) = self.take(key) else { return Ok(None) };
-        match text.as_str() {
-            "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(Some(true)),
-            "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(Some(false)),
-            _ => fail(format!("invalid value \"{text}\" of {key}: expected true or false")),
-        }
+        let known = boolean(&text).map(Some);
+        known.ok_or_else(|| SpecError(format!("invalid value \"{text}\" of {key}: expected true or false")))
     }
 
     fn number(&mut self, key: &str) -> Result<Option<usize>, SpecError> {
@@ -215,28 +214,9 @@ impl Fields {
         text.parse().map(Some).map_err(|_| SpecError(format!("{key}=\"{text}\" is not a number")))
     }
 
-    /// `90s`, `10m`, `24h`, or several of these in a row.
     fn duration(&mut self, key: &str) -> Result<Option<Duration>, SpecError> {
         let Some(text) = self.take(key) else { return Ok(None) };
-        let bad = || SpecError(format!("{key}=\"{text}\" is not a duration such as 90s, 10m or 24h"));
-        let mut total = Duration::ZERO;
-        let mut rest = text.as_str();
-        while !rest.is_empty() {
-            let digits = rest.find(|c: char| !c.is_ascii_digit()).filter(|n| *n > 0).ok_or_else(bad)?;
-            let number: u64 = rest[..digits].parse().map_err(|_| bad())?;
-            rest = &rest[digits..];
-            let end = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
-            let unit = match &rest[..end] {
-                "ms" => Duration::from_millis(1),
-                "s" => Duration::from_secs(1),
-                "m" => Duration::from_secs(60),
-                "h" => Duration::from_secs(3600),
-                _ => return Err(bad()),
-            };
-            total += unit * u32::try_from(number).map_err(|_| bad())?;
-            rest = &rest[end..];
-        }
-        Ok(Some(total))
+        parse_span(&text).map(Some).map_err(|e| SpecError(format!("{key}: {e}")))
     }
 
     fn done(self, known: &[&str]) -> Result<(), SpecError> {
@@ -695,7 +675,7 @@ mod tests {
         assert!(!format!("{s3:?}").contains("geheim"), "secrets are not shown");
         assert!(of("type=s3,access_key_id=a").is_err_and(|e| e.contains("belong together")));
         assert!(of("type=s3,retry_mode=adaptive").is_err_and(|e| e.contains("expected standard")));
-        assert!(of("type=s3,touch_refresh=soon").is_err_and(|e| e.contains("is not a duration")));
+        assert!(of("type=s3,touch_refresh=soon").is_err_and(|e| e.contains("touch_refresh: invalid duration")));
         let missing = import(&fields("type=s3,bucket=b"), &none).expect_err("no region").0;
         assert_eq!(missing, "region (AWS_REGION) not set for s3 cache");
     }

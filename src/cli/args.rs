@@ -3,7 +3,10 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::builder::ValueParser;
+use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+
+use crate::base::values::boolean;
 
 /// Builds container images without a daemon and without root
 #[derive(Debug, Parser)]
@@ -20,6 +23,44 @@ pub struct Cli {
     pub command: Command,
 }
 
+impl Cli {
+    /// The command line's definition. Flags that are on or off take a value too, as docker's do: `--push=false` (SPEC G.02).
+    #[must_use]
+    pub fn definition() -> clap::Command {
+        fn switches(command: clap::Command) -> clap::Command {
+            command
+                .mut_args(|arg| if matches!(arg.get_action(), ArgAction::SetTrue) { switch(arg) } else { arg })
+                .mut_subcommands(switches)
+        }
+        switches(Self::command())
+    }
+
+    /// Parses a command line in our own spelling.
+    ///
+    /// # Errors
+    /// Mistakes, and requests for help.
+    pub fn parse_words(words: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Self, clap::Error> {
+        let mut definition = Self::definition();
+        let matches = definition.try_get_matches_from_mut(words)?;
+        Self::from_arg_matches(&matches).map_err(|e| e.format(&mut definition))
+    }
+}
+
+fn switch(arg: clap::Arg) -> clap::Arg {
+    arg.action(ArgAction::Set)
+        .num_args(0..=1)
+        .require_equals(true)
+        .value_name("BOOL")
+        .default_missing_value("true")
+        .default_value("false")
+        .hide_default_value(true)
+        .value_parser(go_boolean())
+}
+
+fn go_boolean() -> ValueParser {
+    ValueParser::new(|text: &str| boolean(text).ok_or("expected true or false"))
+}
+
 /// Flags of every command.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Global options")]
@@ -27,12 +68,12 @@ pub struct Global {
     /// Where the store is [default: $XDG_DATA_HOME/rbuild or ~/.local/share/rbuild]
     #[arg(long, global = true, value_name = "DIR")]
     pub root: Option<PathBuf>,
-    /// How file systems are put together: auto, overlay or native
-    #[arg(long, global = true, value_name = "KIND", default_value = "auto", value_parser = ["auto", "overlay", "native"], hide_possible_values = true)]
-    pub snapshotter: String,
-    /// Isolation of RUN steps: auto, root, userns or none
-    #[arg(long = "isolation", global = true, value_name = "RUNG", default_value = "auto", hide_possible_values = true)]
-    pub isolation: String,
+    /// How file systems are put together: auto, overlay or native [default: auto]
+    #[arg(long, global = true, value_name = "KIND", value_parser = ["auto", "overlay", "native"], hide_possible_values = true)]
+    pub snapshotter: Option<String>,
+    /// Isolation of RUN steps: auto, root, userns, userns-one, chroot or none [default: auto]
+    #[arg(long = "isolation", global = true, value_name = "RUNG")]
+    pub isolation: Option<String>,
     /// The configuration file [default: $XDG_CONFIG_HOME/rbuild/rbuild.toml or ~/.config/rbuild/rbuild.toml]
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -469,7 +510,7 @@ pub struct Prune {
 }
 
 /// `rbuild build` (SPEC B2).
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Build {
     /// The build context: a directory, or `-` for a Dockerfile on standard input
     #[arg(value_name = "PATH")]
@@ -529,8 +570,8 @@ pub struct Build {
     #[arg(long, value_name = "STAGE", value_delimiter = ',', help_heading = "Cache")]
     pub no_cache_filter: Vec<String>,
     /// Ask the registry for newer versions of base images
-    #[arg(long, help_heading = "Cache")]
-    pub pull: bool,
+    #[arg(long, help_heading = "Cache", num_args = 0..=1, require_equals = true, value_name = "BOOL", default_missing_value = "true", value_parser = go_boolean())]
+    pub pull: Option<bool>,
     /// Cache of another build: an image reference, or type=registry|local|s3|azblob|gha,… (repeatable)
     #[arg(long, value_name = "SPEC", help_heading = "Cache")]
     pub cache_from: Vec<String>,

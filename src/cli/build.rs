@@ -9,10 +9,11 @@ use super::errors::Failure;
 use super::grammar::CallOptions;
 use super::settings::{self, BuildSettings};
 use super::step_logs::{ClipLimits, StepLogs};
+use super::telemetry::{self, Telemetry};
 use super::worker::{Inside, store_failure};
 use crate::base::budget::Budget;
 use crate::base::events::Warning;
-use crate::base::{Cancel, FaultKind, file};
+use crate::base::{Cancel, Events, FaultKind, TraceContext, file};
 use crate::build::{BuildError, BuildReport, Builder};
 use crate::exec::run::{Runner, StepOptions};
 use crate::frontend::Answer;
@@ -20,8 +21,8 @@ use crate::source::{ImageSource, Sources};
 use crate::ui::{Ended, Mode, Progress, Summary, Trace};
 
 pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
-    let mut settings = BuildSettings::new(args)?;
-    let steps = settings::step_options(args, &inside.config.steps)?;
+    let mut settings = BuildSettings::new(args, &inside.config)?;
+    let steps = settings::step_options(args, &inside.config)?;
     for spec in std::mem::take(&mut settings.agents) {
         // Better now than after ten minutes of steps.
         inside.broker.agent(&spec).map_err(|(message, hint)| {
@@ -35,7 +36,7 @@ pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
         // An old ID must not be taken for the new one (B2.12).
         let _ = std::fs::remove_file(path);
     }
-    let clip = ClipLimits::from_environment()?;
+    let clip = ClipLimits::new(inside.config.log)?;
     let budget = Budget::detect();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(budget.cpus.clamp(2, 8))
@@ -43,14 +44,26 @@ pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
         .build()
         .map_err(|e| Failure::new(FaultKind::Internal, format!("cannot start threads: {e}")))?;
     let (progress, events) = Progress::start(settings.progress, std::io::stderr(), settings.style.clone());
-    let trace = settings.trace.as_ref().map(|path| (path, Trace::default()));
-    let events = trace.as_ref().map_or(events.clone(), |(_, trace)| trace.tee(events));
+    let plan = telemetry::Plan::new(&settings::variable);
+    settings.notices.extend(plan.notices);
+    let trace = (settings.trace.is_some() || plan.exporter.is_some()).then(Trace::default);
+    let events = trace.as_ref().map_or(events.clone(), |trace| trace.tee(events));
     let logs = StepLogs::default();
     let events = logs.before(events, clip);
     for notice in &settings.notices {
-        events.notice("settings", notice.clone());
+        events.notice(format!("settings {notice}"), notice.clone());
     }
-    let result = runtime.block_on(run(inside, &settings, budget, events, &logs, steps));
+    let context = plan.exporter.as_ref().map(|exporter| exporter.context);
+    let result = runtime.block_on(async {
+        let client = inside.hasty_client(Events::none()).ok();
+        let sending = plan.exporter.zip(trace.clone()).zip(client);
+        let sending = sending.map(|((exporter, trace), client)| Telemetry::start(exporter, trace, client));
+        let result = run(inside, &settings, budget, events.clone(), &logs, steps, context).await;
+        if let Some(sending) = sending {
+            sending.finish(result.as_ref().err().map(Stopped::message), &events).await;
+        }
+        result
+    });
     let failed = match &result {
         Err(Stopped::Build(BuildError::Solve(e))) => e.vertex().cloned(),
         _ => None,
@@ -62,7 +75,7 @@ pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
     if let (Some(summary), None) = (&summary, settings.call) {
         report(&settings, summary, result.is_ok())?;
     }
-    if let Some((path, trace)) = trace {
+    if let (Some(path), Some(trace)) = (&settings.trace, trace) {
         write(path, trace.to_json().as_bytes())?;
     }
     if matches!(settings.progress, Mode::Tty | Mode::Plain) {
@@ -93,13 +106,23 @@ enum Stopped {
     Build(BuildError),
 }
 
+impl Stopped {
+    fn message(&self) -> String {
+        match self {
+            Self::Early(failure) => failure.message.clone(),
+            Self::Build(error) => error.to_string(),
+        }
+    }
+}
+
 async fn run(
     inside: &Inside,
     settings: &BuildSettings,
     budget: Budget,
-    events: crate::base::Events,
+    events: Events,
     logs: &StepLogs,
     step_options: StepOptions,
+    trace: Option<TraceContext>,
 ) -> Result<Done, Stopped> {
     let early = Stopped::Early;
     let store = inside.store(events.clone()).map_err(early)?;
@@ -130,8 +153,9 @@ async fn run(
         state_dir: inside.context.state_dir.clone(),
         events,
         cancel: cancel.clone(),
-        parallelism: (budget.cpus * 4).max(16),
+        parallelism: inside.config.parallelism.unwrap_or((budget.cpus * 4).max(16)),
         threads: budget.cpus,
+        trace,
     };
     let work = async {
         match settings.call {

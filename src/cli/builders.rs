@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::path::Path;
 
 use super::args::Builders;
+use super::config;
 use super::errors::Failure;
 use crate::base::FaultKind;
 use crate::oci::Platform;
@@ -43,10 +44,26 @@ pub(super) fn run(command: &Builders, store: &Path) -> Result<u8, Failure> {
                     ));
                 }
             }
-            said("nothing was created");
+            match &options.buildkitd_config {
+                Some(file) => {
+                    let kept = config::keep_buildkitd(Some(Path::new(file)))?;
+                    for (path, notices) in kept.iter() {
+                        said(&format!("its configuration is now {}", path.display()));
+                        notices.iter().for_each(|notice| say(notice));
+                    }
+                }
+                None => said("nothing was created"),
+            }
             super::print(&format!("{}\n", options.name.as_deref().unwrap_or(NAME)))
         }
-        Builders::Use { .. } | Builders::Rm(_) | Builders::Stop { .. } | Builders::Install | Builders::Uninstall => {
+        Builders::Rm(_) => {
+            match config::keep_buildkitd(None)? {
+                Some((path, _)) => said(&format!("its configuration, {}, was removed", path.display())),
+                None => said("nothing was changed"),
+            }
+            Ok(0)
+        }
+        Builders::Use { .. } | Builders::Stop { .. } | Builders::Install | Builders::Uninstall => {
             said("nothing was changed");
             Ok(0)
         }
@@ -59,7 +76,11 @@ pub(super) fn run(command: &Builders, store: &Path) -> Result<u8, Failure> {
 
 /// On standard error: what these commands print on standard output is read by programs.
 fn said(what: &str) {
-    let _ = writeln!(std::io::stderr(), "notice: there is one builder, built in; {what}");
+    say(&format!("there is one builder, built in; {what}"));
+}
+
+fn say(what: &str) {
+    let _ = writeln!(std::io::stderr(), "notice: {what}");
 }
 
 fn platforms() -> String {

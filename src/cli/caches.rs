@@ -16,12 +16,21 @@ fn usage(message: impl Into<String>) -> Failure {
 pub(super) fn imports(args: &Build) -> Result<Vec<ImportSpec>, Failure> {
     let mut specs = Vec::new();
     for text in args.cache_from.iter().filter(|text| !text.is_empty()) {
-        let fields = grammar::fields(text).map_err(|e| usage(format!("--cache-from: {e}")))?;
-        specs.extend(
-            spec::import(&fields, &settings::variable).map_err(|e| usage(format!("--cache-from {text}: {e}")))?,
-        );
+        specs.extend(import(text).map_err(|e| usage(format!("--cache-from {text}: {e}")))?);
     }
     Ok(specs)
+}
+
+/// One value of `--cache-from`.
+pub(super) fn import(text: &str) -> Result<Vec<ImportSpec>, String> {
+    let fields = grammar::fields(text).map_err(|e| e.to_string())?;
+    spec::import(&fields, &settings::variable).map_err(|e| e.to_string())
+}
+
+/// One value of `--cache-to`.
+pub(super) fn export(text: &str) -> Result<Vec<ExportSpec>, String> {
+    let fields = grammar::fields(text).map_err(|e| e.to_string())?;
+    spec::export(&fields, &settings::variable).map_err(|e| e.to_string())
 }
 
 /// The caches to write; the build argument `BUILDKIT_INLINE_CACHE=1` asks for an inline one (SPEC B4.02).
@@ -32,15 +41,18 @@ pub(super) fn exports(
 ) -> Result<Vec<ExportSpec>, Failure> {
     let mut specs: Vec<ExportSpec> = Vec::new();
     for text in args.cache_to.iter().filter(|text| !text.is_empty()) {
-        let fields = grammar::fields(text).map_err(|e| usage(format!("--cache-to: {e}")))?;
-        for spec in spec::export(&fields, &settings::variable).map_err(|e| usage(format!("--cache-to {text}: {e}")))? {
+        for spec in export(text).map_err(|e| usage(format!("--cache-to {text}: {e}")))? {
             if specs.iter().any(|known| known.location == spec.location) {
                 notices.push(format!("--cache-to {text}: this cache is written twice, the last one stays"));
             }
             specs.push(spec);
         }
     }
-    let inline = options.build_args.get("BUILDKIT_INLINE_CACHE").and_then(|v| grammar::boolean(v)) == Some(true);
+    let inline = match options.build_args.get("BUILDKIT_INLINE_CACHE").map(String::as_str) {
+        None | Some("") => false,
+        Some(text) => grammar::boolean(text)
+            .ok_or_else(|| usage(format!("--build-arg: invalid boolean value for BUILDKIT_INLINE_CACHE: {text}")))?,
+    };
     if inline && !specs.iter().any(|spec| spec.location == Location::Inline) {
         specs.push(ExportSpec {
             location: Location::Inline,

@@ -197,7 +197,16 @@ pub(super) fn named_contexts(args: &Build, request: &mut BuildRequest) -> Result
         if let Some((_, platform)) = name.split_once("::") {
             key = format!("{key}::{platform}");
         }
-        if ["docker-image://", "oci-layout://"].iter().any(|p| value.starts_with(p)) {
+        let image = value.strip_prefix("docker-image://").map(|image| image.parse::<Reference>());
+        if let Some(Err(e)) = image {
+            return Err(usage(format!("--build-context {name}: {value}: {e}")));
+        }
+        if value == "oci-layout://" {
+            return Err(usage(format!(
+                "--build-context {name}: {value}: expected oci-layout://DIRECTORY[:TAG][@DIGEST]"
+            )));
+        }
+        if image.is_some() || value.starts_with("oci-layout://") {
             request.options.named_contexts.insert(key, value.to_owned());
             continue;
         }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
 
-use clap::{Arg, Command as Clap, CommandFactory as _};
+use clap::{Arg, Command as Clap};
 
 use super::args::{Cli, Docs};
 use super::errors::Failure;
@@ -13,7 +13,7 @@ use crate::base::{FaultKind, file};
 /// Prints the completion script of a shell.
 pub(super) fn completion(shell: clap_complete::Shell) -> Result<u8, Failure> {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "rbuild", &mut script);
+    clap_complete::generate(shell, &mut Cli::definition(), "rbuild", &mut script);
     super::print(&String::from_utf8_lossy(&script))
 }
 
@@ -33,7 +33,7 @@ pub(super) fn write(options: &Docs) -> Result<u8, Failure> {
 
 /// The commands people see, with their full names, those of commands without subcommands only.
 fn commands() -> Vec<(String, Clap)> {
-    let mut root = Cli::command();
+    let mut root = Cli::definition();
     root.build();
     let mut found = Vec::new();
     let mut stack: Vec<(String, Clap)> = vec![("rbuild".into(), root)];
@@ -66,7 +66,9 @@ fn markdown() -> Vec<(String, Vec<u8>)> {
     let page = |(name, command): (String, Clap)| {
         (format!("{}.md", name.replace(' ', "-")), page(&name, &command).into_bytes())
     };
-    commands().into_iter().map(page).collect()
+    let mut pages: Vec<_> = commands().into_iter().map(page).collect();
+    pages.push(("rbuild.toml.md".into(), super::config::page().into_bytes()));
+    pages
 }
 
 fn page(name: &str, command: &Clap) -> String {
@@ -117,7 +119,7 @@ fn spelled(arg: &Arg) -> String {
     names.extend(arg.get_short().map(|s| format!("-{s}")));
     names.extend(arg.get_long().map(|l| format!("--{l}")));
     let names = names.join(", ");
-    if arg.get_action().takes_values() { format!("{names} {values}") } else { names }
+    if arg.get_action().takes_values() && !arg.is_require_equals_set() { format!("{names} {values}") } else { names }
 }
 
 #[cfg(test)]
@@ -140,7 +142,7 @@ mod tests {
     fn every_shell_has_completions_and_every_command_a_man_page() {
         for shell in [clap_complete::Shell::Bash, clap_complete::Shell::Zsh, clap_complete::Shell::Fish] {
             let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "rbuild", &mut script);
+            clap_complete::generate(shell, &mut Cli::definition(), "rbuild", &mut script);
             assert!(String::from_utf8_lossy(&script).contains("build-arg"), "{shell}");
         }
         let pages = man().expect("a Vec takes everything");

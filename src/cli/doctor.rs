@@ -5,13 +5,15 @@ use std::fmt::Write as _;
 use rootless::ProbeInput;
 
 use super::args::{Doctor, Global};
+use super::config::Config;
 use super::errors::Failure;
 use super::settings;
 use crate::base::FaultKind;
 
 /// Exit code 0 where steps can run, 10 where not.
 pub(super) fn doctor(global: &Global, options: &Doctor) -> Result<u8, Failure> {
-    let root = settings::store_root(global)?;
+    let config = Config::load(global)?;
+    let root = settings::store_root(global, &config)?;
     let report = rootless::doctor(&ProbeInput { store: &root, pinned: None });
     let can_run = report.probe.can_run();
     let text = match options.format.as_str() {

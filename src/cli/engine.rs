@@ -54,7 +54,7 @@ fn current_context() -> Option<String> {
 }
 
 fn of_context(name: &str) -> Result<Endpoint, Failure> {
-    let unknown = |why: &str| usage(format!("docker context \"{name}\" {why}"));
+    let unknown = |why: &str| usage(format!("--load: docker context \"{name}\" {why}"));
     let dir = docker_config_dir().ok_or_else(|| unknown("cannot be looked up: there is no home directory"))?;
     let endpoint = read_context(&dir, name).map_err(|why| unknown(&why))?;
     insisted(endpoint, &format!("docker context \"{name}\""))

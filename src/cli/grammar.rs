@@ -1,13 +1,13 @@
 //! Values of flags (SPEC G): CSV records, booleans, sizes, durations, limits, hosts, secrets.
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 pub use crate::base::values::boolean;
-use crate::base::values::byte_size;
+use crate::base::values::{byte_size, csv_record};
 pub use crate::base::wording::did_you_mean;
 use crate::frontend::Call;
 use crate::llb::op::{HostIp, Ulimit};
+use crate::store::Space;
 
 /// Why a value is refused: names the value and the rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -23,17 +23,15 @@ fn fail<T>(text: impl Into<String>) -> Result<T, ValueError> {
 /// # Errors
 /// For records that are not CSV.
 pub fn fields(text: &str) -> Result<Vec<(String, Option<String>)>, ValueError> {
-    let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(text.as_bytes());
-    let mut record = csv::StringRecord::new();
-    match reader.read_record(&mut record) {
-        Ok(_) => {}
-        Err(e) => return fail(format!("\"{text}\" is not a list of key=value: {e}")),
+    if text.is_empty() {
+        return Ok(Vec::new());
     }
+    let record = csv_record(text).map_err(|e| ValueError(format!("\"{text}\" is not a list of key=value: {e}")))?;
     let pair = |field: &str| match field.split_once('=') {
         Some((key, value)) => (key.trim().to_lowercase(), Some(value.to_owned())),
         None => (field.trim().to_lowercase(), None),
     };
-    Ok(record.iter().map(pair).collect())
+    Ok(record.iter().map(|field| pair(field)).collect())
 }
 
 /// Bytes: a number with an optional unit, powers of 1024 (G.04).
@@ -46,38 +44,18 @@ pub fn bytes(text: &str) -> Result<u64, ValueError> {
     })
 }
 
-/// Go's `time.ParseDuration` (G.03), not negative.
+/// Bytes, or a share of the disk: `10%` (SPEC C9.04).
 ///
 /// # Errors
 /// For anything else.
-pub fn duration(text: &str) -> Result<Duration, ValueError> {
-    let bad = || ValueError(format!("invalid duration \"{text}\": expected for example 300ms, 90s, 1.5h or 2h45m"));
-    if text == "0" {
-        return Ok(Duration::ZERO);
+pub fn space(text: &str) -> Result<Space, ValueError> {
+    match text.strip_suffix('%') {
+        None => bytes(text).map(Space::Bytes),
+        Some(percent) => match percent.trim().parse() {
+            Ok(percent) if percent <= 100 => Ok(Space::Percent(percent)),
+            _ => fail(format!("invalid size \"{text}\": expected 0% to 100%")),
+        },
     }
-    let mut rest = text.strip_prefix('+').unwrap_or(text);
-    if rest.is_empty() {
-        return Err(bad());
-    }
-    let mut seconds = 0.0;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(bad)?;
-        let number: f64 = rest[..digits].parse().map_err(|_| bad())?;
-        rest = &rest[digits..];
-        let end = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
-        seconds += number
-            * match &rest[..end] {
-                "ns" => 1e-9,
-                "us" | "µs" | "μs" => 1e-6,
-                "ms" => 1e-3,
-                "s" => 1.0,
-                "m" => 60.0,
-                "h" => 3600.0,
-                _ => return Err(bad()),
-            };
-        rest = &rest[end..];
-    }
-    Duration::try_from_secs_f64(seconds).map_err(|_| bad())
 }
 
 const ULIMITS: &[&str] = &[
@@ -281,14 +259,6 @@ pub fn call(text: &str) -> Result<Option<CallOptions>, ValueError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn g03_durations() {
-        assert_eq!(duration("1.5h"), Ok(Duration::from_secs(5400)));
-        assert_eq!(duration("2h45m"), Ok(Duration::from_secs(9900)));
-        assert_eq!(duration("300ms"), Ok(Duration::from_millis(300)));
-        assert!(duration("5").is_err() && duration("x").is_err() && duration("").is_err() && duration("-1s").is_err());
-    }
 
     #[test]
     fn g04_sizes() {

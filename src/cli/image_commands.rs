@@ -64,7 +64,7 @@ fn transfer(
     args: &ProgressArgs,
     work: impl AsyncFnOnce(&Images) -> Result<crate::base::Digest, ImageError>,
 ) -> Result<u8, Failure> {
-    let (mode, quiet) = settings::progress(args.kind.as_deref(), args.quiet)?;
+    let (mode, quiet) = settings::progress(args.kind.as_deref(), args.quiet, &inside.config)?;
     let runtime = runtime()?;
     let (progress, events) = Progress::start(mode, std::io::stderr(), settings::style()?);
     let result = open(inside, events).and_then(|(images, lease)| {

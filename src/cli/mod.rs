@@ -27,12 +27,11 @@ mod spelling;
 mod step_logs;
 mod store_commands;
 mod table;
+mod telemetry;
 mod worker;
 
 use std::ffi::OsString;
 use std::io::Write as _;
-
-use clap::Parser as _;
 
 use args::{Cli, Command};
 use errors::Failure;
@@ -54,9 +53,8 @@ pub fn run(args: Vec<OsString>) -> u8 {
         Err(code) => return code,
     };
     let result = match &cli.command {
-        Command::Builder { command } => {
-            settings::store_root(&cli.global).and_then(|store| builders::run(command, &store))
-        }
+        Command::Builder { command } => config::Config::load(&cli.global)
+            .and_then(|config| builders::run(command, &settings::store_root(&cli.global, &config)?)),
         Command::Completion { shell } => docs::completion(*shell),
         Command::Docs(options) => docs::write(options),
         Command::DockerCliPluginMetadata => builders::plugin_metadata(),
@@ -71,7 +69,7 @@ pub fn run(args: Vec<OsString>) -> u8 {
 
 /// Parses our own spelling; help and mistakes are printed and give the exit code.
 fn parse(args: &[OsString]) -> Result<Cli, u8> {
-    Cli::try_parse_from(args).map_err(|error| {
+    Cli::parse_words(args).map_err(|error| {
         let _ = error.print();
         u8::from(error.use_stderr()) * 2
     })

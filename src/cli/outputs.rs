@@ -7,12 +7,30 @@ use super::args::Build;
 use super::errors::Failure;
 use super::grammar;
 use super::settings::{usage, variable};
+use crate::base::wording::did_you_mean;
 use crate::exporter::{Dest, OutputKind, OutputSpec};
 use crate::frontend::FrontendOptions;
 use crate::oci::{Platform, PlatformError, Reference};
 
 /// The entitlement that lets `mode=delete` work on any directory (SPEC B2.02).
 pub(super) const LOCAL_DELETE: &str = "buildx.local.delete";
+
+/// Whether there is such an entitlement.
+pub(super) fn entitlement(name: &str) -> Result<(), String> {
+    let known = ["network.host", "security.insecure", LOCAL_DELETE];
+    if known.contains(&name) {
+        return Ok(());
+    }
+    Err(format!("unknown entitlement {name}{}; expected {}", did_you_mean(name, known), known.join(", ")))
+}
+
+/// One platform as flags have it.
+pub(super) fn platform(text: &str) -> Result<Platform, String> {
+    match text.trim() {
+        "local" => Ok(Platform::host()),
+        other => other.parse::<Platform>().map_err(|e| e.to_string()),
+    }
+}
 
 /// `--platform`, each once; empty if none was asked for (SPEC B2.21).
 pub(super) fn platforms(args: &Build) -> Result<Vec<Platform>, Failure> {
@@ -26,10 +44,7 @@ pub(super) fn platforms(args: &Build) -> Result<Vec<Platform>, Failure> {
     }
     let mut platforms = Vec::new();
     for text in texts {
-        let platform = match text.trim() {
-            "local" => Platform::host(),
-            other => other.parse().map_err(|e| usage(format!("{flag}: {e}")).hint(PlatformError::HINT))?,
-        };
+        let platform = platform(&text).map_err(|e| usage(format!("{flag}: {e}")).hint(PlatformError::HINT))?;
         if !platforms.contains(&platform) {
             platforms.push(platform);
         }
@@ -58,16 +73,14 @@ pub(super) fn outputs(args: &Build, multi: bool, notices: &mut Vec<String>) -> R
         outputs.push(OutputSpec::parse(text).map_err(|e| usage(format!("--output: {e}")))?);
     }
     one_stdout(&outputs)?;
-    if args.push && args.load {
-        return Err(usage("--push and --load cannot be used together"));
-    }
     if args.push {
         push(&mut outputs, &tags)?;
     }
     if args.load && !outputs.iter().any(|o| o.kind == OutputKind::Docker && o.dest.is_none()) {
         outputs.push(OutputSpec::new(OutputKind::Docker));
     }
-    if outputs.is_empty() && !tags.is_empty() {
+    // Who asks for the image's ID wants the image, as with docker (B2.12, B2.25).
+    if outputs.is_empty() && (!tags.is_empty() || args.iidfile.is_some() || args.quiet) {
         outputs.push(OutputSpec::new(OutputKind::Image));
     }
     for output in &mut outputs {
@@ -81,7 +94,8 @@ pub(super) fn outputs(args: &Build, multi: bool, notices: &mut Vec<String>) -> R
         for annotation in args.annotation.iter().filter(|_| output.kind.is_image()) {
             output.image.annotations.flag(annotation).map_err(|e| usage(format!("--annotation: {e}")))?;
         }
-        output.check_platforms(multi).map_err(|e| usage(e.0))?;
+        let flag = if args.annotation.is_empty() { "--output" } else { "--output, --annotation" };
+        output.check_platforms(multi).map_err(|e| usage(format!("{flag}: {}", e.0)))?;
     }
     if !args.annotation.is_empty() && !outputs.iter().any(|o| o.kind.is_image()) {
         return Err(
@@ -89,8 +103,12 @@ pub(super) fn outputs(args: &Build, multi: bool, notices: &mut Vec<String>) -> R
         );
     }
     distinct(&outputs)?;
+    once(&mut outputs);
+    for output in &outputs {
+        destination(output)?;
+    }
     if args.iidfile.is_some() && outputs.iter().any(|o| matches!(o.kind, OutputKind::Local | OutputKind::Tar)) {
-        return Err(usage("local and tar exporters are incompatible with image ID file"));
+        return Err(usage("--iidfile: local and tar exporters are incompatible with image ID file"));
     }
     if outputs.is_empty() {
         notices.push("no output specified: the result stays in the cache only; name it with -t, or use --push, --load or --output".into());
@@ -101,9 +119,9 @@ pub(super) fn outputs(args: &Build, multi: bool, notices: &mut Vec<String>) -> R
 fn tags(args: &Build) -> Result<Vec<Reference>, Failure> {
     let mut tags: Vec<Reference> = Vec::new();
     for tag in &args.tag {
-        let reference: Reference = tag.parse().map_err(|e| usage(format!("invalid tag \"{tag}\": {e}")))?;
+        let reference: Reference = tag.parse().map_err(|e| usage(format!("--tag: invalid tag \"{tag}\": {e}")))?;
         if reference.digest.is_some() {
-            return Err(usage(format!("invalid tag \"{tag}\": a tag must not contain a digest")));
+            return Err(usage(format!("--tag: invalid tag \"{tag}\": a tag must not contain a digest")));
         }
         if !tags.contains(&reference) {
             tags.push(reference);
@@ -135,7 +153,7 @@ fn push(outputs: &mut Vec<OutputSpec>, tags: &[Reference]) -> Result<(), Failure
             return Err(usage(format!("--push: there is nothing to push: the only output is \"{}\"", other.title()))
                 .hint("give a name with -t HOST/NAME:TAG"));
         }
-        return Err(needs_name());
+        return Err(needs_name("--push"));
     }
     let mut any = false;
     for image in outputs.iter_mut().filter(|o| o.kind == OutputKind::Image) {
@@ -148,8 +166,8 @@ fn push(outputs: &mut Vec<OutputSpec>, tags: &[Reference]) -> Result<(), Failure
     Ok(())
 }
 
-fn needs_name() -> Failure {
-    usage("tag is needed when pushing to registry").hint("give one with -t HOST/NAME:TAG")
+fn needs_name(flag: &str) -> Failure {
+    usage(format!("{flag}: tag is needed when pushing to registry")).hint("give one with -t HOST/NAME:TAG")
 }
 
 /// Docker or podman if one answers, else the store (SPEC B2.14).
@@ -167,21 +185,21 @@ fn load(output: &mut OutputSpec, notices: &mut Vec<String>) -> Result<(), Failur
 
 fn check(output: &OutputSpec, args: &Build) -> Result<(), Failure> {
     if output.push && output.names.is_empty() && output.dangling_prefix.is_none() {
-        return Err(needs_name());
+        return Err(needs_name("--output"));
     }
     if output.by_digest {
         if let Some(name) = output.names.iter().find(|n| n.tag.as_deref().is_some_and(|t| t != "latest")) {
-            return Err(usage(format!("can't push tagged ref {name} by digest")));
+            return Err(usage(format!("--output: can't push tagged ref {name} by digest")));
         }
         if !output.push {
-            return Err(usage("push-by-digest has no meaning without push=true"));
+            return Err(usage("--output: push-by-digest has no meaning without push=true"));
         }
     }
     if output.delete && !args.allow.iter().any(|a| a == LOCAL_DELETE) {
         let Some(Dest::Path(dest)) = &output.dest else { return Ok(()) };
         if !below_cwd(dest) {
             return Err(usage(format!(
-                "mode=delete would delete other files in {}, which is not below the current directory",
+                "--output: mode=delete would delete other files in {}, which is not below the current directory",
                 dest.display()
             ))
             .hint(format!("give --allow {LOCAL_DELETE} if it may")));
@@ -208,6 +226,30 @@ fn below_cwd(path: &Path) -> bool {
     found != cwd && found.starts_with(&cwd)
 }
 
+/// An image that is pushed is in the store already: to be kept there is not worth a second output.
+fn once(outputs: &mut Vec<OutputSpec>) {
+    let pushed: Vec<OutputSpec> = outputs.iter().filter(|o| o.push).cloned().collect();
+    outputs.retain(|output| {
+        let as_pushed = OutputSpec { push: true, ..output.clone() };
+        output.kind != OutputKind::Image || output.push || !pushed.contains(&as_pushed)
+    });
+}
+
+/// What is in the way of an output is known before it is built.
+fn destination(output: &OutputSpec) -> Result<(), Failure> {
+    let Some(Dest::Path(path)) = &output.dest else { return Ok(()) };
+    let directory = output.kind == OutputKind::Local || (output.kind.is_image() && !output.tar);
+    match std::fs::metadata(path) {
+        Ok(meta) if directory && !meta.is_dir() => {
+            Err(usage(format!("--output: destination {} is a file, not a directory", path.display())))
+        }
+        Ok(meta) if !directory && meta.is_dir() => {
+            Err(usage(format!("--output: destination file {} is a directory", path.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Two outputs must not write the same place.
 fn distinct(outputs: &[OutputSpec]) -> Result<(), Failure> {
     let mut seen = std::collections::HashSet::new();
@@ -224,14 +266,12 @@ fn distinct(outputs: &[OutputSpec]) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser as _;
-
     use super::super::args::{Cli, Command};
     use super::*;
 
     fn args(flags: &[&str]) -> Build {
         let line = ["rbuild", "build"].iter().chain(flags).chain(&["."]);
-        match Cli::try_parse_from(line).expect("parses").command {
+        match Cli::parse_words(line).expect("parses").command {
             Command::Build(build) => *build,
             _ => panic!("not a build"),
         }
@@ -275,15 +315,18 @@ mod tests {
     // SPEC B2.15
     #[test]
     fn a_push_without_a_name_or_against_an_output_is_refused() {
-        assert_eq!(error(&["--push"]), "tag is needed when pushing to registry");
+        assert_eq!(error(&["--push"]), "--push: tag is needed when pushing to registry");
         assert!(error(&["--push", "-o", "out"]).starts_with("--push: there is nothing to push"));
         assert!(error(&["--push", "-o", "type=cacheonly"]).starts_with("--push: there is nothing to push"));
         assert_eq!(
             error(&["--push", "-t", "r.example/a", "-o", "type=image,push=false"]),
             "--push contradicts push=false of an --output"
         );
-        assert_eq!(error(&["--push", "--load", "-t", "a"]), "--push and --load cannot be used together");
-        assert_eq!(error(&["-o", "type=registry"]), "tag is needed when pushing to registry");
+        assert_eq!(error(&["-o", "type=registry"]), "--output: tag is needed when pushing to registry");
+        // SPEC B2.14: pushed, and loaded or kept; what is in the store already is no second output.
+        let both = ["--push", "--load", "-t", "r.example/a"];
+        let both = outputs(&args(&both), false, &mut Vec::new()).expect("fine");
+        assert!(both.iter().any(|o| o.push) && both.iter().filter(|o| o.kind == OutputKind::Image).count() == 1);
         // Both are meant: a directory and a push of the named image.
         assert_eq!(error(&["--push", "-t", "r.example/a", "-o", "out"]), "fine");
         let pushed =
@@ -295,7 +338,7 @@ mod tests {
     #[test]
     fn contradictions_are_named() {
         let by_digest = ["-o", "type=image,push=true,push-by-digest=true", "-t", "r.example/a:1"];
-        assert_eq!(error(&by_digest), "can't push tagged ref r.example/a:1 by digest");
+        assert_eq!(error(&by_digest), "--output: can't push tagged ref r.example/a:1 by digest");
         assert!(error(&["-t", "a", "--annotation", "index:a=b"]).contains("index annotations not supported"));
         assert!(error(&["-o", "out", "--annotation", "a=b"]).contains("no image to annotate"));
         assert!(error(&["-o", "out", "--iidfile", "x"]).contains("incompatible with image ID file"));
@@ -305,7 +348,7 @@ mod tests {
             "fine"
         );
         let multi = ["--platform", "linux/amd64,linux/arm64", "-o", "type=docker,dest=a"];
-        assert_eq!(error(&multi), "docker exporter does not currently support exporting manifest lists");
+        assert_eq!(error(&multi), "--output: docker exporter does not currently support exporting manifest lists");
     }
 
     // SPEC C6.14

@@ -22,8 +22,9 @@ pub(super) fn client_options(
     found.own(config);
     found.machine();
     for notice in &found.notices {
-        events.notice("registry-configuration", notice.clone());
+        events.notice(format!("registry-configuration {notice}"), notice.clone());
     }
+    let usual = ClientOptions::default();
     ClientOptions {
         credentials,
         events,
@@ -31,7 +32,8 @@ pub(super) fn client_options(
         routes: found.routes,
         proxies: settings::proxies(),
         trust: settings::trust(),
-        ..ClientOptions::default()
+        parallel: config.registry_parallel.unwrap_or(usual.parallel),
+        ..usual
     }
 }
 

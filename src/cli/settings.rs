@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::args::{Build, Global};
 use super::caches;
+use super::config::Config;
 use super::contexts;
 use super::errors::Failure;
 use super::grammar::{self, SecretSource};
@@ -71,8 +72,8 @@ pub fn home() -> Option<PathBuf> {
 }
 
 /// Where the store is (DESIGN section 6).
-pub fn store_root(global: &Global) -> Result<PathBuf, Failure> {
-    let root = match (&global.root, variable("XDG_DATA_HOME"), home()) {
+pub fn store_root(global: &Global, config: &Config) -> Result<PathBuf, Failure> {
+    let root = match (global.root.as_ref().or(config.root.as_ref()), variable("XDG_DATA_HOME"), home()) {
         (Some(root), _, _) => root.clone(),
         (None, Some(data), _) if Path::new(&data).is_absolute() => Path::new(&data).join("rbuild"),
         (None, _, Some(home)) => home.join(".local/share/rbuild"),
@@ -141,10 +142,14 @@ impl BuildSettings {
     ///
     /// # Errors
     /// Names the flag and the rule; nothing has happened then.
-    pub fn new(args: &Build) -> Result<Self, Failure> {
-        let mut notices = Vec::new();
+    pub fn new(args: &Build, config: &Config) -> Result<Self, Failure> {
+        let mut notices = config.notices.clone();
+        let mut args = args.clone();
+        config.build.fill(&mut args);
+        args.file = args.file.take().filter(|file| !file.is_empty());
+        let args = &args;
         refuse_unsupported(args, &mut notices)?;
-        let (progress, quiet) = progress(args.progress.as_deref(), args.quiet)?;
+        let (progress, quiet) = progress(args.progress.as_deref(), args.quiet, config)?;
         let call = call(args)?;
         let options = options(args)?;
         let platforms = outputs::platforms(args)?;
@@ -155,7 +160,29 @@ impl BuildSettings {
             None => outputs::outputs(args, multi_platform, &mut notices)?,
         };
         let cache_to = caches::exports(args, &options, &mut notices)?;
+        for (flag, path) in [
+            ("--iidfile", &args.iidfile),
+            ("--metadata-file", &args.metadata_file),
+            ("--summary-file", &args.summary_file),
+            ("--metrics-file", &args.metrics_file),
+            ("--trace", &args.trace),
+        ] {
+            path.as_deref().map_or(Ok(()), |path| writable(flag, path))?;
+        }
         let secrets = secrets(args)?;
+        let allowed = |name: &str| args.allow.iter().any(|a| a == name);
+        let entitlements = Entitlements {
+            // Asking for the host's network for the whole build is allowing it (B2.17).
+            network_host: args.network.as_deref() == Some("host") || allowed("network.host"),
+            security_insecure: allowed("security.insecure"),
+        };
+        for (given, name) in
+            [(entitlements.network_host, "network.host"), (entitlements.security_insecure, "security.insecure")]
+        {
+            if given {
+                config.permits(name)?;
+            }
+        }
         let context = args.context.clone().unwrap_or_default();
         if context.is_empty() {
             return Err(usage("please specify build context (e.g. \".\" for the current directory)"));
@@ -173,11 +200,7 @@ impl BuildSettings {
             dockerfile_at: DockerfileAt::Given,
             inputs: OnceLock::new(),
             secrets,
-            entitlements: Entitlements {
-                // Asking for the host's network for the whole build is allowing it (B2.17).
-                network_host: args.network.as_deref() == Some("host") || args.allow.iter().any(|a| a == "network.host"),
-                security_insecure: args.allow.iter().any(|a| a == "security.insecure"),
-            },
+            entitlements,
             outputs,
             cache_from: caches::imports(args)?,
             cache_to,
@@ -203,12 +226,24 @@ impl BuildSettings {
 }
 
 /// What holds for RUN steps: the configuration's, and what the command line says against it.
-pub(super) fn step_options(args: &Build, config: &StepOptions) -> Result<StepOptions, Failure> {
-    let mut options = config.clone();
-    if args.network.as_deref() == Some("sandbox") {
+pub(super) fn step_options(args: &Build, config: &Config) -> Result<StepOptions, Failure> {
+    let mut options = config.steps.clone();
+    if args.network.as_deref().or(config.build.network.as_deref()) == Some("sandbox") {
         options.network = DefaultNetwork::Sandbox;
     }
     Ok(options)
+}
+
+/// Whether a file can be put there at the end, as far as that can be seen now.
+fn writable(flag: &str, path: &Path) -> Result<(), Failure> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if path.is_dir() {
+        return Err(usage(format!("{flag}: {} is a directory", path.display())));
+    }
+    if !parent.is_dir() {
+        return Err(usage(format!("{flag}: there is no directory {}", parent.display())));
+    }
+    Ok(())
 }
 
 /// What later versions will do is refused by name, never ignored.
@@ -234,13 +269,7 @@ fn refuse_unsupported(args: &Build, notices: &mut Vec<String>) -> Result<(), Fai
         }
     }
     for entitlement in &args.allow {
-        match entitlement.as_str() {
-            "network.host" | "security.insecure" | outputs::LOCAL_DELETE => {}
-            other => {
-                let hint = did_you_mean(other, ["network.host", "security.insecure", outputs::LOCAL_DELETE]);
-                return Err(usage(format!("--allow: unknown entitlement {other}{hint}")));
-            }
-        }
+        outputs::entitlement(entitlement).map_err(|e| usage(format!("--allow: {e}")))?;
     }
     if args.builder.is_some() {
         notices.push("--builder has no meaning: there is one builder, built in".into());
@@ -297,8 +326,14 @@ pub fn style() -> Result<Style, Failure> {
 ///
 /// # Errors
 /// For kinds that do not exist or contradict `--quiet`.
-pub fn progress(kind: Option<&str>, quiet: bool) -> Result<(Mode, bool), Failure> {
-    let asked = kind.map(ToOwned::to_owned).or_else(|| variable("BUILDKIT_PROGRESS"));
+pub fn progress(kind: Option<&str>, quiet: bool, config: &Config) -> Result<(Mode, bool), Failure> {
+    let asked = kind
+        .map(|kind| ("--progress", kind.to_owned()))
+        .or_else(|| Some(("BUILDKIT_PROGRESS", variable("BUILDKIT_PROGRESS")?)))
+        .or_else(|| Some(("build.progress", config.build.progress.clone()?)));
+    if let Some((flag, kind)) = &asked {
+        progress_kind(kind).map_err(|e| usage(format!("{flag}: {e}")))?;
+    }
     if quiet && kind.is_some_and(|p| !["auto", "quiet"].contains(&p)) {
         return Err(usage(format!("progress={} and quiet cannot be used together", kind.unwrap_or_default())));
     }
@@ -306,21 +341,40 @@ pub fn progress(kind: Option<&str>, quiet: bool) -> Result<(Mode, bool), Failure
         return Ok((Mode::Silent, true));
     }
     let terminal = std::io::stderr().is_terminal() && variable("TERM").is_none_or(|t| t != "dumb");
-    Ok(match asked.as_deref() {
-        None | Some("auto") if terminal => (Mode::Tty, false),
-        None | Some("auto" | "plain") => (Mode::Plain, false),
-        Some("tty") if !std::io::stderr().is_terminal() => {
-            return Err(usage("--progress tty: standard error is not a terminal"));
+    Ok(match asked.as_ref().map(|(flag, kind)| (*flag, kind.as_str())) {
+        Some((flag, "tty")) if !std::io::stderr().is_terminal() => {
+            return Err(usage(format!("{flag}: tty is asked for, and standard error is not a terminal")));
         }
-        Some("tty") => (Mode::Tty, false),
-        Some("quiet") => (Mode::Silent, true),
-        Some("none") => (Mode::Silent, false),
-        Some("rawjson") => (Mode::RawJson, false),
-        Some(other) => {
-            let known = ["auto", "tty", "plain", "quiet", "none", "rawjson"];
-            return Err(usage(format!("--progress: invalid progress mode \"{other}\"{}", did_you_mean(other, known))));
-        }
+        Some((_, "tty")) => (Mode::Tty, false),
+        Some((_, "quiet")) => (Mode::Silent, true),
+        Some((_, "none")) => (Mode::Silent, false),
+        Some((_, "rawjson")) => (Mode::RawJson, false),
+        None | Some((_, "auto")) if terminal => (Mode::Tty, false),
+        _ => (Mode::Plain, false),
     })
+}
+
+/// Whether there is such a kind of progress.
+pub(super) fn progress_kind(kind: &str) -> Result<(), String> {
+    let known = ["auto", "tty", "plain", "quiet", "none", "rawjson"];
+    if known.contains(&kind) {
+        return Ok(());
+    }
+    Err(format!(
+        "invalid progress mode \"{kind}\"{}; expected auto, tty, plain, quiet, none or rawjson",
+        did_you_mean(kind, known)
+    ))
+}
+
+/// `--network`
+pub(super) fn network(mode: &str) -> Result<NetMode, String> {
+    match mode {
+        // A sandbox is a demand on the machine, not on the Dockerfile: see `step_options`.
+        "default" | "" | "sandbox" => Ok(NetMode::Unset),
+        "none" => Ok(NetMode::None),
+        "host" => Ok(NetMode::Host),
+        other => Err(format!("network mode \"{other}\" not supported; expected default, sandbox, host or none")),
+    }
 }
 
 fn options(args: &Build) -> Result<FrontendOptions, Failure> {
@@ -349,18 +403,9 @@ fn options(args: &Build) -> Result<FrontendOptions, Failure> {
         (false, stages) if !stages.is_empty() => NoCache::Stages(stages.clone()),
         _ => NoCache::None,
     };
-    options.image_resolve_mode = if args.pull { ResolveMode::Pull } else { ResolveMode::Default };
-    options.network = match args.network.as_deref() {
-        // What is asked for here is a demand on the machine, not on the Dockerfile: see `step_options`.
-        None | Some("default" | "" | "sandbox") => NetMode::Unset,
-        Some("none") => NetMode::None,
-        Some("host") => NetMode::Host,
-        Some(other) => {
-            return Err(usage(format!(
-                "--network: network mode \"{other}\" not supported; expected default, sandbox, host or none"
-            )));
-        }
-    };
+    options.image_resolve_mode = if args.pull == Some(true) { ResolveMode::Pull } else { ResolveMode::Default };
+    options.network =
+        network(args.network.as_deref().unwrap_or_default()).map_err(|e| usage(format!("--network: {e}")))?;
     for text in &args.add_host {
         options.add_hosts.extend(grammar::hosts(text).map_err(|e| usage(format!("--add-host: {e}")))?);
     }

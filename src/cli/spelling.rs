@@ -151,8 +151,6 @@ fn unknown(command: &str) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     fn words(line: &str) -> Vec<String> {
@@ -214,7 +212,7 @@ mod tests {
 
     #[test]
     fn every_command_of_the_parser_is_known() {
-        let command = super::super::args::Cli::command();
+        let command = super::super::args::Cli::definition();
         let mut names: Vec<&str> =
             command.get_subcommands().flat_map(|c| std::iter::once(c.get_name()).chain(c.get_all_aliases())).collect();
         names.sort_unstable();

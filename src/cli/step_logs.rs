@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
+use super::config::LogLimits;
 use super::errors::Failure;
 use super::settings;
 use crate::base::events::{Event, Stream};
@@ -29,10 +30,10 @@ impl Default for ClipLimits {
 }
 
 impl ClipLimits {
-    /// From `BUILDKIT_STEP_LOG_MAX_SIZE` and `BUILDKIT_STEP_LOG_MAX_SPEED`; -1 is no limit.
-    pub(super) fn from_environment() -> Result<Self, Failure> {
-        let read = |name: &str, default: Option<u64>| match settings::variable(name) {
-            None => Ok(default),
+    /// From `BUILDKIT_STEP_LOG_MAX_SIZE` and `BUILDKIT_STEP_LOG_MAX_SPEED`, else from the configuration; -1 is no limit.
+    pub(super) fn new(limits: LogLimits) -> Result<Self, Failure> {
+        let read = |name: &str, configured: Option<i64>, default: Option<u64>| match settings::variable(name) {
+            None => Ok(configured.map_or(default, |bytes| u64::try_from(bytes).ok())),
             Some(text) => match text.parse::<i64>() {
                 Ok(-1) => Ok(None),
                 Ok(n) if n >= 0 => Ok(Some(n.unsigned_abs())),
@@ -41,8 +42,8 @@ impl ClipLimits {
         };
         let default = Self::default();
         Ok(Self {
-            size: read("BUILDKIT_STEP_LOG_MAX_SIZE", default.size)?,
-            speed: read("BUILDKIT_STEP_LOG_MAX_SPEED", default.speed)?,
+            size: read("BUILDKIT_STEP_LOG_MAX_SIZE", limits.size, default.size)?,
+            speed: read("BUILDKIT_STEP_LOG_MAX_SPEED", limits.speed, default.speed)?,
         })
     }
 

@@ -134,10 +134,10 @@ pub(super) fn prune(inside: &Inside, args: &Prune) -> Result<u8, Failure> {
     let options = PruneOptions {
         all: args.all,
         filters: filters(&args.filter)?,
-        keep_duration: None,
         max_used_space: limit("--max-used-space", &args.max_used_space)?,
         min_free_space: limit("--min-free-space", &args.min_free_space)?,
         reserved_space: limit("--reserved-space", &args.reserved_space)?,
+        ..PruneOptions::default()
     };
     if !args.force {
         confirm("This removes everything from the store that no image needs and no build uses.")?;

@@ -14,12 +14,17 @@ use super::errors::Failure;
 use super::{WORKER_ROLE, broker, build, image_commands, registries, settings, store_commands};
 use crate::base::{Events, FaultKind};
 use crate::registry::{Client, ClientOptions, RetryPolicy, Timeouts};
-use crate::store::{SnapshotterChoice, Store, StoreOptions};
+use crate::store::{GcPolicy, SnapshotterChoice, Store, StoreOptions};
 
 /// Probes, enters, waits. Runs before any thread exists.
 pub(super) fn start(global: &Global, args: &[OsString]) -> Result<u8, Failure> {
-    let root = settings::store_root(global)?;
-    let pinned = pinned(&global.isolation)?;
+    let config = Config::load(global)?;
+    let root = settings::store_root(global, &config)?;
+    let pinned = match (&global.isolation, &config.isolation) {
+        (Some(rung), _) => pinned(rung).map_err(|e| settings::usage(format!("--isolation: {e}")))?,
+        (None, Some(rung)) => pinned(rung).map_err(settings::usage)?,
+        (None, None) => None,
+    };
     let report = probe(&root, pinned)?;
     let options = WorkerOptions::new(&report, state_dir(report.rung)?.join("worker"));
     let isolation = |e: &dyn std::fmt::Display| {
@@ -128,15 +133,15 @@ fn probe(root: &Path, pinned: Option<Rung>) -> Result<ProbeReport, Failure> {
     })
 }
 
-/// `--isolation`.
-fn pinned(wanted: &str) -> Result<Option<Rung>, Failure> {
+/// The rung of this name; `None` for the best one.
+pub(super) fn pinned(wanted: &str) -> Result<Option<Rung>, String> {
     if wanted == "auto" {
         return Ok(None);
     }
     Rung::from_name(wanted).map(Some).ok_or_else(|| {
         let known: Vec<&str> = std::iter::once("auto").chain(Rung::ALL.iter().map(|r| r.as_str())).collect();
-        let hint = crate::base::wording::did_you_mean(wanted, known);
-        Failure::new(FaultKind::Usage, format!("--isolation: unknown rung \"{wanted}\"{hint}"))
+        let hint = crate::base::wording::did_you_mean(wanted, &known);
+        format!("unknown rung \"{wanted}\"{hint}; expected {}", known.join(", "))
     })
 }
 
@@ -168,7 +173,7 @@ impl Inside {
                 SnapshotterChoice::Native
             }
             SnapshotterChoice::Overlay if !rung.can_mount() => {
-                let text = format!("--snapshotter overlay: isolation {rung} mounts nothing");
+                let text = format!("the overlay snapshotter is asked for, and isolation {rung} mounts nothing");
                 return Err(
                     Failure::new(FaultKind::Isolation, text).hint("leave the choice to rbuild, or ask for native")
                 );
@@ -228,20 +233,20 @@ pub fn work(args: Vec<OsString>) -> u8 {
     };
     let code = super::finish(command(&inside, &cli));
     if let Some(store) = inside.leftover.into_inner() {
-        keep_house(store, &inside.broker, code);
+        keep_house(store, &inside.config.gc, &inside.broker, code);
     }
     code
 }
 
 /// What is left after a build. Everything was said and delivered: the broker ends at once, and its user goes on.
-fn keep_house(store: Store, broker: &broker::BrokerClient, code: u8) {
+fn keep_house(store: Store, gc: &GcPolicy, broker: &broker::BrokerClient, code: u8) {
     let Ok(housekeeping) = store.retire() else { return };
     if rootless::outlive_parent().is_ok() {
         // A broker that cannot be told waits for this process.
         let _ = broker.finished(code);
     }
     // The image is delivered; trouble with housekeeping is the next build's to report.
-    let _ = housekeeping.run();
+    let _ = housekeeping.run(gc);
     // Until the very end nobody may reset the store: its locks are free only then.
     std::mem::forget(housekeeping);
 }
@@ -254,17 +259,18 @@ fn inside(told: &OsString, cli: &super::Cli) -> Result<Inside, Failure> {
     let context = rootless::worker_init(&told.options).map_err(|e| {
         Failure::new(FaultKind::Isolation, e.to_string()).hint("`rbuild doctor` shows what this machine allows")
     })?;
+    let config = Config::load(&cli.global)?;
     Ok(Inside {
         context,
-        root: settings::store_root(&cli.global)?,
-        snapshotter: match cli.global.snapshotter.as_str() {
-            "overlay" => SnapshotterChoice::Overlay,
-            "native" => SnapshotterChoice::Native,
+        root: settings::store_root(&cli.global, &config)?,
+        snapshotter: match cli.global.snapshotter.as_ref().or(config.snapshotter.as_ref()).map(String::as_str) {
+            Some("overlay") => SnapshotterChoice::Overlay,
+            Some("native") => SnapshotterChoice::Native,
             _ => SnapshotterChoice::Auto,
         },
         blockers: told.blockers,
         broker: Arc::new(broker::BrokerClient::new(socket)),
-        config: Config::load(&cli.global)?,
+        config,
         leftover: OnceLock::new(),
     })
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::annotations::Annotations;
+use crate::base::values::csv_record;
 use crate::base::wording::did_you_mean;
 use crate::engine::Endpoint;
 use crate::oci::Reference;
@@ -189,7 +190,7 @@ impl OutputSpec {
     /// # Errors
     /// Names the key and the rule.
     pub fn parse(text: &str) -> Result<Self, SpecError> {
-        let fields = csv_fields(text)?;
+        let fields = csv_record(text).map_err(|e| SpecError(format!("invalid output \"{text}\": {e}")))?;
         if let [only] = fields.as_slice()
             && !only.starts_with("type=")
         {
@@ -252,6 +253,7 @@ impl OutputSpec {
 
     fn set(&mut self, key: &str, value: &str, families: &mut Families) -> Result<(), SpecError> {
         match key {
+            "dest" if value.is_empty() => return Err(SpecError("dest is empty".into())),
             "dest" => self.dest = Some(if value == "-" { Dest::Stdout } else { Dest::Path(value.into()) }),
             "name" => {
                 for name in value.split(',').map(str::trim).filter(|n| !n.is_empty()) {
@@ -426,17 +428,6 @@ impl Families {
         }
         spec.image.family = self.explicit.unwrap_or(fallback);
         Ok(())
-    }
-}
-
-/// The fields of one RFC 4180 record.
-fn csv_fields(text: &str) -> Result<Vec<String>, SpecError> {
-    let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(text.as_bytes());
-    let mut record = csv::StringRecord::new();
-    match reader.read_record(&mut record) {
-        Ok(true) => Ok(record.iter().map(Into::into).collect()),
-        Ok(false) => Ok(vec![String::new()]),
-        Err(e) => Err(SpecError(format!("invalid output \"{text}\": {e}"))),
     }
 }
 

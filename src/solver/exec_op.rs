@@ -100,6 +100,13 @@ impl Solver {
             }
         }
         let confidential = !extra_env.is_empty() || !held.secrets.is_empty() || !held.agents.is_empty();
+        // SPEC C5.17; it differs in each build and is no part of the step's key.
+        if let Some(trace) = self.env.trace
+            && !meta.env.iter().any(|variable| variable.starts_with("TRACEPARENT="))
+        {
+            let traceparent = trace.traceparent(trace.span(vertex.digest.as_str()));
+            extra_env.push(("TRACEPARENT".into(), traceparent));
+        }
 
         let root = root.ok_or_else(|| SolveError::internal("an exec operation without a root mount"))?;
         let chain = match usize::try_from(root.input).ok().and_then(|i| trees.get(i)) {

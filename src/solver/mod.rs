@@ -32,7 +32,7 @@ pub use tree::{ContextDir, Tree};
 
 use crate::archive::LayerOptions;
 use crate::base::events::Outcome;
-use crate::base::{CacheKey, Cancel, Digest, Events};
+use crate::base::{CacheKey, Cancel, Digest, Events, TraceContext};
 use crate::exec::ssh::Agent;
 use crate::llb::{Edge, Graph, Vertex};
 use crate::source::image::ImageSource;
@@ -70,6 +70,8 @@ pub struct Environment {
     pub cancel: Cancel,
     /// RUN steps at a time.
     pub parallelism: usize,
+    /// The trace that steps are to be part of.
+    pub trace: Option<TraceContext>,
     /// How the outputs want layers as blobs; `None` if they want directories, or nothing.
     pub layers: Option<LayerOptions>,
     /// What is built, as far as steps of earlier builds are compared with these.

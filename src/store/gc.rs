@@ -9,14 +9,11 @@ use crate::base::Digest;
 
 use super::image::images;
 use super::lock::{FileLock, Mode};
-use super::meta::{self, TxError};
+use super::meta::TxError;
 use super::record::delete_record;
 use super::sweep::{Patience, list};
 use super::usage::{Item, What};
 use super::{Filter, ImageRecord, LayerId, Store, StoreError, UsageKind, UsageRecord};
-
-const GB: u64 = 1_000_000_000;
-const HOUR: Duration = Duration::from_secs(3600);
 
 /// What to remove (SPEC B8.04, B8.05). The default removes everything that is not in use, but internal items.
 #[derive(Debug, Clone, Default)]
@@ -25,6 +22,8 @@ pub struct PruneOptions {
     pub all: bool,
     /// Only what fulfils all of these.
     pub filters: Vec<Filter>,
+    /// Only what fulfils all of at least one of these lists; empty for everything.
+    pub any: Vec<Vec<Filter>>,
     /// Only what was not used for so long.
     pub keep_duration: Option<Duration>,
     /// Stop as soon as the store is not larger.
@@ -42,15 +41,6 @@ pub struct PruneReport {
     pub removed: Vec<UsageRecord>,
     /// Bytes freed.
     pub bytes: u64,
-}
-
-/// Limits of the automatic collection (SPEC C9.05), from the space that was available when the store was first used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct GcLimits {
-    /// The cap.
-    pub max_used: u64,
-    /// What is kept whatever happens.
-    pub reserved: u64,
 }
 
 impl Store {
@@ -90,67 +80,13 @@ impl Store {
         Ok(report)
     }
 
-    /// The automatic collection, for the end of a build: the rules of SPEC C9.05 under `limits`.
-    ///
-    /// # Errors
-    /// As [`Store::prune`].
-    pub fn gc(&self, limits: &GcLimits) -> Result<PruneReport, StoreError> {
-        let used: u64 = self.inventory()?.iter().map(|item| item.record.size).sum();
-        // Far from the cap nothing old is worth deleting: a cache that fits is a good cache.
-        if used <= limits.max_used {
-            return Ok(PruneReport::default());
-        }
-        let filter = |text| Filter::parse(text).map(|filter| vec![filter]);
-        let capped = |rule: PruneOptions| PruneOptions {
-            max_used_space: Some(limits.max_used),
-            reserved_space: Some(limits.reserved),
-            ..rule
-        };
-        let rules = [
-            PruneOptions {
-                filters: filter("type~=^(source\\.local|source\\.git\\.checkout|exec\\.cachemount)$")?,
-                keep_duration: Some(48 * HOUR),
-                ..PruneOptions::default()
-            },
-            PruneOptions { keep_duration: Some(60 * 24 * HOUR), ..PruneOptions::default() },
-            PruneOptions::default(),
-            PruneOptions { all: true, ..PruneOptions::default() },
-        ];
-        let mut report = PruneReport::default();
-        for rule in rules {
-            let more = self.prune(&capped(rule))?;
-            report.bytes += more.bytes;
-            report.removed.extend(more.removed);
-        }
-        Ok(report)
-    }
-
-    /// The default limits: 80 % of the space available when first asked, at most 100 GB; a tenth of that is reserved.
-    ///
-    /// # Errors
-    /// If the metadata or the file system's state cannot be read.
-    pub fn gc_limits(&self) -> Result<GcLimits, StoreError> {
-        const NAME: &str = "gc.max_used";
-        let saved = self.inner.meta.read("read the cap", |c| meta::setting(c, NAME))?;
-        let max_used = match saved {
-            Some(saved) => u64::try_from(saved).unwrap_or(0),
-            None => {
-                let cap = (self.available_space()? / 5 * 4).min(100 * GB);
-                let kept = i64::try_from(cap).unwrap_or(i64::MAX);
-                self.inner.meta.write("keep the cap", |tx| Ok(meta::set_setting(tx, NAME, kept)?))?;
-                cap
-            }
-        };
-        Ok(GcLimits { max_used, reserved: (max_used / 10).min(10 * GB) })
-    }
-
-    fn available_space(&self) -> Result<u64, StoreError> {
+    pub(super) fn available_space(&self) -> Result<u64, StoreError> {
         let stat = rustix::fs::statvfs(self.root()).map_err(StoreError::errno("examine", self.root()))?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
     /// How large the store may stay; 0 for no limit on what is removed; `None` if nothing has to be done.
-    fn target(&self, options: &PruneOptions, used: u64) -> Result<Option<u64>, StoreError> {
+    pub(super) fn target(&self, options: &PruneOptions, used: u64) -> Result<Option<u64>, StoreError> {
         let given = |limit: Option<u64>| limit.filter(|bytes| *bytes > 0);
         let (max, free, reserved) =
             (given(options.max_used_space), given(options.min_free_space), given(options.reserved_space));
@@ -329,7 +265,9 @@ fn selected(item: &Item, options: &PruneOptions) -> bool {
         .keep_duration
         .is_none_or(|keep| SystemTime::now().duration_since(record.last_used).is_ok_and(|unused| unused >= keep));
     let kind = options.all || record.kind != UsageKind::Internal;
-    !record.in_use && unused && kind && options.filters.iter().all(|filter| filter.matches(record))
+    let all = |filters: &[Filter]| filters.iter().all(|filter| filter.matches(record));
+    let any = options.any.is_empty() || options.any.iter().any(|filters| all(filters));
+    !record.in_use && unused && kind && any && all(&options.filters)
 }
 
 fn strings(tx: &Transaction<'_>, query: &str, value: &str) -> rusqlite::Result<Vec<String>> {

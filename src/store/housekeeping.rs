@@ -11,7 +11,7 @@ use std::sync::PoisonError;
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
-use super::{Store, StoreError};
+use super::{GcPolicy, Store, StoreError};
 
 /// Tables whose rows say whether what they describe survives a crash of the machine.
 const TABLES: [&str; 2] = ["blobs", "dirs"];
@@ -29,10 +29,10 @@ impl Housekeeping {
     ///
     /// # Errors
     /// If the file system reports a write error, or the metadata cannot be changed.
-    pub fn run(&self) -> Result<(), StoreError> {
+    pub fn run(&self, policy: &GcPolicy) -> Result<(), StoreError> {
         // Where nothing was written, nothing has grown.
         if self.store.sync()? && self.is_in_place() {
-            self.store.gc(&self.store.gc_limits()?)?;
+            self.store.gc(policy)?;
         }
         Ok(())
     }
@@ -115,7 +115,7 @@ mod tests {
     use std::time::Duration;
 
     use crate::store::testing::{open, store};
-    use crate::store::{SnapshotterChoice, reset};
+    use crate::store::{GcPolicy, SnapshotterChoice, reset};
 
     #[test]
     fn only_what_was_written_is_synced() {
@@ -138,7 +138,7 @@ mod tests {
             std::thread::spawn(move || sender.send(reset(&root)))
         };
         assert!(answers.recv_timeout(Duration::from_millis(200)).is_err(), "it must wait");
-        left.run().expect("keeps house");
+        left.run(&GcPolicy::default()).expect("keeps house");
         drop(left);
         answers.recv().expect("answers").expect("resets, as no lock is held any more");
         resetting.join().expect("ends").expect("sent");

@@ -2,6 +2,7 @@
 //!
 //! [`Progress`] takes events on a thread of its own and hands them to one of the sinks. Nobody below knows a terminal.
 
+pub mod otlp;
 mod plain;
 mod rawjson;
 mod state;
@@ -18,7 +19,7 @@ use std::time::{Duration, SystemTime};
 
 pub use style::{Colors, Style};
 pub use summary::{StepSummary, Summary};
-pub use trace::Trace;
+pub use trace::{Span, Trace};
 
 use crate::base::events::Warning;
 use crate::base::{Digest, Event, Events};
@@ -127,7 +128,7 @@ fn run(sink: Option<Box<dyn Sink>>, receiver: &Receiver<Message>, mut out: Box<d
         let result = match receiver.recv_timeout(Duration::from_millis(100)) {
             Ok(Message::Event(event)) => {
                 if let Event::Notice { key, .. } = &event
-                    && !noticed.insert(*key)
+                    && !noticed.insert(key.clone())
                 {
                     continue;
                 }

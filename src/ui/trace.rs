@@ -1,4 +1,5 @@
-//! Where the time went, as Chrome's trace format (`--trace FILE`): open it in Perfetto or `chrome://tracing`.
+//! Where the time went: spans for OpenTelemetry ([`super::otlp`]) and for Chrome's trace format (`--trace FILE`): open it in
+//! Perfetto or `chrome://tracing`.
 //!
 //! One span for each vertex and for each item of one (a blob, a transfer). Spans that overlap are on different lines.
 
@@ -18,15 +19,29 @@ struct Spans {
     names: HashMap<Digest, String>,
     open: HashMap<(Digest, String), SystemTime>,
     closed: Vec<Span>,
+    /// How many of these [`Trace::take_new`] gave already.
+    taken: usize,
 }
 
+/// Something that took time.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Span {
-    name: String,
-    kind: &'static str,
-    from: SystemTime,
-    to: SystemTime,
-    outcome: &'static str,
+pub struct Span {
+    /// The vertex that it is, or is part of; `None` for the build as a whole.
+    pub vertex: Option<Digest>,
+    /// The item of the vertex, if it is one.
+    pub item: Option<String>,
+    /// What people read.
+    pub name: String,
+    /// Its beginning.
+    pub from: SystemTime,
+    /// Its end.
+    pub to: SystemTime,
+    /// done, cached, failed or canceled
+    pub outcome: &'static str,
+    /// What went wrong.
+    pub error: Option<String>,
+    /// How much was moved.
+    pub bytes: Option<u64>,
 }
 
 impl Trace {
@@ -38,6 +53,15 @@ impl Trace {
             trace.0.lock().unwrap_or_else(PoisonError::into_inner).event(&event);
             events.send(event);
         })
+    }
+
+    /// What ended since this was asked last.
+    #[must_use]
+    pub fn take_new(&self) -> Vec<Span> {
+        let mut spans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = spans.closed[spans.taken..].to_vec();
+        spans.taken = spans.closed.len();
+        new
     }
 
     /// What was collected so far, as JSON. Times are in microseconds since the first span began.
@@ -61,7 +85,7 @@ impl Trace {
             }
             events.push(serde_json::json!({
                 "name": span.name,
-                "cat": span.kind,
+                "cat": if span.item.is_some() { "item" } else { "vertex" },
                 "ph": "X",
                 "ts": micros(start, span.from),
                 "dur": micros(span.from, span.to),
@@ -84,38 +108,37 @@ impl Spans {
                 self.open.entry((id.clone(), String::new())).or_insert(*at);
             }
             Event::Completed { id, at, outcome } => {
-                let outcome = match outcome {
-                    Outcome::Done => "done",
-                    Outcome::Cached => "cached",
-                    Outcome::Failed(_) => "failed",
-                    Outcome::Canceled => "canceled",
+                let (outcome, error) = match outcome {
+                    Outcome::Done => ("done", None),
+                    Outcome::Cached => ("cached", None),
+                    Outcome::Failed(why) => ("failed", Some(why.clone())),
+                    Outcome::Canceled => ("canceled", None),
                 };
                 let name = self.names.get(id).cloned().unwrap_or_else(|| id.to_string());
-                self.close((id.clone(), String::new()), name, "vertex", *at, outcome);
+                // What never began lasted no time.
+                let from = self.open.remove(&(id.clone(), String::new())).unwrap_or(*at);
+                let vertex = Some(id.clone());
+                self.closed.push(Span { vertex, item: None, name, from, to: *at, outcome, error, bytes: None });
             }
-            Event::Progress { id, item, done, at, .. } => {
+            Event::Progress { id, item, current, done, at, .. } => {
                 let key = (id.clone(), item.clone());
                 if *done {
-                    self.close(key, item.clone(), "item", *at, "done");
+                    self.closed.push(Span {
+                        from: self.open.remove(&key).unwrap_or(*at),
+                        to: *at,
+                        vertex: Some(key.0),
+                        item: Some(key.1),
+                        name: item.clone(),
+                        outcome: "done",
+                        error: None,
+                        bytes: Some(*current),
+                    });
                 } else {
                     self.open.entry(key).or_insert(*at);
                 }
             }
             Event::Log { .. } | Event::Warning(_) | Event::Notice { .. } => {}
         }
-    }
-
-    /// What never began lasted no time.
-    fn close(
-        &mut self,
-        key: (Digest, String),
-        name: String,
-        kind: &'static str,
-        to: SystemTime,
-        outcome: &'static str,
-    ) {
-        let from = self.open.remove(&key).unwrap_or(to);
-        self.closed.push(Span { name, kind, from, to, outcome });
     }
 }
 

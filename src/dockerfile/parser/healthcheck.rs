@@ -1,10 +1,10 @@
 //! HEALTHCHECK (SPEC A8.11).
 
-use super::duration::parse_duration;
 use super::flags::{Flags, Takes};
 use super::instruction::command_line;
 use super::lines::Slice;
 use super::problem::{Parse, Problem};
+use crate::base::duration::parse_duration;
 use crate::base::wording::quote;
 use crate::dockerfile::ast::{Flag, Healthcheck, Word};
 

@@ -5,7 +5,6 @@
 //! `heredoc`, instructions in `instruction`.
 
 mod directives;
-mod duration;
 mod flags;
 mod healthcheck;
 mod heredoc;
@@ -26,7 +25,6 @@ use lines::{Cursor, Line, Logical, Source};
 pub(super) use lines::continued;
 
 pub use directives::{Syntax, detect_check, detect_syntax};
-pub use duration::parse_duration;
 
 /// A tree and what is wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

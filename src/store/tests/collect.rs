@@ -9,7 +9,8 @@ use crate::oci::media_type::{Codec, OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST};
 use crate::oci::{Descriptor, Manifest};
 use crate::store::testing::{open, overlay_store, skip, store};
 use crate::store::{
-    CacheRecord, Filter, GcLimits, LayerId, PruneOptions, Sharing, SnapshotterChoice, Store, UsageKind, UsageRecord,
+    CacheRecord, Filter, GcCaps, GcPolicy, GcRule, LayerId, PruneOptions, Sharing, SnapshotterChoice, Space, Store,
+    UsageKind, UsageRecord,
 };
 
 /// Commits a layer with one file of `size` bytes on top of `chain`.
@@ -207,11 +208,37 @@ fn c9_05_the_least_recently_used_go_first_until_it_fits() {
     let report = store.prune(&until).expect("prunes");
     assert_eq!(report.removed.iter().map(|r| r.id.as_str()).collect::<Vec<_>>(), [layers[3].as_str()]);
     // The cap is a cap.
-    let gone = store.gc(&GcLimits { max_used: 1, reserved: 0 }).expect("collects");
+    let cap = |max_used| GcPolicy::Usual(GcCaps { max_used: Some(Space::Bytes(max_used)), ..GcCaps::default() });
+    let gone = store.gc(&cap(1)).expect("collects");
     assert_eq!(gone.removed.len(), 1);
-    let limits = store.gc_limits().expect("asks");
-    assert!(limits.max_used > 0 && limits.max_used <= 100_000_000_000);
-    assert_eq!(store.gc_limits().expect("asks"), limits, "fixed at the first use");
+    let limits = store.usual_cap().expect("asks");
+    assert!(limits > 0 && limits <= 100_000_000_000);
+    assert_eq!(store.usual_cap().expect("asks"), limits, "fixed at the first use");
+}
+
+// SPEC C9.04, C9.05
+#[test]
+fn policies_of_the_configuration_say_what_goes() {
+    let (_dir, store) = store();
+    let layer = commit(&store, &[], "a", 1 << 20);
+    age(&store, &layer, Duration::from_secs(7200));
+    drop(store.cache_mount("id", Sharing::Shared, None).expect("opens"));
+    let cap = |caps: GcCaps| store.gc(&GcPolicy::Usual(caps)).expect("collects").removed.len();
+    let bytes = |n| Some(Space::Bytes(n));
+    assert_eq!(store.gc(&GcPolicy::Off).expect("does nothing").removed.len(), 0);
+    assert_eq!(store.gc(&GcPolicy::default()).expect("collects").removed.len(), 0, "far below the usual cap");
+    assert_eq!(cap(GcCaps { max_used: bytes(1), reserved: Some(Space::Percent(100)), ..GcCaps::default() }), 0);
+    assert_eq!(cap(GcCaps { min_free: bytes(1), ..GcCaps::default() }), 0, "the disk has that much");
+    let filter = |text: &str| vec![Filter::parse(text).expect("parses")];
+    // One of the lists is enough; within a list all count.
+    let rule = |any: Vec<Vec<Filter>>| GcRule { any, ..GcRule::default() };
+    let none = rule(vec![[filter("type==regular"), filter("until=3h")].concat(), filter("type==source.local")]);
+    assert_eq!(store.gc(&GcPolicy::Rules(vec![none])).expect("collects").removed.len(), 0);
+    let mount = rule(vec![filter("type==source.local"), filter("type==exec.cachemount")]);
+    let gone = store.gc(&GcPolicy::Rules(vec![mount])).expect("collects").removed;
+    assert_eq!(gone.iter().map(|r| r.kind).collect::<Vec<_>>(), [UsageKind::CacheMount]);
+    // More free space than there can be: everything that is not in use goes.
+    assert_eq!(cap(GcCaps { min_free: Some(Space::Percent(101)), reserved: bytes(0), ..GcCaps::default() }), 1);
 }
 
 #[test]

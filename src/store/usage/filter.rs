@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use regex::Regex;
 
 use super::UsageRecord;
+use crate::base::duration::parse_span;
 use crate::store::StoreError;
 
 /// One condition. Several are ANDed.
@@ -125,26 +126,11 @@ impl Filter {
     }
 }
 
-/// `1h30m`, `24h`, `90s`, `500ms`, and days as `7d`.
+/// Go's durations, and days before them: `7d`, `1d12h`.
 fn duration(text: &str) -> Option<Duration> {
-    let mut total = Duration::ZERO;
-    let mut rest = text;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest[..digits].parse().ok()?;
-        let unit_end = rest[digits..].find(|c: char| c.is_ascii_digit() || c == '.').map_or(rest.len(), |i| digits + i);
-        let unit = match &rest[digits..unit_end] {
-            "d" => 86_400.0,
-            "h" => 3_600.0,
-            "m" => 60.0,
-            "s" => 1.0,
-            "ms" => 0.001,
-            _ => return None,
-        };
-        total = total.checked_add(Duration::try_from_secs_f64(number * unit).ok()?)?;
-        rest = &rest[unit_end..];
-    }
-    (!text.is_empty()).then_some(total)
+    let Some((days, rest)) = text.split_once('d') else { return parse_span(text).ok() };
+    let days = Duration::from_secs(days.parse::<u64>().ok()?.checked_mul(86_400)?);
+    if rest.is_empty() { Some(days) } else { days.checked_add(parse_span(rest).ok()?) }
 }
 
 #[cfg(test)]

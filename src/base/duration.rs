@@ -1,5 +1,7 @@
 //! Durations as Go writes them (SPEC G.03).
 
+use std::time::Duration;
+
 use crate::base::wording::quote;
 
 /// Nanoseconds of `1h30m`, `1.5s`, `300ms`, `-2µs`, `0`. The error is one line.
@@ -54,13 +56,24 @@ pub fn parse_duration(text: &str) -> Result<i64, String> {
     i64::try_from(if negative { -total } else { total }).map_err(|_| invalid())
 }
 
+/// The same where it cannot be negative.
+///
+/// # Errors
+/// Names the text and shows what is expected.
+pub fn parse_span(text: &str) -> Result<Duration, String> {
+    let nanos = parse_duration(text).ok().and_then(|nanos| u64::try_from(nanos).ok());
+    nanos
+        .map(Duration::from_nanos)
+        .ok_or_else(|| format!("invalid duration {}: expected for example 300ms, 90s, 1.5h or 2h45m", quote(text)))
+}
+
 fn digits(text: &str) -> (&str, &str) {
     text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::parse_duration;
+    use super::*;
 
     #[test]
     fn durations_g03() {
@@ -84,6 +97,16 @@ mod tests {
         for text in ["", "-", ".", "s", ".s", "1s x", "99999999999h", "1e3s"] {
             assert!(fails(text).starts_with("time: "), "{text}");
         }
+    }
+
+    #[test]
+    fn spans_are_not_negative_g03() {
+        assert_eq!(parse_span("2h45m"), Ok(Duration::from_secs(9900)));
+        assert_eq!(
+            parse_span("-1s"),
+            Err("invalid duration \"-1s\": expected for example 300ms, 90s, 1.5h or 2h45m".to_owned())
+        );
+        assert!(parse_span("5").is_err() && parse_span("x").is_err() && parse_span("").is_err());
     }
 
     proptest::proptest! {
