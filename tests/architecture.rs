@@ -1,4 +1,8 @@
-//! The layer rule of `docs/ARCHITECTURE.md`: a module imports from strictly lower layers only.
+//! The layer rule of `docs/ARCHITECTURE.md`: a module imports from strictly lower layers only; and what else is true of the
+//! source as a whole.
+
+#[path = "architecture/hints.rs"]
+mod hints;
 
 use std::collections::BTreeMap;
 use std::fs;
