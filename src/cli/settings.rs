@@ -252,6 +252,12 @@ fn refuse_unsupported(args: &Build, notices: &mut Vec<String>) -> Result<(), Fai
     if args.cgroup_parent.is_some() {
         return Err(not_yet("--cgroup-parent"));
     }
+    for name in ["EXPERIMENTAL_BUILDKIT_SOURCE_POLICY", "BUILDX_DEFAULT_POLICY"] {
+        // SPEC B5.06, B5.08: a policy that is not applied protects nobody.
+        if variable(name).is_some() {
+            return Err(not_yet(name).hint("unset it if this build may use any source"));
+        }
+    }
     for (flag, value) in [("--provenance", &args.provenance), ("--sbom", &args.sbom)] {
         if let Some(value) = value
             && grammar::boolean(value) != Some(false)

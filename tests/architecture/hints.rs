@@ -83,6 +83,7 @@ fn hints() -> BTreeMap<String, PathBuf> {
             "let safe = ",
             "hint: Some(",
             ".hint = Some(",
+            "const HINT: &str = ",
             "hint: hint.then(",
         ] {
             for (at, _) in code.match_indices(mark) {

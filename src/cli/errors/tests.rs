@@ -206,3 +206,29 @@ fn ignore_files() {
     let of = |ignore: &str| shown("FROM alpine\nCOPY a b\n", Some(ignore), FrontendOptions::default());
     snapshot!([of("ok\n!\n"), of("# c\na[\n")].join("\n========\n"));
 }
+
+// Part of the interface: scripts rely on them.
+#[test]
+fn exit_codes_are_those_of_the_page() {
+    use crate::base::FaultKind;
+    let kinds = [
+        FaultKind::Internal,
+        FaultKind::Usage,
+        FaultKind::Input,
+        FaultKind::Remote,
+        FaultKind::Auth,
+        FaultKind::Network,
+        FaultKind::Store,
+        FaultKind::NoSpace,
+        FaultKind::Step,
+        FaultKind::Isolation,
+        FaultKind::Interrupted,
+    ];
+    let mut codes: Vec<u8> = kinds.map(super::exit_code).into_iter().chain([0]).collect();
+    codes.sort_unstable();
+    codes.dedup();
+    let page = include_str!("../../../docs/cli/exit-codes.md");
+    let documented: Vec<u8> =
+        page.lines().filter_map(|line| line.strip_prefix("| ")?.split(' ').next()?.parse().ok()).collect();
+    assert_eq!(documented, codes);
+}

@@ -98,6 +98,54 @@ async fn e3_13_every_push_ends_right_whatever_fails() {
     }
 }
 
+// The same for downloads, and a wrong byte is never taken for a right one.
+#[tokio::test]
+async fn e3_13_every_pull_ends_right_or_says_what_is_wrong() {
+    let pauses = || vec![("Retry-After", "0".to_owned())];
+    for seed in 1..=12 {
+        let mut dice = Dice(seed * 104_729);
+        let registry = FakeRegistry::start();
+        registry.set_auth(Auth::Token(Tokens { anonymous_pull: false, ..Tokens::default() }));
+        let blobs: Vec<Vec<u8>> = (1..4).map(|n| content(n * 50_000)).collect();
+        for blob in &blobs {
+            registry.put_blob("a/b", blob);
+        }
+        let mut corrupt = false;
+        for _ in 0..8 {
+            let action = match dice.below(9) {
+                0 => Action::Status(429, pauses(), String::new()),
+                1 => Action::Status(500, vec![], String::new()),
+                2 => Action::Status(503, pauses(), String::new()),
+                3 => Action::Close,
+                4 => Action::Delay(Duration::from_millis(20)),
+                5 => Action::IgnoreRange,
+                6 if !corrupt => {
+                    corrupt = true;
+                    Action::Corrupt
+                }
+                _ => Action::CutAfter(usize::try_from(dice.below(120_000)).unwrap_or(0)),
+            };
+            registry.fault("GET", "/blobs/", 1, action);
+        }
+        let (client, _) = client_with(&registry, user("secret"));
+        let target = reference(&registry, "a/b:1");
+        let mut wrong = 0;
+        for (at, blob) in blobs.iter().enumerate() {
+            if at == 1 {
+                registry.revoke_tokens();
+            }
+            match client.blob(&target, &describe(blob), Vec::new(), &no_progress()).await {
+                Ok(pulled) => assert!(pulled == *blob, "seed {seed}: other bytes than asked for"),
+                Err(error) => {
+                    wrong += 1;
+                    assert!(error.to_string().contains("is corrupt: expected sha256:"), "seed {seed}: {error}");
+                }
+            }
+        }
+        assert!(wrong <= usize::from(corrupt), "seed {seed}: {wrong} downloads failed");
+    }
+}
+
 #[tokio::test]
 async fn e1_15_a_login_is_checked_with_the_registry() {
     let registry = FakeRegistry::start();
