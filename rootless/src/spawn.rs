@@ -44,7 +44,13 @@ pub struct RunningStep {
     killer: StepKiller,
     child: Child,
     reaped: bool,
+    /// It has nothing to run yet.
+    idle: bool,
 }
+
+/// A step process that waits to be told what to run. Dropping it ends it.
+#[derive(Debug)]
+pub struct IdleStep(RunningStep);
 
 /// Kills a step from anywhere.
 #[derive(Debug, Clone)]
@@ -128,6 +134,10 @@ impl Drop for RunningStep {
             return;
         }
         self.killer.kill();
+        if self.idle {
+            // It ends by itself and has started nothing: nobody need wait for it, and whoever ends this process reaps it.
+            return;
+        }
         // It needs about a millisecond to take its processes down. A step process that is stuck before that is ended
         // with its group; what it started by then has not yet become the user's program.
         let gone = {
@@ -153,7 +163,16 @@ pub fn spawn_step(
     spec: &StepSpec,
     network: Option<BorrowedFd<'_>>,
 ) -> Result<RunningStep, SpawnError> {
-    let program = exe.path(spec.insecure).what(|| "copy the program for an insecure step".into())?;
+    spawn_idle(exe, spec.insecure)?.start(spec, network)
+}
+
+/// Starts a step process before it is known what it will run: that takes longer than telling it. `insecure` as in the
+/// specification that it will get.
+///
+/// # Errors
+/// When the step process cannot be started.
+pub fn spawn_idle(exe: &SealedExe, insecure: bool) -> Result<IdleStep, SpawnError> {
+    let program = exe.path(insecure).what(|| "copy the program for an insecure step".into())?;
     let (ours, theirs) = UnixStream::pair().what(|| "make a socket pair".into())?;
     // No closure between fork and exec and nothing but standard descriptors: the standard library can then spawn
     // without copying this process's page tables, and no other thread's child can inherit what is meant for this one.
@@ -173,20 +192,36 @@ pub fn spawn_step(
     let stdout = child.stdout.take().map(OwnedFd::from);
     let stderr = child.stderr.take().map(OwnedFd::from);
     let status = ours.try_clone().what(|| "duplicate a socket".into())?;
-    let step = RunningStep {
+    Ok(IdleStep(RunningStep {
         stdout,
         stderr,
         status: Some(status.into()),
         killer: StepKiller { socket: Arc::new(ours), pidfd: Arc::new(pidfd), killed: Arc::default() },
         child,
         reaped: false,
-    };
+        idle: true,
+    }))
+}
+
+impl IdleStep {
+    /// Tells it what to run, and where its network is.
+    ///
+    /// # Errors
+    /// When it has ended meanwhile.
+    pub fn start(self, spec: &StepSpec, network: Option<BorrowedFd<'_>>) -> Result<RunningStep, SpawnError> {
+        let Self(mut step) = self;
+        send(&step.killer.socket, spec, network)?;
+        step.idle = false;
+        Ok(step)
+    }
+}
+
+fn send(mut socket: &UnixStream, spec: &StepSpec, network: Option<BorrowedFd<'_>>) -> Result<(), SpawnError> {
     let text = serde_json::to_vec(spec).map_err(std::io::Error::from).what(|| "serialise a step".into())?;
     let length = u64::try_from(text.len()).unwrap_or(u64::MAX).to_le_bytes();
-    let mut socket = &*step.killer.socket;
     socket.write_all(&length).and_then(|()| socket.write_all(&text)).what(|| "send a step to its process".into())?;
     if let Some(network) = network {
         sys::send_fd(socket.as_fd(), network).what(|| "send a step its network".into())?;
     }
-    Ok(step)
+    Ok(())
 }

@@ -12,10 +12,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rootless::step::{Emulation, Network, Rlimit, RootSwitch, STEP_VERSION, StepMount, StepOutcome, StepSpec, Usage};
-use rootless::{Rung, RunningStep, SealedExe, SpawnError, WorkerContext};
+use rootless::{IdleStep, Rung, RunningStep, SealedExe, SpawnError, WorkerContext};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::sync::RwLock;
@@ -181,7 +181,7 @@ pub struct StepOptions {
 /// Starts steps. One per worker.
 pub struct Runner {
     context: WorkerContext,
-    exe: Arc<SealedExe>,
+    spawner: Arc<Spawner>,
     options: StepOptions,
     networks: Networks,
     /// Why steps cannot have networks of their own, once that is known.
@@ -209,7 +209,17 @@ impl Runner {
         }
         let (next, together) = (AtomicU64::new(0), RwLock::new(()));
         let had_network = AtomicBool::new(false);
-        Ok(Self { context, exe: Arc::new(exe), options, networks, no_network, had_network, next, together })
+        let spawner = Arc::new(Spawner { exe, spare: Mutex::default() });
+        Ok(Self { context, spawner, options, networks, no_network, had_network, next, together })
+    }
+
+    /// To be called when a step will run soon: its process is started meanwhile.
+    pub fn expect_step(&self) {
+        if self.context.rung == Rung::None {
+            return;
+        }
+        let spawner = Arc::clone(&self.spawner);
+        drop(tokio::task::spawn_blocking(move || spawner.make_spare()));
     }
 
     /// The worker it runs steps for.
@@ -261,9 +271,9 @@ impl Runner {
                 }
                 _ => None,
             };
-            let exe = Arc::clone(&self.exe);
+            let spawner = Arc::clone(&self.spawner);
             let starting = tokio::task::spawn_blocking(move || {
-                let step = rootless::spawn_step(&exe, &spec, network.namespace())?;
+                let step = spawner.start(&spec, network.namespace())?;
                 Ok::<_, SpawnError>((step, network))
             });
             let (step, network) = starting.await.map_err(|e| io_error("start a step")(io::Error::other(e)))??;
@@ -444,6 +454,38 @@ impl Way {
             Self::None => hosts::Servers::NotLoopback,
             Self::Own(network) => hosts::Servers::These(&network::addresses::NAME_SERVERS[..network.name_servers]),
         }
+    }
+}
+
+/// Starts the processes of steps.
+struct Spawner {
+    exe: SealedExe,
+    /// A process that was started in advance.
+    spare: Mutex<Option<IdleStep>>,
+}
+
+impl Spawner {
+    fn spare(&self) -> std::sync::MutexGuard<'_, Option<IdleStep>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts one for the next step, unless there is one. Trouble is for the step to meet.
+    fn make_spare(&self) {
+        // Held meanwhile: a step that comes now waits for this one, which is quicker than to start another.
+        let mut spare = self.spare();
+        if spare.is_none() {
+            *spare = rootless::spawn_idle(&self.exe, false).ok();
+        }
+    }
+
+    fn start(&self, spec: &StepSpec, network: Option<BorrowedFd<'_>>) -> Result<RunningStep, SpawnError> {
+        if !spec.insecure
+            && let Some(spare) = self.spare().take()
+            && let Ok(step) = spare.start(spec, network)
+        {
+            return Ok(step);
+        }
+        rootless::spawn_step(&self.exe, spec, network)
     }
 }
 

@@ -58,6 +58,7 @@ impl Solver {
             () = self.env.cancel.cancelled() => return Err(SolveError::cancelled()),
         };
         self.env.events.started(&vertex.digest);
+        runner.expect_step();
 
         for device in &exec.cdi_devices {
             devices(vertex, device)?;

@@ -4,7 +4,7 @@
 //! often a link to a file below `/run` that only exists on a running machine. With overlay the missing directories and
 //! files become an extra lowest-cost layer just below the upper; with native they are made in the tree and taken away.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -36,6 +36,8 @@ pub struct Stub {
 pub(crate) struct Plan {
     /// For each stub where it really is, absolute inside the root and free of symlinks.
     pub(crate) resolved: Vec<PathBuf>,
+    /// Every path that was looked at on the way, relative: while none of them changes, the plan holds.
+    pub(crate) visited: BTreeSet<PathBuf>,
     /// Paths to create, relative, parents before children; true for directories.
     create: BTreeMap<PathBuf, bool>,
 }
@@ -68,6 +70,7 @@ impl Plan {
             }
             let next = path.join(&name);
             let last = todo.is_empty();
+            self.visited.insert(next.clone());
             let kind = match self.create.get(&next) {
                 Some(true) => Some(FileType::Directory),
                 Some(false) => Some(FileType::RegularFile),

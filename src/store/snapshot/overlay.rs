@@ -5,14 +5,16 @@
 //! fresh one; a value passed to `fsconfig` is at most 255 bytes; a read-only overlay needs two lowers; 500 lowers are
 //! the limit; upper on overlay is EINVAL, on tmpfs fine.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags, lgetxattr};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
@@ -26,7 +28,7 @@ use crate::base::file::open_dir;
 use crate::store::StoreError;
 use crate::store::content::BlobWriter;
 use crate::store::copy::copy_metadata;
-use crate::store::stub::Plan;
+use crate::store::stub::{Plan, Stub};
 
 use super::native::empty_root;
 use super::{Snapshotter, View, ViewRequest, detach};
@@ -47,6 +49,8 @@ enum Api {
 #[derive(Debug)]
 pub(crate) struct Overlay {
     api: Api,
+    /// Mountpoints of the views made last: most steps change nothing about them.
+    known: Mutex<Vec<Arc<Mountpoints>>>,
 }
 
 /// What goes into one mount.
@@ -58,6 +62,10 @@ struct Layers<'a> {
 }
 
 impl Overlay {
+    fn new(api: Api) -> Self {
+        Self { api, known: Mutex::default() }
+    }
+
     /// Whether the kernel lets this process make a file system at all. Costs nothing.
     pub(crate) fn allowed() -> Result<(), String> {
         match fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC) {
@@ -82,7 +90,7 @@ impl Overlay {
             2 => Api::Mount,
             _ => return None,
         };
-        Some(Self { api })
+        Some(Self::new(api))
     }
 
     /// Mounts a small overlay below `scratch` and does there what steps do. The error says what failed.
@@ -123,7 +131,7 @@ impl Overlay {
         drop(fs);
         let _ = detach(merged);
         match tried {
-            Ok(true) => Ok(Self { api }),
+            Ok(true) => Ok(Self::new(api)),
             Ok(false) => Err("deletions are not recorded".into()),
             Err(e) => Err(format!("deleting in a test mount: {e}")),
         }
@@ -142,6 +150,39 @@ impl Overlay {
             Api::Fsconfig => attach(&detached(layers)?, target),
             Api::Mount => mount_old(layers, target, layers.upper.is_none()),
         }
+    }
+}
+
+/// How many layers of mountpoints are remembered.
+const KNOWN: usize = 32;
+
+/// What was found out about the mountpoints of a view.
+#[derive(Debug)]
+struct Mountpoints {
+    /// The layers they were looked for in.
+    lowers: Vec<PathBuf>,
+    stubs: Vec<Stub>,
+    /// Where each of them really is.
+    resolved: Vec<PathBuf>,
+    /// What that depends on, relative.
+    visited: BTreeSet<PathBuf>,
+    /// A layer with those that are missing.
+    dir: Option<PathBuf>,
+}
+
+impl Mountpoints {
+    /// Whether `layer` has anything at a path that decided where the mountpoints are.
+    fn touched_by(&self, layer: &Path) -> bool {
+        if lgetxattr(layer, "user.overlay.opaque", &mut [0_u8; 2]).is_ok() {
+            return true;
+        }
+        // Something that cannot be looked at is better looked for again.
+        let absent = |path: &PathBuf| matches!(fs::symlink_metadata(layer.join(path)), Err(e) if e.kind() == io::ErrorKind::NotFound);
+        !self.visited.iter().all(absent)
+    }
+
+    fn is_there(&self) -> bool {
+        self.dir.as_ref().is_none_or(|dir| dir.is_dir())
     }
 }
 
@@ -181,28 +222,20 @@ impl Snapshotter for Overlay {
             empty_root(&empty).map_err(StoreError::io("prepare", &empty))?;
             lowers.push(empty);
         }
+        let image = lowers.clone();
         let mut stubs = Vec::new();
         if !request.stubs.is_empty() {
-            let plan = self.with_merged(&lowers, scratch, |root| {
-                let plan = Plan::new(root, request.stubs)?;
-                if !plan.is_empty() {
-                    let init = new_dir("init")?;
-                    plan.make_layer(root, &init).map_err(StoreError::io("make mountpoints in", &init))?;
-                }
-                Ok(plan)
-            })?;
-            if !plan.is_empty() {
-                lowers.push(scratch.join("init"));
-            }
-            stubs = plan.resolved;
+            let found = self.mountpoints(&lowers, request)?;
+            lowers.extend(found.dir.clone());
+            stubs.clone_from(&found.resolved);
         }
         let mountpoint = request.mountpoint;
         fs::create_dir(mountpoint).map_err(StoreError::io("create", mountpoint))?;
         let mut keep = None;
         if request.writable {
             let (upper, work) = (new_dir("fs")?, new_dir("work")?);
-            // The root of the merged view is the upper's root.
-            self.prepare(&upper, &lowers).map_err(StoreError::io("prepare", &upper))?;
+            // The root of the merged view is the upper's root: it looks like the image's.
+            self.prepare(&upper, &image).map_err(StoreError::io("prepare", &upper))?;
             self.mount(&Layers { lowers: &lowers, upper: Some((&upper, &work)) }, mountpoint)?;
             keep = Some(upper);
         } else if let [only] = lowers.as_slice() {
@@ -229,6 +262,41 @@ impl Snapshotter for Overlay {
 }
 
 impl Overlay {
+    /// The layer of mountpoints for `request` above `lowers`: that of the step before, unless the layer since then
+    /// touches one of them.
+    fn mountpoints(&self, lowers: &[PathBuf], request: &ViewRequest<'_>) -> Result<Arc<Mountpoints>, StoreError> {
+        let lock = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let (top, below) = lowers.split_last().ok_or_else(|| StoreError::Misuse("a view of nothing".into()))?;
+        let found = lock().iter().rev().find_map(|known| {
+            let same = known.lowers == lowers || known.lowers == below && !known.touched_by(top);
+            (same && known.stubs == request.stubs && known.is_there()).then(|| Arc::clone(known))
+        });
+        let (resolved, visited, dir) = match found {
+            Some(known) if known.lowers == lowers => return Ok(known),
+            Some(known) => (known.resolved.clone(), known.visited.clone(), known.dir.clone()),
+            None => self.with_merged(lowers, request.scratch, |root| {
+                let plan = Plan::new(root, request.stubs)?;
+                if plan.is_empty() {
+                    return Ok((plan.resolved, plan.visited, None));
+                }
+                // Beside the view and not in it: others use it too.
+                let name = request.scratch.file_name().unwrap_or_default().to_string_lossy();
+                let dir = request.scratch.with_file_name(format!("{name}-mountpoints"));
+                fs::create_dir(&dir).map_err(StoreError::io("create", &dir))?;
+                plan.make_layer(root, &dir).map_err(StoreError::io("make mountpoints in", &dir))?;
+                Ok((plan.resolved, plan.visited, Some(dir)))
+            })?,
+        };
+        let (lowers, stubs) = (lowers.to_vec(), request.stubs.to_vec());
+        let new = Arc::new(Mountpoints { lowers, stubs, resolved, visited, dir });
+        let mut known = lock();
+        if known.len() == KNOWN {
+            known.remove(0);
+        }
+        known.push(Arc::clone(&new));
+        Ok(new)
+    }
+
     /// Calls `body` with the root of a read-only view over `lowers` that is mounted nowhere.
     fn with_merged<T>(
         &self,
@@ -392,7 +460,7 @@ mod tests {
         }
         for api in [Api::Fsconfig, Api::Mount] {
             let dir = tempfile::tempdir().expect("a temporary directory");
-            let overlay = Overlay { api };
+            let overlay = Overlay::new(api);
             let dirs: Vec<PathBuf> = (0..40).map(|i| dir.path().join(format!("a,b:c{i}"))).collect();
             for (i, layer) in dirs.iter().enumerate() {
                 fs::create_dir(layer).expect("creates");
@@ -429,10 +497,80 @@ mod tests {
         }
     }
 
+    /// Where the mountpoints of a chain of layers are, each layer made by a step in what is visible then; and how often
+    /// they had to be looked for.
+    fn chain_of_mountpoints(steps: &[fn(&Path)]) -> Option<(Vec<Vec<PathBuf>>, usize)> {
+        overlay_store()?;
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let owner = dir.path().join("owner");
+        fs::create_dir(&owner).expect("creates");
+        let stubs = [Stub { path: "/etc/hosts".into(), dir: false }, Stub { path: "/proc".into(), dir: true }];
+        let overlay = Overlay::new(Api::Fsconfig);
+        let (mut dirs, mut seen) = (Vec::new(), Vec::new());
+        for (i, step) in steps.iter().enumerate() {
+            let (scratch, mountpoint) = (owner.join(format!("view{i}")), dir.path().join(format!("mnt{i}")));
+            fs::create_dir(&scratch).expect("creates");
+            let request =
+                ViewRequest { dirs: &dirs, writable: true, stubs: &stubs, scratch: &scratch, mountpoint: &mountpoint };
+            let mut view = overlay.view(&request).expect("mounts");
+            // What a step sees must not depend on what was remembered.
+            let fresh_scratch = owner.join(format!("fresh{i}"));
+            fs::create_dir(&fresh_scratch).expect("creates");
+            let (at, fresh) = (dir.path().join(format!("other{i}")), Overlay::new(Api::Fsconfig));
+            let mut other =
+                fresh.view(&ViewRequest { scratch: &fresh_scratch, mountpoint: &at, ..request }).expect("mounts");
+            assert_eq!(view.stubs, other.stubs, "step {i}");
+            for (stub, at) in stubs.iter().zip(&view.stubs) {
+                let at = view.root.join(at.strip_prefix("/").expect("is absolute"));
+                assert_eq!(at.symlink_metadata().expect("is there").is_dir(), stub.dir, "step {i}: {}", at.display());
+            }
+            for name in ["", "etc"] {
+                use std::os::unix::fs::MetadataExt;
+                let meta = |root: &Path| fs::symlink_metadata(root.join(name)).map(|m| (m.mode(), m.mtime()));
+                assert_eq!(meta(&view.root).ok(), meta(&other.root).ok(), "step {i}: /{name}");
+            }
+            other.release().expect("unmounts");
+            seen.push(view.stubs.clone());
+            step(&view.root);
+            view.release().expect("unmounts");
+            dirs.push(view.keep.clone().expect("is kept"));
+        }
+        let made = fs::read_dir(&owner).expect("lists").flatten().map(|e| e.file_name().to_string_lossy().into_owned());
+        let made = made.filter(|name| name.starts_with("view") && name.ends_with("-mountpoints")).count();
+        Some((seen, made))
+    }
+
+    #[test]
+    fn mountpoints_are_looked_for_again_when_a_step_moves_them() {
+        use std::os::unix::fs::symlink;
+        let steps: [fn(&Path); 6] = [
+            |root| fs::write(root.join("a"), "").expect("writes"),
+            |root| fs::create_dir(root.join("etc2")).expect("creates"),
+            |root| {
+                fs::remove_dir_all(root.join("etc")).expect("removes");
+                symlink("link", root.join("etc")).expect("links");
+                symlink("etc2", root.join("link")).expect("links");
+            },
+            |root| fs::write(root.join("b"), "").expect("writes"),
+            |root| {
+                fs::remove_file(root.join("link")).expect("removes");
+                fs::create_dir(root.join("etc3")).expect("creates");
+                symlink("etc3", root.join("link")).expect("links");
+            },
+            |_| {},
+        ];
+        let Some((seen, made)) = chain_of_mountpoints(&steps) else { return };
+        let hosts: Vec<&Path> = seen.iter().map(|paths| paths[0].as_path()).collect();
+        let expected = ["/etc/hosts", "/etc/hosts", "/etc/hosts", "/etc2/hosts", "/etc2/hosts", "/etc3/hosts"];
+        assert_eq!(hosts, expected.map(Path::new));
+        // On nothing, on the first layer, after the links came, and after one was turned.
+        assert_eq!(made, 4);
+    }
+
     #[test]
     fn too_many_layers_are_refused_in_words() {
         let dirs = vec![PathBuf::from("/nonexistent"); 501];
-        let error = Overlay { api: Api::Fsconfig }
+        let error = Overlay::new(Api::Fsconfig)
             .mount(&Layers { lowers: &dirs, upper: None }, Path::new("/nonexistent"))
             .expect_err("too many");
         assert!(error.to_string().contains("at most 500"), "{error}");
