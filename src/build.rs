@@ -9,6 +9,7 @@ mod inputs;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use tokio::sync::OnceCell;
@@ -122,6 +123,9 @@ pub enum BuildError {
     #[error("{0}")]
     Internal(String),
 }
+
+/// Builds that take longer ask first whether their push will be allowed.
+const SOON: Duration = Duration::from_millis(250);
 
 /// Builds requests.
 pub struct Builder {
@@ -267,6 +271,12 @@ impl Builder {
         work: impl Future<Output = Result<T, SolveError>>,
     ) -> Result<T, BuildError> {
         tokio::pin!(work);
+        // A build that is over by then learns it from the push itself, and need not ask twice.
+        tokio::select! {
+            biased;
+            result = &mut work => return Ok(result?),
+            () = tokio::time::sleep(SOON) => {}
+        }
         let checks = exporter::check_pushes(&self.client, &self.events, &request.outputs);
         tokio::pin!(checks);
         let solved = tokio::select! {

@@ -6,7 +6,11 @@
 
 mod support;
 
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
 use support::Bench;
+use support::image::Image;
 
 #[test]
 fn copy_and_run_make_an_image() {
@@ -445,4 +449,45 @@ fn a9_06_only_what_is_copied_is_read() {
     bench.file("closed/g", "3");
     let second = bench.build(&[]).ok();
     assert!(second.count("CACHED") > 0, "{}", second.stderr);
+}
+
+/// A layer of the image is compressed while a later step runs: the step only ends when the blob is there.
+#[test]
+fn a_layer_is_packed_while_later_steps_run() {
+    need_run!();
+    let bench = Bench::new();
+    bench.dockerfile(
+        "FROM busybox\nRUN echo first > /first\n\
+         RUN --mount=type=cache,target=/gate until [ -e /gate/open ]; do sleep 0.05; done; echo second > /second\n",
+    );
+    let (tar, list) = (bench.path("image.tar"), |dir: &Path| -> Vec<PathBuf> {
+        std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+    });
+    let mut child = bench.build_command(&["-o", &format!("type=oci,dest={}", tar.display())]).spawn().unwrap();
+    let gate = || list(&bench.store().join("mounts")).into_iter().map(|dir| dir.join("fs")).find(|dir| dir.is_dir());
+    // The layer of the base and that of the first step.
+    let early = (0..600).find_map(|_| {
+        std::thread::sleep(Duration::from_millis(100));
+        let blobs = list(&bench.store().join("oci/blobs/sha256"));
+        (blobs.len() >= 2 && gate().is_some()).then_some(blobs)
+    });
+    let running = child.try_wait().unwrap().is_none();
+    if let Some(gate) = gate() {
+        std::fs::write(gate.join("open"), "").unwrap();
+    } else {
+        child.kill().unwrap();
+    }
+    let run = support::finish(child.wait_with_output().unwrap());
+    if run.stderr.contains("native snapshotter") {
+        skip!("a tree that steps change in place is not packed meanwhile");
+    }
+    run.ok();
+    assert!(running, "the second step waited for nobody");
+    let image = Image::open_tar(&tar);
+    let first = image.manifest["layers"][image.layers.len() - 2]["digest"].as_str().unwrap().to_owned();
+    let early = early.expect("nothing was packed while the second step ran");
+    assert!(
+        early.iter().any(|blob| first.ends_with(&*blob.file_name().unwrap().to_string_lossy())),
+        "{first}: {early:?}"
+    );
 }

@@ -7,6 +7,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::buffer::spare_capacity;
+use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
 use super::error::ArchiveError;
@@ -82,7 +84,7 @@ impl Recipe {
     pub(super) fn build(&mut self, raw: &mut Vec<u8>) -> Result<Built, ArchiveError> {
         let mut built = Built::default();
         raw.clear();
-        raw.reserve(self.length);
+        raw.reserve(self.length + 1);
         let mut taken = 0;
         for part in self.parts.drain(..) {
             let at = raw.len();
@@ -93,14 +95,12 @@ impl Recipe {
                 }
                 Part::Padding(count) => raw.resize(at + count, 0),
                 Part::File { open, size, path, entry } => {
-                    // Room for one more byte than there should be: so a file that has grown is noticed without asking.
-                    raw.resize(at + size + 1, 0);
                     let file = open().map_err(|e| ArchiveError::io("open", &path, e))?;
-                    let found = read(&file, 0, &mut raw[at..], &path)?;
+                    // One more byte than there should be: so a file that has grown is noticed without asking.
+                    let found = append(&file, raw, size, &path)?;
                     if found != size {
                         return Err(ArchiveError::Changed { path, expected: size as u64, found: found as u64 });
                     }
-                    raw.truncate(at + size);
                     built.digests.push((entry, Sha256::digest(&raw[at..]).into()));
                 }
                 Part::Piece { file, offset, size, path, entry, last } => {
@@ -118,6 +118,32 @@ impl Recipe {
     }
 }
 
+/// Appends a file that should have `size` bytes and tells how many it has, or at least how many more than that. Writes to
+/// memory that was not filled with zeros before: for small files that would cost as much as reading them.
+fn append(file: &File, out: &mut Vec<u8>, size: usize, path: &Path) -> Result<usize, ArchiveError> {
+    let start = out.len();
+    // Room for one more byte than there should be: so a file that has grown is noticed without asking.
+    out.reserve(size + 1);
+    loop {
+        let done = out.len() - start;
+        match rustix::io::pread(file, spare_capacity(out), done as u64) {
+            Ok(0) => return Ok(done),
+            Ok(_) => {}
+            Err(Errno::INTR) => continue,
+            Err(e) => return Err(ArchiveError::io("read", path, e)),
+        }
+        let done = out.len() - start;
+        // A file gives less than it was asked for at its end only.
+        if done >= size || at_end(file, done as u64, path)? {
+            return Ok(done);
+        }
+    }
+}
+
+fn at_end(file: &File, offset: u64, path: &Path) -> Result<bool, ArchiveError> {
+    Ok(file.metadata().map_err(|e| ArchiveError::io("inspect", path, e))?.len() <= offset)
+}
+
 /// Reads as much as fits into `out`, or less at the end of the file.
 fn read(file: &File, offset: u64, out: &mut [u8], path: &Path) -> Result<usize, ArchiveError> {
     let mut done = 0;
@@ -127,12 +153,30 @@ fn read(file: &File, offset: u64, out: &mut [u8], path: &Path) -> Result<usize, 
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
             Err(e) => return Err(ArchiveError::io("read", path, e)),
         }
-        // A file gives less than it was asked for at its end only, and a whole file was asked for one byte more.
-        if done == out.len() || done + 1 >= out.len() {
+        if done == out.len() || at_end(file, offset + done as u64, path)? {
             return Ok(done);
         }
-        if file.metadata().map_err(|e| ArchiveError::io("inspect", path, e))?.len() <= offset + done as u64 {
-            return Ok(done);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn a_whole_file_is_appended_and_one_of_another_size_noticed() {
+        let mut file = tempfile::tempfile().expect("a file");
+        file.write_all(b"0123456789").expect("writes");
+        for (size, found) in [(10, 10), (12, 10)] {
+            let mut out = b"before".to_vec();
+            assert_eq!(append(&file, &mut out, size, Path::new("f")).expect("reads"), found);
+            assert_eq!(out, b"before0123456789");
         }
+        let mut out = Vec::new();
+        assert!(append(&file, &mut out, 9, Path::new("f")).expect("reads") > 9, "it has grown");
+        let mut empty = Vec::new();
+        assert_eq!(append(&tempfile::tempfile().expect("a file"), &mut empty, 5, Path::new("f")).expect("reads"), 0);
     }
 }

@@ -17,14 +17,13 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::config::Config;
 use super::errors::Failure;
-use super::{registries, scoped, settings};
+use super::{scoped, settings};
 use crate::base::Events;
 use crate::exec::ssh::{Agent, AgentSource, AgentSpec};
 use crate::registry::cloud::CloudKeychain;
 use crate::registry::docker_config::{DockerConfig, Keyring};
-use crate::registry::{Anonymous, Credential, CredentialProvider, Wanted};
+use crate::registry::{ClientOptions, Credential, CredentialProvider, Wanted};
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -269,8 +268,9 @@ pub(super) struct Broker {
 }
 
 impl Broker {
-    pub(super) fn new(client: Arc<BrokerClient>, config: &Config, events: &Events) -> Result<Self, Failure> {
-        let options = registries::client_options(config, Arc::new(Anonymous), Events::none());
+    /// `options` are for what a cloud is asked, with nobody's credentials.
+    pub(super) fn new(client: Arc<BrokerClient>, options: ClientOptions, events: &Events) -> Result<Self, Failure> {
+        let options = ClientOptions { events: Events::none(), ..options };
         let cloud = CloudKeychain::new(settings::cloud(), options);
         let cloud = cloud.map_err(|e| Failure::new(e.kind(), e.to_string()))?;
         Ok(Self { client, cloud, events: events.clone() })

@@ -13,7 +13,7 @@ use super::config::Config;
 use super::errors::Failure;
 use super::{WORKER_ROLE, broker, build, image_commands, registries, settings, store_commands};
 use crate::base::{Events, FaultKind};
-use crate::registry::{Client, ClientOptions, RetryPolicy, Timeouts};
+use crate::registry::{Anonymous, Client, ClientOptions, RetryPolicy, Timeouts};
 use crate::store::{GcPolicy, SnapshotterChoice, Store, StoreOptions};
 
 /// Probes, enters, waits. Runs before any thread exists.
@@ -153,6 +153,8 @@ pub(super) struct Inside {
     pub(super) blockers: Vec<String>,
     pub(super) broker: Arc<broker::BrokerClient>,
     pub(super) config: Config,
+    /// What is configured about registries, with nobody's credentials.
+    registries: OnceLock<ClientOptions>,
     /// The store of a build that has succeeded: it has to be made durable, which nobody need wait for.
     pub(super) leftover: OnceLock<Store>,
 }
@@ -204,8 +206,11 @@ impl Inside {
     }
 
     fn client_options(&self, events: Events) -> Result<ClientOptions, Failure> {
-        let broker = broker::Broker::new(self.broker.clone(), &self.config, &events)?;
-        Ok(registries::client_options(&self.config, Arc::new(broker), events))
+        // Several files, read once for all clients; what is wrong with them is said once.
+        let read = || registries::client_options(&self.config, Arc::new(Anonymous), events.clone());
+        let found = self.registries.get_or_init(read);
+        let broker = broker::Broker::new(self.broker.clone(), found.clone(), &events)?;
+        Ok(ClientOptions { credentials: Arc::new(broker), events, ..found.clone() })
     }
 }
 
@@ -271,6 +276,7 @@ fn inside(told: &OsString, cli: &super::Cli) -> Result<Inside, Failure> {
         blockers: told.blockers,
         broker: Arc::new(broker::BrokerClient::new(socket)),
         config,
+        registries: OnceLock::new(),
         leftover: OnceLock::new(),
     })
 }

@@ -1,7 +1,7 @@
 //! OCI archives, OCI layout directories and Docker archives (SPEC B3.03, B3.04, C6.15).
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read as _, Write};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
@@ -40,8 +40,8 @@ pub(super) async fn prepare(
         }
         Dest::Path(path) => {
             let name = shown(&Dest::Path(path.clone()));
-            let write = move |out: &mut (dyn Write + Send)| content.write_tar(manifest.as_deref(), out, &name);
-            Ready::File(blocking(move || StagedFile::write(&path, write)).await?)
+            let write = move || StagedFile::write(&path, |out| content.write_tar(manifest.as_deref(), out, &name));
+            Ready::File(blocking(write).await?)
         }
         Dest::Stdout => {
             let name = shown(&Dest::Stdout);
@@ -102,46 +102,60 @@ impl Content {
     }
 
     /// Writes one archive; `name` is for messages.
-    pub(super) fn write_tar(
+    pub(super) fn write_tar<W: Write + ?Sized>(
         &self,
         manifest: Option<&[u8]>,
-        out: &mut (dyn Write + Send),
+        out: &mut W,
         name: impl AsRef<Path>,
     ) -> Result<(), ExportError> {
-        let mut tar = tar::Builder::new(out);
         let fail = || ExportError::io("write", name.as_ref());
         // Readers that unpack as an ordinary user make missing parents as root's and fail.
         for dir in ["blobs/", "blobs/sha256/"] {
-            let mut header = tar::Header::new_ustar();
-            header.set_entry_type(tar::EntryType::Directory);
-            header.set_mode(0o755);
-            header.set_size(0);
-            header.set_mtime(0);
-            tar.append_data(&mut header, dir, io::empty()).map_err(fail())?;
+            tar_header(out, dir, tar::EntryType::Directory, 0).map_err(fail())?;
         }
-        let mut add = |path: &str, size: u64, reader: &mut dyn Read| -> io::Result<()> {
-            let mut header = tar::Header::new_ustar();
-            header.set_mode(0o644);
-            header.set_size(size);
-            header.set_mtime(0);
-            tar.append_data(&mut header, path, reader)
+        let add = |out: &mut W, path: &str, bytes: &[u8]| -> io::Result<()> {
+            tar_header(out, path, tar::EntryType::Regular, bytes.len() as u64)?;
+            out.write_all(bytes)?;
+            tar_padding(out, bytes.len() as u64)
         };
         for document in &self.small {
-            let bytes = &document.bytes;
-            add(&blob_path(&document.descriptor.digest), bytes.len() as u64, &mut &bytes[..]).map_err(fail())?;
+            add(out, &blob_path(&document.descriptor.digest), &document.bytes).map_err(fail())?;
         }
         for layer in &self.layers {
-            let mut blob = self.store.open_blob(&layer.digest)?;
-            add(&blob_path(&layer.digest), layer.size, &mut blob).map_err(fail())?;
+            let blob = self.store.open_blob(&layer.digest)?;
+            tar_header(out, &blob_path(&layer.digest), tar::EntryType::Regular, layer.size).map_err(fail())?;
+            // File to file: the kernel copies.
+            let copied = io::copy(&mut blob.take(layer.size), out).map_err(fail())?;
+            if copied != layer.size {
+                let text = format!("{} has {copied} bytes instead of {}", layer.digest, layer.size);
+                return Err(fail()(io::Error::new(io::ErrorKind::UnexpectedEof, text)));
+            }
+            tar_padding(out, layer.size).map_err(fail())?;
         }
-        let index = to_json_pretty(&Index::new(self.entries.clone()));
-        add("index.json", index.len() as u64, &mut index.as_slice()).map_err(fail())?;
+        add(out, "index.json", &to_json_pretty(&Index::new(self.entries.clone()))).map_err(fail())?;
         if let Some(manifest) = manifest {
-            add("manifest.json", manifest.len() as u64, &mut &manifest[..]).map_err(fail())?;
+            add(out, "manifest.json", manifest).map_err(fail())?;
         }
-        add("oci-layout", LAYOUT.len() as u64, &mut &LAYOUT[..]).map_err(fail())?;
-        tar.finish().map_err(fail())
+        add(out, "oci-layout", LAYOUT).map_err(fail())?;
+        out.write_all(&[0; 1024]).map_err(fail())
     }
+}
+
+fn tar_header(out: &mut (impl Write + ?Sized), path: &str, kind: tar::EntryType, size: u64) -> io::Result<()> {
+    let mut header = tar::Header::new_ustar();
+    header.set_path(path)?;
+    header.set_entry_type(kind);
+    header.set_mode(if kind == tar::EntryType::Directory { 0o755 } else { 0o644 });
+    header.set_size(size);
+    header.set_mtime(0);
+    header.set_cksum();
+    out.write_all(header.as_bytes())
+}
+
+/// Fills the last record of a file.
+fn tar_padding(out: &mut (impl Write + ?Sized), size: u64) -> io::Result<()> {
+    let over = usize::try_from(size % 512).unwrap_or(0);
+    if over > 0 { out.write_all(&[0; 512][over..]) } else { Ok(()) }
 }
 
 fn blob_path(digest: &Digest) -> String {

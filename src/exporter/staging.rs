@@ -17,10 +17,10 @@ pub(super) struct StagedFile {
 }
 
 impl StagedFile {
-    /// Writes next to `path`.
+    /// Writes next to `path`. The writer's type is known, so that whole files can be copied into it by the kernel.
     pub(super) fn write(
         path: &Path,
-        write: impl FnOnce(&mut (dyn Write + Send)) -> Result<(), ExportError>,
+        write: impl FnOnce(&mut BufWriter<&File>) -> Result<(), ExportError>,
     ) -> Result<Self, ExportError> {
         let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         fs::create_dir_all(parent).map_err(ExportError::io("create", parent))?;
@@ -49,7 +49,7 @@ impl StagedFile {
 
 /// Writes to standard output.
 pub(super) fn write_stdout(
-    write: impl FnOnce(&mut (dyn Write + Send)) -> Result<(), ExportError>,
+    write: impl FnOnce(&mut BufWriter<File>) -> Result<(), ExportError>,
 ) -> Result<(), ExportError> {
     let fail = || ExportError::io("write", "standard output");
     let out = rustix::io::dup(rustix::stdio::stdout()).map_err(|e| fail()(e.into()))?;
