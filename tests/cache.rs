@@ -355,7 +355,7 @@ fn round_trip(bench: &Bench, cache: &str, expire: impl FnOnce()) {
 /// Moto wants to see a signature, any signature.
 const AUTHORIZED: &str = "Authorization: AWS4-HMAC-SHA256 Credential=id/20260101/eu-central-1/s3/aws4_request, SignedHeaders=host, Signature=x\r\n";
 
-// SPEC B4.07, B4.09, C7.07
+// SPEC B4.07, B4.09, B5.12, C7.07
 #[test]
 fn b4_07_s3() {
     need!();

@@ -45,6 +45,22 @@ fn build_platform() {
     assert_eq!(architecture(&bench, &[]), "ppc64le");
 }
 
+// SPEC B5.01, B5.03, B5.05: variables that count without any flag, and those that change nothing here.
+#[test]
+fn variables_of_docker_and_reproducible_builds() {
+    let mut bench = bench();
+    bench.env.push(("SOURCE_DATE_EPOCH".into(), "1700000000".into()));
+    for (name, value) in [("DOCKER_BUILDKIT", "0"), ("BUILDX_BUILDER", "other"), ("BUILDX_EXPERIMENTAL", "1")] {
+        bench.env.push((name.into(), value.into()));
+    }
+    let image = bench.build_image(&[]);
+    assert_eq!(image.config["created"], "2023-11-14T22:13:20Z");
+    bench.env.push(("SOURCE_DATE_EPOCH".into(), "x".into()));
+    bench.build(&[]).fails(USAGE, &["invalid SOURCE_DATE_EPOCH: x"]);
+    let image = bench.build_image(&["--build-arg", "SOURCE_DATE_EPOCH=0"]);
+    assert_eq!(image.config["created"], "1970-01-01T00:00:00Z", "the flag goes before the variable");
+}
+
 // SPEC B2.23, B5.04
 #[test]
 fn build_progress() {
@@ -204,7 +220,7 @@ fn a_buildkitd_toml_of_the_action_counts_until_the_builder_is_removed() {
     let create =
         bench.rbuild(&["buildx", "create", "--name", "b", "--buildkitd-config", &given.display().to_string()]).ok();
     assert_eq!(create.stdout, "b\n");
-    assert!(create.stderr.contains("buildkitd.toml:1: debug has no meaning here"), "{}", create.stderr);
+    assert!(create.stderr.contains("given.toml:1: debug has no meaning here"), "{}", create.stderr);
     let refused = bench.build(&["--allow", "network.host"]);
     refused.fails(USAGE, &["insecure-entitlements in", "buildkitd.toml does not list it"]);
     let run = bench.build(&[]).ok();

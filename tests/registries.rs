@@ -150,6 +150,43 @@ fn a_pipeline_signs_in_by_its_environment() {
     assert!(run.stderr.contains("signed in to"), "{}", run.stderr);
 }
 
+// SPEC B5.02, E1.01
+#[test]
+fn credentials_are_found_where_other_tools_keep_them() {
+    let registry = FakeRegistry::start();
+    registry.set_auth(Auth::Token(Tokens { anonymous_pull: false, ..Tokens::default() }));
+    let host = registry.host();
+    let auth = format!(r#"{{"auths":{{"{host}":{{"auth":"dXNlcjpzZWNyZXQ="}}}}}}"#);
+    for (variable, file) in [
+        ("DOCKER_AUTH_CONFIG", None),
+        ("REGISTRY_AUTH_FILE", Some("auth.json")),
+        ("DOCKER_CONFIG", Some("config.json")),
+        ("XDG_RUNTIME_DIR", Some("containers/auth.json")),
+        ("HOME", Some(".config/containers/auth.json")),
+    ] {
+        let mut bench = Bench::new();
+        bench.file("f", "x").dockerfile("FROM scratch\nCOPY f /f\n");
+        let tag = format!("{host}/app:{}", variable.to_lowercase());
+        bench.env.push(("REGISTRY_AUTH_FILE".into(), String::new()));
+        let dir = bench.path("home");
+        let value = match file {
+            None => auth.clone(),
+            Some(file) => {
+                let path = dir.join(file);
+                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                std::fs::write(&path, &auth).unwrap();
+                let named = if variable == "REGISTRY_AUTH_FILE" { path } else { dir };
+                named.display().to_string()
+            }
+        };
+        if variable != "HOME" {
+            bench.build(&["-t", &tag, "--push"]).fails(6, &[]);
+            bench.env.push((variable.into(), value));
+        }
+        bench.build(&["-t", &tag, "--push"]).ok();
+    }
+}
+
 // SPEC E1.09
 #[test]
 fn credentials_for_one_repository() {

@@ -348,6 +348,8 @@ pub fn progress(kind: Option<&str>, quiet: bool, config: &Config) -> Result<(Mod
     }
     let terminal = std::io::stderr().is_terminal() && variable("TERM").is_none_or(|t| t != "dumb");
     Ok(match asked.as_ref().map(|(flag, kind)| (*flag, kind.as_str())) {
+        // A file is for all runs, also for those in pipes.
+        Some(("build.progress", "tty")) if !std::io::stderr().is_terminal() => (Mode::Plain, false),
         Some((flag, "tty")) if !std::io::stderr().is_terminal() => {
             return Err(usage(format!("{flag}: tty is asked for, and standard error is not a terminal")));
         }

@@ -82,7 +82,7 @@ pub(super) const KEYS: &[Key] = &[
         "\"plain\"",
         "`auto`",
         "`--progress`, `--quiet`, `BUILDKIT_PROGRESS`",
-        "how progress is shown: auto, tty, plain, quiet, none or rawjson",
+        "how progress is shown: auto, tty (where there is a terminal), plain, quiet, none or rawjson",
     ),
     own("build.pull", "true", "`false`", "`--pull`", "ask registries for newer versions of base images"),
     own(
@@ -234,7 +234,7 @@ pub(in crate::cli) fn page() -> String {
         "<!-- made by `rbuild docs markdown docs/cli`; do not edit -->\n\n# rbuild.toml\n\n\
          Read from `--config FILE`, else from `$XDG_CONFIG_HOME/rbuild/rbuild.toml` (`~/.config/rbuild/rbuild.toml`). Nothing needs it. A flag goes before a\n\
          variable, a variable before the file. An unknown key or a wrong value is an error that names the line, before any work.\n\n\
-         A file called `buildkitd.toml` is read as BuildKit's: keys marked ● count, each other one is said and has no meaning. Give it with `--config`;\n\
+         A file called `buildkitd.toml` (or `buildkitd.default.toml`, as buildx keeps it) is read as BuildKit's: keys marked ● count, each other one is said and has no meaning. Give it with `--config`;\n\
          `rbuild buildx create --buildkitd-config FILE` (as `docker/setup-buildx-action` does with `buildkitd-config-inline`) keeps it as\n\
          `~/.config/rbuild/buildkitd.toml`, which is read where there is no `rbuild.toml`, until `rbuild buildx rm`.\n\n\
          | key | | default | goes before it | |\n| --- | --- | --- | --- | --- |\n",

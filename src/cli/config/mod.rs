@@ -150,7 +150,13 @@ impl Config {
     }
 
     fn parse(path: &Path, text: &str) -> Result<Self, Failure> {
-        let reader = Reader::new(path, text, path.file_name().is_some_and(|name| name == BUILDKITD));
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        // Also `buildkitd.default.toml`, which buildx keeps.
+        Self::parse_as(path, text, name.starts_with("buildkitd") && name.ends_with(".toml"))
+    }
+
+    fn parse_as(path: &Path, text: &str, lenient: bool) -> Result<Self, Failure> {
+        let reader = Reader::new(path, text, lenient);
         let mut config = Self { path: path.to_owned(), ..Self::default() };
         config.top(reader.top()?)?;
         config.notices = reader.notices();
@@ -374,7 +380,7 @@ pub fn keep_buildkitd(file: Option<&Path>) -> Result<Option<(PathBuf, Vec<String
         Some(file) => {
             let text =
                 std::fs::read_to_string(file).map_err(|e| usage(format!("cannot read {}: {e}", file.display())))?;
-            let config = Config::parse(&kept, &text)?;
+            let config = Config::parse_as(file, &text, true)?;
             std::fs::create_dir_all(&dir).map_err(|e| trouble(e, "write"))?;
             crate::base::file::write_atomic(&kept, text.as_bytes()).map_err(|e| trouble(e, "write"))?;
             Ok(Some((kept, config.notices)))

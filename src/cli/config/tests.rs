@@ -165,6 +165,7 @@ insecure-entitlements = [ "network.host" ]
             "22: build has no meaning here",
         ]
     );
+    assert!(parse_as("buildkitd.default.toml", text).is_ok_and(|config| config.notices.len() == said.len()));
     // What BuildKit would refuse too stays an error.
     assert!(parse_as("buildkitd.toml", "[worker.oci]\ngc = \"often\"").is_err());
 }
