@@ -54,7 +54,7 @@ pub(super) const KEYS: &[Key] = &[
         "\"userns\"",
         "`auto`",
         "`--isolation`",
-        "how RUN steps are kept apart: auto, root, userns, chroot or none",
+        "how RUN steps are kept apart: auto, root, userns, userns-one, chroot or none",
     ),
     key(
         "insecure-entitlements",
@@ -117,7 +117,7 @@ pub(super) const KEYS: &[Key] = &[
         "1048576",
         "2097152",
         "`BUILDKIT_STEP_LOG_MAX_SIZE`",
-        "bytes of a step's output that are shown; -1 for all. Kept is all of it",
+        "bytes of a step's output that are shown; -1 for all. The log on disk has all of it",
     ),
     own(
         "log.step-max-speed",
@@ -154,7 +154,7 @@ pub(super) const KEYS: &[Key] = &[
         "`steps.network`",
         "BuildKit's name of `steps.network`: auto or host",
     ),
-    key("worker.oci.max-parallelism", "8", "4 for each processor, at least 16", "", "RUN steps and copies at a time"),
+    key("worker.oci.max-parallelism", "8", "4 for each processor, at least 16", "", "RUN steps at a time"),
     key("worker.oci.gc", "true", "`true`", "", "collect after a build what the caps do not allow"),
     key(
         "worker.oci.maxUsedSpace",
@@ -172,7 +172,7 @@ pub(super) const KEYS: &[Key] = &[
         "[\"type==exec.cachemount\"]",
         "none",
         "",
-        "only what matches all of these, as `rbuild prune --filter`",
+        "only what matches one of these, each as for `rbuild prune --filter`; several with commas between them must all match",
     ),
     key(
         "worker.oci.gcpolicy.keepDuration",
@@ -247,9 +247,9 @@ pub(in crate::cli) fn page() -> String {
     out.push_str(
         "\nSizes are bytes, a number with a unit (powers of 1024), or a share of the disk (`\"10%\"`). With `[[worker.oci.gcpolicy]]` these rules alone hold, one after\n\
          the other; `maxUsedSpace`, `reservedSpace` and `minFreeSpace` of `[worker.oci]` are then not looked at, as with BuildKit. A rule without any limit\n\
-         deletes all that it matches.\n\n## Every key once\n\n```toml",
+         deletes all that it matches.\n\n## Every key once\n\n```toml\n",
     );
-    out.push_str(&example(|_| true));
+    out.push_str(example(|_| true).trim_start());
     out.push_str("```\n");
     out
 }
