@@ -304,6 +304,7 @@ impl Builder {
 
     /// One solver serves a request, its context included.
     fn solver(&self, request: &BuildRequest) -> Arc<Solver> {
+        let (imports, mounts) = self.imports(&request.cache_from);
         Solver::new(Environment {
             store: self.store.clone(),
             images: self.images.clone(),
@@ -318,7 +319,8 @@ impl Builder {
             trace: self.trace,
             layers: exporter::wanted_layers(&request.outputs, self.threads),
             project: project(request),
-            imports: self.imports(&request.cache_from),
+            imports,
+            mounts,
         })
     }
 

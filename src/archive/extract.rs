@@ -41,6 +41,7 @@ pub(super) struct Extractor {
     /// Where in the target, without symlinks.
     base: PathBuf,
     owner: Option<(u32, u32)>,
+    devices: bool,
     notes: Notes,
     index: IndexBuilder,
     /// What this layer put into a plain tree, which its deletions do not touch (hashed paths).
@@ -60,11 +61,17 @@ impl Extractor {
             meaning,
             base: PathBuf::new(),
             owner,
+            devices: true,
             notes: Notes::default(),
             index: IndexBuilder::default(),
             fresh: HashSet::new(),
             hasher: RandomState::new(),
         })
+    }
+
+    /// Makes no device nodes.
+    pub(super) fn without_devices(self) -> Self {
+        Self { devices: false, ..self }
     }
 
     /// Makes all names relative to the directory `dest`, which is made if it is missing.
@@ -113,6 +120,10 @@ impl Extractor {
         self.sanitise(&mut entry, &path);
         if entry.kind == EntryKind::Char && entry.device == (0, 0) {
             self.notes.add(NoteKind::DeviceZero, &path);
+            return Ok(());
+        }
+        if !self.devices && matches!(entry.kind, EntryKind::Char | EntryKind::Block) {
+            self.notes.add(NoteKind::DeviceRefused, &path);
             return Ok(());
         }
         let Some(place) = self.target.dir(&parent, Missing::Create)? else { return Ok(()) };

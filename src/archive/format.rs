@@ -144,3 +144,14 @@ pub fn extract_archive(
     extractor.run(&mut TarReader::new(&mut *plain, false, None))?;
     extractor.finish().map(|(_, notes)| notes)
 }
+
+/// Unpacks a plain tar from a source that is not to be trusted into the directory `root`: like [`extract_archive`], but
+/// devices are left out, and noted.
+///
+/// # Errors
+/// A damaged or hostile archive, or the file system's.
+pub fn extract_plain(tar: &mut dyn Read, root: &Path) -> Result<Vec<Note>, ArchiveError> {
+    let mut extractor = Extractor::new(root, Lowers::plain(None), Meaning::Files, None)?.without_devices();
+    extractor.run(&mut TarReader::new(tar, false, None))?;
+    extractor.finish().map(|(_, notes)| notes)
+}

@@ -37,7 +37,9 @@ pub use content::Opener;
 pub use diff::{DiffStats, TreeHints, diff_overlay, diff_trees, diff_trees_with};
 pub use entry::{Entry, EntryKind, Timestamp};
 pub use error::ArchiveError;
-pub use format::{ArchiveFormat, decompressor, detect_archive, extract_archive, looks_like_archive, newest_entry};
+pub use format::{
+    ArchiveFormat, decompressor, detect_archive, extract_archive, extract_plain, looks_like_archive, newest_entry,
+};
 pub use index::{IndexEntry, TreeIndex};
 pub use merged::MergedIndex;
 pub use notes::{Note, NoteKind};

@@ -1,5 +1,6 @@
 //! Caches of other machines around a build: read beside everything else, written when the outputs are safe.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,35 +15,58 @@ use crate::cache::backend::object::ObjectCache;
 use crate::cache::backend::registry::RegistryCache;
 use crate::cache::backend::{CacheBackend, DocumentForm};
 use crate::cache::import::{Import, Imports};
-use crate::cache::spec::{ImportSpec, Location};
+use crate::cache::mounts::{Document, MountChoice};
+use crate::cache::spec::{ExportSpec, ImportSpec, Location};
 use crate::exporter::ExportContext;
 use crate::exporter::cache::{self, CacheTarget};
+use crate::exporter::mounts::{self, WantedMount};
 use crate::llb::Graph;
+use crate::llb::op::Kind;
 use crate::oci::ImageConfig;
-use crate::solver::{LoadingImports, Solver};
+use crate::solver::{LoadingImports, LoadingMounts, SavedMounts, Solver};
 
 /// How long reading a cache may take, all in all.
 const IMPORT_DEADLINE: Duration = Duration::from_secs(20);
 
 impl Builder {
-    /// Begins to read the caches.
-    pub(super) fn imports(&self, specs: &[ImportSpec]) -> Option<LoadingImports> {
-        if specs.is_empty() {
-            return None;
-        }
-        let loads: Vec<_> = specs
-            .iter()
-            .filter_map(|spec| self.backend(&spec.location, DocumentForm::default(), false, true))
-            .map(|backend| tokio::spawn(import(backend, self.events.clone())))
-            .collect();
-        let all = async move {
-            let mut imports = Imports::default();
-            for load in loads {
-                imports.caches.extend(load.await.unwrap_or_default());
+    /// Begins to read the caches, and the lists of the cache mounts that are wanted of them.
+    pub(super) fn imports(&self, specs: &[ImportSpec]) -> (Option<LoadingImports>, Option<LoadingMounts>) {
+        let mut loads = Vec::new();
+        let mut lists = Vec::new();
+        for spec in specs {
+            let Some(backend) = self.backend(&spec.location, DocumentForm::default(), false, true) else { continue };
+            let backend: Arc<dyn CacheBackend> = Arc::from(backend);
+            let load = tokio::spawn(import(Arc::clone(&backend), self.events.clone()));
+            let load = load.map(|ended| ended.unwrap_or_default().map(Arc::new)).boxed().shared();
+            if !spec.mounts.is_none() {
+                let list = saved_mounts(backend, spec.mounts.clone(), self.events.clone());
+                let loaded = load.clone();
+                // What is wrong with a cache is said once.
+                lists.push(tokio::spawn(async move { loaded.await.is_some().then_some(list)?.await }));
             }
-            Arc::new(imports)
-        };
-        Some(all.boxed().shared())
+            loads.push(load);
+        }
+        let imports = (!specs.is_empty()).then(|| {
+            let all = async move {
+                let mut imports = Imports::default();
+                for load in loads {
+                    imports.caches.extend(load.await.iter().flat_map(|caches| caches.iter().cloned()));
+                }
+                Arc::new(imports)
+            };
+            all.boxed().shared()
+        });
+        let mounts = (!lists.is_empty()).then(|| {
+            let all = async move {
+                let mut found = Vec::new();
+                for list in lists {
+                    found.extend(list.await.unwrap_or_default());
+                }
+                Arc::new(found)
+            };
+            all.boxed().shared()
+        });
+        (imports, mounts)
     }
 
     /// Writes the caches. A failure is an error unless it is to be ignored; the outputs are safe in any case.
@@ -61,7 +85,12 @@ impl Builder {
                 None => solved.insert(solver.collect(graphs).await?),
             };
             let target = CacheTarget { backend, options: spec.options.clone() };
-            match cache::export(context, graph, &target).await {
+            let mut exported = cache::export(context, graph, &target).await;
+            if exported.is_ok() && !spec.mounts.is_none() {
+                let wanted = wanted_mounts(spec, solver, graphs);
+                exported = mounts::export(context, target.backend.as_ref(), &wanted, spec.mounts_cap).await;
+            }
+            match exported {
                 Ok(()) => {}
                 Err(error) if spec.options.ignore_error => self.events.warning(error.to_string()),
                 Err(error) => return Err(error.into()),
@@ -122,8 +151,21 @@ pub(super) async fn inline(
     Ok(())
 }
 
-/// Reads one cache. Trouble is said once and is a miss (SPEC C7.10).
-async fn import(backend: Box<dyn CacheBackend>, events: Events) -> Vec<Import> {
+/// The cache mounts that the graphs name and `spec` wants.
+fn wanted_mounts(spec: &ExportSpec, solver: &Arc<Solver>, graphs: &[Arc<Graph>]) -> Vec<WantedMount> {
+    let vertices = graphs.iter().flat_map(|graph| graph.vertices.values());
+    let steps = vertices.filter_map(|vertex| match &vertex.op.kind {
+        Some(Kind::Exec(exec)) => Some(&exec.mounts),
+        _ => None,
+    });
+    let ids: BTreeSet<&str> = steps.flatten().filter_map(|mount| Some(mount.cache_opt.as_ref()?.id.as_str())).collect();
+    let opened = solver.opened_mounts();
+    let wanted = ids.into_iter().filter(|id| spec.mounts.wants(id));
+    wanted.map(|id| WantedMount { id: id.to_owned(), opened: opened.contains(id) }).collect()
+}
+
+/// Reads one cache; `None` if that is not possible. Trouble is said once and is a miss (SPEC C7.10).
+async fn import(backend: Arc<dyn CacheBackend>, events: Events) -> Option<Vec<Import>> {
     let title = backend.title();
     let id = internal(&events, &format!("importing cache manifest from {title}"));
     let trouble = match tokio::time::timeout(IMPORT_DEADLINE, backend.load()).await {
@@ -131,12 +173,36 @@ async fn import(backend: Box<dyn CacheBackend>, events: Events) -> Vec<Import> {
             let records: usize = imports.iter().map(Import::len).sum();
             events.progress(&id, format!("{records} records"), 0, None, true);
             events.completed(&id, Outcome::Done);
-            return imports;
+            return Some(imports);
         }
         Ok(Err(error)) => error.to_string(),
-        Err(_) => format!("no complete answer within {} seconds", IMPORT_DEADLINE.as_secs()),
+        Err(_) => slow(),
     };
     events.completed(&id, Outcome::Failed(trouble.clone()));
     events.warning(format!("cache {title} is not used: {trouble}"));
-    Vec::new()
+    None
+}
+
+/// Reads the list of one cache's mounts. There may be none.
+async fn saved_mounts(backend: Arc<dyn CacheBackend>, wanted: MountChoice, events: Events) -> Option<SavedMounts> {
+    let place = backend.mounts()?;
+    let title = format!("the cache mounts of {}", backend.title());
+    let read = tokio::time::timeout(IMPORT_DEADLINE, place.load_mounts(false)).await;
+    let document = match read {
+        Ok(Ok(bytes)) => Document::decode(&title, &bytes).map_err(|e| e.to_string()),
+        Ok(Err(error)) if error.missing => return None,
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(slow()),
+    };
+    match document {
+        Ok(document) => Some(SavedMounts { title: backend.title(), place: place.place(), wanted, document }),
+        Err(trouble) => {
+            events.warning(format!("{title} are not used: {trouble}"));
+            None
+        }
+    }
+}
+
+fn slow() -> String {
+    format!("no complete answer within {} seconds", IMPORT_DEADLINE.as_secs())
 }

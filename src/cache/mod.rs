@@ -11,4 +11,5 @@ pub mod explain;
 pub mod graph;
 pub mod import;
 pub mod key;
+pub mod mounts;
 pub mod spec;

@@ -7,8 +7,9 @@ use std::time::Duration;
 use super::backend::local::Entry;
 use super::backend::object::Service;
 use super::backend::{DocumentForm, ExportOptions};
+use super::mounts::{self, MountChoice};
 use crate::base::duration::parse_span;
-use crate::base::values::boolean;
+use crate::base::values::{boolean, byte_size};
 use crate::oci::Reference;
 use crate::oci::media_type::{Codec, Family};
 
@@ -133,6 +134,8 @@ impl GhaOptions {
 pub struct ImportSpec {
     /// Where it is.
     pub location: Location,
+    /// Which of its cache mounts are restored.
+    pub mounts: MountChoice,
 }
 
 /// A cache to write.
@@ -146,6 +149,25 @@ pub struct ExportSpec {
     pub form: DocumentForm,
     /// `local`: delete whatever no entry needs.
     pub reset: bool,
+    /// Which cache mounts are written beside it.
+    pub mounts: MountChoice,
+    /// Bytes of mounts, as they are on the disk, that it may hold.
+    pub mounts_cap: u64,
+}
+
+impl ExportSpec {
+    /// A cache with the defaults of everything.
+    #[must_use]
+    pub fn of(location: Location) -> Self {
+        Self {
+            location,
+            options: ExportOptions::default(),
+            form: DocumentForm::default(),
+            reset: false,
+            mounts: MountChoice::None,
+            mounts_cap: mounts::DEFAULT_CAP,
+        }
+    }
 }
 
 /// Why a value is refused.
@@ -219,11 +241,33 @@ impl Fields {
         parse_span(&text).map(Some).map_err(|e| SpecError(format!("{key}: {e}")))
     }
 
+    fn size(&mut self, key: &str) -> Result<Option<u64>, SpecError> {
+        let Some(text) = self.take(key) else { return Ok(None) };
+        let bytes = byte_size(&text);
+        bytes.map(Some).ok_or_else(|| SpecError(format!("{key}=\"{text}\" is not a size such as 500mb or 4gb")))
+    }
+
+    /// `mounts=true`, or the ids of some, as in `mounts=/root/.cache/pip;npm`.
+    fn mounts(&mut self) -> Result<MountChoice, SpecError> {
+        let Some(text) = self.take("mounts") else { return Ok(MountChoice::None) };
+        let choice = match boolean(&text) {
+            Some(true) => MountChoice::All,
+            Some(false) => return Ok(MountChoice::None),
+            None => MountChoice::Ids(text.split(';').filter(|id| !id.is_empty()).map(ToOwned::to_owned).collect()),
+        };
+        if matches!(self.kind.as_str(), "inline" | "gha") {
+            let kind = &self.kind;
+            return fail(format!("{kind} caches have no place for cache mounts: use registry, local, s3 or azblob"));
+        }
+        Ok(choice)
+    }
+
     fn done(self, known: &[&str]) -> Result<(), SpecError> {
         match self.left.first() {
             None => Ok(()),
             Some((key, _)) => {
-                let near = crate::base::wording::closest(key, known.iter().copied());
+                let all = known.iter().chain(&["mounts", "mounts-max-size"]).copied();
+                let near = crate::base::wording::closest(key, all);
                 let hint = near.map_or_else(String::new, |k| format!(" (did you mean {k}?)"));
                 fail(format!("unexpected key '{key}' for cache type {}{hint}", self.kind))
             }
@@ -256,10 +300,14 @@ fn references(fields: &[Field]) -> Option<Result<Vec<Reference>, SpecError>> {
 /// Names the key and the rule.
 pub fn import(fields: &[Field], env: Variables<'_>) -> Result<Vec<ImportSpec>, SpecError> {
     if let Some(references) = references(fields) {
-        let spec = |reference| ImportSpec { location: Location::Registry { reference, insecure: false } };
+        let spec = |reference| ImportSpec {
+            location: Location::Registry { reference, insecure: false },
+            mounts: MountChoice::None,
+        };
         return Ok(references?.into_iter().map(spec).collect());
     }
     let mut fields = Fields::new("cache-from", fields)?;
+    let mounts = fields.mounts()?;
     let location = match fields.kind.as_str() {
         "registry" => {
             let (reference, insecure) = (fields.reference()?, fields.boolean("registry.insecure")?.unwrap_or(false));
@@ -295,7 +343,7 @@ pub fn import(fields: &[Field], env: Variables<'_>) -> Result<Vec<ImportSpec>, S
         }
         _ => return fail("an inline cache is imported from its image: use type=registry,ref=IMAGE"),
     };
-    Ok(vec![ImportSpec { location }])
+    Ok(vec![ImportSpec { location, mounts }])
 }
 
 /// One `--cache-to` value.
@@ -304,16 +352,16 @@ pub fn import(fields: &[Field], env: Variables<'_>) -> Result<Vec<ImportSpec>, S
 /// Names the key and the rule.
 pub fn export(fields: &[Field], env: Variables<'_>) -> Result<Vec<ExportSpec>, SpecError> {
     if let Some(references) = references(fields) {
-        let spec = |reference| ExportSpec {
-            location: Location::Registry { reference, insecure: false },
-            options: ExportOptions::default(),
-            form: DocumentForm::default(),
-            reset: false,
-        };
+        let spec = |reference| ExportSpec::of(Location::Registry { reference, insecure: false });
         return Ok(references?.into_iter().map(spec).collect());
     }
     let mut fields = Fields::new("cache-to", fields)?;
     let options = options(&mut fields)?;
+    let mounts = fields.mounts()?;
+    let mounts_cap = fields.size("mounts-max-size")?;
+    if mounts.is_none() && mounts_cap.is_some() {
+        return fail("mounts-max-size means nothing without mounts=true");
+    }
     let common = ["mode", "ignore-error"];
     let compression = ["compression", "compression-level", "force-compression"];
     let document = ["oci-mediatypes", "image-manifest"];
@@ -358,7 +406,8 @@ pub fn export(fields: &[Field], env: Variables<'_>) -> Result<Vec<ExportSpec>, S
             Location::Inline
         }
     };
-    Ok(vec![ExportSpec { location, options, form, reset }])
+    let mounts_cap = mounts_cap.unwrap_or(mounts::DEFAULT_CAP);
+    Ok(vec![ExportSpec { location, options, form, reset, mounts, mounts_cap }])
 }
 
 fn options(fields: &mut Fields) -> Result<ExportOptions, SpecError> {

@@ -4,7 +4,6 @@ use super::args::Build;
 use super::errors::Failure;
 use super::{grammar, settings};
 use crate::base::FaultKind;
-use crate::cache::backend::{DocumentForm, ExportOptions};
 use crate::cache::spec::{self, ExportSpec, ImportSpec, Location};
 use crate::frontend::FrontendOptions;
 
@@ -54,12 +53,7 @@ pub(super) fn exports(
             .ok_or_else(|| usage(format!("--build-arg: invalid boolean value for BUILDKIT_INLINE_CACHE: {text}")))?,
     };
     if inline && !specs.iter().any(|spec| spec.location == Location::Inline) {
-        specs.push(ExportSpec {
-            location: Location::Inline,
-            options: ExportOptions::default(),
-            form: DocumentForm::default(),
-            reset: false,
-        });
+        specs.push(ExportSpec::of(Location::Inline));
     }
     Ok(specs)
 }

@@ -12,6 +12,7 @@ mod files;
 pub mod image;
 mod layout;
 mod load;
+pub mod mounts;
 mod push;
 pub mod spec;
 mod staging;

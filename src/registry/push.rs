@@ -54,6 +54,18 @@ impl Client {
         self.0.pushing.run(format!("{} {}", target.repository(), descriptor.digest), operation).await
     }
 
+    /// Whether the repository of `target` has a blob.
+    ///
+    /// # Errors
+    /// See [`Fault`].
+    pub async fn has_blob(&self, target: &Reference, descriptor: &Descriptor) -> Result<bool, RegistryError> {
+        let asked = async {
+            let Endpoint { host, repository, .. } = self.0.origin(target)?;
+            Push { inner: &self.0, host: &host, repository: &repository, descriptor }.exists().await
+        };
+        asked.await.map_err(|fault| push_error(target, fault))
+    }
+
     /// Puts a manifest or index under the digest or tag of `target`. [`Client::pushed`] tells whether it is there.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use rootless::step::StepMount;
 use rustix::fs::{Mode, OFlags};
 
 use super::tree::{self, Tree};
-use super::{SolveError, Solver, blocking};
+use super::{SolveError, Solver, blocking, lock};
 use crate::base::{FaultKind, file as base_file};
 use crate::cache::key::{self, Part, Selection};
 use crate::exec::emulation;
@@ -312,12 +312,16 @@ impl Solver {
             Some(tree) => Some(self.open(vertex, tree).await?),
             None => None,
         };
+        lock(&self.opened).insert(id.to_owned());
         let (store, place, id) = (self.env.store.clone(), Arc::clone(vertex), id.to_owned());
+        let (this, runtime) = (Arc::clone(self), tokio::runtime::Handle::current());
         let src = if selector.is_empty() { "/".to_owned() } else { selector.to_owned() };
         blocking(move || {
             let fail = |e| tree::store_error(&place, &e);
-            let Some(opened) = opened else { return store.cache_mount(&id, sharing, None).map_err(fail) };
             let mut seed = |dir: &Path| {
+                // This thread may block: it is none of the runtime's.
+                runtime.block_on(this.restore_mount(&place.digest, &id, dir));
+                let Some(opened) = opened.as_ref().filter(|_| !dir.exists()) else { return Ok(()) };
                 let (Some(parent), Some(name)) = (dir.parent(), dir.file_name()) else {
                     return Err(std::io::ErrorKind::InvalidInput.into());
                 };

@@ -13,12 +13,13 @@ mod exec_op;
 mod explain;
 mod file_op;
 mod keys;
+mod mounts;
 mod operate;
 mod remote;
 mod source_op;
 mod tree;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -27,6 +28,7 @@ use futures_util::future::{BoxFuture, Shared};
 use tokio::sync::Semaphore;
 
 pub use error::SolveError;
+pub use mounts::{LoadingMounts, SavedMounts};
 pub use remote::LoadingImports;
 pub use tree::{ContextDir, Tree};
 
@@ -78,6 +80,8 @@ pub struct Environment {
     pub project: String,
     /// Caches of other machines (SPEC B4).
     pub imports: Option<LoadingImports>,
+    /// Cache mounts of other machines.
+    pub mounts: Option<LoadingMounts>,
 }
 
 /// Something computed once, waited for by many.
@@ -109,6 +113,8 @@ pub struct Solver {
     /// Blobs that a cache promised and nobody could give.
     lost: Mutex<HashSet<Digest>>,
     learnt: Mutex<explain::Learnt>,
+    /// Cache mounts that steps opened.
+    opened: Mutex<BTreeSet<String>>,
 }
 
 /// The result of a vertex.
@@ -145,6 +151,7 @@ impl Solver {
             parts: Mutex::default(),
             lost: Mutex::default(),
             learnt: Mutex::default(),
+            opened: Mutex::default(),
         })
     }
 

@@ -13,7 +13,9 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
 
+use rusqlite::OptionalExtension as _;
 use rustix::fs::{AtFlags, CWD, FileType, Mode as FsMode, OFlags, RenameFlags};
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +23,7 @@ use crate::base::Digest;
 use crate::base::file::{open_dir, open_in_root};
 
 use super::lock::{FileLock, Mode};
-use super::meta::now;
+use super::meta::{from_nanos, now};
 use super::{Store, StoreError};
 
 /// What the names of git repositories begin with; no cache mount's does.
@@ -44,7 +46,7 @@ pub enum Sharing {
     Locked,
 }
 
-/// Makes the directory of a new cache mount, with what is in it.
+/// Makes the directory of a new cache mount, with what is in it; one that is not made is an empty one of mode 0755.
 pub type Seed<'a> = &'a mut dyn FnMut(&Path) -> io::Result<()>;
 
 /// A cache mount in use; dropped when the step has ended.
@@ -52,6 +54,22 @@ pub type Seed<'a> = &'a mut dyn FnMut(&Path) -> io::Result<()>;
 pub struct CacheMount {
     path: PathBuf,
     _lock: FileLock,
+}
+
+/// What there is of a cache mount, for whoever copies it.
+#[derive(Debug)]
+pub enum HeldMount {
+    /// Nothing.
+    Missing,
+    /// Others use it.
+    Busy,
+    /// It, held alone.
+    Here {
+        /// The mount.
+        mount: CacheMount,
+        /// When a step last opened it.
+        used: SystemTime,
+    },
 }
 
 /// Where a lent directory is: the file `lent` beside it.
@@ -149,6 +167,33 @@ impl Store {
         self.open_mount(GIT, id, Sharing::Locked, None)
     }
 
+    /// Holds the first instance of the cache mount `id` alone, without using it. Waits for others so long.
+    ///
+    /// # Errors
+    /// If the locks or the metadata cannot be read.
+    pub fn hold_mount(&self, id: &str, patience: Duration) -> Result<HeldMount, StoreError> {
+        let name = self.mount_name("", id, 0)?;
+        let path = self.inner.layout.mounts().join(&name).join("fs");
+        let started = Instant::now();
+        let lock = loop {
+            match FileLock::attempt(&self.mount_lock_path(&name), Mode::Exclusive)? {
+                Some(lock) => break lock,
+                None if started.elapsed() >= patience => return Ok(HeldMount::Busy),
+                None => std::thread::sleep(Duration::from_millis(20)),
+            }
+        };
+        if !path.is_dir() && !recall(&path).map_err(StoreError::io("fetch back", &path))? {
+            return Ok(HeldMount::Missing);
+        }
+        let used: Option<i64> = self.inner.meta.read("look up a cache mount", |c| {
+            c.prepare_cached("SELECT last_used FROM mounts WHERE name = ?1")?
+                .query_row([&name], |row| row.get(0))
+                .optional()
+        })?;
+        let used = used.map_or(SystemTime::UNIX_EPOCH, from_nanos);
+        Ok(HeldMount::Here { mount: CacheMount { path, _lock: lock }, used })
+    }
+
     fn open_mount(
         &self,
         prefix: &str,
@@ -195,23 +240,28 @@ impl Store {
         Ok(())
     }
 
-    fn lock_mount(&self, prefix: &str, id: &str, sharing: Sharing) -> Result<(String, FileLock), StoreError> {
+    fn mount_name(&self, prefix: &str, id: &str, instance: u32) -> Result<String, StoreError> {
         let base = Digest::sha256(format!("{id} {}", self.id_map()?));
-        let name = |instance: u32| format!("{prefix}{}-{instance}", &base.hex()[..32]);
-        let path = |instance: u32| self.mount_lock_path(&name(instance));
-        Ok(match sharing {
-            Sharing::Shared => (name(0), FileLock::wait(&path(0), Mode::Shared)?),
-            Sharing::Locked => (name(0), FileLock::wait(&path(0), Mode::Exclusive)?),
+        Ok(format!("{prefix}{}-{instance}", &base.hex()[..32]))
+    }
+
+    fn lock_mount(&self, prefix: &str, id: &str, sharing: Sharing) -> Result<(String, FileLock), StoreError> {
+        let mut name = self.mount_name(prefix, id, 0)?;
+        let lock = match sharing {
+            Sharing::Shared => FileLock::wait(&self.mount_lock_path(&name), Mode::Shared)?,
+            Sharing::Locked => FileLock::wait(&self.mount_lock_path(&name), Mode::Exclusive)?,
             Sharing::Private => {
                 let mut instance = 0;
                 loop {
-                    if let Some(lock) = FileLock::attempt(&path(instance), Mode::Exclusive)? {
-                        break (name(instance), lock);
+                    if let Some(lock) = FileLock::attempt(&self.mount_lock_path(&name), Mode::Exclusive)? {
+                        break lock;
                     }
                     instance += 1;
+                    name = self.mount_name(prefix, id, instance)?;
                 }
             }
-        })
+        };
+        Ok((name, lock))
     }
 
     /// Everything of the dialect but the snapshotter: cache mounts are plain directories with both.
@@ -227,15 +277,16 @@ impl Store {
     fn make_mount(&self, id: &str, name: &str, seed: Option<Seed<'_>>) -> Result<(), StoreError> {
         let scratch = self.owner()?.dir("mount")?;
         let tree = scratch.join("fs");
-        match seed {
-            Some(seed) => {
-                seed(&tree).map_err(StoreError::io("fill", &tree))?;
-                if !fs::symlink_metadata(&tree).is_ok_and(|made| made.is_dir()) {
-                    let error = io::Error::new(io::ErrorKind::NotADirectory, "its source is not a directory");
-                    return Err(StoreError::io("fill", &tree)(error));
-                }
+        if let Some(seed) = seed {
+            seed(&tree).map_err(StoreError::io("fill", &tree))?;
+        }
+        match fs::symlink_metadata(&tree) {
+            Ok(made) if made.is_dir() => {}
+            Ok(_) => {
+                let error = io::Error::new(io::ErrorKind::NotADirectory, "its source is not a directory");
+                return Err(StoreError::io("fill", &tree)(error));
             }
-            None => fs::create_dir(&tree)
+            Err(_) => fs::create_dir(&tree)
                 .and_then(|()| fs::set_permissions(&tree, fs::Permissions::from_mode(0o755)))
                 .map_err(StoreError::io("create", &tree))?,
         }

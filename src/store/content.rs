@@ -146,6 +146,18 @@ impl Store {
         Ok(true)
     }
 
+    /// Deletes a blob that nothing but the caller needs; one that is part of a layer stays.
+    ///
+    /// # Errors
+    /// If the metadata cannot be changed.
+    pub fn discard_blob(&self, digest: &Digest) -> Result<(), StoreError> {
+        let claimed = self.inner.meta.read("look up a blob", |c| {
+            c.prepare_cached("SELECT EXISTS (SELECT 1 FROM layer_blobs WHERE digest = ?1)")?
+                .query_row([digest.as_str()], |row| row.get(0))
+        })?;
+        if claimed { Ok(()) } else { self.drop_blob(digest) }
+    }
+
     /// Forgets a blob whose file is not what it should be.
     pub(crate) fn drop_blob(&self, digest: &Digest) -> Result<(), StoreError> {
         self.inner.meta.write("drop a blob", |tx| {

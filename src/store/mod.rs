@@ -36,7 +36,7 @@ mod tree;
 mod usage;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
@@ -48,7 +48,7 @@ use std::thread::JoinHandle;
 use crate::base::Events;
 use crate::base::digest::hex;
 
-pub use cache_mount::{CacheMount, Seed, Sharing};
+pub use cache_mount::{CacheMount, HeldMount, Seed, Sharing};
 pub use content::BlobWriter;
 pub use context::{ContextIndex, StatKey};
 pub(crate) use copy::copy_any;

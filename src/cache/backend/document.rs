@@ -8,8 +8,9 @@ use crate::cache::backend::{CacheBlob, CacheError};
 use crate::cache::config::{self, CONFIG_TYPE, CREATED_AT, CacheConfig, INLINE_KEY, LayerAnnotations, UNCOMPRESSED};
 use crate::cache::graph::{from_rfc3339, rfc3339};
 use crate::cache::import::{Import, ImportLayer, Place};
-use crate::oci::manifest::to_json_pretty;
-use crate::oci::media_type::{Codec, Family, layer_codec};
+use crate::cache::mounts::DOCUMENT_TYPE;
+use crate::oci::manifest::{Document, to_json_pretty};
+use crate::oci::media_type::{Codec, Family, OCI_MANIFEST, layer_codec};
 use crate::oci::{Descriptor, Index, Manifest};
 
 /// The form in which a cache is written (SPEC B4.03).
@@ -60,6 +61,30 @@ impl DocumentForm {
     }
 }
 
+/// The manifest that holds the document of cache mounts and its packs: an artifact whose config is the document.
+pub(super) fn mounts_manifest(document: &[u8], packs: &[Descriptor]) -> (Descriptor, Descriptor, Vec<u8>) {
+    let config = Descriptor::of_bytes(DOCUMENT_TYPE, document);
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: OCI_MANIFEST.into(),
+        artifact_type: Some(DOCUMENT_TYPE.into()),
+        config: config.clone(),
+        layers: packs.to_vec(),
+        subject: None,
+        annotations: std::collections::BTreeMap::new(),
+    };
+    let bytes = to_json_pretty(&manifest);
+    (config, Descriptor::of_bytes(OCI_MANIFEST, &bytes), bytes)
+}
+
+/// The document of cache mounts in a manifest.
+pub(super) fn mounts_document(title: &str, document: Document) -> Result<Descriptor, CacheError> {
+    match document {
+        Document::Manifest(manifest) if manifest.config.media_type == DOCUMENT_TYPE => Ok(manifest.config),
+        _ => Err(CacheError::new(format!("{title} is no list of cache mounts"))),
+    }
+}
+
 /// What a document leads to.
 pub(super) enum Found {
     /// A cache config, and descriptions of the blobs that the document lists.
@@ -71,8 +96,7 @@ pub(super) enum Found {
 }
 
 /// Finds the cache in a document.
-pub(super) fn examine(document: crate::oci::manifest::Document) -> Found {
-    use crate::oci::manifest::Document;
+pub(super) fn examine(document: Document) -> Found {
     match document {
         Document::Manifest(manifest) if manifest.config.media_type == CONFIG_TYPE => {
             Found::Config(manifest.config.clone(), describe(&manifest.layers))
@@ -151,7 +175,7 @@ pub(super) fn parse_config(title: &str, bytes: &[u8]) -> Result<CacheConfig, Cac
 mod tests {
     use super::*;
     use crate::oci::manifest::parse_document;
-    use crate::oci::media_type::{DOCKER_INDEX, DOCKER_LAYER_GZIP, OCI_INDEX, OCI_LAYER_ZSTD, OCI_MANIFEST};
+    use crate::oci::media_type::{DOCKER_INDEX, DOCKER_LAYER_GZIP, OCI_INDEX, OCI_LAYER_ZSTD};
     use crate::registry::BlobSource;
 
     fn blob(name: &str, media_type: &str) -> CacheBlob {

@@ -13,12 +13,13 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 
-use super::document::{Found, examine, parse_config, read_image_config};
-use super::{CacheBackend, CacheBlob, CacheError, DocumentForm, Moved};
+use super::document::{Found, examine, mounts_document, mounts_manifest, parse_config, read_image_config};
+use super::{CacheBackend, CacheBlob, CacheError, DocumentForm, MountPlace, Moved};
 use crate::base::Digest;
 use crate::base::file::write_atomic;
 use crate::cache::config::{CONFIG_TYPE, CacheConfig};
 use crate::cache::import::{Import, Place};
+use crate::cache::mounts::SUFFIX;
 use crate::oci::manifest::{Document, parse_document};
 use crate::oci::{Descriptor, Index};
 use crate::registry::Progress;
@@ -115,15 +116,9 @@ impl Inner {
     fn load(&self) -> Result<Vec<Import>, CacheError> {
         let digest = match &self.entry {
             Entry::Digest(digest) => digest.clone(),
-            Entry::Tag(tag) => {
-                let index = self.index()?;
-                let entry = index.manifests.iter().find(|e| e.annotations.get(REF_NAME).is_some_and(|t| t == tag));
-                entry.map(|e| e.digest.clone()).ok_or_else(|| {
-                    CacheError::missing(format!("{} has no cache with tag \"{tag}\"", self.dir.display()))
-                })?
-            }
+            Entry::Tag(tag) => self.tagged(tag)?,
         };
-        let place = Place { host: LAYOUT_HOST.into(), repository: self.dir.display().to_string() };
+        let place = self.place();
         let document =
             parse_document(&self.read(&digest)?, "").map_err(|e| CacheError::new(format!("{}: {e}", self.title())))?;
         match examine(document) {
@@ -199,25 +194,46 @@ impl Inner {
 
     fn publish(&self, config: &CacheConfig, blobs: &[CacheBlob]) -> Result<String, CacheError> {
         self.begin()?;
-        let bytes = config.to_json();
-        let config = Descriptor::of_bytes(CONFIG_TYPE, &bytes);
-        let path = self.blob(&config.digest);
-        write_atomic(&path, &bytes).map_err(fail("write", &path))?;
-        let (mut descriptor, document) = self.form.document(&config, blobs);
+        let config = self.keep(CONFIG_TYPE, &config.to_json())?;
+        let (descriptor, document) = self.form.document(&config, blobs);
+        self.keep(&descriptor.media_type, &document)?;
+        self.name(self.tag()?.to_owned(), descriptor)
+    }
+
+    fn publish_mounts(&self, document: &[u8], packs: &[Descriptor]) -> Result<String, CacheError> {
+        self.begin()?;
+        let (config, descriptor, manifest) = mounts_manifest(document, packs);
+        self.keep(&config.media_type, document)?;
+        self.keep(&descriptor.media_type, &manifest)?;
+        self.name(format!("{}{SUFFIX}", self.tag()?), descriptor)
+    }
+
+    fn tag(&self) -> Result<&str, CacheError> {
+        match &self.entry {
+            Entry::Tag(tag) => Ok(tag),
+            Entry::Digest(_) => Err(CacheError::new("a cache is exported to a tag, not to a digest")),
+        }
+    }
+
+    /// Writes a document as a blob.
+    fn keep(&self, media_type: &str, bytes: &[u8]) -> Result<Descriptor, CacheError> {
+        let descriptor = Descriptor::of_bytes(media_type, bytes);
         let path = self.blob(&descriptor.digest);
-        write_atomic(&path, &document).map_err(fail("write", &path))?;
-        let Entry::Tag(tag) = &self.entry else {
-            return Err(CacheError::new("a cache is exported to a tag, not to a digest"));
-        };
+        write_atomic(&path, bytes).map_err(fail("write", &path))?;
+        Ok(descriptor)
+    }
+
+    /// Gives a document its tag, deletes what only the one had that had it before, and lets others go on.
+    fn name(&self, tag: String, mut descriptor: Descriptor) -> Result<String, CacheError> {
         let mut index = match self.index() {
             Ok(index) => index,
             Err(e) if e.missing => Index::new(Vec::new()),
             Err(e) => return Err(e),
         };
-        let tagged = |d: &Descriptor| d.annotations.get(REF_NAME).is_some_and(|t| t == tag);
+        let tagged = |d: &Descriptor| d.annotations.get(REF_NAME).is_some_and(|t| *t == tag);
         let (old, mut kept): (Vec<Descriptor>, Vec<Descriptor>) = index.manifests.into_iter().partition(tagged);
-        descriptor.annotations.insert(REF_NAME.into(), tag.clone());
-        let name = format!("{}@{}", self.title(), descriptor.digest);
+        let name = format!("{}:{tag}@{}", self.dir.display(), descriptor.digest);
+        descriptor.annotations.insert(REF_NAME.into(), tag);
         kept.push(descriptor);
         index.manifests = kept;
         let path = self.dir.join("index.json");
@@ -226,6 +242,37 @@ impl Inner {
         self.collect(&index, &old)?;
         *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = None;
         Ok(name)
+    }
+
+    /// The digest that a tag has.
+    fn tagged(&self, tag: &str) -> Result<Digest, CacheError> {
+        let index = self.index()?;
+        let entry = index.manifests.iter().find(|e| e.annotations.get(REF_NAME).is_some_and(|t| t == tag));
+        entry
+            .map(|e| e.digest.clone())
+            .ok_or_else(|| CacheError::missing(format!("{} has no cache with tag \"{tag}\"", self.dir.display())))
+    }
+
+    fn place(&self) -> Place {
+        Place { host: LAYOUT_HOST.into(), repository: self.dir.display().to_string() }
+    }
+
+    fn load_mounts(&self, to_replace: bool) -> Result<Vec<u8>, CacheError> {
+        let Entry::Tag(tag) = &self.entry else {
+            return Err(CacheError::missing(format!(
+                "{}: a cache that is named by a digest has no mounts",
+                self.title()
+            )));
+        };
+        if to_replace {
+            self.begin()?;
+        }
+        let tag = format!("{tag}{SUFFIX}");
+        let title = format!("{}:{tag}", self.dir.display());
+        let document = parse_document(&self.read(&self.tagged(&tag)?)?, "");
+        let document = document.map_err(|e| CacheError::new(format!("{title}: {e}")))?;
+        // That there is no list is no trouble; that a list is not all there is, unless it is replaced anyway.
+        self.read(&mounts_document(&title, document)?.digest).map_err(|e| CacheError { missing: to_replace, ..e })
     }
 
     /// Deletes what no entry needs any more.
@@ -290,6 +337,31 @@ impl CacheBackend for LocalCache {
     async fn publish(&self, config: CacheConfig, blobs: &[CacheBlob]) -> Result<String, CacheError> {
         let blobs = blobs.to_vec();
         self.blocking(move |inner| inner.publish(&config, &blobs)).await
+    }
+
+    fn mounts(&self) -> Option<&dyn MountPlace> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl MountPlace for LocalCache {
+    fn place(&self) -> Place {
+        self.inner.place()
+    }
+
+    async fn load_mounts(&self, to_replace: bool) -> Result<Vec<u8>, CacheError> {
+        self.blocking(move |inner| inner.load_mounts(to_replace)).await
+    }
+
+    async fn has(&self, blob: &Descriptor) -> Result<bool, CacheError> {
+        let blob = blob.clone();
+        self.blocking(move |inner| Ok(fs::metadata(inner.blob(&blob.digest)).is_ok_and(|m| m.len() == blob.size))).await
+    }
+
+    async fn publish_mounts(&self, document: Vec<u8>, packs: &[Descriptor]) -> Result<String, CacheError> {
+        let packs = packs.to_vec();
+        self.blocking(move |inner| inner.publish_mounts(&document, &packs)).await
     }
 }
 

@@ -14,7 +14,7 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 
 use super::config::CacheConfig;
-use super::import::Import;
+use super::import::{Import, Place};
 use crate::base::DiffId;
 use crate::oci::Descriptor;
 use crate::registry::{BlobSource, Progress};
@@ -92,6 +92,36 @@ pub trait CacheBackend: Send + Sync {
     /// # Errors
     /// When it cannot be written; the cache is what it was then.
     async fn publish(&self, config: CacheConfig, blobs: &[CacheBlob]) -> Result<String, CacheError>;
+
+    /// What carries cache mounts beside the cache; `None` where there is no place for them.
+    fn mounts(&self) -> Option<&dyn MountPlace> {
+        None
+    }
+}
+
+/// A cache that can carry cache mounts: a document under a name of its own, and blobs that are put as those of layers.
+#[async_trait]
+pub trait MountPlace: CacheBackend {
+    /// Where the blobs are.
+    fn place(&self) -> Place;
+
+    /// Reads the document. Who means to replace it keeps others from doing so meanwhile, where that is possible.
+    ///
+    /// # Errors
+    /// When it is not there or cannot be read.
+    async fn load_mounts(&self, to_replace: bool) -> Result<Vec<u8>, CacheError>;
+
+    /// Whether a blob is there, and will be for a while.
+    ///
+    /// # Errors
+    /// When that cannot be found out.
+    async fn has(&self, blob: &Descriptor) -> Result<bool, CacheError>;
+
+    /// Replaces the document, once every blob of it is there. Gives what to call it, for messages.
+    ///
+    /// # Errors
+    /// When it cannot be written; the cache is what it was then.
+    async fn publish_mounts(&self, document: Vec<u8>, packs: &[Descriptor]) -> Result<String, CacheError>;
 }
 
 /// A cache to write to, and what to do with it (SPEC B4.01).

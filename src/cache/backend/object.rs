@@ -21,9 +21,10 @@ use tokio::time::timeout;
 use url::Url;
 
 use super::document::{annotated, parse_config};
-use super::{CacheBackend, CacheBlob, CacheError, Moved};
+use super::{CacheBackend, CacheBlob, CacheError, MountPlace, Moved};
 use crate::cache::config::CacheConfig;
 use crate::cache::import::{Import, Place};
+use crate::cache::mounts::SUFFIX;
 use crate::cache::spec::{AzureOptions, S3Options};
 use crate::oci::Descriptor;
 use crate::registry::{BlobSource, Client, Progress};
@@ -277,6 +278,16 @@ impl ObjectCache {
         upload.finish().await.map(|_| ()).map_err(|e| self.failed("write", at, &e))
     }
 
+    /// A whole document.
+    async fn document(&self, name: &str) -> Result<Bytes, CacheError> {
+        let at = self.manifest_path(name)?;
+        let answer = self.get(&at).await?;
+        if answer.meta.size > MAX_CONFIG {
+            return Err(CacheError::new(format!("{at} in {} is too large", self.title())));
+        }
+        answer.bytes().await.map_err(|e| self.failed("read", &at, &e))
+    }
+
     async fn get(&self, at: &Path) -> Result<object_store::GetResult, CacheError> {
         let store = self.store().await?;
         let slow = || CacheError::new(format!("no answer for {at} from {}", self.title()));
@@ -329,19 +340,14 @@ impl CacheBackend for ObjectCache {
         let mut found = Vec::new();
         let mut missing = None;
         for name in self.names() {
-            let at = self.manifest_path(name)?;
-            let answer = match self.get(&at).await {
-                Ok(answer) => answer,
+            let bytes = match self.document(name).await {
+                Ok(bytes) => bytes,
                 Err(e) if e.missing => {
                     missing = Some(e);
                     continue;
                 }
                 Err(e) => return Err(e),
             };
-            if answer.meta.size > MAX_CONFIG {
-                return Err(CacheError::new(format!("{at} in {} is too large", self.title())));
-            }
-            let bytes = answer.bytes().await.map_err(|e| self.failed("read", &at, &e))?;
             let config = parse_config(&self.title(), &bytes)?;
             found.push(Import::new(&self.title(), self.place(), config, &std::collections::HashMap::new()));
         }
@@ -353,13 +359,8 @@ impl CacheBackend for ObjectCache {
 
     async fn put(&self, blob: &CacheBlob, progress: &Progress) -> Result<Moved, CacheError> {
         let at = self.blob_path(&blob.descriptor)?;
-        match self.store().await?.head(&at).await {
-            Ok(meta) if meta.size == blob.descriptor.size => {
-                self.touch(&at, meta.last_modified.into()).await?;
-                return Ok(Moved::Nothing);
-            }
-            Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
-            Err(e) => return Err(self.failed("look for", &at, &e)),
+        if self.has(&blob.descriptor).await? {
+            return Ok(Moved::Nothing);
         }
         self.upload(&at, blob, progress).await?;
         Ok(Moved::Bytes(blob.descriptor.size))
@@ -371,6 +372,46 @@ impl CacheBackend for ObjectCache {
             self.write(&self.manifest_path(name)?, json.clone()).await?;
         }
         Ok(self.title())
+    }
+
+    fn mounts(&self) -> Option<&dyn MountPlace> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl MountPlace for ObjectCache {
+    fn place(&self) -> Place {
+        Self::place(self)
+    }
+
+    async fn load_mounts(&self, _to_replace: bool) -> Result<Vec<u8>, CacheError> {
+        let mut missing = CacheError::missing(format!("{} has no name", self.title()));
+        for name in self.names() {
+            match self.document(&format!("{name}{SUFFIX}")).await {
+                Ok(bytes) => return Ok(bytes.to_vec()),
+                Err(e) if e.missing => missing = e,
+                Err(e) => return Err(e),
+            }
+        }
+        Err(missing)
+    }
+
+    async fn has(&self, blob: &Descriptor) -> Result<bool, CacheError> {
+        let at = self.blob_path(blob)?;
+        match self.store().await?.head(&at).await {
+            Ok(meta) if meta.size == blob.size => self.touch(&at, meta.last_modified.into()).await.map(|()| true),
+            Ok(_) | Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(e) => Err(self.failed("look for", &at, &e)),
+        }
+    }
+
+    async fn publish_mounts(&self, document: Vec<u8>, _packs: &[Descriptor]) -> Result<String, CacheError> {
+        let document = Bytes::from(document);
+        for name in self.names() {
+            self.write(&self.manifest_path(&format!("{name}{SUFFIX}"))?, document.clone()).await?;
+        }
+        Ok(format!("{}{SUFFIX}", self.title()))
     }
 }
 

@@ -4,17 +4,20 @@ use std::collections::VecDeque;
 
 use async_trait::async_trait;
 
-use super::document::{Found, examine, parse_config, read_image_config};
-use super::{CacheBackend, CacheBlob, CacheError, DocumentForm, Moved};
+use super::document::{Found, examine, mounts_document, mounts_manifest, parse_config, read_image_config};
+use super::{CacheBackend, CacheBlob, CacheError, DocumentForm, MountPlace, Moved};
 use crate::base::FaultKind;
 use crate::cache::config::{CONFIG_TYPE, CacheConfig};
 use crate::cache::import::{Import, Place};
+use crate::cache::mounts::SUFFIX;
 use crate::oci::manifest::parse_document;
 use crate::oci::{Descriptor, Reference, media_type};
 use crate::registry::{BlobSource, Client, Progress, PushOutcome, RegistryError, no_progress};
 
 /// Images below an index that are looked at.
 const MAX_DOCUMENTS: usize = 64;
+/// Characters of the longest tag (OCI distribution specification).
+const MAX_TAG: usize = 128;
 
 /// A cache under a reference.
 pub struct RegistryCache {
@@ -42,6 +45,57 @@ impl RegistryCache {
         let bytes = self.client.blob_bytes(&self.reference, config).await.map_err(|e| failed(&e))?;
         let config = parse_config(&self.title(), &bytes)?;
         Ok(Import::new(&self.title(), self.place(), config, known))
+    }
+}
+
+impl RegistryCache {
+    /// The tag beside the cache's.
+    fn mounts_reference(&self) -> Result<Reference, CacheError> {
+        if self.reference.digest.is_some() {
+            return Err(CacheError::missing(format!(
+                "{}: a cache that is named by a digest has no mounts",
+                self.title()
+            )));
+        }
+        let tag = format!("{}{SUFFIX}", self.reference.tag.as_deref().unwrap_or("latest"));
+        if tag.len() > MAX_TAG {
+            return Err(CacheError::new(format!("\"{tag}\" is too long for a tag: give the cache a shorter one")));
+        }
+        Ok(Reference { tag: Some(tag), ..self.reference.clone() })
+    }
+}
+
+#[async_trait]
+impl MountPlace for RegistryCache {
+    fn place(&self) -> Place {
+        Self::place(self)
+    }
+
+    async fn load_mounts(&self, to_replace: bool) -> Result<Vec<u8>, CacheError> {
+        let reference = self.mounts_reference()?;
+        let title = reference.to_string();
+        let fetched = self.client.manifest(&reference).await.map_err(|e| failed(&e))?;
+        let document = parse_document(&fetched.bytes, &fetched.descriptor.media_type)
+            .map_err(|e| CacheError::new(format!("{title}: {e}")))?;
+        let config = mounts_document(&title, document)?;
+        let bytes = self.client.blob_bytes(&reference, &config).await;
+        // That there is no list is no trouble; that a list is not all there is, unless it is replaced anyway.
+        let lost = |e: &RegistryError| CacheError { missing: to_replace && e.is_not_found(), ..failed(e) };
+        Ok(bytes.map_err(|e| lost(&e))?.to_vec())
+    }
+
+    async fn has(&self, blob: &Descriptor) -> Result<bool, CacheError> {
+        self.client.has_blob(&self.reference, blob).await.map_err(|e| failed(&e))
+    }
+
+    async fn publish_mounts(&self, document: Vec<u8>, packs: &[Descriptor]) -> Result<String, CacheError> {
+        let reference = self.mounts_reference()?;
+        let (config, descriptor, manifest) = mounts_manifest(&document, packs);
+        let source = BlobSource::bytes(document.into());
+        self.client.push_blob(&reference, &config, &source, &[], &no_progress()).await.map_err(|e| failed(&e))?;
+        let pushed = self.client.push_manifest(&reference, &descriptor.media_type, manifest.into()).await;
+        pushed.map_err(|e| failed(&e))?;
+        Ok(format!("{reference}@{}", descriptor.digest))
     }
 }
 
@@ -115,5 +169,9 @@ impl CacheBackend for RegistryCache {
             error
         })?;
         Ok(format!("{}@{}", self.reference, descriptor.digest))
+    }
+
+    fn mounts(&self) -> Option<&dyn MountPlace> {
+        Some(self)
     }
 }
