@@ -175,7 +175,8 @@ async fn run(
     };
     let result = result.map_err(Stopped::Build);
     drop(lease);
-    if matches!(result, Ok(Done::Built(_))) {
+    // What failed left layers, too.
+    if matches!(result, Ok(Done::Built(_)) | Err(Stopped::Build(_))) {
         // Nobody else sets it.
         let _ = inside.leftover.set(store);
     }
