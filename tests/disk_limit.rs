@@ -169,6 +169,6 @@ fn c9_04_collection_can_be_switched_off_and_ruled() {
     assert!(!kinds().contains("exec.cachemount") && kinds().contains("RUN"), "{}", kinds());
     bench.file("Dockerfile", "FROM busybox\nRUN echo z\nRUN false\n");
     std::fs::write(&config, "[worker.oci]\nmaxUsedSpace = 1\nreservedSpace = 0\n").unwrap();
-    bench.build(&["--config", &config.display().to_string()]).fails(1, &["exit code: 1"]);
+    bench.build(&["--config", &config.display().to_string()]).fails(9, &["exit code: 1"]);
     assert!(!kinds().contains("RUN"), "a build that failed is followed by a collection, too: {}", kinds());
 }
