@@ -1,3 +1,5 @@
+//! What is saved comes back, only what changed moves, and nothing hostile gets out.
+
 use std::collections::HashSet;
 use std::fs;
 use std::io::Write as _;
