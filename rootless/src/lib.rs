@@ -37,5 +37,5 @@ pub use probe::{ProbeInput, cache_key, probe};
 pub use report::{Blocker, IdMapping, ProbeReport, ProcMode, Rung};
 pub use runner::step_main;
 pub use spawn::{IdleStep, RunningStep, STEP_ROLE, SpawnError, StepKiller, spawn_idle, spawn_step};
-pub use sys::{SysError, inherited_fd};
+pub use sys::{SysError, inherited_fd, tune_allocator};
 pub use worker::{WorkerContext, WorkerError, WorkerOptions, outlive_parent, worker_init};

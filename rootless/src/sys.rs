@@ -28,6 +28,24 @@ impl<T, E: Into<io::Error>> Context<T> for Result<T, E> {
     }
 }
 
+/// Makes the allocator of the musl binary give memory back as soon as it is free: what a build uses is promised, and
+/// steps and workers are many processes. To be called first thing.
+#[cfg(target_env = "musl")]
+pub fn tune_allocator() {
+    use libmimalloc_sys as _;
+    /// `mi_option_purge_delay`.
+    const PURGE_DELAY: libc::c_int = 15;
+    unsafe extern "C" {
+        fn mi_option_set(option: libc::c_int, value: libc::c_long);
+    }
+    // SAFETY: the library, which is linked, keeps the number in a table of settings; it may do so at any time.
+    unsafe { mi_option_set(PURGE_DELAY, 0) }
+}
+
+/// Other C libraries have nothing to tune.
+#[cfg(not(target_env = "musl"))]
+pub fn tune_allocator() {}
+
 /// Which side of a [`fork`] this is.
 pub(crate) enum Fork {
     /// The new process.
