@@ -1,6 +1,14 @@
 //! The modules under test, compiled alone: they need no store, no network and no namespaces.
 
-#[path = "../../src/base/mod.rs"]
-pub mod base;
+/// What they use of `base`.
+#[path = "../../src/base"]
+pub mod base {
+    pub mod digest;
+    pub mod events;
+    pub mod values;
+    pub mod wording;
+
+    pub use digest::Digest;
+}
 #[path = "../../src/dockerfile/mod.rs"]
 pub mod dockerfile;
