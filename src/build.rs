@@ -5,6 +5,7 @@
 
 mod caches;
 mod inputs;
+pub mod record;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,7 +18,7 @@ use tokio::sync::OnceCell;
 use crate::base::events::Outcome;
 use crate::base::{Cancel, Digest, Event, Events, FaultKind, TraceContext};
 use crate::cache::spec::{ExportSpec, ImportSpec};
-use crate::exec::run::Runner;
+use crate::exec::run::{RunResult, Runner};
 use crate::exporter::cache::CacheExportError;
 use crate::exporter::{self, BuildResult, ExportContext, ExportError, ExportReport, ImageResult, OutputSpec};
 use crate::frontend::{self, Answer, Call, FrontendError, FrontendInput, FrontendOptions, FrontendResult};
@@ -25,7 +26,7 @@ use crate::llb::op::{Kind, NetMode, SecurityMode, SourceOp};
 use crate::llb::{FrontendHost, Graph, HostError, ResolveMode, ResolvedImage};
 use crate::oci::Platform;
 use crate::registry::Client;
-use crate::solver::{ContextDir, Environment, Secrets, SolveError, Solver, Tree};
+use crate::solver::{ContextDir, Environment, KeptFailure, Secrets, SolveError, Solver, Tree, Visit};
 use crate::source::Sources;
 use crate::source::image::ImageSource;
 use crate::store::Store;
@@ -34,6 +35,8 @@ pub use inputs::{DockerfileAt, Inputs, MAX_DOCKERFILE, MainContext, Stream};
 
 /// What to build.
 pub struct BuildRequest {
+    /// Identifies the build, see [`new_id`].
+    pub id: String,
     /// Name of the Dockerfile, for messages.
     pub filename: String,
     /// Its text.
@@ -201,7 +204,7 @@ impl Builder {
             }
         };
         self.export_caches(request, &solver, &graphs, &context).await?;
-        Ok(BuildReport { id: build_id(), exports })
+        Ok(BuildReport { id: request.id.clone(), exports })
     }
 
     /// Says which checks failed, each once: every platform finds the same ones again.
@@ -217,6 +220,30 @@ impl Builder {
                 said.push(warning);
             }
         }
+    }
+
+    /// Runs a program where a step failed, with these secrets.
+    ///
+    /// # Errors
+    /// See [`Solver::visit`].
+    pub async fn visit(&self, failed: &KeptFailure, secrets: Secrets, visit: Visit) -> Result<RunResult, SolveError> {
+        let solver = Solver::new(Environment {
+            store: self.store.clone(),
+            images: self.images.clone(),
+            sources: self.sources.clone(),
+            contexts: BTreeMap::new(),
+            secrets,
+            steps: self.steps.clone(),
+            state_dir: self.state_dir.clone(),
+            events: self.events.clone(),
+            cancel: self.cancel.clone(),
+            parallelism: 1,
+            layers: None,
+            project: String::new(),
+            imports: None,
+            trace: self.trace,
+        });
+        solver.visit(failed, visit).await
     }
 
     /// Answers a question about a request's Dockerfile, for its first platform; nothing is built.
@@ -362,8 +389,9 @@ fn definition<'a>(
     }
 }
 
-/// 25 letters and digits, as buildx names builds.
-fn build_id() -> String {
+/// A name for a build: 25 letters and digits, as buildx has them.
+#[must_use]
+pub fn new_id() -> String {
     use std::hash::{BuildHasher as _, RandomState};
     // Each state is seeded from the system's random source.
     let mut number = u128::from(RandomState::new().hash_one(0)) << 64 | u128::from(RandomState::new().hash_one(1));

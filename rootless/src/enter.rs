@@ -70,7 +70,8 @@ impl Drop for WorkerHandle {
 }
 
 /// What the handle takes over from the process.
-const FORWARDED: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
+const FORWARDED: [Signal; 6] =
+    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2];
 
 impl WorkerHandle {
     /// Process id, in the caller's pid namespace.
@@ -79,7 +80,7 @@ impl WorkerHandle {
         self.pid
     }
 
-    /// Waits for the worker's end and forwards SIGINT, SIGTERM and SIGHUP to it meanwhile.
+    /// Waits for the worker's end and forwards the signals that people and supervisors send to it meanwhile.
     ///
     /// A signal from the terminal reaches the whole process group and with it the worker; only those sent to the
     /// caller alone are passed on, so that one Ctrl-C is not taken for two.
@@ -120,8 +121,8 @@ pub fn enter(command: WorkerCommand<'_>) -> Result<ExitStatus, EnterError> {
     spawn_worker(command)?.wait()
 }
 
-/// Starts a worker. The caller must be single-threaded; it may start threads afterwards. From here on SIGINT, SIGTERM
-/// and SIGHUP are blocked in the caller, until [`WorkerHandle::wait`] passes them on.
+/// Starts a worker. The caller must be single-threaded; it may start threads afterwards. From here on the signals
+/// that [`WorkerHandle::wait`] passes on are blocked in the caller.
 ///
 /// # Errors
 /// When a namespace, a map or the program's start is refused.

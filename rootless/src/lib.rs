@@ -17,6 +17,7 @@ pub mod probe;
 pub mod report;
 pub mod spawn;
 pub mod step;
+pub mod terminal;
 pub mod worker;
 
 mod binfmt;
@@ -36,6 +37,10 @@ pub use idmap::IdMaps;
 pub use probe::{ProbeInput, cache_key, probe};
 pub use report::{Blocker, IdMapping, ProbeReport, ProcMode, Rung};
 pub use runner::step_main;
-pub use spawn::{IdleStep, RunningStep, STEP_ROLE, SpawnError, StepKiller, spawn_idle, spawn_step};
+pub use spawn::{
+    IdleStep, RunningStep, STEP_ROLE, SpawnError, StepIo, StepKiller, StepSignal, spawn_attached, spawn_idle,
+    spawn_step,
+};
 pub use sys::{SysError, inherited_fd, tune_allocator};
+pub use terminal::{Pty, open_pty};
 pub use worker::{WorkerContext, WorkerError, WorkerOptions, outlive_parent, worker_init};

@@ -51,6 +51,40 @@ pub struct RunningStep {
 /// A step process that waits to be told what to run. Dropping it ends it.
 #[derive(Debug)]
 pub struct IdleStep(RunningStep);
+/// What a program that is attached reads from and writes to.
+#[derive(Debug)]
+pub struct StepIo {
+    /// Descriptor 0.
+    pub stdin: OwnedFd,
+    /// Descriptor 1.
+    pub stdout: OwnedFd,
+    /// Descriptor 2.
+    pub stderr: OwnedFd,
+}
+
+/// A signal for the program of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StepSignal {
+    /// The signal of this number. To a program that does not handle it, it does what it does outside of a container:
+    /// the kernel alone would not end the first process of a pid namespace.
+    Send(u8),
+    /// The terminal has sent it already; only what the kernel does not do for the first process is left.
+    Typed(u8),
+}
+
+impl StepSignal {
+    /// As it travels through the step's socket.
+    fn to_byte(self) -> u8 {
+        match self {
+            Self::Send(number) => number & 0x7f,
+            Self::Typed(number) => number | 0x80,
+        }
+    }
+
+    pub(crate) fn from_byte(byte: u8) -> Self {
+        if byte & 0x80 == 0 { Self::Send(byte) } else { Self::Typed(byte & 0x7f) }
+    }
+}
 
 /// Kills a step from anywhere.
 #[derive(Debug, Clone)]
@@ -66,6 +100,12 @@ impl StepKiller {
         self.killed.store(true, Ordering::Relaxed);
         // An error means that the other side is gone already.
         let _ = self.socket.shutdown(std::net::Shutdown::Write);
+    }
+
+    /// Passes a signal on to the step's program. One that comes before the program has started ends the step.
+    pub fn signal(&self, signal: StepSignal) {
+        // An error means that the other side is gone already.
+        let _ = (&*self.socket).write_all(&[signal.to_byte()]);
     }
 
     /// Whether [`Self::kill`] was called.
@@ -154,7 +194,8 @@ impl Drop for RunningStep {
     }
 }
 
-/// Starts a step; callable from any thread. `network` is the namespace of a step with [`Network::Own`](crate::step::Network).
+/// Starts a step whose output is captured; callable from any thread. `network` is the namespace of a step with
+/// [`Network::Own`](crate::step::Network).
 ///
 /// # Errors
 /// When the step process cannot be started.
@@ -166,12 +207,32 @@ pub fn spawn_step(
     spawn_idle(exe, spec.insecure)?.start(spec, network)
 }
 
+/// Starts a step that reads and writes what it is given. [`StepSpec::attached`] must say so.
+///
+/// # Errors
+/// As [`spawn_step`].
+pub fn spawn_attached(
+    exe: &SealedExe,
+    spec: &StepSpec,
+    network: Option<BorrowedFd<'_>>,
+    io: StepIo,
+) -> Result<RunningStep, SpawnError> {
+    let IdleStep(mut step) = spawn(exe, spec.insecure, Stdio::from(io.stdout), Stdio::from(io.stderr))?;
+    send(&step.killer.socket, spec, network, Some(io.stdin.as_fd()))?;
+    step.idle = false;
+    Ok(step)
+}
+
 /// Starts a step process before it is known what it will run: that takes longer than telling it. `insecure` as in the
 /// specification that it will get.
 ///
 /// # Errors
 /// When the step process cannot be started.
 pub fn spawn_idle(exe: &SealedExe, insecure: bool) -> Result<IdleStep, SpawnError> {
+    spawn(exe, insecure, Stdio::piped(), Stdio::piped())
+}
+
+fn spawn(exe: &SealedExe, insecure: bool, stdout: Stdio, stderr: Stdio) -> Result<IdleStep, SpawnError> {
     let program = exe.path(insecure).what(|| "copy the program for an insecure step".into())?;
     let (ours, theirs) = UnixStream::pair().what(|| "make a socket pair".into())?;
     // No closure between fork and exec and nothing but standard descriptors: the standard library can then spawn
@@ -182,8 +243,8 @@ pub fn spawn_idle(exe: &SealedExe, insecure: bool) -> Result<IdleStep, SpawnErro
         .env_clear()
         .process_group(0)
         .stdin(OwnedFd::from(theirs))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
+        .stdout(stdout)
+        .stderr(stderr)
         .spawn()
         .what(|| "start a step process".into())?;
     let pid =
@@ -210,18 +271,26 @@ impl IdleStep {
     /// When it has ended meanwhile.
     pub fn start(self, spec: &StepSpec, network: Option<BorrowedFd<'_>>) -> Result<RunningStep, SpawnError> {
         let Self(mut step) = self;
-        send(&step.killer.socket, spec, network)?;
+        send(&step.killer.socket, spec, network, None)?;
         step.idle = false;
         Ok(step)
     }
 }
 
-fn send(mut socket: &UnixStream, spec: &StepSpec, network: Option<BorrowedFd<'_>>) -> Result<(), SpawnError> {
+fn send(
+    mut socket: &UnixStream,
+    spec: &StepSpec,
+    network: Option<BorrowedFd<'_>>,
+    stdin: Option<BorrowedFd<'_>>,
+) -> Result<(), SpawnError> {
     let text = serde_json::to_vec(spec).map_err(std::io::Error::from).what(|| "serialise a step".into())?;
     let length = u64::try_from(text.len()).unwrap_or(u64::MAX).to_le_bytes();
     socket.write_all(&length).and_then(|()| socket.write_all(&text)).what(|| "send a step to its process".into())?;
     if let Some(network) = network {
         sys::send_fd(socket.as_fd(), network).what(|| "send a step its network".into())?;
+    }
+    if let Some(stdin) = stdin {
+        sys::send_fd(socket.as_fd(), stdin).what(|| "send a step its standard input".into())?;
     }
     Ok(())
 }

@@ -58,6 +58,17 @@ pub struct StepSpec {
     pub fresh_sys: bool,
     /// A directory to show read-only at `/sys/fs/cgroup`, where `/sys` does not bring one along.
     pub cgroup_dir: Option<PathBuf>,
+    /// How the program is attached to whoever started it; `None` gives it `/dev/null` to read.
+    pub attached: Option<Attached>,
+}
+
+/// A program that reads from somebody: its standard input follows the specification through the socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attached {
+    /// Standard input is a terminal that becomes the program's own.
+    pub terminal: bool,
+    /// Where that terminal is, to be shown at `/dev/console` where the step has mounts.
+    pub console: Option<PathBuf>,
 }
 
 /// How a step gets its root file system.

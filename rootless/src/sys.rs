@@ -529,6 +529,17 @@ pub(crate) fn set_rlimit(resource: u32, soft: u64, hard: u64) -> io::Result<()> 
     if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Makes the terminal on descriptor 0 this process's own, as the leader of a new session.
+pub(crate) fn own_terminal() -> io::Result<()> {
+    // An error means that it leads one already.
+    let _ = rustix::process::setsid();
+    // SAFETY: TIOCSCTTY takes a number, not a pointer.
+    if unsafe { libc::ioctl(0, libc::TIOCSCTTY as _, 0) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// Gives every signal its default action and unblocks all: a program must not inherit what this one ignores (SIGPIPE, by
 /// the standard library) or what whoever started us did.
 pub(crate) fn reset_signals() {

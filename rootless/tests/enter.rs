@@ -138,6 +138,7 @@ fn worker(options: &str, what: &str) -> ExitCode {
                 emulation: context.emulation(),
                 fresh_sys: context.rung == Rung::Root,
                 cgroup_dir: None,
+                attached: None,
             };
             let exe = SealedExe::new().expect("a sealed program");
             // From a thread that ends: its end must not be taken for the worker's.

@@ -100,7 +100,7 @@ pub enum Event {
 }
 
 /// A lint or build warning.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Warning {
     /// The vertex it belongs to, if any.
     pub vertex: Option<Digest>,

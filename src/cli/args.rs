@@ -122,6 +122,17 @@ pub enum Command {
     Inspect(Inspect),
     /// Show how an image of the store was made
     History(History),
+    /// Run a program in an image of the store; nothing of it stays
+    Run(Run),
+    /// Look at builds that were: what they did, how long it took, what their steps said
+    #[command(override_usage = "rbuild builds <COMMAND>")]
+    Builds {
+        /// What to do.
+        #[command(subcommand)]
+        command: Builds,
+    },
+    /// Go back into the step in which a build failed
+    Debug(Debug),
     /// Say why steps of the last build were not found in the cache
     Explain(Explain),
     /// Say what the store holds and how much space it takes
@@ -158,12 +169,193 @@ pub enum Command {
     /// Say who this is to docker
     #[command(hide = true)]
     DockerCliPluginMetadata,
+    /// Say where the store is and what this installation can do
+    Info {
+        /// text, json or a Go template
+        #[arg(long, default_value = "text")]
+        format: String,
+    },
     /// Print version and features
     Version {
         /// text or json
         #[arg(long, default_value = "text")]
         format: String,
     },
+}
+
+/// `rbuild run`: to try what was built.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// The image: a name, or the beginning of its digest; pulled if the store does not have it
+    pub image: String,
+    /// The program and its arguments [default: what the image says]
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+    /// Let the program read standard input
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Give the program a terminal
+    #[arg(short, long)]
+    pub tty: bool,
+    /// Remove the container afterwards; it is always removed
+    #[arg(long)]
+    pub rm: bool,
+    /// Show a directory or file of this machine: SOURCE:TARGET[:ro] (repeatable)
+    #[arg(short, long, value_name = "SPEC")]
+    pub volume: Vec<String>,
+    /// Put an empty directory in memory at this path (repeatable)
+    #[arg(long, value_name = "TARGET")]
+    pub tmpfs: Vec<String>,
+    /// Set a variable; without a value it is taken from the environment (repeatable)
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    pub env: Vec<String>,
+    /// Set the variables that a file lists, one a line (repeatable)
+    #[arg(long, value_name = "FILE")]
+    pub env_file: Vec<PathBuf>,
+    /// Working directory
+    #[arg(short, long, value_name = "DIR")]
+    pub workdir: Option<String>,
+    /// User and group: NAME|UID[:NAME|GID]
+    #[arg(short, long)]
+    pub user: Option<String>,
+    /// The program in place of the image's entrypoint; empty for none
+    #[arg(long, value_name = "PROGRAM")]
+    pub entrypoint: Option<String>,
+    /// Make a port of the program one of this machine: [IP:]PORT:CONTAINERPORT (repeatable)
+    #[arg(short, long, value_name = "SPEC")]
+    pub publish: Vec<String>,
+    /// Network: host, sandbox (its own, from which the machine's loopback is out of reach) or none
+    #[arg(long, value_name = "MODE", default_value = "host")]
+    pub network: String,
+    /// Host name the program sees
+    #[arg(long, value_name = "NAME", default_value = "rbuild")]
+    pub hostname: String,
+    /// Add a line to /etc/hosts: HOST=IP or HOST:IP
+    #[arg(long, value_name = "HOST:IP")]
+    pub add_host: Vec<String>,
+    /// For this platform [default: this machine's]
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<String>,
+    /// There is no daemon that would keep it running
+    #[arg(short, long, hide = true)]
+    pub detach: bool,
+    /// Containers end with the command and need no name
+    #[arg(long, hide = true, value_name = "NAME")]
+    pub name: Option<String>,
+}
+
+/// `rbuild builds` (SPEC B8.06-B8.08).
+#[derive(Debug, Subcommand)]
+pub enum Builds {
+    /// List builds
+    Ls(ListBuilds),
+    /// Show what a build was asked for and what it did
+    Inspect(InspectBuild),
+    /// Show what the steps of a build said
+    Logs {
+        /// The build: its ID or the beginning of it, or ^N for the Nth before the last [default: the last]
+        build: Option<String>,
+        /// plain, rawjson or tty
+        #[arg(long, value_name = "KIND", default_value = "plain", value_parser = ["plain", "rawjson", "tty"], hide_possible_values = true)]
+        progress: String,
+    },
+    /// Forget builds, with their logs and what is kept of failed steps
+    Rm {
+        /// Their IDs, or ^N for the Nth before the last
+        builds: Vec<String>,
+        /// All of them
+        #[arg(short, long)]
+        all: bool,
+    },
+    /// Write what is known of builds, logs included, to an archive: a gzipped OCI layout
+    Export(ExportBuilds),
+    /// Open a build in Docker Desktop
+    #[command(hide = true)]
+    Open {
+        /// The build
+        build: Option<String>,
+    },
+    /// Import a build into Docker Desktop
+    #[command(hide = true)]
+    Import {
+        /// The archive
+        #[arg(short, long)]
+        file: Vec<PathBuf>,
+    },
+    /// Show a build in Jaeger
+    #[command(hide = true)]
+    Trace {
+        /// The build
+        build: Option<String>,
+        /// Where to listen
+        #[arg(long)]
+        addr: Option<String>,
+        /// Another build
+        #[arg(long)]
+        compare: Option<String>,
+    },
+}
+
+/// `rbuild builds ls`.
+#[derive(Debug, Args)]
+pub struct ListBuilds {
+    /// Only what matches: ref, repository, status (=, !=), startedAt, completedAt, duration (<, >) (repeatable)
+    #[arg(long, value_name = "FILTER")]
+    pub filter: Vec<String>,
+    /// table, json or a Go template
+    #[arg(long, default_value = "table")]
+    pub format: String,
+    /// Do not shorten
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// Only builds of this directory's git repository
+    #[arg(long)]
+    pub local: bool,
+}
+
+/// `rbuild builds inspect`.
+#[derive(Debug, Args)]
+pub struct InspectBuild {
+    /// The build: its ID or the beginning of it, or ^N for the Nth before the last [default: the last]
+    pub build: Option<String>,
+    /// pretty, json or a Go template
+    #[arg(long, default_value = "pretty")]
+    pub format: String,
+}
+
+/// `rbuild builds export`.
+#[derive(Debug, Args)]
+pub struct ExportBuilds {
+    /// Their IDs, or ^N for the Nth before the last [default: the last]
+    pub builds: Vec<String>,
+    /// All of them
+    #[arg(long)]
+    pub all: bool,
+    /// The archive [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Wait for records to be complete; they always are
+    #[arg(long, hide = true)]
+    pub finalize: bool,
+}
+
+/// `rbuild debug`.
+#[derive(Debug, Args)]
+pub struct Debug {
+    /// The build: its ID or the beginning of it, or ^N for the Nth before the last [default: the last that failed]
+    pub build: Option<String>,
+    /// The program and its arguments [default: a shell]
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+    /// As this user [default: the step's]
+    #[arg(short, long)]
+    pub user: Option<String>,
+    /// Secret of the step, which is not kept: id=ID[,src=FILE|env=VARIABLE]
+    #[arg(long, value_name = "SPEC")]
+    pub secret: Vec<String>,
+    /// SSH agent or keys of the step: default, ID, ID=SOCKET or ID=KEY[,KEY]
+    #[arg(long, value_name = "SPEC")]
+    pub ssh: Vec<String>,
 }
 
 /// `rbuild login` (SPEC E1.15).
@@ -475,8 +667,8 @@ pub struct Du {
     /// Only what matches, e.g. type=exec.cachemount or until=24h (repeatable, all must match)
     #[arg(long, value_name = "FILTER")]
     pub filter: Vec<String>,
-    /// text or json
-    #[arg(long, default_value = "text")]
+    /// table, pretty, json or a Go template
+    #[arg(long, default_value = "table")]
     pub format: String,
     /// One record below the other, with all fields
     #[arg(long)]
@@ -600,6 +792,9 @@ pub struct Build {
     /// Allow network.host, security.insecure or buildx.local.delete
     #[arg(long, value_name = "ENTITLEMENT", help_heading = "RUN steps")]
     pub allow: Vec<String>,
+    /// When a step fails: shell opens one where it failed
+    #[arg(long, value_name = "ACTION", help_heading = "RUN steps", value_parser = ["shell"], hide_possible_values = true)]
+    pub on_error: Option<String>,
     /// Parent cgroup (not supported yet)
     #[arg(long, value_name = "PATH", hide = true)]
     pub cgroup_parent: Option<String>,

@@ -5,19 +5,22 @@ use std::sync::Arc;
 
 use super::args::Build;
 use super::broker::BrokeredAgent;
-use super::errors::Failure;
+use super::errors::{Aftermath, Failure};
 use super::grammar::CallOptions;
 use super::settings::{self, BuildSettings};
 use super::step_logs::{ClipLimits, StepLogs};
 use super::telemetry::{self, Telemetry};
 use super::worker::{Inside, store_failure};
+use super::{debug, records};
 use crate::base::budget::Budget;
 use crate::base::events::Warning;
 use crate::base::{Cancel, Events, FaultKind, TraceContext, file};
+use crate::build::record::{self, Head, Recorder};
 use crate::build::{BuildError, BuildReport, Builder};
-use crate::exec::run::{Runner, StepOptions};
+use crate::exec::run::StepOptions;
 use crate::frontend::Answer;
 use crate::source::{ImageSource, Sources};
+use crate::store::Store;
 use crate::ui::{Ended, Mode, Progress, Summary, Trace};
 
 pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
@@ -48,22 +51,27 @@ pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
     settings.notices.extend(plan.notices);
     let trace = (settings.trace.is_some() || plan.exporter.is_some()).then(Trace::default);
     let events = trace.as_ref().map_or(events.clone(), |trace| trace.tee(events));
+    let recorder = Recorder::default();
+    let events = recorder.before(events);
     let logs = StepLogs::default();
     let events = logs.before(events, clip);
     for notice in &settings.notices {
         events.notice(format!("settings {notice}"), notice.clone());
     }
     let context = plan.exporter.as_ref().map(|exporter| exporter.context);
+    let kept = Kept { logs: &logs, recorder: &recorder, head: records::head(args, &settings) };
     let result = runtime.block_on(async {
         let client = inside.hasty_client(Events::none()).ok();
         let sending = plan.exporter.zip(trace.clone()).zip(client);
         let sending = sending.map(|((exporter, trace), client)| Telemetry::start(exporter, trace, client));
-        let result = run(inside, &settings, budget, events.clone(), &logs, steps, context).await;
+        let result = run(inside, &settings, budget, events.clone(), kept, steps.clone(), context).await;
+        recorder.end(records::end(&result), &events);
         if let Some(sending) = sending {
             sending.finish(result.as_ref().err().map(Stopped::message), &events).await;
         }
         result
     });
+    drop(events);
     let failed = match &result {
         Err(Stopped::Build(BuildError::Solve(e))) => e.vertex().cloned(),
         _ => None,
@@ -86,22 +94,32 @@ pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
         Ok(Done::Answered(answer, how)) => answered(&answer, how),
         Err(Stopped::Early(failure)) => Err(failure),
         Err(Stopped::Build(error)) => {
+            let kept = match &error {
+                BuildError::Solve(e) => e.failed_step(),
+                _ => None,
+            };
             let failure = {
                 let (name, text) = settings.request.file();
-                Failure::of_build(&error, name, text)
+                let said = step.as_ref().map(|step| step.tail.as_slice()).unwrap_or_default();
+                Failure::of_build(&error, name, text, said)
             };
-            let _ = failure.print(&mut std::io::stderr(), step.as_ref(), log.as_deref());
+            let build = kept.map(|_| settings.request.id.as_str());
+            let after = Aftermath { step: step.as_ref(), log: log.as_deref(), build };
+            let _ = failure.print(&mut std::io::stderr(), &after);
+            if let (true, Some(kept)) = (settings.shell_on_error, kept) {
+                debug::after_failure(inside, kept, settings.request.secrets.clone(), steps)?;
+            }
             Ok(failure.code())
         }
     }
 }
 
-enum Done {
+pub(super) enum Done {
     Built(BuildReport),
     Answered(Answer, CallOptions),
 }
 
-enum Stopped {
+pub(super) enum Stopped {
     Early(Failure),
     Build(BuildError),
 }
@@ -115,48 +133,33 @@ impl Stopped {
     }
 }
 
+/// Where what happens is kept.
+struct Kept<'a> {
+    logs: &'a StepLogs,
+    recorder: &'a Recorder,
+    head: Head,
+}
+
 async fn run(
     inside: &Inside,
     settings: &BuildSettings,
     budget: Budget,
     events: Events,
-    logs: &StepLogs,
-    step_options: StepOptions,
+    kept: Kept<'_>,
+    steps: StepOptions,
     trace: Option<TraceContext>,
 ) -> Result<Done, Stopped> {
     let early = Stopped::Early;
     let store = inside.store(events.clone()).map_err(early)?;
-    logs.keep(store.build_history());
-    let lease = store.lease().map_err(|e| early(store_failure(&e)))?;
-    let client = inside.client(events.clone()).map_err(early)?;
-    let hasty = inside.hasty_client(events.clone()).map_err(early)?;
-    let images = ImageSource::with_hasty(store.clone(), client.clone(), hasty.clone(), events.clone());
-    let sources = Sources::new(&store, &client, &events, settings::git(&inside.context.state_dir));
-    let steps = if inside.context.rung == rootless::Rung::None {
-        Err(inside.blockers.join("; "))
-    } else {
-        let runner = Runner::new(inside.context.clone(), step_options);
-        Ok(Arc::new(runner.map_err(|e| early(Failure::new(e.kind(), e.to_string())))?))
-    };
-    if let (Ok(_), Some(weakness)) = (&steps, inside.context.rung.weakness()) {
-        let rung = inside.context.rung;
-        events.notice("isolation", format!("isolation {rung}: {weakness} (`rbuild doctor` says what would lift that)"));
+    if settings.call.is_none() {
+        let history = Arc::new(store.build_history());
+        kept.logs.keep(Arc::clone(&history), kept.recorder.clone());
+        kept.recorder.begin(history, kept.head, &events);
     }
+    let lease = store.lease().map_err(|e| early(store_failure(&e)))?;
     let cancel = Cancel::default();
-    let builder = Builder {
-        store: store.clone(),
-        client,
-        hasty,
-        images,
-        sources,
-        steps,
-        state_dir: inside.context.state_dir.clone(),
-        events,
-        cancel: cancel.clone(),
-        parallelism: inside.config.parallelism.unwrap_or((budget.cpus * 4).max(16)),
-        threads: budget.cpus,
-        trace,
-    };
+    let mut builder = builder(inside, &store, budget, &events, &cancel, steps).map_err(early)?;
+    builder.trace = trace;
     let work = async {
         match settings.call {
             Some(how) => Ok(Done::Answered(builder.call(how.call, &settings.request).await?, how)),
@@ -175,12 +178,58 @@ async fn run(
     };
     let result = result.map_err(Stopped::Build);
     drop(lease);
+    let failed = match &result {
+        Err(Stopped::Build(BuildError::Solve(e))) => e.failed_step(),
+        _ => None,
+    };
+    if let Some(failed) = failed {
+        kept.recorder.failed(failed, &events);
+    }
+    if settings.call.is_none() {
+        // Trouble with old records is the next build's to report.
+        let (store, failed) = (store.clone(), failed.is_some());
+        let _ = tokio::task::spawn_blocking(move || record::tidy(&store, failed)).await;
+    }
     // What failed left layers, too.
     if matches!(result, Ok(Done::Built(_)) | Err(Stopped::Build(_))) {
         // Nobody else sets it.
         let _ = inside.leftover.set(store);
     }
     result
+}
+
+/// What a build is made with here.
+pub(super) fn builder(
+    inside: &Inside,
+    store: &Store,
+    budget: Budget,
+    events: &Events,
+    cancel: &Cancel,
+    steps: StepOptions,
+) -> Result<Builder, Failure> {
+    let client = inside.client(events.clone())?;
+    let hasty = inside.hasty_client(events.clone())?;
+    let images = ImageSource::with_hasty(store.clone(), client.clone(), hasty.clone(), events.clone());
+    let sources = Sources::new(store, &client, events, settings::git(&inside.context.state_dir));
+    let steps = inside.runner(steps)?;
+    if let (Ok(_), Some(weakness)) = (&steps, inside.context.rung.weakness()) {
+        let rung = inside.context.rung;
+        events.notice("isolation", format!("isolation {rung}: {weakness} (`rbuild doctor` says what would lift that)"));
+    }
+    Ok(Builder {
+        store: store.clone(),
+        client,
+        hasty,
+        images,
+        sources,
+        steps,
+        state_dir: inside.context.state_dir.clone(),
+        events: events.clone(),
+        cancel: cancel.clone(),
+        parallelism: inside.config.parallelism.unwrap_or((budget.cpus * 4).max(16)),
+        threads: budget.cpus,
+        trace: None,
+    })
 }
 
 /// SIGINT, SIGTERM or SIGHUP.

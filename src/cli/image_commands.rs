@@ -18,11 +18,11 @@ use crate::source::ImageSource;
 use crate::store::Lease;
 use crate::ui::Progress;
 
-fn usage(message: impl Into<String>) -> Failure {
+pub(super) fn usage(message: impl Into<String>) -> Failure {
     Failure::new(FaultKind::Usage, message)
 }
 
-fn failure(error: &ImageError) -> Failure {
+pub(super) fn failure(error: &ImageError) -> Failure {
     let failure = Failure::new(error.kind(), error.to_string());
     match error.hint() {
         Some(hint) => failure.hint(hint),
@@ -30,11 +30,11 @@ fn failure(error: &ImageError) -> Failure {
     }
 }
 
-fn reference(text: &str) -> Result<Reference, Failure> {
+pub(super) fn reference(text: &str) -> Result<Reference, Failure> {
     text.parse().map_err(|e| usage(format!("invalid image name \"{text}\": {e}")))
 }
 
-fn platform(text: Option<&String>) -> Result<Platform, Failure> {
+pub(super) fn platform(text: Option<&String>) -> Result<Platform, Failure> {
     match text.map(String::as_str) {
         None | Some("local") => Ok(Platform::host()),
         Some(text) => text.parse().map_err(|e| usage(format!("--platform: {e}")).hint(PlatformError::HINT)),
@@ -42,7 +42,7 @@ fn platform(text: Option<&String>) -> Result<Platform, Failure> {
 }
 
 /// Images of the store, with a lease that keeps what is looked at.
-fn open(inside: &Inside, events: Events) -> Result<(Images, Lease), Failure> {
+pub(super) fn open(inside: &Inside, events: Events) -> Result<(Images, Lease), Failure> {
     let store = inside.store(events.clone())?;
     let lease = store.lease().map_err(|e| store_failure(&e))?;
     let client = inside.client(events.clone())?;
@@ -50,7 +50,7 @@ fn open(inside: &Inside, events: Events) -> Result<(Images, Lease), Failure> {
     Ok((Images::new(store, client, source, events), lease))
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(Budget::detect().cpus.clamp(2, 4))
         .enable_all()

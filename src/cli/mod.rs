@@ -8,19 +8,24 @@ mod broker;
 mod build;
 mod buildctl;
 mod builders;
+mod builds;
 mod caches;
 pub mod config;
 mod contexts;
+mod debug;
 mod docs;
 mod doctor;
 mod engine;
 pub mod errors;
 pub mod grammar;
 mod image_commands;
+mod info;
 mod login;
 mod metadata;
 mod outputs;
+mod records;
 mod registries;
+mod run;
 mod scoped;
 pub mod settings;
 mod spelling;
@@ -28,6 +33,7 @@ mod step_logs;
 mod store_commands;
 mod table;
 mod telemetry;
+mod vcs;
 mod worker;
 
 use std::ffi::OsString;
@@ -80,7 +86,7 @@ fn finish(result: Result<u8, Failure>) -> u8 {
     match result {
         Ok(code) => code,
         Err(failure) => {
-            let _ = failure.print(&mut std::io::stderr(), None, None);
+            let _ = failure.print(&mut std::io::stderr(), &errors::Aftermath::default());
             failure.code()
         }
     }

@@ -53,6 +53,8 @@ pub struct BuildSettings {
     pub call: Option<grammar::CallOptions>,
     /// SSH agents and keys for steps.
     pub agents: Vec<AgentSpec>,
+    /// Open a shell where a step failed.
+    pub shell_on_error: bool,
     /// Said once, before anything else.
     pub notices: Vec<String>,
 }
@@ -169,7 +171,7 @@ impl BuildSettings {
         ] {
             path.as_deref().map_or(Ok(()), |path| writable(flag, path))?;
         }
-        let secrets = secrets(args)?;
+        let secrets = secrets(&args.secret)?;
         let allowed = |name: &str| args.allow.iter().any(|a| a == name);
         let entitlements = Entitlements {
             // Asking for the host's network for the whole build is allowing it (B2.17).
@@ -188,6 +190,7 @@ impl BuildSettings {
             return Err(usage("please specify build context (e.g. \".\" for the current directory)"));
         }
         let mut request = crate::build::BuildRequest {
+            id: crate::build::new_id(),
             filename: String::new(),
             dockerfile: Vec::new(),
             ignore: None,
@@ -219,7 +222,8 @@ impl BuildSettings {
             iidfile: args.iidfile.clone().filter(|_| call.is_none()),
             metadata_file: args.metadata_file.clone().filter(|_| call.is_none()),
             call,
-            agents: agents(args, wants_agent)?,
+            agents: agents(&args.ssh, wants_agent)?,
+            shell_on_error: shell_on_error(args)?,
             notices,
         })
     }
@@ -270,7 +274,9 @@ fn refuse_unsupported(args: &Build, notices: &mut Vec<String>) -> Result<(), Fai
         let disabled = fields
             .iter()
             .any(|(k, v)| k == "disabled" && v.as_deref().is_none_or(|v| grammar::boolean(v) == Some(true)));
-        if !disabled {
+        if !disabled && is_actions_default(&fields, &variable) {
+            notices.push("no provenance is attached, as attestations are not supported yet".into());
+        } else if !disabled {
             return Err(not_yet(&format!("--attest {spec}")));
         }
     }
@@ -286,6 +292,26 @@ fn refuse_unsupported(args: &Build, notices: &mut Vec<String>) -> Result<(), Fai
         }
     }
     Ok(())
+}
+
+/// Whether an attestation is what `docker/build-push-action` asks for if its user asked for nothing (SPEC B2.04, B2.05):
+/// in a workflow, with the address of the run, `mode=max`, or for private repositories `mode=min,inline-only=true`.
+fn is_actions_default(fields: &[(String, Option<String>)], variable: &dyn Fn(&str) -> Option<String>) -> bool {
+    let (Some(server), Some(repository), Some(run)) =
+        (variable("GITHUB_SERVER_URL"), variable("GITHUB_REPOSITORY"), variable("GITHUB_RUN_ID"))
+    else {
+        return false;
+    };
+    let here = format!("{server}/{repository}/actions/runs/{run}");
+    let mut rest: Vec<(&str, &str)> =
+        fields.iter().map(|(k, v)| (k.as_str(), v.as_deref().unwrap_or_default())).collect();
+    let builder = rest.iter().position(|(key, value)| *key == "builder-id" && value.starts_with(&here));
+    let Some(builder) = builder else { return false };
+    rest.remove(builder);
+    rest.sort_unstable();
+    variable("GITHUB_ACTIONS").as_deref() == Some("true")
+        && (rest == [("mode", "max"), ("type", "provenance")]
+            || rest == [("inline-only", "true"), ("mode", "min"), ("type", "provenance")])
 }
 
 /// `--call`, `--check` (SPEC A10.25, A10.26).
@@ -455,9 +481,22 @@ fn docker_proxy(name: &str) -> Option<String> {
     config.pointer("/proxies/default")?.get(key)?.as_str().map(ToOwned::to_owned)
 }
 
-fn secrets(args: &Build) -> Result<Secrets, Failure> {
+/// `--on-error`: nobody can use a shell without a terminal.
+fn shell_on_error(args: &Build) -> Result<bool, Failure> {
+    if args.on_error.is_none() {
+        return Ok(false);
+    }
+    if !std::io::stdin().is_terminal() || !std::io::stdout().is_terminal() {
+        return Err(usage("--on-error=shell: there is no terminal for the shell")
+            .hint("leave it out; `rbuild debug` enters the failed step later"));
+    }
+    Ok(true)
+}
+
+/// `--secret` (SPEC B2.27).
+pub(super) fn secrets(texts: &[String]) -> Result<Secrets, Failure> {
     let mut secrets = Secrets::default();
-    for text in &args.secret {
+    for text in texts {
         let (id, source) = grammar::secret(text).map_err(|e| usage(format!("--secret: {e}")))?;
         let variable = match &source {
             SecretSource::Variable(name) => Some(name.clone()),
@@ -487,15 +526,15 @@ fn secrets(args: &Build) -> Result<Secrets, Failure> {
 
 /// `--ssh` (SPEC B2.29). Whether they are of any use is for the broker to see. Contexts that the command line itself
 /// names by ssh get the user's agent unasked; a Dockerfile does not.
-fn agents(args: &Build, wants_agent: bool) -> Result<Vec<AgentSpec>, Failure> {
+pub(super) fn agents(texts: &[String], wants_agent: bool) -> Result<Vec<AgentSpec>, Failure> {
     let mut agents: Vec<AgentSpec> = Vec::new();
-    if args.ssh.is_empty()
+    if texts.is_empty()
         && wants_agent
         && let Some(socket) = variable("SSH_AUTH_SOCK")
     {
         agents.push(AgentSpec { id: "default".into(), paths: vec![socket.into()], raw: false });
     }
-    for text in &args.ssh {
+    for text in texts {
         let (id, paths, raw) = grammar::ssh(text).map_err(|e| usage(format!("--ssh: {e}")))?;
         let mut paths: Vec<PathBuf> = paths.into_iter().map(PathBuf::from).collect();
         if paths.is_empty() {
@@ -520,4 +559,39 @@ pub(super) fn read_limited(path: &Path, limit: u64) -> std::io::Result<Vec<u8>> 
     let mut bytes = Vec::new();
     std::fs::File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // SPEC B2.04, B2.05
+    #[test]
+    fn b2_05_what_the_action_asks_for_unasked_is_recognised() {
+        let environment = |name: &str| {
+            let value = match name {
+                "GITHUB_ACTIONS" => "true",
+                "GITHUB_SERVER_URL" => "https://github.com",
+                "GITHUB_REPOSITORY" => "me/app",
+                "GITHUB_RUN_ID" => "42",
+                _ => return None,
+            };
+            Some(value.to_owned())
+        };
+        let asked = |text: &str| is_actions_default(&grammar::fields(text).expect("fields"), &environment);
+        let here = "builder-id=https://github.com/me/app/actions/runs/42/attempts/1";
+        assert!(asked(&format!("type=provenance,mode=max,{here}")));
+        assert!(asked(&format!("type=provenance,mode=min,inline-only=true,{here}")));
+        for own in [
+            "type=provenance,mode=max",
+            "type=provenance,mode=max,builder-id=https://example.com/me/app/actions/runs/42",
+            &format!("type=provenance,mode=min,{here}"),
+            &format!("type=provenance,version=v1,mode=max,{here}"),
+            &format!("type=sbom,{here}"),
+        ] {
+            assert!(!asked(own), "{own}");
+        }
+        let text = format!("type=provenance,mode=max,{here}");
+        assert!(!is_actions_default(&grammar::fields(&text).expect("fields"), &|_| None), "outside of a workflow");
+    }
 }

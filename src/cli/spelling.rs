@@ -5,6 +5,7 @@
 //! | `rbuild .` | `rbuild build .` |
 //! | `rbuild buildx build .`, `rbuild image build .`, `rbuild builder build .` | `rbuild build .` |
 //! | `rbuild buildx ls` and others about builders | `rbuild builder ls` |
+//! | `rbuild buildx history …` | `rbuild builds …` |
 //! | `rbuild buildctl build --local …`, a program called `buildctl` | `rbuild build …` ([`super::buildctl`]) |
 //! | a program called `docker-buildx` | `rbuild buildx …`: Docker's plugin protocol ([`super::builders`]) |
 
@@ -42,6 +43,10 @@ const COMMANDS: &[&str] = &[
     "system",
     "unshare",
     "explain",
+    "run",
+    "builds",
+    "debug",
+    "info",
     "version",
 ];
 
@@ -84,12 +89,14 @@ pub(super) fn ours(args: Vec<OsString>) -> Result<Vec<OsString>, Failure> {
         (Some("buildx" | "builder" | "image"), Some(second)) if SHARED.contains(&second) => {
             args.remove(at);
         }
+        (Some("buildx"), Some("history")) => args.splice(at..at + 2, ["builds".into()]).for_each(drop),
         (Some("buildx"), Some(second)) if BUILDERS.contains(&second) => args[at] = "builder".into(),
         (Some("buildx"), Some(second)) => return Err(unknown(second)),
         (Some("image"), Some("ls" | "list")) => args.splice(at..at + 2, ["images".into()]).for_each(drop),
         (Some("image"), Some("pull" | "push" | "tag" | "rm" | "save" | "load" | "inspect" | "history")) => {
             args.remove(at);
         }
+        (Some("container"), Some("run")) => args.splice(at..at + 2, ["run".into()]).for_each(drop),
         (Some("help"), _) => args[at] = "--help".into(),
         (None | Some("--help" | "-h" | "--version" | "-V"), _) => {}
         (Some(first), _) if COMMANDS.contains(&first) => {}
@@ -173,6 +180,8 @@ mod tests {
             ("rbuild image rm x", "rbuild rm x"),
             ("rbuild image", "rbuild build image"),
             ("rbuild buildx ls", "rbuild builder ls"),
+            ("rbuild buildx history logs ^1", "rbuild builds logs ^1"),
+            ("rbuild container run x", "rbuild run x"),
             ("rbuild buildx --help", "rbuild --help"),
             ("rbuild ls", "rbuild ls"),
             ("rbuild help", "rbuild --help"),

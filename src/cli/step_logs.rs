@@ -12,6 +12,7 @@ use super::errors::Failure;
 use super::settings;
 use crate::base::events::{Event, Stream};
 use crate::base::{Digest, Events, FaultKind};
+use crate::build::record::Recorder;
 use crate::store::{BuildHistory, StepLog};
 
 /// How much of a step's output is shown; `None` is all.
@@ -75,7 +76,7 @@ struct Shown {
 
 #[derive(Default)]
 struct State {
-    history: Option<BuildHistory>,
+    history: Option<(Arc<BuildHistory>, Recorder)>,
     logs: HashMap<Digest, StepLog>,
     /// Paths of the logs, also of steps that have ended.
     paths: HashMap<Digest, PathBuf>,
@@ -98,9 +99,9 @@ impl StepLogs {
         })
     }
 
-    /// From now on output is kept.
-    pub(super) fn keep(&self, history: BuildHistory) {
-        self.lock().history = Some(history);
+    /// From now on output is kept, and the record says which log is whose.
+    pub(super) fn keep(&self, history: Arc<BuildHistory>, recorder: Recorder) {
+        self.lock().history = Some((history, recorder));
     }
 
     /// The whole log of a step.
@@ -116,7 +117,7 @@ impl StepLogs {
         match event {
             Event::Log { id, stream, data, at } => {
                 let mut state = self.lock();
-                if let Err(e) = state.keep(&id, &data)
+                if let Err(e) = state.keep(&id, &data, events)
                     && !std::mem::replace(&mut state.broken, true)
                 {
                     events.notice("step-logs", format!("logs of steps are not kept: {e}"));
@@ -137,13 +138,14 @@ impl StepLogs {
 }
 
 impl State {
-    fn keep(&mut self, id: &Digest, data: &[u8]) -> Result<(), String> {
-        let Some(history) = &self.history else { return Ok(()) };
+    fn keep(&mut self, id: &Digest, data: &[u8], events: &Events) -> Result<(), String> {
+        let Some((history, recorder)) = &self.history else { return Ok(()) };
         if self.broken {
             return Ok(());
         }
         if !self.logs.contains_key(id) {
             let log = history.step_log().map_err(|e| e.to_string())?;
+            recorder.log(id, log.number(), events);
             self.paths.insert(id.clone(), log.path().to_owned());
             self.logs.insert(id.clone(), log);
         }

@@ -105,8 +105,8 @@ pub(super) fn du(inside: &Inside, args: &Du) -> Result<u8, Failure> {
     records.retain(|r| wanted.iter().all(|f| f.matches(r)));
     match args.format.as_str() {
         "json" => json(&serde_json::Value::Array(records.iter().map(record_json).collect())),
-        "text" => {
-            let mut out = table(&records, args.verbose);
+        format @ ("text" | "table" | "pretty") => {
+            let mut out = table(&records, args.verbose || format == "pretty");
             let total: u64 = records.iter().map(|r| r.size).sum();
             let free: u64 = records.iter().map(|r| r.reclaimable).sum();
             let shared: u64 = records.iter().filter(|r| r.shared).map(|r| r.size).sum();
@@ -120,7 +120,10 @@ pub(super) fn du(inside: &Inside, args: &Du) -> Result<u8, Failure> {
             );
             super::print(&out)
         }
-        other => Err(super::unknown_format(other)),
+        template => {
+            let rows: Vec<serde_json::Value> = records.iter().map(record_json).collect();
+            super::print(&super::table::rows(template, &[], Vec::new(), &rows)?)
+        }
     }
 }
 

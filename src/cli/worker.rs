@@ -11,8 +11,11 @@ use rustix::fs::{AtFlags, CWD, Mode};
 use super::args::{Command, Global, System};
 use super::config::Config;
 use super::errors::Failure;
-use super::{WORKER_ROLE, broker, build, image_commands, registries, settings, store_commands};
+use super::{
+    WORKER_ROLE, broker, build, builds, debug, image_commands, info, registries, run, settings, store_commands,
+};
 use crate::base::{Events, FaultKind};
+use crate::exec::run::{Runner, StepOptions};
 use crate::registry::{Anonymous, Client, ClientOptions, RetryPolicy, Timeouts};
 use crate::store::{GcPolicy, SnapshotterChoice, Store, StoreOptions};
 
@@ -186,6 +189,15 @@ impl Inside {
         Store::open(&self.root, &options).map_err(|e| store_failure(&e))
     }
 
+    /// Who runs programs here, or why nobody can.
+    pub(super) fn runner(&self, options: StepOptions) -> Result<Result<Arc<Runner>, String>, Failure> {
+        if self.context.rung == Rung::None {
+            return Ok(Err(self.blockers.join("; ")));
+        }
+        let runner = Runner::new(self.context.clone(), options);
+        Ok(Ok(Arc::new(runner.map_err(|e| Failure::new(e.kind(), e.to_string()))?)))
+    }
+
     /// A registry client that asks the broker for credentials.
     pub(super) fn client(&self, events: Events) -> Result<Client, Failure> {
         Client::new(self.client_options(events)?).map_err(|e| Failure::new(e.kind(), e.to_string()))
@@ -296,6 +308,10 @@ fn command(inside: &Inside, cli: &super::Cli) -> Result<u8, Failure> {
         Command::Unpack(args) => image_commands::unpack(inside, args),
         Command::Inspect(args) => image_commands::inspect(inside, args),
         Command::History(args) => image_commands::history(inside, args),
+        Command::Run(args) => run::run(inside, args),
+        Command::Builds { command } => builds::run(inside, command),
+        Command::Debug(args) => debug::debug(inside, args),
+        Command::Info { format } => info::info(inside, format),
         Command::Explain(args) => store_commands::explain(inside, args),
         Command::Du(args) => store_commands::du(inside, args),
         Command::Prune(args) => store_commands::prune(inside, args),

@@ -21,6 +21,22 @@ const WIDTH: usize = 160;
 /// ```
 #[must_use]
 pub fn excerpt(file: &str, source: &[u8], lines: (u32, u32), span: Option<&Span>) -> Option<String> {
+    marked_excerpt(file, source, lines, span.and_then(|span| part_of_line(source, span)), lines.0)
+}
+
+/// The same, with one of the lines named as the place and underlined.
+#[must_use]
+pub fn excerpt_of_line(file: &str, source: &[u8], lines: (u32, u32), line: u32) -> Option<String> {
+    let number = usize::try_from(line).ok()?;
+    let text = String::from_utf8_lossy(source);
+    let text = text.lines().nth(number.checked_sub(1)?)?;
+    let indent = text.len() - text.trim_start().len();
+    let place = Marked { line: number, before: text[..indent].to_owned(), text: text.trim().to_owned() };
+    marked_excerpt(file, source, lines, Some(place), line)
+}
+
+/// `place` is the line that the heading names.
+fn marked_excerpt(file: &str, source: &[u8], lines: (u32, u32), marked: Option<Marked>, place: u32) -> Option<String> {
     const RULE: &str = "--------------------";
     let text = String::from_utf8_lossy(source);
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
@@ -30,7 +46,6 @@ pub fn excerpt(file: &str, source: &[u8], lines: (u32, u32), span: Option<&Span>
     if first < 1 || first > all.len() {
         return None;
     }
-    let marked = span.and_then(|span| part_of_line(source, span));
     // A single line gets more company than a long instruction, which is its own context. Of a very long one only the
     // surroundings of the place are shown.
     let around = if first == last { 2 } else { 1 };
@@ -40,7 +55,7 @@ pub fn excerpt(file: &str, source: &[u8], lines: (u32, u32), span: Option<&Span>
         (from, to) = (from.max(middle.saturating_sub(5)), to.min(middle + 5));
     }
 
-    let mut out = format!("{file}:{first}\n{RULE}\n");
+    let mut out = format!("{file}:{place}\n{RULE}\n");
     for number in from..=to {
         let mark = if (first..=last).contains(&number) { ">>>" } else { "   " };
         let shown = readable(all[number - 1]);
@@ -101,6 +116,21 @@ mod tests {
     use super::excerpt;
 
     const SOURCE: &[u8] = b"FROM a\nRUN one\nRUN two \\\n  three\nRUN four\r\n\nRUN five\n";
+
+    #[test]
+    fn one_line_of_an_instruction_is_the_place_a1_19() {
+        insta::assert_snapshot!(super::excerpt_of_line("Dockerfile", SOURCE, (3, 4), 4).expect("line 4 exists"), @r"
+        Dockerfile:4
+        --------------------
+           2 |     RUN one
+           3 | >>> RUN two \
+           4 | >>>   three
+             |       ^^^^^
+           5 |     RUN four
+        --------------------
+        ");
+        assert_eq!(super::excerpt_of_line("Dockerfile", SOURCE, (3, 4), 99), None);
+    }
 
     #[test]
     fn a_single_line_has_two_lines_around_it_a1_19() {

@@ -14,11 +14,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use rootless::step::{Emulation, Network, Rlimit, RootSwitch, STEP_VERSION, StepMount, StepOutcome, StepSpec, Usage};
-use rootless::{IdleStep, Rung, RunningStep, SealedExe, SpawnError, WorkerContext};
+use rootless::step::{
+    Attached, Emulation, Network, Rlimit, RootSwitch, STEP_VERSION, StepMount, StepOutcome, StepSpec, Usage,
+};
+use rootless::{IdleStep, Rung, RunningStep, SealedExe, SpawnError, StepIo, StepSignal, WorkerContext};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::sync::RwLock;
+use tokio::sync::mpsc::UnboundedReceiver;
 
 pub use super::hosts::DnsOptions;
 pub use super::network::DefaultNetwork;
@@ -72,6 +75,25 @@ pub struct RunRequest<'a> {
     pub aside: Option<PathBuf>,
     /// The cache mounts among `mounts`, which are lent to the root where the rung cannot mount.
     pub caches: Vec<&'a CacheMount>,
+}
+
+/// Who a program is attached to.
+#[derive(Debug)]
+pub struct Attachment {
+    /// What it reads and writes.
+    pub io: StepIo,
+    /// Standard input is a terminal, and the program's to control.
+    pub terminal: bool,
+    /// The name of that terminal, where this process sees it.
+    pub console: Option<PathBuf>,
+    /// Signals to pass on.
+    pub signals: UnboundedReceiver<StepSignal>,
+}
+
+/// Where the output of a program goes.
+enum Output<'a> {
+    Events(&'a Digest),
+    Attached(Attachment),
 }
 
 /// How a RUN ended.
@@ -240,6 +262,30 @@ impl Runner {
         vertex: &Digest,
         cancel: impl Future<Output = ()> + Send,
     ) -> Result<RunResult, ExecError> {
+        self.run(request, events, Output::Events(vertex), cancel).await
+    }
+
+    /// Runs a program that somebody is attached to; nothing of its output becomes an event.
+    ///
+    /// # Errors
+    /// As [`Runner::run_step`].
+    pub async fn run_attached(
+        &self,
+        request: RunRequest<'_>,
+        events: &Events,
+        attachment: Attachment,
+        cancel: impl Future<Output = ()> + Send,
+    ) -> Result<RunResult, ExecError> {
+        self.run(request, events, Output::Attached(attachment), cancel).await
+    }
+
+    async fn run(
+        &self,
+        request: RunRequest<'_>,
+        events: &Events,
+        output: Output<'_>,
+        cancel: impl Future<Output = ()> + Send,
+    ) -> Result<RunResult, ExecError> {
         if self.context.rung == Rung::None {
             return Err(ExecError::NoRung);
         }
@@ -272,13 +318,26 @@ impl Runner {
                 _ => None,
             };
             let spawner = Arc::clone(&self.spawner);
-            let starting = tokio::task::spawn_blocking(move || {
-                let step = spawner.start(&spec, network.namespace())?;
-                Ok::<_, SpawnError>((step, network))
-            });
-            let (step, network) = starting.await.map_err(|e| io_error("start a step")(io::Error::other(e)))??;
-            let outcome = follow(step, events, vertex).await;
-            drop((files, network));
+            let outcome = match output {
+                Output::Events(vertex) => {
+                    let (step, _network) = start(network, move |network| spawner.start(&spec, network)).await?;
+                    follow(step, events, vertex).await
+                }
+                Output::Attached(Attachment { io, terminal, console, signals }) => {
+                    for fd in [&io.stdin, &io.stdout, &io.stderr] {
+                        // What the program has open it may open again by name; where that cannot be had, it has it open.
+                        let (uid, gid) = (rustix::fs::Uid::from_raw(spec.uid), rustix::fs::Gid::from_raw(spec.gid));
+                        let _ = rustix::fs::fchown(fd, Some(uid), Some(gid));
+                    }
+                    spec.attached = Some(Attached { terminal, console });
+                    let begin = move |network: Option<BorrowedFd<'_>>| {
+                        rootless::spawn_attached(&spawner.exe, &spec, network, io)
+                    };
+                    let (step, _network) = start(network, begin).await?;
+                    accompany(step, signals).await
+                }
+            };
+            drop(files);
             let taken_out = placement.map_or(Ok(()), |p| tokio::task::block_in_place(|| p.remove()));
             match outcome? {
                 // A step that failed on its own has the better explanation.
@@ -373,6 +432,7 @@ impl Runner {
             emulation: self.context.emulation(),
             fresh_sys: self.context.rung == Rung::Root,
             cgroup_dir: self.context.cgroup_dir.clone(),
+            attached: None,
         };
         Ok((spec, files))
     }
@@ -524,20 +584,52 @@ impl Drop for StepFiles {
     }
 }
 
+/// Starts a step without holding up other tasks. It needs its network for as long as it runs.
+async fn start(
+    network: Way,
+    begin: impl FnOnce(Option<BorrowedFd<'_>>) -> Result<RunningStep, SpawnError> + Send + 'static,
+) -> Result<(RunningStep, Way), ExecError> {
+    let starting = tokio::task::spawn_blocking(move || Ok::<_, SpawnError>((begin(network.namespace())?, network)));
+    Ok(starting.await.map_err(|e| io_error("start a step")(io::Error::other(e)))??)
+}
+
 /// Passes the step's output on until it has ended.
 async fn follow(mut step: RunningStep, events: &Events, vertex: &Digest) -> Result<StepOutcome, ExecError> {
     let stdout = copy_output(step.stdout.take(), Stream::Stdout, events, vertex);
     let stderr = copy_output(step.stderr.take(), Stream::Stderr, events, vertex);
-    let status = async {
-        let Some(fd) = step.status.take() else { return Ok(Vec::new()) };
-        let socket = UnixStream::from(fd);
-        socket.set_nonblocking(true)?;
-        let mut text = Vec::new();
-        tokio::net::UnixStream::from_std(socket)?.read_to_end(&mut text).await?;
-        Ok::<_, io::Error>(text)
-    };
+    let status = read_status(step.status.take());
     let (stdout, stderr, status) = tokio::join!(stdout, stderr, status);
     stdout.and(stderr).map_err(io_error("read the step's output"))?;
+    outcome(step, status).await
+}
+
+/// Passes signals on until the program has ended.
+async fn accompany(
+    mut step: RunningStep,
+    mut signals: UnboundedReceiver<StepSignal>,
+) -> Result<StepOutcome, ExecError> {
+    let killer = step.killer();
+    let status = read_status(step.status.take());
+    let mut status = std::pin::pin!(status);
+    let status = loop {
+        tokio::select! {
+            status = &mut status => break status,
+            Some(signal) = signals.recv() => killer.signal(signal),
+        }
+    };
+    outcome(step, status).await
+}
+
+async fn read_status(fd: Option<std::os::fd::OwnedFd>) -> io::Result<Vec<u8>> {
+    let Some(fd) = fd else { return Ok(Vec::new()) };
+    let socket = UnixStream::from(fd);
+    socket.set_nonblocking(true)?;
+    let mut text = Vec::new();
+    tokio::net::UnixStream::from_std(socket)?.read_to_end(&mut text).await?;
+    Ok(text)
+}
+
+async fn outcome(step: RunningStep, status: io::Result<Vec<u8>>) -> Result<StepOutcome, ExecError> {
     let status = status.map_err(io_error("read the step's result"))?;
     let outcome = tokio::task::spawn_blocking(move || step.finish(&status))
         .await

@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use crate::base::{Digest, FaultKind};
+use crate::exec::emulation;
+use crate::exec::run::ExecError;
 use crate::exporter::ExportError;
+use crate::oci::Platform;
 use crate::registry::RegistryError;
 use crate::source::SourceError;
 use crate::store::StoreError;
@@ -74,6 +77,12 @@ pub enum ImageError {
     /// Files could not be written.
     #[error(transparent)]
     Export(#[from] ExportError),
+    /// A program for machines of this platform.
+    #[error("programs for {0} do not run here: this machine is {host}", host = Platform::host())]
+    Foreign(Box<Platform>),
+    /// A program of the image.
+    #[error(transparent)]
+    Exec(#[from] ExecError),
     /// A defect.
     #[error("{0}")]
     Internal(String),
@@ -97,6 +106,8 @@ impl ImageError {
             Self::Registry(e) => e.kind(),
             Self::Source(e) => e.kind(),
             Self::Export(e) => e.kind(),
+            Self::Foreign(_) => FaultKind::Isolation,
+            Self::Exec(e) => e.kind(),
             Self::Internal(_) => FaultKind::Internal,
         }
     }
@@ -109,6 +120,7 @@ impl ImageError {
             Self::NotFound { near: None, .. } => Some("`rbuild images` lists what is there".into()),
             Self::Ambiguous { .. } => Some("give more of the digest".into()),
             Self::Incomplete { .. } => Some("pull or build the image again".into()),
+            Self::Foreign(platform) => Some(emulation::remedy(platform)),
             Self::Store(e) => e.hint(),
             Self::Registry(e) => e.hint(),
             Self::Source(e) => e.hint(),

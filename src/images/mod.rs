@@ -7,6 +7,8 @@ mod error;
 mod inspect;
 mod load;
 pub mod parts;
+mod publish;
+mod run;
 mod save;
 mod transfer;
 mod unpack;
@@ -14,6 +16,8 @@ mod unpack;
 pub use error::ImageError;
 pub use inspect::{HistoryLine, Inspection};
 pub use load::Loaded;
+pub use publish::Published;
+pub use run::Program;
 pub use save::Format;
 
 use crate::base::Events;

@@ -30,7 +30,7 @@ impl Images {
     }
 
     /// An image of the store as if it had just been built.
-    fn result(&self, name: &str, platform: &Platform) -> Result<ImageResult, ImageError> {
+    pub(super) fn result(&self, name: &str, platform: &Platform) -> Result<ImageResult, ImageError> {
         let (_, manifest, config) = self.for_platform(name, platform)?;
         let mut chain = Vec::new();
         let mut below: Option<ChainId> = None;

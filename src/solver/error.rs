@@ -18,6 +18,7 @@ struct Inner {
     vertex: Option<Place>,
     exit_code: Option<i32>,
     lost: bool,
+    failed: Option<super::KeptFailure>,
 }
 
 #[derive(Debug)]
@@ -31,13 +32,21 @@ impl SolveError {
     /// A failure in `vertex`.
     pub(super) fn at(vertex: &Vertex, kind: FaultKind, message: impl Into<String>, hint: Option<String>) -> Self {
         let place = Place { digest: vertex.digest.clone(), name: vertex.name(), location: vertex.location.clone() };
-        Self(Arc::new(Inner { kind, message: message.into(), hint, vertex: Some(place), exit_code: None, lost: false }))
+        Self(Arc::new(Inner {
+            kind,
+            message: message.into(),
+            hint,
+            vertex: Some(place),
+            exit_code: None,
+            lost: false,
+            failed: None,
+        }))
     }
 
     /// A layer that a cache promised could not be had: another attempt does without it.
     pub(super) fn lost(vertex: &Vertex, kind: FaultKind, message: String, hint: Option<String>) -> Self {
         let place = Place { digest: vertex.digest.clone(), name: vertex.name(), location: vertex.location.clone() };
-        Self(Arc::new(Inner { kind, message, hint, vertex: Some(place), exit_code: None, lost: true }))
+        Self(Arc::new(Inner { kind, message, hint, vertex: Some(place), exit_code: None, lost: true, failed: None }))
     }
 
     /// See [`SolveError::lost`].
@@ -51,11 +60,18 @@ impl SolveError {
         Self::at(vertex, kind, message, Some(hint))
     }
 
-    /// A step that ended with `code`.
-    pub(super) fn exit(vertex: &Vertex, code: i32, message: String, hint: Option<String>) -> Self {
+    /// A step that ended with `code`, and what is kept of it.
+    pub(super) fn exit(vertex: &Vertex, code: i32, message: String, failed: Option<super::KeptFailure>) -> Self {
         let place = Place { digest: vertex.digest.clone(), name: vertex.name(), location: vertex.location.clone() };
-        let kind = FaultKind::Step;
-        Self(Arc::new(Inner { kind, message, hint, vertex: Some(place), exit_code: Some(code), lost: false }))
+        Self(Arc::new(Inner {
+            kind: FaultKind::Step,
+            message,
+            hint: None,
+            vertex: Some(place),
+            exit_code: Some(code),
+            lost: false,
+            failed,
+        }))
     }
 
     /// A defect of rbuild.
@@ -67,6 +83,7 @@ impl SolveError {
             vertex: None,
             exit_code: None,
             lost: false,
+            failed: None,
         }))
     }
 
@@ -79,6 +96,7 @@ impl SolveError {
             vertex: None,
             exit_code: None,
             lost: false,
+            failed: None,
         }))
     }
 
@@ -122,6 +140,12 @@ impl SolveError {
     #[must_use]
     pub fn exit_code(&self) -> Option<i32> {
         self.0.exit_code
+    }
+
+    /// What is kept of the step that failed.
+    #[must_use]
+    pub fn failed_step(&self) -> Option<&super::KeptFailure> {
+        self.0.failed.as_ref()
     }
 
     /// Nothing of its own: something else failed or the user stopped the build.

@@ -12,12 +12,12 @@ use super::{SolveError, Solver, blocking, lock};
 use crate::base::{FaultKind, file as base_file};
 use crate::cache::key::{self, Part, Selection};
 use crate::exec::emulation;
-use crate::exec::run::{self, RunRequest};
+use crate::exec::run::{self, ExecError, RunRequest, Runner};
 use crate::exec::secret::SecretFile;
 use crate::exec::ssh::AgentSocket;
 use crate::exec::{cdi, file};
 use crate::llb::Vertex;
-use crate::llb::op::{CdiDevice, ExecOp, Mount, MountType, NetMode, SecurityMode};
+use crate::llb::op::{CdiDevice, ExecOp, Meta, Mount, MountType, NetMode, SecurityMode};
 use crate::store::{CacheMount, LayerId, MountRequest, Mounted, Sharing, Stub};
 
 /// What must live as long as the step runs.
@@ -30,6 +30,49 @@ struct Held {
     moves_caches: bool,
     secrets: Vec<SecretFile>,
     agents: Vec<AgentSocket>,
+    /// What is behind each bind mount: its target, the layers and the path inside them.
+    sources: BTreeMap<String, (Vec<LayerId>, PathBuf)>,
+}
+
+/// A step that is ready to run.
+pub(super) struct Ready {
+    meta: Meta,
+    network: NetMode,
+    security: SecurityMode,
+    mounts: Vec<StepMount>,
+    extra_env: Vec<(String, String)>,
+    shm_size: u64,
+    /// It has secrets or agents.
+    confidential: bool,
+    /// The layers below what it writes.
+    pub(super) chain: Vec<LayerId>,
+    pub(super) mounted: Mounted,
+    aside: Option<PathBuf>,
+    held: Held,
+}
+
+impl Ready {
+    /// For the runner.
+    pub(super) fn request(&self) -> RunRequest<'_> {
+        let held = &self.held;
+        RunRequest {
+            meta: &self.meta,
+            network: self.network,
+            security: self.security,
+            root: self.mounted.root(),
+            mounts: self.mounts.clone(),
+            extra_env: self.extra_env.clone(),
+            shm_size: self.shm_size,
+            confidential: self.confidential,
+            aside: self.aside.clone(),
+            caches: held.caches.values().collect(),
+        }
+    }
+
+    /// What is behind the bind mount at a target.
+    pub(super) fn source(&self, target: &str) -> Option<&(Vec<LayerId>, PathBuf)> {
+        self.held.sources.get(target)
+    }
 }
 
 impl Solver {
@@ -39,19 +82,8 @@ impl Solver {
         exec: &ExecOp,
         trees: &[Tree],
     ) -> Result<Vec<Vec<LayerId>>, SolveError> {
-        let runner = match &self.env.steps {
-            Ok(runner) => Arc::clone(runner),
-            Err(reason) => {
-                return Err(SolveError::at(
-                    vertex,
-                    FaultKind::Isolation,
-                    "this machine does not allow RUN steps",
-                    Some(format!("{reason}; `rbuild doctor` shows every probe")),
-                ));
-            }
-        };
+        let runner = self.runner(vertex)?;
         self.check_platform(vertex).await?;
-        let meta = exec.meta.clone().unwrap_or_default();
         // Waiting for a turn is not running: the vertex starts afterwards.
         let _turn = tokio::select! {
             turn = self.steps.acquire() => turn.map_err(|_| SolveError::cancelled())?,
@@ -60,12 +92,56 @@ impl Solver {
         self.env.events.started(&vertex.digest);
         runner.expect_step();
 
+        let ready = self.ready(vertex, exec, trees, &runner, Vec::new()).await?;
+        let result = runner
+            .run_step(ready.request(), &self.env.events, &vertex.digest, self.env.cancel.cancelled())
+            .await
+            .map_err(|e| run_error(vertex, &e))?;
+        if !run::is_success(&ready.meta, result.code) {
+            let message = run::failure_text(&ready.meta, result.code);
+            let kept = self.keep_failed(vertex, exec, result.code, ready).await;
+            return Err(SolveError::exit(vertex, result.code, message, kept));
+        }
+        let Ready { mounted, mut chain, held, .. } = ready;
+        drop(held);
+        let root = exec.mounts.iter().find(|mount| mount.dest == "/");
+        if root.is_none_or(|root| root.output < 0 || root.readonly) {
+            return Ok(vec![chain]);
+        }
+        let place = Arc::clone(vertex);
+        let layer = blocking(move || mounted.commit(&place.name()).map_err(|e| tree::store_error(&place, &e))).await?;
+        chain.push(layer);
+        Ok(vec![chain])
+    }
+
+    /// Who runs steps here.
+    pub(super) fn runner(&self, vertex: &Vertex) -> Result<Arc<Runner>, SolveError> {
+        self.env.steps.as_ref().map(Arc::clone).map_err(|reason| {
+            SolveError::at(
+                vertex,
+                FaultKind::Isolation,
+                "this machine does not allow RUN steps",
+                Some(format!("{reason}; `rbuild doctor` shows every probe")),
+            )
+        })
+    }
+
+    /// Mounts everything a step needs, and `more`.
+    pub(super) async fn ready(
+        self: &Arc<Self>,
+        vertex: &Arc<Vertex>,
+        exec: &ExecOp,
+        trees: &[Tree],
+        runner: &Runner,
+        more: Vec<StepMount>,
+    ) -> Result<Ready, SolveError> {
+        let meta = exec.meta.clone().unwrap_or_default();
         for device in &exec.cdi_devices {
             devices(vertex, device)?;
         }
         let mut held = Held { moves_caches: !runner.context().rung.can_mount(), ..Held::default() };
         self.cache_mounts(vertex, exec, trees, &mut held).await?;
-        let mut mounts = Vec::new();
+        let mut mounts = more;
         let mut shm_size = 0;
         let mut root: Option<&Mount> = None;
         for mount in in_locking_order(&exec.mounts) {
@@ -124,42 +200,19 @@ impl Solver {
             })?),
             false => None,
         };
-        let request = RunRequest {
-            meta: &meta,
+        Ok(Ready {
+            meta,
             network: NetMode::try_from(exec.network).unwrap_or(NetMode::Unset),
             security: SecurityMode::try_from(exec.security).unwrap_or(SecurityMode::Sandbox),
-            root: mounted.root(),
             mounts,
             extra_env,
             shm_size,
             confidential,
+            chain,
+            mounted,
             aside,
-            caches: held.caches.values().collect(),
-        };
-        let result = runner
-            .run_step(request, &self.env.events, &vertex.digest, self.env.cancel.cancelled())
-            .await
-            .map_err(|e| match e.kind() {
-                FaultKind::Interrupted => SolveError::cancelled(),
-                kind => SolveError::at(vertex, kind, e.to_string(), None),
-            })?;
-        drop(held);
-        let fine = if meta.valid_exit_codes.is_empty() {
-            result.code == 0
-        } else {
-            meta.valid_exit_codes.contains(&result.code)
-        };
-        if !fine {
-            return Err(SolveError::exit(vertex, result.code, run::failure_text(&meta, result.code), None));
-        }
-        if root.output < 0 || root.readonly {
-            return Ok(vec![chain]);
-        }
-        let place = Arc::clone(vertex);
-        let layer = blocking(move || mounted.commit(&place.name()).map_err(|e| tree::store_error(&place, &e))).await?;
-        let mut chain = chain;
-        chain.push(layer);
-        Ok(vec![chain])
+            held,
+        })
     }
 
     /// Refuses steps for another architecture than this machine runs, unless the kernel has an emulator (SPEC A5.18).
@@ -193,6 +246,7 @@ impl Solver {
                 let mounted = self.mount(vertex, &chain, request).await?;
                 let source = inside(vertex, mounted.root(), &selector)?;
                 held.mounts.push(mounted);
+                held.sources.insert(mount.dest.clone(), (chain, selector));
                 Ok(Some(StepMount::Bind { source, target, readonly: mount.readonly }))
             }
             MountType::Tmpfs => {
@@ -339,6 +393,14 @@ impl Solver {
             store.cache_mount(&id, sharing, Some(&mut seed)).map_err(fail)
         })
         .await
+    }
+}
+
+/// What the runner could not do.
+pub(super) fn run_error(vertex: &Vertex, error: &ExecError) -> SolveError {
+    match error.kind() {
+        FaultKind::Interrupted => SolveError::cancelled(),
+        kind => SolveError::at(vertex, kind, error.to_string(), None),
     }
 }
 

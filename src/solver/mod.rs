@@ -11,6 +11,7 @@ mod early;
 mod error;
 mod exec_op;
 mod explain;
+mod failed;
 mod file_op;
 mod keys;
 mod mounts;
@@ -28,6 +29,7 @@ use futures_util::future::{BoxFuture, Shared};
 use tokio::sync::Semaphore;
 
 pub use error::SolveError;
+pub use failed::{KeptFailure, Visit};
 pub use mounts::{LoadingMounts, SavedMounts};
 pub use remote::LoadingImports;
 pub use tree::{ContextDir, Tree};

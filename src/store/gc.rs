@@ -103,6 +103,16 @@ impl Store {
         Ok((used > keep).then_some(keep))
     }
 
+    /// Removes a layer that is not in use.
+    pub(super) fn remove_one_layer(&self, id: &LayerId) -> Result<(), StoreError> {
+        let mut pins = Pins::default();
+        self.inner.meta.write("remove a layer", |tx| {
+            pins.refresh(self, tx)?;
+            self.remove_layer(tx, id, &pins.blobs, true)
+        })?;
+        Ok(())
+    }
+
     /// Removes one item unless it came into use. Gives the bytes that went, or `None` if nothing did.
     fn remove(&self, item: &Item, forget: bool, pins: &mut Pins) -> Result<Option<u64>, StoreError> {
         let size = item.record.reclaimable;

@@ -1,26 +1,45 @@
 //! What is kept of a build: `history/<build>/`, one directory for each.
 //!
-//! Steps' logs are `steps/NN.log.zst` (DESIGN section 6), numbered in the order in which the steps began to speak. A
-//! build that has nothing to keep makes no directory.
+//! `journal` is written line by line while the build runs, so that whatever happens to the process, what it did until
+//! then is known; `alive` is locked meanwhile. Steps' logs are `steps/NN.log.zst` (DESIGN section 6), numbered in the
+//! order in which the steps began to speak. What the lines of a journal say is the builder's business.
 
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io::{self, Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
-use super::{Store, StoreError};
+use super::lock::{FileLock, Mode, is_held};
+use super::sweep::{Patience, list};
+use super::{LayerId, Store, StoreError};
 
 /// Output of one step beyond this many bytes is not kept.
 pub const MAX_STEP_LOG: u64 = 64 << 20;
 /// A log is complete on disk up to less than this many bytes before its end, whatever happens.
 const FLUSH_EVERY: u64 = 64 << 10;
+/// A journal is not read beyond this many bytes.
+const MAX_JOURNAL: u64 = 64 << 20;
+const JOURNAL: &str = "journal";
+const ALIVE: &str = "alive";
 
 /// The directory of one build.
 #[derive(Debug)]
 pub struct BuildHistory {
     dir: PathBuf,
     steps: AtomicU32,
+    journal: Mutex<Option<(File, FileLock)>>,
+}
+
+/// A build of which something is kept.
+#[derive(Debug, Clone)]
+pub struct KeptBuild {
+    dir: PathBuf,
+    /// Its process lives.
+    pub alive: bool,
+    /// When it began.
+    pub begun: SystemTime,
 }
 
 impl Store {
@@ -32,8 +51,117 @@ impl Store {
         let n = COUNTER.fetch_add(1, Ordering::Relaxed);
         // Sorts by time; process ids are not unique among pods that share a volume, but with the nanosecond they are.
         let name = format!("{:010}-{:09}-{}-{n}", now.as_secs(), now.subsec_nanos(), std::process::id());
-        BuildHistory { dir: self.history_dir().join(name), steps: AtomicU32::new(0) }
+        BuildHistory { dir: self.history_dir().join(name), steps: AtomicU32::new(0), journal: Mutex::default() }
     }
+
+    /// Every build of which something is kept, the newest first.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn builds(&self) -> Result<Vec<KeptBuild>, StoreError> {
+        let mut dirs = list(&self.history_dir())?;
+        dirs.sort();
+        dirs.reverse();
+        dirs.into_iter().map(KeptBuild::open).collect()
+    }
+
+    /// Forgets a build, with its logs. One that runs stays; whether it is gone.
+    ///
+    /// # Errors
+    /// If files cannot be moved.
+    pub fn forget_build(&self, build: &KeptBuild) -> Result<bool, StoreError> {
+        if build.dir.join(ALIVE).exists() && FileLock::take_over(&build.dir.join(ALIVE))?.is_none() {
+            return Ok(false);
+        }
+        self.to_trash(&build.dir)?;
+        // Who empties the trash already takes this along.
+        self.empty_trash(Patience::Skip)?;
+        Ok(true)
+    }
+
+    /// Removes a layer that no image and no cache record is to be made from, unless somebody uses it.
+    ///
+    /// # Errors
+    /// If the metadata cannot be changed, or files cannot be moved.
+    pub fn discard_layer(&self, id: &LayerId) -> Result<(), StoreError> {
+        self.remove_one_layer(id)?;
+        self.empty_trash(Patience::Skip)
+    }
+}
+
+impl KeptBuild {
+    fn open(dir: PathBuf) -> Result<Self, StoreError> {
+        let name = dir.file_name().and_then(|n| n.to_str()).unwrap_or_default().to_owned();
+        let mut numbers = name.split('-').map(|part| part.parse::<u64>().unwrap_or(0));
+        let (seconds, nanos) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+        Ok(Self {
+            alive: is_running(&dir)?,
+            begun: SystemTime::UNIX_EPOCH + Duration::new(seconds, u32::try_from(nanos).unwrap_or(0)),
+            dir,
+        })
+    }
+
+    /// The lines of its journal; without those that were never finished. Empty for builds without one.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn journal(&self) -> Result<String, StoreError> {
+        let path = self.dir.join(JOURNAL);
+        let mut bytes = Vec::new();
+        match File::open(&path).and_then(|file| file.take(MAX_JOURNAL).read_to_end(&mut bytes)) {
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(StoreError::io("read", &path)(e)),
+        }
+        let end = bytes.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
+        bytes.truncate(end);
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// Where the log of a step is.
+    #[must_use]
+    pub fn log_path(&self, number: u32) -> PathBuf {
+        log_path(&self.dir, number)
+    }
+
+    /// The log of a step, from its beginning; also one that was never finished.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn log(&self, number: u32) -> Result<impl Read + use<>, StoreError> {
+        let path = self.log_path(number);
+        let open = || zstd::stream::read::Decoder::new(File::open(&path)?);
+        Ok(CutShort(open().map_err(StoreError::io("read", &path))?))
+    }
+
+    /// Bytes of everything that is kept.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        let steps = list(&self.dir.join("steps")).unwrap_or_default();
+        let files = steps.into_iter().chain([self.dir.join(JOURNAL)]);
+        files.filter_map(|path| Some(fs::metadata(path).ok()?.len())).sum()
+    }
+}
+
+/// A stream whose end may be missing: what there is counts.
+struct CutShort<R>(R);
+
+impl<R: Read> Read for CutShort<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match self.0.read(buf) {
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
+            other => other,
+        }
+    }
+}
+
+/// Whether the process of the build lives.
+pub(crate) fn is_running(dir: &Path) -> Result<bool, StoreError> {
+    is_held(&dir.join(ALIVE))
+}
+
+fn log_path(dir: &Path, number: u32) -> PathBuf {
+    dir.join("steps").join(format!("{number:02}.log.zst"))
 }
 
 impl BuildHistory {
@@ -43,6 +171,22 @@ impl BuildHistory {
         &self.dir
     }
 
+    /// Adds a line to the journal, all of it or nothing.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn note(&self, line: &str) -> Result<(), StoreError> {
+        let path = self.dir.join(JOURNAL);
+        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        if journal.is_none() {
+            fs::create_dir_all(&self.dir).map_err(StoreError::io("create", &self.dir))?;
+            let alive = FileLock::wait(&self.dir.join(ALIVE), Mode::Exclusive)?;
+            *journal = Some((File::create_new(&path).map_err(StoreError::io("create", &path))?, alive));
+        }
+        let Some((file, _)) = journal.as_mut() else { return Ok(()) };
+        file.write_all(format!("{line}\n").as_bytes()).map_err(StoreError::io("write", &path))
+    }
+
     /// Opens the log of the next step.
     ///
     /// # Errors
@@ -50,10 +194,11 @@ impl BuildHistory {
     pub fn step_log(&self) -> Result<StepLog, StoreError> {
         let steps = self.dir.join("steps");
         fs::create_dir_all(&steps).map_err(StoreError::io("create", &steps))?;
-        let path = steps.join(format!("{:02}.log.zst", self.steps.fetch_add(1, Ordering::Relaxed) + 1));
+        let number = self.steps.fetch_add(1, Ordering::Relaxed) + 1;
+        let path = log_path(&self.dir, number);
         let open = || zstd::stream::write::Encoder::new(File::create_new(&path)?, 1);
         let encoder = open().map_err(StoreError::io("create", &path))?;
-        Ok(StepLog { encoder: Some(encoder), path, written: 0, unflushed: 0 })
+        Ok(StepLog { encoder: Some(encoder), path, number, written: 0, unflushed: 0 })
     }
 }
 
@@ -62,6 +207,7 @@ pub struct StepLog {
     /// Gone once the file cannot be written any more.
     encoder: Option<zstd::stream::write::Encoder<'static, File>>,
     path: PathBuf,
+    number: u32,
     written: u64,
     unflushed: u64,
 }
@@ -71,6 +217,12 @@ impl StepLog {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Its number among the build's logs.
+    #[must_use]
+    pub fn number(&self) -> u32 {
+        self.number
     }
 
     /// Appends output; beyond [`MAX_STEP_LOG`] one line says that there was more.
@@ -143,5 +295,34 @@ mod tests {
         assert!(whole.ends_with(b"x\n[output beyond 64 MiB is not kept]\n"));
         assert_eq!(whole.len(), (64 << 20) + 36);
         assert_ne!(store.build_history().dir(), history.dir());
+    }
+
+    /// SPEC B8.06.
+    #[test]
+    fn b8_06_journals_survive_whatever_happens() {
+        let (_dir, store) = store();
+        let history = store.build_history();
+        history.note("one").expect("writes");
+        history.note("two").expect("writes");
+        let kept = store.builds().expect("lists").remove(0);
+        assert!(kept.alive);
+        assert!(!store.forget_build(&kept).expect("no failure"), "a build that runs stays");
+        // As after a crash in the middle of a line and of a log.
+        let mut log = history.step_log().expect("opens");
+        log.write(&vec![b'x'; 100_000]).expect("writes");
+        let unfinished = fs::read(log.path()).expect("reads");
+        drop((log, history));
+        fs::write(kept.log_path(1), unfinished).expect("writes");
+        let mut journal = fs::OpenOptions::new().append(true).open(kept.dir.join(JOURNAL)).expect("opens");
+        journal.write_all(b"thr").expect("writes");
+        let kept = store.builds().expect("lists").remove(0);
+        assert!(!kept.alive);
+        assert_eq!(kept.journal().expect("reads"), "one\ntwo\n");
+        let mut text = Vec::new();
+        kept.log(1).expect("opens").read_to_end(&mut text).expect("reads");
+        assert!(text.len() >= 65_536 && text.iter().all(|b| *b == b'x'), "{}", text.len());
+        assert!(kept.size() > 0);
+        assert!(store.forget_build(&kept).expect("forgets"));
+        assert!(store.builds().expect("lists").is_empty());
     }
 }

@@ -55,7 +55,7 @@ pub(crate) use copy::copy_any;
 pub use download::Download;
 pub use error::StoreError;
 pub use gc::{PruneOptions, PruneReport};
-pub use history::{BuildHistory, MAX_STEP_LOG, StepLog};
+pub use history::{BuildHistory, KeptBuild, MAX_STEP_LOG, StepLog};
 pub use housekeeping::Housekeeping;
 pub use image::ImageRecord;
 pub use layer::{AdoptedLayer, LayerBlob, LayerId, LayerRecord, NeededBlob, RemoteBlob};

@@ -10,6 +10,7 @@ use rusqlite::Transaction;
 use crate::base::Digest;
 
 use super::cache_mount::is_git_repository;
+use super::history::is_running;
 use super::lock::is_held;
 use super::meta::{from_nanos, now};
 use super::sweep::list;
@@ -301,8 +302,13 @@ impl Store {
         for path in list(&self.inner.layout.history())? {
             let size = allocated(&path).map_err(StoreError::io("measure", &path))?;
             let modified = fs::metadata(&path).and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+            let running = is_running(&path)?;
             items.push(Item {
-                record: plain_record(&path, UsageKind::Internal, "log and report of a build".into(), size, modified),
+                record: UsageRecord {
+                    reclaimable: if running { 0 } else { size },
+                    in_use: running,
+                    ..plain_record(&path, UsageKind::Internal, "log and report of a build".into(), size, modified)
+                },
                 what: What::History(path),
                 depth: 0,
             });

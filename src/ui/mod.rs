@@ -8,6 +8,7 @@ mod rawjson;
 mod state;
 mod style;
 mod summary;
+mod terminal;
 mod trace;
 mod tty;
 
@@ -19,6 +20,7 @@ use std::time::{Duration, SystemTime};
 
 pub use style::{Colors, Style};
 pub use summary::{StepSummary, Summary};
+pub use terminal::Connection;
 pub use trace::{Span, Trace};
 
 use crate::base::events::Warning;

@@ -8,6 +8,7 @@ pub mod git;
 pub mod image;
 pub mod registry;
 pub mod services;
+pub mod terminal;
 pub mod web;
 
 use std::ffi::OsStr;

@@ -13,6 +13,7 @@ use rustix::process::{DumpableBehavior, PidfdFlags};
 
 use super::errors::ErrorPipe;
 use super::executor::StepExecutor;
+use super::signals::Signals;
 use super::{descendants, kill};
 use crate::notify::Supervisor;
 use crate::step::{StepOutcome, StepSpec, Usage};
@@ -73,6 +74,7 @@ fn watch(
     mut supervisor: Option<&mut Supervisor>,
 ) -> std::io::Result<(i32, Usage)> {
     let mut interested = true;
+    let mut signals = Signals::any_process();
     loop {
         let (ended, worker, orphans, calls) = {
             let mut fds = vec![PollFd::new(pidfd, PollFlags::IN), PollFd::new(children, PollFlags::IN)];
@@ -92,7 +94,7 @@ fn watch(
         if ended {
             return sys::wait_usage(pid);
         }
-        if worker {
+        if worker && !signals.pass_on(socket, pidfd) {
             kill(pidfd);
             interested = false;
         }

@@ -81,6 +81,9 @@ impl StepExecutor {
         let mut kept = vec![self.errors.as_raw_fd()];
         kept.extend(self.listener.as_ref().map(|(_, socket)| socket.as_raw_fd()));
         sys::close_from_except(3, &kept);
+        if spec.attached.as_ref().is_some_and(|attached| attached.terminal) {
+            sys::own_terminal().what(|| "take the terminal over".into())?;
+        }
         let mut keep = if spec.insecure { CapabilitySet::all() } else { DEFAULT_CAPABILITIES };
         match spec.switch {
             RootSwitch::Pivot => {

@@ -8,6 +8,7 @@ mod descendants;
 mod errors;
 mod executor;
 mod oci;
+mod signals;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -26,6 +27,7 @@ use crate::step::{Emulation, Network, RootSwitch, STEP_VERSION, StepOutcome, Ste
 use crate::sys::{self, Context, SysError};
 use errors::ErrorPipe;
 use executor::StepExecutor;
+use signals::Signals;
 
 /// The largest specification a step process accepts.
 const MAX_SPEC: u64 = 64 << 20;
@@ -86,6 +88,12 @@ fn receive(socket: &UnixStream) -> Result<StepSpec, String> {
             .ok_or("the step came without its network")?;
         // What is started from here on is in it.
         crate::network::enter(namespace.as_fd()).map_err(|e| e.to_string())?;
+    }
+    if spec.attached.is_some() {
+        let stdin = sys::receive_fd(socket.as_fd())
+            .map_err(|e| format!("cannot receive the standard input: {e}"))?
+            .ok_or("the standard input did not come")?;
+        sys::dup_onto(stdin.as_fd(), 0).map_err(|e| format!("cannot place the standard input: {e}"))?;
     }
     Ok(spec)
 }
@@ -185,6 +193,7 @@ fn watch(
     mut supervisor: Option<&mut Supervisor>,
 ) -> std::io::Result<(i32, crate::step::Usage)> {
     let mut interested = true;
+    let mut signals = Signals::first_process(pid);
     loop {
         let (ended, worker, calls) = {
             let mut fds = vec![PollFd::new(pidfd, PollFlags::IN)];
@@ -205,9 +214,9 @@ fn watch(
         };
         if ended {
             // Returns when every process of the pid namespace is gone.
-            return sys::wait_usage(pid);
+            return sys::wait_usage(pid).map(|(status, usage)| (signals.status(status), usage));
         }
-        if worker {
+        if worker && !signals.pass_on(socket, pidfd) {
             kill(pidfd);
             interested = false;
         }

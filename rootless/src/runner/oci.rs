@@ -132,6 +132,10 @@ fn mounts(step: &StepSpec) -> Result<Vec<Mount>, OciSpecError> {
     if step.insecure {
         out.extend(device_mounts(Path::new("/dev"))?);
     }
+    if let Some(console) = step.attached.as_ref().and_then(|attached| attached.console.as_ref()) {
+        // Programs look in /dev for the name of the terminal they have.
+        out.push(mount("bind", console, "/dev/console".as_ref(), &["bind", "rw"])?);
+    }
     for m in &step.mounts {
         out.push(match m {
             StepMount::Bind { source, target, readonly } => {

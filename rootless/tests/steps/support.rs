@@ -95,6 +95,7 @@ impl Bench {
             emulation: self.context.emulation(),
             fresh_sys: self.context.rung == Rung::Root,
             cgroup_dir: self.context.cgroup_dir.clone(),
+            attached: None,
         }
     }
 

@@ -14,6 +14,8 @@
 //! | 10 | this machine does not allow what the build needs |
 //! | 130 | stopped by the user |
 
+mod failing_line;
+
 use std::io::Write;
 use std::path::Path;
 
@@ -38,6 +40,17 @@ pub struct Failure {
     pub others: Vec<Failure>,
 }
 
+/// What is known of the step that failed, beside the error.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Aftermath<'a> {
+    /// What it said last.
+    pub step: Option<&'a FailedStep>,
+    /// Where all of that is.
+    pub log: Option<&'a Path>,
+    /// The build whose failed step can be entered again.
+    pub build: Option<&'a str>,
+}
+
 /// More mistakes than this are counted, not shown.
 const SHOWN: usize = 10;
 
@@ -54,9 +67,9 @@ impl Failure {
         self
     }
 
-    /// A failed build; `filename` and `source` are the Dockerfile's.
+    /// A failed build; `filename` and `source` are the Dockerfile's, `said` what the failed step said last.
     #[must_use]
-    pub fn of_build(error: &BuildError, filename: &str, source: &[u8]) -> Self {
+    pub fn of_build(error: &BuildError, filename: &str, source: &[u8], said: &[String]) -> Self {
         let failure = Self::new(error.kind(), error.to_string());
         match error {
             BuildError::Frontend(e) => Self::of_front_end(e, filename, source),
@@ -66,7 +79,14 @@ impl Failure {
                     FaultKind::Step => format!("failed to solve: {}", e.message()),
                     _ => failure.message,
                 };
-                let excerpt = lines.and_then(|lines| excerpt::excerpt(filename, source, lines, None));
+                let line = lines.filter(|lines| lines.0 != lines.1).and_then(|lines| {
+                    let step = e.failed_step()?;
+                    failing_line::find(&String::from_utf8_lossy(source), lines, &step.args(), step.code, said)
+                });
+                let excerpt = lines.and_then(|lines| match line {
+                    Some(line) => excerpt::excerpt_of_line(filename, source, lines, line),
+                    None => excerpt::excerpt(filename, source, lines, None),
+                });
                 Self { message, hint: e.hint().map(ToOwned::to_owned), excerpt, ..failure }
             }
             BuildError::Export(e) => Self { hint: e.hint(), ..failure },
@@ -91,9 +111,9 @@ impl Failure {
         exit_code(self.kind)
     }
 
-    /// Writes it. `step` is what the failed step said last, `log` is where all of it is.
-    pub fn print(&self, out: &mut dyn Write, step: Option<&FailedStep>, log: Option<&Path>) -> std::io::Result<()> {
-        if let Some(step) = step.filter(|_| self.kind == FaultKind::Step) {
+    /// Writes it, with what is known of the step that failed.
+    pub fn print(&self, out: &mut dyn Write, after: &Aftermath<'_>) -> std::io::Result<()> {
+        if let Some(step) = after.step.filter(|_| self.kind == FaultKind::Step) {
             writeln!(out, "------\n > {}:", step.name)?;
             for line in &step.tail {
                 writeln!(out, "{line}")?;
@@ -107,15 +127,18 @@ impl Failure {
             return writeln!(out, "canceled");
         }
         writeln!(out, "error: {}", self.message)?;
-        if let Some(log) = log {
+        if let Some(log) = after.log {
             writeln!(out, "the whole log of the step: {} (zstdcat shows it)", log.display())?;
+        }
+        if let Some(build) = after.build {
+            writeln!(out, "to look around where it failed: rbuild debug {build}")?;
         }
         if let Some(hint) = &self.hint {
             writeln!(out, "hint: {hint}")?;
         }
         for other in self.others.iter().take(SHOWN) {
             writeln!(out)?;
-            other.print(out, None, None)?;
+            other.print(out, &Aftermath::default())?;
         }
         match self.others.len().saturating_sub(SHOWN) {
             0 => Ok(()),

@@ -48,7 +48,9 @@ fn shown(text: &str, ignore: Option<&str>, options: FrontendOptions) -> String {
         Err(error) => BuildError::Frontend(error),
     };
     let mut out = Vec::new();
-    Failure::of_build(&error, "Dockerfile", text.as_bytes()).print(&mut out, None, None).expect("memory is writable");
+    Failure::of_build(&error, "Dockerfile", text.as_bytes(), &[])
+        .print(&mut out, &super::Aftermath::default())
+        .expect("memory is writable");
     String::from_utf8(out).expect("text")
 }
 

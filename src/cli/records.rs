@@ -1,0 +1,112 @@
+//! What the command line puts into a build's record (SPEC B8.07).
+
+use jiff::Timestamp;
+
+use super::args::Build;
+use super::build::{Done, Stopped};
+use super::settings::BuildSettings;
+use super::vcs;
+use crate::base::FaultKind;
+use crate::build::record::{End, Head, MadeImage, Status};
+use crate::build::{BuildError, MainContext};
+use crate::frontend::remote::without_credentials;
+
+/// What was asked for.
+pub(super) fn head(args: &Build, settings: &BuildSettings) -> Head {
+    let request = &settings.request;
+    let given = args.context.as_deref().unwrap_or_default();
+    let directory = request.contexts.get("context").map(|context| context.dir.display().to_string());
+    let repository = request.contexts.get("context").and_then(|context| vcs::repository(&context.dir));
+    let named = args.build_context.iter().filter_map(|text| text.split_once('='));
+    let mut head = Head {
+        id: request.id.clone(),
+        name: String::new(),
+        started: Timestamp::now(),
+        context: without_credentials(given),
+        dockerfile: args.file.as_deref().map_or_else(|| "Dockerfile".to_owned(), without_credentials),
+        repository: match &request.context {
+            MainContext::Git(reference) => Some(without_credentials(&reference.remote)),
+            _ => repository.as_ref().and_then(|found| found.source.clone()),
+        },
+        revision: repository.and_then(|found| found.revision),
+        directory,
+        target: args.target.clone(),
+        platforms: request.platforms.iter().map(ToString::to_string).collect(),
+        build_args: request.options.build_args.clone().into_iter().collect(),
+        labels: request.options.labels.clone().into_iter().collect(),
+        named_contexts: named.map(|(name, place)| (name.to_owned(), without_credentials(place))).collect(),
+        tags: args.tag.clone(),
+        no_cache: args.no_cache,
+        no_cache_filter: args.no_cache_filter.clone(),
+        network: args.network.clone(),
+        extra_hosts: args.add_host.clone(),
+        pull: args.pull == Some(true),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    head.name = name(&head);
+    head
+}
+
+/// What people call it, as buildx does: the end of the context's path, the Dockerfile if it is an unusual one, the target.
+fn name(head: &Head) -> String {
+    let place = head.directory.as_deref().unwrap_or(&head.context).trim_end_matches('/');
+    let mut name = place.rsplit('/').next().filter(|last| !last.is_empty()).unwrap_or("/").to_owned();
+    let file = head.dockerfile.rsplit('/').next().unwrap_or_default();
+    if !["", "-", "Dockerfile"].contains(&file) {
+        name.push_str(&format!("/{file}"));
+    }
+    if let Some(target) = &head.target {
+        name.push_str(&format!(" ({target})"));
+    }
+    name
+}
+
+/// How it ended.
+pub(super) fn end(result: &Result<Done, Stopped>) -> End {
+    let (status, error, images) = match result {
+        Ok(Done::Built(report)) => {
+            let images = report.exports.iter().map(|export| MadeImage {
+                digest: export.descriptor.digest.clone(),
+                media_type: export.descriptor.media_type.clone(),
+                size: export.descriptor.size,
+                names: export.names.clone(),
+            });
+            (Status::Completed, None, images.collect())
+        }
+        Ok(Done::Answered(..)) => (Status::Completed, None, Vec::new()),
+        Err(Stopped::Early(failure)) if failure.kind == FaultKind::Interrupted => (Status::Canceled, None, Vec::new()),
+        Err(Stopped::Early(failure)) => (Status::Error, Some(failure.message.clone()), Vec::new()),
+        Err(Stopped::Build(error)) => {
+            let step = match error {
+                BuildError::Solve(e) => e.vertex_name().map(|name| format!("{name}: ")),
+                _ => None,
+            };
+            (Status::Error, Some(format!("{}{error}", step.unwrap_or_default())), Vec::new())
+        }
+    };
+    End { at: Timestamp::now(), status, error, images }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // SPEC B8.06
+    #[test]
+    fn b8_06_builds_have_names() {
+        let head = |directory: Option<&str>, context: &str, dockerfile: &str, target: Option<&str>| Head {
+            directory: directory.map(str::to_owned),
+            context: context.into(),
+            dockerfile: dockerfile.into(),
+            target: target.map(str::to_owned),
+            ..Head::default()
+        };
+        assert_eq!(name(&head(Some("/home/me/app"), ".", "Dockerfile", None)), "app");
+        assert_eq!(
+            name(&head(Some("/home/me/app/"), ".", "docker/web.Dockerfile", Some("prod"))),
+            "app/web.Dockerfile (prod)"
+        );
+        assert_eq!(name(&head(None, "https://example.com/x/app.git", "Dockerfile", None)), "app.git");
+        assert_eq!(name(&head(Some("/"), "/", "-", None)), "/");
+    }
+}

@@ -1,0 +1,91 @@
+//! What a directory's git repository is called (SPEC B2.36): its files are read, git itself is not run.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::frontend::remote::without_credentials;
+
+/// A repository that a directory is in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Repository {
+    /// Its top directory.
+    pub(super) root: PathBuf,
+    /// Where `origin` is, without credentials.
+    pub(super) source: Option<String>,
+    /// The commit that is checked out.
+    pub(super) revision: Option<String>,
+}
+
+/// The repository around a directory.
+pub(super) fn repository(dir: &Path) -> Option<Repository> {
+    let root = dir.ancestors().find(|dir| dir.join(".git").exists())?;
+    let own = git_dir(&root.join(".git"))?;
+    // A linked worktree has its own HEAD, the rest is the main one's.
+    let common = fs::read_to_string(own.join("commondir")).ok().map(|path| own.join(path.trim()));
+    let common = common.as_deref().unwrap_or(&own);
+    let head = fs::read_to_string(own.join("HEAD")).ok()?;
+    let revision = match head.trim().strip_prefix("ref: ") {
+        Some(name) => fs::read_to_string(common.join(name)).ok().or_else(|| packed(common, name)),
+        None => Some(head),
+    };
+    let revision =
+        revision.map(|text| text.trim().to_owned()).filter(|text| text.bytes().all(|b| b.is_ascii_hexdigit()));
+    let config = fs::read_to_string(common.join("config")).unwrap_or_default();
+    Some(Repository {
+        root: root.to_path_buf(),
+        source: origin(&config).map(|url| without_credentials(&url)),
+        revision,
+    })
+}
+
+/// `.git` is a directory, or a file that says where it is.
+fn git_dir(path: &Path) -> Option<PathBuf> {
+    if path.is_dir() {
+        return Some(path.to_path_buf());
+    }
+    let text = fs::read_to_string(path).ok()?;
+    Some(path.parent()?.join(text.strip_prefix("gitdir:")?.trim()))
+}
+
+fn packed(dir: &Path, name: &str) -> Option<String> {
+    let text = fs::read_to_string(dir.join("packed-refs")).ok()?;
+    text.lines().filter_map(|line| line.split_once(' ')).find(|(_, n)| *n == name).map(|(id, _)| id.to_owned())
+}
+
+/// `url` of `[remote "origin"]`.
+fn origin(config: &str) -> Option<String> {
+    let mut lines = config.lines().map(str::trim).skip_while(|line| *line != "[remote \"origin\"]").skip(1);
+    let mut section = lines.by_ref().take_while(|line| !line.starts_with('['));
+    section.find_map(|line| {
+        let (key, value) = line.split_once('=')?;
+        (key.trim() == "url").then(|| value.trim().to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // SPEC B2.36
+    #[test]
+    fn b2_36_repositories_are_recognised() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let at = |path: &str| dir.path().join(path);
+        assert_eq!(repository(dir.path()), None);
+        fs::create_dir_all(at(".git/refs/heads")).expect("made");
+        fs::create_dir_all(at("sub/dir")).expect("made");
+        let put = |path: &str, text: &str| fs::write(at(path), text).expect("written");
+        put(".git/HEAD", "ref: refs/heads/main\n");
+        put(
+            ".git/config",
+            "[core]\n\tbare = false\n[remote \"origin\"]\n\turl = https://u:p@example.com/x.git\n[x]\n\turl = y\n",
+        );
+        put(".git/packed-refs", "# pack-refs\n0123abcd refs/heads/main\n");
+        let found = repository(&at("sub/dir")).expect("found");
+        assert_eq!(found.root, dir.path());
+        assert_eq!(found.source.as_deref(), Some("https://example.com/x.git"));
+        assert_eq!(found.revision.as_deref(), Some("0123abcd"));
+        put(".git/refs/heads/main", "4567\n");
+        assert_eq!(repository(dir.path()).and_then(|r| r.revision).as_deref(), Some("4567"));
+    }
+}
