@@ -231,25 +231,3 @@ fn a_push_over_a_bad_line_ends_right() {
     assert_eq!(sizes[1], sizes[0] - 2_000_000, "it goes on where it broke");
     assert!(run.stderr.contains("again because connections broke"), "{}", run.stderr);
 }
-
-// SPEC E3.07, E3.11
-#[test]
-fn e3_11_an_unchanged_image_costs_three_requests_and_no_layer_bytes() {
-    let registry = FakeRegistry::start();
-    registry.set_auth(Auth::Token(Tokens::default()));
-    let (bench, host) = (Bench::new(), registry.host());
-    with_input(&bench, &["login", &host, "-u", "user", "--password-stdin"], "secret\n").ok();
-    bench.file("f", vec![b'x'; 100_000]).dockerfile("FROM scratch\nCOPY f /f\nLABEL a=b\n");
-    let tag = format!("{host}/team/app:1");
-    bench.build(&["-t", &tag, "--push"]).ok();
-    let before = registry.requests().len();
-    bench.build(&["-t", &tag, "--push"]).ok();
-    let again: Vec<_> = registry.requests().split_off(before);
-    let shown: Vec<String> = again.iter().map(|r| format!("{} {}", r.method, r.target)).collect();
-    // Beside tokens and the questions that they answer.
-    let asked: Vec<_> =
-        again.iter().filter(|r| r.target.contains("/team/app/") && r.header("authorization").is_some()).collect();
-    assert!(!asked.is_empty() && asked.len() <= 3, "{shown:?}");
-    assert!(again.iter().all(|r| r.body.len() < 1000 && r.method != "PATCH"), "{shown:?}");
-    assert!(!shown.iter().any(|r| r.starts_with("PUT") && r.contains("/blobs/")), "{shown:?}");
-}

