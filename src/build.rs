@@ -241,6 +241,7 @@ impl Builder {
             layers: None,
             project: String::new(),
             imports: None,
+            mounts: None,
             trace: self.trace,
         });
         solver.visit(failed, visit).await
