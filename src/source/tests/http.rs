@@ -94,6 +94,18 @@ async fn a6_18_an_unchanged_file_is_asked_for_once_and_not_sent() {
     assert_eq!(first.material().digest, Digest::sha256(b"body").to_string());
 }
 
+// SPEC C2.05: what cannot be verified is not fetched.
+#[tokio::test]
+async fn c2_05_signatures_are_refused_not_ignored() {
+    let web = Web::file("x", &[]);
+    let files = Files::new();
+    for name in ["http.sig.pubkey", "http.sig.armored"] {
+        let error = files.fails(&web.url("/f"), &[(name, "key")]).await.to_string();
+        assert!(error.contains("http.sig"), "{error}");
+    }
+    assert!(web.asked().is_empty(), "nothing was downloaded");
+}
+
 #[tokio::test]
 async fn c2_05_a_server_without_conditions_or_head_is_understood() {
     let web = Web::start(|request| match request.method.as_str() {
