@@ -10,6 +10,8 @@ pub mod duration;
 pub mod events;
 pub mod fault;
 pub mod file;
+#[cfg(test)]
+pub(crate) mod mutation;
 pub mod owner;
 pub mod trace;
 pub mod values;

@@ -187,4 +187,33 @@ mod tests {
         assert!(matches!(parse_document(br#"{"schemaVersion":1}"#, ""), Err(DocumentError::Schema1(_))));
         assert!(matches!(parse_document(b"{}", "text/html"), Err(DocumentError::Unknown(_))));
     }
+
+    /// What a registry or a layout can hand us in place of an image: an error or an image, never a panic.
+    #[test]
+    fn mutated_documents_are_survived() {
+        let digest = Digest::sha256(b"x");
+        let d = format!(
+            r#"{{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":"{digest}","size":1,"annotations":{{"a":"b"}}}}"#
+        );
+        let manifest = format!(
+            r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{d},"layers":[{d},{d}]}}"#
+        );
+        let index = format!(r#"{{"schemaVersion":2,"manifests":[{d}],"annotations":{{"x":"y"}}}}"#);
+        let config = format!(
+            r#"{{"created":"2025-01-01T00:00:00Z","architecture":"amd64","os":"linux","variant":"v8","config":{{"Env":["A=b"],"Cmd":["x"],
+               "ExposedPorts":{{"80/tcp":{{}}}},"Healthcheck":{{"Test":["NONE"],"Interval":1}},"Labels":{{"l":"v"}},"Volumes":{{"/v":{{}}}}}},
+               "rootfs":{{"type":"layers","diff_ids":["{digest}"]}},"history":[{{"created_by":"x","empty_layer":true}}]}}"#
+        );
+        let seeds = [manifest.as_bytes(), index.as_bytes(), config.as_bytes()];
+        crate::base::mutation::each(&seeds, 4_000, |bytes| {
+            let _ = parse_document(bytes, "application/vnd.oci.image.index.v1+json");
+            if let Ok(config) = serde_json::from_slice::<crate::oci::ImageConfig>(bytes) {
+                // What was understood can be written again.
+                drop(to_json_pretty(&config));
+            }
+            if let Ok(text) = std::str::from_utf8(bytes) {
+                let _ = crate::oci::Reference::parse_raw(&text.chars().take(300).collect::<String>());
+            }
+        });
+    }
 }

@@ -270,6 +270,9 @@ impl<'a> Session<'a> {
         if base.scheme() == "https" && realm.scheme() == "http" && !host::is_loopback(&host::authority(&realm)) {
             return Err(invalid(format!("it wants credentials sent to {} without TLS", host::show(&realm))));
         }
+        if host::is_link_local(&realm) && !host::is_link_local(&base) {
+            return Err(invalid(format!("its token server is the link-local address {}", host::authority(&realm))));
+        }
         Ok(realm)
     }
 

@@ -125,4 +125,22 @@ mod tests {
             let _ = parse(&text);
         }
     }
+
+    /// Whatever a server writes there, and whatever is in a configuration file: an answer, never a panic.
+    #[test]
+    fn mutated_answers_are_survived() {
+        let seeds: [&[u8]; 4] = [
+            br#"Bearer realm="https://auth.example/token",service="registry.example",scope="repository:a/b:pull,push""#,
+            br#"Basic realm="x \" y", Bearer realm=https://a/b , error="insufficient_scope""#,
+            br#"{"auths":{"https://index.docker.io/v1/":{"auth":"YTpi","identitytoken":"t"}},"credHelpers":{"a":"b"},"credsStore":"c"}"#,
+            br#"{"auths":{"a:5000/x":{"username":"u","password":"p"}},"proxies":{"default":{"httpProxy":"http://p"}}}"#,
+        ];
+        crate::base::mutation::each(&seeds, 6_000, |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            for challenge in parse(&text) {
+                let _ = (challenge.param("realm"), challenge.param("scope"));
+            }
+            let _ = crate::registry::docker_config::DockerConfig::parse("test", &text);
+        });
+    }
 }

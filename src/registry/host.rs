@@ -167,6 +167,19 @@ pub(super) fn is_loopback(authority: &str) -> bool {
         || host.parse::<Ipv6Addr>().is_ok_and(|ip| ip.is_loopback())
 }
 
+/// Whether a URL names a link-local address, where clouds keep the machine's own credentials: nobody sends us there.
+pub(super) fn is_link_local(url: &Url) -> bool {
+    /// Amazon's metadata service.
+    const METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+    match url.host() {
+        Some(url::Host::Ipv4(ip)) => ip.is_link_local(),
+        Some(url::Host::Ipv6(ip)) => {
+            ip.is_unicast_link_local() || ip == METADATA || ip.to_ipv4_mapped().is_some_and(|ip| ip.is_link_local())
+        }
+        _ => false,
+    }
+}
+
 /// A URL for messages: no user, no password, and no query, which may hold a signature.
 pub(super) fn show(url: &Url) -> String {
     format!("{}://{}{}", url.scheme(), authority(url), url.path())

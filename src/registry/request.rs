@@ -398,6 +398,9 @@ impl Inner {
             if !matches!(next.scheme(), "http" | "https") {
                 return Err(invalid(format!("it redirects to a {} URL", next.scheme())));
             }
+            if host::is_link_local(&next) && !host::is_link_local(&url) {
+                return Err(invalid(format!("it redirects to the link-local address {}", host::authority(&next))));
+            }
             if !host::same_origin(&next, &url) {
                 headers.remove(AUTHORIZATION);
             }

@@ -244,6 +244,33 @@ fn damaged_archives_are_errors_and_never_panics() {
     }
 }
 
+/// With checksums that fit, so that what was changed is read: nothing leaves the target, nothing panics.
+#[test]
+fn mutated_archives_stay_in_their_target() {
+    let jail = Jail::new();
+    let seed = raw_tar(&[
+        (dir("d"), b""),
+        (file("d/x", &[7; 700]), &[7; 700]),
+        (link("l", &jail.outside()), b""),
+        (link("up", "../.."), b""),
+        (file("d/.wh.y", b""), b""),
+    ]);
+    let before = jail.outside_state();
+    crate::base::mutation::each(&[&seed], 600, |bytes| {
+        let mut bytes = bytes.to_vec();
+        for header in bytes.chunks_exact_mut(512).filter(|block| block[257..262] == *b"ustar") {
+            header[148..156].fill(b' ');
+            let sum: u32 = header.iter().map(|b| u32::from(*b)).sum();
+            header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        }
+        fs::remove_dir_all(jail.target()).expect("removes");
+        fs::create_dir(jail.target()).expect("creates");
+        let _ = try_apply(&bytes, &jail.target(), Dialect::Native, &[]);
+        let _ = jail.add(&bytes, Path::new("/l"));
+    });
+    assert_eq!(jail.outside_state(), before, "something outside is different");
+}
+
 #[test]
 fn what_an_archive_can_make_large_is_bounded() {
     let header = |flag: u8, size: &[u8; 12], magic: bool| {
