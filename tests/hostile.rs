@@ -360,7 +360,7 @@ fn steps_get_nothing_out_on_any_rung() {
         assert!(before == std::fs::read(support::rbuild_path()).unwrap(), "{rung}: the program was changed");
         let running = std::process::Command::new("pgrep").args(["-f", "^sleep 1618"]).output().unwrap();
         assert!(running.stdout.is_empty(), "{rung}: processes survived their step");
-        println!("hostile: {ran} attempts on rung {rung}, none got anything");
+        eprintln!("hostile: {ran} attempts on rung {rung}, none got anything");
     }
 }
 
@@ -415,7 +415,9 @@ fn raw_tar(entries: &[(&str, tar::EntryType, &str, &[u8])]) -> Vec<u8> {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(*kind);
         header.set_size(content.len() as u64);
-        (header.set_uid(0), header.set_gid(0), header.set_mtime(0));
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
         header.set_mode(if kind.is_dir() { 0o755 } else { 0o777 });
         if !link.is_empty() {
             header.set_link_name_literal(link).unwrap();
@@ -556,7 +558,7 @@ fn base_images_that_are_traps() {
                 assert!(leaked.is_none(), "{rung}: {name}: {:?}", leaked.map(|(path, _)| path));
             }
         }
-        println!("hostile: {} traps on rung {rung}, none caught anything", traps.len());
+        eprintln!("hostile: {} traps on rung {rung}, none caught anything", traps.len());
     }
 }
 
