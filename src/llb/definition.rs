@@ -263,11 +263,16 @@ impl Builder {
     }
 
     /// Adds an op with its inputs filled in by the caller through [`Builder::input`], its metadata and the lines it
-    /// comes from. Adding an equal op again keeps the first one's metadata.
+    /// comes from. Adding an equal op again keeps the first one's metadata, but one that ignores the cache ignores it for
+    /// all.
     pub fn add(&mut self, op: &Op, metadata: OpMetadata, lines: &[(u32, u32)]) -> Edge {
         let bytes = op.encode_to_vec();
         let digest = Digest::sha256(&bytes);
-        if !self.seen.contains_key(&digest) {
+        if self.seen.contains_key(&digest) {
+            if let Some(known) = self.metadata.get_mut(digest.as_str()) {
+                known.ignore_cache |= metadata.ignore_cache;
+            }
+        } else {
             self.seen.insert(digest.clone(), self.ops.len());
             self.ops.push(bytes);
             self.metadata.insert(digest.to_string(), metadata);

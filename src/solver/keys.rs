@@ -1,6 +1,8 @@
 //! The fast half of solving: keys from definitions, and look-ups that need no tree but local ones.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use futures_util::FutureExt as _;
 use futures_util::future::try_join_all;
@@ -25,12 +27,15 @@ pub(super) struct Keyed {
     pub(super) hit: Option<Hit>,
     /// A source that is settled but perhaps not here.
     pub(super) pinned: Option<Arc<dyn Pinned>>,
+    /// Of a vertex that must run whatever the cache has: what stands for its result in the keys of what is built on it.
+    /// No record has it, so that nothing of those is found before the vertex has run (C4.08).
+    pub(super) renewed: Option<CacheKey>,
 }
 
 impl Keyed {
     /// A result that is there.
     pub(super) fn found(key: CacheKey, hit: Hit) -> Self {
-        Self { key: Some(key), parts: Vec::new(), hit: Some(hit), pinned: None }
+        Self { key: Some(key), parts: Vec::new(), hit: Some(hit), pinned: None, renewed: None }
     }
 }
 
@@ -98,7 +103,8 @@ impl Solver {
         }
         let key = key::combine(&key::operation(vertex), &parts);
         if vertex.metadata.ignore_cache {
-            return Ok(Keyed { key: Some(key), parts, hit: None, pinned: None });
+            let renewed = Some(key::combine(&fresh(), &[Part::Key(key.clone(), 0)]));
+            return Ok(Keyed { key: Some(key), parts, hit: None, pinned: None, renewed });
         }
         let mut hit = self.look_up(vertex, &key).await?;
         if hit.is_none() {
@@ -107,11 +113,11 @@ impl Solver {
         if hit.is_some() {
             self.env.events.completed(&vertex.digest, Outcome::Cached);
         }
-        Ok(Keyed { key: Some(key), parts, hit, pinned: None })
+        Ok(Keyed { key: Some(key), parts, hit, pinned: None, renewed: None })
     }
 
     fn definition_key(&self, vertex: &Vertex, input: &Keyed) -> Result<CacheKey, SolveError> {
-        let canonical = input.hit.as_ref().map(|hit| &hit.canonical);
+        let canonical = input.hit.as_ref().map(|hit| &hit.canonical).or(input.renewed.as_ref());
         canonical.or(input.key.as_ref()).cloned().ok_or_else(|| {
             SolveError::internal(format!("an input of {} has neither a key nor a tree", vertex.digest.short()))
         })
@@ -176,6 +182,13 @@ impl Solver {
         })
         .await
     }
+}
+
+/// A digest nobody has seen before.
+fn fresh() -> Digest {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+    Digest::sha256(format!("{now} {} {}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed)))
 }
 
 /// Everything of a tree.

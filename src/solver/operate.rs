@@ -1,14 +1,13 @@
 //! The slow half of solving: content keys, running what missed, remembering results.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use futures_util::future::try_join_all;
 
 use super::tree::{self, Tree};
 use super::{SolveError, Solved, Solver, blocking};
-use crate::base::{CacheKey, Digest, FaultKind};
+use crate::base::{CacheKey, FaultKind};
 use crate::cache::key::{self, Dependency, Part};
 use crate::llb::op::Kind;
 use crate::llb::{Graph, Vertex};
@@ -53,14 +52,13 @@ impl Solver {
         let (key, parts) = self.content_key(vertex, &inputs, &trees).await?;
         super::lock(&self.parts).insert(vertex.digest.clone(), parts.clone());
         let fast = keyed.key.clone().unwrap_or_else(|| key.clone());
-        if vertex.metadata.ignore_cache {
+        if let Some(canonical) = &keyed.renewed {
             self.explain(graph, vertex, &parts, &trees).await;
             let outputs = self.operate(vertex, &trees).await?;
             // Later builds that may use the cache find this result; what builds on it now is keyed apart (C4.08).
-            let canonical = key::combine(&fresh(), &[Part::Key(key.clone(), 0)]);
-            self.remember(vertex, &parts, (&key, &fast, &canonical), &outputs).await?;
+            self.remember(vertex, &parts, (&key, &fast, canonical), &outputs).await?;
             return Ok(Solved {
-                canonical,
+                canonical: canonical.clone(),
                 outputs: outputs.into_iter().map(Tree::Layers).collect(),
                 cached: false,
                 known: false,
@@ -199,11 +197,4 @@ impl Solver {
         let (store, from, to, vertex) = (self.env.store.clone(), from.clone(), to.clone(), Arc::clone(vertex));
         blocking(move || store.alias(&from, &to).map_err(|e| tree::store_error(&vertex, &e))).await
     }
-}
-
-/// A digest nobody has seen before.
-fn fresh() -> Digest {
-    static COUNTER: AtomicU64 = AtomicU64::new(0);
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
-    Digest::sha256(format!("{now} {} {}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed)))
 }

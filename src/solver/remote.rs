@@ -92,6 +92,8 @@ impl Solver {
                 // A source is what it is, without any inputs.
                 Keyed { hit: Some(Hit { source: true, canonical, .. }), .. } => imports.matching(&canonical.0, &[]),
                 Keyed { pinned: Some(_), key: Some(key), .. } => imports.matching(&key.0, &[]),
+                // It runs again: what the caches have of it stands for nothing.
+                Keyed { renewed: Some(_), .. } => Vec::new(),
                 keyed => this.matching(&graph, &vertex, &keyed.parts, &imports).await,
             })
         };

@@ -36,7 +36,7 @@ impl Solver {
                 let canonical = key::leaf("local", vertex.digest.as_str());
                 let outputs = vec![Tree::Local(local)];
                 let hit = Hit { canonical, outputs, source: true, parts: Vec::new() };
-                Ok(Keyed { key: None, parts: Vec::new(), hit: Some(hit), pinned: None })
+                Ok(Keyed { key: None, parts: Vec::new(), hit: Some(hit), pinned: None, renewed: None })
             }
             _ => self.pin(vertex, source, scheme).await,
         }
@@ -52,7 +52,7 @@ impl Solver {
         lock(&self.materials).insert(vertex.digest.clone(), pinned.material());
         let key = key::leaf(scheme, &pinned.key());
         let hit = self.look_up(vertex, &key).await?.map(|hit| Hit { source: true, ..hit });
-        Ok(Keyed { key: Some(key), parts: Vec::new(), hit, pinned: Some(pinned) })
+        Ok(Keyed { key: Some(key), parts: Vec::new(), hit, pinned: Some(pinned), renewed: None })
     }
 
     /// The tree of a pinned source, made by whoever comes first.
