@@ -163,7 +163,8 @@ async fn exit_codes_and_streams(runner: &Runner, root: &Path) {
     let meta = sh("echo out; echo err >&2; exit 3");
     let (result, out, err) = run(runner, request(&meta, root)).await;
     assert_eq!((result.expect("ran").code, out.as_str(), err.as_str()), (3, "out\n", "err\n"));
-    assert!(failure_text(&meta, 3).ends_with("did not complete successfully: exit code: 3"));
+    let (failed, _, _) = run(runner, request(&meta, root)).await;
+    assert!(failure_text(&meta, &failed.expect("ran")).ends_with("did not complete successfully: exit code: 3"));
     let mut meta = sh("/bin/env");
     meta.env = vec!["A=b".into()];
     let mut with_secret = request(&meta, root);

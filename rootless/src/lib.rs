@@ -7,6 +7,7 @@
 //!
 //! All `unsafe` code of the project lives in this crate.
 
+pub mod cgroup;
 pub mod doctor;
 pub mod enter;
 pub mod exe;
@@ -38,8 +39,8 @@ pub use probe::{ProbeInput, cache_key, probe};
 pub use report::{Blocker, IdMapping, ProbeReport, ProcMode, Rung};
 pub use runner::step_main;
 pub use spawn::{
-    IdleStep, RunningStep, STEP_ROLE, SpawnError, StepIo, StepKiller, StepSignal, spawn_attached, spawn_idle,
-    spawn_step,
+    IdleStep, RunningStep, STEP_ROLE, SpawnError, StepHandles, StepIo, StepKiller, StepSignal, spawn_attached,
+    spawn_idle, spawn_step,
 };
 pub use sys::{SysError, inherited_fd, tune_allocator};
 pub use terminal::{Pty, open_pty};

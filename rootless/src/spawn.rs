@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::process::{PidfdFlags, Signal};
 
+use crate::cgroup::StepGroup;
 use crate::exe::SealedExe;
 use crate::step::{StepOutcome, StepSpec};
 use crate::sys::{self, Context, SysError};
@@ -194,17 +195,21 @@ impl Drop for RunningStep {
     }
 }
 
-/// Starts a step whose output is captured; callable from any thread. `network` is the namespace of a step with
-/// [`Network::Own`](crate::step::Network).
+/// What a step is given beside its specification.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct StepHandles<'a> {
+    /// The network namespace of a step with [`Network::Own`](crate::step::Network).
+    pub network: Option<BorrowedFd<'a>>,
+    /// The control group it runs in, where it has limits.
+    pub group: Option<&'a StepGroup>,
+}
+
+/// Starts a step whose output is captured; callable from any thread.
 ///
 /// # Errors
 /// When the step process cannot be started.
-pub fn spawn_step(
-    exe: &SealedExe,
-    spec: &StepSpec,
-    network: Option<BorrowedFd<'_>>,
-) -> Result<RunningStep, SpawnError> {
-    spawn_idle(exe, spec.insecure)?.start(spec, network)
+pub fn spawn_step(exe: &SealedExe, spec: &StepSpec, handles: StepHandles<'_>) -> Result<RunningStep, SpawnError> {
+    spawn_idle(exe, spec.insecure)?.start(spec, handles)
 }
 
 /// Starts a step that reads and writes what it is given. [`StepSpec::attached`] must say so.
@@ -214,12 +219,11 @@ pub fn spawn_step(
 pub fn spawn_attached(
     exe: &SealedExe,
     spec: &StepSpec,
-    network: Option<BorrowedFd<'_>>,
+    handles: StepHandles<'_>,
     io: StepIo,
 ) -> Result<RunningStep, SpawnError> {
     let IdleStep(mut step) = spawn(exe, spec.insecure, Stdio::from(io.stdout), Stdio::from(io.stderr))?;
-    send(&step.killer.socket, spec, network, Some(io.stdin.as_fd()))?;
-    step.idle = false;
+    step.tell(spec, handles, Some(io.stdin.as_fd()))?;
     Ok(step)
 }
 
@@ -265,15 +269,31 @@ fn spawn(exe: &SealedExe, insecure: bool, stdout: Stdio, stderr: Stdio) -> Resul
 }
 
 impl IdleStep {
-    /// Tells it what to run, and where its network is.
+    /// Tells it what to run, and gives it what belongs to that.
     ///
     /// # Errors
     /// When it has ended meanwhile.
-    pub fn start(self, spec: &StepSpec, network: Option<BorrowedFd<'_>>) -> Result<RunningStep, SpawnError> {
+    pub fn start(self, spec: &StepSpec, handles: StepHandles<'_>) -> Result<RunningStep, SpawnError> {
         let Self(mut step) = self;
-        send(&step.killer.socket, spec, network, None)?;
-        step.idle = false;
+        step.tell(spec, handles, None)?;
         Ok(step)
+    }
+}
+
+impl RunningStep {
+    fn tell(
+        &mut self,
+        spec: &StepSpec,
+        handles: StepHandles<'_>,
+        stdin: Option<BorrowedFd<'_>>,
+    ) -> Result<(), SpawnError> {
+        if let Some(group) = handles.group {
+            // Before it knows what to do: nothing it starts is outside.
+            group.add(self.child.id()).what(|| "put a step into its control group".into())?;
+        }
+        send(&self.killer.socket, spec, handles.network, stdin)?;
+        self.idle = false;
+        Ok(())
     }
 }
 

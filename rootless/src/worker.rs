@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::mount::{
     MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, mount_remount, unmount,
@@ -10,6 +11,7 @@ use rustix::mount::{
 use rustix::process::{DumpableBehavior, Signal};
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::{self, Cgroups};
 use crate::idmap::IdMaps;
 use crate::report::{ProbeReport, ProcMode, Rung};
 use crate::step::{Emulation, RootSwitch};
@@ -31,6 +33,8 @@ pub struct WorkerOptions {
     pub notify: bool,
     /// A directory that may be hidden by the worker's tmpfs; created if missing. All workers can share it.
     pub mountpoint: PathBuf,
+    /// The control groups of the broker ([`crate::cgroup::own_groups`]).
+    pub groups: Vec<(String, PathBuf)>,
 }
 
 impl WorkerOptions {
@@ -43,6 +47,7 @@ impl WorkerOptions {
             landlock_abi: report.landlock_abi,
             notify: report.notify,
             mountpoint,
+            groups: cgroup::own_groups(),
         }
     }
 }
@@ -64,6 +69,8 @@ pub struct WorkerContext {
     pub ids: IdMaps,
     /// A read-only cgroup2 to bind at `/sys/fs/cgroup` of steps where `/sys` does not bring one.
     pub cgroup_dir: Option<PathBuf>,
+    /// The groups that limits are set in.
+    pub groups: Arc<Cgroups>,
 }
 
 impl WorkerContext {
@@ -120,6 +127,8 @@ pub fn worker_init(options: &WorkerOptions) -> Result<WorkerContext, WorkerError
         notify: options.notify,
         ids: IdMaps::current(),
         cgroup_dir: None,
+        // Before they are hidden.
+        groups: Arc::new(Cgroups::open(&options.groups)),
     };
     make_dir(&options.mountpoint)?;
     match options.rung {

@@ -74,7 +74,9 @@ fn state_dir() -> PathBuf {
 }
 
 fn enter(report: &ProbeReport, what: &str, fds: Vec<std::os::fd::OwnedFd>) -> std::process::ExitStatus {
-    let options = serde_json::to_string(&WorkerOptions::new(report, state_dir())).expect("serialisable");
+    // Descriptors are counted: those of control groups are the worker's own, and depend on the machine.
+    let options = WorkerOptions { groups: Vec::new(), ..WorkerOptions::new(report, state_dir()) };
+    let options = serde_json::to_string(&options).expect("serialisable");
     let argv = vec!["enter".into(), "__worker".into(), options.into(), what.into()];
     rootless::enter(WorkerCommand { report, argv, env: None, fds }).expect("a worker")
 }
@@ -142,7 +144,9 @@ fn worker(options: &str, what: &str) -> ExitCode {
             };
             let exe = SealedExe::new().expect("a sealed program");
             // From a thread that ends: its end must not be taken for the worker's.
-            let step = std::thread::spawn(move || rootless::spawn_step(&exe, &spec, None)).join().expect("no panic");
+            let step = std::thread::spawn(move || rootless::spawn_step(&exe, &spec, Default::default()))
+                .join()
+                .expect("no panic");
             let outcome = step.expect("a step").wait();
             println!("the step ended: {outcome:?}");
             ExitCode::FAILURE

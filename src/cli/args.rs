@@ -789,6 +789,36 @@ pub struct Build {
     /// Resource limit: NAME=SOFT[:HARD]
     #[arg(long, value_name = "LIMIT", help_heading = "RUN steps")]
     pub ulimit: Vec<String>,
+    /// Limit of each step: memory, memory-swap, cpu-shares, cpu-period, cpu-quota, cpuset-cpus or cpuset-mems=VALUE
+    #[arg(long, value_name = "NAME=VALUE", help_heading = "RUN steps")]
+    pub resource: Vec<String>,
+    /// Memory of each step, e.g. 2g; short for --resource memory=BYTES
+    #[arg(short, long, value_name = "BYTES", help_heading = "RUN steps")]
+    pub memory: Option<String>,
+    /// The same for memory and swap together; -1 is unlimited
+    #[arg(long, value_name = "BYTES", hide = true, allow_hyphen_values = true)]
+    pub memory_swap: Option<String>,
+    /// Short for --resource cpu-shares=NUMBER, like the next four
+    #[arg(short, long, value_name = "NUMBER", hide = true)]
+    pub cpu_shares: Option<String>,
+    /// See --resource
+    #[arg(long, value_name = "MICROSECONDS", hide = true)]
+    pub cpu_period: Option<String>,
+    /// See --resource
+    #[arg(long, value_name = "MICROSECONDS", hide = true, allow_hyphen_values = true)]
+    pub cpu_quota: Option<String>,
+    /// See --resource
+    #[arg(long, value_name = "LIST", hide = true)]
+    pub cpuset_cpus: Option<String>,
+    /// See --resource
+    #[arg(long, value_name = "LIST", hide = true)]
+    pub cpuset_mems: Option<String>,
+    /// Processes and threads of each step
+    #[arg(long, value_name = "NUMBER", help_heading = "RUN steps")]
+    pub pids_limit: Option<u64>,
+    /// Stop a step that takes longer, e.g. 90m; 0 is never (default: 24h)
+    #[arg(long, value_name = "DURATION", help_heading = "RUN steps")]
+    pub step_timeout: Option<String>,
     /// Allow network.host, security.insecure or buildx.local.delete
     #[arg(long, value_name = "ENTITLEMENT", help_heading = "RUN steps")]
     pub allow: Vec<String>,

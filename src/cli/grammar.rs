@@ -5,6 +5,7 @@ use std::net::IpAddr;
 pub use crate::base::values::boolean;
 use crate::base::values::{byte_size, csv_record};
 pub use crate::base::wording::did_you_mean;
+use crate::exec::run::Resources;
 use crate::frontend::Call;
 use crate::llb::op::{HostIp, Ulimit};
 use crate::store::Space;
@@ -99,6 +100,35 @@ pub fn ulimit(text: &str) -> Result<Ulimit, ValueError> {
         return fail(format!("invalid ulimit \"{text}\": the soft limit must not exceed the hard limit"));
     }
     Ok(Ulimit { name: name.into(), soft, hard })
+}
+
+/// One limit of a step by buildx's name (B2.26).
+///
+/// # Errors
+/// For unknown names and values that are none.
+pub fn resource(key: &str, value: &str, into: &mut Resources) -> Result<(), ValueError> {
+    const KEYS: [&str; 7] =
+        ["memory", "memory-swap", "cpu-shares", "cpu-period", "cpu-quota", "cpuset-cpus", "cpuset-mems"];
+    let signed = |n: Result<u64, ValueError>| {
+        if value == "-1" { Ok(-1) } else { n.map(|n| i64::try_from(n).unwrap_or(i64::MAX)) }
+    };
+    let number =
+        || value.parse::<u64>().map_err(|_| ValueError(format!("invalid {key} \"{value}\": expected a number")));
+    let list = || {
+        let valid = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit() || b"-,".contains(&b));
+        if valid { Ok(value.to_owned()) } else { fail(format!("invalid {key} \"{value}\": expected e.g. 0-2")) }
+    };
+    match key {
+        "memory" => into.memory = Some(bytes(value)?),
+        "memory-swap" => into.memory_swap = Some(signed(bytes(value))?),
+        "cpu-shares" => into.cpu_shares = Some(number()?),
+        "cpu-period" => into.cpu_period = Some(number()?),
+        "cpu-quota" => into.cpu_quota = Some(signed(number())?),
+        "cpuset-cpus" => into.cpuset_cpus = Some(list()?),
+        "cpuset-mems" => into.cpuset_mems = Some(list()?),
+        _ => return fail(format!("unknown resource \"{key}\"{}", did_you_mean(key, KEYS))),
+    }
+    Ok(())
 }
 
 /// `host:ip` or `host=ip`, several addresses joined by commas (B2.01).

@@ -13,6 +13,7 @@ use super::errors::Failure;
 use super::grammar::{self, SecretSource};
 use super::outputs;
 use crate::base::FaultKind;
+use crate::base::duration::parse_span;
 use crate::base::wording::did_you_mean;
 use crate::build::{DockerfileAt, Entitlements, MainContext};
 use crate::exec::run::{DefaultNetwork, StepOptions};
@@ -234,6 +235,31 @@ pub(super) fn step_options(args: &Build, config: &Config) -> Result<StepOptions,
     let mut options = config.steps.clone();
     if args.network.as_deref().or(config.build.network.as_deref()) == Some("sandbox") {
         options.network = DefaultNetwork::Sandbox;
+    }
+    let short = [
+        ("memory", &args.memory),
+        ("memory-swap", &args.memory_swap),
+        ("cpu-shares", &args.cpu_shares),
+        ("cpu-period", &args.cpu_period),
+        ("cpu-quota", &args.cpu_quota),
+        ("cpuset-cpus", &args.cpuset_cpus),
+        ("cpuset-mems", &args.cpuset_mems),
+    ];
+    for (key, value) in short {
+        if let Some(value) = value {
+            grammar::resource(key, value, &mut options.resources).map_err(|e| usage(format!("--{key}: {e}")))?;
+        }
+    }
+    for text in &args.resource {
+        // Several may be joined by commas.
+        for one in text.split(',') {
+            let (key, value) = one.split_once('=').unwrap_or((one, ""));
+            grammar::resource(key, value, &mut options.resources).map_err(|e| usage(format!("--resource: {e}")))?;
+        }
+    }
+    options.resources.processes = args.pids_limit.or(options.resources.processes);
+    if let Some(text) = &args.step_timeout {
+        options.timeout = Some(parse_span(text).map_err(|e| usage(format!("--step-timeout: {e}")))?);
     }
     Ok(options)
 }

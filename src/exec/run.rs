@@ -13,11 +13,14 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
+pub use rootless::cgroup::Resources;
+use rootless::cgroup::{LimitError, StepGroup};
 use rootless::step::{
     Attached, Emulation, Network, Rlimit, RootSwitch, STEP_VERSION, StepMount, StepOutcome, StepSpec, Usage,
 };
-use rootless::{IdleStep, Rung, RunningStep, SealedExe, SpawnError, StepIo, StepSignal, WorkerContext};
+use rootless::{IdleStep, Rung, RunningStep, SealedExe, SpawnError, StepHandles, StepIo, StepSignal, WorkerContext};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::sync::RwLock;
@@ -103,6 +106,8 @@ pub struct RunResult {
     pub code: i32,
     /// What it used.
     pub usage: Usage,
+    /// The kernel killed a process because memory ran out.
+    pub out_of_memory: bool,
 }
 
 /// Why a RUN could not be carried out.
@@ -156,6 +161,12 @@ pub enum ExecError {
     /// `--network=sandbox` where steps cannot have networks of their own.
     #[error("steps cannot have a network of their own here: {0} (--network=host shares the machine's)")]
     NoNetwork(String),
+    /// A limit cannot be set.
+    #[error(transparent)]
+    Limit(#[from] LimitError),
+    /// A step took too long.
+    #[error("the step was stopped: it took longer than {0:?}")]
+    TimedOut(Duration),
     /// Mounts could not be replaced by moves and copies.
     #[error(transparent)]
     Place(#[from] PlaceError),
@@ -174,6 +185,8 @@ impl ExecError {
         match self {
             Self::Canceled => FaultKind::Interrupted,
             Self::NoRung | Self::UnmappedId { .. } | Self::NoNetwork(_) | Self::NotStarted(_) => FaultKind::Isolation,
+            Self::Limit(_) => FaultKind::Isolation,
+            Self::TimedOut(_) => FaultKind::Step,
             Self::User(_) | Self::Cwd { .. } => FaultKind::Input,
             Self::Ulimit { .. } => FaultKind::Usage,
             Self::Io { source, .. } | Self::Place(PlaceError::Io { source, .. }) => {
@@ -181,6 +194,22 @@ impl ExecError {
             }
             Self::Place(PlaceError::Lost { .. }) => FaultKind::Input,
             Self::Spawn(_) => FaultKind::Internal,
+        }
+    }
+}
+
+impl ExecError {
+    /// What can be done about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Limit(_) => Some(
+                "give rbuild a control group of its own, e.g. systemd-run --user --scope -p Delegate=yes rbuild …; in a \
+                 container mount /sys/fs/cgroup writable"
+                    .into(),
+            ),
+            Self::TimedOut(_) => Some("--step-timeout allows more".into()),
+            _ => None,
         }
     }
 }
@@ -198,7 +227,16 @@ pub struct StepOptions {
     pub dns: DnsOptions,
     /// The network of steps that ask for none in particular.
     pub network: DefaultNetwork,
+    /// Limits that somebody asked for: they are set, or the step fails.
+    pub resources: Resources,
+    /// How long a step may take; `None` for [`DEFAULT_TIMEOUT`], zero for ever.
+    pub timeout: Option<Duration>,
 }
+
+/// Nobody waits longer for a step.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+/// Processes and threads of a user among all steps, where nobody asked for a limit: a fork bomb ends before the machine.
+const DEFAULT_PROCESSES: u64 = 16_384;
 
 /// Starts steps. One per worker.
 pub struct Runner {
@@ -237,7 +275,8 @@ impl Runner {
 
     /// To be called when a step will run soon: its process is started meanwhile.
     pub fn expect_step(&self) {
-        if self.context.rung == Rung::None {
+        // Control groups of version 2 can be made only where no process is beside them.
+        if self.context.rung == Rung::None || !self.options.resources.is_empty() {
             return;
         }
         let spawner = Arc::clone(&self.spawner);
@@ -317,11 +356,14 @@ impl Runner {
                 }
                 _ => None,
             };
+            let held = (network, self.group(&spec.id)?);
+            let kills = self.context.groups.out_of_memory();
             let spawner = Arc::clone(&self.spawner);
             let outcome = match output {
                 Output::Events(vertex) => {
-                    let (step, _network) = start(network, move |network| spawner.start(&spec, network)).await?;
-                    follow(step, events, vertex).await
+                    let begin = move |handles: StepHandles<'_>| spawner.start(&spec, handles);
+                    let (step, held) = start(held, begin).await?;
+                    (in_time(self.options.timeout, follow(step, events, vertex)).await, held)
                 }
                 Output::Attached(Attachment { io, terminal, console, signals }) => {
                     for fd in [&io.stdin, &io.stdout, &io.stderr] {
@@ -330,20 +372,30 @@ impl Runner {
                         let _ = rustix::fs::fchown(fd, Some(uid), Some(gid));
                     }
                     spec.attached = Some(Attached { terminal, console });
-                    let begin = move |network: Option<BorrowedFd<'_>>| {
-                        rootless::spawn_attached(&spawner.exe, &spec, network, io)
-                    };
-                    let (step, _network) = start(network, begin).await?;
-                    accompany(step, signals).await
+                    let begin =
+                        move |handles: StepHandles<'_>| rootless::spawn_attached(&spawner.exe, &spec, handles, io);
+                    let (step, held) = start(held, begin).await?;
+                    // Somebody is there who can end it: time is not limited.
+                    (accompany(step, signals).await, held)
                 }
             };
-            drop(files);
-            let taken_out = placement.map_or(Ok(()), |p| tokio::task::block_in_place(|| p.remove()));
-            match outcome? {
-                // A step that failed on its own has the better explanation.
-                StepOutcome::Exited { code, usage } if code != 0 => Ok(RunResult { code, usage }),
-                StepOutcome::Exited { code, usage } => Ok(taken_out.map(|()| RunResult { code, usage })?),
+            let (outcome, (network, group)) = outcome;
+            let out_of_memory = |code| {
+                group.as_ref().is_some_and(StepGroup::ran_out_of_memory)
+                    || code == KILLED && self.context.groups.out_of_memory() > kills
+            };
+            let outcome = outcome.map(|outcome| match outcome {
+                StepOutcome::Exited { code, usage } => {
+                    Ok(RunResult { code, usage, out_of_memory: code != 0 && out_of_memory(code) })
+                }
                 StepOutcome::Failed { message } => Err(ExecError::NotStarted(message)),
+            });
+            drop((files, network, group));
+            let taken_out = placement.map_or(Ok(()), |p| tokio::task::block_in_place(|| p.remove()));
+            match outcome?? {
+                // A step that failed on its own has the better explanation.
+                result if result.code != 0 => Ok(result),
+                result => Ok(taken_out.map(|()| result)?),
             }
         };
         // Dropping the unfinished work drops the running step, which kills it.
@@ -387,6 +439,21 @@ impl Runner {
         Ok(Way::Host)
     }
 
+    /// The control group of a step, where somebody asked for limits; where nobody did, a bound on its processes if that is
+    /// easily had (in a user namespace a plain resource limit does it).
+    fn group(&self, id: &str) -> Result<Option<StepGroup>, ExecError> {
+        let name = format!("rbuild-{}-{id}", std::process::id());
+        let groups = &self.context.groups;
+        if !self.options.resources.is_empty() {
+            return Ok(Some(groups.create(&name, &self.options.resources, true)?));
+        }
+        if matches!(self.context.rung, Rung::Userns | Rung::UsernsOne) {
+            return Ok(None);
+        }
+        let processes = Resources { processes: Some(DEFAULT_PROCESSES), ..Resources::default() };
+        Ok(groups.create(&name, &processes, false).ok())
+    }
+
     /// The step, and the files it needs for as long as it runs.
     fn prepare(&self, request: &RunRequest<'_>, way: &Way) -> Result<(StepSpec, StepFiles), ExecError> {
         let meta = request.meta;
@@ -424,7 +491,7 @@ impl Runner {
             mounts,
             network: way.mode(),
             shm_size: if request.shm_size == 0 { DEFAULT_SHM } else { request.shm_size },
-            rlimits: limits(meta)?,
+            rlimits: self.limits(meta)?,
             insecure: request.security == SecurityMode::Insecure,
             cgroup_parent: String::new(),
             proc_mode: self.context.proc_mode,
@@ -435,6 +502,19 @@ impl Runner {
             attached: None,
         };
         Ok((spec, files))
+    }
+
+    fn limits(&self, meta: &Meta) -> Result<Vec<Rlimit>, ExecError> {
+        let mut out = limits(meta)?;
+        let bound =
+            matches!(self.context.rung, Rung::Userns | Rung::UsernsOne) && !out.iter().any(|l| l.name == "nproc");
+        if bound {
+            // Never more than there is: raising a limit is not ours.
+            let now = rustix::process::getrlimit(rustix::process::Resource::Nproc);
+            let most = now.maximum.unwrap_or(u64::MAX).min(DEFAULT_PROCESSES);
+            out.push(Rlimit { name: "nproc".into(), soft: now.current.unwrap_or(u64::MAX).min(most), hard: most });
+        }
+        Ok(out)
     }
 
     fn check_mapped(&self, identity: &user::Identity) -> Result<(), ExecError> {
@@ -538,14 +618,14 @@ impl Spawner {
         }
     }
 
-    fn start(&self, spec: &StepSpec, network: Option<BorrowedFd<'_>>) -> Result<RunningStep, SpawnError> {
+    fn start(&self, spec: &StepSpec, handles: StepHandles<'_>) -> Result<RunningStep, SpawnError> {
         if !spec.insecure
             && let Some(spare) = self.spare().take()
-            && let Ok(step) = spare.start(spec, network)
+            && let Ok(step) = spare.start(spec, handles)
         {
             return Ok(step);
         }
-        rootless::spawn_step(&self.exe, spec, network)
+        rootless::spawn_step(&self.exe, spec, handles)
     }
 }
 
@@ -584,13 +664,34 @@ impl Drop for StepFiles {
     }
 }
 
-/// Starts a step without holding up other tasks. It needs its network for as long as it runs.
+/// What a step needs for as long as it runs: its network, and its control group.
+type HeldHandles = (Way, Option<StepGroup>);
+
+/// Starts a step without holding up other tasks.
 async fn start(
-    network: Way,
-    begin: impl FnOnce(Option<BorrowedFd<'_>>) -> Result<RunningStep, SpawnError> + Send + 'static,
-) -> Result<(RunningStep, Way), ExecError> {
-    let starting = tokio::task::spawn_blocking(move || Ok::<_, SpawnError>((begin(network.namespace())?, network)));
+    held: HeldHandles,
+    begin: impl FnOnce(StepHandles<'_>) -> Result<RunningStep, SpawnError> + Send + 'static,
+) -> Result<(RunningStep, HeldHandles), ExecError> {
+    let starting = tokio::task::spawn_blocking(move || {
+        let step = begin(StepHandles { network: held.0.namespace(), group: held.1.as_ref() })?;
+        Ok::<_, SpawnError>((step, held))
+    });
     Ok(starting.await.map_err(|e| io_error("start a step")(io::Error::other(e)))??)
+}
+
+/// What a shell makes of a process that was killed.
+const KILLED: i32 = 137;
+
+/// The end of `work`, unless time runs out first. (Dropped work kills its step.)
+async fn in_time<T>(
+    timeout: Option<Duration>,
+    work: impl Future<Output = Result<T, ExecError>>,
+) -> Result<T, ExecError> {
+    let limit = timeout.unwrap_or(DEFAULT_TIMEOUT);
+    if limit.is_zero() {
+        return work.await;
+    }
+    tokio::time::timeout(limit, work).await.unwrap_or(Err(ExecError::TimedOut(limit)))
 }
 
 /// Passes the step's output on until it has ended.
@@ -679,10 +780,26 @@ pub fn required_stubs(meta: &Meta, mounts: &[StepMount]) -> Vec<MountStub> {
     out
 }
 
-/// The error text of a step that ended with `code` (SPEC A5.16).
+/// The error text of a step that failed (SPEC A5.16, C4.14).
 #[must_use]
-pub fn failure_text(meta: &Meta, code: i32) -> String {
-    format!("process \"{}\" did not complete successfully: exit code: {code}", meta.args.join(" "))
+pub fn failure_text(meta: &Meta, result: &RunResult) -> String {
+    let memory = if result.out_of_memory { ": cannot allocate memory" } else { "" };
+    format!("process \"{}\" did not complete successfully: exit code: {}{memory}", meta.args.join(" "), result.code)
+}
+
+/// What a failed step's end says beyond its code: the memory ran out, or there is no room left below `root`.
+#[must_use]
+pub fn failure_hint(result: &RunResult, root: &Path) -> Option<String> {
+    let full =
+        || rustix::fs::statvfs(root).is_ok_and(|room| room.f_bavail == 0 || room.f_files > 0 && room.f_favail == 0);
+    let hint = if result.out_of_memory {
+        "the kernel killed a process of the step because memory ran out (--memory, or the machine's)"
+    } else if full() {
+        "the store's file system is full (`rbuild prune` frees what no build needs; --root names another place)"
+    } else {
+        return None;
+    };
+    Some(hint.into())
 }
 
 /// Whether `code` counts as success for this process.
@@ -792,7 +909,12 @@ mod tests {
     #[test]
     fn a_failure_reads_as_buildkits() {
         let meta = Meta { args: vec!["/bin/sh".into(), "-c".into(), "false".into()], ..Meta::default() };
-        assert_eq!(failure_text(&meta, 1), "process \"/bin/sh -c false\" did not complete successfully: exit code: 1");
+        let result = |code, out_of_memory| RunResult { code, usage: Usage::default(), out_of_memory };
+        assert!(failure_text(&meta, &result(137, true)).ends_with("exit code: 137: cannot allocate memory"));
+        assert_eq!(
+            failure_text(&meta, &result(1, false)),
+            "process \"/bin/sh -c false\" did not complete successfully: exit code: 1"
+        );
         assert!(is_success(&meta, 0) && !is_success(&meta, 1));
         assert!(is_success(&Meta { valid_exit_codes: vec![0, 3], ..meta }, 3));
     }

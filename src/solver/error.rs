@@ -60,13 +60,19 @@ impl SolveError {
         Self::at(vertex, kind, message, Some(hint))
     }
 
-    /// A step that ended with `code`, and what is kept of it.
-    pub(super) fn exit(vertex: &Vertex, code: i32, message: String, failed: Option<super::KeptFailure>) -> Self {
+    /// A step that ended with `code`, what is known of the reason, and what is kept of it.
+    pub(super) fn exit(
+        vertex: &Vertex,
+        code: i32,
+        message: String,
+        hint: Option<String>,
+        failed: Option<super::KeptFailure>,
+    ) -> Self {
         let place = Place { digest: vertex.digest.clone(), name: vertex.name(), location: vertex.location.clone() };
         Self(Arc::new(Inner {
             kind: FaultKind::Step,
             message,
-            hint: None,
+            hint,
             vertex: Some(place),
             exit_code: Some(code),
             lost: false,

@@ -98,9 +98,10 @@ impl Solver {
             .await
             .map_err(|e| run_error(vertex, &e))?;
         if !run::is_success(&ready.meta, result.code) {
-            let message = run::failure_text(&ready.meta, result.code);
+            let message = run::failure_text(&ready.meta, &result);
+            let hint = run::failure_hint(&result, ready.mounted.root());
             let kept = self.keep_failed(vertex, exec, result.code, ready).await;
-            return Err(SolveError::exit(vertex, result.code, message, kept));
+            return Err(SolveError::exit(vertex, result.code, message, hint, kept));
         }
         let Ready { mounted, mut chain, held, .. } = ready;
         drop(held);
@@ -400,7 +401,7 @@ impl Solver {
 pub(super) fn run_error(vertex: &Vertex, error: &ExecError) -> SolveError {
     match error.kind() {
         FaultKind::Interrupted => SolveError::cancelled(),
-        kind => SolveError::at(vertex, kind, error.to_string(), None),
+        kind => SolveError::at(vertex, kind, error.to_string(), error.hint()),
     }
 }
 

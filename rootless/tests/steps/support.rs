@@ -104,7 +104,7 @@ impl Bench {
     }
 
     pub(crate) fn start(&self, spec: &StepSpec) -> Running {
-        let mut step = spawn_step(&self.exe, spec, None).expect("a step process");
+        let mut step = spawn_step(&self.exe, spec, Default::default()).expect("a step process");
         let read = |fd: Option<std::os::fd::OwnedFd>| {
             let mut file = fs::File::from(fd.expect("a pipe"));
             std::thread::spawn(move || {

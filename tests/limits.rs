@@ -1,0 +1,78 @@
+//! What steps may use, and what is said when they use more (SPEC A5.17, B2.26, B2.32, C4.14, C5.09, C5.10).
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![allow(clippy::print_stderr, reason = "skip reasons are collected by scripts/test")]
+#![allow(missing_docs, unreachable_pub, reason = "a test program")]
+
+mod support;
+
+use support::Bench;
+
+// A step that hangs is stopped with all it has started.
+#[test]
+fn a_step_that_takes_too_long_is_stopped() {
+    need_run!();
+    let bench = Bench::new();
+    bench.dockerfile("FROM busybox\nRUN (setsid sleep 2718 &); trap '' TERM; sleep 2719\n");
+    bench.build(&["--step-timeout", "500ms"]).fails(9, &["took longer than 500ms", "--step-timeout"]);
+    let running = std::process::Command::new("pgrep").args(["-f", "^sleep 271[89]"]).output().unwrap();
+    assert!(running.stdout.is_empty(), "processes survived their step");
+    bench.dockerfile("FROM busybox\nRUN true\n");
+    bench.build(&["--step-timeout", "1h30m"]).ok();
+    bench.build(&["--step-timeout", "soon"]).fails(2, &["--step-timeout: invalid duration \"soon\""]);
+}
+
+// SPEC B2.32, C5.09: limits of the kernel's own, and the one on processes that every step of a user namespace has.
+#[test]
+fn b2_32_limits_of_processes() {
+    need_run!();
+    let bench = Bench::new();
+    bench.dockerfile(
+        "FROM busybox\nRUN ulimit -n > /files; ulimit -u > /processes\n\
+         RUN (for i in $(seq 60); do sleep 5 & done) 2> /bomb; true\n",
+    );
+    let image = bench.build_image(&["--ulimit", "nofile=123:456", "--ulimit", "nproc=40"]);
+    assert_eq!((image.text("files").trim(), image.text("processes").trim()), ("123", "40"));
+    if !rustix::process::geteuid().is_root() {
+        // (The kernel exempts the machine's root, for whom there are control groups.)
+        assert!(image.text("bomb").contains("fork"), "60 processes within a limit of 40: {}", image.text("bomb"));
+        let image = bench.build_image(&["--no-cache"]);
+        let processes: u64 = image.text("processes").trim().parse().unwrap_or(u64::MAX);
+        assert!(processes <= 16_384, "no bound on processes: {processes}");
+    }
+}
+
+// SPEC B2.26, C4.14, C5.10: limits of control groups are set or refused, and memory that ran out has its name.
+#[test]
+fn b2_26_limits_of_control_groups() {
+    need_run!();
+    let bench = Bench::new();
+    bench.dockerfile("FROM busybox\nRUN dd if=/dev/zero of=/dev/null bs=400M count=1\n");
+    let run = bench.build(&["--memory", "64m"]);
+    if run.stderr.contains("cannot limit memory") {
+        run.fails(10, &["cannot limit memory: ", "control group", "hint: give rbuild a control group of its own"]);
+        bench.build(&["--pids-limit", "30"]).fails(10, &["cannot limit pids: "]);
+        skip!("no control groups of one's own here: memory limits were seen to be refused only");
+    }
+    run.fails(9, &["exit code: 137: cannot allocate memory", "hint: the kernel killed a process of the step"]);
+    bench.build(&["--resource", "memory=800m,cpu-shares=512"]).ok();
+    bench.dockerfile("FROM busybox\nRUN (for i in $(seq 60); do sleep 5 & done) 2> /bomb; true\n");
+    let image = bench.build_image(&["--pids-limit", "30"]);
+    assert!(image.text("bomb").contains("fork"), "60 processes within a limit of 30: {}", image.text("bomb"));
+}
+
+// SPEC B2.26
+#[test]
+fn b2_26_mistakes_are_named() {
+    let bench = Bench::new();
+    bench.dockerfile("FROM scratch\n");
+    for (args, text) in [
+        (["--resource", "memry=1g"], "--resource: unknown resource \"memry\" (did you mean memory?)"),
+        (["--resource", "memory"], "--resource: invalid size \"\""),
+        (["--resource", "cpu-shares=x"], "--resource: invalid cpu-shares \"x\": expected a number"),
+        (["--cpuset-cpus", "a"], "--cpuset-cpus: invalid cpuset-cpus \"a\": expected e.g. 0-2"),
+        (["--memory", "lots"], "--memory: invalid size \"lots\""),
+        (["--memory-swap", "-2"], "--memory-swap: invalid size \"-2\""),
+    ] {
+        bench.build(&args).fails(2, &[text]);
+    }
+}
