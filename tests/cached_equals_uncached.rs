@@ -73,7 +73,13 @@ fn dockerfile(dice: &mut Dice) -> String {
 fn edit(dice: &mut Dice, bench: &Bench, arg: &mut u64) -> String {
     let name = dice.pick(FILES);
     let path = bench.ctx().join(name);
-    match dice.roll(9) {
+    let what = dice.roll(9);
+    if matches!(what, 0 | 7) {
+        // An earlier edit may have made it read-only, which only root can write to.
+        let mode = path.metadata().unwrap().permissions().mode();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode | 0o200)).unwrap();
+    }
+    match what {
         0 => {
             // Same size, same modification time, other content.
             let before = path.metadata().ok();
