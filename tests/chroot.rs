@@ -179,7 +179,10 @@ test "$(cat /proc/self/cmdline | tr '\0' ' ')" = 'cat /proc/self/cmdline '
 echo to-stderr > /dev/stderr
 echo to-stdout > /dev/stdout
 echo piped | cat /dev/stdin
-sleep 5 & test "$(cat /proc/$!/comm)" = sleep; kill $!; wait || true
+sleep 5 &
+# It is the shell until it has become the program.
+for i in 1 2 3 4 5 6 7 8 9 10; do test "$(cat /proc/$!/comm)" = sleep && break; sleep 0.1; done
+test "$(cat /proc/$!/comm)" = sleep; kill $!; wait || true
 ls /proc/self/fd/ > /dev/null
 echo all-good
 "#;
