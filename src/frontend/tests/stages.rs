@@ -10,6 +10,7 @@ fn a4_01_a_multi_stage_build_and_its_names() {
     insta::assert_snapshot!("multi_stage", graph(&result));
 }
 
+// SPEC N2.14
 #[test]
 fn a4_06_only_what_the_target_needs_is_looked_up() {
     let host = Host::default();

@@ -30,6 +30,7 @@ async fn e3_03_anonymous_tokens() {
     assert_eq!(registry.count("HEAD", "/manifests/"), 2, "a single 401 taught it");
 }
 
+// SPEC N2.17
 #[tokio::test]
 async fn e3_02_passwords_go_by_post_and_then_by_get() {
     for (status, posts) in [(200, 2), (405, 1), (404, 1), (401, 1), (400, 1)] {
@@ -128,6 +129,7 @@ async fn e3_02_tokens_expire_and_are_renewed() {
     assert_eq!(since.len(), 2, "a new token, then the request, no 401 in between: {since:?}");
 }
 
+// SPEC N2.17
 #[tokio::test]
 async fn e3_02_without_a_life_a_token_lasts_a_minute() {
     let registry = registry_with(Auth::Token(Tokens { life: 0, ..Tokens::default() }));
