@@ -264,8 +264,10 @@ fn b8_11_a_shell_where_it_failed() {
     let mut terminal = Terminal::start(bench.command(["debug"]));
     terminal.wait_for("failed here: /program no-such-applet");
     terminal.wait_for("# ");
-    terminal.keys("ls / ; sleep 1000\n");
+    // What is interrupted says so itself: before that the shell would be the one to be.
+    terminal.keys("ls /; (echo $((40+2)); exec sleep 1000)\n");
     terminal.wait_for("program");
+    terminal.wait_for("42");
     terminal.keys("\u{3}");
     terminal.keys("exit $((4+3))\n");
     assert_eq!(terminal.end(), 7);
