@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use fake_gha::FakeGha;
 use fake_registry::{Action, FakeRegistry};
 use support::registry::Registry;
-use support::services::{AZURE_ACCOUNT, AZURE_KEY, Service};
+use support::services::{AUTHORIZED, AZURE_KEY, Service};
 use support::{Bench, Run};
 
 /// Another machine: the same context, an empty store.
@@ -352,9 +352,6 @@ fn round_trip(bench: &Bench, cache: &str, expire: impl FnOnce()) {
     assert!(run.count("warning: ") >= 1, "{}", run.stderr);
 }
 
-/// Moto wants to see a signature, any signature.
-const AUTHORIZED: &str = "Authorization: AWS4-HMAC-SHA256 Credential=id/20260101/eu-central-1/s3/aws4_request, SignedHeaders=host, Signature=x\r\n";
-
 // SPEC B4.07, B4.09, B5.12, C7.07
 #[test]
 fn b4_07_s3() {
@@ -369,10 +366,7 @@ fn b4_07_s3() {
     bench.dockerfile(
         &STAGES.replace("RUN echo tool > /tool", "RUN echo tool > /tool; head -c 20000000 /dev/urandom > /big"),
     );
-    let cache = format!(
-        "type=s3,bucket=caches,region=eu-central-1,name=one;two,prefix=p/,endpoint_url=http://{},use_path_style=true",
-        service.host
-    );
+    let cache = service.s3_cache("name=one;two,prefix=p/");
     round_trip(&bench, &cache, || {
         let list = service.request("GET", "/caches?list-type=2&prefix=p/blobs/", AUTHORIZED);
         let keys: Vec<&str> = list.split("<Key>").skip(1).map(|k| k.split("</Key>").next().unwrap()).collect();
@@ -402,10 +396,7 @@ fn b4_08_azure() {
         Err(why) => skip!("{why}"),
     };
     let bench = project();
-    let cache = format!(
-        "type=azblob,account_url=http://{0}/{AZURE_ACCOUNT},account_name={AZURE_ACCOUNT},secret_access_key={AZURE_KEY},container=caches",
-        service.host
-    );
+    let cache = service.azure_cache();
     bench.build(&["--cache-to", &format!("{cache},mode=max")]).ok();
     let again = elsewhere(&bench, &["--cache-from", &cache]).ok();
     assert_eq!(again.count("CACHED"), STEPS, "{}", again.stderr);

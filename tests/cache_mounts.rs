@@ -12,7 +12,7 @@ use std::path::Path;
 use fake_registry::{Action, FakeRegistry};
 use support::image::Image;
 use support::registry::Registry;
-use support::services::{AZURE_ACCOUNT, AZURE_KEY, Service};
+use support::services::{AUTHORIZED, Service};
 use support::{Bench, Run};
 
 /// A step that says what it found in its caches, and leaves there what a package manager would: something large that
@@ -228,10 +228,7 @@ fn b4_07_cache_mounts_in_s3() {
     };
     let mut bench = project();
     bench.env = vec![("AWS_ACCESS_KEY_ID".into(), "id".into()), ("AWS_SECRET_ACCESS_KEY".into(), "geheim".into())];
-    let cache = format!(
-        "type=s3,bucket=caches,region=eu-central-1,name=one,endpoint_url=http://{},use_path_style=true",
-        service.host
-    );
+    let cache = service.s3_cache("name=one");
     carried(&bench, &cache, || {
         let list = service.request("GET", "/caches?list-type=2&prefix=blobs/", AUTHORIZED);
         for key in list.split("<Key>").skip(1).map(|k| k.split("</Key>").next().unwrap()) {
@@ -240,9 +237,6 @@ fn b4_07_cache_mounts_in_s3() {
         }
     });
 }
-
-/// Moto wants to see a signature, any signature.
-const AUTHORIZED: &str = "Authorization: AWS4-HMAC-SHA256 Credential=id/20260101/eu-central-1/s3/aws4_request, SignedHeaders=host, Signature=x\r\n";
 
 // SPEC B4.08
 #[test]
@@ -253,10 +247,7 @@ fn b4_08_cache_mounts_in_azure() {
         Err(why) => skip!("{why}"),
     };
     let bench = project();
-    let cache = format!(
-        "type=azblob,account_url=http://{0}/{AZURE_ACCOUNT},account_name={AZURE_ACCOUNT},secret_access_key={AZURE_KEY},container=caches",
-        service.host
-    );
+    let cache = service.azure_cache();
     elsewhere(&bench, &["--cache-to", &format!("{cache},mode=max,mounts=true")]);
     bench.file("src/version", "v2");
     let (image, run) = elsewhere(&bench, &["--cache-from", &format!("{cache},mounts=true")]);

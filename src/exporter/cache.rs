@@ -185,15 +185,25 @@ async fn put(
     blob: &CacheBlob,
     id: &Digest,
 ) -> Result<Moved, CacheError> {
-    let item = format!("writing layer {}", blob.descriptor.digest);
-    let size = blob.descriptor.size;
+    let what = format!("writing layer {}", blob.descriptor.digest);
+    shown(context, id, what, blob.descriptor.size, |progress| async move { backend.put(blob, &progress).await }).await
+}
+
+/// Moves `size` bytes and shows how far it is as the item `what` of vertex `id`.
+pub(super) async fn shown<F: Future<Output = Result<Moved, CacheError>>>(
+    context: &ExportContext<'_>,
+    id: &Digest,
+    what: String,
+    size: u64,
+    put: impl FnOnce(Progress) -> F,
+) -> Result<Moved, CacheError> {
     let progress: Progress = {
-        let (events, id, item) = (context.events.clone(), id.clone(), item.clone());
-        Arc::new(move |sent| events.progress(&id, item.clone(), sent, Some(size), false))
+        let (events, id, what) = (context.events.clone(), id.clone(), what.clone());
+        Arc::new(move |sent| events.progress(&id, what.clone(), sent, Some(size), false))
     };
-    let moved = backend.put(blob, &progress).await?;
+    let moved = put(progress).await?;
     if let Moved::Bytes(_) = moved {
-        context.events.progress(id, item, size, Some(size), true);
+        context.events.progress(id, what, size, Some(size), true);
     }
     Ok(moved)
 }

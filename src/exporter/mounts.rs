@@ -1,20 +1,19 @@
 //! Cache mounts for other machines: which of them are read, and how their packs get to the cache.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 
-use super::ExportContext;
 use super::cache::CacheExportError;
+use super::{ExportContext, cache};
 use crate::base::events::Outcome;
 use crate::base::{DiffId, Digest};
 use crate::cache::backend::{CacheBackend, CacheBlob, CacheError, MountPlace, Moved};
 use crate::cache::mounts::save::{self, LocalMount};
 use crate::cache::mounts::{Document, PACK_TYPE, Pack, shown};
 use crate::oci::Descriptor;
-use crate::registry::{BlobSource, Progress};
+use crate::registry::BlobSource;
 use crate::store::{CacheMount, HeldMount, Store};
 
 /// Blobs on their way, or asked for, at a time.
@@ -168,12 +167,6 @@ async fn put(
     pack: &Pack,
     id: &Digest,
 ) -> Result<Moved, CacheError> {
-    let item = format!("writing pack {}", pack.digest);
-    let size = pack.size;
-    let progress: Progress = {
-        let (events, id, item) = (context.events.clone(), id.clone(), item.clone());
-        Arc::new(move |sent| events.progress(&id, item.clone(), sent, Some(size), false))
-    };
     let (store, digest) = (context.store.clone(), pack.digest.clone());
     let open = move || Ok(Box::new(store.open_blob(&digest).map_err(std::io::Error::other)?) as _);
     let blob = CacheBlob {
@@ -184,11 +177,9 @@ async fn put(
         source: BlobSource::new(open),
         held_by: Vec::new(),
     };
-    let moved = place.put(&blob, &progress).await?;
-    if let Moved::Bytes(_) = moved {
-        context.events.progress(id, item, size, Some(size), true);
-    }
-    Ok(moved)
+    let what = format!("writing pack {}", pack.digest);
+    let blob = &blob;
+    cache::shown(context, id, what, pack.size, |progress| async move { place.put(blob, &progress).await }).await
 }
 
 async fn blocking<T: Send + 'static>(

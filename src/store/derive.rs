@@ -12,7 +12,7 @@ use crate::base::{DiffId, Digest};
 use crate::oci::Descriptor;
 use crate::oci::media_type::Codec;
 
-use super::layer::{insert_blob, insert_layer, new_id, own_media_type};
+use super::layer::{insert_blob, insert_layer, insert_remote, new_id, own_media_type};
 use super::lock::{FileLock, Mode};
 use super::{BlobWriter, LayerBlob, LayerId, LayerRecord, Store, StoreError, blocks};
 
@@ -100,17 +100,7 @@ impl Store {
         repository: &str,
         descriptor: &Descriptor,
     ) -> Result<(), StoreError> {
-        let json = serde_json::to_string(descriptor).expect("because descriptors have string keys only");
-        self.inner.meta.write("remember a remote", |tx| {
-            tx.prepare_cached("INSERT OR REPLACE INTO remotes VALUES (?1, ?2, ?3, ?4, ?5)")?.execute((
-                &id.0,
-                host,
-                repository,
-                descriptor.digest.as_str(),
-                json,
-            ))?;
-            Ok(())
-        })
+        self.inner.meta.write("remember a remote", |tx| insert_remote(tx, id, host, repository, descriptor))
     }
 
     /// The untransformed, uncompressed stream of a committed layer as a blob, for the native snapshotter's merges.

@@ -345,14 +345,7 @@ fn register(
     insert_blob(tx, &id, &blob)?;
     mark(tx, "blobs", "digest", blob.digest.as_str())?;
     if let Some((host, repository)) = remote {
-        let json = serde_json::to_string(descriptor).expect("because descriptors have string keys only");
-        tx.prepare_cached("INSERT OR REPLACE INTO remotes VALUES (?1, ?2, ?3, ?4, ?5)")?.execute((
-            &id.0,
-            host,
-            repository,
-            descriptor.digest.as_str(),
-            json,
-        ))?;
+        insert_remote(tx, &id, host, repository, descriptor)?;
     }
     Ok(id)
 }
@@ -432,6 +425,25 @@ pub(crate) fn insert_layer(
         diff_id.map(DiffId::to_string),
         now(),
         meta::generation(tx)?,
+    ))?;
+    Ok(())
+}
+
+/// That a registry holds a layer's blob.
+pub(crate) fn insert_remote(
+    tx: &Transaction<'_>,
+    id: &LayerId,
+    host: &str,
+    repository: &str,
+    descriptor: &Descriptor,
+) -> Result<(), TxError> {
+    let json = serde_json::to_string(descriptor).expect("because descriptors have string keys only");
+    tx.prepare_cached("INSERT OR REPLACE INTO remotes VALUES (?1, ?2, ?3, ?4, ?5)")?.execute((
+        &id.0,
+        host,
+        repository,
+        descriptor.digest.as_str(),
+        json,
     ))?;
     Ok(())
 }

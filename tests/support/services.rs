@@ -52,6 +52,18 @@ impl Service {
         if answer.starts_with("HTTP/1.1 200") { Ok(service) } else { Err(format!("no bucket: {answer}")) }
     }
 
+    /// A cache in the bucket `caches` of an S3 service, as `--cache-to` has it.
+    pub fn s3_cache(&self, more: &str) -> String {
+        let host = &self.host;
+        format!("type=s3,bucket=caches,region=eu-central-1,endpoint_url=http://{host},use_path_style=true,{more}")
+    }
+
+    /// A cache in the container `caches` of an Azure service.
+    pub fn azure_cache(&self) -> String {
+        let account = format!("account_url=http://{}/{AZURE_ACCOUNT},account_name={AZURE_ACCOUNT}", self.host);
+        format!("type=azblob,{account},secret_access_key={AZURE_KEY},container=caches")
+    }
+
     /// Azure blob storage with its well-known account.
     pub fn azure() -> Result<Self, String> {
         let script = tools()?.join("node/node_modules/azurite/dist/src/blob/main.js");
@@ -88,3 +100,6 @@ impl Drop for Service {
 pub const AZURE_KEY: &str = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
 /// Its name.
 pub const AZURE_ACCOUNT: &str = "devstoreaccount1";
+
+/// Moto wants to see a signature, any signature.
+pub const AUTHORIZED: &str = "Authorization: AWS4-HMAC-SHA256 Credential=id/20260101/eu-central-1/s3/aws4_request, SignedHeaders=host, Signature=x\r\n";

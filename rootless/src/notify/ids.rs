@@ -27,7 +27,8 @@ use crate::sys::Answer;
 
 /// Calls that change or tell ids, or make something that has an owner.
 pub(super) fn traps() -> Vec<Trap> {
-    let mut out: Vec<Trap> = ALWAYS.iter().map(|name| (*name, When::Always, Action::Notify)).collect();
+    let always = SET_OWNERS.iter().chain(&SET_IDS).chain(&OTHERS);
+    let mut out: Vec<Trap> = always.map(|name| (*name, When::Always, Action::Notify)).collect();
     let create = u32::from_ne_bytes(libc::O_CREAT.to_ne_bytes());
     out.push(("open", When::Bits(1, create), Action::Notify));
     out.push(("openat", When::Bits(2, create), Action::Notify));
@@ -39,12 +40,11 @@ pub(super) fn traps() -> Vec<Trap> {
 
 /// What succeeds without being done where no supervisor can answer: owners are lost.
 pub(super) fn errno_traps() -> Vec<Trap> {
-    ["chown", "chown32", "fchown", "fchown32", "lchown", "lchown32", "fchownat", "setgroups", "setgroups32"]
-        .iter()
-        .chain(&SET_IDS)
-        .map(|name| (*name, When::Always, Action::Errno(0)))
-        .collect()
+    SET_OWNERS.iter().chain(&SET_IDS).map(|name| (*name, When::Always, Action::Errno(0))).collect()
 }
+
+const SET_OWNERS: [&str; 9] =
+    ["chown", "chown32", "fchown", "fchown32", "lchown", "lchown32", "fchownat", "setgroups", "setgroups32"];
 
 const SET_IDS: [&str; 16] = [
     "setuid",
@@ -64,34 +64,10 @@ const SET_IDS: [&str; 16] = [
     "setfsuid32",
     "setfsgid32",
 ];
-const ALWAYS: [&str; 51] = [
-    "chown",
-    "chown32",
-    "fchown",
-    "fchown32",
-    "lchown",
-    "lchown32",
-    "fchownat",
-    "setgroups",
-    "setgroups32",
+/// What tells ids, makes files, starts programs or changes the record of an owner.
+const OTHERS: [&str; 26] = [
     "getgroups",
     "getgroups32",
-    "setuid",
-    "setgid",
-    "setreuid",
-    "setregid",
-    "setresuid",
-    "setresgid",
-    "setfsuid",
-    "setfsgid",
-    "setuid32",
-    "setgid32",
-    "setreuid32",
-    "setregid32",
-    "setresuid32",
-    "setresgid32",
-    "setfsuid32",
-    "setfsgid32",
     "getuid",
     "geteuid",
     "getgid",
