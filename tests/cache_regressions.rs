@@ -441,7 +441,8 @@ fn cve_2024_23651_a_cache_whose_directories_become_links_while_steps_start_leads
             "--mount=type=cache,id=fresh,from=base,source=link,target=/d",
         ];
         for (n, mount) in victims.iter().enumerate() {
-            // The last one's source is a link out of the stage it comes from.
+            // The last one's source is a link out of the stage it comes from. A part of a cache, which was BuildKit's
+            // way out, is refused; that it stays so is tested with the front end.
             bench.file(
                 &format!("Victim{n}"),
                 format!("FROM busybox AS base\nRUN ln -s {real} /link && mkdir -p /d\nFROM base\nARG N\nRUN --mount=type=cache,id=c,target=/c {mount} {steps}\n"),

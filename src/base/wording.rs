@@ -35,6 +35,16 @@ pub fn did_you_mean(word: &str, options: impl IntoIterator<Item = impl AsRef<str
         .map_or_else(String::new, |option| format!(" (did you mean {option}?)"))
 }
 
+/// A word of a shell command, in single quotes where it needs them.
+#[must_use]
+pub fn shell_word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_@%+=:,./-".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
 /// `"…"` with the escapes of Go's `%q`.
 #[must_use]
 pub fn quote(text: &str) -> String {
@@ -84,7 +94,16 @@ pub fn size(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{closest, did_you_mean, quote, size};
+    use super::{closest, did_you_mean, quote, shell_word, size};
+
+    #[test]
+    fn words_of_a_shell() {
+        for (text, word) in
+            [("/a/b-1", "/a/b-1"), ("", "''"), ("a b", "'a b'"), ("it's", r"'it'\''s'"), ("$(x)", "'$(x)'")]
+        {
+            assert_eq!(shell_word(text), word);
+        }
+    }
 
     #[test]
     fn typing_errors_are_recognised_g_06() {

@@ -103,8 +103,8 @@ pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
                 let said = step.as_ref().map(|step| step.tail.as_slice()).unwrap_or_default();
                 Failure::of_build(&error, name, text, said)
             };
-            let build = kept.map(|_| settings.request.id.as_str());
-            let after = Aftermath { step: step.as_ref(), log: log.as_deref(), build };
+            let enter = kept.map(|_| inside.again(&["debug", &settings.request.id]));
+            let after = Aftermath { step: step.as_ref(), log: log.as_deref(), enter: enter.as_deref() };
             let _ = failure.print(&mut std::io::stderr(), &after);
             if let (true, Some(kept)) = (settings.shell_on_error, kept) {
                 debug::after_failure(inside, kept, settings.request.secrets.clone(), steps)?;

@@ -586,3 +586,35 @@ pub(super) fn read_limited(path: &Path, limit: u64) -> std::io::Result<Vec<u8>> 
     std::fs::File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // SPEC B2.04, B2.05
+    #[test]
+    fn what_the_action_asks_for_unasked_is_told_from_a_wish() {
+        let workflow = |name: &str| {
+            let value = match name {
+                "GITHUB_ACTIONS" => "true",
+                "GITHUB_SERVER_URL" => "https://github.com",
+                "GITHUB_REPOSITORY" => "o/r",
+                "GITHUB_RUN_ID" => "7",
+                _ => return None,
+            };
+            Some(value.to_owned())
+        };
+        let run = "builder-id=https://github.com/o/r/actions/runs/7/attempts/1";
+        let unasked = |spec: &str, variable: &dyn Fn(&str) -> Option<String>| {
+            is_actions_default(&grammar::fields(spec).expect("fields"), variable)
+        };
+        for spec in ["type=provenance,mode=max", "type=provenance,mode=min,inline-only=true"] {
+            assert!(unasked(&format!("{spec},{run}"), &workflow), "{spec}");
+            assert!(!unasked(&format!("{spec},{run}"), &|_| None), "{spec} outside a workflow");
+            assert!(!unasked(spec, &workflow), "{spec} without the run");
+            assert!(!unasked(&format!("{spec},{run},version=v1"), &workflow), "{spec} and more");
+        }
+        assert!(!unasked(&format!("type=sbom,{run}"), &workflow));
+        assert!(!unasked("type=provenance,mode=max,builder-id=https://github.com/o/r/actions/runs/8", &workflow));
+    }
+}

@@ -14,6 +14,7 @@ use super::errors::Failure;
 use super::{
     WORKER_ROLE, broker, build, builds, debug, image_commands, info, registries, run, settings, store_commands,
 };
+use crate::base::wording::shell_word;
 use crate::base::{Events, FaultKind};
 use crate::exec::run::{Runner, StepOptions};
 use crate::registry::{Anonymous, Client, ClientOptions, RetryPolicy, Timeouts};
@@ -152,6 +153,8 @@ pub(super) fn pinned(wanted: &str) -> Result<Option<Rung>, String> {
 pub(super) struct Inside {
     pub(super) context: WorkerContext,
     pub(super) root: PathBuf,
+    /// It was said on the command line, and has to be said again for the same store.
+    root_given: bool,
     pub(super) snapshotter: SnapshotterChoice,
     pub(super) blockers: Vec<String>,
     pub(super) broker: Arc<broker::BrokerClient>,
@@ -163,6 +166,15 @@ pub(super) struct Inside {
 }
 
 impl Inside {
+    /// A command of rbuild for the same store, to be copied.
+    pub(super) fn again(&self, args: &[&str]) -> String {
+        let mut out = "rbuild".to_owned();
+        if self.root_given {
+            out += &format!(" --root {}", shell_word(&self.root.to_string_lossy()));
+        }
+        args.iter().fold(out, |out, arg| out + " " + &shell_word(arg))
+    }
+
     pub(super) fn store(&self, events: Events) -> Result<Store, Failure> {
         let mounts = self.context.state_dir.join("mounts");
         std::fs::create_dir_all(&mounts).map_err(|e| {
@@ -280,6 +292,7 @@ fn inside(told: &OsString, cli: &super::Cli) -> Result<Inside, Failure> {
     Ok(Inside {
         context,
         root: settings::store_root(&cli.global, &config)?,
+        root_given: cli.global.root.is_some(),
         snapshotter: match cli.global.snapshotter.as_ref().or(config.snapshotter.as_ref()).map(String::as_str) {
             Some("overlay") => SnapshotterChoice::Overlay,
             Some("native") => SnapshotterChoice::Native,

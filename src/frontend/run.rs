@@ -208,6 +208,11 @@ impl Converter<'_> {
             None if spec.kind == MountKind::Cache => None,
             None => Some(self.build_context()),
         };
+        // It begins empty: there is nothing to select from (A5.04).
+        if tree.is_none() && selector != "/" {
+            return Err(FrontendError::input(format!("source \"{}\" of a cache mount needs from", spec.source))
+                .hint("source selects what a cache begins with; a part of a cache is a cache with an id of its own"));
+        }
         self.draft.needs(tree, &selector, lines);
         let mut mount = Mount { dest, readonly: spec.readonly, output: -1, ..Mount::default() };
         if selector != "/" {

@@ -47,8 +47,8 @@ pub struct Aftermath<'a> {
     pub step: Option<&'a FailedStep>,
     /// Where all of that is.
     pub log: Option<&'a Path>,
-    /// The build whose failed step can be entered again.
-    pub build: Option<&'a str>,
+    /// The command that enters the failed step again.
+    pub enter: Option<&'a str>,
 }
 
 /// More mistakes than this are counted, not shown.
@@ -130,8 +130,8 @@ impl Failure {
         if let Some(log) = after.log {
             writeln!(out, "the whole log of the step: {} (zstdcat shows it)", log.display())?;
         }
-        if let Some(build) = after.build {
-            writeln!(out, "to look around where it failed: rbuild debug {build}")?;
+        if let Some(enter) = after.enter {
+            writeln!(out, "to look around where it failed: {enter}")?;
         }
         if let Some(hint) = &self.hint {
             writeln!(out, "hint: {hint}")?;

@@ -50,6 +50,7 @@ fn a5_mount_errors() {
     let all: Vec<String> = [
         "FROM alpine\nRUN --mount=target=/ x\n",
         "FROM alpine\nRUN --mount=type=cache x\n",
+        "FROM alpine\nRUN --mount=type=cache,source=sub,target=/x x\n",
         "FROM alpine\nRUN --mount=tpye=cache,target=/x x\n",
         "FROM alpine\nRUN --mount=type=tmfps,target=/x x\n",
         "FROM alpine\nRUN --network=bridge x\n",

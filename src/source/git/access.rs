@@ -14,6 +14,7 @@ use base64::Engine as _;
 
 use super::attributes::GitSpec;
 use super::error::GitError;
+use crate::base::wording::shell_word;
 use crate::dockerfile::gitref;
 use crate::exec::ssh::AgentSocket;
 use crate::registry::ProxyOptions;
@@ -126,7 +127,7 @@ impl Access {
         self.known_hosts = (!strict).then(|| (known.clone(), length));
         let mut command = String::from("ssh -F /dev/null");
         let mut option = |text: String| {
-            let _ = write!(command, " -o {}", shell_quote(&text));
+            let _ = write!(command, " -o {}", shell_word(&text));
         };
         option("BatchMode=yes".into());
         option(format!("StrictHostKeyChecking={}", if strict { "yes" } else { "accept-new" }));
@@ -218,10 +219,6 @@ fn quote(text: &str) -> String {
 /// A path in an option of ssh.
 fn ssh_quote(path: &Path) -> String {
     format!("\"{}\"", path.display().to_string().replace('%', "%%"))
-}
-
-fn shell_quote(text: &str) -> String {
-    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 #[cfg(test)]
