@@ -10,11 +10,10 @@ use super::assembly::{Assembly, Document};
 use super::staging::{StagedFile, shown, write_stdout};
 use super::{Dest, ExportContext, ExportError, OutputKind, OutputSpec, Ready, blocking};
 use crate::base::{Digest, file};
+use crate::oci::layout::{MARKER, MARKER_NAME};
 use crate::oci::manifest::to_json_pretty;
 use crate::oci::{Descriptor, Index, Reference, media_type};
 use crate::store::Store;
-
-const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
 /// Everything a layout holds.
 pub(super) struct Content {
@@ -136,7 +135,7 @@ impl Content {
         if let Some(manifest) = manifest {
             add(out, "manifest.json", manifest).map_err(fail())?;
         }
-        add(out, "oci-layout", LAYOUT).map_err(fail())?;
+        add(out, MARKER_NAME, MARKER).map_err(fail())?;
         out.write_all(&[0; 1024]).map_err(fail())
     }
 }
@@ -206,7 +205,7 @@ impl StagedLayout {
         let lock = File::open(&self.dir).map_err(ExportError::io("open", &self.dir))?;
         rustix::fs::flock(&lock, FlockOperation::LockExclusive)
             .map_err(|e| ExportError::io("lock", &self.dir)(e.into()))?;
-        write("oci-layout", LAYOUT)?;
+        write(MARKER_NAME, MARKER)?;
         if let Some(manifest) = &self.manifest {
             write("manifest.json", manifest)?;
         }

@@ -6,6 +6,7 @@ use std::io::{self, Read, Write};
 use super::parts::Parts;
 use super::{ImageError, Images};
 use crate::base::Digest;
+use crate::oci::layout::{MARKER, MARKER_NAME};
 use crate::oci::manifest::to_json_pretty;
 use crate::oci::{Descriptor, Index, Reference};
 
@@ -17,8 +18,6 @@ pub enum Format {
     /// The same with Docker's `manifest.json`, which needs images of one platform.
     Docker,
 }
-
-const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
 impl Images {
     /// Writes images, found by [`Images::find`], as one archive.
@@ -84,7 +83,7 @@ impl Images {
             let manifest = serde_json::to_vec(&docker).map_err(|e| ImageError::Internal(e.to_string()))?;
             add("manifest.json", manifest.len() as u64, &mut manifest.as_slice())?;
         }
-        add("oci-layout", LAYOUT.len() as u64, &mut &LAYOUT[..])?;
+        add(MARKER_NAME, MARKER.len() as u64, &mut &MARKER[..])?;
         tar.finish().map_err(fail())
     }
 

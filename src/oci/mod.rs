@@ -4,6 +4,7 @@
 //! config fields and unknown keys must survive a round trip byte for byte (SPEC C6.06, C6.11).
 
 pub mod config;
+pub mod layout;
 pub mod manifest;
 pub mod media_type;
 pub mod platform;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::SourceError;
 use super::document::{self, Image, MAX_DEPTH, Next};
 use crate::base::Digest;
+use crate::oci::layout::MARKER_NAME;
 use crate::oci::{Descriptor, Index, Platform, Reference};
 
 /// The largest document that is read.
@@ -97,7 +98,7 @@ impl Layout {
         if !self.path.is_dir() {
             return Err(self.fail("no such directory"));
         }
-        let path = self.path.join("oci-layout");
+        let path = self.path.join(MARKER_NAME);
         let bytes = std::fs::read(&path).map_err(|_| self.fail("not an OCI layout: it has no file \"oci-layout\""))?;
         let marker: Marker =
             serde_json::from_slice(&bytes).map_err(|e| self.fail(format!("its file \"oci-layout\" is broken: {e}")))?;

@@ -10,6 +10,7 @@ use rustix::fs::FlockOperation;
 use crate::base::Digest;
 use crate::base::file::write_atomic;
 use crate::oci::Index;
+use crate::oci::layout::{MARKER, MARKER_NAME};
 
 use super::StoreError;
 
@@ -23,7 +24,6 @@ const INCOMPATIBLE: &[&str] = &[];
 const READ_ONLY_COMPATIBLE: &[&str] = &[];
 
 const VERSION_FILE: &str = "VERSION";
-const OCI_LAYOUT: &[u8] = b"{\"imageLayoutVersion\":\"1.0.0\"}";
 
 /// Every directory of a store. `oci/blobs/sha256` stands for its parents too.
 const DIRECTORIES: &[&str] = &[
@@ -149,7 +149,7 @@ impl Layout {
             create_dirs(&self.root.join(dir))?;
         }
         let empty = serde_json::to_vec(&Index::new(Vec::new())).expect("because the index has string keys only");
-        for (name, bytes) in [("index.json", empty.as_slice()), ("oci-layout", OCI_LAYOUT)] {
+        for (name, bytes) in [("index.json", empty.as_slice()), (MARKER_NAME, MARKER)] {
             let path = self.oci().join(name);
             // What is there already is a view of images, made before the creation was interrupted.
             if !fs::metadata(&path).is_ok_and(|m| m.len() > 0) {
@@ -214,7 +214,7 @@ impl Creation {
     pub(crate) fn finish(self) -> Result<(), StoreError> {
         let layout = &self.layout;
         let sync = |path: &Path| File::open(path).and_then(|f| f.sync_all()).map_err(StoreError::io("sync", path));
-        for path in [layout.meta(), layout.oci().join("index.json"), layout.oci().join("oci-layout")] {
+        for path in [layout.meta(), layout.oci().join("index.json"), layout.oci().join(MARKER_NAME)] {
             sync(&path)?;
         }
         write_atomic(&layout.version(), version_text().as_bytes()).map_err(StoreError::io("write", layout.version()))
@@ -306,7 +306,7 @@ mod tests {
         assert!(layout.open().expect("opens again").is_none());
         let mode = fs::metadata(&layout.root).expect("exists").permissions().mode();
         assert_eq!(mode & 0o7777, 0o700);
-        assert_eq!(fs::read(layout.oci().join("oci-layout")).expect("written"), OCI_LAYOUT);
+        assert_eq!(fs::read(layout.oci().join(MARKER_NAME)).expect("written"), MARKER);
         assert!(layout.blobs().join("sha256").is_dir());
     }
 

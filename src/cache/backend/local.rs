@@ -20,6 +20,7 @@ use crate::base::file::write_atomic;
 use crate::cache::config::{CONFIG_TYPE, CacheConfig};
 use crate::cache::import::{Import, Place};
 use crate::cache::mounts::SUFFIX;
+use crate::oci::layout::{MARKER, MARKER_NAME};
 use crate::oci::manifest::{Document, parse_document};
 use crate::oci::{Descriptor, Index};
 use crate::registry::Progress;
@@ -151,9 +152,9 @@ impl Inner {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        let marker = self.dir.join("oci-layout");
+        let marker = self.dir.join(MARKER_NAME);
         if !marker.exists() {
-            write_atomic(&marker, br#"{"imageLayoutVersion":"1.0.0"}"#).map_err(fail("write", &marker))?;
+            write_atomic(&marker, MARKER).map_err(fail("write", &marker))?;
         }
         *held = Some(file);
         Ok(())

@@ -14,6 +14,7 @@ use crate::base::{Digest, FaultKind};
 use crate::build::record::BuildRecord;
 use crate::cli::errors::Failure;
 use crate::cli::image_commands::usage;
+use crate::oci::layout::{MARKER, MARKER_NAME};
 use crate::oci::manifest::to_json_pretty;
 use crate::oci::{Descriptor, Index};
 
@@ -71,7 +72,7 @@ fn write(builds: &[&BuildRecord], out: impl Write) -> io::Result<()> {
         manifests.push(entry);
     }
     archive.add("index.json", &to_json_pretty(&Index::new(manifests)))?;
-    archive.add("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+    archive.add(MARKER_NAME, MARKER)?;
     archive.tar.into_inner()?.finish()?.flush()
 }
 
