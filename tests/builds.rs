@@ -20,7 +20,7 @@ fn inspect(bench: &Bench, build: &str) -> Value {
     serde_json::from_str(&bench.rbuild(&["builds", "inspect", "--format", "json", build]).ok().stdout).unwrap()
 }
 
-// SPEC B8.06, B8.07
+// SPEC B8.06, B8.07, C9.08
 #[test]
 fn b8_06_builds_are_listed_filtered_and_inspected() {
     let bench = Bench::new();

@@ -105,7 +105,7 @@ fn c7_05_min_exports_the_result_only() {
     assert_eq!(bench.build_image(&[]).text("final"), "a\nb\ntool\n");
 }
 
-// SPEC C7.03: the older form, both families.
+// SPEC C7.03, E4.08: the older form, both families.
 #[test]
 fn c7_03_indexes_of_blobs_are_written_and_read() {
     need!();

@@ -97,7 +97,9 @@ fn checks_are_shown_by_a_build_that_fails() {
     let bench = Bench::new();
     let maintainer = "MaintainerDeprecated: Maintainer instruction is deprecated in favor of using label (line 2)";
     bench.dockerfile("FROM scratch AS A\nMAINTAINER me\nBADCMD\n");
-    let run = bench.build(&[]).fails(4, &["2 warnings found:", maintainer, "unknown instruction: BADCMD"]);
+    let run = bench
+        .build(&[])
+        .fails(4, &["2 warnings found (use --debug to expand):", maintainer, "unknown instruction: BADCMD"]);
     assert!(run.stderr.find("2 warnings found") < run.stderr.find("error:"), "{}", run.stderr);
     bench.dockerfile("FROM scratch\nMAINTAINER me\nCOPY nothing /\n");
     bench.build(&[]).fails(4, &[maintainer, "\"/nothing\": not found"]);

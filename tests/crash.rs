@@ -69,6 +69,7 @@ fn several_builds_at_once_share_a_store_and_run_a_vertex_once() {
     assert_eq!(bench.build_image(&[]).text("runs"), "1\n");
 }
 
+// SPEC B2.35
 #[test]
 fn an_interrupted_build_stops_at_once_and_leaves_nothing_behind() {
     need_run!();

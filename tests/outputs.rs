@@ -224,7 +224,7 @@ fn annotations_at_all_levels() {
     assert_eq!(json(&tar_files(&tar)["index.json"])["manifests"][0]["annotations"]["d"], "1");
 }
 
-// SPEC C6.02, C6.03, E4
+// SPEC C6.02, C6.03, E4.02–E4.05
 #[test]
 fn compressions_and_media_types() {
     let bench = Bench::new();
@@ -296,7 +296,7 @@ fn a_failed_output_leaves_the_others_as_they_were() {
     assert_eq!(registry.count("PUT", "/manifests/"), 1);
 }
 
-// SPEC C6.15
+// SPEC B3.03, C6.15
 #[test]
 fn a_layout_directory_takes_several_images() {
     let bench = Bench::new();

@@ -195,6 +195,19 @@ impl Cgroups {
         Ok(group)
     }
 
+    /// The controllers that are visible here, and whether steps can have groups of their own with them: this process may
+    /// make some.
+    #[must_use]
+    pub fn controllers(&self) -> Vec<(&'static str, bool)> {
+        let find = |name: &'static str| {
+            let unified = self.dirs.get(UNIFIED).filter(|dir| has_word(dir, "cgroup.controllers", name));
+            let dir = unified.or_else(|| self.dirs.get(name))?;
+            let flags = rustix::fs::AtFlags::EACCESS;
+            Some((name, rustix::fs::accessat(dir, ".", rustix::fs::Access::WRITE_OK, flags).is_ok()))
+        };
+        CONTROLLERS.into_iter().filter_map(find).collect()
+    }
+
     /// How often the kernel has killed a process of these groups because memory ran out. Where the groups do not tell, the
     /// machine's count.
     #[must_use]

@@ -554,6 +554,9 @@ pub struct Pull {
     /// Everything that stands behind the name
     #[arg(long)]
     pub all_platforms: bool,
+    /// Sign in to the registry of the image as USER:PASSWORD, this time only; seen by everybody on this machine
+    #[arg(long, value_name = "USER[:PASSWORD]")]
+    pub creds: Option<String>,
     /// How it is shown.
     #[command(flatten)]
     pub progress: ProgressArgs,
@@ -566,6 +569,12 @@ pub struct Push {
     pub image: String,
     /// Where to, if not where its name says
     pub target: Option<String>,
+    /// Sign in to the registry of the image as USER:PASSWORD, this time only; seen by everybody on this machine
+    #[arg(long, value_name = "USER[:PASSWORD]")]
+    pub creds: Option<String>,
+    /// Upload layers in pieces of at most this size, for registries behind a proxy that limits requests, e.g. 50m
+    #[arg(long, value_name = "BYTES")]
+    pub push_chunk_size: Option<String>,
     /// How it is shown.
     #[command(flatten)]
     pub progress: ProgressArgs,
@@ -745,6 +754,12 @@ pub struct Build {
     /// Push to the registries of the tags
     #[arg(long, help_heading = "Where the result goes")]
     pub push: bool,
+    /// Sign in to the registry of the names (-t) as USER:PASSWORD, this time only; seen by everybody on this machine
+    #[arg(long, value_name = "USER[:PASSWORD]", help_heading = "Where the result goes")]
+    pub creds: Option<String>,
+    /// Upload layers in pieces of at most this size, for registries behind a proxy that limits requests, e.g. 50m
+    #[arg(long, value_name = "BYTES", help_heading = "Where the result goes")]
+    pub push_chunk_size: Option<String>,
     /// Load into the local docker or podman if one answers, else keep in the store
     #[arg(long, help_heading = "Where the result goes")]
     pub load: bool,
@@ -844,6 +859,9 @@ pub struct Build {
     /// Print the image ID only
     #[arg(short, long, help_heading = "Messages")]
     pub quiet: bool,
+    /// Show each warning with its place in the Dockerfile and what is known about it
+    #[arg(short = 'D', long, help_heading = "Messages")]
+    pub debug: bool,
 
     /// Attestations: only `false` is supported yet
     #[arg(long, value_name = "SPEC", hide = true)]
@@ -857,6 +875,9 @@ pub struct Build {
     /// There is one builder, built in
     #[arg(long, value_name = "NAME", hide = true)]
     pub builder: Option<String>,
+    /// Policies: only disabled ones are supported yet
+    #[arg(long, value_name = "SPEC", hide = true)]
+    pub policy: Vec<String>,
     /// Kept so that old command lines work, like the next four (SPEC B2.33)
     #[arg(long, hide = true)]
     pub compress: bool,

@@ -17,6 +17,7 @@ use crate::base::events::Warning;
 use crate::base::{Cancel, Events, FaultKind, TraceContext, file};
 use crate::build::record::{self, Head, Recorder};
 use crate::build::{BuildError, BuildReport, Builder};
+use crate::dockerfile::excerpt::excerpt;
 use crate::exec::run::StepOptions;
 use crate::frontend::Answer;
 use crate::source::{ImageSource, Sources};
@@ -87,7 +88,8 @@ pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
         write(path, trace.to_json().as_bytes())?;
     }
     if matches!(settings.progress, Mode::Tty | Mode::Plain) {
-        list(&findings);
+        let (name, text) = settings.request.file();
+        list(&findings, settings.debug.then_some((name, text)));
     }
     match result {
         Ok(Done::Built(report)) => done(&settings, &report, &findings),
@@ -274,16 +276,27 @@ fn write(path: &std::path::Path, bytes: &[u8]) -> Result<(), Failure> {
     })
 }
 
-/// Failed checks, whether the build went well or not (SPEC A10.24).
-fn list(findings: &[Warning]) {
+/// Failed checks, whether the build went well or not (SPEC A10.24, B6.06). With the Dockerfile at hand, each with all that
+/// is known of it.
+fn list(findings: &[Warning], dockerfile: Option<(&str, &[u8])>) {
     if findings.is_empty() {
         return;
     }
     let mut err = std::io::stderr();
     let plural = if findings.len() == 1 { "warning" } else { "warnings" };
-    let _ = writeln!(err, "\n{} {plural} found:", findings.len());
+    let more = if dockerfile.is_none() { " (use --debug to expand)" } else { "" };
+    let _ = writeln!(err, "\n{} {plural} found{more}:", findings.len());
     for warning in findings {
         let _ = writeln!(err, " - {}", warning.short);
+        let Some((name, text)) = dockerfile else { continue };
+        for line in &warning.detail {
+            let _ = writeln!(err, "{line}");
+        }
+        if let Some(url) = &warning.url {
+            let _ = writeln!(err, "More info: {url}");
+        }
+        let place = warning.location.as_ref().and_then(|(_, first, last)| excerpt(name, text, (*first, *last), None));
+        let _ = writeln!(err, "{}", place.unwrap_or_default());
     }
     let _ = writeln!(err);
 }

@@ -144,7 +144,7 @@ fn typed(args: &Login, host: &str) -> Result<Credential, Failure> {
 }
 
 /// Asks at the terminal; passwords are not shown.
-fn ask(prompt: &str, secret: bool) -> Result<String, Failure> {
+pub(super) fn ask(prompt: &str, secret: bool) -> Result<String, Failure> {
     use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
     let stdin = std::io::stdin();
     let _ = write!(std::io::stderr(), "{prompt}");

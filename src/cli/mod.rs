@@ -22,6 +22,7 @@ mod image_commands;
 mod info;
 mod login;
 mod metadata;
+mod once;
 mod outputs;
 mod records;
 mod registries;

@@ -38,6 +38,8 @@ pub struct BuildSettings {
     pub progress: Mode,
     /// Print the image ID only.
     pub quiet: bool,
+    /// Show all that is known of warnings.
+    pub debug: bool,
     /// How it looks.
     pub style: Style,
     /// Where the summary goes, as JSON.
@@ -216,6 +218,7 @@ impl BuildSettings {
             request,
             progress,
             quiet,
+            debug: args.debug,
             style: style()?,
             summary_file: args.summary_file.clone(),
             metrics_file: args.metrics_file.clone(),
@@ -280,7 +283,17 @@ fn writable(flag: &str, path: &Path) -> Result<(), Failure> {
 fn refuse_unsupported(args: &Build, notices: &mut Vec<String>) -> Result<(), Failure> {
     let not_yet = |flag: &str| usage(format!("{flag} is not supported yet"));
     if args.cgroup_parent.is_some() {
-        return Err(not_yet("--cgroup-parent"));
+        return Err(usage(
+            "--cgroup-parent is not supported: steps run in the control group that rbuild was started in",
+        )
+        .hint("start rbuild there, e.g. with systemd-run --user --scope --slice=NAME -p Delegate=yes rbuild …"));
+    }
+    for spec in &args.policy {
+        // A policy that is not applied protects nobody; none at all is what there is (SPEC B2.22).
+        let fields = grammar::fields(spec).map_err(|e| usage(format!("--policy: {e}")))?;
+        if !grammar::is_set(&fields, "disabled") {
+            return Err(not_yet(&format!("--policy {spec}")));
+        }
     }
     for name in ["EXPERIMENTAL_BUILDKIT_SOURCE_POLICY", "BUILDX_DEFAULT_POLICY"] {
         // SPEC B5.06, B5.08: a policy that is not applied protects nobody.
@@ -297,9 +310,7 @@ fn refuse_unsupported(args: &Build, notices: &mut Vec<String>) -> Result<(), Fai
     }
     for spec in &args.attest {
         let fields = grammar::fields(spec).map_err(|e| usage(format!("--attest: {e}")))?;
-        let disabled = fields
-            .iter()
-            .any(|(k, v)| k == "disabled" && v.as_deref().is_none_or(|v| grammar::boolean(v) == Some(true)));
+        let disabled = grammar::is_set(&fields, "disabled");
         if !disabled && is_actions_default(&fields, &variable) {
             notices.push("no provenance is attached, as attestations are not supported yet".into());
         } else if !disabled {

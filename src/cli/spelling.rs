@@ -73,6 +73,7 @@ pub(super) fn ours(args: Vec<OsString>) -> Result<Vec<OsString>, Failure> {
         _ => {}
     }
     let at = command_at(&args);
+    let debug = take_debug(&mut args, at);
     match (word(&args, at).as_deref(), word(&args, at + 1).as_deref()) {
         (Some("buildctl"), _) => {
             let rest = args.split_off(at + 1);
@@ -103,7 +104,28 @@ pub(super) fn ours(args: Vec<OsString>) -> Result<Vec<OsString>, Failure> {
         // `rbuild image` may be a directory called image.
         (Some(_), _) => args.insert(at, "build".into()),
     }
+    // Other commands have nothing more to say.
+    if debug && matches!(word(&args, at).as_deref(), Some("build" | "b")) {
+        args.insert(at + 1, "--debug".into());
+    }
     Ok(args)
+}
+
+/// Takes `-D` away from before a command, and from between `buildx` and its command: it is one of all commands there
+/// (SPEC B2.08). Whether it was there.
+fn take_debug(args: &mut Vec<OsString>, at: usize) -> bool {
+    let is_debug = |args: &[OsString], at| matches!(word(args, at).as_deref(), Some("-D" | "--debug"));
+    let mut found = false;
+    // Followed by a flag it is one of a build that is not called so.
+    while is_debug(args, at) && word(args, at + 1).is_some_and(|next| COMMANDS.contains(&&*next) || next == "buildx") {
+        args.remove(at);
+        found = true;
+    }
+    while word(args, at).as_deref() == Some("buildx") && is_debug(args, at + 1) {
+        args.remove(at + 1);
+        found = true;
+    }
+    found
 }
 
 fn word(args: &[OsString], at: usize) -> Option<String> {
@@ -128,6 +150,7 @@ fn command_at(args: &[OsString]) -> usize {
 
 /// `docker-buildx [DOCKER FLAGS] buildx …`, as Docker starts its plugins.
 fn plugin(args: &mut Vec<OsString>) -> Result<(), Failure> {
+    let mut debug = false;
     while let Some(flag) = word(args, 1) {
         let (name, joined) = flag.split_once('=').map_or((flag.as_str(), false), |(name, _)| (name, true));
         if name == "--config" {
@@ -137,6 +160,7 @@ fn plugin(args: &mut Vec<OsString>) -> Result<(), Failure> {
         if DOCKER_FLAGS.contains(&name) {
             args.drain(1..(if joined { 2 } else { 3 }).min(args.len()));
         } else if ["--debug", "-D", "--tls", "--tlsverify"].contains(&name) {
+            debug |= matches!(name, "--debug" | "-D");
             args.remove(1);
         } else {
             break;
@@ -145,6 +169,9 @@ fn plugin(args: &mut Vec<OsString>) -> Result<(), Failure> {
     // Started by hand, the name of the plugin is the program's and need not be said again.
     if !matches!(word(args, 1).as_deref(), Some("buildx" | "docker-cli-plugin-metadata")) {
         args.insert(1, "buildx".into());
+    }
+    if debug && word(args, 1).as_deref() == Some("buildx") {
+        args.insert(2, "--debug".into());
     }
     Ok(())
 }
@@ -183,6 +210,11 @@ mod tests {
             ("rbuild buildx history logs ^1", "rbuild builds logs ^1"),
             ("rbuild container run x", "rbuild run x"),
             ("rbuild buildx --help", "rbuild --help"),
+            ("rbuild -D buildx build .", "rbuild build --debug ."),
+            ("rbuild buildx --debug build .", "rbuild build --debug ."),
+            ("rbuild buildx -D ls", "rbuild builder ls"),
+            ("rbuild -D -t x .", "rbuild build -D -t x ."),
+            ("rbuild -D .", "rbuild build -D ."),
             ("rbuild ls", "rbuild ls"),
             ("rbuild help", "rbuild --help"),
             ("rbuild --version", "rbuild --version"),
@@ -201,6 +233,8 @@ mod tests {
             ("docker-buildx docker-cli-plugin-metadata", "docker-cli-plugin-metadata"),
             ("docker-buildx build -t x .", "build -t x ."),
             ("docker-buildx --version", "builder version"),
+            ("docker-buildx -D buildx build .", "build --debug ."),
+            ("docker-buildx buildx --debug build .", "build --debug ."),
         ] {
             assert_eq!(words(typed)[1..].join(" "), becomes, "{typed}");
         }

@@ -11,6 +11,7 @@ use rustix::fs::{AtFlags, CWD, Mode};
 use super::args::{Command, Global, System};
 use super::config::Config;
 use super::errors::Failure;
+use super::once::Once;
 use super::{
     WORKER_ROLE, broker, build, builds, debug, image_commands, info, registries, run, settings, store_commands,
 };
@@ -139,8 +140,11 @@ fn probe(root: &Path, pinned: Option<Rung>) -> Result<ProbeReport, Failure> {
 
 /// The rung of this name; `None` for the best one.
 pub(super) fn pinned(wanted: &str) -> Result<Option<Rung>, String> {
-    if wanted == "auto" {
-        return Ok(None);
+    // Docker's word for the usual one, and its words for Windows (SPEC B2.33).
+    match wanted {
+        "auto" | "default" => return Ok(None),
+        "process" | "hyperv" => return Err(format!("{wanted} is an isolation of Windows containers")),
+        _ => {}
     }
     Rung::from_name(wanted).map(Some).ok_or_else(|| {
         let known: Vec<&str> = std::iter::once("auto").chain(Rung::ALL.iter().map(|r| r.as_str())).collect();
@@ -161,6 +165,8 @@ pub(super) struct Inside {
     pub(super) config: Config,
     /// What is configured about registries, with nobody's credentials.
     registries: OnceLock<ClientOptions>,
+    /// What the command line says about them.
+    once: Once,
     /// The store of a build that has succeeded: it has to be made durable, which nobody need wait for.
     pub(super) leftover: OnceLock<Store>,
 }
@@ -234,7 +240,7 @@ impl Inside {
         let read = || registries::client_options(&self.config, Arc::new(Anonymous), events.clone());
         let found = self.registries.get_or_init(read);
         let broker = broker::Broker::new(self.broker.clone(), found.clone(), &events)?;
-        Ok(ClientOptions { credentials: Arc::new(broker), events, ..found.clone() })
+        Ok(self.once.apply(ClientOptions { credentials: Arc::new(broker), events, ..found.clone() }))
     }
 }
 
@@ -302,6 +308,7 @@ fn inside(told: &OsString, cli: &super::Cli) -> Result<Inside, Failure> {
         broker: Arc::new(broker::BrokerClient::new(socket)),
         config,
         registries: OnceLock::new(),
+        once: Once::new(&cli.command)?,
         leftover: OnceLock::new(),
     })
 }

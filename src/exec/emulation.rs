@@ -103,6 +103,20 @@ impl Program {
 /// What was found out in this process, by architecture.
 static KNOWN: Mutex<Option<HashMap<String, bool>>> = Mutex::new(None);
 
+/// The platforms whose programs run here, this machine's first. As [`can_run`].
+#[must_use]
+pub fn platforms(dir: &Path) -> Vec<Platform> {
+    let host = Platform::host();
+    let of = |program: &Program| Platform {
+        architecture: program.architecture.into(),
+        variant: String::new(),
+        ..host.clone()
+    };
+    let foreign = PROGRAMS.iter().map(of).filter(|platform| platform.architecture != host.architecture);
+    let foreign: Vec<Platform> = foreign.filter(|platform| can_run(platform, dir)).collect();
+    std::iter::once(host).chain(foreign).collect()
+}
+
 /// Whether programs for `platform` run here. Blocks for a few milliseconds the first time; `dir` is a private directory
 /// in which files may be executed.
 #[must_use]

@@ -223,6 +223,9 @@ impl OutputSpec {
             "local" => Self::new(OutputKind::Local),
             "tar" => Self::new(OutputKind::Tar),
             "cacheonly" => Self::new(OutputKind::CacheOnly),
+            "moby" => {
+                return Err(SpecError("type=moby is how dockerd talks to itself; type=docker loads into it".into()));
+            }
             other => {
                 let known = ["image", "registry", "oci", "docker", "local", "tar", "cacheonly"];
                 return Err(SpecError(format!("unknown output type \"{other}\"{}", did_you_mean(other, known))));

@@ -174,6 +174,7 @@ pub fn to_json_pretty(value: &impl Serialize) -> Vec<u8> {
 mod tests {
     use super::*;
 
+    // SPEC E4.10, E4.01
     #[test]
     fn tells_documents_apart() {
         let digest = Digest::sha256(b"x");

@@ -211,9 +211,11 @@ impl Fault {
             Self::RateLimited { host, anonymous: true, .. } => {
                 Some(format!("log in with `rbuild login {host}` for a higher limit"))
             }
-            Self::Status { code: 413, .. } => {
-                Some("the registry, or a proxy in front of it, limits the size of an upload".into())
-            }
+            Self::Status { code: 413, .. } => Some(
+                "the registry, or a proxy in front of it, limits the size of an upload: --push-chunk-size sends \
+                      smaller pieces"
+                    .into(),
+            ),
             Self::Unreachable { hint, .. } => hint.map(Into::into),
             _ => None,
         }

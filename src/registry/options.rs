@@ -23,7 +23,7 @@ pub struct ClientOptions {
     pub hosts: BTreeMap<String, HostOptions>,
     /// Mirrors and stand-ins, by the beginning of a name (SPEC E2.04).
     pub routes: Vec<Route>,
-    /// `HTTP_PROXY` and friends (SPEC E2.05).
+    /// `HTTP_PROXY` and friends (SPEC E2.06).
     pub proxies: ProxyOptions,
     /// Whom to trust (SPEC E2.03).
     pub trust: TrustOptions,
@@ -33,6 +33,8 @@ pub struct ClientOptions {
     pub timeouts: Timeouts,
     /// Blob transfers at a time per host; manifests and other small requests have slots of their own (SPEC E2.08).
     pub parallel: usize,
+    /// Bytes of an upload that go in one request; all of them by default (SPEC E3.08).
+    pub chunk: Option<u64>,
 }
 
 impl Default for ClientOptions {
@@ -48,6 +50,7 @@ impl Default for ClientOptions {
             retry: RetryPolicy::default(),
             timeouts: Timeouts::default(),
             parallel: 4,
+            chunk: None,
         }
     }
 }

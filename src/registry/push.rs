@@ -1,9 +1,10 @@
 //! Writing to registries: blobs, mounts, manifests (SPEC E3.07–E3.11).
 
-use bytes::Bytes;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use reqwest::header::{ACCEPT, CONTENT_RANGE, CONTENT_TYPE, LOCATION, RANGE};
 use reqwest::{Method, StatusCode, Url};
 
@@ -26,7 +27,21 @@ enum Start {
     /// The blob is there without an upload.
     Mounted,
     /// Send it here.
-    At(Url),
+    At(Session),
+}
+
+/// Where an upload goes on.
+struct Session {
+    url: Url,
+    /// The server takes no smaller pieces, the last one aside.
+    least: u64,
+}
+
+impl Session {
+    fn of(answer: &Small) -> Result<Self, Fault> {
+        let least = answer.header("oci-chunk-min-length").and_then(|text| text.trim().parse().ok());
+        Ok(Self { url: location(answer)?, least: least.unwrap_or(0) })
+    }
 }
 
 impl Client {
@@ -253,16 +268,25 @@ impl Push<'_> {
     /// Uploads within one session, going on where a broken connection left off as long as the server can say where.
     async fn upload_all(
         &self,
-        mut session: Url,
+        session: Session,
         source: &BlobSource,
         progress: &Progress,
         sent: &Arc<AtomicU64>,
         backoff: &mut Backoff<'_>,
     ) -> Result<(), SendError> {
-        let mut at = 0;
+        let Session { url: mut session, least } = session;
+        // SPEC E3.08: one request, unless somebody between us and the registry does not let large ones through.
+        let piece = self.inner.options.chunk.map_or(u64::MAX, |bytes| bytes.max(least).max(1));
+        let mut at: u64 = 0;
         loop {
-            let error = match self.upload(session.clone(), at, source, progress, sent).await {
-                Ok(()) => return Ok(()),
+            let end = at.saturating_add(piece).min(self.descriptor.size);
+            let error = match self.upload(session.clone(), at..end, source, progress, sent).await {
+                Ok(None) => return Ok(()),
+                Ok(Some(next)) => {
+                    (session, at) = (next, end);
+                    backoff.reset();
+                    continue;
+                }
                 Err(error) => error,
             };
             if !error.transient || error.session_lost {
@@ -344,7 +368,7 @@ impl Push<'_> {
             match answer.status {
                 StatusCode::CREATED => return Ok(Start::Mounted),
                 // Not there: the server began an ordinary upload instead.
-                StatusCode::ACCEPTED if at + 1 == candidates.len() => return Ok(Start::At(location(&answer)?)),
+                StatusCode::ACCEPTED if at + 1 == candidates.len() => return Ok(Start::At(Session::of(&answer)?)),
                 StatusCode::ACCEPTED => self.inner.abandon(self.host, self.repository, location(&answer)?).await,
                 _ => {}
             }
@@ -352,27 +376,32 @@ impl Push<'_> {
         let call = Call::push(Method::POST, self.repository, "blobs/uploads/".into());
         let answer = self.inner.small(self.host, &call, MAX_ANSWER).await?;
         match answer.status {
-            StatusCode::ACCEPTED => Ok(Start::At(location(&answer)?)),
+            StatusCode::ACCEPTED => Ok(Start::At(Session::of(&answer)?)),
             StatusCode::CREATED => Ok(Start::Mounted),
             _ => Err(answer.unexpected(&Method::POST)),
         }
     }
 
-    /// Sends everything from byte `at` on in one PUT.
+    /// Sends these bytes: up to the end of the blob with the PUT that ends the upload, else with a PATCH, which gives the
+    /// place to go on.
     async fn upload(
         &self,
         mut session: Url,
-        at: u64,
+        bytes: Range<u64>,
         source: &BlobSource,
         progress: &Progress,
         sent: &Arc<AtomicU64>,
-    ) -> Result<(), SendError> {
-        session.query_pairs_mut().append_pair("digest", self.descriptor.digest.as_str());
-        let size = self.descriptor.size;
+    ) -> Result<Option<Url>, SendError> {
+        let (at, size) = (bytes.start, self.descriptor.size);
+        let last = bytes.end >= size;
+        let method = if last { Method::PUT } else { Method::PATCH };
+        if last {
+            session.query_pairs_mut().append_pair("digest", self.descriptor.digest.as_str());
+        }
         let mut call =
-            Call::push(Method::PUT, self.repository, String::new()).header(CONTENT_TYPE, "application/octet-stream");
-        if at > 0 && at < size {
-            call = call.header(CONTENT_RANGE, &format!("{at}-{}", size - 1));
+            Call::push(method.clone(), self.repository, String::new()).header(CONTENT_TYPE, "application/octet-stream");
+        if (at > 0 || !last) && at < size {
+            call = call.header(CONTENT_RANGE, &format!("{at}-{}", bytes.end - 1));
         }
         call.target = Target::Location(session.clone());
         call.slot = Slot::Blob;
@@ -385,14 +414,20 @@ impl Push<'_> {
                 progress(at + now);
             })
         };
-        call.payload = Payload::Blob { source: source.clone(), skip: at, size, progress };
+        call.payload = Payload::Blob { source: source.clone(), bytes, size, progress };
         let answer = self.inner.attempt(self.host, &call).await?;
         let status = answer.status();
+        if status.is_success() && last {
+            return Ok(None);
+        }
         if status.is_success() {
-            return Ok(());
+            // Without a new place the old one holds.
+            let place = answer.headers().get(LOCATION).and_then(|text| answer.url().join(text.to_str().ok()?).ok());
+            let web = place.filter(|place| matches!(place.scheme(), "http" | "https"));
+            return Ok(Some(web.unwrap_or(session)));
         }
         let detail = answer.detail(self.inner.options.timeouts.stall).await;
-        let fault = Fault::status("PUT", &session, status.as_u16(), detail);
+        let fault = Fault::status(method.as_str(), &session, status.as_u16(), detail);
         // The session is gone or out of step: a new one may work.
         let session_lost = matches!(status.as_u16(), 404 | 416) || (at > 0 && status.as_u16() == 400);
         Err(SendError { transient: session_lost, session_lost, ..SendError::fatal(fault) })

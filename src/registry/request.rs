@@ -1,5 +1,6 @@
 //! One request's way: slot, authentication, redirects, and the pauses between attempts.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -30,8 +31,9 @@ pub(super) enum Payload {
     /// A blob of known size, opened anew for each attempt.
     Blob {
         source: BlobSource,
-        /// Bytes at its beginning that the server has.
-        skip: u64,
+        /// What of it is sent.
+        bytes: Range<u64>,
+        /// All of it.
         size: u64,
         progress: Progress,
     },
@@ -431,9 +433,9 @@ impl Inner {
                 *request.body_mut() = Some(bytes.clone().into());
                 None
             }
-            Payload::Blob { source, skip, size, progress } => {
-                request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(*size - *skip));
-                let (body, upload) = Upload::start(source, *skip, *size, progress);
+            Payload::Blob { source, bytes, size, progress } => {
+                request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(bytes.end - bytes.start));
+                let (body, upload) = Upload::start(source, bytes.clone(), *size, progress);
                 *request.body_mut() = Some(body);
                 Some(upload)
             }

@@ -1,6 +1,7 @@
 //! A blob as the body of a request.
 
 use std::io::Read;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -37,13 +38,13 @@ impl Upload {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Begins with what the server does not have: `skip` of `size` bytes are read past. Counts the rest from 0.
-    pub(super) fn start(source: &BlobSource, skip: u64, size: u64, progress: &Progress) -> (Body, Self) {
-        let upload = Self { size: size - skip, sent: Arc::default(), failed: Arc::default() };
+    /// A part of a blob of `size` bytes; counts it from 0.
+    pub(super) fn start(source: &BlobSource, bytes: Range<u64>, size: u64, progress: &Progress) -> (Body, Self) {
+        let upload = Self { size: bytes.end - bytes.start, sent: Arc::default(), failed: Arc::default() };
         let (sender, receiver) = mpsc::channel::<Result<Bytes, std::io::Error>>(4);
         let (source, failed) = (source.clone(), Arc::clone(&upload.failed));
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = read_pieces(&source, skip, size, &sender) {
+            if let Err(error) = read_pieces(&source, &bytes, size, &sender) {
                 let kind = error.kind();
                 *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
                 // Ends the request; when nobody listens any more there is nothing to end.
@@ -68,13 +69,14 @@ impl Upload {
 
 fn read_pieces(
     source: &BlobSource,
-    skip: u64,
+    bytes: &Range<u64>,
     size: u64,
     sender: &mpsc::Sender<Result<Bytes, std::io::Error>>,
 ) -> std::io::Result<()> {
-    // One byte more than announced, to notice a source that grew.
-    let mut reader = source.open()?.take(size + 1);
-    let mut total = std::io::copy(&mut reader.by_ref().take(skip), &mut std::io::sink())?;
+    // At the end one byte more than announced, to notice a source that grew.
+    let limit = if bytes.end == size { size + 1 } else { bytes.end };
+    let mut reader = source.open()?.take(limit);
+    let mut total = std::io::copy(&mut reader.by_ref().take(bytes.start), &mut std::io::sink())?;
     loop {
         let mut piece = BytesMut::zeroed(PIECE);
         let mut filled = 0;
@@ -87,7 +89,7 @@ fn read_pieces(
             }
         }
         total += filled as u64;
-        if total > size || (filled == 0 && total < size) {
+        if total > size || (filled == 0 && total < bytes.end) {
             let text = format!("it has {} than the expected {size} bytes", if total > size { "more" } else { "fewer" });
             return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, text));
         }

@@ -65,11 +65,10 @@ impl Store {
     /// # Errors
     /// As [`Store::prune`].
     pub fn gc(&self, policy: &GcPolicy) -> Result<PruneReport, StoreError> {
-        let rules = match policy {
-            GcPolicy::Off => return Ok(PruneReport::default()),
-            GcPolicy::Usual(caps) => self.usual_rules(*caps)?,
-            GcPolicy::Rules(rules) => rules.iter().map(|rule| self.rule(rule)).collect::<Result<_, _>>()?,
-        };
+        let rules = self.gc_rules(policy)?;
+        if rules.is_empty() {
+            return Ok(PruneReport::default());
+        }
         let used: u64 = self.inventory()?.iter().map(|item| item.record.size).sum();
         let mut report = PruneReport::default();
         for rule in rules {
@@ -82,6 +81,18 @@ impl Store {
             report.removed.extend(more.removed);
         }
         Ok(report)
+    }
+
+    /// The rules of the automatic collection, in order, with what they come to on this disk.
+    ///
+    /// # Errors
+    /// If the metadata or the file system's state cannot be read.
+    pub fn gc_rules(&self, policy: &GcPolicy) -> Result<Vec<PruneOptions>, StoreError> {
+        match policy {
+            GcPolicy::Off => Ok(Vec::new()),
+            GcPolicy::Usual(caps) => self.usual_rules(*caps),
+            GcPolicy::Rules(rules) => rules.iter().map(|rule| self.rule(rule)).collect(),
+        }
     }
 
     fn usual_rules(&self, caps: GcCaps) -> Result<Vec<PruneOptions>, StoreError> {

@@ -146,6 +146,7 @@ async fn google_by_the_metadata_service() {
     assert_eq!(request.header("metadata-flavor"), Some("Google"));
 }
 
+// SPEC E1.14, B5.14
 #[tokio::test]
 async fn google_with_a_service_account_s_key() {
     let stub = Stub::start(|_| (200, r#"{"access_token":"ya29","expires_in":3599}"#.into()));

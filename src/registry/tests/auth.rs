@@ -163,6 +163,7 @@ async fn a_token_revoked_midway_is_replaced() {
     assert!(keys.asked() >= 3, "each token is made from credentials asked for anew");
 }
 
+// SPEC E1.13
 /// awslabs/amazon-ecr-credential-helper#625: passwords that are valid for an hour.
 #[tokio::test]
 async fn a_password_that_changed_is_asked_for_again() {

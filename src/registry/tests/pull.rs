@@ -20,6 +20,7 @@ async fn pull(client: &Client, registry: &FakeRegistry, blob: &[u8]) -> Result<V
     client.blob(&reference(registry, "a/b"), &describe(blob), Vec::new(), &no_progress()).await
 }
 
+// SPEC E3.05, E4.01
 #[tokio::test]
 async fn e3_05_resolve_is_one_head_request() {
     let registry = registry_with_manifest();

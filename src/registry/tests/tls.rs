@@ -117,7 +117,7 @@ async fn e2_02_the_scheme_can_be_fixed() {
 }
 
 #[tokio::test]
-async fn e2_05_proxies_are_used_where_they_should_be() {
+async fn e2_06_proxies_are_used_where_they_should_be() {
     // Plain HTTP through a proxy arrives with the whole URL in the request line.
     let proxy = FakeRegistry::start();
     let with = |proxies: ProxyOptions| ClientOptions {
@@ -153,7 +153,7 @@ async fn e2_05_proxies_are_used_where_they_should_be() {
 }
 
 #[test]
-fn e2_05_a_bad_proxy_setting_is_said_at_once() {
+fn e2_06_a_bad_proxy_setting_is_said_at_once() {
     let proxies = ProxyOptions { https: Some("http://user:hunter2@[bad".into()), ..ProxyOptions::default() };
     let error = Client::new(ClientOptions { proxies, ..options() }).expect_err("not a URL");
     assert_eq!(error.kind(), FaultKind::Usage);

@@ -223,6 +223,7 @@ async fn c2_01_checksum_and_layer_limit() {
     }
 }
 
+// SPEC E4.01
 #[tokio::test]
 async fn what_is_not_an_image_is_refused() {
     let registry = FakeRegistry::start();

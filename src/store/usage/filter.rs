@@ -11,6 +11,7 @@ use crate::store::StoreError;
 /// One condition. Several are ANDed.
 #[derive(Debug, Clone)]
 pub struct Filter {
+    text: String,
     key: Key,
     test: Test,
 }
@@ -38,6 +39,12 @@ enum Test {
     Matches(Regex),
     /// Not used for so long.
     Unused(Duration),
+}
+
+impl std::fmt::Display for Filter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
 }
 
 impl Filter {
@@ -84,7 +91,7 @@ impl Filter {
             (Key::Until, _) => return Err(fail("expected until=<duration>".into())),
             (_, test) => test,
         };
-        Ok(Self { key, test })
+        Ok(Self { text: text.to_owned(), key, test })
     }
 
     /// Whether a record fulfils the condition.

@@ -138,6 +138,24 @@ impl State {
                     .with("Location", format!("/v2/{repository}/blobs/uploads/{session}?_state=a%3Db"))
                     .with("Range", format!("0-{}", kept.len().saturating_sub(1))),
             },
+            "PATCH" => {
+                let Some((_, body)) = self.uploads.get_mut(session) else {
+                    return Answer::error(404, "BLOB_UPLOAD_UNKNOWN", "blob upload unknown to registry");
+                };
+                let start = request.header("content-range").and_then(|r| r.split('-').next()?.parse::<usize>().ok());
+                if start != Some(body.len()) {
+                    return Answer::new(416);
+                }
+                body.extend_from_slice(&request.body);
+                let range = format!("0-{}", body.len().saturating_sub(1));
+                // The session goes on under another name.
+                let kept = self.uploads.remove(session).unwrap_or_default();
+                self.counter += 1;
+                let session = format!("session-{}", self.counter);
+                self.uploads.insert(session.clone(), kept);
+                let path = format!("/v2/{repository}/blobs/uploads/{session}?_state=a%3Db");
+                Answer::new(202).with("Location", path).with("Range", range)
+            }
             "PUT" => {
                 let known = if get(&query, "_state") == Some("a=b") { self.uploads.remove(session) } else { None };
                 let Some((_, mut body)) = known else {
