@@ -264,6 +264,158 @@ fn every_environment_has_its_rung_and_builds() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }
 
+/// What steps do to owners, modes, links, devices and attributes: the same tree must come out wherever they run. Each has
+/// a directory of its own, and is run as root in `/`.
+const SAME: &[(&str, &str)] = &[
+    (
+        "users and their files",
+        "RUN groupadd -g 4000 team && useradd -m -u 4001 -g team -s /bin/bash web && useradd -r svc && adduser --quiet --disabled-password --gecos '' dev\n\
+         RUN mkdir -p /srv/d/e && echo x > /srv/d/e/f && chown -R web:team /srv && chmod 2775 /srv/d && chmod 1777 /srv/d/e && chmod 640 /srv/d/e/f\n\
+         USER web\nWORKDIR /home/web/work\n\
+         RUN umask 027 && mkdir a && echo mine > a/f && touch ~/g && ln a/f a/hard && chmod 4711 a/f && mv ~/g a/\n\
+         RUN cp -p a/f b && install -m 755 a/g c && tar cf t.tar a && mkdir u && tar xpf t.tar -C u && rm t.tar\n\
+         RUN echo out > /dev/stdout && echo error > /dev/stderr\n\
+         USER root\nWORKDIR /\n",
+    ),
+    (
+        "modes of set-id programs",
+        "RUN mkdir /m && cd /m && cp /bin/true a && chmod 4755 a && cp /bin/true b && chown daemon:mail b && chmod 6750 b && chmod 4755 b\n\
+         RUN cd /m && cp /bin/true c && chmod 6755 c && chown daemon c && cp /bin/true d && chmod 2745 d && chgrp mail d\n\
+         RUN cd /m && cp -a b e && mkdir f && chown games:mail f && chmod 6777 f && mkdir f/g && touch f/h\n",
+    ),
+    (
+        "hard links",
+        "RUN mkdir /h && cd /h && echo x > a && ln a b && ln a c && chown 33:44 b && chmod 600 c && ln c d && rm a\n",
+    ),
+    (
+        "archives, with owners",
+        "RUN mkdir -p /t/s && cd /t && touch s/a s/b && chown 33:34 s/a && chown 1000:1001 s/b && chmod 4755 s/b && tar cf t.tar -C s . && mkdir o && tar xpf t.tar -C o && rm t.tar && cp -a s s2\n",
+    ),
+    (
+        "attributes",
+        "RUN mkdir /x && cd /x && cp /bin/true cap && perl -e '$n = `uname -m` =~ /aarch64/ ? 5 : 188; \
+           sub set { my @a = @_; syscall($n, $a[0], $a[1], $a[2], length $a[2], 0) == 0 or $! == 95 or die \"$a[1]: $!\" } \
+           set(\"cap\", \"security.capability\", pack(\"VVVVV\", 0x02000001, 1 << 10, 0, 0, 0)); set(\"cap\", \"user.note\", \"abc\"); mkdir \"acl\"; \
+           set(\"acl\", \"system.posix_acl_access\", pack(\"VvvVvvVvvVvvVvvV\", 2, 1, 7, 0xffffffff, 2, 6, 1000, 4, 5, 0xffffffff, 16, 7, 0xffffffff, 32, 5, 0xffffffff))'\n\
+         RUN cd /x && cp cap plain && chown 5:5 plain && mv cap kept\n",
+    ),
+    (
+        "packages with scripts",
+        "RUN mkdir -p /p/DEBIAN /p/var/lib/thing /p/usr/bin && printf 'Package: thing\\nVersion: 1\\nArchitecture: all\\nMaintainer: x <x@example.com>\\nDescription: x\\n' > /p/DEBIAN/control && \
+           printf '#!/bin/sh\\nset -e\\nadduser --system --quiet --group --home /var/lib/thing --no-create-home thing\\nchown -R thing:thing /var/lib/thing\\nchmod 2750 /var/lib/thing\\nchown root:thing /usr/bin/thing\\nchmod 2755 /usr/bin/thing\\n' > /p/DEBIAN/postinst && \
+           chmod 755 /p/DEBIAN/postinst && cp /bin/true /p/usr/bin/thing && touch /p/var/lib/thing/db && chown games:games /p/var/lib/thing/db && dpkg-deb -b /p /p.deb && dpkg -i /p.deb && rm -r /p /p.deb\n",
+    ),
+    (
+        "removals and replacements",
+        "RUN mkdir -p /r/y && touch /r/y/z && chown -R 7:8 /r && chown 9 /etc/issue && rm /etc/issue.net\n\
+         RUN rm -r /r && mkdir /r && mv /etc/issue /etc/moved && chown -R 11:12 /usr/share/base-files && rm -r /etc/alternatives\n",
+    ),
+    (
+        "links, pipes, devices",
+        "RUN mkdir /l && cd /l && ln -s a l && mkfifo -m 640 p && mknod p2 p && ln -s /etc/passwd abs\n\
+         RUN cd /l && ln -s a owned && chown -h 5:6 owned && mkfifo p3 && chown 7:8 p3\n\
+         USER games\nRUN ln -s a /tmp/mine && mkfifo /tmp/pipe\nUSER root\n\
+         RUN mknod /l/c c 1 3; true\n",
+    ),
+];
+
+/// What is known to differ, and documented in docs/ROOTLESS.md: a rung, a path, what it is there, and what on `root`.
+const KNOWN: &[(&str, &str, &str, &str)] = &[
+    ("userns", "l/c", "nothing", "c0644 0:0 (1, 3)"),
+    ("userns-one", "l/c", "nothing", "c0644 0:0 (1, 3)"),
+    ("userns-one", "l/owned", "l0777 0:0", "l0777 5:6"),
+    ("userns-one", "l/p3", "p0644 0:0", "p0644 7:8"),
+    ("userns-one", "tmp/mine", "l0777 0:0", "l0777 5:60"),
+    ("userns-one", "tmp/pipe", "p0644 0:0", "p0644 5:60"),
+];
+
+/// Files that say when or where they were made.
+fn says_when(path: &str) -> bool {
+    path.starts_with("var/log/") || path == "var/cache/ldconfig/aux-cache"
+}
+
+/// What comes out does not tell where it was made.
+#[test]
+fn trees_are_the_same_on_every_rung() {
+    if !rustix::process::geteuid().is_root() {
+        skip!("rungs of other users need root");
+    }
+    let bases = match support::bases() {
+        Ok(bases) => bases,
+        Err(why) => skip!("{why}"),
+    };
+    let dir = tempfile::Builder::new().prefix("rbuild-same-").tempdir_in("/var/tmp").unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::copy(support::rbuild_path(), dir.path().join("rbuild")).unwrap();
+    fs::set_permissions(dir.path().join("rbuild"), fs::Permissions::from_mode(0o755)).unwrap();
+    let context = dir.path().join("context");
+    fs::create_dir(&context).unwrap();
+    let text: String = SAME.iter().map(|(_, instructions)| *instructions).collect();
+    fs::write(context.join("Dockerfile"), format!("FROM debian\n{text}")).unwrap();
+    let mut wrong = Vec::new();
+    let mut expected = BTreeMap::new();
+    let mut rungs = vec![("root", (0, 0)), ("userns", test_user()), ("userns-one", (61998, 61998))];
+    if std::env::var("RBUILD_TEST_LONG").is_ok_and(|v| !v.is_empty()) {
+        rungs.push(("chroot", (0, 0)));
+    } else {
+        eprintln!("skipped: the trees of rung chroot, which copies one for each step (long tier)");
+    }
+    for (rung, user) in rungs {
+        let home = dir.path().join(rung);
+        fs::create_dir(&home).unwrap();
+        std::os::unix::fs::chown(&home, Some(user.0), Some(user.1)).unwrap();
+        let rbuild = |args: &[&str]| {
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid", &user.0.to_string(), "--regid", &user.1.to_string(), "--clear-groups"]);
+            command.args(["env", "-i", &format!("HOME={}", home.display()), "PATH=/usr/bin:/bin:/usr/sbin:/sbin"]);
+            command.arg(dir.path().join("rbuild")).args(args).current_dir("/");
+            support::finish(command.output().unwrap())
+        };
+        let out = home.join("image.tar");
+        let base = format!("debian=oci-layout://{}", bases.join("debian").display());
+        let dest = format!("type=oci,dest={},compression=uncompressed", out.display());
+        let options = ["--progress", "plain", "--isolation", rung, "--build-context", &base, "-o", &dest];
+        let run = rbuild(&[&["build"], &options[..], &[&context.display().to_string()]].concat());
+        rbuild(&["system", "reset", "--force"]);
+        if run.code != 0 {
+            wrong.push(format!("{rung} ended with {}: {}", run.code, run.stderr));
+            continue;
+        }
+        let mut tree = support::image::Image::open_tar(&out).tree();
+        tree.retain(|path, _| !says_when(path));
+        tree.values_mut().for_each(|node| node.mtime = 0);
+        if rung == "root" {
+            assert_eq!(tree["srv/d/e/f"].uid, 4001);
+            assert_eq!(tree["m/a"].mode, 0o4755);
+            assert!(tree["x/kept"].xattrs.contains_key("security.capability"));
+            expected = tree;
+            continue;
+        }
+        let paths: std::collections::BTreeSet<_> = expected.keys().chain(tree.keys()).collect();
+        for path in paths {
+            let (wanted, got) = (describe(expected.get(path)), describe(tree.get(path)));
+            let known = KNOWN.iter().any(|k| k.0 == rung && k.1 == path && k.2 == got && k.3 == wanted);
+            if wanted != got && !known {
+                wrong.push(format!("{rung}: /{path}: {got}, on root {wanted}"));
+            } else if wanted == got && expected.get(path) != tree.get(path) {
+                wrong.push(format!("{rung}: /{path}: other content"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} differences:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// A node in a line, without its content.
+fn describe(node: Option<&support::image::Node>) -> String {
+    node.map_or("nothing".into(), |n| {
+        let kind = n.kind;
+        let attributes: Vec<_> = n.xattrs.iter().map(|(k, v)| format!("{k}={}", v.escape_ascii())).collect();
+        let twin = if n.twin.is_empty() { String::new() } else { format!(" = {}", n.twin) };
+        let device = if matches!(kind, 'c' | 'b') { format!(" {:?}", n.device) } else { String::new() };
+        format!("{kind}{:04o} {}:{}{device}{twin} {}", n.mode, n.uid, n.gid, attributes.join(" ")).trim_end().into()
+    })
+}
+
 fn slow() -> usize {
     CASES.iter().filter(|c| !c.1).count()
 }

@@ -280,10 +280,14 @@ impl IdEmulation {
             "execve" => self.exec(call, at_cwd, a[0], 0),
             "execveat" => self.exec(call, call.int(0), a[1], call.int(4)),
             "setxattr" | "lsetxattr" | "fsetxattr" | "setxattrat" => {
-                let name = if name == "setxattrat" { a[3] } else { a[1] };
-                let name = Memory::new(call.tid, MemoryIds::ROOT).string(name)?;
-                // They name ids that do not exist here, and are no part of layers.
-                if name.starts_with(b"system.posix_acl_") { Ok(Answer::Value(0)) } else { Ok(Answer::Continue) }
+                let attribute = if name == "setxattrat" { a[3] } else { a[1] };
+                let attribute = Memory::new(call.tid, MemoryIds::ROOT).string(attribute)?;
+                match attribute.strip_prefix(b"system.posix_acl_") {
+                    None => Ok(Answer::Continue),
+                    Some(b"access") => self.set_access_list(call, name),
+                    // What files will inherit names ids that do not exist here, and is no part of layers.
+                    Some(_) => Ok(Answer::Value(0)),
+                }
             }
             #[cfg(target_pointer_width = "64")]
             "stat" | "lstat" | "fstat" | "newfstatat" | "statx" if !call.compat => self.stat(call),
@@ -431,14 +435,44 @@ impl IdEmulation {
         Ok(Answer::Value(0))
     }
 
-    /// A file made by somebody who is not root belongs to him.
+    /// The mode that an access list comes with. The list itself names ids that do not exist here, and is no part of layers.
+    fn set_access_list(&self, call: &Call, name: &str) -> io::Result<Answer> {
+        let a = &call.args;
+        let memory = Memory::new(call.tid, MemoryIds::ROOT);
+        let (dir, path, flags, value, size) = match name {
+            "setxattr" => (libc::AT_FDCWD, Some(a[0]), 0, a[2], a[3]),
+            "lsetxattr" => (libc::AT_FDCWD, Some(a[0]), libc::AT_SYMLINK_NOFOLLOW, a[2], a[3]),
+            "fsetxattr" => (call.int(0), None, libc::AT_EMPTY_PATH, a[2], a[3]),
+            _ => {
+                // `struct xattr_args`: a pointer, a size, flags.
+                let args = memory.bytes(a[4], 12)?;
+                let (value, size) = args.split_at(8);
+                let value = value.try_into().map_or(0, u64::from_ne_bytes);
+                let size = size.try_into().map_or(0, u32::from_ne_bytes);
+                (call.int(0), Some(a[1]), call.int(2), value, u64::from(size))
+            }
+        };
+        let size = usize::try_from(size).ok().filter(|s| *s <= 65536).ok_or_else(|| error(libc::E2BIG))?;
+        let list = memory.bytes(value, size)?;
+        let permissions = permissions_of_list(&list).ok_or_else(|| error(libc::EINVAL))?;
+        let Ok(fd) = self.resolve(call.tid, dir, path, flags) else { return Ok(Answer::Continue) };
+        let mode = rustix::fs::fstat(&fd)?.st_mode & 0o7000 | permissions;
+        rustix::fs::chmod(by_descriptor(&fd), Mode::from_raw_mode(mode))?;
+        Ok(Answer::Value(0))
+    }
+
+    /// A file made by somebody who is not root belongs to him; one made in a set-group-id directory has its group.
     fn open(&mut self, call: &Call, dir: i32, path: u64, flags: i32, mode: u32) -> io::Result<Answer> {
         const TMPFILE: i32 = libc::O_TMPFILE & !libc::O_DIRECTORY;
         let creds = self.creds(call.tid)?;
-        if (creds.uid[1], creds.gid[1]) == (0, 0) || flags & TMPFILE != 0 {
+        if flags & TMPFILE != 0 {
             return Ok(Answer::Continue);
         }
         let text = Memory::new(call.tid, MemoryIds::ROOT).string(path)?;
+        let owner = self.owner_of_new(&creds, call.tid, dir, &text);
+        if owner == (0, 0) {
+            return Ok(Answer::Continue);
+        }
         let place = OFlags::PATH | OFlags::CLOEXEC;
         match self.lookup(call.tid, dir, &text, place, Mode::empty()) {
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {}
@@ -448,30 +482,50 @@ impl IdEmulation {
         let mode = Mode::from_raw_mode(mode & 0o7777 & !self.umask(call.tid)?);
         let flags = u32::from_ne_bytes(flags.to_ne_bytes());
         let open = OFlags::from_bits_retain(flags) | OFlags::CLOEXEC | OFlags::NOCTTY;
-        let fd = self.lookup(call.tid, dir, &text, open, mode)?;
-        record(&fd, (creds.uid[1], creds.gid[1]))?;
+        let fd = match self.lookup(call.tid, dir, &text, open, mode) {
+            Ok(fd) => fd,
+            // Its directory does not exist, or only for the caller: /dev/stderr leads to /proc/self.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::EXDEV)) => return Ok(Answer::Continue),
+            Err(e) => return Err(e),
+        };
+        record(&fd, owner)?;
         Ok(Answer::Fd { fd, cloexec: OFlags::from_bits_retain(flags).contains(OFlags::CLOEXEC) })
     }
 
     fn mkdir(&mut self, call: &Call, dir: i32, path: u64, mode: u32) -> io::Result<Answer> {
         let creds = self.creds(call.tid)?;
-        if (creds.uid[1], creds.gid[1]) == (0, 0) {
+        let text = Memory::new(call.tid, MemoryIds::ROOT).string(path)?;
+        let owner = self.owner_of_new(&creds, call.tid, dir, &text);
+        let Some(name) = Path::new(OsStr::from_bytes(&text)).file_name() else { return Ok(Answer::Continue) };
+        if owner == (0, 0) {
             return Ok(Answer::Continue);
         }
-        let text = Memory::new(call.tid, MemoryIds::ROOT).string(path)?;
-        let path = Path::new(OsStr::from_bytes(&text));
-        let Some(name) = path.file_name() else { return Ok(Answer::Continue) };
-        let above = match path.parent() {
-            Some(above) if !above.as_os_str().is_empty() => above.as_os_str().as_bytes().to_vec(),
-            _ => b".".to_vec(),
-        };
-        let parent =
-            self.lookup(call.tid, dir, &above, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let parent = self.parent(call.tid, dir, &text)?;
         let mode = Mode::from_raw_mode(mode & 0o1777 & !self.umask(call.tid)?);
         rustix::fs::mkdirat(&parent, name, mode)?;
         let open = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        record(&rustix::fs::openat(&parent, name, open, Mode::empty())?, (creds.uid[1], creds.gid[1]))?;
+        record(&rustix::fs::openat(&parent, name, open, Mode::empty())?, owner)?;
         Ok(Answer::Value(0))
+    }
+
+    /// The directory that a path is in.
+    fn parent(&self, tid: i32, dir: i32, path: &[u8]) -> io::Result<OwnedFd> {
+        let above = match Path::new(OsStr::from_bytes(path)).parent() {
+            Some(above) if !above.as_os_str().is_empty() => above.as_os_str().as_bytes(),
+            _ => b".",
+        };
+        self.lookup(tid, dir, above, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+    }
+
+    /// Who a file belongs to that is made there.
+    fn owner_of_new(&self, creds: &Creds, tid: i32, dir: i32, path: &[u8]) -> (u32, u32) {
+        let own = (creds.uid[1], creds.gid[1]);
+        // Whether there is a directory at all is for the kernel to say.
+        let Ok(parent) = self.parent(tid, dir, path) else { return own };
+        match rustix::fs::fstat(&parent) {
+            Ok(stat) if stat.st_mode & 0o2000 != 0 => (own.0, recorded_owner(&parent).1),
+            _ => own,
+        }
     }
 
     fn umask(&self, tid: i32) -> io::Result<u32> {
@@ -533,6 +587,21 @@ impl IdEmulation {
 
 fn error(code: i32) -> io::Error {
     io::Error::from_raw_os_error(code)
+}
+
+/// The permission bits that an access list stands for: its owner's, its mask or else its group's, and everybody else's.
+fn permissions_of_list(list: &[u8]) -> Option<u32> {
+    const VERSION: u32 = 2;
+    let (head, entries) = list.split_first_chunk::<4>()?;
+    if u32::from_le_bytes(*head) != VERSION || entries.len() % 8 != 0 {
+        return None;
+    }
+    let of = |tag: u16| {
+        let mut found = entries.chunks_exact(8).filter(|e| e[..2] == tag.to_le_bytes());
+        found.next().map(|e| u32::from(u16::from_le_bytes([e[2], e[3]]) & 7))
+    };
+    // ACL_USER_OBJ, ACL_MASK, ACL_GROUP_OBJ, ACL_OTHER.
+    Some(of(0x01)? << 6 | of(0x10).or_else(|| of(0x04))? << 3 | of(0x20)?)
 }
 
 /// The name by which an attribute of a place can be had (there is no call for it before Linux 6.13).
@@ -623,6 +692,23 @@ mod tests {
         assert_eq!(value(&e.answer(&narrow)), 0);
         assert_eq!(value(&e.answer(&call("getuid", [0; 6]))), 0);
         assert_eq!(value(&e.answer(&call("geteuid32", [0; 6]))), 101);
+    }
+
+    #[test]
+    fn access_lists_have_a_mode() {
+        let list = |entries: &[(u16, u16, u32)]| {
+            let mut out = 2u32.to_le_bytes().to_vec();
+            for (tag, permissions, id) in entries {
+                out.extend(tag.to_le_bytes().iter().chain(&permissions.to_le_bytes()).chain(&id.to_le_bytes()));
+            }
+            out
+        };
+        let none = u32::MAX;
+        assert_eq!(permissions_of_list(&list(&[(1, 6, none), (4, 4, none), (0x20, 0, none)])), Some(0o640));
+        let named = list(&[(1, 7, none), (2, 6, 1000), (4, 5, none), (0x10, 7, none), (0x20, 5, none)]);
+        assert_eq!(permissions_of_list(&named), Some(0o775), "the mask is what the group's bits show");
+        assert_eq!(permissions_of_list(&list(&[(1, 6, none)])), None);
+        assert_eq!(permissions_of_list(b"\x01\0\0\0"), None);
     }
 
     #[test]

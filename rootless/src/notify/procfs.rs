@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -19,8 +19,11 @@ use super::memory::{Ids, Memory};
 use crate::seccomp::{Action, Trap, When};
 use crate::sys::{self, Answer};
 
-/// Every way to open a file or read a link.
-pub(super) const TRAPS: [Trap; 5] = [
+/// Every way to open a file or read a link, and to change the mode of an open file by its name: the C library does so where
+/// a link must not be followed.
+pub(super) const TRAPS: [Trap; 7] = [
+    ("chmod", When::Always, Action::Notify),
+    ("fchmodat", When::Always, Action::Notify),
     ("open", When::Always, Action::Notify),
     ("openat", When::Always, Action::Notify),
     ("openat2", When::Always, Action::Notify),
@@ -139,7 +142,7 @@ impl ProcEmulation {
 
     pub(crate) fn answer(&mut self, call: &Call) -> Answer {
         let (dir, path) = match call.name {
-            "open" | "readlink" => (libc::AT_FDCWD, call.args[0]),
+            "open" | "readlink" | "chmod" => (libc::AT_FDCWD, call.args[0]),
             _ => (call.int(0), call.args[1]),
         };
         let Some((memory, path)) = self.read_path(call.tid, path) else { return Answer::Continue };
@@ -161,6 +164,8 @@ impl ProcEmulation {
                 Err(e) => Err(e),
             },
             "open" => self.open(call.tid, &entry, call.word(1)),
+            "chmod" => self.chmod(call.tid, &entry, call.word(1)),
+            "fchmodat" => self.chmod(call.tid, &entry, call.word(2)),
             _ => self.open(call.tid, &entry, call.word(2)),
         };
         result.unwrap_or_else(|e| Answer::Error(e.raw_os_error().unwrap_or(libc::EIO)))
@@ -337,6 +342,24 @@ impl ProcEmulation {
         })?;
         // A directory is given again only if it is in the root already, as every one the process can have.
         Ok(fd)
+    }
+
+    /// Changes the mode of an open file, by its name in `/proc`: the skeleton's file of that name is another one.
+    fn chmod(&self, tid: i32, entry: &Entry<'_>, mode: u32) -> io::Result<Answer> {
+        let Entry::Process(pid, parts) = entry else { return Ok(Answer::Continue) };
+        let ["fd", number] = parts.as_slice() else { return Ok(Answer::Continue) };
+        let number: u32 = number.parse().map_err(|_| error(libc::ENOENT))?;
+        if self.proc.process_of(tid)? != *pid {
+            return Err(error(libc::EACCES));
+        }
+        // With the rights the process has for the file itself; a descriptor gives none that it could not use.
+        let owner = self.proc.owner(*pid)?;
+        sys::as_file_ids(owner.uid, owner.gid, || {
+            let name = format!("{pid}/fd/{number}");
+            let fd = rustix::fs::openat(self.proc.fd(), name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+            rustix::fs::chmod(format!("/proc/self/fd/{}", fd.as_raw_fd()), Mode::from_raw_mode(mode & 0o7777))
+        })?;
+        Ok(Answer::Value(0))
     }
 
     /// A directory inside of the root that lists the process's descriptors.

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
+use rustix::fs::FileType;
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Gid, Signal, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
@@ -123,6 +124,7 @@ impl StepExecutor {
             limit_capabilities(keep, true)?;
         } else {
             let (uid, gid) = (Uid::from_raw(spec.uid), Gid::from_raw(spec.gid));
+            give_standard_descriptors(uid);
             rustix::thread::set_thread_res_gid(gid, gid, gid).what(|| format!("become group {}", spec.gid))?;
             rustix::thread::set_thread_res_uid(uid, uid, uid).what(|| format!("become user {}", spec.uid))?;
             limit_capabilities(keep, spec.uid == 0)?;
@@ -281,6 +283,21 @@ const fn others() -> [u32; 44] {
 
 /// Makes `root` the root, and nothing outside of it reachable. (Landlock is not optional where nobody asked for less: the
 /// probe decides whether this rung may be used without.)
+/// Lets the step's user open again what it has as descriptors 0 to 2: `/dev/stderr`.
+fn give_standard_descriptors(uid: Uid) {
+    let standard = [io::stdin().as_raw_fd(), io::stdout().as_raw_fd(), io::stderr().as_raw_fd()];
+    for fd in standard {
+        // SAFETY: the three are open for as long as this process is, and nothing here closes them.
+        let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
+        let is_device =
+            rustix::fs::fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice);
+        // The null device is everybody's. An error leaves it as it is: a file somebody gave can be on any file system.
+        if !is_device {
+            let _ = rustix::fs::fchown(fd, Some(uid), None);
+        }
+    }
+}
+
 fn change_root(root: &std::path::Path) -> Result<(), SysError> {
     let what = || format!("change the root to {}", root.display());
     let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
