@@ -129,7 +129,9 @@ impl Image {
                 let at = |name: &str| if dir.is_empty() { name.to_owned() } else { format!("{dir}/{name}") };
                 let below = |tree: &mut BTreeMap<String, Node>, top: &str, itself: bool| {
                     let prefix = if top.is_empty() { String::new() } else { format!("{top}/") };
-                    tree.retain(|p, _| !(p.starts_with(&prefix) || (itself && p == top)));
+                    let inside = tree.range(prefix.clone()..).map(|(p, _)| p).take_while(|p| p.starts_with(&prefix));
+                    let gone: Vec<String> = inside.cloned().chain(itself.then(|| top.to_owned())).collect();
+                    gone.iter().for_each(|p| drop(tree.remove(p)));
                 };
                 if name == ".wh..wh..opq" {
                     below(&mut tree, dir, false);
