@@ -422,6 +422,47 @@ fn e4_07_attestations_beside_an_image_are_not_taken_for_one() {
     assert!(state.repositories["copy"].blobs.contains_key(&blob), "with what it attests");
 }
 
+// SPEC B2.36, B5.06
+#[test]
+fn b5_06_labels_say_which_commit_an_image_is_made_of() {
+    let mut bench = copies();
+    bench
+        .file(".git/HEAD", "ref: refs/heads/main\n")
+        .file(".git/refs/heads/main", "0123456789abcdef0123456789abcdef01234567\n");
+    bench.file(".git/config", "[remote \"origin\"]\n\turl = https://u:secret@example.com/x.git\n");
+    let labels = |bench: &Bench, args: &[&str]| bench.build_image(args).config["config"]["Labels"].clone();
+    assert_eq!(labels(&bench, &[]), Value::Null);
+    bench.env.push(("BUILDX_GIT_LABELS".into(), "1".into()));
+    let found = labels(&bench, &["--label", "org.opencontainers.image.source=mine"]);
+    let expected = serde_json::json!({
+        "org.opencontainers.image.revision": "0123456789abcdef0123456789abcdef01234567",
+        "org.opencontainers.image.source": "mine", "com.docker.image.source.entrypoint": "Dockerfile",
+    });
+    assert_eq!(found, expected);
+    assert_eq!(labels(&bench, &[])["org.opencontainers.image.source"], "https://example.com/x.git");
+    let repository = |bench: &Bench| {
+        json(bench.rbuild(&["builds", "inspect", "--format", "json"]).ok().stdout.as_bytes())["VCSRepository"].clone()
+    };
+    assert_eq!(repository(&bench), "https://example.com/x.git");
+    bench.env.push(("BUILDX_GIT_INFO".into(), "false".into()));
+    bench.build(&[]).ok();
+    assert_eq!(repository(&bench), Value::Null);
+    // Whether files were changed only git can say.
+    std::fs::remove_dir_all(bench.ctx().join(".git")).unwrap();
+    bench.env.push(("BUILDX_GIT_CHECK_DIRTY".into(), "true".into()));
+    let git = |args: &[&str]| {
+        let user = ["-c", "user.name=a", "-c", "user.email=a@example.com", "-c", "init.defaultBranch=main"];
+        let mut git = std::process::Command::new("git");
+        git.current_dir(bench.ctx()).args(user).args(args).stdout(std::process::Stdio::null());
+        git.status().unwrap().success()
+    };
+    assert!(git(&["init", "-q"]) && git(&["add", "."]) && git(&["commit", "-q", "-m", "x"]));
+    let revision = |bench: &Bench| labels(bench, &[])["org.opencontainers.image.revision"].as_str().unwrap().to_owned();
+    assert_eq!(revision(&bench).len(), 40);
+    bench.file("f", "changed");
+    assert!(revision(&bench).ends_with("-dirty"));
+}
+
 // SPEC C9.15
 #[test]
 fn c9_15_info_says_what_a_report_needs() {

@@ -17,14 +17,25 @@ use crate::base::{Digest, Event, Events};
 use crate::solver::KeptFailure;
 use crate::store::{BuildHistory, KeptBuild, Store, StoreError};
 
-/// Records of more builds than this are forgotten once they are old (SPEC B8.08).
-const KEPT: usize = 50;
-/// When a record is old.
-const OLD: Duration = Duration::from_secs(48 * 3600);
-/// More records than this are never kept.
+/// More records than this are never kept, unless somebody asks for more.
 const MOST: usize = 500;
 /// Of so many failed builds the failed step can be entered again.
 const KEPT_FAILURES: usize = 3;
+
+/// What is kept of builds that were (SPEC B8.08, C9.08).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HistoryLimits {
+    /// So many records stay however old they are.
+    pub entries: usize,
+    /// The others until they are so old.
+    pub age: Duration,
+}
+
+impl Default for HistoryLimits {
+    fn default() -> Self {
+        Self { entries: 50, age: Duration::from_secs(48 * 3600) }
+    }
+}
 
 /// What was asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -279,6 +290,21 @@ impl BuildRecord {
         (self.steps.len(), done, count(|o| *o == Outcome::Cached))
     }
 
+    /// The journal of a record, for somebody else's store: without the failed step, whose layers stay here.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn portable_journal(&self) -> Result<String, StoreError> {
+        let mut out = String::new();
+        for line in self.kept.journal()?.lines() {
+            if !matches!(serde_json::from_str(line), Ok(Entry::Failed(_))) {
+                out.push_str(line);
+                out.push('\n');
+            }
+        }
+        Ok(out)
+    }
+
     /// What happened, for a progress display. The times of the lines of a step's log are not known: they come when the
     /// step began.
     ///
@@ -348,6 +374,23 @@ pub fn records(store: &Store) -> Result<Vec<BuildRecord>, StoreError> {
     store.builds()?.into_iter().filter_map(|kept| BuildRecord::read(kept).transpose()).collect()
 }
 
+/// What a journal says that came from elsewhere: the build's ID, when it began, and the numbers of its logs. `None` for
+/// what is no journal.
+#[must_use]
+pub fn foreign_journal(text: &str) -> Option<(String, SystemTime, Vec<u32>)> {
+    let entries = text.lines().filter_map(|line| serde_json::from_str::<Entry>(line).ok());
+    let (mut head, mut logs) = (None, Vec::new());
+    for entry in entries {
+        match entry {
+            Entry::Head(found) => head = Some(found),
+            Entry::Log { number, .. } => logs.push(number),
+            _ => {}
+        }
+    }
+    let head = head.filter(|head: &Head| !head.id.is_empty())?;
+    Some((head.id, head.started.into(), logs))
+}
+
 /// Forgets a build, and what is kept of its failed step. One that runs stays; whether it is gone.
 ///
 /// # Errors
@@ -364,10 +407,10 @@ pub fn forget(store: &Store, record: &BuildRecord) -> Result<bool, StoreError> {
 ///
 /// # Errors
 /// If the store cannot be changed.
-pub fn tidy(store: &Store, failed: bool) -> Result<(), StoreError> {
+pub fn tidy(store: &Store, failed: bool, limits: HistoryLimits) -> Result<(), StoreError> {
     let builds = store.builds()?;
-    let old = |build: &KeptBuild| build.begun.elapsed().is_ok_and(|age| age > OLD);
-    for (at, build) in builds.iter().enumerate().skip(KEPT) {
+    let old = |build: &KeptBuild| build.begun.elapsed().is_ok_and(|age| age > limits.age);
+    for (at, build) in builds.iter().enumerate().skip(limits.entries) {
         if at < MOST && !old(build) {
             continue;
         }
@@ -510,7 +553,9 @@ mod tests {
         for _ in 0..MOST + 3 {
             store.build_history().note("{}").expect("writes");
         }
-        tidy(&store, false).expect("tidies");
+        tidy(&store, false, HistoryLimits::default()).expect("tidies");
         assert_eq!(store.builds().expect("lists").len(), MOST, "young ones stay up to a limit");
+        tidy(&store, false, HistoryLimits { entries: 7, age: Duration::ZERO }).expect("tidies");
+        assert_eq!(store.builds().expect("lists").len(), 7, "those stay however old they are");
     }
 }

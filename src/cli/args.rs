@@ -275,25 +275,40 @@ pub enum Builds {
         /// The build
         build: Option<String>,
     },
-    /// Import a build into Docker Desktop
-    #[command(hide = true)]
-    Import {
-        /// The archive
-        #[arg(short, long)]
-        file: Vec<PathBuf>,
-    },
-    /// Show a build in Jaeger
-    #[command(hide = true)]
-    Trace {
-        /// The build
-        build: Option<String>,
-        /// Where to listen
-        #[arg(long)]
-        addr: Option<String>,
-        /// Another build
-        #[arg(long)]
-        compare: Option<String>,
-    },
+    /// Take over the records and logs that `export` wrote, perhaps on another machine
+    Import(ImportBuilds),
+    /// Write where the time of a build went
+    Trace(TraceBuild),
+}
+
+/// `rbuild builds import`.
+#[derive(Debug, Args)]
+pub struct ImportBuilds {
+    /// An archive, `-` for standard input (repeatable) [default: standard input]
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Vec<PathBuf>,
+    /// The same
+    #[arg(value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+}
+
+/// `rbuild builds trace`.
+#[derive(Debug, Args)]
+pub struct TraceBuild {
+    /// The build: its ID or the beginning of it, or ^N for the Nth before the last [default: the last]
+    pub build: Option<String>,
+    /// chrome (for Perfetto and chrome://tracing) or otlp (OpenTelemetry's JSON)
+    #[arg(long, default_value = "chrome", value_parser = ["chrome", "otlp"], hide_possible_values = true)]
+    pub format: String,
+    /// The file [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// There is no server that would show it
+    #[arg(long, hide = true)]
+    pub addr: Option<String>,
+    /// One build at a time
+    #[arg(long, hide = true)]
+    pub compare: Option<String>,
 }
 
 /// `rbuild builds ls`.

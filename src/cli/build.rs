@@ -189,8 +189,8 @@ async fn run(
     }
     if settings.call.is_none() {
         // Trouble with old records is the next build's to report.
-        let (store, failed) = (store.clone(), failed.is_some());
-        let _ = tokio::task::spawn_blocking(move || record::tidy(&store, failed)).await;
+        let (store, failed, limits) = (store.clone(), failed.is_some(), inside.config.history);
+        let _ = tokio::task::spawn_blocking(move || record::tidy(&store, failed, limits)).await;
     }
     // What failed left layers, too.
     if matches!(result, Ok(Done::Built(_)) | Err(Stopped::Build(_))) {

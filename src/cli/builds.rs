@@ -2,6 +2,7 @@
 
 mod export;
 mod filter;
+mod import;
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -10,30 +11,22 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::args::{Builds, InspectBuild, ListBuilds};
+use super::args::{Builds, InspectBuild, ListBuilds, TraceBuild};
 use super::errors::Failure;
 use super::image_commands::usage;
 use super::worker::{Inside, store_failure};
 use super::{settings, table};
 use crate::base::events::Outcome;
-use crate::base::{Events, FaultKind};
+use crate::base::{Events, FaultKind, TraceContext};
 use crate::build::record::{self, BuildRecord, Status};
-use crate::ui::{Mode, Progress};
+use crate::ui::otlp::{self, Encoding, Resource};
+use crate::ui::{Mode, Progress, Span, Trace};
 use filter::Filter;
 
 pub(super) fn run(inside: &Inside, command: &Builds) -> Result<u8, Failure> {
-    let desktop = |what: &str| {
-        Err(usage(format!("builds {what}: there is no Docker Desktop here"))
-            .hint("`rbuild builds inspect` and `rbuild builds logs` show what is known of a build"))
-    };
-    match command {
-        Builds::Open { .. } => return desktop("open"),
-        Builds::Import { .. } => return desktop("import"),
-        Builds::Trace { .. } => {
-            return Err(usage("builds trace: traces of builds that were are not kept")
-                .hint("`rbuild build --trace FILE` writes one, which browsers and Perfetto show"));
-        }
-        _ => {}
+    if let Builds::Open { .. } = command {
+        return Err(usage("builds open: there is no Docker Desktop here")
+            .hint("`rbuild builds inspect` and `rbuild builds logs` show what is known of a build"));
     }
     let store = inside.store(Events::none())?;
     let records = record::records(&store).map_err(|e| store_failure(&e))?;
@@ -61,7 +54,9 @@ pub(super) fn run(inside: &Inside, command: &Builds) -> Result<u8, Failure> {
                 if args.builds.is_empty() && !args.all { vec!["^0".into()] } else { args.builds.clone() };
             export::export(&several(&records, &newest, args.all, "to export")?, args.output.as_deref())
         }
-        Builds::Open { .. } | Builds::Import { .. } | Builds::Trace { .. } => Ok(0),
+        Builds::Import(args) => import::import(&store, &records, args),
+        Builds::Trace(args) => trace(one(&records, args.build.as_deref())?, args),
+        Builds::Open { .. } => Ok(0),
     }
 }
 
@@ -323,6 +318,36 @@ fn logs(inside: &Inside, record: &BuildRecord, kind: &str) -> Result<u8, Failure
             return Err(Failure::new(FaultKind::Store, format!("cannot write to standard output: {e}")));
         }
     }
+    Ok(0)
+}
+
+/// Where the time went, from the record: steps, not their transfers.
+fn trace(record: &BuildRecord, args: &TraceBuild) -> Result<u8, Failure> {
+    for (flag, given) in [("--addr", &args.addr), ("--compare", &args.compare)] {
+        if given.is_some() {
+            return Err(usage(format!("builds trace: {flag} is not supported: nothing is served here"))
+                .hint("write a trace with -o FILE; browsers and Perfetto show it"));
+        }
+    }
+    let trace = Trace::default();
+    record.replay(&trace.tee(Events::none())).map_err(|e| store_failure(&e))?;
+    let text = match args.format.as_str() {
+        "chrome" => trace.to_json() + "\n",
+        _ => {
+            let mut spans = trace.take_new();
+            let error = record.error().map(ToOwned::to_owned);
+            spans.push(Span::of_build(record.head.started.into(), record.ended().unwrap_or_default().into(), error));
+            let service = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
+            let attributes = [("service.name", "rbuild"), ("service.version", record.head.version.as_str())];
+            let resource = Resource { attributes: attributes.map(service).into(), state: String::new() };
+            let bytes = otlp::request(&TraceContext::root(), &resource, &spans, Encoding::Json);
+            String::from_utf8_lossy(&bytes).into_owned() + "\n"
+        }
+    };
+    let Some(path) = &args.output else { return super::print(&text) };
+    crate::base::file::write_atomic(path, text.as_bytes()).map_err(|e| {
+        Failure::new(FaultKind::of_io(&e, FaultKind::Store), format!("cannot write {}: {e}", path.display()))
+    })?;
     Ok(0)
 }
 

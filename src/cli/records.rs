@@ -4,9 +4,10 @@ use jiff::Timestamp;
 
 use super::args::Build;
 use super::build::{Done, Stopped};
-use super::settings::BuildSettings;
+use super::settings::{BuildSettings, variable};
 use super::vcs;
 use crate::base::FaultKind;
+use crate::base::values::boolean;
 use crate::build::record::{End, Head, MadeImage, Status};
 use crate::build::{BuildError, MainContext};
 use crate::frontend::remote::without_credentials;
@@ -16,7 +17,10 @@ pub(super) fn head(args: &Build, settings: &BuildSettings) -> Head {
     let request = &settings.request;
     let given = args.context.as_deref().unwrap_or_default();
     let directory = request.contexts.get("context").map(|context| context.dir.display().to_string());
-    let repository = request.contexts.get("context").and_then(|context| vcs::repository(&context.dir));
+    // SPEC B5.06: who does not want it known has it not.
+    let told = variable("BUILDX_GIT_INFO").is_none_or(|text| boolean(&text) != Some(false));
+    let context = request.contexts.get("context").filter(|_| told);
+    let repository = context.and_then(|context| vcs::repository(&context.dir));
     let named = args.build_context.iter().filter_map(|text| text.split_once('='));
     let mut head = Head {
         id: request.id.clone(),

@@ -213,6 +213,7 @@ impl BuildSettings {
         };
         contexts::main_context(args, &context, &mut request)?;
         contexts::named_contexts(args, &mut request)?;
+        git_labels(args, &mut request, &mut notices);
         let wants_agent = contexts::want_agent(&request);
         Ok(Self {
             request,
@@ -230,6 +231,24 @@ impl BuildSettings {
             shell_on_error: shell_on_error(args)?,
             notices,
         })
+    }
+}
+
+/// Labels about the git repository of a local context. Not knowing them fails no build.
+fn git_labels(args: &Build, request: &mut crate::build::BuildRequest, notices: &mut Vec<String>) {
+    let Some(context) = request.contexts.get("context") else { return };
+    let dockerfile = match args.file.as_deref() {
+        None => Some(context.dir.join("Dockerfile")),
+        Some(file) if file == "-" || file.contains("://") => None,
+        Some(file) => Some(PathBuf::from(file)),
+    };
+    match super::vcs::labels(&context.dir, dockerfile.as_deref(), &variable) {
+        Ok(labels) => {
+            for (name, value) in labels {
+                request.options.labels.entry(name.to_owned()).or_insert(value);
+            }
+        }
+        Err(why) => notices.push(format!("no labels about the git repository: {why}")),
     }
 }
 

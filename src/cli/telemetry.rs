@@ -196,16 +196,7 @@ impl Telemetry {
         // What it was sending is in the state again, or has arrived.
         let _ = self.task.await;
         let mut rest = self.trace.take_new();
-        rest.push(Span {
-            vertex: None,
-            item: None,
-            name: "rbuild build".into(),
-            from: self.began,
-            to: SystemTime::now(),
-            outcome: if error.is_some() { "failed" } else { "done" },
-            error,
-            bytes: None,
-        });
+        rest.push(Span::of_build(self.began, SystemTime::now(), error));
         let trouble = lock(&self.state).trouble.clone();
         let trouble = match trouble {
             // It was away a moment ago.

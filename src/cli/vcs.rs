@@ -1,8 +1,11 @@
-//! What a directory's git repository is called (SPEC B2.36): its files are read, git itself is not run.
+//! What a directory's git repository is called (SPEC B2.36): its files are read; git itself is run only where somebody asks
+//! whether files differ from the commit.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
+use crate::base::values::boolean;
 use crate::frontend::remote::without_credentials;
 
 /// A repository that a directory is in.
@@ -36,6 +39,50 @@ pub(super) fn repository(dir: &Path) -> Option<Repository> {
         source: origin(&config).map(|url| without_credentials(&url)),
         revision,
     })
+}
+
+/// What `BUILDX_GIT_LABELS` adds to the image (SPEC B2.36, B5.06): where it was made of. Names that the command line gives stay.
+/// `dockerfile` is where it is, if it is a file.
+///
+/// # Errors
+/// If git cannot say whether the directory differs from its commit, which `BUILDX_GIT_CHECK_DIRTY` asks for.
+pub(super) fn labels(
+    dir: &Path,
+    dockerfile: Option<&Path>,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<Vec<(&'static str, String)>, String> {
+    // `full` is what earlier versions of buildx knew.
+    let on = |name: &str| variable(name).is_some_and(|text| text == "full" || boolean(&text) == Some(true));
+    if !on("BUILDX_GIT_LABELS") {
+        return Ok(Vec::new());
+    }
+    let Some(repository) = repository(dir) else { return Ok(Vec::new()) };
+    let mut labels = Vec::new();
+    if let Some(mut revision) = repository.revision {
+        if on("BUILDX_GIT_CHECK_DIRTY") && is_dirty(&repository.root)? {
+            revision.push_str("-dirty");
+        }
+        labels.push(("org.opencontainers.image.revision", revision));
+    }
+    labels.extend(repository.source.map(|source| ("org.opencontainers.image.source", source)));
+    let inside = dockerfile.and_then(|file| {
+        let (file, root) = (file.canonicalize().ok()?, repository.root.canonicalize().ok()?);
+        Some(file.strip_prefix(root).ok()?.display().to_string())
+    });
+    labels.extend(inside.map(|file| ("com.docker.image.source.entrypoint", file)));
+    Ok(labels)
+}
+
+/// Whether files differ from the commit, ignored ones included, as buildx asks: here git has to be run.
+fn is_dirty(root: &Path) -> Result<bool, String> {
+    let mut git = Command::new("git");
+    // A monitor of file systems would be a program that the repository names.
+    git.args(["-c", "core.fsmonitor=false", "-C"]).arg(root).args(["status", "--porcelain", "--ignored"]);
+    let output = git.stdin(Stdio::null()).output().map_err(|e| format!("cannot run git: {e}"))?;
+    if !output.status.success() {
+        return Err(format!("git status: {}", String::from_utf8_lossy(&output.stderr).trim()));
+    }
+    Ok(!output.stdout.is_empty())
 }
 
 /// `.git` is a directory, or a file that says where it is.

@@ -80,7 +80,9 @@ impl ImageSource {
         if self.blocking(move |store| Ok(store.has_blob(&digest)?.is_some())).await? {
             return Ok(());
         }
-        let report = Report::new(&self.0.events, vertex, descriptor);
+        let near = !remotes.is_empty() && remotes.iter().all(|remote| remote.host == LAYOUT_HOST);
+        let item = if near { format!("copying {}", descriptor.digest) } else { descriptor.digest.to_string() };
+        let report = Report::new(&self.0.events, vertex, item, descriptor.size);
         let needed = self.0.needed.lock().unwrap_or_else(PoisonError::into_inner).contains(&descriptor.digest);
         let client = if needed { &self.0.client } else { &self.0.hasty };
         let mut failed = None;
@@ -184,13 +186,8 @@ struct Report {
 }
 
 impl Report {
-    fn new(events: &Events, vertex: Option<&Digest>, descriptor: &Descriptor) -> Self {
-        let report = Self {
-            events: events.clone(),
-            vertex: vertex.cloned(),
-            item: descriptor.digest.to_string(),
-            total: descriptor.size,
-        };
+    fn new(events: &Events, vertex: Option<&Digest>, item: String, total: u64) -> Self {
+        let report = Self { events: events.clone(), vertex: vertex.cloned(), item, total };
         report.send(0, false);
         report
     }

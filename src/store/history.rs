@@ -46,8 +46,12 @@ impl Store {
     /// Where a build that begins now keeps its records.
     #[must_use]
     pub fn build_history(&self) -> BuildHistory {
+        self.history_of(SystemTime::now())
+    }
+
+    fn history_of(&self, begun: SystemTime) -> BuildHistory {
         static COUNTER: AtomicU64 = AtomicU64::new(0);
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = begun.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let n = COUNTER.fetch_add(1, Ordering::Relaxed);
         // Sorts by time; process ids are not unique among pods that share a volume, but with the nanosecond they are.
         let name = format!("{:010}-{:09}-{}-{n}", now.as_secs(), now.subsec_nanos(), std::process::id());
@@ -63,6 +67,23 @@ impl Store {
         dirs.sort();
         dirs.reverse();
         dirs.into_iter().map(KeptBuild::open).collect()
+    }
+
+    /// Keeps a build of another store: its journal, and its steps' logs by number, compressed as they are here.
+    ///
+    /// # Errors
+    /// If files cannot be written.
+    pub fn import_build(&self, begun: SystemTime, journal: &str, logs: &[(u32, Vec<u8>)]) -> Result<(), StoreError> {
+        let history = self.history_of(begun);
+        let steps = history.dir.join("steps");
+        fs::create_dir_all(&steps).map_err(StoreError::io("create", &steps))?;
+        for (number, bytes) in logs {
+            let path = log_path(&history.dir, *number);
+            fs::write(&path, bytes).map_err(StoreError::io("write", &path))?;
+        }
+        // With the journal it is a record.
+        let path = history.dir.join(JOURNAL);
+        crate::base::file::write_atomic(&path, journal.as_bytes()).map_err(StoreError::io("write", &path))
     }
 
     /// Forgets a build, with its logs. One that runs stays; whether it is gone.

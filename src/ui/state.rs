@@ -128,9 +128,28 @@ impl State {
     }
 }
 
+/// Whether a vertex of this name is what the user wrote: an instruction, which is numbered in its stage
+/// (`[linux/arm64 build 2/4] RUN make`, SPEC B6.02). The others are what is around them: contexts, metadata, exports.
+pub(super) fn is_instruction(name: &str) -> bool {
+    let Some((inside, _)) = name.strip_prefix('[').and_then(|rest| rest.split_once(']')) else { return false };
+    let number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let last = inside.rsplit(' ').next().unwrap_or_default();
+    last.split_once('/').is_some_and(|(at, of)| number(at) && number(of))
+}
+
 impl Vertex {
     fn log(&mut self, data: &[u8]) {
         for piece in data.split_inclusive(|b| *b == b'\n') {
+            // What is drawn over need not be kept; a line may end with both.
+            let ends = piece.strip_suffix(b"\r\n").or_else(|| piece.strip_suffix(b"\n")).unwrap_or(piece);
+            let ends = ends.strip_suffix(b"\r").unwrap_or(ends);
+            let piece = match ends.iter().rposition(|b| *b == b'\r') {
+                Some(at) => {
+                    self.partial.clear();
+                    &piece[at + 1..]
+                }
+                None => piece,
+            };
             if self.partial.len() < LINE {
                 self.partial.extend_from_slice(&piece[..piece.len().min(LINE)]);
             }
@@ -139,6 +158,13 @@ impl Vertex {
                 self.push(&line);
             }
         }
+    }
+
+    /// The last `count` lines of its output; one that has not ended yet is among them, as a progress bar's.
+    pub(super) fn last_lines(&self, count: usize) -> Vec<String> {
+        let open = Some(printable(&self.partial)).filter(|line| !line.is_empty());
+        let all: Vec<String> = self.tail.iter().cloned().chain(open).collect();
+        all[all.len().saturating_sub(count)..].to_vec()
     }
 
     fn push(&mut self, line: &[u8]) {
@@ -184,6 +210,19 @@ pub(super) fn printable(line: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // SPEC B6.02
+    #[test]
+    fn b6_02_what_the_user_wrote_is_numbered() {
+        for name in ["[1/2] FROM busybox", "[build 12/13] RUN [ -e x ]", "[linux/amd64->arm64 stage-1 2/2] COPY a b"] {
+            assert!(is_instruction(name), "{name}");
+        }
+        for name in
+            ["[internal] load build context", "exporting to image", "[auth] a/b:pull token", "[context x/y] load", "[]"]
+        {
+            assert!(!is_instruction(name), "{name}");
+        }
+    }
 
     #[test]
     fn escape_sequences_do_not_reach_the_terminal() {

@@ -5,7 +5,8 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use super::state::State;
+use super::state::{State, is_instruction};
+use super::tty::fit;
 use crate::base::events::Outcome;
 use crate::base::wording::size;
 
@@ -21,6 +22,8 @@ pub struct StepSummary {
     pub seconds: f64,
     /// `done`, `cached`, `failed`, `canceled` or `running`.
     pub outcome: &'static str,
+    /// It is an instruction of the Dockerfile; the others are around them.
+    pub instruction: bool,
 }
 
 /// A build in numbers. The JSON form is kept stable: fields are added, never changed.
@@ -30,7 +33,9 @@ pub struct Summary {
     pub seconds: f64,
     /// Steps of the Dockerfile and around it.
     pub steps: Vec<StepSummary>,
-    /// How many of them were found in a cache.
+    /// How many of them are instructions of the Dockerfile.
+    pub instructions: usize,
+    /// How many of these were found in a cache.
     pub cached: usize,
     /// Bytes that came from registries and other servers.
     pub bytes_pulled: u64,
@@ -54,12 +59,14 @@ impl Summary {
                     Some(Outcome::Canceled) => "canceled",
                     None => "running",
                 },
+                instruction: is_instruction(&v.name),
             })
             .collect();
         let items = || state.all().flat_map(|v| &v.items);
         Self {
             seconds,
-            cached: steps.iter().filter(|s| s.outcome == "cached").count(),
+            instructions: steps.iter().filter(|s| s.instruction).count(),
+            cached: steps.iter().filter(|s| s.instruction && s.outcome == "cached").count(),
             steps,
             bytes_pulled: items().filter(|i| i.name.starts_with("sha256:")).map(|i| i.current).sum(),
             bytes_pushed: items().filter(|i| i.name.starts_with("pushing sha256:")).map(|i| i.current).sum(),
@@ -69,7 +76,16 @@ impl Summary {
     /// A line for people, and the slowest steps where there are several slow ones.
     #[must_use]
     pub fn text(&self) -> String {
-        let mut out = format!("built in {:.1}s: {} of {} steps cached", self.seconds, self.cached, self.steps.len());
+        let mut out = format!("built in {:.1}s", self.seconds);
+        match self.instructions {
+            // Nothing but metadata.
+            0 => {}
+            1 if self.cached == 1 => out.push_str(": its step was cached"),
+            1 => out.push_str(": 1 step"),
+            all => {
+                let _ = write!(out, ": {} of {all} steps cached", self.cached);
+            }
+        }
         for (bytes, what) in [(self.bytes_pulled, "pulled"), (self.bytes_pushed, "pushed")] {
             if bytes > 0 {
                 let _ = write!(out, ", {} {what}", size(bytes));
@@ -79,7 +95,7 @@ impl Summary {
         slow.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
         if slow.len() > 1 {
             for step in slow.iter().take(SLOWEST) {
-                let _ = write!(out, "\n  {:>6.1}s {}", step.seconds, short(&step.name));
+                let _ = write!(out, "\n  {:>6.1}s {}", step.seconds, fit(&step.name, 67));
             }
         }
         out
@@ -100,18 +116,11 @@ impl Summary {
         };
         gauge("build_success", "1 if the last build succeeded.", u8::from(succeeded).to_string());
         gauge("build_duration_seconds", "Wall-clock time of the last build.", format!("{:.3}", self.seconds));
-        gauge("build_steps", "Steps of the last build.", self.steps.len().to_string());
-        gauge("build_steps_cached", "Steps of the last build found in a cache.", self.cached.to_string());
+        gauge("build_steps", "Instructions the last build came to.", self.instructions.to_string());
+        gauge("build_steps_cached", "Instructions of the last build found in a cache.", self.cached.to_string());
         gauge("build_pulled_bytes", "Bytes the last build downloaded.", self.bytes_pulled.to_string());
         gauge("build_pushed_bytes", "Bytes the last build uploaded.", self.bytes_pushed.to_string());
         out
-    }
-}
-
-fn short(name: &str) -> String {
-    match name.char_indices().nth(66) {
-        Some((at, _)) => format!("{}…", &name[..at]),
-        None => name.to_owned(),
     }
 }
 
@@ -129,6 +138,7 @@ mod tests {
             ("[1/3] FROM x", 0.0, Outcome::Cached),
             ("[2/3] RUN slow", 9.0, Outcome::Done),
             ("[3/3] RUN quick", 1.0, Outcome::Done),
+            ("[internal] load build context", 0.0, Outcome::Done),
         ]
         .into_iter()
         .enumerate()
@@ -156,7 +166,7 @@ mod tests {
     fn for_people() {
         assert_eq!(
             summary().text(),
-            "built in 10.0s: 1 of 3 steps cached, 1.50MB pulled, 1.50MB pushed\n     9.0s [2/3] RUN slow\n     1.0s [3/3] RUN quick"
+            "built in 10.0s: 1 of 3 steps cached, 2.00MB pulled, 2.00MB pushed\n     9.0s [2/3] RUN slow\n     1.0s [3/3] RUN quick"
         );
     }
 
@@ -164,6 +174,7 @@ mod tests {
     fn for_machines() {
         let json: serde_json::Value = serde_json::from_str(&summary().json()).expect("JSON");
         assert_eq!((json["cached"].as_u64(), json["steps"][1]["outcome"].as_str()), (Some(1), Some("done")));
+        assert_eq!((&json["instructions"], &json["steps"][3]["instruction"]), (&3.into(), &false.into()));
         let text = summary().prometheus(true);
         assert!(text.contains("# TYPE rbuild_build_success gauge\nrbuild_build_success 1\n"), "{text}");
         assert!(text.contains("rbuild_build_duration_seconds 10.000\n"), "{text}");

@@ -44,6 +44,15 @@ pub struct Span {
     pub bytes: Option<u64>,
 }
 
+impl Span {
+    /// A build as a whole.
+    #[must_use]
+    pub fn of_build(from: SystemTime, to: SystemTime, error: Option<String>) -> Self {
+        let (name, outcome) = ("rbuild build".into(), if error.is_some() { "failed" } else { "done" });
+        Self { vertex: None, item: None, name, from, to, outcome, error, bytes: None }
+    }
+}
+
 impl Trace {
     /// Takes note of every event on its way to `events`.
     #[must_use]

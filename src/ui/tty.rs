@@ -170,7 +170,7 @@ fn rows_of<'a>(vertex: &Vertex, now: SystemTime, width: usize, finished: bool, s
         if item.done && !running {
             continue;
         }
-        let mut text = format!(" => => {}", item.name);
+        let mut text = format!(" => => {}", short_digests(&item.name));
         match (item.current, item.total) {
             (0, None) => {}
             (current, Some(total)) => text.push_str(&format!(" {} / {}", size(current), size(total))),
@@ -182,16 +182,31 @@ fn rows_of<'a>(vertex: &Vertex, now: SystemTime, width: usize, finished: bool, s
         more(2, &text);
     }
     if running || failed {
-        let skip = vertex.tail.len().saturating_sub(style.log_lines);
-        for line in vertex.tail.iter().skip(skip) {
+        for line in vertex.last_lines(style.log_lines) {
             more(1, &format!(" => => # {line}"));
         }
     }
     rows
 }
 
+/// Digests as far as people read them, so that there is room for what comes after.
+fn short_digests(text: &str) -> String {
+    const HEX: usize = 64;
+    const SHOWN: usize = 12;
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find("sha256:") {
+        let hex = at + "sha256:".len();
+        let digits = rest[hex..].bytes().take_while(u8::is_ascii_hexdigit).count();
+        let kept = if digits == HEX { hex + SHOWN } else { hex + digits };
+        out.push_str(&rest[..kept]);
+        rest = &rest[hex + digits..];
+    }
+    out + rest
+}
+
 /// At most `width` columns; wide characters take two.
-fn fit(text: &str, width: usize) -> String {
+pub(super) fn fit(text: &str, width: usize) -> String {
     if text.width() <= width {
         return text.to_owned();
     }
@@ -258,6 +273,29 @@ mod tests {
         assert_eq!(rows[1], " => 25 earlier steps, 0 of them cached", "{rows:#?}");
         assert_eq!(rows.iter().filter(|r| r.contains("# line")).count(), Style::default().log_lines);
         assert_eq!(shown(&state(40), true, 80, 24).len(), 41, "at the end every step is there");
+    }
+
+    #[test]
+    fn b6_03_digests_leave_room_for_numbers() {
+        let digest = Digest::sha256("x").to_string();
+        assert_eq!(short_digests(&format!("pushing {digest} now")), format!("pushing {} now", &digest[..19]));
+        for same in ["sha256:abc", "no digest", "sha256:", ""] {
+            assert_eq!(short_digests(same), same);
+        }
+    }
+
+    #[test]
+    fn b6_03_a_line_that_grows_is_seen() {
+        let mut state = state(1);
+        let id = Digest::sha256("0");
+        for text in ["10%\r", "20%\r30%\r", "40%"] {
+            let data = text.as_bytes().to_vec().into();
+            state.take(&Event::Log { id: id.clone(), stream: Stream::Stdout, data, at: SystemTime::now() });
+        }
+        assert_eq!(shown(&state, false, 80, 24).last().map(String::as_str), Some(" => => # 40%"));
+        let data = b"\r100%\r\n".to_vec().into();
+        state.take(&Event::Log { id, stream: Stream::Stdout, data, at: SystemTime::now() });
+        assert_eq!(shown(&state, false, 80, 24).last().map(String::as_str), Some(" => => # 100%"));
     }
 
     #[test]

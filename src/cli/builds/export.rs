@@ -1,6 +1,7 @@
 //! `rbuild builds export`: records and logs as a gzipped OCI layout, to keep or to send to somebody (SPEC B8.08).
 //!
-//! Each build is an artifact: its first layer is the record as JSON, the others are the logs of its steps. (Docker
+//! Each build is an artifact: its first layer is the record as JSON, for people and programs; then come the journal that
+//! [`super::import`] reads and the logs of its steps, titled by their numbers. (Docker
 //! Desktop's bundles look like this from outside; what is inside them is BuildKit's own record, so it reads none of ours.)
 
 use std::collections::BTreeMap;
@@ -18,8 +19,10 @@ use crate::oci::layout::{MARKER, MARKER_NAME};
 use crate::oci::manifest::to_json_pretty;
 use crate::oci::{Descriptor, Index};
 
-const RECORD: &str = "application/vnd.rbuild.build.record.v1+json";
-const LOG: &str = "application/vnd.rbuild.build.log.v1+zstd";
+/// What `import` reads.
+pub(super) const JOURNAL: &str = "application/vnd.rbuild.build.journal.v1+jsonl";
+pub(super) const RECORD: &str = "application/vnd.rbuild.build.record.v1+json";
+pub(super) const LOG: &str = "application/vnd.rbuild.build.log.v1+zstd";
 const EMPTY: &str = "application/vnd.oci.empty.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
@@ -53,6 +56,8 @@ fn write(builds: &[&BuildRecord], out: impl Write) -> io::Result<()> {
     let mut manifests = Vec::new();
     for build in builds {
         let mut layers = vec![archive.blob(RECORD, format!("{:#}\n", details(build)).as_bytes())?];
+        let journal = build.portable_journal().map_err(io::Error::other)?;
+        layers.push(archive.blob(JOURNAL, journal.as_bytes())?);
         for step in &build.steps {
             let Some(number) = step.log else { continue };
             // A build that is under way has logs without an end; what there is goes along.

@@ -126,6 +126,8 @@ pub(super) const KEYS: &[Key] = &[
         "`BUILDKIT_STEP_LOG_MAX_SPEED`",
         "bytes of a step's output that are shown for each second; -1 for all",
     ),
+    key("history.maxEntries", "20", "50", "", "records of so many builds stay however old they are; at least 1"),
+    key("history.maxAge", "\"168h\"", "48h", "", "the others go when they are so old: a duration, or seconds"),
     key("registry.*.mirrors", "[\"mirror.example:5000/hub\"]", "none", "", "asked before it, in this order"),
     key("registry.*.http", "false", "TLS; HTTP for loopback without TLS", "", "plain HTTP only, or TLS only"),
     key("registry.*.insecure", "false", "`false`", "", "accept any certificate"),

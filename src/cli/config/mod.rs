@@ -22,6 +22,7 @@ use super::settings::{self, usage};
 use super::{caches, grammar, outputs, worker};
 use crate::base::FaultKind;
 use crate::base::duration::parse_span;
+use crate::build::record::HistoryLimits;
 use crate::exec::run::{DefaultNetwork, DnsOptions, StepOptions};
 use crate::store::{Filter, GcCaps, GcPolicy, GcRule, Space};
 
@@ -47,6 +48,8 @@ pub struct Config {
     pub steps: StepOptions,
     /// `[log]`
     pub log: LogLimits,
+    /// `[history]`
+    pub history: HistoryLimits,
     /// `[system] maxRegistryConcurrency`
     pub registry_parallel: Option<usize>,
     /// `[worker.oci] snapshotter`
@@ -196,6 +199,13 @@ impl Config {
         };
         self.log = LogLimits { size: limit("step-max-size")?, speed: limit("step-max-speed")? };
         log.finish()?;
+        let mut history = top.table("history")?;
+        let usual = HistoryLimits::default();
+        self.history = HistoryLimits {
+            entries: count(history.number("maxEntries")?)?.unwrap_or(usual.entries),
+            age: time(history.quantity("maxAge")?)?.unwrap_or(usual.age),
+        };
+        history.finish()?;
         let mut system = top.table("system")?;
         self.registry_parallel = count(system.number("maxRegistryConcurrency")?)?;
         system.finish()?;
@@ -334,6 +344,12 @@ fn space(found: Option<Found<'_, String>>) -> Result<Option<Space>, Failure> {
     found.map(|found| found.read(|text| grammar::space(text))).transpose()
 }
 
+/// A duration, or seconds.
+fn time(found: Option<Found<'_, String>>) -> Result<Option<Duration>, Failure> {
+    let read = |text: &String| text.parse().map(Duration::from_secs).or_else(|_| parse_span(text));
+    found.map(|found| found.read(read)).transpose()
+}
+
 fn caps(section: &mut Section<'_>) -> Result<GcCaps, Failure> {
     Ok(GcCaps {
         max_used: space(section.quantity("maxUsedSpace")?)?,
@@ -354,13 +370,7 @@ fn rule(mut section: Section<'_>) -> Result<GcRule, Failure> {
         })?,
         None => Vec::new(),
     };
-    let keep_duration = match section.quantity("keepDuration")? {
-        Some(found) => Some(found.read(|text| match text.parse() {
-            Ok(seconds) => Ok(Duration::from_secs(seconds)),
-            Err(_) => parse_span(text),
-        })?),
-        None => None,
-    };
+    let keep_duration = time(section.quantity("keepDuration")?)?;
     let all = section.flag("all")?.unwrap_or(false);
     section.finish()?;
     Ok(GcRule { all, any, keep_duration, caps: GcCaps { reserved: caps.reserved.or(old), ..caps } })
