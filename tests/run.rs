@@ -127,6 +127,7 @@ fn request<'a>(meta: &'a Meta, root: &'a Path) -> RunRequest<'a> {
         confidential: false,
         aside: None,
         caches: vec![],
+        followed: false,
     }
 }
 

@@ -10,5 +10,6 @@ mod network;
 mod place;
 pub mod run;
 pub mod secret;
+mod spawner;
 pub mod ssh;
 mod user;

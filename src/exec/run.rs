@@ -12,7 +12,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 pub use rootless::cgroup::Resources;
@@ -20,7 +20,7 @@ use rootless::cgroup::{LimitError, StepGroup};
 use rootless::step::{
     Attached, Emulation, Network, Rlimit, RootSwitch, STEP_VERSION, StepMount, StepOutcome, StepSpec, Usage,
 };
-use rootless::{IdleStep, Rung, RunningStep, SealedExe, SpawnError, StepHandles, StepIo, StepSignal, WorkerContext};
+use rootless::{Rung, RunningStep, SealedExe, SpawnError, StepHandles, StepIo, StepSignal, WorkerContext};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::sync::RwLock;
@@ -30,6 +30,7 @@ pub use super::hosts::DnsOptions;
 pub use super::network::DefaultNetwork;
 use super::network::{self, Networks, StepNetwork};
 use super::place::{PlaceError, Placement};
+use super::spawner::Spawner;
 pub use super::user::UserError;
 use super::{cwd, hosts, user};
 use crate::base::events::Stream;
@@ -78,6 +79,8 @@ pub struct RunRequest<'a> {
     pub aside: Option<PathBuf>,
     /// The cache mounts among `mounts`, which are lent to the root where the rung cannot mount.
     pub caches: Vec<&'a CacheMount>,
+    /// Another step comes after this one: what it needs is made ready while this one runs.
+    pub followed: bool,
 }
 
 /// Who a program is attached to.
@@ -243,7 +246,7 @@ pub struct Runner {
     context: WorkerContext,
     spawner: Arc<Spawner>,
     options: StepOptions,
-    networks: Networks,
+    networks: Arc<Networks>,
     /// Why steps cannot have networks of their own, once that is known.
     no_network: OnceLock<String>,
     /// A step had one.
@@ -263,24 +266,30 @@ impl Runner {
             RootSwitch::Pivot => SealedExe::new().map_err(io_error("protect the program from the steps it runs"))?,
             RootSwitch::Chroot => SealedExe::out_of_reach(),
         };
-        let (networks, no_network) = (Networks::default(), OnceLock::new());
+        let (networks, no_network) = (Arc::<Networks>::default(), OnceLock::new());
         if context.switch() == RootSwitch::Chroot {
             let _ = no_network.set(format!("isolation {} has no namespaces", context.rung));
         }
         let (next, together) = (AtomicU64::new(0), RwLock::new(()));
         let had_network = AtomicBool::new(false);
-        let spawner = Arc::new(Spawner { exe, spare: Mutex::default() });
+        let spawner = Arc::new(Spawner::new(exe));
         Ok(Self { context, spawner, options, networks, no_network, had_network, next, together })
     }
 
-    /// To be called when a step will run soon: its process is started meanwhile.
+    /// To be called when a step will run soon: its process and its network are made meanwhile.
     pub fn expect_step(&self) {
-        // Control groups of version 2 can be made only where no process is beside them.
-        if self.context.rung == Rung::None || !self.options.resources.is_empty() {
+        if self.context.rung == Rung::None {
             return;
         }
-        let spawner = Arc::clone(&self.spawner);
-        drop(tokio::task::spawn_blocking(move || spawner.make_spare()));
+        // Control groups of version 2 can be made only where no process is beside them.
+        if self.options.resources.is_empty() {
+            let spawner = Arc::clone(&self.spawner);
+            drop(tokio::task::spawn_blocking(move || spawner.make_spare()));
+        }
+        if self.options.network != DefaultNetwork::Host && self.no_network.get().is_none() {
+            let networks = Arc::clone(&self.networks);
+            drop(tokio::task::spawn_blocking(move || networks.make_spare()));
+        }
     }
 
     /// The worker it runs steps for.
@@ -363,6 +372,10 @@ impl Runner {
                 Output::Events(vertex) => {
                     let begin = move |handles: StepHandles<'_>| spawner.start(&spec, handles);
                     let (step, held) = start(held, begin).await?;
+                    // Where there are no namespaces, nothing of ours waits beside a program that runs.
+                    if request.followed && self.context.switch() == RootSwitch::Pivot {
+                        self.expect_step();
+                    }
                     (in_time(self.options.timeout, follow(step, events, vertex)).await, held)
                 }
                 Output::Attached(Attachment { io, terminal, console, signals }) => {
@@ -372,8 +385,7 @@ impl Runner {
                         let _ = rustix::fs::fchown(fd, Some(uid), Some(gid));
                     }
                     spec.attached = Some(Attached { terminal, console });
-                    let begin =
-                        move |handles: StepHandles<'_>| rootless::spawn_attached(&spawner.exe, &spec, handles, io);
+                    let begin = move |handles: StepHandles<'_>| spawner.start_attached(&spec, handles, io);
                     let (step, held) = start(held, begin).await?;
                     // Somebody is there who can end it: time is not limited.
                     (accompany(step, signals).await, held)
@@ -594,38 +606,6 @@ impl Way {
             Self::None => hosts::Servers::NotLoopback,
             Self::Own(network) => hosts::Servers::These(&network::addresses::NAME_SERVERS[..network.name_servers]),
         }
-    }
-}
-
-/// Starts the processes of steps.
-struct Spawner {
-    exe: SealedExe,
-    /// A process that was started in advance.
-    spare: Mutex<Option<IdleStep>>,
-}
-
-impl Spawner {
-    fn spare(&self) -> std::sync::MutexGuard<'_, Option<IdleStep>> {
-        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Starts one for the next step, unless there is one. Trouble is for the step to meet.
-    fn make_spare(&self) {
-        // Held meanwhile: a step that comes now waits for this one, which is quicker than to start another.
-        let mut spare = self.spare();
-        if spare.is_none() {
-            *spare = rootless::spawn_idle(&self.exe, false).ok();
-        }
-    }
-
-    fn start(&self, spec: &StepSpec, handles: StepHandles<'_>) -> Result<RunningStep, SpawnError> {
-        if !spec.insecure
-            && let Some(spare) = self.spare().take()
-            && let Ok(step) = spare.start(spec, handles)
-        {
-            return Ok(step);
-        }
-        rootless::spawn_step(&self.exe, spec, handles)
     }
 }
 

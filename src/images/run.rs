@@ -71,6 +71,7 @@ impl Images {
             confidential: false,
             aside,
             caches: Vec::new(),
+            followed: false,
         };
         Ok(runner.run_attached(request, &self.events, attachment, std::future::pending()).await?)
     }

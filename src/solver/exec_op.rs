@@ -53,7 +53,7 @@ pub(super) struct Ready {
 
 impl Ready {
     /// For the runner.
-    pub(super) fn request(&self) -> RunRequest<'_> {
+    pub(super) fn request(&self, followed: bool) -> RunRequest<'_> {
         let held = &self.held;
         RunRequest {
             meta: &self.meta,
@@ -66,6 +66,7 @@ impl Ready {
             confidential: self.confidential,
             aside: self.aside.clone(),
             caches: held.caches.values().collect(),
+            followed,
         }
     }
 
@@ -93,8 +94,9 @@ impl Solver {
         runner.expect_step();
 
         let ready = self.ready(vertex, exec, trees, &runner, Vec::new()).await?;
+        let followed = self.is_before_step(vertex);
         let result = runner
-            .run_step(ready.request(), &self.env.events, &vertex.digest, self.env.cancel.cancelled())
+            .run_step(ready.request(followed), &self.env.events, &vertex.digest, self.env.cancel.cancelled())
             .await
             .map_err(|e| run_error(vertex, &e))?;
         if !run::is_success(&ready.meta, result.code) {

@@ -164,7 +164,7 @@ impl Solver {
         let trees: Vec<Tree> = failed.chains.iter().cloned().map(Tree::Layers).collect();
         let ready = self.ready(&vertex, &exec, &trees, &runner, tools).await?;
         let never = std::future::pending();
-        let result = runner.run_attached(ready.request(), &self.env.events, visit.attachment, never).await;
+        let result = runner.run_attached(ready.request(false), &self.env.events, visit.attachment, never).await;
         result.map_err(|e| run_error(&vertex, &e))
     }
 

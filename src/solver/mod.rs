@@ -106,6 +106,8 @@ pub struct Solver {
     unread: Mutex<HashSet<Digest>>,
     /// Vertices whose layers the outputs want.
     exported: Mutex<HashSet<Digest>>,
+    /// Vertices that a step reads.
+    before_steps: Mutex<HashSet<Digest>>,
     packer: Mutex<Option<early::Packer>>,
     /// Records of other machines' caches that stand for a vertex: by its definition, and what more its content told.
     matched: Mutex<HashMap<Digest, remote::Matches>>,
@@ -147,6 +149,7 @@ impl Solver {
             contents: Mutex::default(),
             unread: Mutex::default(),
             exported: Mutex::default(),
+            before_steps: Mutex::default(),
             packer: Mutex::default(),
             matched: Mutex::default(),
             refined: Mutex::default(),
@@ -166,6 +169,7 @@ impl Solver {
         self.announce(graph, root);
         self.note_unread(graph);
         self.note_exported(graph);
+        self.note_steps(graph);
         let result = self.edge(graph, root).await;
         if result.is_err() {
             self.env.cancel.cancel();

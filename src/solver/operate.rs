@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use futures_util::future::try_join_all;
 
 use super::tree::{self, Tree};
-use super::{SolveError, Solved, Solver, blocking};
+use super::{SolveError, Solved, Solver, blocking, lock};
 use crate::base::{CacheKey, FaultKind};
 use crate::cache::key::{self, Dependency, Part};
 use crate::llb::op::Kind;
@@ -50,7 +50,7 @@ impl Solver {
             return Err(SolveError::cancelled());
         }
         let (key, parts) = self.content_key(vertex, &inputs, &trees).await?;
-        super::lock(&self.parts).insert(vertex.digest.clone(), parts.clone());
+        lock(&self.parts).insert(vertex.digest.clone(), parts.clone());
         let fast = keyed.key.clone().unwrap_or_else(|| key.clone());
         if let Some(canonical) = &keyed.renewed {
             self.explain(graph, vertex, &parts, &trees).await;
@@ -115,6 +115,17 @@ impl Solver {
         Ok((key::combine(&key::operation(vertex), &parts), parts))
     }
 
+    /// Notes what steps read: when that had to be made, they have to run.
+    pub(super) fn note_steps(&self, graph: &Graph) {
+        let steps = graph.vertices.values().filter(|vertex| matches!(vertex.op.kind, Some(Kind::Exec(_))));
+        lock(&self.before_steps).extend(steps.flat_map(|step| step.inputs.iter().map(|edge| edge.vertex.clone())));
+    }
+
+    /// Whether a step reads what this vertex makes.
+    pub(super) fn is_before_step(&self, vertex: &Vertex) -> bool {
+        lock(&self.before_steps).contains(&vertex.digest)
+    }
+
     /// Runs the operation. Sources never come here.
     async fn operate(self: &Arc<Self>, vertex: &Arc<Vertex>, trees: &[Tree]) -> Result<Vec<Vec<LayerId>>, SolveError> {
         let unsupported =
@@ -122,6 +133,9 @@ impl Solver {
         match &vertex.op.kind {
             Some(Kind::File(file)) => {
                 self.env.events.started(&vertex.digest);
+                if let (true, Ok(runner)) = (self.is_before_step(vertex), &self.env.steps) {
+                    runner.expect_step();
+                }
                 self.file_op(vertex, file, trees).await
             }
             Some(Kind::Exec(exec)) => self.exec_op(vertex, exec, trees).await,

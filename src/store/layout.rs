@@ -1,11 +1,12 @@
 //! Where things are in the store's directory, its `VERSION` file, and on which file systems it may be.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{CWD, FlockOperation, IFlags, RenameFlags};
 
 use crate::base::Digest;
 use crate::base::file::write_atomic;
@@ -145,9 +146,7 @@ impl Layout {
             return Err(StoreError::NotAStore { root: self.root.clone(), found });
         }
         make_private(&self.root)?;
-        for dir in DIRECTORIES {
-            create_dirs(&self.root.join(dir))?;
-        }
+        self.create_directories()?;
         let empty = serde_json::to_vec(&Index::new(Vec::new())).expect("because the index has string keys only");
         for (name, bytes) in [("index.json", empty.as_slice()), (MARKER_NAME, MARKER)] {
             let path = self.oci().join(name);
@@ -157,6 +156,26 @@ impl Layout {
             }
         }
         Ok(Some(Creation { layout: self.clone(), _lock: root }))
+    }
+
+    /// Creates what is missing of [`DIRECTORIES`], where the file system can do that in a place of its own.
+    fn create_directories(&self) -> Result<(), StoreError> {
+        create_dirs(&self.tmp())?;
+        if scatter(&self.tmp()).is_ok() {
+            // What a directory of `tmp` contains stays where that was put when it gets another name.
+            let place = self.tmp().join(super::random_name()?);
+            for dir in DIRECTORIES {
+                create_dirs(&place.join(dir))?;
+            }
+            let top: BTreeSet<&str> = DIRECTORIES.iter().filter_map(|dir| dir.split('/').next()).collect();
+            for name in top {
+                // What is there already is of a creation that was interrupted.
+                let _ =
+                    rustix::fs::renameat_with(CWD, place.join(name), CWD, self.root.join(name), RenameFlags::NOREPLACE);
+            }
+            fs::remove_dir_all(&place).map_err(StoreError::io("remove", &place))?;
+        }
+        DIRECTORIES.iter().try_for_each(|dir| create_dirs(&self.root.join(dir)))
     }
 
     fn check_version(&self, text: &str) -> Result<(), StoreError> {
@@ -220,6 +239,21 @@ impl Creation {
         write_atomic(&layout.version(), version_text().as_bytes()).map_err(StoreError::io("write", layout.version()))
     }
 }
+
+/// Has ext4 put each new directory in `dir` into some part of the disk that is little used, and what it will contain beside it.
+/// Others go beside their parent, where ext4 looks, for each new file, at every inode that was deleted in the last minutes
+/// before it takes one: after a large tree was removed, extracting another beside it takes several times as long.
+fn scatter(dir: &Path) -> io::Result<()> {
+    let dir = File::open(dir)?;
+    if rustix::fs::fstatfs(&dir)?.f_type != EXT4_MAGIC {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
+    let flags = rustix::fs::ioctl_getflags(&dir)?;
+    Ok(rustix::fs::ioctl_setflags(&dir, flags | IFlags::TOPDIR)?)
+}
+
+/// `EXT4_SUPER_MAGIC`, as `statfs` tells it.
+const EXT4_MAGIC: rustix::fs::FsWord = 0xef53;
 
 /// `mkdir -p` with mode 0700 for what is created.
 fn create_dirs(path: &Path) -> Result<(), StoreError> {
@@ -308,6 +342,8 @@ mod tests {
         assert_eq!(mode & 0o7777, 0o700);
         assert_eq!(fs::read(layout.oci().join(MARKER_NAME)).expect("written"), MARKER);
         assert!(layout.blobs().join("sha256").is_dir());
+        let left: Vec<_> = fs::read_dir(layout.tmp()).expect("lists").collect();
+        assert!(left.is_empty(), "{left:?}");
     }
 
     #[test]

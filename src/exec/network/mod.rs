@@ -17,9 +17,9 @@ use std::fs;
 use std::io;
 use std::net::{IpAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
-use rootless::network::{CableMaker, CablePlan};
+use rootless::network::{Cable, CableMaker, CablePlan};
 
 use addresses::Destinations;
 
@@ -52,6 +52,8 @@ impl DefaultNetwork {
 #[derive(Debug, Default)]
 pub(super) struct Networks {
     cables: CableMaker,
+    /// One that was made in advance.
+    spare: Mutex<Option<Cable>>,
     /// Whether the machine has IPv6 to anywhere.
     v6: OnceLock<bool>,
 }
@@ -68,6 +70,30 @@ pub(super) struct StepNetwork {
 impl Networks {
     /// A network. `resolv_conf` names the machine's name servers; `host` makes its loopback reachable.
     pub(super) fn open(&self, resolv_conf: &str, host: bool) -> io::Result<StepNetwork> {
+        // (A statement of its own, so that the lock is not held longer.)
+        let spare = self.spare().take();
+        let cable = spare.map_or_else(|| self.cable(), Ok)?;
+        let resolvers = addresses::resolvers(resolv_conf, interface_number);
+        let name_servers = resolvers.len();
+        let stop = bridge::start(cable.end, Destinations { resolvers, host })?;
+        Ok(StepNetwork { namespace: cable.namespace, stop, name_servers })
+    }
+
+    /// Makes what the next step needs, unless it is there: that takes milliseconds, most of them the kernel waiting for itself.
+    /// Trouble is for the step to meet.
+    pub(super) fn make_spare(&self) {
+        // Held meanwhile: a step that comes now waits for this one.
+        let mut spare = self.spare();
+        if spare.is_none() {
+            *spare = self.cable().ok();
+        }
+    }
+
+    fn spare(&self) -> std::sync::MutexGuard<'_, Option<Cable>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn cable(&self) -> io::Result<Cable> {
         let mut plan = CablePlan {
             addresses: vec![addresses::STEP_V4.into()],
             mtu: u32::try_from(link::MTU).expect("because packets are small"),
@@ -75,11 +101,7 @@ impl Networks {
         if *self.v6.get_or_init(has_v6) {
             plan.addresses.push(addresses::STEP_V6.into());
         }
-        let cable = self.cables.make(&plan).map_err(io::Error::other)?;
-        let resolvers = addresses::resolvers(resolv_conf, interface_number);
-        let name_servers = resolvers.len();
-        let stop = bridge::start(cable.end, Destinations { resolvers, host })?;
-        Ok(StepNetwork { namespace: cable.namespace, stop, name_servers })
+        self.cables.make(&plan).map_err(io::Error::other)
     }
 }
 
