@@ -7,6 +7,7 @@
 mod support;
 
 use std::os::unix::process::ExitStatusExt as _;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use support::Bench;
@@ -55,6 +56,51 @@ fn killed_at_random_points_the_store_stays_whole() {
     bench.rbuild(&["du"]).ok();
     bench.rbuild(&["prune", "--all", "--force"]).ok();
     bench.build(&[]).ok();
+}
+
+/// A build that is killed in the milliseconds in which containers are made leaves none of their processes behind.
+#[test]
+fn killed_while_steps_start_nothing_is_left_running() {
+    need_run!();
+    let bench = Bench::new();
+    let steps: String = (0..25).map(|n| format!("RUN true # {n}\n")).collect();
+    bench.dockerfile(&format!("FROM busybox\n{steps}"));
+    bench.build(&[]).ok();
+    let rounds = if std::env::var("RBUILD_TEST_LONG").is_ok_and(|v| !v.is_empty()) { 200 } else { 30 };
+    for round in 0..rounds {
+        let mut child =
+            bench.build_command(&["--no-cache"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(80 + (round * 23) % 500));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    let mut left = orphans();
+    for _ in 0..100 {
+        if left.is_empty() {
+            break;
+        }
+        // What another test has just killed is gone in a moment.
+        std::thread::sleep(Duration::from_millis(100));
+        let now = orphans();
+        left.retain(|pid| now.contains(pid));
+    }
+    assert!(left.is_empty(), "step processes without a builder: {left:?}");
+}
+
+/// Step processes whose parent is no process of rbuild.
+fn orphans() -> Vec<String> {
+    let command_line = |pid: &str| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let numbers = processes.filter_map(|e| e.file_name().into_string().ok().filter(|n| n.parse::<u32>().is_ok()));
+    numbers
+        .filter(|pid| command_line(pid).starts_with(b"rbuild\0__step"))
+        .filter(|pid| {
+            let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else { return false };
+            let field =
+                |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).map(str::trim).unwrap_or_default();
+            !field("State:").starts_with('Z') && !command_line(field("PPid:")).starts_with(b"rbuild\0")
+        })
+        .collect()
 }
 
 #[test]

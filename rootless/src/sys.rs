@@ -435,8 +435,8 @@ pub(crate) fn mount_setattr(mount: BorrowedFd<'_>, set: u64) -> io::Result<()> {
     if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Makes the kernel send SIGIO, whose default action is to end the process, when anything happens on `fd`.
-pub(crate) fn die_on_activity(fd: BorrowedFd<'_>, enable: bool) -> io::Result<()> {
+/// Makes the kernel send SIGIO when anything happens on `fd`.
+pub(crate) fn signal_on_activity(fd: BorrowedFd<'_>, enable: bool) -> io::Result<()> {
     let fd = fd.as_raw_fd();
     // SAFETY: plain fcntl calls on an open descriptor.
     unsafe {
@@ -450,6 +450,29 @@ pub(crate) fn die_on_activity(fd: BorrowedFd<'_>, enable: bool) -> io::Result<()
         }
     }
     Ok(())
+}
+
+/// Has a signal handled by `handler`, which does nothing but system calls.
+pub(crate) fn handle_signal(signal: i32, handler: extern "C" fn(libc::c_int)) -> io::Result<()> {
+    // SAFETY: all-zero is a valid `sigaction`, a plain C struct: no flags, an empty mask.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = handler as *const () as usize;
+    // SAFETY: the handler has the type that a handler without SA_SIGINFO has, and lives as long as the program.
+    let rc = unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) };
+    if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Reads from the start of a file, in a signal handler. How many bytes; 0 for an error.
+pub(crate) fn read_at_start(fd: i32, buffer: &mut [u8]) -> usize {
+    // SAFETY: the buffer is as long as is said; a descriptor that is not open is an error.
+    let length = unsafe { libc::pread(fd, buffer.as_mut_ptr().cast(), buffer.len(), 0) };
+    usize::try_from(length).unwrap_or(0)
+}
+
+/// Sends a signal, in a signal handler. Whoever is gone already is none of its concern.
+pub(crate) fn kill_raw(pid: i32, signal: i32) {
+    // SAFETY: plain numbers.
+    unsafe { libc::kill(pid, signal) };
 }
 
 /// Brings the loopback interface of the current network namespace up.

@@ -1,12 +1,13 @@
 //! The step process: one single-threaded process per RUN, which calls libcontainer and tells the worker how it ended.
 //!
 //! Its standard input is a socket to the worker ([`crate::spawn`]). Until the user's program starts, any activity on it
-//! ends this process at once (SIGIO); from then on it is polled beside the program's pidfd, and its end means: kill.
+//! ends this process and its children at once ([`lifeline`]); from then on it is polled beside the program's pidfd, and its end means: kill.
 
 mod chroot;
 mod descendants;
 mod errors;
 mod executor;
+mod lifeline;
 mod oci;
 mod signals;
 
@@ -27,6 +28,7 @@ use crate::step::{Emulation, Network, RootSwitch, STEP_VERSION, StepOutcome, Ste
 use crate::sys::{self, Context, SysError};
 use errors::ErrorPipe;
 use executor::StepExecutor;
+use lifeline::Lifeline;
 use signals::Signals;
 
 /// The largest specification a step process accepts.
@@ -126,7 +128,7 @@ impl Drop for StateDirs {
 }
 
 fn run(socket: &UnixStream, spec: StepSpec) -> Result<StepOutcome, String> {
-    sys::die_on_activity(socket.as_fd(), true).map_err(|e| format!("cannot watch the worker: {e}"))?;
+    let lifeline = Lifeline::hold(socket.as_fd()).map_err(|e| format!("cannot watch the worker: {e}"))?;
     fs::metadata(&spec.rootfs)
         .map_err(|e| format!("cannot find the root file system {}: {e}", spec.rootfs.display()))?;
     let errors = ErrorPipe::new().map_err(|e| format!("cannot make a pipe: {e}"))?;
@@ -152,7 +154,7 @@ fn run(socket: &UnixStream, spec: StepSpec) -> Result<StepOutcome, String> {
     let pidfd =
         rustix::process::pidfd_open(process, PidfdFlags::empty()).map_err(|e| format!("cannot open a pidfd: {e}"))?;
 
-    sys::die_on_activity(socket.as_fd(), false).map_err(|e| format!("cannot watch the worker: {e}"))?;
+    lifeline.let_go().map_err(|e| format!("cannot watch the worker: {e}"))?;
     if let Err(error) = container.start() {
         kill(&pidfd);
         let _ = sys::wait_usage(pid);
