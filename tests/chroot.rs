@@ -103,6 +103,20 @@ fn a5_03_cache_mounts_are_moved_in_and_out() {
     chroot(&bench, &[]).fails(4, &["removed or moved /c"]);
 }
 
+/// A cache mount keeps what an earlier step put there, whatever it is.
+#[test]
+fn a_target_below_a_link_to_nowhere_has_a_name() {
+    let Some(bench) = bench() else { return };
+    bench.dockerfile(
+        "FROM busybox\nRUN --mount=type=cache,target=/c ln -s /nowhere/x /c/l && touch /c/f\n\
+         RUN --mount=type=cache,target=/c --mount=type=tmpfs,target=/c/l/t true\n",
+    );
+    let wanted = "cannot put /c/l/t in place without mounting: /c/l is a file, or a link that leads nowhere";
+    chroot(&bench, &[]).fails(4, &[wanted]);
+    bench.dockerfile("FROM busybox\nRUN --mount=type=cache,target=/c --mount=type=tmpfs,target=/c/f/t true\n");
+    chroot(&bench, &[]).fails(4, &["/c/f is a file, or a link"]);
+}
+
 #[test]
 fn a_cache_mount_survives_a_killed_build() {
     let Some(bench) = bench() else { return };

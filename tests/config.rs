@@ -147,6 +147,26 @@ fn isolation_and_snapshotter() {
     configure(&bench, "isolation = \"none\"\n");
     bench.dockerfile("FROM busybox\nRUN true\n");
     bench.build(&[]).fails(ISOLATION, &[]);
+    bench.build(&["--isolation", "proot"]).fails(USAGE, &["--isolation: proot is no rung: it keeps neither owners"]);
+}
+
+// SPEC B2.26: what flags say about steps can stand in the file, and a flag goes before it.
+#[test]
+fn limits_of_steps() {
+    need_run!();
+    let bench = bench();
+    bench.dockerfile("FROM busybox\nRUN sleep 2718\n");
+    configure(&bench, "[steps]\ntimeout = \"300ms\"\n");
+    bench.build(&[]).fails(9, &["took longer than 300ms"]);
+    bench.dockerfile("FROM busybox\nRUN sleep 0.5\n");
+    bench.build(&["--step-timeout", "1m"]).ok();
+    // Where there is no control group of one's own the limit is refused, and never forgotten.
+    bench.dockerfile("FROM busybox\nRUN dd if=/dev/zero of=/dev/null bs=400M count=1\n");
+    for line in ["memory = \"64m\"", "pids-limit = 1", "cpuset-cpus = \"4095\""] {
+        configure(&bench, &format!("[steps]\n{line}\n"));
+        let run = bench.build(&["--no-cache"]);
+        assert_ne!(run.code, 0, "{line} was ignored: {}", run.stderr);
+    }
 }
 
 // A step that meets another one in the shared directory fails.

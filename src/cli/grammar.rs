@@ -108,13 +108,15 @@ pub fn ulimit(text: &str) -> Result<Ulimit, ValueError> {
     Ok(Ulimit { name: name.into(), soft, hard })
 }
 
+/// What [`resource`] knows.
+pub const RESOURCES: [&str; 7] =
+    ["memory", "memory-swap", "cpu-shares", "cpu-period", "cpu-quota", "cpuset-cpus", "cpuset-mems"];
+
 /// One limit of a step by buildx's name (B2.26).
 ///
 /// # Errors
 /// For unknown names and values that are none.
 pub fn resource(key: &str, value: &str, into: &mut Resources) -> Result<(), ValueError> {
-    const KEYS: [&str; 7] =
-        ["memory", "memory-swap", "cpu-shares", "cpu-period", "cpu-quota", "cpuset-cpus", "cpuset-mems"];
     let signed = |n: Result<u64, ValueError>| {
         if value == "-1" { Ok(-1) } else { n.map(|n| i64::try_from(n).unwrap_or(i64::MAX)) }
     };
@@ -132,7 +134,7 @@ pub fn resource(key: &str, value: &str, into: &mut Resources) -> Result<(), Valu
         "cpu-quota" => into.cpu_quota = Some(signed(number())?),
         "cpuset-cpus" => into.cpuset_cpus = Some(list()?),
         "cpuset-mems" => into.cpuset_mems = Some(list()?),
-        _ => return fail(format!("unknown resource \"{key}\"{}", did_you_mean(key, KEYS))),
+        _ => return fail(format!("unknown resource \"{key}\"{}", did_you_mean(key, RESOURCES))),
     }
     Ok(())
 }

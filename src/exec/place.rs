@@ -193,11 +193,12 @@ impl<'a> Placement<'a> {
                 let real = real_path(found.as_fd())?;
                 real.strip_prefix(&self.root_path).map_err(|_| io::Error::from(io::ErrorKind::NotFound))?.to_path_buf()
             }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 // Below something that was put in: the stubs are in the tree underneath.
                 let mut path = PathBuf::new();
                 for part in relative.parent().unwrap_or(Path::new("")).components() {
-                    let parent = open_in_root(&self.root, &path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?;
+                    let parent = open_in_root(&self.root, &path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
+                        .map_err(|e| explain_missing(e, &path))?;
                     path.push(part);
                     match rustix::fs::mkdirat(&parent, part.as_os_str(), Mode::from_raw_mode(0o755)) {
                         Ok(()) => made.push((parent, part.as_os_str().to_owned())),
@@ -209,9 +210,10 @@ impl<'a> Placement<'a> {
             }
             Err(e) => return Err(e),
         };
+        let above = real.parent().unwrap_or(Path::new(""));
         let name = real.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?.to_owned();
-        let parent = real.parent().unwrap_or(Path::new(""));
-        let parent = open_in_root(&self.root, parent, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
+        let parent = open_in_root(&self.root, above, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
+            .map_err(|e| explain_missing(e, above))?;
         Ok((parent, name, made))
     }
 
@@ -275,6 +277,17 @@ fn overwrite(dir: &OwnedFd, name: &OsStr) {
     let mut file = fs::File::from(fd);
     let length = file.metadata().map_or(0, |m| m.len()).min(1 << 20);
     let _ = file.write_all(&vec![0; usize::try_from(length).unwrap_or(0)]);
+}
+
+/// Something there was made or found, and still cannot be opened.
+fn explain_missing(error: io::Error, path: &Path) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("/{} is a file, or a link that leads nowhere; remove it, or choose another target", path.display()),
+        ),
+        _ => error,
+    }
 }
 
 fn real_path(fd: BorrowedFd<'_>) -> io::Result<PathBuf> {

@@ -192,6 +192,9 @@ impl ExecError {
             Self::TimedOut(_) => FaultKind::Step,
             Self::User(_) | Self::Cwd { .. } => FaultKind::Input,
             Self::Ulimit { .. } => FaultKind::Usage,
+            Self::Place(PlaceError::Io { source, .. }) if source.kind() == std::io::ErrorKind::InvalidInput => {
+                FaultKind::Input
+            }
             Self::Io { source, .. } | Self::Place(PlaceError::Io { source, .. }) => {
                 FaultKind::of_io(source, FaultKind::Internal)
             }

@@ -191,6 +191,18 @@ impl Config {
         dns.finish()?;
         let mut steps = top.table("steps")?;
         let network = steps.text("network")?;
+        for resource in grammar::RESOURCES {
+            if let Some(found) = steps.quantity(resource)? {
+                found.read(|text| grammar::resource(resource, text, &mut self.steps.resources))?;
+            }
+        }
+        if let Some(found) = steps.number("pids-limit")? {
+            let limit = found.read(|n| u64::try_from(*n).map_err(|_| "expected a number of processes"))?;
+            self.steps.resources.processes = Some(limit);
+        }
+        if let Some(found) = steps.text("timeout")? {
+            self.steps.timeout = Some(found.read(|text| parse_span(text))?);
+        }
         steps.finish()?;
         let mut log = top.table("log")?;
         let mut limit = |key| match log.number(key)? {

@@ -78,6 +78,9 @@ fn mistakes_name_file_line_key_and_rule() {
         ("[build]\nadd-host = [\"x\"]", ":2: build.add-host: invalid host x"),
         ("[build]\nshm-size = \"1x\"", ":2: build.shm-size: invalid size"),
         ("[build]\nulimit = [\"nofiles=1\"]", ":2: build.ulimit: "),
+        ("[steps]\nmemory = \"lots\"", ":2: steps.memory: "),
+        ("[steps]\npids-limit = -5", ":2: steps.pids-limit: "),
+        ("[steps]\ntimeout = \"soon\"", ":2: steps.timeout: "),
         ("[dns]\nnameservers = [\"one\"]", ":2: dns.nameservers: \"one\" is not an IP address"),
         ("[steps]\nnetwork = \"none\"", ":2: steps.network: \"none\" is not auto, sandbox or host"),
         ("[steps]\nnetwrk = \"host\"", ":2: unknown key steps.netwrk (did you mean network?)"),
@@ -108,6 +111,9 @@ fn every_key_of_the_reference_is_read() {
     assert_eq!(config.notices, Vec::<String>::new());
     assert_eq!(config.root.as_deref(), Some(Path::new("/var/lib/rbuild")));
     assert_eq!(config.build.ulimit, ["nofile=1024:4096"]);
+    assert_eq!(config.steps.timeout, Some(Duration::from_secs(7200)));
+    assert_eq!((config.steps.resources.memory, config.steps.resources.processes), (Some(4 << 30), Some(4096)));
+    assert_eq!((config.steps.resources.cpu_quota, config.steps.resources.memory_swap), (Some(150_000), Some(6 << 30)));
     assert_eq!(config.registry_parallel, Some(2));
     assert_eq!(config.parallelism, Some(8));
     let GcPolicy::Rules(rules) = config.gc else { panic!("the rules of the file count") };
