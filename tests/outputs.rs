@@ -9,7 +9,7 @@ mod support;
 
 use std::path::Path;
 
-use fake_registry::{Action, FakeRegistry};
+use fake_registry::{Action, Auth, FakeRegistry, Tokens};
 use serde_json::Value;
 use support::Bench;
 use support::image::{Image, name_of, tar_files};
@@ -361,6 +361,88 @@ fn e3_11_an_unchanged_image_is_pushed_with_three_requests() {
     assert!(extra.iter().all(|r| r.body.is_empty()));
 }
 
+// The same where the registry wants tokens: what is asked of the token server is authentication.
+#[test]
+fn e3_11_an_unchanged_image_is_pushed_with_three_requests_that_carry_a_token() {
+    let registry = FakeRegistry::start();
+    registry.set_auth(Auth::Token(Tokens { anonymous_pull: false, ..Tokens::default() }));
+    let bench = Bench::new();
+    copies(&bench);
+    let tag = format!("{}/app:1", registry.host());
+    let push = || {
+        let before = registry.requests().len();
+        bench.build(&["-t", &tag, "--push", "--creds", "user:secret"]).ok();
+        registry.requests().split_off(before)
+    };
+    assert!(push().iter().any(|r| r.method == "PUT"));
+    let again = push();
+    let carried = again.iter().filter(|r| r.path() != "/token" && r.header("authorization").is_some()).count();
+    assert!(carried <= 3, "{again:?}");
+    assert!(again.iter().all(|r| !["PUT", "PATCH"].contains(&r.method.as_str())), "{again:?}");
+}
+
+/// Calls of a build, by name with their arguments; `Err` where they cannot be watched.
+fn calls(bench: &Bench, output: &str) -> Result<Vec<String>, String> {
+    let log = bench.path("calls");
+    let mut strace = std::process::Command::new("strace");
+    strace.arg("-f").arg("-y").arg("-e").arg("trace=copy_file_range,ioctl,link,linkat").arg("-o").arg(&log);
+    // Without namespaces: what needs a setuid program cannot be watched.
+    let build = bench.build_command(&["--isolation", "none", "-o", output]);
+    strace.arg(build.get_program()).args(build.get_args()).current_dir(bench.path("out"));
+    strace.envs(build.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let run = strace.output().map_err(|e| format!("strace: {e}"))?;
+    if !run.status.success() {
+        return Err(format!("strace: {}", String::from_utf8_lossy(&run.stderr).lines().last().unwrap_or_default()));
+    }
+    Ok(std::fs::read_to_string(log).unwrap().lines().map(ToOwned::to_owned).collect())
+}
+
+// SPEC B3.03: what is in the store already is copied by the kernel, which shares the bytes where the file system can; it is
+// never linked, and never compressed again.
+#[test]
+fn b3_03_an_unchanged_image_costs_a_copy() {
+    let bench = Bench::new();
+    let size = 3 << 20;
+    // Random, so that the layer is large.
+    let mut random = vec![0; size];
+    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom").unwrap(), &mut random).unwrap();
+    bench.file("f", random).dockerfile("FROM scratch\nCOPY f /f\n");
+    bench.build(&["-o", "type=oci,dest=first.tar", "--isolation", "none"]).ok();
+    for (output, place) in [("type=oci,dest=l,tar=false", "l/blobs/sha256"), ("type=oci,dest=a.tar", "a.tar")] {
+        let calls = match calls(&bench, output) {
+            Ok(calls) => calls,
+            Err(why) => skip!("{why}"),
+        };
+        let made: Vec<&String> = calls.iter().filter(|call| call.contains("/out/")).collect();
+        let copied: usize = made
+            .iter()
+            .filter(|call| call.contains("copy_file_range("))
+            .filter_map(|call| call.rsplit("= ").next()?.trim().parse::<usize>().ok())
+            .sum();
+        assert!(
+            copied >= size || made.iter().any(|call| call.contains("FICLONE")),
+            "{output}: {copied} of {size}: {made:?}"
+        );
+        assert!(!made.iter().any(|call| call.contains("link(") || call.contains("linkat(")), "{made:?}");
+        let path = bench.path("out").join(place);
+        let files: Vec<_> = match path.is_dir() {
+            true => std::fs::read_dir(&path).unwrap().map(|e| e.unwrap().path()).collect(),
+            false => vec![path],
+        };
+        for file in files {
+            assert_eq!(
+                std::os::unix::fs::MetadataExt::nlink(&std::fs::metadata(&file).unwrap()),
+                1,
+                "{}",
+                file.display()
+            );
+        }
+    }
+    let layer = |image: &Image| image.manifest["layers"].clone();
+    let archive = Image::open_tar(&bench.path("out/a.tar"));
+    assert_eq!(layer(&archive), layer(&Image::open_tar(&bench.path("out/first.tar"))));
+}
+
 // SPEC N2.19: who may not push learns it before the build, not after it.
 #[test]
 fn a_push_that_is_not_allowed_stops_the_build_early() {
@@ -432,6 +514,13 @@ fn load_goes_to_docker_where_it_answers_and_else_to_the_store() {
     std::fs::write(&archive, loaded.recv().unwrap()).unwrap();
     assert_eq!(json(&tar_files(&archive)["manifest.json"])[0]["RepoTags"][0], "demo:1");
     assert_eq!(Image::open_tar(&archive).text("f"), "payload");
+    // SPEC B2.15: pushed and loaded by one build; the archive has the name with its registry.
+    let registry = FakeRegistry::start();
+    let tag = format!("{}/demo:1", registry.host());
+    bench.build(&["-t", &tag, "--push", "--load"]).ok();
+    std::fs::write(&archive, loaded.recv().unwrap()).unwrap();
+    assert_eq!(json(&tar_files(&archive)["manifest.json"])[0]["RepoTags"][0], tag.as_str());
+    assert!(registry.state().repositories["demo"].tags.contains_key("1"));
     let both = ["--platform=linux/amd64,linux/arm64", "-t", "demo:1", "--load"];
     bench.build(&both).fails(2, &["manifest lists", "containerd image store"]);
     std::fs::remove_file(&socket).unwrap();
@@ -439,4 +528,47 @@ fn load_goes_to_docker_where_it_answers_and_else_to_the_store() {
     bench.build(&both).ok();
     std::fs::write(&archive, loaded.recv().unwrap()).unwrap();
     assert_eq!(Image::open_platform(&archive, "linux/arm64").text("f"), "payload");
+}
+
+// SPEC B2.14, B5.03: where podman listens, where a context of docker's says, and nobody else.
+#[test]
+fn b2_14_podmans_socket_and_contexts_of_docker_are_found() {
+    let usual = ["/var/run/docker.sock", "/run/podman/podman.sock"];
+    if usual.iter().any(|path| std::os::unix::net::UnixStream::connect(path).is_ok()) {
+        skip!("an engine listens on this machine");
+    }
+    let mut bench = Bench::new();
+    copies(&bench);
+    let run = bench.build(&["-t", "demo:1", "--load"]).ok();
+    assert_eq!(run.count("neither docker nor podman answers on this machine"), 1, "{}", run.stderr);
+    // As rootless podman has it.
+    let runtime = bench.path("run");
+    std::fs::create_dir_all(runtime.join("podman")).unwrap();
+    std::fs::set_permissions(&runtime, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    bench.env.push(("XDG_RUNTIME_DIR".into(), runtime.display().to_string()));
+    let loaded = engine(&runtime.join("podman/podman.sock"), "{}");
+    bench.build(&["-t", "demo:1", "--load"]).ok();
+    assert!(!loaded.recv().unwrap().is_empty());
+    // The current context of docker goes before the usual places, DOCKER_CONTEXT before it, `context=` before both.
+    let docker = bench.path("home/.docker");
+    let context = |name: &str| {
+        let socket = bench.path(&format!("{name}.sock"));
+        let dir =
+            docker.join("contexts/meta").join(fake_registry::sha256(name.as_bytes()).trim_start_matches("sha256:"));
+        std::fs::create_dir_all(&dir).unwrap();
+        let host = format!("unix://{}", socket.display());
+        let meta = serde_json::json!({"Name": name, "Endpoints": {"docker": {"Host": host}}});
+        std::fs::write(dir.join("meta.json"), meta.to_string()).unwrap();
+        engine(&socket, "{}")
+    };
+    let (current, named, asked) = (context("current"), context("named"), context("asked"));
+    std::fs::write(docker.join("config.json"), r#"{"currentContext":"current"}"#).unwrap();
+    bench.build(&["-t", "demo:1", "--load"]).ok();
+    assert!(!current.recv().unwrap().is_empty());
+    bench.env.push(("DOCKER_CONTEXT".into(), "named".into()));
+    bench.build(&["-t", "demo:1", "--load"]).ok();
+    assert!(!named.recv().unwrap().is_empty());
+    bench.build(&["-t", "demo:1", "-o", "type=docker,context=asked"]).ok();
+    assert!(!asked.recv().unwrap().is_empty());
+    bench.build(&["-t", "demo:1", "-o", "type=docker,context=nobody"]).fails(2, &["docker context \"nobody\""]);
 }

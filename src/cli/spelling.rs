@@ -91,7 +91,12 @@ pub(super) fn ours(args: Vec<OsString>) -> Result<Vec<OsString>, Failure> {
             args.remove(at);
         }
         (Some("buildx"), Some("history")) => args.splice(at..at + 2, ["builds".into()]).for_each(drop),
-        (Some("buildx"), Some(second)) if BUILDERS.contains(&second) => args[at] = "builder".into(),
+        (Some("buildx"), Some(second)) if BUILDERS.contains(&second) => {
+            args[at] = "builder".into();
+            if second == "create" {
+                own_config(&mut args[at + 2..]);
+            }
+        }
         (Some("buildx"), Some(second)) => return Err(unknown(second)),
         (Some("image"), Some("ls" | "list")) => args.splice(at..at + 2, ["images".into()]).for_each(drop),
         (Some("image"), Some("pull" | "push" | "tag" | "rm" | "save" | "load" | "inspect" | "history")) => {
@@ -126,6 +131,17 @@ fn take_debug(args: &mut Vec<OsString>, at: usize) -> bool {
         found = true;
     }
     found
+}
+
+/// `--config` of `buildx create` is the daemon's configuration (as `--buildkitd-config` is), not ours.
+fn own_config(args: &mut [OsString]) {
+    for arg in args {
+        if let Some(rest) = arg.to_str().and_then(|text| text.strip_prefix("--config"))
+            && (rest.is_empty() || rest.starts_with('='))
+        {
+            *arg = format!("--buildkitd-config{rest}").into();
+        }
+    }
 }
 
 fn word(args: &[OsString], at: usize) -> Option<String> {
@@ -213,6 +229,8 @@ mod tests {
             ("rbuild -D buildx build .", "rbuild build --debug ."),
             ("rbuild buildx --debug build .", "rbuild build --debug ."),
             ("rbuild buildx -D ls", "rbuild builder ls"),
+            ("rbuild buildx create --config x --use", "rbuild builder create --buildkitd-config x --use"),
+            ("rbuild --config y buildx create --config=x", "rbuild --config y builder create --buildkitd-config=x"),
             ("rbuild -D -t x .", "rbuild build -D -t x ."),
             ("rbuild -D .", "rbuild build -D ."),
             ("rbuild ls", "rbuild ls"),
