@@ -20,7 +20,7 @@ use crate::base::{Cancel, Digest, Event, Events, FaultKind, TraceContext};
 use crate::cache::spec::{ExportSpec, ImportSpec};
 use crate::exec::run::{RunResult, Runner};
 use crate::exporter::cache::CacheExportError;
-use crate::exporter::{self, BuildResult, ExportContext, ExportError, ExportReport, ImageResult, OutputSpec};
+use crate::exporter::{self, Ahead, BuildResult, ExportContext, ExportError, ExportReport, ImageResult, OutputSpec};
 use crate::frontend::{self, Answer, Call, FrontendError, FrontendInput, FrontendOptions, FrontendResult};
 use crate::llb::op::{Kind, NetMode, SecurityMode, SourceOp};
 use crate::llb::{FrontendHost, Graph, HostError, ResolveMode, ResolvedImage};
@@ -168,14 +168,29 @@ impl Builder {
         for output in &request.outputs {
             output.check_platforms(multi).map_err(|e| ExportError::Usage(e.0))?;
         }
+        let ahead = Ahead::start(&self.store, &self.client, &self.images, &self.events, &request.outputs);
+        let solver = self.solver(request, ahead.as_ref());
+        let report = self.build_with(request, &solver, multi).await;
+        if let Some(ahead) = ahead {
+            let outcome = if report.is_ok() { Outcome::Done } else { Outcome::Canceled };
+            ahead.end(outcome).await;
+        }
+        report
+    }
+
+    async fn build_with(
+        &self,
+        request: &BuildRequest,
+        solver: &Arc<Solver>,
+        multi: bool,
+    ) -> Result<BuildReport, BuildError> {
         let targets: Vec<Option<Platform>> = match request.platforms.as_slice() {
             [] => vec![None],
             several => several.iter().cloned().map(Some).collect(),
         };
-        let solver = self.solver(request);
-        let inputs = self.inputs(request, &solver).await?;
+        let inputs = self.inputs(request, solver).await?;
         self.definition_loaded(inputs);
-        let host = self.host(&solver, multi);
+        let host = self.host(solver, multi);
         let fronts = try_join_all(targets.into_iter().map(|p| front_end(&host, request, inputs, p, multi))).await;
         self.warn(&inputs.filename, &fronts);
         let fronts = fronts?;
@@ -196,14 +211,14 @@ impl Builder {
             threads: self.threads,
         };
         let exports = loop {
-            let made = self.deliver(request, &solver, &graphs, &fronts, multi, &context).await;
+            let made = self.deliver(request, solver, &graphs, &fronts, multi, &context).await;
             match made {
                 // A layer that a cache promised: the result is made again without it.
                 Err(_) if !self.cancel.is_cancelled() && solver.forget_lost().await? => {}
                 made => break made?,
             }
         };
-        self.export_caches(request, &solver, &graphs, &context).await?;
+        self.export_caches(request, solver, &graphs, &context).await?;
         Ok(BuildReport { id: request.id.clone(), exports })
     }
 
@@ -239,6 +254,7 @@ impl Builder {
             cancel: self.cancel.clone(),
             parallelism: 1,
             layers: None,
+            ready: None,
             project: String::new(),
             imports: None,
             mounts: None,
@@ -252,7 +268,7 @@ impl Builder {
     /// # Errors
     /// See [`BuildError::Frontend`].
     pub async fn call(&self, call: Call, request: &BuildRequest) -> Result<Answer, BuildError> {
-        let solver = self.solver(request);
+        let solver = self.solver(request, None);
         let inputs = self.inputs(request, &solver).await?;
         self.definition_loaded(inputs);
         let host = self.host(&solver, false);
@@ -331,7 +347,7 @@ impl Builder {
     }
 
     /// One solver serves a request, its context included.
-    fn solver(&self, request: &BuildRequest) -> Arc<Solver> {
+    fn solver(&self, request: &BuildRequest, ahead: Option<&Ahead>) -> Arc<Solver> {
         let (imports, mounts) = self.imports(&request.cache_from);
         Solver::new(Environment {
             store: self.store.clone(),
@@ -346,6 +362,7 @@ impl Builder {
             parallelism: self.parallelism,
             trace: self.trace,
             layers: exporter::wanted_layers(&request.outputs, self.threads),
+            ready: ahead.map(Ahead::listener),
             project: project(request),
             imports,
             mounts,

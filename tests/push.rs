@@ -4,10 +4,17 @@
 #![allow(missing_docs, unreachable_pub, reason = "a test program")]
 #![allow(clippy::type_complexity, reason = "shapes are compared, not kept")]
 
+#[path = "support/fake_registry/mod.rs"]
+mod fake_registry;
 mod support;
 
-use support::Bench;
+use std::collections::BTreeSet;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use fake_registry::{Action, FakeRegistry, sha256};
 use support::registry::Registry;
+use support::{Bench, Run};
 
 fn registry() -> Result<(Registry, std::path::PathBuf), String> {
     let bases = support::bases()?;
@@ -120,4 +127,88 @@ fn several_tags_and_metadata() {
     let metadata: serde_json::Value = serde_json::from_slice(&std::fs::read(metadata).unwrap()).unwrap();
     assert_eq!(metadata["containerimage.digest"], first.digest.as_str());
     assert_eq!(metadata["image.name"], format!("{a},{b}"));
+}
+
+/// What a step polls for; [`open_gate`] puts it there.
+const GATE: &[u8] = b"go on";
+
+/// A step that does `then` when the gate is open.
+fn wait_at_gate(registry: &FakeRegistry, then: &str) -> String {
+    let url = format!("http://{}/v2/gate/blobs/{}", registry.host(), sha256(GATE));
+    format!(
+        "RUN --network=host for i in $(seq 600); do if wget -q -O /dev/null {url}; then {then}; fi; sleep 0.1; done; exit 99\n"
+    )
+}
+
+/// Builds and pushes, and opens the gate for its last step as soon as `seen` holds for the registry.
+fn build_through_gate(bench: &Bench, registry: &FakeRegistry, tag: &str, seen: impl Fn(&FakeRegistry) -> bool) -> Run {
+    let mut command = bench.build_command(&["-t", tag, "--push", "--allow", "network.host"]);
+    let mut child = command.stdin(Stdio::null()).spawn().unwrap();
+    let started = Instant::now();
+    while !seen(registry) && child.try_wait().unwrap().is_none() && started.elapsed() < Duration::from_secs(50) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    registry.put_blob("gate", GATE);
+    support::finish(child.wait_with_output().unwrap())
+}
+
+fn blobs_of(registry: &FakeRegistry, repository: &str) -> BTreeSet<String> {
+    registry.state().repositories.get(repository).map(|r| r.blobs.keys().cloned().collect()).unwrap_or_default()
+}
+
+// SPEC E3.07, E3.10: layers travel while later steps run, each once, and only those of the image.
+#[test]
+fn layers_are_uploaded_while_later_steps_run() {
+    need_run!();
+    let registry = FakeRegistry::start();
+    let bench = Bench::new();
+    bench.file("f", vec![7; 100_000]).dockerfile(&format!(
+        "FROM busybox AS other\nRUN echo not part of the image > /other\nFROM busybox\nCOPY f /f\nCOPY --link f /g\n\
+         COPY --from=other /other /o\n{}",
+        wait_at_gate(&registry, "echo done > /done; exit 0")
+    ));
+    let tag = format!("{}/app:1", registry.host());
+    // The base, f, g and o; the last step has not ended.
+    build_through_gate(&bench, &registry, &tag, |registry| blobs_of(registry, "app").len() >= 4).ok();
+    let log = registry.requests();
+    let gate = log.iter().position(|r| r.target.starts_with("/v2/gate/") && r.method == "GET");
+    let puts: Vec<usize> = log
+        .iter()
+        .enumerate()
+        .filter(|(_, r)| r.method == "PUT" && r.target.contains("/uploads/"))
+        .map(|(i, _)| i)
+        .collect();
+    assert!(gate.is_some(), "the step polled");
+    let last_poll = log.iter().rposition(|r| r.target.starts_with("/v2/gate/")).unwrap();
+    assert_eq!(puts.iter().filter(|i| **i < last_poll).count(), 4, "before the step ended");
+    assert_eq!(puts.len(), 6, "then its own layer and the config");
+    let manifest: serde_json::Value = {
+        let state = registry.state();
+        let app = &state.repositories["app"];
+        serde_json::from_slice(&app.manifests[&app.tags["1"]].1).unwrap()
+    };
+    let layers = manifest["layers"].as_array().unwrap().iter();
+    let named: BTreeSet<String> =
+        layers.chain([&manifest["config"]]).map(|d| d["digest"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(blobs_of(&registry, "app"), named, "nothing else was uploaded");
+}
+
+// SPEC E3.10
+#[test]
+fn a_failed_build_leaves_no_image_and_no_open_upload() {
+    need_run!();
+    let registry = FakeRegistry::start();
+    let bench = Bench::new();
+    bench
+        .file("f", vec![7; 100_000])
+        .dockerfile(&format!("FROM busybox\nCOPY f /f\n{}", wait_at_gate(&registry, "exit 7")));
+    let tag = format!("{}/app:1", registry.host());
+    // One of the two blobs gets stuck.
+    registry.fault("PUT", "/uploads/", 1, Action::Hold);
+    let puts = |registry: &FakeRegistry| registry.count("PUT", "/v2/app/blobs/uploads/") >= 2;
+    build_through_gate(&bench, &registry, &tag, puts).fails(9, &["exit code: 7"]);
+    assert!(registry.state().repositories.get("app").is_none_or(|app| app.manifests.is_empty() && app.tags.is_empty()));
+    assert_eq!(registry.count("PUT", "/manifests/"), 0);
+    assert!(registry.state().uploads.is_empty(), "the stuck session was ended");
+    assert_eq!(blobs_of(&registry, "app").len(), 1);
 }

@@ -233,6 +233,23 @@ fn existing(record: &LayerRecord, options: &ImageOptions, new: bool) -> Option<(
     Some((describe(blob.codec, &blob.digest, blob.size), blob.diff_id.clone()))
 }
 
+/// The blob that an image will have for a layer, if that is certain before the image is known: in it, the layer may turn out to
+/// be the base's, or new, which is treated differently.
+pub(super) fn settled(record: &LayerRecord, options: &ImageOptions, base: bool) -> Option<Descriptor> {
+    if (options.estargz && (!base || options.force)) || (options.rewrite_timestamp && !base) {
+        return None;
+    }
+    if options.prefer_nondist && foreign(record, options).is_some() {
+        return None;
+    }
+    let as_new = existing(record, options, true);
+    if options.force {
+        return as_new.map(|(descriptor, _)| descriptor);
+    }
+    let as_base = existing(record, options, false);
+    (base || as_new == as_base).then_some(as_base)?.map(|(descriptor, _)| descriptor)
+}
+
 /// Fills in the times of config and history: a layer's entry has the layer's time, the others that of the entry before
 /// them, so that an unchanged build gives the same bytes (SPEC C6.06, C6.09).
 fn date(config: &mut ImageConfig, layers: &[SystemTime], epoch: Option<i64>) {

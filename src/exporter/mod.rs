@@ -5,6 +5,7 @@
 //! prepared first: blobs in registries, files under temporary names. Names (tags, `index.json`, final file names) come
 //! last, when every output is ready.
 
+mod ahead;
 pub mod annotations;
 pub mod assembly;
 pub mod cache;
@@ -20,6 +21,7 @@ mod staging;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+pub use ahead::Ahead;
 pub use spec::{Dest, EpochChoice, OutputKind, OutputSpec, SpecError};
 
 use crate::archive::{ArchiveError, LayerOptions};

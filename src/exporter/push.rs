@@ -13,7 +13,7 @@ use crate::oci::{Descriptor, Reference, media_type};
 use crate::registry::{BlobSource, Progress, PushOutcome};
 
 /// Blobs on their way at a time; the client bounds them per host too.
-const PARALLEL: usize = 4;
+pub(super) const PARALLEL: usize = 4;
 
 /// A push whose blobs are in the registries; nothing names them yet.
 pub(super) struct Pushed {
@@ -132,7 +132,8 @@ async fn put(context: &ExportContext<'_>, target: &Reference, document: &Documen
     Ok(())
 }
 
-async fn push_layer(
+/// Brings one layer to a repository.
+pub(super) async fn push_layer(
     context: &ExportContext<'_>,
     target: &Reference,
     layer: &Layer,

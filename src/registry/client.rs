@@ -97,6 +97,15 @@ pub(super) struct Inner {
     pub(super) resolving: Flights<Descriptor>,
     pub(super) fetching: Flights<FetchedManifest>,
     pub(super) pushing: Flights<PushOutcome>,
+    /// Upload sessions that nobody goes on with.
+    pub(super) dropped: Mutex<Vec<DroppedUpload>>,
+}
+
+/// An upload session of a server.
+pub(super) struct DroppedUpload {
+    pub(super) host: Arc<Host>,
+    pub(super) repository: String,
+    pub(super) location: Url,
 }
 
 impl Client {
@@ -114,6 +123,7 @@ impl Client {
             resolving: Flights::default(),
             fetching: Flights::default(),
             pushing: Flights::default(),
+            dropped: Mutex::default(),
         })))
     }
 

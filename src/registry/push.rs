@@ -1,14 +1,15 @@
 //! Writing to registries: blobs, mounts, manifests (SPEC E3.07–E3.11).
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::header::{ACCEPT, CONTENT_RANGE, CONTENT_TYPE, LOCATION, RANGE};
 use reqwest::{Method, StatusCode, Url};
 
-use super::client::{BlobSource, Client, Inner, Progress, PushOutcome};
+use super::client::{BlobSource, Client, DroppedUpload, Inner, Progress, PushOutcome};
 use super::host::{self, Host};
 use super::mirrors::Endpoint;
 use super::request::{Backoff, Call, Payload, Slot, Small, Target};
@@ -19,6 +20,8 @@ use crate::oci::{Descriptor, Reference, media_type};
 
 /// The largest answer to a write that is read.
 const MAX_ANSWER: u64 = 1 << 20;
+/// How long the end waits for servers to forget unfinished uploads.
+const PARTING: Duration = Duration::from_secs(2);
 /// How many repositories are offered as a source of a mount.
 const MAX_MOUNTS: usize = 3;
 
@@ -108,6 +111,14 @@ impl Client {
             self.0.head_pushed(&place, target).await
         };
         asked.await.map_err(|fault| push_error(target, fault))
+    }
+
+    /// Ends the upload sessions of pushes that were dropped on their way. The servers' own clean-up does it where this fails,
+    /// or takes long.
+    pub async fn abandon_uploads(&self) {
+        let left = std::mem::take(&mut *self.0.dropped.lock().unwrap_or_else(PoisonError::into_inner));
+        let ending = left.iter().map(|u| self.0.abandon(&u.host, &u.repository, u.location.clone()));
+        let _ = tokio::time::timeout(PARTING, futures_util::future::join_all(ending)).await;
     }
 
     /// Finds out whether a push to the repository of `target` will be allowed, before anything is built.
@@ -213,10 +224,28 @@ impl Inner {
     }
 }
 
+/// An upload session of a server. When it is dropped before its end, it is noted for [`Client::abandon_uploads`].
+struct OpenSession<'a> {
+    inner: &'a Inner,
+    host: &'a Arc<Host>,
+    repository: &'a str,
+    url: Option<Url>,
+}
+
+impl Drop for OpenSession<'_> {
+    fn drop(&mut self) {
+        if let Some(url) = self.url.take() {
+            let mut dropped = self.inner.dropped.lock().unwrap_or_else(PoisonError::into_inner);
+            let (host, repository) = (Arc::clone(self.host), self.repository.to_owned());
+            dropped.push(DroppedUpload { host, repository, location: url });
+        }
+    }
+}
+
 /// One blob on its way out.
 struct Push<'a> {
     inner: &'a Inner,
-    host: &'a Host,
+    host: &'a Arc<Host>,
     repository: &'a str,
     descriptor: &'a Descriptor,
 }
@@ -278,9 +307,13 @@ impl Push<'_> {
         // SPEC E3.08: one request, unless somebody between us and the registry does not let large ones through.
         let piece = self.inner.options.chunk.map_or(u64::MAX, |bytes| bytes.max(least).max(1));
         let mut at: u64 = 0;
+        let mut open = OpenSession { inner: self.inner, host: self.host, repository: self.repository, url: None };
         loop {
             let end = at.saturating_add(piece).min(self.descriptor.size);
-            let error = match self.upload(session.clone(), at..end, source, progress, sent).await {
+            open.url = Some(session.clone());
+            let result = self.upload(session.clone(), at..end, source, progress, sent).await;
+            open.url = None;
+            let error = match result {
                 Ok(None) => return Ok(()),
                 Ok(Some(next)) => {
                     (session, at) = (next, end);

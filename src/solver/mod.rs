@@ -41,7 +41,7 @@ use crate::exec::ssh::Agent;
 use crate::llb::{Edge, Graph, Vertex};
 use crate::source::image::ImageSource;
 use crate::source::{Material, Sources};
-use crate::store::Store;
+use crate::store::{LayerId, Store};
 
 /// What RUN steps need beyond the graph.
 #[derive(Debug, Clone, Default)]
@@ -51,6 +51,9 @@ pub struct Secrets {
     /// SSH agents by id.
     pub agents: BTreeMap<String, Arc<dyn Agent>>,
 }
+
+/// Who wants to know when the layers of a chain are ready; the flag says that the chain is a base image.
+pub type Ready = Arc<dyn Fn(&[LayerId], bool) + Send + Sync>;
 
 /// Everything a solver works with.
 pub struct Environment {
@@ -78,6 +81,8 @@ pub struct Environment {
     pub trace: Option<TraceContext>,
     /// How the outputs want layers as blobs; `None` if they want directories, or nothing.
     pub layers: Option<LayerOptions>,
+    /// Told of chains of the result, as soon as their layers are blobs.
+    pub ready: Option<Ready>,
     /// What is built, as far as steps of earlier builds are compared with these.
     pub project: String,
     /// Caches of other machines (SPEC B4).
@@ -219,6 +224,9 @@ impl Solver {
 
     async fn run_vertex(self: &Arc<Self>, graph: &Arc<Graph>, vertex: &Arc<Vertex>) -> Result<Solved, SolveError> {
         let result = self.find_or_operate(graph, vertex).await;
+        if let Ok(solved) = &result {
+            self.pack_early(vertex, solved);
+        }
         match &result {
             // Said when the key was looked up.
             Ok(solved) if solved.known => {}

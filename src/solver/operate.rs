@@ -84,7 +84,6 @@ impl Solver {
         let outputs = self.operate(vertex, &trees).await?;
         self.remember(vertex, &parts, (&key, &fast, &key), &outputs).await?;
         drop(lock);
-        self.pack_early(&vertex.digest, &outputs);
         Ok(Solved {
             canonical: key,
             outputs: outputs.into_iter().map(Tree::Layers).collect(),

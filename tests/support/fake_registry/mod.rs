@@ -37,6 +37,8 @@ pub(crate) enum Action {
     Close,
     /// Close the connection after reading so many bytes of the request's body.
     CloseAfterReading(usize),
+    /// Read the request's head and never answer, until the other side hangs up.
+    Hold,
     /// Take the whole request, carry it out, and close without an answer.
     LoseAnswer,
     /// Send nothing for so long, then serve the answer.
@@ -254,6 +256,12 @@ fn converse<S: std::io::Read + Write>(stream: &mut S, state: &Mutex<State>) -> s
                 rule.action.clone()
             })
         };
+        if let Some(Action::Hold) = action {
+            lock().log.push(request);
+            // A body that nobody takes in soon fills the connection.
+            while !matches!(stream.read(&mut [0]), Ok(0) | Err(_)) {}
+            return Ok(());
+        }
         if let Some(Action::CloseAfterReading(n)) = action {
             let arrived = http::read_body(stream, &mut buffer, n.min(length))?;
             lock().partial(&request, &arrived);
