@@ -255,7 +255,8 @@ impl Pipeline {
     }
 
     fn start(&mut self) -> io::Result<Crew> {
-        let limit = self.threads * 2 + 1;
+        // One for each thread, one that is being handed out, one in reserve.
+        let limit = self.threads + 2;
         let (jobs, job_queue) = sync_channel::<Job>(limit);
         let (hashing, hash_queue) = sync_channel::<Arc<Vec<u8>>>(2);
         // Never full: no more than `limit` blocks are in flight.

@@ -102,6 +102,17 @@ impl Store {
     /// # Errors
     /// If the temporary file cannot be created.
     pub fn blob_writer(&self) -> Result<BlobWriter, StoreError> {
+        let (file, path, owner) = self.blob_file()?;
+        Ok(BlobWriter { store: self.clone(), out: Some(Out::Hashing(DigestWriter::new(file))), path, _owner: owner })
+    }
+
+    /// Begins a new blob whose writer computes its digest anyway: for [`BlobWriter::commit_as`].
+    pub(super) fn known_blob_writer(&self) -> Result<BlobWriter, StoreError> {
+        let (file, path, owner) = self.blob_file()?;
+        Ok(BlobWriter { store: self.clone(), out: Some(Out::Plain { file, written: 0 }), path, _owner: owner })
+    }
+
+    fn blob_file(&self) -> Result<(BufWriter<File>, PathBuf, Arc<Owner>), StoreError> {
         let owner = self.owner()?;
         let path = owner.path("blob");
         let file = File::options()
@@ -110,8 +121,7 @@ impl Store {
             .mode(0o600)
             .open(&path)
             .map_err(StoreError::io("create", &path))?;
-        let out = DigestWriter::new(BufWriter::with_capacity(BUFFER, file));
-        Ok(BlobWriter { store: self.clone(), out: Some(out), path, _owner: owner })
+        Ok((BufWriter::with_capacity(BUFFER, file), path, owner))
     }
 
     /// A blob that is whole for certain, opened without marking it.
@@ -182,10 +192,20 @@ fn hash_file(path: &Path, like: &Digest) -> Result<Digest, StoreError> {
     }
 }
 
+/// Where the bytes of a blob go.
+enum Out {
+    Hashing(DigestWriter<BufWriter<File>>),
+    /// Somebody else hashes.
+    Plain {
+        file: BufWriter<File>,
+        written: u64,
+    },
+}
+
 /// A blob being written. Dropped without [`BlobWriter::commit`], it leaves nothing.
 pub struct BlobWriter {
     store: Store,
-    out: Option<DigestWriter<BufWriter<File>>>,
+    out: Option<Out>,
     path: PathBuf,
     _owner: Arc<Owner>,
 }
@@ -194,7 +214,11 @@ impl BlobWriter {
     /// Bytes written so far.
     #[must_use]
     pub fn written(&self) -> u64 {
-        self.out.as_ref().map_or(0, DigestWriter::written)
+        match &self.out {
+            Some(Out::Hashing(out)) => out.written(),
+            Some(Out::Plain { written, .. }) => *written,
+            None => 0,
+        }
     }
 
     /// Ends the blob and puts it into the store. With `expected` the bytes must have that digest.
@@ -202,7 +226,9 @@ impl BlobWriter {
     /// # Errors
     /// [`StoreError::DigestMismatch`], or what the file system says; nothing is kept then.
     pub fn commit(mut self, expected: Option<&Digest>) -> Result<(Digest, u64), StoreError> {
-        let out = self.out.take().ok_or_else(|| StoreError::Misuse("the blob was committed before".into()))?;
+        let Some(Out::Hashing(out)) = self.out.take() else {
+            return Err(StoreError::Misuse("the blob was committed before, or its digest is not computed here".into()));
+        };
         let (mut file, actual, size) = out.finish();
         file.flush().map_err(|e| self.error(e))?;
         drop(file);
@@ -214,6 +240,20 @@ impl BlobWriter {
         if let Some(expected) = expected.filter(|expected| **expected != actual) {
             return Err(StoreError::DigestMismatch { expected: expected.clone(), actual, size });
         }
+        self.keep(actual, size)
+    }
+
+    /// Ends a blob of [`Store::known_blob_writer`]: `digest` is that of the `size` bytes written, computed by who wrote them.
+    pub(super) fn commit_as(mut self, digest: &Digest, size: u64) -> Result<(Digest, u64), StoreError> {
+        match self.out.take() {
+            Some(Out::Plain { mut file, written }) if written == size => file.flush().map_err(|e| self.error(e))?,
+            _ => return Err(StoreError::Misuse(format!("the blob {digest} does not have {size} bytes"))),
+        }
+        self.keep(digest.clone(), size)
+    }
+
+    /// Gives the complete file its name.
+    fn keep(self, actual: Digest, size: u64) -> Result<(Digest, u64), StoreError> {
         let store = self.store.clone();
         let inner = &store.inner;
         inner.meta.write("add a blob", |tx| {
@@ -243,13 +283,22 @@ impl BlobWriter {
 impl Write for BlobWriter {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         match &mut self.out {
-            Some(out) => out.write(buf),
+            Some(Out::Hashing(out)) => out.write(buf),
+            Some(Out::Plain { file, written }) => {
+                let count = file.write(buf)?;
+                *written += count as u64;
+                Ok(count)
+            }
             None => Err(io::Error::other("the blob was committed before")),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.out.as_mut().map_or(Ok(()), Write::flush)
+        match &mut self.out {
+            Some(Out::Hashing(out)) => out.flush(),
+            Some(Out::Plain { file, .. }) => file.flush(),
+            None => Ok(()),
+        }
     }
 }
 
@@ -295,6 +344,22 @@ mod tests {
         writer.write_all(b"x").expect("writes");
         assert_eq!(writer.commit(Some(&expected)).expect("commits"), (expected.clone(), 1));
         assert_eq!(store.read_blob(&expected).expect("reads"), b"x");
+    }
+
+    #[test]
+    fn a_blob_whose_writer_hashes_is_kept_under_that_digest() {
+        let (_dir, store) = store();
+        let digest = Digest::sha256(b"hello");
+        let write = |bytes: &[u8]| {
+            let mut writer = store.known_blob_writer().expect("begins");
+            writer.write_all(bytes).expect("writes");
+            writer
+        };
+        assert!(write(b"hell").commit_as(&digest, 5).is_err(), "bytes are missing");
+        assert!(write(b"hello").commit(Some(&digest)).is_err(), "nobody hashed it");
+        assert_eq!(store.has_blob(&digest).expect("asks"), None);
+        assert_eq!(write(b"hello").commit_as(&digest, 5).expect("commits"), (digest.clone(), 5));
+        assert_eq!(store.read_blob(&digest).expect("reads and checks"), b"hello");
     }
 
     #[test]

@@ -74,11 +74,11 @@ impl Store {
         let id = new_id()?;
         let archive =
             |source: ArchiveError| StoreError::Archive { action: "pack", id: id.clone(), source: Box::new(source) };
-        let mut writer = LayerWriter::new(self.blob_writer()?, &options).map_err(archive)?.reuse(self.blocks());
+        let mut writer = LayerWriter::new(self.known_blob_writer()?, &options).map_err(archive)?.reuse(self.blocks());
         write(&mut writer)?;
         let (sink, summary) = writer.finish().map_err(archive)?;
         self.keep_index(&summary.diff_id.0, &summary.index)?;
-        let (digest, size) = sink.commit(Some(&summary.blob))?;
+        let (digest, size) = sink.commit_as(&summary.blob, summary.size)?;
         let blob = own_blob(digest, size, summary.diff_id, &options);
         self.inner.meta.write("add a layer", |tx| {
             insert_layer(tx, &id, description, parents, Some(&blob.diff_id))?;
@@ -145,7 +145,7 @@ impl Store {
         let below = self.materialise(parents)?;
         self.materialise(chain)?;
         let dir = self.find_dir(chain)?.ok_or_else(|| StoreError::NotLocal { id: id.clone() })?;
-        let mut writer = LayerWriter::new(self.blob_writer()?, options).map_err(archive)?.reuse(self.blocks());
+        let mut writer = LayerWriter::new(self.known_blob_writer()?, options).map_err(archive)?.reuse(self.blocks());
         let stats = self.snapshotter()?.pack(&dir.path, &below, dir.copied_at, &mut writer).map_err(archive)?;
         let (sink, summary) = writer.finish().map_err(archive)?;
         if let (None, Some(recorded)) = (options.epoch, &record.diff_id)
@@ -172,7 +172,7 @@ impl Store {
         summary: LayerSummary,
         options: &LayerOptions,
     ) -> Result<LayerBlob, StoreError> {
-        let (digest, size) = sink.commit(Some(&summary.blob))?;
+        let (digest, size) = sink.commit_as(&summary.blob, summary.size)?;
         let blob = own_blob(digest, size, summary.diff_id, options);
         self.note_layer_blob(id, &blob, &summary.blocks)?;
         Ok(blob)

@@ -305,16 +305,17 @@ impl<'a> LayerPlan<'a> {
     ///
     /// # Errors
     /// Reading a source failed, or it changed since it was planned; the writer's.
-    pub fn write<W: Write + Send>(self, out: &mut LayerWriter<W>) -> Result<(), WriteError> {
+    pub fn write<W: Write + Send>(mut self, out: &mut LayerWriter<W>) -> Result<(), WriteError> {
         let mut links: HashMap<(u32, u64, u64), PathBuf> = HashMap::new();
         // New directories above the node at hand: what is in them needs no look below.
         let mut fresh: Option<PathBuf> = None;
-        for (Name(path), node) in &self.nodes {
-            let at = Path::new(OsStr::from_bytes(path));
+        // Each is gone when it is written: the writer remembers as much of it again.
+        for (Name(path), node) in std::mem::take(&mut self.nodes) {
+            let at = Path::new(OsStr::from_bytes(&path));
             if fresh.as_ref().is_some_and(|dir| !at.starts_with(dir)) {
                 fresh = None;
             }
-            if at.as_os_str().is_empty() || fresh.is_none() && self.unchanged(at, node)? {
+            if at.as_os_str().is_empty() || fresh.is_none() && self.unchanged(at, &node)? {
                 continue;
             }
             if node.fresh && fresh.is_none() {
@@ -343,7 +344,7 @@ impl<'a> LayerPlan<'a> {
             match node.more.as_ref().and_then(|more| more.data.as_ref()) {
                 Some(data) => out.append(&entry, Some(&mut &data[..]))?,
                 None => {
-                    let (root, source) = self.source(path, node);
+                    let (root, source) = self.source(&path, &node);
                     let shown = source.clone();
                     let open = Box::new(move || root.open_file(&source));
                     out.append_content(&entry, Some(Content::File(open, Path::new("/").join(shown))))?;
