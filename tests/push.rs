@@ -41,7 +41,12 @@ fn pulls_builds_pushes_and_the_same_image_comes_back() {
         .dockerfile(&format!("FROM {}/base/busybox\nCOPY f /f\nRUN echo run > /r\n", registry.host));
     let tag = format!("{}/app/one:1", registry.host);
     let local = bench.path("local.tar");
-    bench.build(&["-t", &tag, "--push", "-o", &format!("type=oci,dest={}", local.display())]).ok();
+    let first = bench.build(&["-t", &tag, "--push", "-o", &format!("type=oci,dest={}", local.display())]).ok();
+    assert!(
+        first.count(" extracting sha256:") > 0,
+        "the base's layer is unpacked ahead of the mount:\n{}",
+        first.stderr
+    );
     let pushed = registry.get("app/one:1");
     let local = support::image::Image::open_tar(&local);
     assert_eq!(pushed.manifest["layers"], local.manifest["layers"]);

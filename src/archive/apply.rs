@@ -11,7 +11,7 @@ use super::entry::{Entry, EntryKind, OPAQUE_NAME, WHITEOUT_PREFIX, clean_path, x
 use super::error::ArchiveError;
 use super::extract::{Extractor, Meaning};
 use super::index::{IndexBuilder, TreeIndex};
-use super::lowers::Lowers;
+use super::lowers::{Awaited, Lowers};
 use super::notes::{Note, NoteKind, Notes};
 use super::reader::TarReader;
 use crate::base::DiffId;
@@ -65,7 +65,24 @@ pub fn apply(
         Dialect::Overlay => (Lowers::overlay(lowers), Meaning::Overlay),
         Dialect::Native => (Lowers::plain(None), Meaning::Native),
     };
-    let mut extractor = Extractor::new(target, lowers, meaning, None)?;
+    extract(Extractor::new(target, lowers, meaning, None)?, tar, options)
+}
+
+/// As [`apply`] with [`Dialect::Overlay`], for layers below that may not be complete yet: they are asked for when something of
+/// them is needed, which is never for most layers but their last act, and never at all for one that describes its root.
+///
+/// # Errors
+/// As [`apply`]; also when the layers below will never be complete.
+pub fn apply_above(
+    tar: &mut dyn Read,
+    target: &Path,
+    below: Awaited,
+    options: &ApplyOptions,
+) -> Result<ApplySummary, ArchiveError> {
+    extract(Extractor::new(target, Lowers::awaited(below), Meaning::Overlay, None)?, tar, options)
+}
+
+fn extract(mut extractor: Extractor, tar: &mut dyn Read, options: &ApplyOptions) -> Result<ApplySummary, ArchiveError> {
     let mut reader = TarReader::new(tar, true, options.max_tar_size);
     extractor.run(&mut reader)?;
     let (diff_id, tar_size) = reader.drain()?;

@@ -142,7 +142,7 @@ impl<'a, W: Write + Send> Walk<'a, W> {
     fn run(mut self) -> Result<DiffStats, ArchiveError> {
         let transparent = self.overlay && !is_opaque(self.new)?;
         let settled = self.hints.untouched_before.is_some();
-        let root = self.frame(PathBuf::new(), Inside { old: self.old.root(), transparent, settled })?;
+        let root = self.frame(PathBuf::new(), Inside { old: self.old.root()?, transparent, settled })?;
         let mut frames = vec![root];
         while let Some(frame) = frames.last_mut() {
             let Some(name) = frame.names.pop() else {

@@ -189,6 +189,9 @@ impl Extractor {
             self.target.dir(&self.base.clone(), Missing::Create)?
         };
         let Some(place) = place else { return Ok(()) };
+        if self.base.as_os_str().is_empty() {
+            self.target.root_told();
+        }
         entry.path.clone_from(&self.base);
         self.directory_metadata(&place, OsStr::new("."), &entry, true)?;
         if self.meaning != Meaning::Files {

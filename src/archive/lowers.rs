@@ -3,21 +3,28 @@
 //! Looked at by path: a component is only followed after it was seen to be a real directory in that layer, and layers do not
 //! change, so no symlink can lead anywhere else.
 
+use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::error::ArchiveError;
 
 /// The attribute by which an overlay directory hides what lower layers put into it.
 pub(super) const OPAQUE_XATTR: &str = "user.overlay.opaque";
 
+/// Gives the directories of the layers below, bottom first, when these are complete: asking may wait.
+pub type Awaited = Arc<dyn Fn() -> io::Result<Vec<PathBuf>> + Send + Sync>;
+
 /// Directories of layers, topmost first.
 pub(super) struct Lowers {
-    roots: Vec<PathBuf>,
+    roots: OnceCell<Vec<PathBuf>>,
+    /// Who is asked for them, once somebody looks.
+    awaited: Option<Awaited>,
     /// Plain trees know no whiteouts and no opaque directories.
     overlay: bool,
 }
@@ -37,28 +44,58 @@ pub(super) struct LowerNode {
 impl Lowers {
     /// A stack of overlay directories, given bottom first.
     pub(super) fn overlay(bottom_first: &[PathBuf]) -> Self {
-        Self { roots: bottom_first.iter().rev().cloned().collect(), overlay: true }
+        Self { roots: OnceCell::from(reversed(bottom_first)), awaited: None, overlay: true }
+    }
+
+    /// The same for directories that may not be complete yet. There is at least one.
+    pub(super) fn awaited(awaited: Awaited) -> Self {
+        Self { roots: OnceCell::new(), awaited: Some(awaited), overlay: true }
     }
 
     /// One plain tree, or nothing.
     pub(super) fn plain(tree: Option<&Path>) -> Self {
-        Self { roots: tree.iter().map(|t| t.to_path_buf()).collect(), overlay: false }
+        Self {
+            roots: OnceCell::from(tree.iter().map(|t| t.to_path_buf()).collect::<Vec<_>>()),
+            awaited: None,
+            overlay: false,
+        }
     }
 
-    pub(super) fn root(&self) -> Option<LowerDir> {
-        (!self.roots.is_empty()).then(|| LowerDir((0..self.roots.len()).collect()))
+    /// Whether there is anything below at all. Waits for nothing.
+    pub(super) fn exist(&self) -> bool {
+        self.awaited.is_some() || self.roots.get().is_some_and(|roots| !roots.is_empty())
+    }
+
+    /// Whether they may still have to be waited for.
+    pub(super) fn are_awaited(&self) -> bool {
+        self.awaited.is_some()
+    }
+
+    fn roots(&self) -> Result<&[PathBuf], ArchiveError> {
+        if let (None, Some(awaited)) = (self.roots.get(), &self.awaited) {
+            let dirs = awaited().map_err(|e| ArchiveError::io("wait for the layers below", Path::new("/"), e))?;
+            // Nobody else can have set it: the cell is this thread's.
+            let _ = self.roots.set(reversed(&dirs));
+        }
+        Ok(self.roots.get().map_or(&[], Vec::as_slice))
+    }
+
+    pub(super) fn root(&self) -> Result<Option<LowerDir>, ArchiveError> {
+        let roots = self.roots()?;
+        Ok((!roots.is_empty()).then(|| LowerDir((0..roots.len()).collect())))
     }
 
     /// The topmost layer's root.
-    pub(super) fn top(&self) -> Option<&Path> {
-        self.roots.first().map(PathBuf::as_path)
+    pub(super) fn top(&self) -> Result<Option<&Path>, ArchiveError> {
+        Ok(self.roots()?.first().map(PathBuf::as_path))
     }
 
     /// What stands at `path`, a child of the directory `dir`.
     pub(super) fn child(&self, dir: &LowerDir, path: &Path) -> Result<Option<LowerNode>, ArchiveError> {
         let mut found: Option<LowerNode> = None;
+        let roots = self.roots()?;
         for layer in &dir.0 {
-            let here = self.roots[*layer].join(path);
+            let here = roots[*layer].join(path);
             let meta = match std::fs::symlink_metadata(&here) {
                 Ok(meta) => meta,
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
@@ -84,7 +121,7 @@ impl Lowers {
 
     /// Walks down to `path`; `None` if it is not there or a component is not a directory.
     pub(super) fn find(&self, path: &Path) -> Result<Option<LowerNode>, ArchiveError> {
-        let Some(mut dir) = self.root() else { return Ok(None) };
+        let Some(mut dir) = self.root()? else { return Ok(None) };
         let mut at = PathBuf::new();
         let mut components = path.components().peekable();
         while let Some(component) = components.next() {
@@ -103,8 +140,9 @@ impl Lowers {
     pub(super) fn names(&self, dir: &LowerDir, path: &Path) -> Result<BTreeSet<OsString>, ArchiveError> {
         let mut names = BTreeSet::new();
         let mut hidden = BTreeSet::new();
+        let roots = self.roots()?;
         for layer in &dir.0 {
-            let here = self.roots[*layer].join(path);
+            let here = roots[*layer].join(path);
             let mut gone = Vec::new();
             for entry in std::fs::read_dir(&here).map_err(|e| ArchiveError::io("list", &here, e))? {
                 let entry = entry.map_err(|e| ArchiveError::io("list", &here, e))?;
@@ -124,6 +162,10 @@ impl Lowers {
         }
         Ok(names)
     }
+}
+
+fn reversed(bottom_first: &[PathBuf]) -> Vec<PathBuf> {
+    bottom_first.iter().rev().cloned().collect()
 }
 
 /// Whether overlay takes this for a deletion. Must be asked before anything about hard links: the kernel links all of a

@@ -32,7 +32,7 @@ mod scan;
 mod target;
 pub mod writer;
 
-pub use apply::{ApplyOptions, ApplySummary, Dialect, apply, index_layer};
+pub use apply::{ApplyOptions, ApplySummary, Dialect, apply, apply_above, index_layer};
 pub use content::Opener;
 pub use diff::{DiffStats, TreeHints, diff_overlay, diff_trees, diff_trees_with};
 pub use entry::{Entry, EntryKind, Timestamp};
@@ -41,6 +41,7 @@ pub use format::{
     ArchiveFormat, decompressor, detect_archive, extract_archive, extract_plain, looks_like_archive, newest_entry,
 };
 pub use index::{IndexEntry, TreeIndex};
+pub use lowers::Awaited;
 pub use merged::MergedIndex;
 pub use notes::{Note, NoteKind};
 pub use reuse::{BlockKey, BlockSource, PackedBlock};

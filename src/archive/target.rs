@@ -62,6 +62,8 @@ pub(super) struct Target {
     keep_times: bool,
     /// Directories made because an entry needed them, that no layer has.
     pub(super) implied: Vec<Entry>,
+    /// The root is to look like that of a layer below that was not complete yet.
+    root_owed: bool,
     cached: Option<(PathBuf, Place)>,
 }
 
@@ -77,14 +79,30 @@ impl Target {
             times: BTreeMap::new(),
             keep_times,
             implied: Vec::new(),
+            root_owed: false,
             cached: None,
         };
-        if let Some(top) = target.lowers.top().map(Path::to_path_buf) {
-            let meta = std::fs::metadata(&top).map_err(|e| ArchiveError::io("inspect", &top, e))?;
-            let root = target.root.clone();
-            target.copy_metadata(root.as_fd(), &root.real, &top, &meta)?;
+        if target.lowers.are_awaited() {
+            target.root_owed = true;
+        } else {
+            target.root_like_lower()?;
         }
         Ok(target)
+    }
+
+    /// The root looks like that of the layer below, unless the archive says how it looks.
+    fn root_like_lower(&mut self) -> Result<(), ArchiveError> {
+        if let Some(top) = self.lowers.top()?.map(Path::to_path_buf) {
+            let meta = std::fs::metadata(&top).map_err(|e| ArchiveError::io("inspect", &top, e))?;
+            let root = self.root.clone();
+            self.copy_metadata(root.as_fd(), &root.real, &top, &meta)?;
+        }
+        Ok(())
+    }
+
+    /// The archive says how the root looks.
+    pub(super) fn root_told(&mut self) {
+        self.root_owed = false;
     }
 
     pub(super) fn root(&self) -> Place {
@@ -214,7 +232,7 @@ impl Target {
 
     /// What lower layers show at `real` through this one.
     pub(super) fn lower(&self, real: &Path) -> Result<Option<LowerNode>, ArchiveError> {
-        if self.lowers.top().is_none() || real.ancestors().skip(1).any(|a| self.opaque.contains(a)) {
+        if !self.lowers.exist() || real.ancestors().skip(1).any(|a| self.opaque.contains(a)) {
             return Ok(None);
         }
         self.lowers.find(real)
@@ -313,7 +331,10 @@ impl Target {
     }
 
     /// Sets the noted times.
-    pub(super) fn finish(self) -> Result<(), ArchiveError> {
+    pub(super) fn finish(mut self) -> Result<(), ArchiveError> {
+        if self.root_owed {
+            self.root_like_lower()?;
+        }
         for (real, time) in &self.times {
             let set = self.open_real(real, OFlags::RDONLY).and_then(|fd| rustix::fs::futimens(&fd, &timestamps(*time)));
             match set {

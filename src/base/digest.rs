@@ -124,6 +124,11 @@ impl<W> DigestWriter<W> {
         self.written
     }
 
+    /// The inner writer.
+    pub fn get_ref(&self) -> &W {
+        &self.inner
+    }
+
     /// Gives back the inner writer with the digest and the number of bytes.
     pub fn finish(self) -> (W, Digest, u64) {
         (self.inner, self.hasher.finish(), self.written)

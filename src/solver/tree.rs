@@ -227,7 +227,8 @@ impl Solver {
         chain: &[LayerId],
         request: MountRequest,
     ) -> Result<Mounted, SolveError> {
-        self.fetch(vertex, chain).await?;
+        let fetched = self.env.images.ensure_unpacked(chain, Some(&vertex.digest)).await;
+        fetched.map_err(|e| source_error(vertex, &e))?;
         let (store, chain, place) = (self.env.store.clone(), chain.to_vec(), Arc::clone(vertex));
         blocking(move || store.mount(&chain, &request).map_err(|e| store_error(&place, &e))).await
     }

@@ -14,7 +14,7 @@ use super::{ImageSource, SourceError};
 use crate::base::{Digest, Events, FaultKind};
 use crate::oci::{Descriptor, Reference};
 use crate::registry::{Client, Progress, no_progress};
-use crate::store::{BlobWriter, LayerId, RemoteBlob, Store, StoreError};
+use crate::store::{Ahead, BlobWriter, LayerId, RemoteBlob, StoreError, Unpacked, Unpacking};
 
 /// The host under which the store remembers that a layer's blob is in an OCI layout; the repository is the layout's
 /// path. No registry can have this name, since a host without dot and port is not one.
@@ -64,6 +64,54 @@ impl ImageSource {
         Ok(())
     }
 
+    /// As [`ImageSource::ensure_local`] for a chain that is about to be mounted: layers are unpacked while they arrive, several
+    /// at a time.
+    ///
+    /// # Errors
+    /// As [`ImageSource::ensure_local`]. What cannot be unpacked is told by the mount.
+    pub async fn ensure_unpacked(&self, layers: &[LayerId], vertex: Option<&Digest>) -> Result<(), SourceError> {
+        let chain = layers.to_vec();
+        let told: Unpacked = {
+            let (events, vertex) = (self.0.events.clone(), vertex.cloned());
+            Arc::new(move |blob, done| {
+                if let Some(vertex) = &vertex {
+                    let current = if done { blob.size } else { 0 };
+                    events.progress(vertex, format!("extracting {}", blob.digest), current, Some(blob.size), done);
+                }
+            })
+        };
+        let (needed, mut unpacking) = self
+            .blocking(move |store| {
+                let unpacking = match store.unpack_ahead(&chain, told)? {
+                    Ahead::Nothing => return Ok((Vec::new(), None)),
+                    Ahead::Mount => None,
+                    Ahead::Layers(unpacking) => Some(unpacking),
+                };
+                Ok((store.blobs_needed(&chain)?, unpacking))
+            })
+            .await?;
+        if let Some(unpacking) = &mut unpacking {
+            unpacking.begin(needed.iter().map(|blob| blob.descriptor.digest.clone()));
+        }
+        let watcher = unpacking.as_ref();
+        let fetching = needed.iter().map(|blob| async move {
+            let fetched = self.ensure_watched(&blob.descriptor, &blob.remotes, vertex, watcher).await;
+            if let Some(unpacking) = watcher {
+                unpacking.settled(&blob.descriptor.digest);
+            }
+            fetched
+        });
+        let fetched = try_join_all(fetching).await;
+        if let Some(unpacking) = unpacking {
+            self.blocking(move |_| {
+                unpacking.finish();
+                Ok(())
+            })
+            .await?;
+        }
+        fetched.map(drop)
+    }
+
     /// Makes sure that one blob is in the content store.
     ///
     /// # Errors
@@ -73,6 +121,16 @@ impl ImageSource {
         descriptor: &Descriptor,
         remotes: &[RemoteBlob],
         vertex: Option<&Digest>,
+    ) -> Result<(), SourceError> {
+        self.ensure_watched(descriptor, remotes, vertex, None).await
+    }
+
+    async fn ensure_watched(
+        &self,
+        descriptor: &Descriptor,
+        remotes: &[RemoteBlob],
+        vertex: Option<&Digest>,
+        watcher: Option<&Unpacking>,
     ) -> Result<(), SourceError> {
         let lock = self.0.downloads.of(&descriptor.digest);
         let _one_at_a_time = lock.lock().await;
@@ -92,11 +150,11 @@ impl ImageSource {
             let key = (remote.host.clone(), remote.repository.clone());
             let place = self.0.places.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
             let result = match place {
-                Some(place) => self.fetch(place.as_ref(), remote).await,
-                None if remote.host == LAYOUT_HOST => self.copy(remote, &report).await,
+                Some(place) => self.fetch(place.as_ref(), remote, watcher).await,
+                None if remote.host == LAYOUT_HOST => self.copy(remote, &report, watcher).await,
                 // Only who was told of the cache can read it.
                 None if remote.host.starts_with(OBJECT_HOST) => continue,
-                None => self.download(client, remote, &report).await,
+                None => self.download(client, remote, &report, watcher).await,
             };
             match result {
                 Ok(()) => {
@@ -116,8 +174,22 @@ impl ImageSource {
         Err(SourceError::Gone { source: Box::new(error) })
     }
 
-    async fn fetch(&self, place: &dyn BlobPlace, remote: &RemoteBlob) -> Result<(), SourceError> {
-        let writer = self.blocking(|store| Ok(store.blob_writer()?)).await?;
+    /// A writer for a blob; who watches reads along.
+    async fn writer(&self, digest: &Digest, watcher: Option<&Unpacking>) -> Result<BlobWriter, SourceError> {
+        let mut writer = self.blocking(|store| Ok(store.blob_writer()?)).await?;
+        if let Some(unpacking) = watcher {
+            unpacking.arrives(digest, writer.follow()?);
+        }
+        Ok(writer)
+    }
+
+    async fn fetch(
+        &self,
+        place: &dyn BlobPlace,
+        remote: &RemoteBlob,
+        watcher: Option<&Unpacking>,
+    ) -> Result<(), SourceError> {
+        let writer = self.writer(&remote.descriptor.digest, watcher).await?;
         let what = format!("{} {}", remote.host, remote.repository);
         let writer = place.fetch(&remote.descriptor, writer).await.map_err(|reason| SourceError::Place {
             what: format!("blob {} of {what}", remote.descriptor.digest),
@@ -127,32 +199,43 @@ impl ImageSource {
         self.blocking(move |_| commit(writer, &what, &digest)).await
     }
 
-    async fn download(&self, client: &Client, remote: &RemoteBlob, report: &Report) -> Result<(), SourceError> {
+    async fn download(
+        &self,
+        client: &Client,
+        remote: &RemoteBlob,
+        report: &Report,
+        watcher: Option<&Unpacking>,
+    ) -> Result<(), SourceError> {
         let repository = Reference {
             domain: remote.host.clone(),
             path: remote.repository.clone(),
             tag: None,
             digest: Some(remote.descriptor.digest.clone()),
         };
-        let writer = self.blocking(|store| Ok(store.blob_writer()?)).await?;
+        let writer = self.writer(&remote.descriptor.digest, watcher).await?;
         // The store's writer hashes; once is enough.
         let writer = client.blob_unhashed(&repository, &remote.descriptor, writer, &report.progress()).await?;
         let (what, digest) = (repository.repository(), remote.descriptor.digest.clone());
         self.blocking(move |_| commit(writer, &what, &digest)).await
     }
 
-    async fn copy(&self, remote: &RemoteBlob, report: &Report) -> Result<(), SourceError> {
+    async fn copy(&self, remote: &RemoteBlob, report: &Report, watcher: Option<&Unpacking>) -> Result<(), SourceError> {
+        let writer = self.writer(&remote.descriptor.digest, watcher).await?;
         let (path, descriptor) = (remote.repository.clone(), remote.descriptor.clone());
         let progress = report.progress();
-        self.blocking(move |store| copy(store, Path::new(&path), &descriptor, &progress)).await
+        self.blocking(move |_| copy(writer, Path::new(&path), &descriptor, &progress)).await
     }
 }
 
-fn copy(store: &Store, layout: &Path, descriptor: &Descriptor, progress: &Progress) -> Result<(), SourceError> {
+fn copy(
+    mut writer: BlobWriter,
+    layout: &Path,
+    descriptor: &Descriptor,
+    progress: &Progress,
+) -> Result<(), SourceError> {
     let path = blob_path(layout, &descriptor.digest);
     let fail = |source| SourceError::Io { path: path.clone(), source };
     let mut file = File::open(&path).map_err(fail)?;
-    let mut writer = store.blob_writer()?;
     let mut piece = vec![0; 256 << 10];
     loop {
         let n = match file.read(&mut piece) {

@@ -15,6 +15,7 @@ use rusqlite::{Connection, OptionalExtension};
 use crate::base::digest::Hasher;
 use crate::base::{Digest, DigestWriter};
 
+use super::follow::{Following, Growth};
 use super::lease::mark;
 use super::meta::{generation, now};
 use super::sweep::Owner;
@@ -103,13 +104,25 @@ impl Store {
     /// If the temporary file cannot be created.
     pub fn blob_writer(&self) -> Result<BlobWriter, StoreError> {
         let (file, path, owner) = self.blob_file()?;
-        Ok(BlobWriter { store: self.clone(), out: Some(Out::Hashing(DigestWriter::new(file))), path, _owner: owner })
+        Ok(BlobWriter {
+            store: self.clone(),
+            out: Some(Out::Hashing(DigestWriter::new(file))),
+            path,
+            growth: None,
+            _owner: owner,
+        })
     }
 
     /// Begins a new blob whose writer computes its digest anyway: for [`BlobWriter::commit_as`].
     pub(super) fn known_blob_writer(&self) -> Result<BlobWriter, StoreError> {
         let (file, path, owner) = self.blob_file()?;
-        Ok(BlobWriter { store: self.clone(), out: Some(Out::Plain { file, written: 0 }), path, _owner: owner })
+        Ok(BlobWriter {
+            store: self.clone(),
+            out: Some(Out::Plain { file, written: 0 }),
+            path,
+            growth: None,
+            _owner: owner,
+        })
     }
 
     fn blob_file(&self) -> Result<(BufWriter<File>, PathBuf, Arc<Owner>), StoreError> {
@@ -207,10 +220,33 @@ pub struct BlobWriter {
     store: Store,
     out: Option<Out>,
     path: PathBuf,
+    /// Somebody reads along.
+    growth: Option<Arc<Growth>>,
     _owner: Arc<Owner>,
 }
 
 impl BlobWriter {
+    /// Lets somebody read the blob while it is written.
+    ///
+    /// # Errors
+    /// If its file cannot be opened.
+    pub fn follow(&mut self) -> Result<Following, StoreError> {
+        let file = File::open(&self.path).map_err(StoreError::io("open", &self.path))?;
+        let size = self.in_file();
+        let growth = Arc::clone(self.growth.get_or_insert_with(|| Arc::new(Growth::new(size))));
+        Ok(Following { file, at: 0, growth })
+    }
+
+    /// Bytes that have reached the file.
+    fn in_file(&self) -> u64 {
+        let waiting = match &self.out {
+            Some(Out::Hashing(out)) => out.get_ref().buffer().len(),
+            Some(Out::Plain { file, .. }) => file.buffer().len(),
+            None => 0,
+        };
+        self.written() - waiting as u64
+    }
+
     /// Bytes written so far.
     #[must_use]
     pub fn written(&self) -> u64 {
@@ -232,6 +268,9 @@ impl BlobWriter {
         let (mut file, actual, size) = out.finish();
         file.flush().map_err(|e| self.error(e))?;
         drop(file);
+        if let Some(growth) = &self.growth {
+            growth.reached(size);
+        }
         // The writer computes sha256; anything else is computed from the file.
         let actual = match expected {
             Some(expected) if expected.algorithm() != actual.algorithm() => hash_file(&self.path, expected)?,
@@ -272,6 +311,9 @@ impl BlobWriter {
             .execute((actual.as_str(), size, now(), generation(tx)?, &inner.boot))?;
             Ok(())
         })?;
+        if let Some(growth) = &self.growth {
+            growth.end(true);
+        }
         Ok((actual, size))
     }
 
@@ -282,15 +324,19 @@ impl BlobWriter {
 
 impl Write for BlobWriter {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        match &mut self.out {
-            Some(Out::Hashing(out)) => out.write(buf),
+        let count = match &mut self.out {
+            Some(Out::Hashing(out)) => out.write(buf)?,
             Some(Out::Plain { file, written }) => {
                 let count = file.write(buf)?;
                 *written += count as u64;
-                Ok(count)
+                count
             }
-            None => Err(io::Error::other("the blob was committed before")),
+            None => return Err(io::Error::other("the blob was committed before")),
+        };
+        if let Some(growth) = &self.growth {
+            growth.reached(self.in_file());
         }
+        Ok(count)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -304,6 +350,9 @@ impl Write for BlobWriter {
 
 impl Drop for BlobWriter {
     fn drop(&mut self) {
+        if let Some(growth) = &self.growth {
+            growth.end(false);
+        }
         // After a commit the name is gone, unless the blob was there before.
         let _ = fs::remove_file(&self.path);
     }

@@ -15,6 +15,7 @@ mod copy;
 mod derive;
 mod download;
 mod error;
+mod follow;
 mod gc;
 mod history;
 mod housekeeping;
@@ -33,6 +34,7 @@ mod snapshot;
 mod stub;
 mod sweep;
 mod tree;
+mod unpack;
 mod usage;
 
 #[cfg(test)]
@@ -54,6 +56,7 @@ pub use context::{ContextIndex, StatKey};
 pub(crate) use copy::copy_any;
 pub use download::Download;
 pub use error::StoreError;
+pub use follow::Following;
 pub use gc::{PruneOptions, PruneReport};
 pub use history::{BuildHistory, KeptBuild, MAX_STEP_LOG, StepLog};
 pub use housekeeping::Housekeeping;
@@ -65,6 +68,7 @@ pub use policy::{GcCaps, GcPolicy, GcRule, Space};
 pub use record::{CacheRecord, KeyLock};
 pub use reset::reset;
 pub use stub::Stub;
+pub use unpack::{Ahead, Unpacked, Unpacking};
 pub use usage::{Filter, UsageKind, UsageRecord};
 
 use layout::Layout;

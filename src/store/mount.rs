@@ -8,12 +8,11 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, Transaction};
 
 use crate::archive::{
-    ApplyOptions, EntryKind, MergedIndex, Note, NoteKind, Timestamp, TreeIndex, decompressor, index_layer,
+    ApplyOptions, ApplySummary, EntryKind, MergedIndex, Note, NoteKind, Timestamp, TreeIndex, decompressor, index_layer,
 };
 
 use super::layer::{insert_layer, new_id, read_blobs};
 use super::lease::{Lease, mark};
-use super::lock::{FileLock, Mode};
 use super::meta::{self, TxError, now};
 use super::snapshot::{Snapshotter, View, ViewRequest};
 use super::stub::Stub;
@@ -270,8 +269,7 @@ impl Store {
         let chain: Vec<LayerId> = below.iter().chain(layers).cloned().collect();
         let key = snapshotter.key(&chain);
         let dialect = self.dialect()?;
-        let name = Digest::sha256(format!("{key} {dialect}"));
-        let _lock = FileLock::wait(&self.inner.layout.locks().join("layer").join(&name.hex()[..32]), Mode::Exclusive)?;
+        let _lock = self.dir_lock(&key, &dialect)?;
         // Somebody else may have done it while we waited.
         if let Some(dir) = self.find_dir(&chain)? {
             return Ok(dir.path);
@@ -304,22 +302,33 @@ impl Store {
             let file = self.open_blob(&blob.digest)?;
             let mut tar = decompressor(file, blob.codec).map_err(archive)?;
             let summary = snapshotter.unpack(&mut tar, &target, below_dirs).map_err(archive)?;
-            if summary.diff_id != blob.diff_id {
-                return Err(StoreError::DiffIdMismatch {
-                    id: id.clone(),
-                    what: format!("blob {}", blob.digest),
-                    expected: blob.diff_id,
-                    actual: summary.diff_id,
-                });
-            }
-            self.keep_index(&summary.diff_id.0, &summary.index)?;
-            self.announce(&summary.notes);
+            self.check_unpacked(id, &blob, summary)?;
         }
         Ok(())
     }
 
+    /// Keeps what was learnt by unpacking a blob, if that was what it should be.
+    pub(super) fn check_unpacked(
+        &self,
+        id: &LayerId,
+        blob: &LayerBlob,
+        summary: ApplySummary,
+    ) -> Result<(), StoreError> {
+        if summary.diff_id != blob.diff_id {
+            return Err(StoreError::DiffIdMismatch {
+                id: id.clone(),
+                what: format!("blob {}", blob.digest),
+                expected: blob.diff_id.clone(),
+                actual: summary.diff_id,
+            });
+        }
+        self.keep_index(&summary.diff_id.0, &summary.index)?;
+        self.announce(&summary.notes);
+        Ok(())
+    }
+
     /// A local blob with the layer's own stream, derived first if only a directory has it.
-    fn local_stream(&self, id: &LayerId) -> Result<LayerBlob, StoreError> {
+    pub(super) fn local_stream(&self, id: &LayerId) -> Result<LayerBlob, StoreError> {
         let record = self.layer(id)?;
         for blob in record.blobs.iter().filter(|blob| blob.epoch.is_none()) {
             if self.has_blob(&blob.digest)?.is_some() {
@@ -392,7 +401,7 @@ impl Store {
     }
 
     /// Renames `scratch` (which holds `fs`) into the snapshots and adds its row.
-    fn adopt_dir(
+    pub(super) fn adopt_dir(
         &self,
         tx: &Transaction<'_>,
         scratch: &Path,
@@ -540,7 +549,7 @@ fn describe(note: &Note) -> String {
 
 /// A layer that occurs twice counts where it is last: overlay refuses the same directory twice, and the later
 /// occurrence covers the earlier one.
-fn without_repetitions(chain: &[LayerId]) -> Vec<LayerId> {
+pub(super) fn without_repetitions(chain: &[LayerId]) -> Vec<LayerId> {
     let mut seen = std::collections::HashSet::new();
     let mut kept: Vec<LayerId> = chain.iter().rev().filter(|id| seen.insert(*id)).cloned().collect();
     kept.reverse();

@@ -4,12 +4,16 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::super::entry::{Entry, EntryKind, Timestamp};
 use super::super::lowers::is_whiteout;
-use super::super::{ArchiveError, Dialect, LayerOptions, LayerWriter, MergedIndex, NoteKind};
+use super::super::{
+    ApplyOptions, ArchiveError, Awaited, Dialect, LayerOptions, LayerWriter, MergedIndex, NoteKind, apply_above,
+};
 use super::support::{
-    diff_native, diff_upper, dir, file, is_root, layer, link, listing, mine, native, overlay, plain, raw_tar,
+    diff_native, diff_upper, dir, file, is_root, layer, link, listing, mine, native, overlay, plain, raw_tar, seen,
     set_mtime, set_xattr, skipped, temp, tree, try_apply,
 };
 
@@ -150,6 +154,49 @@ fn parents_are_taken_from_lower_layers() {
     assert_eq!((meta(&upper.join("new")).mode() & 0o7777, meta(&upper.join("new")).mtime()), (0o755, 0));
     assert_eq!(summary.index.lookup(Path::new("new")).expect("there").entry.kind, EntryKind::Dir);
     assert_eq!(listing(&diff_upper(&upper, &[lower]).1), ["- d/sub/x", "d new", "- new/y", "- tmp/z"]);
+}
+
+#[test]
+fn layers_look_the_same_above_ones_that_are_still_on_their_way() {
+    let temp = temp();
+    let lower = temp.path().join("lower");
+    overlay(&base(), &lower, &[]);
+    fs::set_permissions(&lower, fs::Permissions::from_mode(0o711)).expect("sets the mode");
+    set_xattr(&lower, "user.mine", b"1");
+    set_mtime(&lower, Timestamp { secs: 77, nanos: 5 });
+    let root = mine(Entry { mtime: Timestamp::seconds(9), ..Entry::dir("", 0o750) });
+    // How often each asks for what is below: to find a parent, or how the root looks, or not at all.
+    let cases: [(&str, Vec<(Entry, &[u8])>, usize); 4] = [
+        ("parents", vec![(file("lib/x", b"1"), b"1"), (file("tmp/z", b"3"), b"3"), (dir("d"), b"")], 1),
+        ("root", vec![(dir("new"), b""), (file("new/y", b"2"), b"2")], 1),
+        ("own root", vec![(root.clone(), b""), (dir("new"), b""), (file("new/y", b"2"), b"2")], 0),
+        ("root last", vec![(file("y", b"2"), b"2"), (dir("d"), b""), (root, b"")], 0),
+    ];
+    for (name, entries, asked) in cases {
+        let tar = raw_tar(&entries);
+        let (one, other) = (temp.path().join(format!("{name} 1")), temp.path().join(format!("{name} 2")));
+        let expected = overlay(&tar, &one, std::slice::from_ref(&lower));
+        fs::create_dir(&other).expect("creates");
+        let count = Arc::new(AtomicUsize::new(0));
+        let below: Awaited = {
+            let (count, lower) = (Arc::clone(&count), lower.clone());
+            Arc::new(move || {
+                count.fetch_add(1, Ordering::SeqCst);
+                Ok(vec![lower.clone()])
+            })
+        };
+        let summary = apply_above(&mut &tar[..], &other, below, &ApplyOptions::default()).expect("applies");
+        assert_eq!(count.load(Ordering::SeqCst), asked, "{name}");
+        assert!(summary.index.to_bytes() == expected.index.to_bytes(), "{name}");
+        assert_eq!(tree(&one), tree(&other), "{name}");
+        assert_eq!(seen(&one), seen(&other), "{name}: the root");
+        assert_eq!(meta(&one).mtime(), meta(&other).mtime(), "{name}: the root's time");
+    }
+    // What never becomes complete fails who needs it.
+    let (tar, target) = (raw_tar(&[(dir("new"), b"")]), temp.path().join("failed"));
+    fs::create_dir(&target).expect("creates");
+    let below: Awaited = Arc::new(|| Err(std::io::Error::other("gone")));
+    assert!(apply_above(&mut &tar[..], &target, below, &ApplyOptions::default()).is_err());
 }
 
 #[test]

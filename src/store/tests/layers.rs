@@ -4,13 +4,14 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::archive::{Entry, EntryKind, LayerOptions, LayerWriter, Timestamp};
 use crate::base::{ChainId, Digest};
 use crate::oci::Descriptor;
 use crate::oci::media_type::{Codec, OCI_LAYER_GZIP};
 use crate::store::testing::{open, overlay_store, skip, store};
-use crate::store::{LayerId, MountRequest, SnapshotterChoice, Store, StoreError, Stub};
+use crate::store::{Ahead, LayerId, MountRequest, SnapshotterChoice, Store, StoreError, Stub, Unpacking};
 
 pub(super) const WRITABLE: MountRequest = MountRequest { writable: true, stubs: Vec::new() };
 pub(super) const READ_ONLY: MountRequest = MountRequest { writable: false, stubs: Vec::new() };
@@ -340,6 +341,87 @@ fn lazy_layers_name_what_must_be_downloaded() {
         let unknown = [LayerId::from_text("nope")];
         assert!(matches!(store.mount(&unknown, &READ_ONLY), Err(StoreError::NoLayer { .. })));
     }
+}
+
+/// Takes the blobs of a chain out of the store again, so that they can arrive once more.
+fn blobs_to_come(store: &Store, chain: &[LayerId]) -> Vec<(Digest, Vec<u8>)> {
+    let digests = chain.iter().map(|id| store.layer(id).expect("exists").blobs[0].digest.clone());
+    let blobs: Vec<_> = digests.map(|d| (d.clone(), store.read_blob(&d).expect("reads"))).collect();
+    for (digest, _) in &blobs {
+        store.drop_blob(digest).expect("drops");
+    }
+    blobs
+}
+
+fn unpacking(store: &Store, chain: &[LayerId], expected: &[(Digest, Vec<u8>)]) -> Unpacking {
+    let Ahead::Layers(mut unpacking) = store.unpack_ahead(chain, Arc::new(|_, _| {})).expect("asks") else {
+        panic!("there is something to unpack")
+    };
+    unpacking.begin(expected.iter().map(|(digest, _)| digest.clone()));
+    unpacking
+}
+
+// SPEC C2.01
+#[test]
+fn layers_are_unpacked_while_they_arrive_in_any_order() {
+    if !can_apply() {
+        return;
+    }
+    let Some((_dir, store)) = overlay_store() else { return };
+    let chain = base(&store);
+    let expected = {
+        let mounted = store.mount(&chain, &READ_ONLY).expect("mounts");
+        listing(mounted.root())
+    };
+    let Some((_dir, store)) = overlay_store() else { return };
+    let chain = base(&store);
+    let blobs = blobs_to_come(&store, &chain);
+    let unpacking = unpacking(&store, &chain, &blobs);
+    // The upper layer is whole before the lower one begins, which comes in small pieces.
+    for (digest, bytes) in blobs.iter().rev() {
+        let mut writer = store.blob_writer().expect("begins");
+        unpacking.arrives(digest, writer.follow().expect("opens"));
+        for piece in bytes.chunks(50) {
+            writer.write_all(piece).expect("writes");
+        }
+        writer.commit(Some(digest)).expect("commits");
+    }
+    unpacking.finish();
+    assert!(store.is_materialised(&chain).expect("asks"), "the mount has nothing left to do");
+    let again = store.unpack_ahead(&chain, Arc::new(|_, _| {})).expect("asks");
+    assert!(matches!(again, Ahead::Nothing));
+    assert_eq!(listing(store.mount(&chain, &READ_ONLY).expect("mounts").root()), expected);
+}
+
+// SPEC C2.01, E3.18
+#[test]
+fn a_layer_that_arrives_wrong_leaves_nothing_behind() {
+    if !can_apply() {
+        return;
+    }
+    let Some((_dir, store)) = overlay_store() else { return };
+    let chain = base(&store);
+    let blobs = blobs_to_come(&store, &chain);
+    let unpacking = unpacking(&store, &chain, &blobs);
+    for (number, (digest, bytes)) in blobs.iter().enumerate() {
+        let mut writer = store.blob_writer().expect("begins");
+        unpacking.arrives(digest, writer.follow().expect("opens"));
+        writer.write_all(bytes).expect("writes");
+        if number == 0 {
+            // It can be unpacked to its end, and is not what was promised all the same.
+            writer.write_all(&[0; 9]).expect("writes");
+            assert!(writer.commit(Some(digest)).is_err());
+        } else {
+            writer.commit(Some(digest)).expect("commits");
+        }
+    }
+    unpacking.finish();
+    assert_eq!(fs::read_dir(store.root().join("snapshots")).expect("lists").count(), 0, "nor what is on top of it");
+    let needed = store.blobs_needed(&chain).expect("asks");
+    assert_eq!(needed.iter().map(|n| &n.layer).collect::<Vec<_>>(), [&chain[0]]);
+    assert!(store.mount(&chain, &READ_ONLY).is_err());
+    assert_eq!(store.put_blob(&blobs[0].1).expect("arrives at last"), blobs[0].0);
+    store.mount(&chain, &READ_ONLY).expect("mounts");
 }
 
 #[test]
