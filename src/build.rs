@@ -138,6 +138,8 @@ pub struct Builder {
     pub client: Client,
     /// The same with little patience: for caches, where waiting is worse than building.
     pub hasty: Client,
+    /// The same for writing caches, when the outputs are safe.
+    pub caching: Client,
     /// Base images.
     pub images: ImageSource,
     /// Everything else from outside.
@@ -218,6 +220,7 @@ impl Builder {
                 made => break made?,
             }
         };
+        solver.end_imports().await;
         self.export_caches(request, solver, &graphs, &context).await?;
         Ok(BuildReport { id: request.id.clone(), exports })
     }

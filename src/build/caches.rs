@@ -14,7 +14,7 @@ use crate::cache::backend::local::LocalCache;
 use crate::cache::backend::object::ObjectCache;
 use crate::cache::backend::registry::RegistryCache;
 use crate::cache::backend::{CacheBackend, DocumentForm};
-use crate::cache::import::{Import, Imports};
+use crate::cache::import::Import;
 use crate::cache::mounts::{Document, MountChoice};
 use crate::cache::spec::{ExportSpec, ImportSpec, Location};
 use crate::exporter::ExportContext;
@@ -31,31 +31,27 @@ const IMPORT_DEADLINE: Duration = Duration::from_secs(20);
 impl Builder {
     /// Begins to read the caches, and the lists of the cache mounts that are wanted of them.
     pub(super) fn imports(&self, specs: &[ImportSpec]) -> (Option<LoadingImports>, Option<LoadingMounts>) {
-        let mut loads = Vec::new();
+        let read = |spec: &ImportSpec| self.backend(&spec.location, DocumentForm::default(), false, true);
+        let backends: Vec<_> = specs.iter().filter_map(|spec| Some((spec, Arc::from(read(spec)?)))).collect();
+        let loading = LoadingImports::new(backends.len());
         let mut lists = Vec::new();
-        for spec in specs {
-            let Some(backend) = self.backend(&spec.location, DocumentForm::default(), false, true) else { continue };
-            let backend: Arc<dyn CacheBackend> = Arc::from(backend);
-            let load = tokio::spawn(import(Arc::clone(&backend), self.events.clone()));
-            let load = load.map(|ended| ended.unwrap_or_default().map(Arc::new)).boxed().shared();
+        for (order, (spec, backend)) in backends.into_iter().enumerate() {
+            let backend: Arc<dyn CacheBackend> = backend;
+            let load = tokio::spawn(import(Arc::clone(&backend), loading.clone(), self.events.clone()));
+            let arriving = loading.clone();
+            let load = tokio::spawn(async move {
+                let found = load.await.unwrap_or_default();
+                let usable = found.is_some();
+                arriving.arrive(order, found.unwrap_or_default());
+                usable
+            });
             if !spec.mounts.is_none() {
                 let list = saved_mounts(backend, spec.mounts.clone(), self.events.clone());
-                let loaded = load.clone();
                 // What is wrong with a cache is said once.
-                lists.push(tokio::spawn(async move { loaded.await.is_some().then_some(list)?.await }));
+                lists.push(tokio::spawn(async move { load.await.unwrap_or_default().then_some(list)?.await }));
             }
-            loads.push(load);
         }
-        let imports = (!specs.is_empty()).then(|| {
-            let all = async move {
-                let mut imports = Imports::default();
-                for load in loads {
-                    imports.caches.extend(load.await.iter().flat_map(|caches| caches.iter().cloned()));
-                }
-                Arc::new(imports)
-            };
-            all.boxed().shared()
-        });
+        let imports = (!specs.is_empty()).then_some(loading);
         let mounts = (!lists.is_empty()).then(|| {
             let all = async move {
                 let mut found = Vec::new();
@@ -107,20 +103,21 @@ impl Builder {
         reset: bool,
         hasty: bool,
     ) -> Option<Box<dyn CacheBackend>> {
-        let client = if hasty { &self.hasty } else { &self.client };
+        let client = if hasty { &self.hasty } else { &self.caching };
         Some(match location {
             Location::Registry { reference, insecure } => {
                 // Layers are fetched by whoever reads them, with either client.
                 if *insecure {
-                    self.client.set_insecure(&reference.domain);
-                    self.hasty.set_insecure(&reference.domain);
+                    for client in [&self.client, &self.hasty, &self.caching] {
+                        client.set_insecure(&reference.domain);
+                    }
                 }
                 Box::new(RegistryCache::new(client.clone(), reference.clone(), form))
             }
             Location::Local { dir, entry } => Box::new(LocalCache::new(dir.clone(), entry.clone(), form, reset)),
             // Layers are fetched from where they are by whoever reads them.
             Location::Object(service) => {
-                let cache = ObjectCache::new(client.clone(), service.clone(), if hasty { 1 } else { usize::MAX });
+                let cache = ObjectCache::new(client.clone(), service.clone(), hasty);
                 if hasty {
                     self.images.add_place(&cache.place().host, &cache.place().repository, Arc::new(cache.clone()));
                 }
@@ -165,18 +162,29 @@ fn wanted_mounts(spec: &ExportSpec, solver: &Arc<Solver>, graphs: &[Arc<Graph>])
 }
 
 /// Reads one cache; `None` if that is not possible. Trouble is said once and is a miss (SPEC C7.10).
-async fn import(backend: Arc<dyn CacheBackend>, events: Events) -> Option<Vec<Import>> {
+async fn import(backend: Arc<dyn CacheBackend>, loading: LoadingImports, events: Events) -> Option<Vec<Import>> {
     let title = backend.title();
     let id = internal(&events, &format!("importing cache manifest from {title}"));
-    let trouble = match tokio::time::timeout(IMPORT_DEADLINE, backend.load()).await {
-        Ok(Ok(imports)) => {
+    let loaded = tokio::select! {
+        biased;
+        loaded = tokio::time::timeout(IMPORT_DEADLINE, backend.load()) => Some(loaded),
+        () = loading.over() => None,
+    };
+    let trouble = match loaded {
+        Some(Ok(Ok(imports))) => {
             let records: usize = imports.iter().map(Import::len).sum();
             events.progress(&id, format!("{records} records"), 0, None, true);
             events.completed(&id, Outcome::Done);
             return Some(imports);
         }
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => slow(),
+        Some(Ok(Err(error))) => error.to_string(),
+        Some(Err(_)) => slow(),
+        None if loading.were_asked_for() => "it had not answered when the build was done".to_owned(),
+        // Everything was here.
+        None => {
+            events.completed(&id, Outcome::Canceled);
+            return None;
+        }
     };
     events.completed(&id, Outcome::Failed(trouble.clone()));
     events.warning(format!("cache {title} is not used: {trouble}"));

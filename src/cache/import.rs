@@ -4,7 +4,8 @@
 //! record that the input matches, or to the input's content. So matching needs no keys and no trees, and a hit on the
 //! last vertex looks at nothing before it but records.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::config::{CacheConfig, ConfigRecord};
@@ -163,20 +164,46 @@ pub struct Found {
     pub layers: Vec<(ChainId, ImportLayer)>,
 }
 
-/// All caches of a build, in the order in which they are asked (SPEC C7.10).
+/// The caches of a build that are there, in the order in which they are asked (SPEC C7.10).
 #[derive(Debug, Clone, Default)]
 pub struct Imports {
-    /// The caches.
-    pub caches: Vec<Import>,
+    /// By their place in that order, which does not change when another one comes.
+    caches: BTreeMap<u32, Arc<Import>>,
 }
 
+/// How many caches may be under one name (the images below an index).
+const MAX_OF_ONE: usize = 1 << 12;
+
 impl Imports {
+    /// Adds what was read under the name that was given as number `order`.
+    pub fn insert(&mut self, order: usize, caches: Vec<Import>) {
+        let first = u32::try_from(order.saturating_mul(MAX_OF_ONE)).unwrap_or(u32::MAX);
+        self.caches.extend((first..).zip(caches.into_iter().take(MAX_OF_ONE).map(Arc::new)));
+    }
+
+    /// Whether there is nothing to look at.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.caches.is_empty()
+    }
+
+    /// Blobs that are at these places and at no other.
+    #[must_use]
+    pub fn blobs_only_at(&self, places: &HashSet<Place>) -> HashSet<Digest> {
+        let (there, elsewhere): (Vec<_>, Vec<_>) = self.caches.values().partition(|c| places.contains(&c.place));
+        let blobs = |caches: Vec<&Arc<Import>>| -> HashSet<Digest> {
+            let layers = caches.into_iter().flat_map(|c| c.layers.iter().flatten());
+            layers.map(|layer| layer.descriptor.digest.clone()).collect()
+        };
+        let elsewhere = blobs(elsewhere);
+        blobs(there).into_iter().filter(|blob| !elsewhere.contains(blob)).collect()
+    }
+
     /// The records that stand for an operation on these inputs.
     #[must_use]
     pub fn matching(&self, digest: &Digest, inputs: &[InputState]) -> Vec<Match> {
         let mut found = Vec::new();
-        for (cache, import) in self.caches.iter().enumerate() {
-            let cache = u32::try_from(cache).unwrap_or(u32::MAX);
+        for (&cache, import) in &self.caches {
             for &record in import.by_digest.get(digest).into_iter().flatten() {
                 let candidate = &import.records[record as usize];
                 let fits = candidate.inputs.len() == inputs.len()
@@ -206,7 +233,7 @@ impl Imports {
     #[must_use]
     pub fn result(&self, matches: &[Match], lost: &HashSet<Digest>) -> Option<Found> {
         matches.iter().find_map(|at| {
-            let import = self.caches.get(at.cache as usize)?;
+            let import = self.caches.get(&at.cache)?;
             let mut below: Option<ChainId> = None;
             let layers = import
                 .result(at.record, lost)?
@@ -266,6 +293,12 @@ mod tests {
         Import::new("t", place, CacheConfig { layers, records }, &known)
     }
 
+    fn all(caches: Vec<Import>) -> Imports {
+        let mut imports = Imports::default();
+        imports.insert(0, caches);
+        imports
+    }
+
     fn state(matches: Vec<Match>, content: Option<&str>) -> InputState {
         InputState { matches, output: 0, content: content.map(d) }
     }
@@ -280,7 +313,7 @@ mod tests {
             record("step", &[&[0], &[2, 1]], None),
             record("last", &[&[3]], Some(1)),
         ];
-        let caches = Imports { caches: vec![import(records, &[-1, 0])] };
+        let caches = all(vec![import(records, &[-1, 0])]);
         let base = caches.matching(&d("base"), &[]);
         let other = caches.matching(&d("other"), &[]);
         let by_definition = caches.matching(&d("step"), &[state(base.clone(), None), state(other, None)]);
@@ -303,7 +336,7 @@ mod tests {
         let mut records =
             vec![record("loop", &[], Some(0)), record("range", &[], Some(9)), record("self", &[&[2]], Some(0))];
         records[1].chains.push(ConfigChain { layers: vec![77], created_at: String::new() });
-        let caches = Imports { caches: vec![import(records, &[1, 0])] };
+        let caches = all(vec![import(records, &[1, 0])]);
         for name in ["loop", "range"] {
             let matches = caches.matching(&d(name), &[]);
             assert_eq!(matches.len(), 1);
@@ -316,8 +349,31 @@ mod tests {
     fn c7_10_the_first_cache_wins() {
         let one = import(vec![record("a", &[], Some(0))], &[-1]);
         let two = import(vec![record("a", &[], Some(1))], &[-1, -1]);
-        let caches = Imports { caches: vec![two, one] };
+        let caches = all(vec![two, one]);
         let found = caches.result(&caches.matching(&d("a"), &[]), &HashSet::new()).expect("has a result");
         assert_eq!(found.layers[0].0.0, d("layer 1"));
+    }
+    // A cache that comes late changes neither what was found nor who is asked first.
+    #[test]
+    fn c7_10_caches_may_come_in_any_order() {
+        let one = import(vec![record("a", &[], Some(0))], &[-1]);
+        let two = import(vec![record("a", &[], Some(1))], &[-1, -1]);
+        let mut caches = Imports::default();
+        caches.insert(1, vec![one]);
+        let early = caches.matching(&d("a"), &[]);
+        caches.insert(0, vec![two]);
+        let layer =
+            |matches: &[Match]| caches.result(matches, &HashSet::new()).expect("has a result").layers[0].0.clone();
+        assert_eq!(layer(&early).0, d("layer 0"));
+        assert_eq!(layer(&caches.matching(&d("a"), &[])).0, d("layer 1"));
+    }
+
+    #[test]
+    fn blobs_that_only_a_lost_place_has_are_lost() {
+        let here = import(vec![], &[-1, 0]);
+        let mut there = import(vec![], &[-1]);
+        there.place.repository = "other".into();
+        let lost = HashSet::from([here.place.clone()]);
+        assert_eq!(all(vec![here, there]).blobs_only_at(&lost), HashSet::from([d("layer 1")]));
     }
 }

@@ -127,6 +127,12 @@ impl GhaOptions {
     pub fn patience(&self) -> Duration {
         if self.hasty { Duration::from_secs(3) } else { self.timeout }
     }
+
+    /// The longest silence of the service.
+    #[must_use]
+    pub fn stall(&self) -> Duration {
+        Duration::from_secs(if self.hasty { 5 } else { 20 })
+    }
 }
 
 /// A cache to read.

@@ -211,6 +211,7 @@ pub(super) fn builder(
 ) -> Result<Builder, Failure> {
     let client = inside.client(events.clone())?;
     let hasty = inside.hasty_client(events.clone())?;
+    let caching = inside.caching_client(events.clone())?;
     let images = ImageSource::with_hasty(store.clone(), client.clone(), hasty.clone(), events.clone());
     let sources = Sources::new(store, &client, events, settings::git(&inside.context.state_dir));
     let steps = inside.runner(steps)?;
@@ -222,6 +223,7 @@ pub(super) fn builder(
         store: store.clone(),
         client,
         hasty,
+        caching,
         images,
         sources,
         steps,

@@ -226,17 +226,39 @@ impl Inside {
         Client::new(self.client_options(events)?).map_err(|e| Failure::new(e.kind(), e.to_string()))
     }
 
-    /// One with little patience, for caches: a cache that makes us wait is worse than none.
+    /// One with little patience, for caches that are read: a cache that makes us wait is worse than none.
     pub(super) fn hasty_client(&self, events: Events) -> Result<Client, Failure> {
-        let options = ClientOptions {
-            retry: RetryPolicy { base: Duration::from_millis(200), retries: 1, patience: Duration::from_secs(1) },
-            timeouts: Timeouts {
-                connect: Duration::from_secs(3),
-                stall: Duration::from_secs(5),
-                commit: Duration::from_secs(5),
-            },
-            ..self.client_options(events)?
+        let retry = RetryPolicy {
+            base: Duration::from_millis(200),
+            retries: 1,
+            patience: Duration::from_secs(1),
+            breaks: 3,
+            after_silence: false,
         };
+        let timeouts =
+            Timeouts { connect: Duration::from_secs(3), stall: Duration::from_secs(5), commit: Duration::from_secs(5) };
+        self.client_with(retry, timeouts, events)
+    }
+
+    /// One for caches that are written: the image is safe by then, and somebody waits for the end of the build.
+    pub(super) fn caching_client(&self, events: Events) -> Result<Client, Failure> {
+        let retry = RetryPolicy {
+            base: Duration::from_millis(500),
+            retries: 2,
+            patience: Duration::from_secs(10),
+            breaks: 10,
+            after_silence: false,
+        };
+        let timeouts = Timeouts {
+            connect: Duration::from_secs(5),
+            stall: Duration::from_secs(10),
+            commit: Duration::from_secs(60),
+        };
+        self.client_with(retry, timeouts, events)
+    }
+
+    fn client_with(&self, retry: RetryPolicy, timeouts: Timeouts, events: Events) -> Result<Client, Failure> {
+        let options = ClientOptions { retry, timeouts, ..self.client_options(events)? };
         Client::new(options).map_err(|e| Failure::new(e.kind(), e.to_string()))
     }
 

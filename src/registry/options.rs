@@ -111,12 +111,28 @@ pub struct RetryPolicy {
     pub retries: u32,
     /// A server that asks for a longer pause than this (`Retry-After`) is not waited for.
     pub patience: Duration,
+    /// How often one transfer may fail in all, however much progress there was in between.
+    pub breaks: u32,
+    /// Try again after a silence. Who said nothing for that long will hardly answer now.
+    pub after_silence: bool,
 }
 
 impl Default for RetryPolicy {
     fn default() -> Self {
-        Self { base: Duration::from_secs(1), retries: 5, patience: Duration::from_secs(120) }
+        Self {
+            base: Duration::from_secs(1),
+            retries: 5,
+            patience: Duration::from_secs(120),
+            breaks: 1000,
+            after_silence: true,
+        }
     }
+}
+
+/// How much of a transfer of `size` bytes must get through to count as progress: a hundredth, but between 4 KiB and
+/// 8 MiB. Otherwise a server that cuts each answer after a few bytes would be asked for ever.
+pub(super) fn progress_of(size: u64) -> u64 {
+    (size / 100).clamp(4 << 10, 8 << 20)
 }
 
 impl RetryPolicy {

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use super::client::{Client, FetchedManifest, Inner, Progress};
 use super::host::{self, Host};
 use super::mirrors::Endpoint;
+use super::options::progress_of;
 use super::request::{Answer, Backoff, Call, Slot, Small, Wire};
 use super::transport::SendError;
 use super::{Fault, RegistryError};
@@ -325,14 +326,15 @@ impl<'a> Fetch<'a> {
 
     async fn fetch_rest(&mut self, take: &mut impl Take) -> Result<(), Fault> {
         let mut backoff = Backoff::new(self.inner, self.host).at_most(self.call.retries);
+        let mut counted = self.at;
         loop {
-            let before = self.at;
             let error = match self.round(take).await {
                 Ok(()) => break,
                 Err(error) => error,
             };
-            if self.at > before {
+            if self.at - counted >= progress_of(self.size) {
                 // A big blob over a bad line may break often; only standing still counts.
+                counted = self.at;
                 backoff.reset();
             }
             if let Fault::NotFound { .. } = error.fault

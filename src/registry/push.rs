@@ -12,6 +12,7 @@ use reqwest::{Method, StatusCode, Url};
 use super::client::{BlobSource, Client, DroppedUpload, Inner, Progress, PushOutcome};
 use super::host::{self, Host};
 use super::mirrors::Endpoint;
+use super::options::progress_of;
 use super::request::{Backoff, Call, Payload, Slot, Small, Target};
 use super::transport::SendError;
 use super::{Fault, RegistryError};
@@ -306,7 +307,7 @@ impl Push<'_> {
         let Session { url: mut session, least } = session;
         // SPEC E3.08: one request, unless somebody between us and the registry does not let large ones through.
         let piece = self.inner.options.chunk.map_or(u64::MAX, |bytes| bytes.max(least).max(1));
-        let mut at: u64 = 0;
+        let (mut at, mut counted): (u64, u64) = (0, 0);
         let mut open = OpenSession { inner: self.inner, host: self.host, repository: self.repository, url: None };
         loop {
             let end = at.saturating_add(piece).min(self.descriptor.size);
@@ -316,7 +317,7 @@ impl Push<'_> {
             let error = match result {
                 Ok(None) => return Ok(()),
                 Ok(Some(next)) => {
-                    (session, at) = (next, end);
+                    (session, at, counted) = (next, end, end);
                     backoff.reset();
                     continue;
                 }
@@ -329,8 +330,9 @@ impl Push<'_> {
             backoff.again(error).await.map_err(SendError::fatal)?;
             match self.received(&session).await {
                 Some((place, received)) if received <= self.descriptor.size => {
-                    if received > at {
+                    if received.saturating_sub(counted) >= progress_of(self.descriptor.size) {
                         // Only standing still counts.
+                        counted = received;
                         backoff.reset();
                     }
                     (session, at) = (place, received);

@@ -136,11 +136,13 @@ pub(super) struct Backoff<'a> {
     inner: &'a Inner,
     host: &'a Host,
     done: u32,
+    /// All attempts that failed, whatever came of them.
+    broken: u32,
 }
 
 impl<'a> Backoff<'a> {
     pub(super) fn new(inner: &'a Inner, host: &'a Host) -> Self {
-        Self { policy: inner.options.retry, inner, host, done: 0 }
+        Self { policy: inner.options.retry, inner, host, done: 0, broken: 0 }
     }
 
     /// Gives up sooner than usual.
@@ -156,9 +158,11 @@ impl<'a> Backoff<'a> {
 
     /// Pauses before another attempt, or gives up with the last error.
     pub(super) async fn again(&mut self, error: SendError) -> Result<(), Fault> {
-        if !error.transient || self.done >= self.policy.retries {
+        let hopeless = error.silent && !self.policy.after_silence;
+        if !error.transient || hopeless || self.done >= self.policy.retries || self.broken >= self.policy.breaks {
             return Err(error.fault);
         }
+        self.broken += 1;
         if error.immediate {
             return Ok(());
         }
@@ -223,10 +227,11 @@ impl<'a> Answer<'a> {
             Ok(Ok(chunk)) => Ok(chunk),
             // Whatever ends a body early may go better the next time.
             Ok(Err(e)) => Err(SendError { transient: true, ..classify(&self.url, &e) }),
-            Err(_) => Err(SendError::transient(Fault::Broken {
-                url: host::show(&self.url),
-                cause: format!("nothing received for {} s", stall.as_secs()),
-            })),
+            Err(_) => {
+                let cause = format!("nothing received for {} s", stall.as_secs());
+                let fault = Fault::Broken { url: host::show(&self.url), cause };
+                Err(SendError { silent: true, ..SendError::transient(fault) })
+            }
         }
     }
 
@@ -483,5 +488,5 @@ fn join(base: &Url, path: &str) -> Result<Url, SendError> {
 
 fn silence(url: &Url, limit: Duration) -> SendError {
     let cause = format!("no answer for {} s", limit.as_secs());
-    SendError::transient(Fault::Broken { url: host::show(url), cause })
+    SendError { silent: true, ..SendError::transient(Fault::Broken { url: host::show(url), cause }) }
 }

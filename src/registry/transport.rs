@@ -41,6 +41,8 @@ pub(super) struct SendError {
     pub(super) session_lost: bool,
     /// There was a pause already.
     pub(super) immediate: bool,
+    /// The peer said nothing for as long as we wait.
+    pub(super) silent: bool,
 }
 
 impl SendError {
@@ -53,6 +55,7 @@ impl SendError {
             retry_after: None,
             session_lost: false,
             immediate: false,
+            silent: false,
         }
     }
 

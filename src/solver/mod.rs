@@ -14,6 +14,7 @@ mod explain;
 mod failed;
 mod file_op;
 mod keys;
+mod loading;
 mod mounts;
 mod operate;
 mod remote;
@@ -30,8 +31,8 @@ use tokio::sync::Semaphore;
 
 pub use error::SolveError;
 pub use failed::{KeptFailure, Visit};
+pub use loading::LoadingImports;
 pub use mounts::{LoadingMounts, SavedMounts};
-pub use remote::LoadingImports;
 pub use tree::{ContextDir, Tree};
 
 use crate::archive::LayerOptions;
@@ -115,7 +116,7 @@ pub struct Solver {
     before_steps: Mutex<HashSet<Digest>>,
     packer: Mutex<Option<early::Packer>>,
     /// Records of other machines' caches that stand for a vertex: by its definition, and what more its content told.
-    matched: Mutex<HashMap<Digest, remote::Matches>>,
+    matched: Mutex<remote::Matched>,
     refined: Mutex<HashMap<Digest, Vec<crate::cache::import::Match>>>,
     /// What went into the content keys of vertices, where they were made.
     parts: Mutex<HashMap<Digest, Vec<crate::cache::key::Part>>>,

@@ -81,7 +81,15 @@ impl Solver {
             return Ok(Solved { canonical: hit.canonical, outputs: hit.outputs, cached: true, known: false });
         }
         self.explain(graph, vertex, &parts, &trees).await;
-        let outputs = self.operate(vertex, &trees).await?;
+        let outputs = tokio::select! {
+            biased;
+            outputs = self.operate(vertex, &trees) => outputs?,
+            hit = self.late_hit(graph, vertex, &parts, &key) => {
+                let hit = hit?;
+                self.alias(vertex, &fast, &hit.canonical).await?;
+                return Ok(Solved { canonical: hit.canonical, outputs: hit.outputs, cached: true, known: false });
+            }
+        };
         self.remember(vertex, &parts, (&key, &fast, &key), &outputs).await?;
         drop(lock);
         Ok(Solved {

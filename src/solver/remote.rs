@@ -5,26 +5,32 @@
 //! whose layers are somewhere else; they are fetched when something reads them. A layer that cannot be fetched then is
 //! a miss found out late: its record is forgotten and the vertex is solved again.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
-use futures_util::future::{BoxFuture, Shared, join_all};
+use futures_util::future::{BoxFuture, Shared, join_all, pending};
 
 use super::keys::{Hit, Keyed};
+use super::loading::Arrived;
 use super::tree::Tree;
 use super::{SolveError, Solver, blocking, lock};
 use crate::base::{CacheKey, Digest};
-use crate::cache::import::{Found, Imports, InputState, Match};
+use crate::cache::import::{Found, InputState, Match, Place};
 use crate::cache::key::{self, Part};
+use crate::llb::op::Kind;
 use crate::llb::{Graph, Vertex};
 use crate::store::{AdoptedLayer, CacheRecord};
 
-/// The caches of a build, on their way or there. Waiting for them ends: whoever makes this has a deadline.
-pub type LoadingImports = Shared<BoxFuture<'static, Arc<Imports>>>;
-
 /// Records that stand for a vertex.
-pub(super) type Matches = Shared<BoxFuture<'static, Arc<Vec<Match>>>>;
+type Matches = Shared<BoxFuture<'static, Arc<Vec<Match>>>>;
+
+/// What was found of each vertex while so many caches were still on their way.
+#[derive(Default)]
+pub(super) struct Matched {
+    pending: usize,
+    by_vertex: HashMap<Digest, Matches>,
+}
 
 impl Solver {
     /// A result of another machine's cache for a vertex with these parts, made a record of this store.
@@ -35,8 +41,9 @@ impl Solver {
         parts: &[Part],
         key: &CacheKey,
     ) -> Result<Option<Hit>, SolveError> {
-        let Some(imports) = self.imports().await else { return Ok(None) };
-        let matches = self.matching(graph, vertex, parts, &imports).await;
+        let Some(arrived) = self.imports().await else { return Ok(None) };
+        let imports = &arrived.imports;
+        let matches = self.matching(graph, vertex, parts, &arrived).await;
         {
             let mut refined = lock(&self.refined);
             let known = refined.entry(vertex.digest.clone()).or_default();
@@ -49,9 +56,29 @@ impl Solver {
         }
     }
 
-    async fn imports(&self) -> Option<Arc<Imports>> {
-        let imports = self.env.imports.clone()?.await;
-        (!imports.caches.is_empty()).then_some(imports)
+    /// Returns if a cache that comes late has the result of a step that runs already, which need not go on then. Other
+    /// operations are short, and cannot be stopped half-way.
+    pub(super) async fn late_hit(
+        self: &Arc<Self>,
+        graph: &Arc<Graph>,
+        vertex: &Arc<Vertex>,
+        parts: &[Part],
+        key: &CacheKey,
+    ) -> Result<Hit, SolveError> {
+        let (Some(imports), Some(Kind::Exec(_))) = (&self.env.imports, &vertex.op.kind) else { return pending().await };
+        let mut seen = imports.now();
+        while seen.pending > 0 && !vertex.metadata.ignore_cache {
+            seen = imports.after(seen.pending).await;
+            if let Some(hit) = self.look_elsewhere(graph, vertex, parts, key).await? {
+                return Ok(hit);
+            }
+        }
+        pending().await
+    }
+
+    async fn imports(&self) -> Option<Arrived> {
+        let arrived = self.env.imports.as_ref()?.get().await;
+        (!arrived.imports.is_empty()).then_some(arrived)
     }
 
     async fn matching(
@@ -59,10 +86,10 @@ impl Solver {
         graph: &Arc<Graph>,
         vertex: &Arc<Vertex>,
         parts: &[Part],
-        imports: &Imports,
+        arrived: &Arrived,
     ) -> Vec<Match> {
         let inputs = vertex.inputs.iter().zip(parts).map(|(edge, part)| async move {
-            let mut matches: Vec<Match> = self.matched(graph, &edge.vertex).await.as_ref().clone();
+            let mut matches: Vec<Match> = self.matched(graph, &edge.vertex, arrived).await.as_ref().clone();
             if let Some(refined) = lock(&self.refined).get(&edge.vertex) {
                 matches.extend(refined);
             }
@@ -73,20 +100,23 @@ impl Solver {
             InputState { matches, output: edge.index, content }
         });
         let inputs = join_all(inputs).await;
-        imports.matching(&key::record(&key::operation(vertex)), &inputs)
+        arrived.imports.matching(&key::record(&key::operation(vertex)), &inputs)
     }
 
-    /// The records that stand for a vertex by its definition, found once. Its key must be known already.
-    fn matched(self: &Arc<Self>, graph: &Arc<Graph>, digest: &Digest) -> Matches {
+    /// The records that stand for a vertex by its definition, found once for what has arrived. Its key must be known
+    /// already.
+    fn matched(self: &Arc<Self>, graph: &Arc<Graph>, digest: &Digest, arrived: &Arrived) -> Matches {
         let mut matched = lock(&self.matched);
-        if let Some(known) = matched.get(digest) {
+        if matched.pending != arrived.pending {
+            *matched = Matched { pending: arrived.pending, by_vertex: HashMap::new() };
+        }
+        if let Some(known) = matched.by_vertex.get(digest) {
             return known.clone();
         }
-        let (this, graph, id) = (Arc::clone(self), Arc::clone(graph), digest.clone());
+        let (this, graph, id, arrived) = (Arc::clone(self), Arc::clone(graph), digest.clone(), arrived.clone());
         let future = async move {
-            let (Some(vertex), Some(imports)) = (graph.vertices.get(&id).cloned(), this.imports().await) else {
-                return Arc::default();
-            };
+            let Some(vertex) = graph.vertices.get(&id).cloned() else { return Arc::default() };
+            let imports = &arrived.imports;
             let Ok(keyed) = this.keyed(&graph, &id).await else { return Arc::default() };
             Arc::new(match keyed.as_ref() {
                 // A source is what it is, without any inputs.
@@ -94,11 +124,11 @@ impl Solver {
                 Keyed { pinned: Some(_), key: Some(key), .. } => imports.matching(&key.0, &[]),
                 // It runs again: what the caches have of it stands for nothing.
                 Keyed { renewed: Some(_), .. } => Vec::new(),
-                keyed => this.matching(&graph, &vertex, &keyed.parts, &imports).await,
+                keyed => this.matching(&graph, &vertex, &keyed.parts, &arrived).await,
             })
         };
         let future = future.boxed().shared();
-        matched.insert(digest.clone(), future.clone());
+        matched.by_vertex.insert(digest.clone(), future.clone());
         future
     }
 
@@ -141,6 +171,13 @@ impl Solver {
         }
     }
 
+    /// Nothing will be looked up any more: caches that have not come are given up.
+    pub async fn end_imports(&self) {
+        if let Some(imports) = &self.env.imports {
+            imports.end().await;
+        }
+    }
+
     /// Something is wrong with a cache: said, and then built without it.
     pub(super) fn trouble(&self, text: &str) {
         self.env.events.warning(format!("{text}; building without it"));
@@ -163,6 +200,12 @@ impl Solver {
                 "{} of a cache cannot be fetched (layer {which})",
                 if lost.len() == 1 { "a layer" } else { "layers" }
             ));
+        }
+        if let Some(imports) = &self.env.imports {
+            // A cache that broke once is not asked for anything else: each answer would have to be waited for.
+            let down = self.env.images.places_down().into_iter();
+            let down = down.map(|(host, repository)| Place { host, repository }).collect();
+            lock(&self.lost).extend(imports.now().imports.blobs_only_at(&down));
         }
         lock(&self.lost).extend(lost.iter().cloned());
         let store = self.env.store.clone();

@@ -93,6 +93,8 @@ pub enum SourceError {
         what: String,
         /// Why not.
         reason: String,
+        /// The place answered, and does not have it.
+        missing: bool,
     },
     /// A layer that a cache promised, and that it does not have.
     #[error("a layer of the cache could not be fetched: {source}")]
@@ -204,6 +206,17 @@ impl SourceError {
             Self::Lost { .. } => FaultKind::Store,
             Self::Gone { source } => source.kind(),
             Self::Internal(_) => FaultKind::Internal,
+        }
+    }
+
+    /// Whether the place that was asked works and does not have it.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        match self {
+            Self::Registry(error) => error.is_not_found(),
+            Self::Place { missing, .. } => *missing,
+            Self::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            _ => false,
         }
     }
 

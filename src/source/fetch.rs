@@ -26,8 +26,29 @@ pub trait BlobPlace: Send + Sync {
     /// Writes a blob to `writer` and gives it back. The content is verified by the caller.
     ///
     /// # Errors
+    /// When it cannot be had.
+    async fn fetch(&self, descriptor: &Descriptor, writer: BlobWriter) -> Result<BlobWriter, PlaceFault>;
+}
+
+/// Why a blob could not be had from a place.
+#[derive(Debug)]
+pub struct PlaceFault {
     /// One line: what, where, why.
-    async fn fetch(&self, descriptor: &Descriptor, writer: BlobWriter) -> Result<BlobWriter, String>;
+    pub reason: String,
+    /// The place answered, and has no such blob.
+    pub missing: bool,
+}
+
+impl PlaceFault {
+    /// Something went wrong.
+    pub fn new(reason: impl std::fmt::Display) -> Self {
+        Self { reason: reason.to_string(), missing: false }
+    }
+
+    /// There is no such blob.
+    pub fn missing(reason: impl std::fmt::Display) -> Self {
+        Self { missing: true, ..Self::new(reason) }
+    }
 }
 
 /// What the hosts of remotes begin with that are neither registries nor directories. Without the place that was added
@@ -148,6 +169,9 @@ impl ImageSource {
         let (layouts, registries): (Vec<_>, Vec<_>) = remotes.iter().partition(|r| r.host == LAYOUT_HOST);
         for remote in layouts.into_iter().chain(registries) {
             let key = (remote.host.clone(), remote.repository.clone());
+            if !needed && self.0.down.lock().unwrap_or_else(PoisonError::into_inner).contains(&key) {
+                continue;
+            }
             let place = self.0.places.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
             let result = match place {
                 Some(place) => self.fetch(place.as_ref(), remote, watcher).await,
@@ -163,7 +187,12 @@ impl ImageSource {
                 }
                 // Our own trouble is the same everywhere.
                 Err(error) if matches!(error.kind(), FaultKind::Store | FaultKind::NoSpace) => return Err(error),
-                Err(error) => failed = Some(error),
+                Err(error) => {
+                    if !needed && !error.is_missing() {
+                        self.0.down.lock().unwrap_or_else(PoisonError::into_inner).insert(key);
+                    }
+                    failed = Some(error);
+                }
             }
         }
         let error = failed.unwrap_or_else(|| SourceError::Lost { digest: descriptor.digest.clone() });
@@ -191,9 +220,10 @@ impl ImageSource {
     ) -> Result<(), SourceError> {
         let writer = self.writer(&remote.descriptor.digest, watcher).await?;
         let what = format!("{} {}", remote.host, remote.repository);
-        let writer = place.fetch(&remote.descriptor, writer).await.map_err(|reason| SourceError::Place {
+        let writer = place.fetch(&remote.descriptor, writer).await.map_err(|fault| SourceError::Place {
             what: format!("blob {} of {what}", remote.descriptor.digest),
-            reason,
+            reason: fault.reason,
+            missing: fault.missing,
         })?;
         let digest = remote.descriptor.digest.clone();
         self.blocking(move |_| commit(writer, &what, &digest)).await

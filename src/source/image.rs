@@ -36,6 +36,9 @@ pub(super) struct Inner {
     pub(super) lost: Mutex<HashSet<Digest>>,
     /// Asked for layers that a cache promised: less patient.
     pub(super) hasty: Client,
+    /// Host and repository of remotes where a layer that a cache promised could not be had, other than by not being
+    /// there: nothing else that a cache promises is asked for there.
+    pub(super) down: Mutex<HashSet<(String, String)>>,
     /// Places that are no registry, by host and repository of a remote.
     pub(super) places: Mutex<HashMap<(String, String), Arc<dyn BlobPlace>>>,
 }
@@ -68,6 +71,7 @@ impl ImageSource {
             lost: Mutex::default(),
             hasty,
             places: Mutex::default(),
+            down: Mutex::default(),
         }))
     }
 
@@ -81,6 +85,12 @@ impl ImageSource {
     #[must_use]
     pub fn take_lost(&self) -> HashSet<Digest> {
         std::mem::take(&mut *self.0.lost.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Host and repository of caches that are not asked for layers any more.
+    #[must_use]
+    pub fn places_down(&self) -> HashSet<(String, String)> {
+        self.0.down.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The registry client in use.

@@ -22,7 +22,7 @@ mod sources;
 
 pub use attributes::ImageAttributes;
 pub use error::SourceError;
-pub use fetch::{BlobPlace, LAYOUT_HOST, OBJECT_HOST};
+pub use fetch::{BlobPlace, LAYOUT_HOST, OBJECT_HOST, PlaceFault};
 pub use image::ImageSource;
 pub use kind::{Agents, Material, Pinned, Request, SecretValues, Source};
 pub use sources::Sources;

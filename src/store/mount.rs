@@ -15,7 +15,7 @@ use super::layer::{insert_layer, new_id, read_blobs};
 use super::lease::{Lease, mark};
 use super::meta::{self, TxError, now};
 use super::snapshot::{Snapshotter, View, ViewRequest};
-use super::stub::Stub;
+use super::stub::{Stub, set_root_mtime};
 use super::sweep::Owner;
 use super::tree::remove_tree;
 use super::{LayerBlob, LayerId, LayerRecord, Store, StoreError};
@@ -504,6 +504,9 @@ impl Mounted {
         fs::create_dir(&out).map_err(StoreError::io("create", &out))?;
         let tree = out.join("fs");
         fs::rename(&keep, &tree).map_err(StoreError::io("rename", &tree))?;
+        if let Some(time) = self.view.root_time {
+            set_root_mtime(&tree, time)?;
+        }
         let id = new_id()?;
         let mut chain = self.chain.clone();
         chain.push(id.clone());

@@ -268,6 +268,17 @@ fn mtime(stat: &Stat) -> (i64, i64) {
     (stat.st_mtime as i64, stat.st_mtime_nsec as i64)
 }
 
+/// The modification time of a directory, in seconds and nanoseconds.
+pub(crate) fn root_mtime(dir: &Path) -> Result<(i64, i64), StoreError> {
+    Ok(mtime(&rustix::fs::stat(dir).map_err(StoreError::errno("examine", dir))?))
+}
+
+/// Sets it.
+pub(crate) fn set_root_mtime(dir: &Path, time: (i64, i64)) -> Result<(), StoreError> {
+    let root = open_dir(dir).map_err(StoreError::io("open", dir))?;
+    set_mtime(&root, time).map_err(StoreError::io("set the time of", dir))
+}
+
 #[allow(clippy::useless_conversion, clippy::unnecessary_cast)]
 fn set_mtime(dir: &OwnedFd, (secs, nanos): (i64, i64)) -> io::Result<()> {
     let keep = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT as _ };

@@ -28,11 +28,9 @@ use crate::cache::import::{Import, Place};
 use crate::cache::spec::GhaOptions;
 use crate::oci::Descriptor;
 use crate::registry::{BlobSource, Client, Progress};
-use crate::source::{BlobPlace, OBJECT_HOST};
+use crate::source::{BlobPlace, OBJECT_HOST, PlaceFault};
 use crate::store::BlobWriter;
 
-/// The longest silence of the service.
-const STALL: Duration = Duration::from_secs(10);
 /// Bytes of a piece of an upload.
 const PIECE: usize = 16 << 20;
 /// The largest index that is read.
@@ -93,12 +91,24 @@ impl GhaCache {
     }
 
     /// Sends a request until it has an answer, waiting as the service asks, for as long as `timeout` allows.
+    /// A silence is the end: who says nothing for that long will hardly answer.
     async fn send(&self, make: impl Fn(&reqwest::Client) -> reqwest::RequestBuilder) -> Result<Response, CacheError> {
+        self.send_bytes(0, make).await
+    }
+
+    /// The same with a body of so many bytes, for which a slow line needs time.
+    async fn send_bytes(
+        &self,
+        bytes: usize,
+        make: impl Fn(&reqwest::Client) -> reqwest::RequestBuilder,
+    ) -> Result<Response, CacheError> {
         let client = self.client().await?;
+        // 128 KiB a second.
+        let patience = self.inner.options.stall() + Duration::from_secs((bytes >> 17) as u64);
         let started = Instant::now();
         let mut pause = Duration::from_millis(500);
         loop {
-            let answer = timeout(STALL + self.inner.options.patience(), make(client).send()).await;
+            let answer = timeout(patience, make(client).send()).await;
             let trouble = match answer {
                 Ok(Ok(answer)) => {
                     let status = answer.status();
@@ -110,7 +120,10 @@ impl GhaCache {
                     format!("status {status}")
                 }
                 Ok(Err(e)) => e.without_url().to_string(),
-                Err(_) => "no answer in time".to_owned(),
+                Err(_) => {
+                    let text = format!("the cache service does not answer: no answer for {} s", patience.as_secs());
+                    return Err(CacheError::new(text));
+                }
             };
             if started.elapsed() + pause > self.inner.options.patience() {
                 return Err(CacheError::new(format!("the cache service does not answer: {trouble}")));
@@ -163,7 +176,7 @@ impl GhaCache {
         let mut all = Vec::new();
         let mut stream = answer.bytes_stream();
         loop {
-            let next = timeout(STALL, stream.next()).await;
+            let next = timeout(self.inner.options.stall(), stream.next()).await;
             match next.map_err(|_| CacheError::new("the cache service stopped sending"))? {
                 None => return Ok(all),
                 Some(piece) => {
@@ -241,7 +254,7 @@ impl GhaCache {
             let url = format!("{}/_apis/artifactcache/caches/{id}", self.inner.options.url.trim_end_matches('/'));
             let range = format!("bytes {at}-{}/*", at + piece.len() as u64 - 1);
             let answer = self
-                .send(|client| {
+                .send_bytes(piece.len(), |client| {
                     client
                         .patch(&url)
                         .header(AUTHORIZATION, format!("Bearer {}", self.inner.options.token.0))
@@ -290,7 +303,7 @@ impl GhaCache {
 
     async fn put_signed(&self, url: &str, whole: bool, body: Bytes) -> Result<(), CacheError> {
         let answer = self
-            .send(|client| {
+            .send_bytes(body.len(), |client| {
                 let request = client.put(url).header(CONTENT_TYPE, "application/octet-stream").body(body.clone());
                 if whole { request.header("x-ms-blob-type", "BlockBlob") } else { request }
             })
@@ -489,17 +502,19 @@ impl CacheBackend for GhaCache {
 
 #[async_trait]
 impl BlobPlace for GhaCache {
-    async fn fetch(&self, descriptor: &Descriptor, mut writer: BlobWriter) -> Result<BlobWriter, String> {
+    async fn fetch(&self, descriptor: &Descriptor, mut writer: BlobWriter) -> Result<BlobWriter, PlaceFault> {
         let key = blob_key(&descriptor.digest);
-        let entry = self.find(&key).await.map_err(|e| e.to_string())?.filter(|entry| entry.key == key);
-        let entry = entry.ok_or_else(|| format!("{key} is not there any more"))?;
-        let mut stream = self.download(&entry).await.map_err(|e| e.to_string())?.bytes_stream();
+        let entry = self.find(&key).await.map_err(PlaceFault::new)?.filter(|entry| entry.key == key);
+        let entry = entry.ok_or_else(|| PlaceFault::missing(format!("{key} is not there any more")))?;
+        let mut stream = self.download(&entry).await.map_err(PlaceFault::new)?.bytes_stream();
         loop {
-            let next = timeout(STALL, stream.next()).await.map_err(|_| "the server stopped sending".to_owned())?;
-            let Some(piece) = next else { return Ok(writer) };
-            let piece = piece.map_err(|e| e.without_url().to_string())?;
+            let next = timeout(self.inner.options.stall(), stream.next()).await;
+            let Some(piece) = next.map_err(|_| PlaceFault::new("the server stopped sending"))? else {
+                return Ok(writer);
+            };
+            let piece = piece.map_err(|e| PlaceFault::new(e.without_url()))?;
             let written = tokio::task::spawn_blocking(move || writer.write_all(&piece).map(|()| writer)).await;
-            writer = written.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
+            writer = written.map_err(PlaceFault::new)?.map_err(PlaceFault::new)?;
         }
     }
 }

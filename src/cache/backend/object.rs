@@ -28,11 +28,15 @@ use crate::cache::mounts::SUFFIX;
 use crate::cache::spec::{AzureOptions, S3Options};
 use crate::oci::Descriptor;
 use crate::registry::{BlobSource, Client, Progress};
-use crate::source::{BlobPlace, OBJECT_HOST};
+use crate::source::{BlobPlace, OBJECT_HOST, PlaceFault};
 use crate::store::BlobWriter;
 
-/// The longest silence of a server.
+/// The longest silence of a server while a cache is written, and while one is read: a cache that makes us wait is worse
+/// than none.
 const STALL: Duration = Duration::from_secs(10);
+const HASTY_STALL: Duration = Duration::from_secs(5);
+/// The longest wait for what follows the last byte of an object.
+const COMMIT: Duration = Duration::from_secs(60);
 /// Bytes of a part of an upload; smaller blobs go in one piece.
 const PART: usize = 8 << 20;
 /// The largest cache config that is read.
@@ -56,8 +60,10 @@ pub struct ObjectCache {
 struct Inner {
     http: Client,
     service: Service,
-    /// Tried once more before giving up.
+    /// How often to try again before giving up, if not as often as the options say.
     retries: usize,
+    /// The longest silence.
+    stall: Duration,
     store: OnceCell<Arc<dyn ObjectStore>>,
 }
 
@@ -72,10 +78,11 @@ impl HttpConnector for Connector {
 }
 
 impl ObjectCache {
-    /// The cache in `service`. Connects to nothing yet.
+    /// The cache in `service`, to be read (`hasty`) or written. Connects to nothing yet.
     #[must_use]
-    pub fn new(http: Client, service: Service, retries: usize) -> Self {
-        Self { inner: Arc::new(Inner { http, service, retries, store: OnceCell::new() }) }
+    pub fn new(http: Client, service: Service, hasty: bool) -> Self {
+        let (retries, stall) = if hasty { (1, HASTY_STALL) } else { (usize::MAX, STALL) };
+        Self { inner: Arc::new(Inner { http, service, retries, stall, store: OnceCell::new() }) }
     }
 
     /// What the store remembers of where its blobs are. Says nothing about who may read them.
@@ -125,7 +132,7 @@ impl ObjectCache {
         let retry = |attempts: usize| RetryConfig {
             backoff: BackoffConfig { init_backoff: Duration::from_millis(100), max_backoff: STALL, base: 2.0 },
             max_retries: attempts.min(self.inner.retries),
-            retry_timeout: Duration::from_secs(60),
+            retry_timeout: 3 * self.inner.stall,
         };
         match &self.inner.service {
             Service::S3(s3) => {
@@ -166,7 +173,11 @@ impl ObjectCache {
             .with_endpoint(azure.account_url.clone())
             .with_container_name(&azure.container)
             .with_allow_http(true)
-            .with_retry(RetryConfig { max_retries: self.inner.retries.min(2), ..RetryConfig::default() });
+            .with_retry(RetryConfig {
+                max_retries: self.inner.retries.min(2),
+                retry_timeout: 3 * self.inner.stall,
+                ..RetryConfig::default()
+            });
         for (key, value) in &azure.credentials.0 {
             if let Ok(key) = key.parse::<AzureConfigKey>() {
                 builder = builder.with_config(key, value);
@@ -203,16 +214,26 @@ impl ObjectCache {
         Err(fail(format!("status {}", answer.status())))
     }
 
+    /// Waits for the answer to a request that carries so many bytes, as long as a slow line needs for them.
+    async fn in_time<T>(&self, at: &Path, bytes: usize, request: impl Future<Output = T>) -> Result<T, CacheError> {
+        // 128 KiB a second.
+        let patience = self.inner.stall + Duration::from_secs((bytes >> 17) as u64);
+        let slow =
+            |_| CacheError::new(format!("no answer for {at} from {} for {} s", self.title(), patience.as_secs()));
+        timeout(patience, request).await.map_err(slow)
+    }
+
     /// Writes an object; makes the container where that is what is missing.
     async fn write(&self, at: &Path, bytes: Bytes) -> Result<(), CacheError> {
         let store = self.store().await?;
-        match store.put(at, bytes.clone().into()).await {
+        match self.in_time(at, bytes.len(), store.put(at, bytes.clone().into())).await? {
             Ok(_) => Ok(()),
             Err(object_store::Error::NotFound { .. }) if matches!(self.inner.service, Service::Azure(_)) => {
                 if let Service::Azure(azure) = &self.inner.service {
                     self.make_container(azure).await?;
                 }
-                store.put(at, bytes.into()).await.map(|_| ()).map_err(|e| self.failed("write", at, &e))
+                let put = self.in_time(at, bytes.len(), store.put(at, bytes.into())).await?;
+                put.map(|_| ()).map_err(|e| self.failed("write", at, &e))
             }
             Err(e) => Err(self.failed("write", at, &e)),
         }
@@ -259,7 +280,8 @@ impl ObjectCache {
             Service::Azure(_) => 4,
         };
         let store = self.store().await?;
-        let upload = store.put_multipart(at).await.map_err(|e| self.failed("write", at, &e))?;
+        let begun = self.in_time(at, 0, store.put_multipart(at)).await?;
+        let upload = begun.map_err(|e| self.failed("write", at, &e))?;
         let mut upload = WriteMultipart::new_with_chunk_size(upload, PART);
         let mut done = 0;
         while let Some(piece) = pieces.recv().await {
@@ -270,12 +292,16 @@ impl ObjectCache {
                     return Err(CacheError::new(e.to_string()));
                 }
             };
-            upload.wait_for_capacity(parallel).await.map_err(|e| self.failed("write", at, &e))?;
+            let room = self.in_time(at, parallel * PART, upload.wait_for_capacity(parallel)).await?;
+            room.map_err(|e| self.failed("write", at, &e))?;
             done += piece.len() as u64;
             upload.put(piece);
             progress(done);
         }
-        upload.finish().await.map(|_| ()).map_err(|e| self.failed("write", at, &e))
+        let slow = |_| CacheError::new(format!("{at} in {} was not completed in time", self.title()));
+        let patience = COMMIT + Duration::from_secs(((parallel * PART) >> 17) as u64);
+        let finished = timeout(patience, upload.finish()).await.map_err(slow)?;
+        finished.map(|_| ()).map_err(|e| self.failed("write", at, &e))
     }
 
     /// A whole document.
@@ -285,13 +311,18 @@ impl ObjectCache {
         if answer.meta.size > MAX_CONFIG {
             return Err(CacheError::new(format!("{at} in {} is too large", self.title())));
         }
-        answer.bytes().await.map_err(|e| self.failed("read", &at, &e))
+        let mut all = Vec::new();
+        let mut pieces = answer.into_stream();
+        // What counts is whether bytes still come, not how long all of them take.
+        while let Some(piece) = self.in_time(&at, 0, pieces.next()).await? {
+            all.extend_from_slice(&piece.map_err(|e| self.failed("read", &at, &e))?);
+        }
+        Ok(all.into())
     }
 
     async fn get(&self, at: &Path) -> Result<object_store::GetResult, CacheError> {
         let store = self.store().await?;
-        let slow = || CacheError::new(format!("no answer for {at} from {}", self.title()));
-        timeout(STALL, store.get(at)).await.map_err(|_| slow())?.map_err(|e| self.failed("read", at, &e))
+        self.in_time(at, 0, store.get(at)).await?.map_err(|e| self.failed("read", at, &e))
     }
 }
 
@@ -399,7 +430,7 @@ impl MountPlace for ObjectCache {
 
     async fn has(&self, blob: &Descriptor) -> Result<bool, CacheError> {
         let at = self.blob_path(blob)?;
-        match self.store().await?.head(&at).await {
+        match self.in_time(&at, 0, self.store().await?.head(&at)).await? {
             Ok(meta) if meta.size == blob.size => self.touch(&at, meta.last_modified.into()).await.map(|()| true),
             Ok(_) | Err(object_store::Error::NotFound { .. }) => Ok(false),
             Err(e) => Err(self.failed("look for", &at, &e)),
@@ -417,15 +448,18 @@ impl MountPlace for ObjectCache {
 
 #[async_trait]
 impl BlobPlace for ObjectCache {
-    async fn fetch(&self, descriptor: &Descriptor, mut writer: BlobWriter) -> Result<BlobWriter, String> {
-        let at = self.blob_path(descriptor).map_err(|e| e.to_string())?;
-        let mut stream = self.get(&at).await.map_err(|e| e.to_string())?.into_stream();
+    async fn fetch(&self, descriptor: &Descriptor, mut writer: BlobWriter) -> Result<BlobWriter, PlaceFault> {
+        let at = self.blob_path(descriptor).map_err(PlaceFault::new)?;
+        let found = self.get(&at).await;
+        let mut stream = found.map_err(|e| PlaceFault { missing: e.missing, ..PlaceFault::new(e) })?.into_stream();
         loop {
-            let next = timeout(STALL, stream.next()).await.map_err(|_| "the server stopped sending".to_owned())?;
-            let Some(piece) = next else { return Ok(writer) };
-            let piece = piece.map_err(|e| e.to_string())?;
+            let next = timeout(self.inner.stall, stream.next()).await;
+            let Some(piece) = next.map_err(|_| PlaceFault::new("the server stopped sending"))? else {
+                return Ok(writer);
+            };
+            let piece = piece.map_err(PlaceFault::new)?;
             let written = tokio::task::spawn_blocking(move || writer.write_all(&piece).map(|()| writer)).await;
-            writer = written.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
+            writer = written.map_err(PlaceFault::new)?.map_err(PlaceFault::new)?;
         }
     }
 }

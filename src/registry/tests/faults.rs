@@ -146,6 +146,53 @@ async fn e3_13_every_pull_ends_right_or_says_what_is_wrong() {
     }
 }
 
+/// A registry that cuts every answer after so many bytes, and how often it was asked until the client gave up.
+async fn asked_before_giving_up(
+    retry: RetryPolicy,
+    size: usize,
+    cut: usize,
+) -> (Result<Vec<u8>, RegistryError>, usize) {
+    let registry = FakeRegistry::start();
+    let blob = content(size);
+    registry.put_blob("a/b", &blob);
+    registry.fault("GET", "/blobs/", usize::MAX, Action::CutAfter(cut));
+    let client = Client::new(ClientOptions { retry, ..options() }).expect("a client");
+    let pulled = client.blob(&reference(&registry, "a/b:1"), &describe(&blob), Vec::new(), &no_progress()).await;
+    (pulled, registry.count("GET", "/blobs/"))
+}
+
+// SPEC E3.13: what only just moves does not move.
+#[tokio::test]
+async fn e3_13_a_registry_that_cuts_every_answer_is_not_asked_for_ever() {
+    let quick = options().retry;
+    // A few bytes each time are no progress.
+    let (pulled, asked) = asked_before_giving_up(quick, 2_000_000, 100).await;
+    assert!(pulled.expect_err("gives up").to_string().contains("is truncated"));
+    assert_eq!(asked, 6, "one attempt and five more");
+    // A good piece each time is: a bad line costs attempts, not the build.
+    let (pulled, asked) = asked_before_giving_up(quick, 2_000_000, 150_000).await;
+    assert_eq!(pulled.expect("at last").len(), 2_000_000);
+    assert_eq!(asked, 14);
+    // Where waiting is worse than going without, there is an end to that, too.
+    let (pulled, asked) = asked_before_giving_up(RetryPolicy { breaks: 3, ..quick }, 2_000_000, 150_000).await;
+    pulled.expect_err("gives up");
+    assert_eq!(asked, 4);
+}
+
+#[tokio::test]
+async fn e3_13_a_silence_can_be_the_end() {
+    let registry = FakeRegistry::start();
+    let blob = content(1000);
+    registry.put_blob("a/b", &blob);
+    registry.fault("GET", "/blobs/", usize::MAX, Action::Hold);
+    let retry = RetryPolicy { after_silence: false, ..options().retry };
+    let timeouts = Timeouts { stall: Duration::from_millis(100), ..Timeouts::default() };
+    let client = Client::new(ClientOptions { retry, timeouts, ..options() }).expect("a client");
+    let pulled = client.blob(&reference(&registry, "a/b:1"), &describe(&blob), Vec::new(), &no_progress()).await;
+    assert!(pulled.expect_err("gives up").to_string().contains("no answer for"));
+    assert_eq!(registry.count("GET", "/blobs/"), 1);
+}
+
 #[tokio::test]
 async fn e1_15_a_login_is_checked_with_the_registry() {
     let registry = FakeRegistry::start();

@@ -50,6 +50,9 @@ pub(crate) struct View {
     pub(crate) placed: Option<Placed>,
     /// When the tree was still an exact copy of its parent.
     pub(crate) copied_at: Option<Timestamp>,
+    /// Modification time of the root before anything was done in it. No layer has an entry for the root, so a commit
+    /// sets it again: the directory would be another one than what its layer unpacks to.
+    pub(crate) root_time: Option<(i64, i64)>,
 }
 
 /// One way to keep and show layers.
@@ -94,7 +97,7 @@ impl View {
     /// A view of `root` that needs no cleaning up.
     fn at(root: &Path) -> Self {
         let root = root.to_path_buf();
-        Self { root, keep: None, mounted: false, stubs: Vec::new(), placed: None, copied_at: None }
+        Self { root, keep: None, mounted: false, stubs: Vec::new(), placed: None, copied_at: None, root_time: None }
     }
 
     /// Unmounts and takes the stubs out. Afterwards what is to be kept is exactly what was written.

@@ -14,7 +14,7 @@ use crate::base::file::open_dir;
 use crate::store::StoreError;
 use crate::store::content::BlobWriter;
 use crate::store::copy::copy_tree;
-use crate::store::stub::Plan;
+use crate::store::stub::{Plan, root_mtime};
 
 use super::{Snapshotter, View, ViewRequest};
 
@@ -60,6 +60,7 @@ impl Snapshotter for Native {
         let root = open_dir(&tree).map_err(StoreError::io("open", &tree))?;
         let plan = Plan::new(root.as_fd(), request.stubs)?;
         let mut view = View::at(&tree);
+        view.root_time = Some(root_mtime(&tree)?);
         view.placed = Some(plan.make_in_place(&tree).map_err(StoreError::io("make mountpoints in", &tree))?);
         view.stubs = plan.resolved;
         view.copied_at = Some(file_system_now(scratch)?);

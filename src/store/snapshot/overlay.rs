@@ -28,7 +28,7 @@ use crate::base::file::open_dir;
 use crate::store::StoreError;
 use crate::store::content::BlobWriter;
 use crate::store::copy::copy_metadata;
-use crate::store::stub::{Plan, Stub};
+use crate::store::stub::{Plan, Stub, root_mtime};
 
 use super::native::empty_root;
 use super::{Snapshotter, View, ViewRequest, detach};
@@ -231,11 +231,12 @@ impl Snapshotter for Overlay {
         }
         let mountpoint = request.mountpoint;
         fs::create_dir(mountpoint).map_err(StoreError::io("create", mountpoint))?;
-        let mut keep = None;
+        let (mut keep, mut root_time) = (None, None);
         if request.writable {
             let (upper, work) = (new_dir("fs")?, new_dir("work")?);
             // The root of the merged view is the upper's root: it looks like the image's.
             self.prepare(&upper, &image).map_err(StoreError::io("prepare", &upper))?;
+            root_time = Some(root_mtime(&upper)?);
             self.mount(&Layers { lowers: &lowers, upper: Some((&upper, &work)) }, mountpoint)?;
             keep = Some(upper);
         } else if let [only] = lowers.as_slice() {
@@ -245,6 +246,7 @@ impl Snapshotter for Overlay {
         }
         let mut view = View::at(mountpoint);
         view.keep = keep;
+        view.root_time = root_time;
         view.mounted = true;
         view.stubs = stubs;
         Ok(view)

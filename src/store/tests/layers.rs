@@ -473,6 +473,25 @@ fn c5_18_stubs_never_enter_the_layer() {
     }
 }
 
+// No layer has an entry for the root: what is copied from it must not depend on who made the directory.
+#[test]
+fn the_root_of_a_committed_layer_has_the_time_of_the_root_below() {
+    use std::os::unix::fs::MetadataExt as _;
+    for (_dir, store) in both() {
+        let chain = base(&store);
+        let time = |chain: &[LayerId]| {
+            let mounted = store.mount(chain, &READ_ONLY).expect("mounts");
+            let meta = fs::metadata(mounted.root()).expect("is there");
+            (meta.mtime(), meta.mtime_nsec())
+        };
+        let before = time(&chain);
+        let mounted = store.mount(&chain, &WRITABLE).expect("mounts");
+        fs::create_dir(mounted.root().join("new")).expect("creates");
+        let layer = mounted.commit("new").expect("commits");
+        assert_eq!(time(&[chain, vec![layer]].concat()), before, "{}", store.snapshotter_name().expect("chosen"));
+    }
+}
+
 #[test]
 fn what_is_not_committed_is_gone() {
     for (_dir, store) in both() {
