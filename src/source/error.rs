@@ -209,13 +209,12 @@ impl SourceError {
         }
     }
 
-    /// Whether the place that was asked works and does not have it.
+    /// Whether the place that was asked does not work, so that asking it for anything else costs the same wait again.
     #[must_use]
-    pub fn is_missing(&self) -> bool {
+    pub fn is_outage(&self) -> bool {
         match self {
-            Self::Registry(error) => error.is_not_found(),
-            Self::Place { missing, .. } => *missing,
-            Self::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            Self::Registry(error) => error.kind() == FaultKind::Network,
+            Self::Place { missing, .. } => !missing,
             _ => false,
         }
     }

@@ -188,7 +188,7 @@ impl ImageSource {
                 // Our own trouble is the same everywhere.
                 Err(error) if matches!(error.kind(), FaultKind::Store | FaultKind::NoSpace) => return Err(error),
                 Err(error) => {
-                    if !needed && !error.is_missing() {
+                    if !needed && error.is_outage() {
                         self.0.down.lock().unwrap_or_else(PoisonError::into_inner).insert(key);
                     }
                     failed = Some(error);

@@ -36,8 +36,8 @@ pub(super) struct Inner {
     pub(super) lost: Mutex<HashSet<Digest>>,
     /// Asked for layers that a cache promised: less patient.
     pub(super) hasty: Client,
-    /// Host and repository of remotes where a layer that a cache promised could not be had, other than by not being
-    /// there: nothing else that a cache promises is asked for there.
+    /// Host and repository of remotes that did not answer when a layer was wanted that a cache promised: nothing else that
+    /// a cache promises is asked for there.
     pub(super) down: Mutex<HashSet<(String, String)>>,
     /// Places that are no registry, by host and repository of a remote.
     pub(super) places: Mutex<HashMap<(String, String), Arc<dyn BlobPlace>>>,
