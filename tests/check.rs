@@ -44,6 +44,12 @@ fn a10_26_the_grammar_of_call() {
     assert!(bench.build(&["--call=frontend.targets"]).ok().stdout.contains("base (default)"));
     assert!(bench.build(&["--print=outline"]).ok().stdout.contains("BUILD ARG"));
     assert!(bench.build(&["--call=subrequests.describe"]).ok().stdout.contains("outline"));
+    // SPEC A10.30
+    assert!(bench.build(&["--print=convertllb"]).ok().stdout.contains("\"def\": {"));
+    let graph = bench.build(&["--call=frontend.convertllb,format=json"]).ok().stdout;
+    let graph: serde_json::Value = serde_json::from_str(&graph).unwrap();
+    assert_eq!(graph["source"]["infos"][0]["filename"], "Dockerfile");
+    assert!(bench.build(&["--call=subrequests.describe,format=json"]).ok().stdout.contains("\"frontend.convertllb\""));
     for (option, text) in [
         ("--call=outlin", "unknown method \"outlin\" (did you mean outline?)"),
         ("--call=outline,fromat=json", "unknown option \"fromat\" (did you mean format?)"),

@@ -747,7 +747,7 @@ pub struct Build {
     /// Check the Dockerfile instead of building it; short for --call=check
     #[arg(long, help_heading = "What to build")]
     pub check: bool,
-    /// Answer a question instead of building: check, outline, targets or subrequests.describe; format=json for programs
+    /// Answer a question instead of building: check, outline, targets, convertllb or subrequests.describe; format=json for programs
     #[arg(long, alias = "print", value_name = "METHOD[,format=json]", help_heading = "What to build")]
     pub call: Option<String>,
     /// Platforms to build for, e.g. linux/amd64,linux/arm64 (repeatable)

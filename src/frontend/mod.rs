@@ -55,7 +55,7 @@ pub async fn dockerfile_to_llb(
     let mut checks = source.checks()?;
     let converted = source.convert(&input, Scope::Target, host, &mut checks).await;
     let converted = converted.and_then(|converted| checks.verdict().map(|()| converted));
-    let mut converted = match converted {
+    let converted = match converted {
         Ok(converted) => converted,
         Err(error) => {
             source.lint_rest(&mut checks);
@@ -63,11 +63,8 @@ pub async fn dockerfile_to_llb(
         }
     };
     let warnings = checks.into_warnings();
-    let Some(state) = converted.states.get_mut(converted.plan.target).and_then(Option::take) else {
-        return Err(FrontendError::internal("the target was not converted"));
-    };
     let epoch = converted.epoch;
-    let definition = converted.draft.finish(state.node, input.filename, input.source);
+    let (state, definition) = converted.result(&input)?;
     let State { mut image, base_image, .. } = state;
     finish_config(&mut image, &input.options);
     let base_layers = base_image.as_ref().map_or(0, |base| base.rootfs.diff_ids.len());

@@ -17,7 +17,7 @@ use super::{syntax, words};
 use crate::dockerfile::ast::Dockerfile;
 use crate::dockerfile::ignore::IgnoreFile;
 use crate::dockerfile::{Diagnostic, Parsed, Stages};
-use crate::llb::FrontendHost;
+use crate::llb::{Definition, FrontendHost};
 use crate::oci::Platform;
 
 /// A Dockerfile that can be read.
@@ -44,6 +44,17 @@ pub(super) struct Converted {
     pub(super) draft: Draft,
     pub(super) globals: Globals,
     pub(super) epoch: Option<i64>,
+}
+
+impl Converted {
+    /// The target and its graph.
+    pub(super) fn result(mut self, input: &FrontendInput<'_>) -> Result<(State, Definition), FrontendError> {
+        let Some(state) = self.states.get_mut(self.plan.target).and_then(Option::take) else {
+            return Err(FrontendError::internal("the target was not converted"));
+        };
+        let definition = self.draft.finish(state.node, input.filename, input.source);
+        Ok((state, definition))
+    }
 }
 
 impl Source {

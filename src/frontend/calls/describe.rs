@@ -8,7 +8,10 @@ use super::{Answer, Call, put};
 impl Call {
     /// Version of the answer's shape.
     fn version(self) -> &'static str {
-        "1.0.0"
+        match self {
+            Self::ConvertLlb => "0.1.0",
+            _ => "1.0.0",
+        }
     }
 
     fn description(self) -> &'static str {
@@ -16,6 +19,7 @@ impl Call {
             Self::Lint => "Lint a Dockerfile",
             Self::Outline => "List all parameters current build target supports",
             Self::Targets => "List all targets current build supports",
+            Self::ConvertLlb => "Convert Dockerfile to LLB",
             Self::Describe => "List available subrequest types",
         }
     }
@@ -32,6 +36,7 @@ impl Call {
     fn parts(self) -> &'static [&'static str] {
         match self {
             Self::Lint => &["result.json", "result.txt", "result.statuscode"],
+            Self::ConvertLlb => &["result.json"],
             _ => &["result.json", "result.txt"],
         }
     }

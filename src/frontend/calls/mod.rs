@@ -3,6 +3,7 @@
 //! [`call`] takes what a build takes and gives an [`Answer`] as JSON and as text. The shapes are those of BuildKit's
 //! sub-requests, so that tools which read them need not know who answered.
 
+mod convertllb;
 mod describe;
 mod lint;
 mod outline;
@@ -24,6 +25,8 @@ pub enum Call {
     Outline,
     /// Which stages can be built?
     Targets,
+    /// Which graph does the target become?
+    ConvertLlb,
     /// Which questions can be asked?
     Describe,
 }
@@ -41,7 +44,7 @@ pub struct Answer {
 
 impl Call {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Outline, Self::Targets, Self::Lint, Self::Describe];
+    pub const ALL: [Self; 5] = [Self::Outline, Self::Targets, Self::Lint, Self::ConvertLlb, Self::Describe];
 
     /// What it is called behind `frontend.`.
     #[must_use]
@@ -50,6 +53,7 @@ impl Call {
             Self::Lint => "lint",
             Self::Outline => "outline",
             Self::Targets => "targets",
+            Self::ConvertLlb => "convertllb",
             Self::Describe => "subrequests.describe",
         }
     }
@@ -74,6 +78,7 @@ pub async fn call(call: Call, input: &FrontendInput<'_>, host: &dyn FrontendHost
         Call::Lint => lint::lint(input, host).await,
         Call::Outline => outline::outline(input, host).await,
         Call::Targets => targets::targets(input),
+        Call::ConvertLlb => convertllb::convertllb(input, host).await,
         Call::Describe => Ok(describe::describe()),
     }
 }

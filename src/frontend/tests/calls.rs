@@ -91,6 +91,30 @@ fn a10_30_descriptions() {
 }
 
 #[test]
+fn a10_30_the_graph_as_json() {
+    let text = "FROM scratch AS unused\nCOPY x /\nFROM scratch\nCOPY --chown=1 --link a /b/\n";
+    let answer = ask(Call::named("frontend.convertllb").expect("a call"), text);
+    let def = answer.json["def"].as_object().expect("an object").clone();
+    let find = |name: &str| def.values().find(|op| op.get(name).is_some());
+    let copy = &find("file").expect("a copy")["file"]["actions"][0];
+    assert_eq!(copy["copy"]["src"], "/a");
+    assert_eq!(copy["copy"]["owner"]["user"], serde_json::json!({"byID": 1}));
+    assert_eq!(find("source").expect("the context")["source"]["identifier"], "local://context");
+    // Operations, metadata and places go by the digests that inputs name.
+    let copied =
+        def.iter().find(|(_, op)| op.get("file").is_some()).map(|(digest, _)| digest.as_str()).expect("a copy");
+    let end = def.values().filter_map(|op| op["inputs"][0]["digest"].as_str()).any(|input| input == copied);
+    assert!(end, "{}", answer.text);
+    assert_eq!(
+        answer.json["metadata"][copied]["description"]["llb.customname"],
+        "[stage-1 1/1] COPY --chown=1 --link a /b/"
+    );
+    assert_eq!(answer.json["source"]["locations"][copied]["locations"][0]["ranges"][0]["start"]["line"], 4);
+    assert!(!answer.text.contains("\"/x\""), "only what the target needs: {}", answer.text);
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&answer.text).expect("JSON for people too"), answer.json);
+}
+
+#[test]
 fn a10_25_lint_as_text() {
     let clean = ask(Call::Lint, "FROM alpine\n");
     assert_eq!((clean.text.as_str(), clean.status), ("Check complete, no warnings found.\n", 0));
