@@ -18,6 +18,7 @@ use tokio::sync::OnceCell;
 use crate::base::events::Outcome;
 use crate::base::{Cancel, Digest, Event, Events, FaultKind, TraceContext};
 use crate::cache::spec::{ExportSpec, ImportSpec};
+use crate::exec::cdi::Devices;
 use crate::exec::run::{RunResult, Runner};
 use crate::exporter::cache::CacheExportError;
 use crate::exporter::{self, Ahead, BuildResult, ExportContext, ExportError, ExportReport, ImageResult, OutputSpec};
@@ -72,17 +73,19 @@ pub struct BuildRequest {
 }
 
 /// What steps may have beyond the sandbox (SPEC B2.02).
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Entitlements {
     /// `network.host`
     pub network_host: bool,
     /// `security.insecure`
     pub security_insecure: bool,
+    /// `device`
+    pub devices: Arc<Devices>,
 }
 
 impl Entitlements {
     /// Refuses the first vertex that asks for more.
-    fn check(self, graph: &Graph) -> Result<(), BuildError> {
+    fn check(&self, graph: &Graph) -> Result<(), BuildError> {
         for vertex in graph.vertices.values() {
             let Some(Kind::Exec(exec)) = &vertex.op.kind else { continue };
             let host = exec.network == NetMode::Host as i32 && !self.network_host;
@@ -92,6 +95,9 @@ impl Entitlements {
                 let hint = format!("give --allow {name} if this Dockerfile may have it");
                 let message = format!("{name} is not allowed");
                 return Err(SolveError::refused(vertex, FaultKind::Input, message, hint).into());
+            }
+            if let Err(e) = self.devices.check(&exec.cdi_devices) {
+                return Err(SolveError::refused(vertex, FaultKind::Input, e.to_string(), e.hint()).into());
             }
         }
         Ok(())
@@ -240,17 +246,24 @@ impl Builder {
         }
     }
 
-    /// Runs a program where a step failed, with these secrets.
+    /// Runs a program where a step failed, with these secrets and devices.
     ///
     /// # Errors
     /// See [`Solver::visit`].
-    pub async fn visit(&self, failed: &KeptFailure, secrets: Secrets, visit: Visit) -> Result<RunResult, SolveError> {
+    pub async fn visit(
+        &self,
+        failed: &KeptFailure,
+        secrets: Secrets,
+        devices: Arc<Devices>,
+        visit: Visit,
+    ) -> Result<RunResult, SolveError> {
         let solver = Solver::new(Environment {
             store: self.store.clone(),
             images: self.images.clone(),
             sources: self.sources.clone(),
             contexts: BTreeMap::new(),
             secrets,
+            devices,
             steps: self.steps.clone(),
             state_dir: self.state_dir.clone(),
             events: self.events.clone(),
@@ -358,6 +371,7 @@ impl Builder {
             sources: self.sources.clone(),
             contexts: request.contexts.clone(),
             secrets: request.secrets.clone(),
+            devices: Arc::clone(&request.entitlements.devices),
             steps: self.steps.clone(),
             state_dir: self.state_dir.clone(),
             events: self.events.clone(),

@@ -114,6 +114,9 @@ const CASES: &[Case] = &[
     (&["--ulimit", "nofile=5:3"], "--ulimit", "must not exceed the hard limit"),
     (&["--ulimit", "nofiles=1"], "--ulimit", "did you mean nofile?"),
     (&["--allow", "network.hots"], "--allow", "did you mean network.host?"),
+    (&["--allow", "devise"], "--allow", "did you mean device?"),
+    (&["--allow", "device="], "--allow", "no device in"),
+    (&["--allow", "network.host=x"], "--allow", "unknown entitlement"),
     // Contexts
     (&["--build-context", "x"], "--build-context", "expected key=value"),
     (&["--build-context", "=x"], "--build-context", "invalid context name"),

@@ -227,6 +227,7 @@ fn the_two_snapshotters_give_identical_layers() {
     assert_eq!(ids[0], ids[1]);
 }
 
+// SPEC C4.12
 #[test]
 fn parallel_stages_run_side_by_side() {
     need_run!();
@@ -238,6 +239,27 @@ fn parallel_stages_run_side_by_side() {
          FROM busybox\nCOPY --from=a /etc/passwd /a\nCOPY --from=b /etc/passwd /b\n",
     );
     bench.build(&[]).ok();
+}
+
+// SPEC C6.09: the epoch is for what the builder writes; files keep their times unless that is asked for, and a base always.
+#[test]
+fn n2_15_an_epoch_alone_rewrites_no_file_times() {
+    need_run!();
+    let bench = Bench::new();
+    bench.dockerfile("FROM busybox\nRUN echo x > /f\n");
+    let epoch = ["--build-arg", "SOURCE_DATE_EPOCH=1000000000"];
+    let alone = bench.build_image(&epoch);
+    assert_eq!(alone.config["created"], "2001-09-09T01:46:40Z");
+    assert!(alone.node("f").mtime > 1_000_000_000, "{}", alone.node("f").mtime);
+    let (tar, mut args) = (bench.path("rewritten.tar"), epoch.to_vec());
+    let dest = format!("type=oci,dest={},rewrite-timestamp=true", tar.display());
+    args.extend(["-o", &dest]);
+    bench.build(&args).ok();
+    let rewritten = support::image::Image::open_tar(&tar);
+    assert_eq!(rewritten.node("f").mtime, 1_000_000_000);
+    assert_eq!(rewritten.manifest["layers"][0], alone.manifest["layers"][0], "the base's");
+    let both = "type=image,name=a,rewrite-timestamp=true,unpack=true";
+    bench.build(&["-o", both]).fails(2, &["conflicts with unpack"]);
 }
 
 #[test]

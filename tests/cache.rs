@@ -43,6 +43,13 @@ fn project() -> Bench {
 /// What a client of caches accepts.
 const ACCEPT: &str = "Accept: application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, application/vnd.docker.distribution.manifest.list.v2+json\r\n";
 
+/// Writes a document beside the others of a local cache.
+fn put(dir: &std::path::Path, document: &[u8]) -> String {
+    let digest = rbuild::base::Digest::sha256(document).to_string();
+    std::fs::write(dir.join("blobs").join(digest.replace(':', "/")), document).unwrap();
+    digest
+}
+
 /// Every vertex of [`STAGES`] that runs or copies.
 const STEPS: usize = 6;
 
@@ -65,6 +72,7 @@ macro_rules! need {
 }
 
 // SPEC B4.03, C7.02, C7.05, C7.10
+// SPEC C4.02, C4.09
 #[test]
 fn b4_03_registry_cache_is_shared_and_nothing_is_pulled_that_nothing_reads() {
     need!();
@@ -76,6 +84,7 @@ fn b4_03_registry_cache_is_shared_and_nothing_is_pulled_that_nothing_reads() {
     let from = format!("{}/app:cache", registry.host);
     let second = elsewhere(&bench, &["--cache-from", &from]).ok();
     assert_eq!(second.count("CACHED"), STEPS, "{}", second.stderr);
+    assert!(second.stderr.contains("importing cache manifest from"), "{}", second.stderr);
     assert!(largest_blob(&bench) < 100_000, "a layer was fetched although nothing reads it");
     // One file changed: what does not depend on it is still found, and what it needs is fetched.
     bench.file("src/a", "changed\n");
@@ -146,6 +155,32 @@ fn b4_02_inline_cache_travels_with_the_image() {
     // An image that is built on it does not carry its records.
     bench.dockerfile(&format!("FROM {tag}\nENV A=b\n"));
     assert!(bench.build_image(&[]).config.get("moby.buildkit.cache.v0").is_none());
+}
+
+// SPEC C7.12, N2.09: BuildKit writes such caches and refuses to read them.
+#[test]
+fn n2_09_caches_with_large_documents_are_read() {
+    need!();
+    let bench = project();
+    let dir = bench.path("cache");
+    bench.build(&["--cache-to", &format!("type=local,dest={},mode=max", dir.display())]).ok();
+    let read = |digest: &serde_json::Value| {
+        std::fs::read(dir.join("blobs").join(digest.as_str().unwrap().replace(':', "/"))).unwrap()
+    };
+    let json = |bytes: &[u8]| serde_json::from_slice::<serde_json::Value>(bytes).unwrap();
+    let mut index = json(&std::fs::read(dir.join("index.json")).unwrap());
+    let mut manifest = json(&read(&index["manifests"][0]["digest"]));
+    let mut config = read(&manifest["config"]["digest"]);
+    config.resize(config.len() + (2 << 20), b' ');
+    manifest["config"]["digest"] = put(&dir, &config).into();
+    manifest["config"]["size"] = config.len().into();
+    let mut manifest = manifest.to_string().into_bytes();
+    manifest.resize(manifest.len() + (1 << 20), b' ');
+    index["manifests"][0]["digest"] = put(&dir, &manifest).into();
+    index["manifests"][0]["size"] = manifest.len().into();
+    std::fs::write(dir.join("index.json"), index.to_string()).unwrap();
+    let again = elsewhere(&bench, &["--cache-from", &format!("type=local,src={}", dir.display())]).ok();
+    assert_eq!(again.count("CACHED"), STEPS, "{}", again.stderr);
 }
 
 // SPEC B4.04, C7.06

@@ -175,6 +175,7 @@ fn copies_of_directories_follow_every_change_below_them() {
 }
 
 // PAIN 57
+// SPEC C4.01, C4.02: the definitions differ, the content does not.
 #[test]
 fn unchanged_content_of_a_changed_stage_is_still_found() {
     need_run!();

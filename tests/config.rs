@@ -170,6 +170,7 @@ fn limits_of_steps() {
 }
 
 // A step that meets another one in the shared directory fails.
+// SPEC C4.12
 #[test]
 fn max_parallelism() {
     need_run!();

@@ -214,6 +214,7 @@ const CASES: &[Case] = &[
     ),
 ];
 
+// SPEC C5.19
 #[test]
 fn every_environment_has_its_rung_and_builds() {
     if !rustix::process::geteuid().is_root() {

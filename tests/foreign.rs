@@ -30,6 +30,7 @@ fn program(code: u32) -> Vec<u8> {
     out
 }
 
+// SPEC C5.13
 #[test]
 fn a5_18_an_emulator_of_this_machine_needs_no_registration() {
     need_run!();

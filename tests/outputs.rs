@@ -35,6 +35,7 @@ fn copies(bench: &Bench) {
 }
 
 // SPEC B2.21, A4.08, A4.15, B6.02, C6.11
+// SPEC C4.07
 #[test]
 fn several_platforms_become_an_index_and_share_the_build_stage() {
     need_run!();

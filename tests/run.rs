@@ -123,6 +123,7 @@ fn request<'a>(meta: &'a Meta, root: &'a Path) -> RunRequest<'a> {
         root,
         mounts: vec![],
         extra_env: vec![],
+        extra_groups: Vec::new(),
         shm_size: 0,
         confidential: false,
         aside: None,

@@ -7,6 +7,7 @@ mod support;
 
 use support::Bench;
 
+// SPEC C4.11
 #[test]
 fn b8_03_du_agrees_with_the_disk_and_b8_04_prune_frees_it() {
     need_run!();
@@ -26,6 +27,11 @@ fn b8_03_du_agrees_with_the_disk_and_b8_04_prune_frees_it() {
     let counted = total(&before);
     assert!(counted.abs_diff(real) < real / 50 + 200_000, "du says {real}, rbuild du says {counted}");
     assert!(before.as_array().unwrap().iter().any(|r| r["Type"] == "exec.cachemount"), "B8.05: {before}");
+    let fields =
+        ["ID", "Type", "Description", "Size", "CreatedAt", "UsageCount", "InUse", "Mutable", "Shared", "Parents"];
+    for record in before.as_array().unwrap() {
+        assert!(fields.iter().all(|field| record.get(field).is_some()), "C4.11: {record}");
+    }
     // B8.03: for scripts, too.
     let template = ["du", "--filter", "type=exec.cachemount", "--format", "{{.Type}}"];
     assert_eq!(bench.rbuild(&template).ok().stdout, "exec.cachemount\n");

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::report::ProcMode;
 
 /// Version of [`StepSpec`] and [`StepOutcome`]; both sides are the same binary, so a mismatch is a defect.
-pub const STEP_VERSION: u32 = 3;
+pub const STEP_VERSION: u32 = 4;
 
 /// One process to run in its own namespaces over a prepared root file system.
 ///
@@ -129,6 +129,15 @@ pub enum StepMount {
         /// Permission bits.
         mode: u32,
     },
+    /// A device node, file or directory of the machine, mounted as whoever owns the machine says.
+    Host {
+        /// Outside.
+        source: PathBuf,
+        /// Absolute, inside; exists already unless it is below `/dev`.
+        target: PathBuf,
+        /// Of mount, `bind` or `rbind` among them.
+        options: Vec<String>,
+    },
 }
 
 impl StepMount {
@@ -136,7 +145,7 @@ impl StepMount {
     #[must_use]
     pub fn target(&self) -> &std::path::Path {
         match self {
-            Self::Bind { target, .. } | Self::Tmpfs { target, .. } => target,
+            Self::Bind { target, .. } | Self::Tmpfs { target, .. } | Self::Host { target, .. } => target,
         }
     }
 }

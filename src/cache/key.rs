@@ -246,6 +246,22 @@ mod tests {
         assert_eq!(written[1], Dependency::Definition);
     }
 
+    // SPEC N2.20: keys are our own, so nothing has to be left out for the sake of old ones: also a mount that is alone counts.
+    #[test]
+    fn n2_20_one_plain_mount_is_part_of_the_key() {
+        let alone = |change: fn(&mut Mount)| {
+            operation(&exec(move |e| {
+                e.mounts.truncate(1);
+                change(&mut e.mounts[0]);
+            }))
+        };
+        let plain = alone(|_| {});
+        assert_eq!(plain, alone(|_| {}));
+        assert_ne!(plain, alone(|mount| mount.readonly = true));
+        assert_ne!(plain, alone(|mount| mount.selector = "/sub".into()));
+        assert_ne!(plain, operation(&exec(|_| {})), "and it is not the key of a step with more");
+    }
+
     #[test]
     fn parts_of_different_kinds_never_collide() {
         let op = Digest::sha256("op");

@@ -849,7 +849,7 @@ pub struct Build {
     /// Stop a step that takes longer, e.g. 90m; 0 is never (default: 24h)
     #[arg(long, value_name = "DURATION", help_heading = "RUN steps")]
     pub step_timeout: Option<String>,
-    /// Allow network.host, security.insecure or buildx.local.delete
+    /// Allow network.host, security.insecure, device, device=NAME[,alias=NAME] or buildx.local.delete
     #[arg(long, value_name = "ENTITLEMENT", help_heading = "RUN steps")]
     pub allow: Vec<String>,
     /// When a step fails: shell opens one where it failed

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::args::Debug;
 use super::broker::BrokeredAgent;
 use super::builds;
+use super::devices;
 use super::errors::Failure;
 use super::image_commands::{runtime, usage};
 use super::settings;
@@ -89,7 +90,7 @@ fn enter(
         let (connection, attachment) = Connection::open(true, terminal)
             .map_err(|e| Failure::new(FaultKind::Isolation, format!("cannot attach to the program: {e}")))?;
         let visit = Visit { args: command, env, user, busybox: busybox(), attachment };
-        let result = builder.visit(failed, secrets, visit).await;
+        let result = builder.visit(failed, secrets, devices::all(&inside.config), visit).await;
         connection.finish();
         result.map_err(|e| {
             let failure = Failure::new(e.kind(), e.to_string());

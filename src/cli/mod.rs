@@ -13,6 +13,7 @@ mod caches;
 pub mod config;
 mod contexts;
 mod debug;
+mod devices;
 mod docs;
 mod doctor;
 mod engine;

@@ -4,6 +4,7 @@ use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
 use super::args::Build;
+use super::devices::DEVICE;
 use super::errors::Failure;
 use super::grammar;
 use super::settings::{usage, variable};
@@ -17,7 +18,7 @@ pub(super) const LOCAL_DELETE: &str = "buildx.local.delete";
 
 /// Whether there is such an entitlement.
 pub(super) fn entitlement(name: &str) -> Result<(), String> {
-    let known = ["network.host", "security.insecure", LOCAL_DELETE];
+    let known = ["network.host", "security.insecure", DEVICE, LOCAL_DELETE];
     if known.contains(&name) {
         return Ok(());
     }

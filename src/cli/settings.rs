@@ -9,6 +9,7 @@ use super::args::{Build, Global};
 use super::caches;
 use super::config::Config;
 use super::contexts;
+use super::devices::{self, DEVICE};
 use super::errors::Failure;
 use super::grammar::{self, SecretSource};
 use super::outputs;
@@ -176,10 +177,13 @@ impl BuildSettings {
         }
         let secrets = secrets(&args.secret)?;
         let allowed = |name: &str| args.allow.iter().any(|a| a == name);
+        let (devices, device_aliases) = devices::of_build(args, config)?;
+        let options = FrontendOptions { device_aliases, ..options };
         let entitlements = Entitlements {
             // Asking for the host's network for the whole build is allowing it (B2.17).
             network_host: args.network.as_deref() == Some("host") || allowed("network.host"),
             security_insecure: allowed("security.insecure"),
+            devices,
         };
         for (given, name) in
             [(entitlements.network_host, "network.host"), (entitlements.security_insecure, "security.insecure")]
@@ -337,7 +341,9 @@ fn refuse_unsupported(args: &Build, notices: &mut Vec<String>) -> Result<(), Fai
         }
     }
     for entitlement in &args.allow {
-        outputs::entitlement(entitlement).map_err(|e| usage(format!("--allow: {e}")))?;
+        // Which device is behind the entitlement's name (`devices`).
+        let name = if entitlement.starts_with("device=") { DEVICE } else { entitlement };
+        outputs::entitlement(name).map_err(|e| usage(format!("--allow: {e}")))?;
     }
     if args.builder.is_some() {
         notices.push("--builder has no meaning: there is one builder, built in".into());

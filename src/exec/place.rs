@@ -121,6 +121,8 @@ impl<'a> Placement<'a> {
                 fs::set_permissions(&new, fs::Permissions::from_mode(*mode))?;
                 self.put(target, Some(&new), None)
             }
+            // The solver has refused it already.
+            StepMount::Host { .. } => Err(io::ErrorKind::Unsupported.into()),
             StepMount::Bind { source, target, .. } => {
                 if let Some(cache) = self.lent.iter().find(|c| c.path() == source) {
                     return self.put(target, None, Some(cache));

@@ -71,6 +71,8 @@ pub struct RunRequest<'a> {
     pub mounts: Vec<StepMount>,
     /// Environment added last, replacing what has the same name, e.g. secrets.
     pub extra_env: Vec<(String, String)>,
+    /// Supplementary groups beside the user's.
+    pub extra_groups: Vec<u32>,
     /// Bytes of /dev/shm; 0 for the default of 64 MiB. (A tmpfs mount on `/dev/shm` does the same.)
     pub shm_size: u64,
     /// The step has secrets or agents in its environment or mounts.
@@ -474,7 +476,8 @@ impl Runner {
         let meta = request.meta;
         let root = file::open_dir(request.root)
             .map_err(io_error(format!("open the root file system {}", request.root.display())))?;
-        let identity = user::resolve(&root, &meta.user)?;
+        let mut identity = user::resolve(&root, &meta.user)?;
+        identity.groups.extend(&request.extra_groups);
         self.check_mapped(&identity)?;
         let dir = if meta.cwd.is_empty() { Path::new("/") } else { Path::new(&meta.cwd) };
         cwd::ensure(&root, dir, (identity.uid, identity.gid))
@@ -755,7 +758,7 @@ pub fn required_stubs(meta: &Meta, mounts: &[StepMount]) -> Vec<MountStub> {
             continue;
         }
         let dir = match mount {
-            StepMount::Bind { source, .. } => source.is_dir(),
+            StepMount::Bind { source, .. } | StepMount::Host { source, .. } => source.is_dir(),
             StepMount::Tmpfs { .. } => true,
         };
         out.push(MountStub { path: target.to_owned(), dir });

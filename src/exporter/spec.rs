@@ -467,6 +467,15 @@ mod tests {
         assert_eq!(spec.image.annotations.of(super::super::annotations::Level::Manifest, None)["a.B"], "c");
     }
 
+    // SPEC N2.08: the other misspelt name is that of a capability which only other front ends ask for.
+    #[test]
+    fn n2_08_the_misspelt_attribute_is_the_name() {
+        let spec = OutputSpec::parse("type=image,dangling-name-prefix=p,danging-name-empty-only=true").expect("valid");
+        assert!(spec.dangling_empty_only);
+        let right = error("type=image,dangling-name-prefix=p,dangling-name-empty-only=true");
+        assert!(right.contains("did you mean danging-name-empty-only?"), "{right}");
+    }
+
     #[test]
     fn b3_mistakes_are_named() {
         assert_eq!(error("type=oic"), "unknown output type \"oic\" (did you mean oci?)");

@@ -52,6 +52,8 @@ pub struct FrontendOptions {
     pub add_hosts: Vec<HostIp>,
     /// `--shm-size` in bytes.
     pub shm_size: Option<i64>,
+    /// `--allow device=NAME,alias=ALIAS`: what RUN --device calls a device, and its name.
+    pub device_aliases: BTreeMap<String, String>,
     /// `--ulimit`.
     pub ulimits: Vec<Ulimit>,
     /// Host name of steps.

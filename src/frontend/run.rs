@@ -62,7 +62,11 @@ impl Converter<'_> {
         for word in &run.devices {
             let at = command.place.word(word);
             let text = self.expand_text(state, &word.text, Mode::Word, &at)?;
-            devices.push(device::parse(&text).map_err(|error| error.at(&at))?);
+            let mut device = device::parse(&text).map_err(|error| error.at(&at))?;
+            if let Some(name) = self.input.options.device_aliases.get(&device.name) {
+                device.name.clone_from(name);
+            }
+            devices.push(device);
         }
 
         let variables = state.variables();
@@ -119,6 +123,11 @@ impl Converter<'_> {
         lines: (u32, u32),
     ) -> Result<(Vec<String>, String), FrontendError> {
         let text = match (&run.line, run.heredocs.as_slice()) {
+            // SPEC A5.01: it parses, as `CMD []` does, but there is nothing to run.
+            (CommandLine::Exec(args), []) if args.is_empty() => {
+                return Err(FrontendError::input("arguments are required")
+                    .hint("RUN [] names no program; RUN [\"PROGRAM\", \"ARGUMENT\"] does"));
+            }
             (CommandLine::Exec(args), []) => return Ok((args.clone(), String::new())),
             (CommandLine::Exec(args), _) => {
                 let message = format!("parsing produced an invalid run command: {}", super::text::list(args));

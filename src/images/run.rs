@@ -67,6 +67,7 @@ impl Images {
             root: mounted.root(),
             mounts,
             extra_env: Vec::new(),
+            extra_groups: Vec::new(),
             shm_size: 0,
             confidential: false,
             aside,

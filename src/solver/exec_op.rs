@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rootless::Rung;
 use rootless::step::StepMount;
 use rustix::fs::{Mode, OFlags};
 
@@ -11,13 +12,14 @@ use super::tree::{self, Tree};
 use super::{SolveError, Solver, blocking, lock};
 use crate::base::{FaultKind, file as base_file};
 use crate::cache::key::{self, Part, Selection};
+use crate::exec::cdi::{DeviceError, Devices, Edits};
 use crate::exec::emulation;
+use crate::exec::file;
 use crate::exec::run::{self, ExecError, RunRequest, Runner};
 use crate::exec::secret::SecretFile;
 use crate::exec::ssh::AgentSocket;
-use crate::exec::{cdi, file};
 use crate::llb::Vertex;
-use crate::llb::op::{CdiDevice, ExecOp, Meta, Mount, MountType, NetMode, SecurityMode};
+use crate::llb::op::{ExecOp, Meta, Mount, MountType, NetMode, SecurityMode};
 use crate::store::{CacheMount, LayerId, MountRequest, Mounted, Sharing, Stub};
 
 /// What must live as long as the step runs.
@@ -41,6 +43,7 @@ pub(super) struct Ready {
     security: SecurityMode,
     mounts: Vec<StepMount>,
     extra_env: Vec<(String, String)>,
+    extra_groups: Vec<u32>,
     shm_size: u64,
     /// It has secrets or agents.
     confidential: bool,
@@ -62,6 +65,7 @@ impl Ready {
             root: self.mounted.root(),
             mounts: self.mounts.clone(),
             extra_env: self.extra_env.clone(),
+            extra_groups: self.extra_groups.clone(),
             shm_size: self.shm_size,
             confidential: self.confidential,
             aside: self.aside.clone(),
@@ -139,12 +143,12 @@ impl Solver {
         more: Vec<StepMount>,
     ) -> Result<Ready, SolveError> {
         let meta = exec.meta.clone().unwrap_or_default();
-        for device in &exec.cdi_devices {
-            devices(vertex, device)?;
-        }
-        let mut held = Held { moves_caches: !runner.context().rung.can_mount(), ..Held::default() };
+        let rung = runner.context().rung;
+        let devices = devices(vertex, exec, &self.env.devices, rung)?;
+        let mut held = Held { moves_caches: !rung.can_mount(), ..Held::default() };
         self.cache_mounts(vertex, exec, trees, &mut held).await?;
         let mut mounts = more;
+        mounts.extend(devices.mounts);
         let mut shm_size = 0;
         let mut root: Option<&Mount> = None;
         for mount in in_locking_order(&exec.mounts) {
@@ -164,7 +168,8 @@ impl Solver {
                 mounts.push(mount);
             }
         }
-        let mut extra_env = Vec::new();
+        let mut extra_env = devices.env;
+        let mut confidential = !held.secrets.is_empty() || !held.agents.is_empty();
         for secret in &exec.secretenv {
             match self.env.secrets.values.get(&secret.id) {
                 Some(value) => {
@@ -174,12 +179,12 @@ impl Solver {
                         SolveError::at(vertex, FaultKind::Input, message, None)
                     })?;
                     extra_env.push((secret.name.clone(), value));
+                    confidential = true;
                 }
                 None if secret.optional => {}
                 None => return Err(missing_secret(vertex, &secret.id)),
             }
         }
-        let confidential = !extra_env.is_empty() || !held.secrets.is_empty() || !held.agents.is_empty();
         // SPEC C5.17; it differs in each build and is no part of the step's key.
         if let Some(trace) = self.env.trace
             && !meta.env.iter().any(|variable| variable.starts_with("TRACEPARENT="))
@@ -209,6 +214,7 @@ impl Solver {
             security: SecurityMode::try_from(exec.security).unwrap_or(SecurityMode::Sandbox),
             mounts,
             extra_env,
+            extra_groups: devices.groups,
             shm_size,
             confidential,
             chain,
@@ -407,22 +413,17 @@ pub(super) fn run_error(vertex: &Vertex, error: &ExecError) -> SolveError {
     }
 }
 
-/// SPEC A5.10: a device that the machine does not have may be missing.
-fn devices(vertex: &Vertex, device: &CdiDevice) -> Result<(), SolveError> {
-    let name = &device.name;
-    match cdi::find(&cdi::SPEC_DIRS, name) {
-        Some(spec) => {
-            let message = format!("device {name} ({}) cannot be given to a step: not supported yet", spec.display());
-            let hint = "run the step where the device is not described, or leave --device out".to_owned();
-            Err(SolveError::at(vertex, FaultKind::Input, message, Some(hint)))
-        }
-        None if device.optional => Ok(()),
-        None => {
-            let message = format!("required device \"{name}\" is not registered");
-            let hint = format!("no CDI specification of it is in {}", cdi::SPEC_DIRS.join(", "));
-            Err(SolveError::at(vertex, FaultKind::Input, message, Some(hint)))
-        }
+/// SPEC A5.10: what the step is given of the machine's devices.
+fn devices(vertex: &Vertex, exec: &ExecOp, devices: &Devices, rung: Rung) -> Result<Edits, SolveError> {
+    let refused = |e: DeviceError| SolveError::at(vertex, FaultKind::Input, e.to_string(), Some(e.hint()));
+    let edits = devices.edits(&exec.cdi_devices).map_err(refused)?;
+    if !edits.mounts.is_empty() && !rung.can_mount() {
+        let names: Vec<_> = exec.cdi_devices.iter().map(|device| device.name.as_str()).collect();
+        let message = format!("device {} cannot be given to a step: isolation {rung} mounts nothing", names.join(", "));
+        let hint = "`rbuild doctor` shows what keeps this machine from better isolation".to_owned();
+        return Err(SolveError::at(vertex, FaultKind::Isolation, message, Some(hint)));
     }
+    Ok(edits)
 }
 
 /// The mounts, cache mounts by name: steps that wait for two of them must not wait for each other.

@@ -68,6 +68,8 @@ pub struct Environment {
     pub contexts: BTreeMap<String, ContextDir>,
     /// Secrets of this build.
     pub secrets: Secrets,
+    /// Devices of this machine, and which of them steps may have.
+    pub devices: Arc<crate::exec::cdi::Devices>,
     /// How steps are run, or why this machine cannot run any.
     pub steps: Result<Arc<crate::exec::run::Runner>, String>,
     /// A private directory in memory.

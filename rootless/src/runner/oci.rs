@@ -141,6 +141,10 @@ fn mounts(step: &StepSpec) -> Result<Vec<Mount>, OciSpecError> {
             StepMount::Bind { source, target, readonly } => {
                 mount("bind", source, target, &["rbind", if *readonly { "rro" } else { "rw" }])?
             }
+            StepMount::Host { source, target, options } => {
+                let options: Vec<&str> = options.iter().map(String::as_str).collect();
+                mount("bind", source, target, &options)?
+            }
             StepMount::Tmpfs { target, size, mode } => {
                 let mode = format!("mode={mode:o}");
                 let size = format!("size={size}");

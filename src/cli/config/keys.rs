@@ -61,7 +61,7 @@ pub(super) const KEYS: &[Key] = &[
         "[\"network.host\"]",
         "all of them",
         "",
-        "what `--allow` may be given for: `network.host`, `security.insecure`; a build that asks for others is refused",
+        "what `--allow` may be given for: `network.host`, `security.insecure`, `device`; a build that asks for others is refused",
     ),
     own(
         "build.platform",
@@ -105,6 +105,21 @@ pub(super) const KEYS: &[Key] = &[
     key("dns.nameservers", "[\"10.0.0.2\"]", "the machine's", "", "name servers of RUN steps"),
     key("dns.options", "[\"edns0\"]", "the machine's", "", "options of their resolver"),
     key("dns.searchDomains", "[\"example.internal\"]", "the machine's", "", "domains that they search"),
+    key("cdi.disabled", "false", "`false`", "", "know no devices of this machine"),
+    key(
+        "cdi.specDirs",
+        "[\"/etc/cdi\", \"/run/cdi\"]",
+        "`/etc/cdi`, `/var/run/cdi`, `/etc/buildkit/cdi`",
+        "",
+        "directories of CDI specifications; of two for one device the later counts",
+    ),
+    key(
+        "cdi.autoAllowed",
+        "[\"vendor.example/class\"]",
+        "none",
+        "",
+        "devices and kinds that RUN --device gets without `--allow device`",
+    ),
     own(
         "steps.network",
         "\"sandbox\"",

@@ -17,6 +17,7 @@ use section::{Found, Reader, Section};
 pub(super) use keys::page;
 
 use super::args::{Build, Global};
+use super::devices::CdiConfig;
 use super::errors::Failure;
 use super::settings::{self, usage};
 use super::{caches, grammar, outputs, worker};
@@ -46,6 +47,8 @@ pub struct Config {
     pub build: BuildDefaults,
     /// `[dns]`, `[steps]` and `[worker.oci] networkMode`.
     pub steps: StepOptions,
+    /// `[cdi]`
+    pub cdi: CdiConfig,
     /// `[log]`
     pub log: LogLimits,
     /// `[history]`
@@ -189,6 +192,13 @@ impl Config {
             search: dns.texts("searchDomains")?.map_or_else(Vec::new, |found| found.value),
         };
         dns.finish()?;
+        let mut cdi = top.table("cdi")?;
+        self.cdi = CdiConfig {
+            disabled: cdi.flag("disabled")?.unwrap_or(false),
+            spec_dirs: Some(cdi.paths("specDirs")?).filter(|dirs| !dirs.is_empty()),
+            auto_allowed: cdi.texts("autoAllowed")?.map_or_else(Vec::new, |found| found.value),
+        };
+        cdi.finish()?;
         let mut steps = top.table("steps")?;
         let network = steps.text("network")?;
         for resource in grammar::RESOURCES {

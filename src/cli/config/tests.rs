@@ -121,6 +121,14 @@ fn every_key_of_the_reference_is_read() {
     assert_eq!(rules[0].caps.reserved, Some(Space::Bytes(1 << 30)), "the new name goes before the old one");
 }
 
+// SPEC N2.07: old pages say megabytes.
+#[test]
+fn n2_07_bare_integers_are_bytes() {
+    let config = parse_as("buildkitd.toml", "[worker.oci]\ngckeepstorage = 9000\n").expect("fine");
+    let GcPolicy::Usual(caps) = config.gc else { panic!("there are no rules") };
+    assert_eq!(caps.reserved, Some(Space::Bytes(9000)));
+}
+
 // SPEC C9.09, C9.10: a file made for BuildKit is of use as it is.
 #[test]
 fn a_buildkitd_toml_is_read_leniently() {

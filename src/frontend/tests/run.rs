@@ -56,6 +56,9 @@ fn a5_mount_errors() {
         "FROM alpine\nRUN --network=bridge x\n",
         "FROM alpine\nRUN --security=none x\n",
         "FROM alpine\nRUN --device=gpu,required=perhaps x\n",
+        // SPEC A5.01
+        "FROM alpine\nRUN []\n",
+        "FROM alpine\nRUN --network=none [ ]\n",
     ]
     .iter()
     .map(|text| error_of(text))

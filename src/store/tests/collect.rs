@@ -216,6 +216,16 @@ fn c9_05_the_least_recently_used_go_first_until_it_fits() {
     assert_eq!(store.usual_cap().expect("asks"), limits, "fixed at the first use");
 }
 
+// SPEC N2.07: not the 60 % that pages of BuildKit speak of.
+#[test]
+fn n2_07_the_usual_cap_is_four_fifths_of_the_space() {
+    let (_dir, store) = store();
+    let available = store.available_space().expect("asks");
+    let cap = store.usual_cap().expect("asks");
+    // Others write to the disk meanwhile.
+    assert!(cap == 100_000_000_000 || (cap > available / 10 * 7 && cap < available / 10 * 9), "{cap} of {available}");
+}
+
 // SPEC C9.04, C9.05
 #[test]
 fn policies_of_the_configuration_say_what_goes() {
