@@ -47,7 +47,7 @@ fn c5_14_devices_must_be_allowed() {
     for allow in ["device", "device=vendor1.com/device=foo", "device=vendor1.com/device=*"] {
         assert_eq!(bench.build_image(&with(&flags, &["--allow", allow])).text("out"), "FOO=injected\n", "{allow}");
     }
-    bench.dockerfile("FROM busybox\nRUN --device=gpu env | grep FOO > /out\n");
+    bench.dockerfile("FROM busybox\nRUN --device=gpu,required env | grep FOO > /out\n");
     let alias = "device=vendor1.com/device=foo,alias=gpu";
     assert_eq!(bench.build_image(&with(&flags, &["--allow", alias])).text("out"), "FOO=injected\n");
     // The device is part of the key, not what it is called.
