@@ -97,7 +97,8 @@ impl Entitlements {
                 return Err(SolveError::refused(vertex, FaultKind::Input, message, hint).into());
             }
             if let Err(e) = self.devices.check(&exec.cdi_devices) {
-                return Err(SolveError::refused(vertex, FaultKind::Input, e.to_string(), e.hint()).into());
+                let hint = e.hint().unwrap_or_default();
+                return Err(SolveError::refused(vertex, FaultKind::Input, e.to_string(), hint).into());
             }
         }
         Ok(())

@@ -415,12 +415,12 @@ pub(super) fn run_error(vertex: &Vertex, error: &ExecError) -> SolveError {
 
 /// SPEC A5.10: what the step is given of the machine's devices.
 fn devices(vertex: &Vertex, exec: &ExecOp, devices: &Devices, rung: Rung) -> Result<Edits, SolveError> {
-    let refused = |e: DeviceError| SolveError::at(vertex, FaultKind::Input, e.to_string(), Some(e.hint()));
+    let refused = |e: DeviceError| SolveError::at(vertex, FaultKind::Input, e.to_string(), e.hint());
     let edits = devices.edits(&exec.cdi_devices).map_err(refused)?;
     if !edits.mounts.is_empty() && !rung.can_mount() {
         let names: Vec<_> = exec.cdi_devices.iter().map(|device| device.name.as_str()).collect();
         let message = format!("device {} cannot be given to a step: isolation {rung} mounts nothing", names.join(", "));
-        let hint = "`rbuild doctor` shows what keeps this machine from better isolation".to_owned();
+        let hint = "`rbuild doctor` shows what this machine allows".to_owned();
         return Err(SolveError::at(vertex, FaultKind::Isolation, message, Some(hint)));
     }
     Ok(edits)

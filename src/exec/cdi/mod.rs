@@ -86,17 +86,15 @@ fn many(names: &[String]) -> String {
 impl DeviceError {
     /// What can be done about it.
     #[must_use]
-    pub fn hint(&self) -> String {
-        match self {
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
             Self::NotRegistered { hint, .. } => hint.clone(),
             Self::NotAllowed(names) => match names.as_slice() {
                 [one] => format!("give --allow device={one} if this Dockerfile may have it"),
                 _ => "give --allow device if this Dockerfile may have every device".into(),
             },
-            Self::Unusable { .. } => {
-                "run the step where the device is not described, or leave --device out; the description is the machine's".into()
-            }
-        }
+            Self::Unusable { .. } => "run the step where the device is not described, or leave --device out".into(),
+        })
     }
 }
 
@@ -213,12 +211,12 @@ impl Devices {
 
     fn where_it_was_looked_for(&self) -> String {
         let dirs: Vec<_> = self.dirs.iter().map(|dir| dir.display().to_string()).collect();
-        let looked = match dirs.as_slice() {
+        let hint = match dirs.as_slice() {
             [] => "CDI devices are switched off in the configuration".to_owned(),
             dirs => format!("no CDI specification of it is in {}", dirs.join(", ")),
         };
         let broken = &self.registry().broken;
-        if broken.is_empty() { looked } else { format!("{looked}; not read: {}", broken.join("; ")) }
+        if broken.is_empty() { hint } else { format!("{hint}; not read: {}", broken.join("; ")) }
     }
 
     fn is_free(&self, name: &str) -> Result<bool, DeviceError> {

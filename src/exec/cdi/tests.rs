@@ -1,3 +1,5 @@
+//! Devices as specifications describe them, and who may have them.
+
 use super::*;
 
 /// Directories with these files.
@@ -103,7 +105,7 @@ fn c5_14_later_directories_count_and_equals_conflict() {
     let devices = Devices::new(dirs, Vec::new(), all());
     let edits = devices.edits(&wanted("vendor1.com/device=foo")).expect("finds");
     assert!(edits.env.contains(&("FOO".into(), "second".into())), "{edits:?}");
-    let hint = names(&devices, "no.such/x=y").expect_err("fails").hint();
+    let hint = names(&devices, "no.such/x=y").expect_err("fails").hint().unwrap_or_default();
     assert!(hint.contains("broken.json: "), "{hint}");
 
     let (_dir, dirs) = self::dirs(&[("a/v.yaml", SOME), ("a/w.yml", SOME), ("a/x.yml", SOME)]);
