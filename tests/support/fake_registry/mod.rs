@@ -43,8 +43,6 @@ pub(crate) enum Action {
     LoseAnswer,
     /// Send nothing for so long, then serve the answer.
     Delay(Duration),
-    /// Never answer, and keep the connection open as long as the client does.
-    Hold,
     /// Ignore a `Range` header.
     IgnoreRange,
     /// Serve the answer without this header.
@@ -271,12 +269,6 @@ fn converse<S: std::io::Read + Write>(stream: &mut S, state: &Mutex<State>) -> s
             return Ok(());
         }
         request.body = http::read_body(stream, &mut buffer, length)?;
-        if let Some(Action::Hold) = action {
-            lock().log.push(request);
-            // Until the client has had enough.
-            while stream.read(&mut [0; 64])? > 0 {}
-            return Ok(());
-        }
         let transfer = request.method == "GET" && request.target.contains("/blobs/");
         let answer = {
             let mut state = lock();
