@@ -148,4 +148,68 @@ mod tests {
         let pages = man().expect("a Vec takes everything");
         assert!(pages.iter().any(|(name, text)| name == "rbuild-build.1" && !text.is_empty()), "{}", pages.len());
     }
+
+    /// Commands of rbuild in a page: in code spans and in blocks, as a shell would hand them on.
+    fn commands(page: &str) -> Vec<Vec<String>> {
+        let (mut found, mut block) = (Vec::new(), false);
+        for line in page.lines() {
+            if line.starts_with("```") {
+                block = !block;
+                continue;
+            }
+            let spans: Vec<&str> = match block {
+                true => line.split("; ").collect(),
+                // A span with a pipe in a table has it escaped.
+                false => line.split('`').skip(1).step_by(2).collect(),
+            };
+            found.extend(spans.into_iter().filter_map(words));
+        }
+        found
+    }
+
+    fn words(text: &str) -> Option<Vec<String>> {
+        let (mut words, mut word, mut quoted) = (Vec::new(), String::new(), None);
+        for c in text.trim().chars().chain([' ']) {
+            match (c, quoted) {
+                (c, Some(quote)) if c == quote => quoted = None,
+                ('\'' | '"', None) => quoted = Some(c),
+                (' ', None) if word.is_empty() => {}
+                (' ', None) => words.push(std::mem::take(&mut word)),
+                (c, _) => word.push(c),
+            }
+        }
+        let begin = words.iter().position(|word| word == "rbuild")?;
+        // A prompt or variables may come before it.
+        let variable = |word: &String| word == "$" || word.contains('=');
+        let ends = |word: &String| ["#", ">", "<", "|", "2>"].contains(&word.as_str());
+        let words: Vec<String> =
+            if words[..begin].iter().all(variable) { words.split_off(begin) } else { return None };
+        let end = words.iter().position(ends).unwrap_or(words.len());
+        // What a shell would make of other commands is not known here; `…` stands for something.
+        let plain = words[..end].iter().all(|word| !word.contains("$(") && !word.contains('…'));
+        (plain && end > 1).then(|| words[..end].to_vec())
+    }
+
+    // SPEC B1.01
+    #[test]
+    fn commands_of_the_pages_for_newcomers_are_understood() {
+        let mut count = 0;
+        for page in ["README.md", "docs/from-kaniko.md", "docs/from-buildah.md"] {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
+            let text = std::fs::read_to_string(&path).expect("the page");
+            for command in commands(&text) {
+                let args = command.iter().map(std::ffi::OsString::from).collect();
+                let args =
+                    super::super::spelling::ours(args).unwrap_or_else(|e| panic!("{page}: {command:?}: {}", e.message));
+                let parsed = Cli::parse_words(args);
+                if let Err(error) = parsed
+                    && error.use_stderr()
+                {
+                    panic!("{page}: {command:?}: {error}");
+                }
+                count += 1;
+            }
+        }
+        assert!(count > 60, "{count} commands");
+    }
 }
