@@ -261,7 +261,7 @@ pub fn work(order: &str) {
     let (mut begun, mut built) = (0, 0);
     while begun < count {
         let turn = begun..count.min(begun + TURNS);
-        let seed = |i: u64| if i % SHARED == 0 { first + 2 * i } else { first + 2 * i + own };
+        let seed = |i: u64| if i.is_multiple_of(SHARED) { first + 2 * i } else { first + 2 * i + own };
         let mut projects: Vec<Project> =
             turn.clone().map(|i| Project::new(seed(i), machine.dir.join(format!("c{i}")))).collect();
         for round in 0..ROUNDS {

@@ -166,7 +166,8 @@ fn layers_look_the_same_above_ones_that_are_still_on_their_way() {
     set_mtime(&lower, Timestamp { secs: 77, nanos: 5 });
     let root = mine(Entry { mtime: Timestamp::seconds(9), ..Entry::dir("", 0o750) });
     // How often each asks for what is below: to find a parent, or how the root looks, or not at all.
-    let cases: [(&str, Vec<(Entry, &[u8])>, usize); 4] = [
+    type Entries = Vec<(Entry, &'static [u8])>;
+    let cases: [(&str, Entries, usize); 4] = [
         ("parents", vec![(file("lib/x", b"1"), b"1"), (file("tmp/z", b"3"), b"3"), (dir("d"), b"")], 1),
         ("root", vec![(dir("new"), b""), (file("new/y", b"2"), b"2")], 1),
         ("own root", vec![(root.clone(), b""), (dir("new"), b""), (file("new/y", b"2"), b"2")], 0),
