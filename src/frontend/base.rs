@@ -76,8 +76,11 @@ async fn fetch(
         let answer = host.resolve_image(&key.0, &key.1, mode).await.map_err(|error| {
             let mut error = FrontendError::from(error).at(&stage.place);
             let stand_in = matches!(stage.origin, Origin::Image(_));
-            if let Some(close) = closest(&stage.base, plan.names()).filter(|_| stand_in && error.hint.is_none()) {
-                error.hint = Some(format!("did you mean the stage {close}?"));
+            if let Some(close) = closest(&stage.base, plan.names()).filter(|_| stand_in) {
+                let hint = format!("did you mean the stage {close}?");
+                // A registry that cannot be reached has a remedy of its own, which is no help against a typing error.
+                let other = error.hint.take().map_or_else(String::new, |other| format!(" if not, {other}"));
+                error.hint = Some(hint + &other);
             }
             error
         })?;

@@ -80,7 +80,10 @@ impl FrontendHost for Host {
         self.asked.lock().expect("no panic while locked").push(format!("{identifier} {platform}"));
         match self.config(identifier, platform) {
             Some(config) => Ok(ResolvedImage { digest: Digest::sha256(identifier), config: config.into() }),
-            None => Err(HostError { kind: FaultKind::Remote, message: format!("{identifier}: not found"), hint: None }),
+            None => {
+                let hint = identifier.contains("offli").then(|| "check the network".to_owned());
+                Err(HostError { kind: FaultKind::Remote, message: format!("{identifier}: not found"), hint })
+            }
         }
     }
 }

@@ -64,6 +64,7 @@ fn a4_stage_errors() {
     let all: Vec<String> = [
         "FROM missing\n",
         "FROM alpine AS builder\nFROM buidler\n",
+        "FROM alpine AS offline\nFROM offlien\n",
         "FROM alpine AS a\nCOPY --from=b /x /\nFROM alpine AS b\nFROM a\n",
         "FROM alpine AS a\nCOPY --from=1 /x /\nFROM alpine AS b\nFROM a\n",
         "FROM alpine AS a\nRUN --mount=from=b,target=/x true\nFROM alpine AS b\nFROM a\n",
