@@ -68,6 +68,8 @@ pub struct BuildRequest {
     pub outputs: Vec<OutputSpec>,
     /// Caches to read, in the order in which they are asked (SPEC B4).
     pub cache_from: Vec<ImportSpec>,
+    /// How long the build waits for them, counted from its beginning; later it goes on, and uses each when it comes.
+    pub cache_patience: Duration,
     /// Caches to write.
     pub cache_to: Vec<ExportSpec>,
 }
@@ -365,7 +367,7 @@ impl Builder {
 
     /// One solver serves a request, its context included.
     fn solver(&self, request: &BuildRequest, ahead: Option<&Ahead>) -> Arc<Solver> {
-        let (imports, mounts) = self.imports(&request.cache_from);
+        let (imports, mounts) = self.imports(&request.cache_from, request.cache_patience);
         Solver::new(Environment {
             store: self.store.clone(),
             images: self.images.clone(),

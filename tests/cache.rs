@@ -277,6 +277,59 @@ fn c7_10_expired_blobs_are_misses() {
     assert_eq!(run.count("warning: "), 0, "{}", run.stderr);
 }
 
+// SPEC C7.11: blobs of a cache have the codec that was asked for; layers that exist with another one only with force.
+#[test]
+fn c7_11_blobs_are_compressed_as_asked() {
+    need!();
+    let registry = FakeRegistry::start();
+    let bench = project();
+    let magic = |name: &str| -> std::collections::BTreeSet<[u8; 4]> {
+        let state = registry.state();
+        let blobs = state.repositories[name].blobs.values();
+        blobs.filter(|blob| !blob.starts_with(b"{")).map(|blob| blob[..4].try_into().unwrap()).collect()
+    };
+    let zstd = [0x28, 0xb5, 0x2f, 0xfd];
+    let to = |name: &str, more: &str| format!("type=registry,ref={}/{name}:c,mode=max,{more}", registry.host());
+    elsewhere(&bench, &["--cache-to", &to("zstd", "compression=zstd,compression-level=3,force-compression=true")]).ok();
+    assert_eq!(magic("zstd"), [zstd].into());
+    bench.build(&["--cache-to", &to("plain", "compression=uncompressed,force-compression=true")]).ok();
+    assert!(!magic("plain").contains(&zstd) && magic("plain").iter().all(|m| m[..2] != [0x1f, 0x8b]));
+    // The base is gzip where it comes from, and stays what it is.
+    elsewhere(&bench, &["--cache-to", &to("both", "compression=zstd")]).ok();
+    assert!(magic("both").contains(&zstd));
+    for name in ["zstd", "plain", "both"] {
+        let from = format!("{}/{name}:c", registry.host());
+        assert_eq!(elsewhere(&bench, &["--cache-from", &from]).ok().count("CACHED"), STEPS, "{name}");
+    }
+}
+
+// SPEC C7.12: BuildKit reads no list above 1 MiB; here larger ones are read.
+#[test]
+fn c7_12_large_lists_are_read() {
+    need!();
+    let registry = FakeRegistry::start();
+    let (bench, from) = cached_at(&registry);
+    let (document, config) = {
+        let state = registry.state();
+        let app = &state.repositories["app"];
+        let document: serde_json::Value = serde_json::from_slice(&app.manifests[&app.tags["cache"]].1).unwrap();
+        let digest = document["config"]["digest"].as_str().unwrap();
+        (document.clone(), serde_json::from_slice::<serde_json::Value>(&app.blobs[digest]).unwrap())
+    };
+    let (mut document, mut config) = (document, config);
+    let records = config["records"].as_array_mut().unwrap();
+    let others = (0..20_000).map(|n| serde_json::json!({ "digest": fake_registry::sha256(format!("{n}").as_bytes()) }));
+    records.extend(others);
+    let bytes = config.to_string().into_bytes();
+    assert!(bytes.len() > 1 << 20);
+    document["config"]["digest"] = registry.put_blob("app", &bytes).into();
+    document["config"]["size"] = bytes.len().into();
+    let kind = document["mediaType"].as_str().unwrap().to_owned();
+    registry.put_manifest("app", Some("cache"), &kind, document.to_string().as_bytes());
+    let run = elsewhere(&bench, &["--cache-from", &from]).ok();
+    assert_eq!((run.count("CACHED"), run.count("warning: ")), (STEPS, 0), "{}", run.stderr);
+}
+
 /// One fault at a time: the build succeeds, with the right content, after at most one warning for each cache.
 fn with_fault(bench: &Bench, registry: &FakeRegistry, path: &str, action: Action) -> Run {
     let _ = bench.rbuild(&["system", "reset", "--force"]);
@@ -362,7 +415,8 @@ fn cached_at(registry: &FakeRegistry) -> (Bench, String) {
 fn c7_10_a_cache_that_stalls_is_not_waited_for() {
     need!();
     let registry = FakeRegistry::start();
-    let (bench, _) = cached_at(&registry);
+    let (mut bench, _) = cached_at(&registry);
+    bench.env.push(("RBUILD_CACHE_PATIENCE".into(), "0s".into()));
     let before = registry.requests().len();
     let run = with_fault(&bench, &registry, "/manifests/", Action::Hold);
     assert_eq!(run.count("warning: "), 1, "{}", run.stderr);
@@ -397,13 +451,14 @@ fn c7_10_a_cache_whose_layers_stall_is_asked_once() {
 fn c7_10_a_cache_that_comes_late_is_used_when_it_comes() {
     need!();
     let registry = FakeRegistry::start();
-    let bench = Bench::new();
+    let mut bench = Bench::new();
     // Here the first step ends at once; elsewhere it would never end.
     let steps = "FROM busybox\nARG ENDS\nRUN --mount=type=secret,id=ends [ -s /run/secrets/ends ] || sleep 100000\nRUN echo 2 > /two\n";
     bench.dockerfile(steps).file("yes", "yes");
     let secret = format!("id=ends,src={}", bench.ctx().join("yes").display());
     let from = format!("{}/app:cache", registry.host());
     bench.build(&["--secret", &secret, "--cache-to", &format!("type=registry,ref={from},mode=max")]).ok();
+    bench.env.push(("RBUILD_CACHE_PATIENCE".into(), "0s".into()));
     registry.fault("GET", "/manifests/", 1, Action::Delay(Duration::from_secs(4)));
     let run = elsewhere(&bench, &["--cache-from", &from]).ok();
     assert_eq!(run.count("CACHED"), 2, "{}", run.stderr);
@@ -433,7 +488,8 @@ fn c7_10_measured_faults() {
     if std::env::var("RBUILD_TEST_LONG").unwrap_or_default().is_empty() {
         skip!("figures only: run with --long");
     }
-    let bench = Bench::new();
+    let mut bench = Bench::new();
+    bench.env.push(("RBUILD_CACHE_PATIENCE".into(), "2s".into()));
     let steps: String = (0..10).map(|n| format!("RUN sleep 2; echo {n} > /step{n}\n")).collect();
     bench.dockerfile(&format!("FROM busybox\n{steps}"));
     let registry = FakeRegistry::start();

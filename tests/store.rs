@@ -99,3 +99,121 @@ fn without_namespaces_the_build_says_what_is_missing_and_copies_still_work() {
     assert_eq!(image.text("f"), "x");
     bench.build(&["--isolation", "nonsense"]).fails(2, &["nonsense"]);
 }
+
+/// Records of `du`.
+fn usage(bench: &Bench, args: &[&str]) -> Vec<serde_json::Value> {
+    let run = bench.rbuild(&[&["du", "--format", "json"], args].concat()).ok();
+    serde_json::from_str(&run.stdout).unwrap()
+}
+
+// SPEC B8.03, C9.07: the fields of a record, what they say, and both spellings.
+#[test]
+fn c9_07_a_record_says_what_it_is_and_how_it_was_used() {
+    need_run!();
+    let bench = Bench::new();
+    bench.dockerfile(
+        "FROM busybox\nRUN --mount=type=cache,target=/c echo x > /c/x; echo 1 > /one\nRUN cat /one > /two\n",
+    );
+    bench.build(&["-t", "kept:1"]).ok();
+    bench.build(&[]).ok();
+    let records = usage(&bench, &[]);
+    let find = |kind: &str, text: &str| {
+        let found = records.iter().find(|r| r["Type"] == kind && r["Description"].as_str().unwrap().contains(text));
+        found.unwrap_or_else(|| panic!("no {kind} with {text} in {records:?}")).clone()
+    };
+    let fields = [
+        "ID",
+        "Type",
+        "Description",
+        "Size",
+        "Reclaimable",
+        "CreatedAt",
+        "LastUsedAt",
+        "UsageCount",
+        "InUse",
+        "Mutable",
+        "Shared",
+        "Parents",
+    ];
+    for record in &records {
+        let have: Vec<&str> = record.as_object().unwrap().keys().map(String::as_str).collect();
+        assert!(fields.iter().all(|field| have.contains(field)), "{record}");
+        assert!(record["CreatedAt"].as_str().unwrap() <= record["LastUsedAt"].as_str().unwrap(), "{record}");
+    }
+    let (mount, top, below) = (find("exec.cachemount", "/c"), find("regular", "cat /one"), find("regular", "echo 1"));
+    assert!(mount["Mutable"] == true && mount["Reclaimable"] == true && mount["InUse"] == false, "{mount}");
+    assert!(top["Mutable"] == false && top["Size"].as_u64().unwrap() > 0, "{top}");
+    assert!(top["UsageCount"].as_u64().unwrap() >= 1, "{top}");
+    assert_eq!(top["Parents"].as_array().unwrap().last(), Some(&below["ID"]));
+    // One record below the other, and the totals.
+    let verbose = bench.rbuild(&["du", "--verbose", "--filter", "type=exec.cachemount"]).ok().stdout;
+    for title in [
+        "ID:",
+        "Type:",
+        "Description:",
+        "Size:",
+        "Reclaimable:",
+        "Created at:",
+        "Last used:",
+        "Usage count:",
+        "Parents:",
+        "Shared:",
+        "Private:",
+        "Total:",
+    ] {
+        assert!(verbose.contains(title), "{title} in {verbose}");
+    }
+    // As docker's plugin spells it.
+    let buildx = |args: &[&str]| bench.rbuild(&[&["buildx"], args].concat()).ok().stdout;
+    assert_eq!(
+        buildx(&["du", "--filter", "type=exec.cachemount", "--format", "{{.ID}}"]).trim(),
+        mount["ID"].as_str().unwrap()
+    );
+    assert!(buildx(&["du"]).contains("Reclaimable:"));
+    assert!(buildx(&["ls"]).contains("rbuild") || buildx(&["ls"]).contains("default"), "{}", buildx(&["ls"]));
+    assert!(buildx(&["version"]).contains(env!("CARGO_PKG_VERSION")));
+}
+
+// SPEC B8.04, C9.06: limits of a collection by hand: the least recently used goes first, until the limit is kept.
+#[test]
+fn c9_06_prune_stops_at_its_limit_and_takes_the_oldest_first() {
+    need_run!();
+    let bench = Bench::new();
+    let mega = |n: u32| format!("FROM busybox\nRUN head -c 2000000 /dev/urandom > /f{n}\n");
+    let made = |bench: &Bench| -> Vec<u32> {
+        let records = usage(bench, &["--filter", "type=regular"]);
+        let has = |n: &u32| records.iter().any(|r| r["Description"].as_str().unwrap().ends_with(&format!("/f{n}")));
+        (1..=3).filter(has).collect()
+    };
+    for n in 1..=3 {
+        bench.dockerfile(&mega(n));
+        bench.build(&[]).ok();
+    }
+    // The first is used again, so the second has been idle for longest.
+    bench.dockerfile(&mega(1));
+    bench.build(&[]).ok();
+    assert_eq!(made(&bench), [1, 2, 3]);
+    let total: u64 = usage(&bench, &[]).iter().map(|r| r["Size"].as_u64().unwrap()).sum();
+    let prune = |args: &[&str]| bench.rbuild(&[&["buildx", "prune", "-f"], args].concat()).ok().stdout;
+    // What is below a limit already stays; so does what is young, and what is reserved.
+    for args in
+        [["--max-used-space", "10gb"], ["--min-free-space", "1"], ["--keep-duration", "1h"], ["--keep-storage", "10gb"]]
+    {
+        assert!(prune(&args).contains("Total:"), "{args:?}");
+        assert_eq!(made(&bench), [1, 2, 3], "{args:?}");
+    }
+    prune(&["--max-used-space", &(total - 1_000_000).to_string()]);
+    assert_eq!(made(&bench), [1, 3]);
+    prune(&["--max-used-space", "1", "--reserved-space", &total.to_string()]);
+    assert_eq!(made(&bench), [1, 3]);
+    // Records of builds go with everything only.
+    let histories =
+        || usage(&bench, &["--filter", "type=internal"]).iter().filter(|r| r["Reclaimable"] == true).count();
+    prune(&[]);
+    assert_eq!(made(&bench), [0_u32; 0]);
+    assert!(histories() > 0);
+    assert!(prune(&["--all", "--verbose"]).contains("Type:"));
+    assert_eq!(histories(), 0);
+    bench.rbuild(&["prune", "--force", "--keep-duration", "soon"]).fails(2, &["--keep-duration", "soon"]);
+    bench.rbuild(&["prune", "--force", "--max-used-space", "much"]).fails(2, &["--max-used-space", "much"]);
+}

@@ -30,10 +30,14 @@ const IMPORT_DEADLINE: Duration = Duration::from_secs(20);
 
 impl Builder {
     /// Begins to read the caches, and the lists of the cache mounts that are wanted of them.
-    pub(super) fn imports(&self, specs: &[ImportSpec]) -> (Option<LoadingImports>, Option<LoadingMounts>) {
+    pub(super) fn imports(
+        &self,
+        specs: &[ImportSpec],
+        patience: Duration,
+    ) -> (Option<LoadingImports>, Option<LoadingMounts>) {
         let read = |spec: &ImportSpec| self.backend(&spec.location, DocumentForm::default(), false, true);
         let backends: Vec<_> = specs.iter().filter_map(|spec| Some((spec, Arc::from(read(spec)?)))).collect();
-        let loading = LoadingImports::new(backends.len());
+        let loading = LoadingImports::new(backends.len(), patience);
         let mut lists = Vec::new();
         for (order, (spec, backend)) in backends.into_iter().enumerate() {
             let backend: Arc<dyn CacheBackend> = backend;

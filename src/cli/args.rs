@@ -702,7 +702,7 @@ pub struct Du {
 /// `rbuild prune`.
 #[derive(Debug, Args)]
 pub struct Prune {
-    /// Tagged images and cache mounts too
+    /// Internal items too: records and logs of builds
     #[arg(short, long)]
     pub all: bool,
     /// Do not ask
@@ -720,6 +720,9 @@ pub struct Prune {
     /// Always keep this much
     #[arg(long, value_name = "BYTES", alias = "keep-storage")]
     pub reserved_space: Option<String>,
+    /// Only what was not used for this long, e.g. 24h
+    #[arg(long, value_name = "DURATION")]
+    pub keep_duration: Option<String>,
     /// List what was deleted with all fields
     #[arg(long)]
     pub verbose: bool,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use super::args::{Build, Global};
 use super::caches;
@@ -213,6 +214,7 @@ impl BuildSettings {
             entitlements,
             outputs,
             cache_from: caches::imports(args)?,
+            cache_patience: cache_patience()?,
             cache_to,
         };
         contexts::main_context(args, &context, &mut request)?;
@@ -254,6 +256,14 @@ fn git_labels(args: &Build, request: &mut crate::build::BuildRequest, notices: &
         }
         Err(why) => notices.push(format!("no labels about the git repository: {why}")),
     }
+}
+
+/// `RBUILD_CACHE_PATIENCE`. Most caches have come after two seconds, so that no image is pulled for steps that turn out to
+/// be known.
+fn cache_patience() -> Result<Duration, Failure> {
+    const NAME: &str = "RBUILD_CACHE_PATIENCE";
+    let given = variable(NAME).map(|text| parse_span(&text).map_err(|e| usage(format!("{NAME}: {e}"))));
+    Ok(given.transpose()?.unwrap_or(Duration::from_secs(2)))
 }
 
 /// What holds for RUN steps: the configuration's, and what the command line says against it.

@@ -9,6 +9,7 @@ use super::errors::Failure;
 use super::grammar;
 use super::table::{size, time};
 use super::worker::{Inside, store_failure};
+use crate::base::duration::parse_span;
 use crate::base::{Events, FaultKind};
 use crate::cache::explain::Memory;
 use crate::store::{Filter, PruneOptions, UsageRecord};
@@ -134,8 +135,11 @@ pub(super) fn prune(inside: &Inside, args: &Prune) -> Result<u8, Failure> {
         }
         None => Ok(None),
     };
+    let span =
+        |text: &String| parse_span(text).map_err(|e| Failure::new(FaultKind::Usage, format!("--keep-duration: {e}")));
     let options = PruneOptions {
         all: args.all,
+        keep_duration: args.keep_duration.as_ref().map(span).transpose()?,
         filters: filters(&args.filter)?,
         max_used_space: limit("--max-used-space", &args.max_used_space)?,
         min_free_space: limit("--min-free-space", &args.min_free_space)?,

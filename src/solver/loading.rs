@@ -14,10 +14,6 @@ use tokio::time::{Instant, timeout_at};
 use crate::base::Cancel;
 use crate::cache::import::{Import, Imports};
 
-/// How long a build waits for caches, counted from its beginning. Most have come by then, and no image is pulled for
-/// steps that turn out to be known.
-const PATIENCE: Duration = Duration::from_secs(2);
-
 /// What has come so far.
 #[derive(Debug, Clone, Default)]
 pub struct Arrived {
@@ -39,13 +35,9 @@ struct Inner {
 }
 
 impl LoadingImports {
-    /// So many names are about to be read.
+    /// So many names are about to be read, and are waited for that long from now on.
     #[must_use]
-    pub fn new(pending: usize) -> Self {
-        Self::with_patience(pending, PATIENCE)
-    }
-
-    fn with_patience(pending: usize, patience: Duration) -> Self {
+    pub fn new(pending: usize, patience: Duration) -> Self {
         Self(Arc::new(Inner {
             arrived: watch::Sender::new(Arrived { pending, ..Arrived::default() }),
             until: Instant::now() + patience,
@@ -109,7 +101,7 @@ mod tests {
     // Nobody waits longer than patience, and what comes later is there for who asks then.
     #[tokio::test]
     async fn c7_10_a_build_does_not_wait_for_ever() {
-        let imports = LoadingImports::with_patience(2, Duration::ZERO);
+        let imports = LoadingImports::new(2, Duration::ZERO);
         assert!(!imports.were_asked_for());
         assert_eq!(imports.get().await.pending, 2);
         assert!(imports.were_asked_for());
@@ -123,7 +115,7 @@ mod tests {
     // With patience left, all are waited for, and no longer.
     #[tokio::test]
     async fn c7_10_a_build_waits_until_all_are_there() {
-        let imports = LoadingImports::with_patience(1, Duration::from_secs(3600));
+        let imports = LoadingImports::new(1, Duration::from_secs(3600));
         let (seen, ()) = tokio::join!(imports.get(), async { imports.arrive(0, Vec::new()) });
         assert_eq!(seen.pending, 0);
     }

@@ -7,8 +7,8 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::lock::{FileLock, Mode, is_held};
@@ -30,6 +30,8 @@ pub struct BuildHistory {
     dir: PathBuf,
     steps: AtomicU32,
     journal: Mutex<Option<(File, FileLock)>>,
+    /// The store's note that there are new logs.
+    logged: Arc<AtomicBool>,
 }
 
 /// A build of which something is kept.
@@ -55,7 +57,8 @@ impl Store {
         let n = COUNTER.fetch_add(1, Ordering::Relaxed);
         // Sorts by time; process ids are not unique among pods that share a volume, but with the nanosecond they are.
         let name = format!("{:010}-{:09}-{}-{n}", now.as_secs(), now.subsec_nanos(), std::process::id());
-        BuildHistory { dir: self.history_dir().join(name), steps: AtomicU32::new(0), journal: Mutex::default() }
+        let logged = Arc::clone(&self.inner.logged);
+        BuildHistory { dir: self.history_dir().join(name), steps: AtomicU32::new(0), journal: Mutex::default(), logged }
     }
 
     /// Every build of which something is kept, the newest first.
@@ -219,6 +222,7 @@ impl BuildHistory {
         let path = log_path(&self.dir, number);
         let open = || zstd::stream::write::Encoder::new(File::create_new(&path)?, 1);
         let encoder = open().map_err(StoreError::io("create", &path))?;
+        self.logged.store(true, Ordering::Relaxed);
         Ok(StepLog { encoder: Some(encoder), path, number, written: 0, unflushed: 0 })
     }
 }

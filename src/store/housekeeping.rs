@@ -7,6 +7,7 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
@@ -31,7 +32,8 @@ impl Housekeeping {
     /// If the file system reports a write error, or the metadata cannot be changed.
     pub fn run(&self, policy: &GcPolicy) -> Result<(), StoreError> {
         // Where nothing was written, nothing has grown.
-        if self.store.sync()? && self.is_in_place() {
+        let logged = self.store.inner.logged.load(Ordering::Relaxed);
+        if (self.store.sync()? || logged) && self.is_in_place() {
             self.store.gc(policy)?;
         }
         Ok(())

@@ -44,6 +44,7 @@ mod tests;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::thread::JoinHandle;
 
@@ -130,6 +131,8 @@ struct Inner {
     owner: Mutex<Option<Arc<Owner>>>,
     /// Ends the store's creation.
     creating: Mutex<Option<JoinHandle<()>>>,
+    /// This process has written a log, which makes the store larger and has no row.
+    logged: Arc<AtomicBool>,
 }
 
 impl Inner {
@@ -172,6 +175,7 @@ impl Store {
                 janitor: Janitor::default(),
                 owner: Mutex::new(None),
                 creating: Mutex::new(None),
+                logged: Arc::default(),
             }),
         };
         if let Some(creation) = creation {
