@@ -11,6 +11,7 @@ use super::entry::{Entry, EntryKind, OPAQUE_NAME, WHITEOUT_PREFIX, clean_path, x
 use super::error::ArchiveError;
 use super::extract::{Extractor, Meaning};
 use super::index::{IndexBuilder, TreeIndex};
+use super::limits::UnpackLimits;
 use super::lowers::{Awaited, Lowers};
 use super::notes::{Note, NoteKind, Notes};
 use super::reader::TarReader;
@@ -26,10 +27,16 @@ pub enum Dialect {
 }
 
 /// Limits for [`apply`].
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ApplyOptions {
-    /// Refuse a tar stream longer than this.
-    pub max_tar_size: Option<u64>,
+    /// Refuse a tar stream beyond these.
+    pub limits: UnpackLimits,
+}
+
+impl Default for ApplyOptions {
+    fn default() -> Self {
+        Self { limits: UnpackLimits::current() }
+    }
 }
 
 /// What was extracted.
@@ -83,7 +90,7 @@ pub fn apply_above(
 }
 
 fn extract(mut extractor: Extractor, tar: &mut dyn Read, options: &ApplyOptions) -> Result<ApplySummary, ArchiveError> {
-    let mut reader = TarReader::new(tar, true, options.max_tar_size);
+    let mut reader = TarReader::new(tar, true, options.limits);
     extractor.run(&mut reader)?;
     let (diff_id, tar_size) = reader.drain()?;
     let (index, notes) = extractor.finish()?;
@@ -97,7 +104,7 @@ fn extract(mut extractor: Extractor, tar: &mut dyn Read, options: &ApplyOptions)
 /// # Errors
 /// A damaged archive.
 pub fn index_layer(tar: &mut dyn Read, options: &ApplyOptions) -> Result<ApplySummary, ArchiveError> {
-    let mut reader = TarReader::new(tar, true, options.max_tar_size);
+    let mut reader = TarReader::new(tar, true, options.limits);
     let (mut index, mut notes) = (IndexBuilder::default(), Notes::default());
     while let Some(member) = reader.next()? {
         let shown = PathBuf::from(OsStr::from_bytes(&member.name));

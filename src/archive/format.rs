@@ -7,6 +7,7 @@ use std::path::Path;
 use super::error::ArchiveError;
 use super::extract::{Extractor, Meaning};
 use super::header::BLOCK;
+use super::limits::UnpackLimits;
 use super::lowers::Lowers;
 use super::notes::Note;
 use super::reader::{TarReader, checksum_fits};
@@ -114,7 +115,7 @@ pub fn newest_entry(mut file: File, format: ArchiveFormat) -> Result<Option<i64>
     file.rewind().map_err(ArchiveError::Source)?;
     let reader = BufReader::with_capacity(128 << 10, file);
     let mut plain = format.decode(Box::new(reader)).map_err(ArchiveError::Source)?;
-    let mut tar = TarReader::new(&mut *plain, false, None);
+    let mut tar = TarReader::new(&mut *plain, false, UnpackLimits::current());
     let mut newest = None;
     while let Some(member) = tar.next()? {
         newest = newest.max(Some(member.entry.mtime.secs));
@@ -141,7 +142,7 @@ pub fn extract_archive(
     let mut plain = format.decode(Box::new(reader)).map_err(ArchiveError::Source)?;
     let mut extractor = Extractor::new(root, Lowers::plain(None), Meaning::Files, owner)?;
     extractor.enter(dest)?;
-    extractor.run(&mut TarReader::new(&mut *plain, false, None))?;
+    extractor.run(&mut TarReader::new(&mut *plain, false, UnpackLimits::current()))?;
     extractor.finish().map(|(_, notes)| notes)
 }
 
@@ -152,6 +153,6 @@ pub fn extract_archive(
 /// A damaged or hostile archive, or the file system's.
 pub fn extract_plain(tar: &mut dyn Read, root: &Path) -> Result<Vec<Note>, ArchiveError> {
     let mut extractor = Extractor::new(root, Lowers::plain(None), Meaning::Files, None)?.without_devices();
-    extractor.run(&mut TarReader::new(tar, false, None))?;
+    extractor.run(&mut TarReader::new(tar, false, UnpackLimits::current()))?;
     extractor.finish().map(|(_, notes)| notes)
 }

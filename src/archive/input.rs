@@ -21,14 +21,14 @@ pub(super) struct Input<'a> {
 }
 
 impl<'a> Input<'a> {
-    pub(super) fn new(inner: &'a mut dyn Read, hash: bool, limit: Option<u64>) -> Self {
+    pub(super) fn new(inner: &'a mut dyn Read, hash: bool, limit: u64) -> Self {
         Self {
             inner,
             buffer: vec![0; BUFFER],
             start: 0,
             end: 0,
             position: 0,
-            limit: limit.unwrap_or(u64::MAX),
+            limit,
             hasher: hash.then(Hasher::default),
         }
     }
@@ -64,7 +64,8 @@ impl<'a> Input<'a> {
             hasher.update(&self.buffer[..self.end]);
         }
         if self.position + self.end as u64 > self.limit {
-            return Err(self.malformed(format!("the archive is larger than the limit of {} bytes", self.limit)));
+            let text = format!("the archive is larger than {} bytes (unpack.max-size in rbuild.toml)", self.limit);
+            return Err(self.malformed(text));
         }
         Ok(())
     }

@@ -22,6 +22,7 @@ pub mod format;
 pub mod header;
 pub mod index;
 mod input;
+mod limits;
 mod lowers;
 pub mod merged;
 pub mod notes;
@@ -41,6 +42,7 @@ pub use format::{
     ArchiveFormat, decompressor, detect_archive, extract_archive, extract_plain, looks_like_archive, newest_entry,
 };
 pub use index::{IndexEntry, TreeIndex};
+pub use limits::UnpackLimits;
 pub use lowers::Awaited;
 pub use merged::MergedIndex;
 pub use notes::{Note, NoteKind};

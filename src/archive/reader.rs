@@ -13,6 +13,7 @@ use super::entry::{Entry, EntryKind, Timestamp};
 use super::error::ArchiveError;
 use super::header::{BLOCK, padding};
 use super::input::Input;
+use super::limits::UnpackLimits;
 use crate::base::DiffId;
 
 /// Longest PAX header or GNU long name (Go's reader has the same limit).
@@ -76,6 +77,8 @@ pub(super) struct TarReader<'a> {
     /// What is left of a sparse file: data (true) and holes, last first.
     pieces: Option<Vec<(bool, u64)>>,
     ended: bool,
+    /// How many more there may be.
+    entries: u64,
 }
 
 #[derive(Debug, Default, Clone)]
@@ -86,9 +89,10 @@ struct Records {
 }
 
 impl<'a> TarReader<'a> {
-    pub(super) fn new(inner: &'a mut dyn Read, hash: bool, limit: Option<u64>) -> Self {
+    pub(super) fn new(inner: &'a mut dyn Read, hash: bool, limit: UnpackLimits) -> Self {
         Self {
-            input: Input::new(inner, hash, limit),
+            input: Input::new(inner, hash, limit.bytes),
+            entries: limit.entries,
             global: Records::default(),
             left: 0,
             padding: 0,
@@ -126,6 +130,11 @@ impl<'a> TarReader<'a> {
                 b'L' => long_name = Some(self.special(size)?),
                 b'K' => long_link = Some(self.special(size)?),
                 _ => {
+                    self.entries = self.entries.checked_sub(1).ok_or_else(|| {
+                        self.input.malformed(
+                            "the archive has more entries than the limit (unpack.max-entries in rbuild.toml)",
+                        )
+                    })?;
                     let mut records = self.global.clone();
                     records.values.extend(local.values);
                     records.sparse = local.sparse;

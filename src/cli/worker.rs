@@ -322,6 +322,7 @@ fn inside(told: &OsString, cli: &super::Cli) -> Result<Inside, Failure> {
         Failure::new(FaultKind::Isolation, e.to_string()).hint("`rbuild doctor` shows what this machine allows")
     })?;
     let config = Config::load(&cli.global)?;
+    config.unpack.apply();
     Ok(Inside {
         context,
         root: settings::store_root(&cli.global, &config)?,

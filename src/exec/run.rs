@@ -776,16 +776,20 @@ pub fn failure_text(meta: &Meta, result: &RunResult) -> String {
 /// What a failed step's end says beyond its code: the memory ran out, or there is no room left below `root`.
 #[must_use]
 pub fn failure_hint(result: &RunResult, root: &Path) -> Option<String> {
-    let full =
-        || rustix::fs::statvfs(root).is_ok_and(|room| room.f_bavail == 0 || room.f_files > 0 && room.f_favail == 0);
     let hint = if result.out_of_memory {
         "the kernel killed a process of the step because memory ran out (--memory, or the machine's)"
-    } else if full() {
+    } else if is_full(root) {
         "the store's file system is full (`rbuild prune` frees what no build needs; --root names another place)"
     } else {
         return None;
     };
     Some(hint.into())
+}
+
+/// Whether nothing can be written below `root` any more.
+#[must_use]
+pub fn is_full(root: &Path) -> bool {
+    rustix::fs::statvfs(root).is_ok_and(|room| room.f_bavail == 0 || room.f_files > 0 && room.f_favail == 0)
 }
 
 /// Whether `code` counts as success for this process.

@@ -106,7 +106,14 @@ impl Solver {
         if !run::is_success(&ready.meta, result.code) {
             let message = run::failure_text(&ready.meta, &result);
             let hint = run::failure_hint(&result, ready.mounted.root());
-            let kept = self.keep_failed(vertex, exec, result.code, ready).await;
+            // What filled the disk is not kept there: the next build needs the room.
+            let kept = match run::is_full(ready.mounted.root()) {
+                true => {
+                    drop(ready);
+                    None
+                }
+                false => self.keep_failed(vertex, exec, result.code, ready).await,
+            };
             return Err(SolveError::exit(vertex, result.code, message, hint, kept));
         }
         let Ready { mounted, mut chain, held, .. } = ready;

@@ -167,6 +167,14 @@ pub(super) const KEYS: &[Key] = &[
     own("steps.cpuset-cpus", "\"0-1\"", "all", "`--cpuset-cpus`, `--resource`", "processors that steps run on"),
     own("steps.cpuset-mems", "\"0\"", "all", "`--cpuset-mems`, `--resource`", "memory nodes that they use"),
     own(
+        "unpack.max-size",
+        "\"16g\"",
+        "64g",
+        "",
+        "bytes that one layer, or one archive of ADD, may unpack to; beyond it is taken for a bomb and refused",
+    ),
+    own("unpack.max-entries", "1000000", "16000000", "", "files, directories and links that it may have"),
+    own(
         "log.step-max-size",
         "1048576",
         "2097152",

@@ -21,6 +21,7 @@ use super::devices::CdiConfig;
 use super::errors::Failure;
 use super::settings::{self, usage};
 use super::{caches, grammar, outputs, worker};
+use crate::archive::UnpackLimits;
 use crate::base::FaultKind;
 use crate::base::duration::parse_span;
 use crate::build::record::HistoryLimits;
@@ -49,6 +50,8 @@ pub struct Config {
     pub steps: StepOptions,
     /// `[cdi]`
     pub cdi: CdiConfig,
+    /// `[unpack]`
+    pub unpack: UnpackLimits,
     /// `[log]`
     pub log: LogLimits,
     /// `[history]`
@@ -214,6 +217,14 @@ impl Config {
             self.steps.timeout = Some(found.read(|text| parse_span(text))?);
         }
         steps.finish()?;
+        let mut unpack = top.table("unpack")?;
+        if let Some(found) = unpack.quantity("max-size")? {
+            self.unpack.bytes = found.read(|text| grammar::bytes(text))?;
+        }
+        if let Some(found) = unpack.number("max-entries")? {
+            self.unpack.entries = found.read(|n| u64::try_from(*n).map_err(|_| "expected a number of entries"))?;
+        }
+        unpack.finish()?;
         let mut log = top.table("log")?;
         let mut limit = |key| match log.number(key)? {
             Some(found) if found.value < -1 => Err(found.wrong("expected bytes, or -1 for all")),

@@ -111,6 +111,7 @@ fn every_key_of_the_reference_is_read() {
     assert_eq!(config.notices, Vec::<String>::new());
     assert_eq!(config.root.as_deref(), Some(Path::new("/var/lib/rbuild")));
     assert_eq!(config.build.ulimit, ["nofile=1024:4096"]);
+    assert_eq!((config.unpack.bytes, config.unpack.entries), (16 << 30, 1_000_000));
     assert_eq!(config.steps.timeout, Some(Duration::from_secs(7200)));
     assert_eq!((config.steps.resources.memory, config.steps.resources.processes), (Some(4 << 30), Some(4096)));
     assert_eq!((config.steps.resources.cpu_quota, config.steps.resources.memory_swap), (Some(150_000), Some(6 << 30)));
