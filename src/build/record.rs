@@ -290,19 +290,12 @@ impl BuildRecord {
         (self.steps.len(), done, count(|o| *o == Outcome::Cached))
     }
 
-    /// The journal of a record, for somebody else's store: without the failed step, whose layers stay here.
+    /// The journal of a record, for somebody else's store.
     ///
     /// # Errors
     /// If it cannot be read.
     pub fn portable_journal(&self) -> Result<String, StoreError> {
-        let mut out = String::new();
-        for line in self.kept.journal()?.lines() {
-            if !matches!(serde_json::from_str(line), Ok(Entry::Failed(_))) {
-                out.push_str(line);
-                out.push('\n');
-            }
-        }
-        Ok(out)
+        Ok(without_failure(&self.kept.journal()?))
     }
 
     /// What happened, for a progress display. The times of the lines of a step's log are not known: they come when the
@@ -374,10 +367,28 @@ pub fn records(store: &Store) -> Result<Vec<BuildRecord>, StoreError> {
     store.builds()?.into_iter().filter_map(|kept| BuildRecord::read(kept).transpose()).collect()
 }
 
-/// What a journal says that came from elsewhere: the build's ID, when it began, and the numbers of its logs. `None` for
-/// what is no journal.
+/// A journal without the failed step: its layers are nobody else's, and nobody else says what `rbuild debug` runs here.
+fn without_failure(journal: &str) -> String {
+    let stays = |line: &&str| !matches!(serde_json::from_str(line), Ok(Entry::Failed(_)));
+    journal.lines().filter(stays).flat_map(|line| [line, "\n"]).collect()
+}
+
+/// A journal that came from elsewhere.
+#[derive(Debug)]
+pub struct ForeignJournal {
+    /// The build's ID.
+    pub id: String,
+    /// When it began.
+    pub begun: SystemTime,
+    /// The numbers of its logs.
+    pub logs: Vec<u32>,
+    /// What may be kept of it.
+    pub text: String,
+}
+
+/// Reads a journal that came from elsewhere; `None` for what is none.
 #[must_use]
-pub fn foreign_journal(text: &str) -> Option<(String, SystemTime, Vec<u32>)> {
+pub fn foreign_journal(text: &str) -> Option<ForeignJournal> {
     let entries = text.lines().filter_map(|line| serde_json::from_str::<Entry>(line).ok());
     let (mut head, mut logs) = (None, Vec::new());
     for entry in entries {
@@ -388,7 +399,7 @@ pub fn foreign_journal(text: &str) -> Option<(String, SystemTime, Vec<u32>)> {
         }
     }
     let head = head.filter(|head: &Head| !head.id.is_empty())?;
-    Some((head.id, head.started.into(), logs))
+    Some(ForeignJournal { id: head.id, begun: head.started.into(), logs, text: without_failure(text) })
 }
 
 /// Forgets a build, and what is kept of its failed step. One that runs stays; whether it is gone.
@@ -544,6 +555,18 @@ mod tests {
         assert_eq!(all[0].steps[1].completed.as_ref().map(|c| &c.1), Some(&Outcome::Failed("it broke".into())));
         assert!(forget(&store, &all[1]).expect("forgets"));
         assert_eq!(records(&store).expect("reads").len(), 1);
+    }
+
+    // What is run by `rbuild debug` is never what an archive says.
+    #[test]
+    fn b8_08_a_journal_from_elsewhere_has_no_failed_step() {
+        let failed = r#"{"failed":{"name":"RUN x","code":1,"written":"l1","op":"","chains":[["l1"]]}}"#;
+        assert!(matches!(serde_json::from_str(failed), Ok(Entry::Failed(_))), "it is one");
+        let head = Head { id: "abc".into(), started: Timestamp::now(), ..Head::default() };
+        let head = serde_json::to_string(&Entry::Head(head)).expect("writes");
+        let read = foreign_journal(&format!("{head}\n{failed}\n")).expect("is a journal");
+        assert_eq!((read.id.as_str(), read.text.as_str()), ("abc", format!("{head}\n").as_str()));
+        assert!(foreign_journal(failed).is_none());
     }
 
     // SPEC B8.08

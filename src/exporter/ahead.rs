@@ -17,7 +17,7 @@ use crate::base::events::Outcome;
 use crate::base::{Digest, Event, Events};
 use crate::oci::{Reference, media_type};
 use crate::registry::Client;
-use crate::solver::Ready;
+use crate::solver::LayersReady;
 use crate::source::image::ImageSource;
 use crate::store::{LayerId, Store};
 
@@ -78,7 +78,7 @@ impl Ahead {
 
     /// Who is to be told when a chain's layers are ready: the chain, and whether it is a base image.
     #[must_use]
-    pub fn listener(&self) -> Ready {
+    pub fn listener(&self) -> LayersReady {
         let finished = self.finished.clone();
         Arc::new(move |chain, base| drop(finished.send(Finished { chain: chain.to_vec(), base })))
     }

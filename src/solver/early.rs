@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::sync::mpsc::{Sender, channel};
 
-use super::{Ready, Solved, Solver, Tree, lock};
+use super::{LayersReady, Solved, Solver, Tree, lock};
 use crate::archive::LayerOptions;
 use crate::base::Digest;
 use crate::llb::op::Kind;
@@ -46,7 +46,7 @@ type Job = (Vec<LayerId>, bool);
 pub(super) struct Packer(Sender<Job>);
 
 impl Packer {
-    fn start(store: Store, options: LayerOptions, ready: Option<Ready>) -> Option<Self> {
+    fn start(store: Store, options: LayerOptions, ready: Option<LayersReady>) -> Option<Self> {
         let (sender, jobs) = channel::<Job>();
         let work = move || {
             // Where that is refused, it competes with the steps.

@@ -107,13 +107,8 @@ impl Solver {
             let message = run::failure_text(&ready.meta, &result);
             let hint = run::failure_hint(&result, ready.mounted.root());
             // What filled the disk is not kept there: the next build needs the room.
-            let kept = match run::is_full(ready.mounted.root()) {
-                true => {
-                    drop(ready);
-                    None
-                }
-                false => self.keep_failed(vertex, exec, result.code, ready).await,
-            };
+            let full = run::is_full(ready.mounted.root());
+            let kept = if full { None } else { self.keep_failed(vertex, exec, result.code, ready).await };
             return Err(SolveError::exit(vertex, result.code, message, hint, kept));
         }
         let Ready { mounted, mut chain, held, .. } = ready;

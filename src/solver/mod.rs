@@ -54,7 +54,7 @@ pub struct Secrets {
 }
 
 /// Who wants to know when the layers of a chain are ready; the flag says that the chain is a base image.
-pub type Ready = Arc<dyn Fn(&[LayerId], bool) + Send + Sync>;
+pub type LayersReady = Arc<dyn Fn(&[LayerId], bool) + Send + Sync>;
 
 /// Everything a solver works with.
 pub struct Environment {
@@ -85,7 +85,7 @@ pub struct Environment {
     /// How the outputs want layers as blobs; `None` if they want directories, or nothing.
     pub layers: Option<LayerOptions>,
     /// Told of chains of the result, as soon as their layers are blobs.
-    pub ready: Option<Ready>,
+    pub ready: Option<LayersReady>,
     /// What is built, as far as steps of earlier builds are compared with these.
     pub project: String,
     /// Caches of other machines (SPEC B4).

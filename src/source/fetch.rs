@@ -14,7 +14,7 @@ use super::{ImageSource, SourceError};
 use crate::base::{Digest, Events, FaultKind};
 use crate::oci::{Descriptor, Reference};
 use crate::registry::{Client, Progress, no_progress};
-use crate::store::{Ahead, BlobWriter, LayerId, RemoteBlob, StoreError, Unpacked, Unpacking};
+use crate::store::{BlobWriter, LayerId, RemoteBlob, StoreError, ToUnpack, Unpacked, Unpacking};
 
 /// The host under which the store remembers that a layer's blob is in an OCI layout; the repository is the layout's
 /// path. No registry can have this name, since a host without dot and port is not one.
@@ -104,9 +104,9 @@ impl ImageSource {
         let (needed, mut unpacking) = self
             .blocking(move |store| {
                 let unpacking = match store.unpack_ahead(&chain, told)? {
-                    Ahead::Nothing => return Ok((Vec::new(), None)),
-                    Ahead::Mount => None,
-                    Ahead::Layers(unpacking) => Some(unpacking),
+                    ToUnpack::Nothing => return Ok((Vec::new(), None)),
+                    ToUnpack::Mount => None,
+                    ToUnpack::Layers(unpacking) => Some(unpacking),
                 };
                 Ok((store.blobs_needed(&chain)?, unpacking))
             })

@@ -344,6 +344,12 @@ mod tests {
         assert!(layout.blobs().join("sha256").is_dir());
         let left: Vec<_> = fs::read_dir(layout.tmp()).expect("lists").collect();
         assert!(left.is_empty(), "{left:?}");
+        let tmp = File::open(layout.tmp()).expect("opens");
+        if rustix::fs::fstatfs(&tmp).expect("examines").f_type == EXT4_MAGIC {
+            assert!(rustix::fs::ioctl_getflags(&tmp).expect("reads flags").contains(IFlags::TOPDIR));
+        } else {
+            crate::store::testing::skip("the place of new directories: not on ext4 here");
+        }
     }
 
     #[test]

@@ -69,7 +69,7 @@ pub use policy::{GcCaps, GcPolicy, GcRule, Space};
 pub use record::{CacheRecord, KeyLock};
 pub use reset::reset;
 pub use stub::Stub;
-pub use unpack::{Ahead, Unpacked, Unpacking};
+pub use unpack::{ToUnpack, Unpacked, Unpacking};
 pub use usage::{Filter, UsageKind, UsageRecord};
 
 use layout::Layout;

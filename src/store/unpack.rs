@@ -57,7 +57,7 @@ enum Progress {
 }
 
 /// What of a chain is still to be unpacked.
-pub enum Ahead {
+pub enum ToUnpack {
     /// Nothing.
     Nothing,
     /// Something, which only the mount can do.
@@ -71,9 +71,9 @@ impl Store {
     ///
     /// # Errors
     /// If the metadata cannot be read.
-    pub fn unpack_ahead(&self, chain: &[LayerId], told: Unpacked) -> Result<Ahead, StoreError> {
+    pub fn unpack_ahead(&self, chain: &[LayerId], told: Unpacked) -> Result<ToUnpack, StoreError> {
         if !self.snapshotter()?.per_layer() {
-            return Ok(Ahead::Mount);
+            return Ok(ToUnpack::Mount);
         }
         let chain = without_repetitions(chain);
         let mut layers = Vec::with_capacity(chain.len());
@@ -84,12 +84,12 @@ impl Store {
             });
         }
         if !layers.iter().any(|layer| matches!(layer, Progress::Missing)) {
-            return Ok(Ahead::Nothing);
+            return Ok(ToUnpack::Nothing);
         }
         let state = State { layers, expected: HashSet::new(), arriving: HashMap::new() };
         let shared =
             Arc::new(Shared { store: self.clone(), chain, state: Mutex::new(state), changed: Condvar::new(), told });
-        Ok(Ahead::Layers(Unpacking { shared, threads: Vec::new() }))
+        Ok(ToUnpack::Layers(Unpacking { shared, threads: Vec::new() }))
     }
 }
 

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::export::{JOURNAL, LOG, RECORD};
 use crate::base::{Digest, FaultKind};
-use crate::build::record::{self, BuildRecord};
+use crate::build::record::{self, BuildRecord, ForeignJournal};
 use crate::cli::args::ImportBuilds;
 use crate::cli::errors::Failure;
 use crate::cli::image_commands::usage;
@@ -31,13 +31,14 @@ pub(super) fn import(store: &Store, known: &[BuildRecord], args: &ImportBuilds) 
     }
     for (path, archive) in archives {
         for build in archive.builds().map_err(|why| usage(format!("cannot import {}: {why}", path.display())))? {
-            if known.iter().any(|record| record.head.id == build.id) {
+            if known.iter().any(|record| record.head.id == build.journal.id) {
                 use std::io::Write as _;
-                let _ = writeln!(io::stderr(), "notice: build {} is here already", build.id);
+                let _ = writeln!(io::stderr(), "notice: build {} is here already", build.journal.id);
                 continue;
             }
-            store.import_build(build.begun, &build.journal, &build.logs).map_err(|e| store_failure(&e))?;
-            crate::cli::print(&format!("{}\n", build.id))?;
+            let journal = &build.journal;
+            store.import_build(journal.begun, &journal.text, &build.logs).map_err(|e| store_failure(&e))?;
+            crate::cli::print(&format!("{}\n", journal.id))?;
         }
     }
     Ok(0)
@@ -45,9 +46,7 @@ pub(super) fn import(store: &Store, known: &[BuildRecord], args: &ImportBuilds) 
 
 /// A build that is to be taken over.
 struct Imported {
-    id: String,
-    begun: std::time::SystemTime,
-    journal: String,
+    journal: ForeignJournal,
     logs: Vec<(u32, Vec<u8>)>,
 }
 
@@ -99,16 +98,16 @@ impl Archive {
         let of = |kind: &'static str| layers.iter().filter(move |layer| layer["mediaType"] == kind);
         let journal = of(JOURNAL).next().ok_or("a build has no journal: it was exported by an older rbuild")?;
         let journal = std::str::from_utf8(self.blob(journal)?).map_err(|e| format!("a journal: {e}"))?;
-        let (id, begun, numbers) = record::foreign_journal(journal).ok_or("a journal does not say whose it is")?;
+        let journal = record::foreign_journal(journal).ok_or("a journal does not say whose it is")?;
         let mut logs = Vec::new();
         for layer in of(LOG) {
             let title = layer["annotations"]["org.opencontainers.image.title"].as_str().unwrap_or_default();
             let number = title.strip_suffix(".log.zst").and_then(|number| number.parse().ok());
-            if let Some(number) = number.filter(|number| numbers.contains(number)) {
+            if let Some(number) = number.filter(|number| journal.logs.contains(number)) {
                 logs.push((number, self.blob(layer)?.to_vec()));
             }
         }
-        Ok(Imported { id, begun, journal: journal.to_owned(), logs })
+        Ok(Imported { journal, logs })
     }
 
     fn blob(&self, descriptor: &Value) -> Result<&[u8], String> {

@@ -216,6 +216,28 @@ fn c9_05_the_least_recently_used_go_first_until_it_fits() {
     assert_eq!(store.usual_cap().expect("asks"), limits, "fixed at the first use");
 }
 
+// SPEC C9.05: a build that wrote nothing but what its steps said makes the store larger, too.
+#[test]
+fn c9_05_logs_alone_start_a_collection() {
+    let (_dir, store) = store();
+    store.sync().expect("syncs");
+    for said in [false, true] {
+        let history = store.build_history();
+        history.note("{}").expect("writes");
+        if said {
+            history.step_log().expect("opens").write(&[b'x'; 1 << 16]).expect("writes");
+        }
+        drop(history);
+        let policy = GcPolicy::Usual(GcCaps {
+            max_used: Some(Space::Bytes(1)),
+            reserved: Some(Space::Bytes(0)),
+            ..GcCaps::default()
+        });
+        store.clone().retire().expect("retires").run(&policy).expect("collects");
+        assert_eq!(store.builds().expect("lists").is_empty(), said);
+    }
+}
+
 // SPEC N2.07: not the 60 % that pages of BuildKit speak of.
 #[test]
 fn n2_07_the_usual_cap_is_four_fifths_of_the_space() {

@@ -11,7 +11,7 @@ use crate::base::{ChainId, Digest};
 use crate::oci::Descriptor;
 use crate::oci::media_type::{Codec, OCI_LAYER_GZIP};
 use crate::store::testing::{open, overlay_store, skip, store};
-use crate::store::{Ahead, LayerId, MountRequest, SnapshotterChoice, Store, StoreError, Stub, Unpacking};
+use crate::store::{LayerId, MountRequest, SnapshotterChoice, Store, StoreError, Stub, ToUnpack, Unpacking};
 
 pub(super) const WRITABLE: MountRequest = MountRequest { writable: true, stubs: Vec::new() };
 pub(super) const READ_ONLY: MountRequest = MountRequest { writable: false, stubs: Vec::new() };
@@ -354,7 +354,7 @@ fn blobs_to_come(store: &Store, chain: &[LayerId]) -> Vec<(Digest, Vec<u8>)> {
 }
 
 fn unpacking(store: &Store, chain: &[LayerId], expected: &[(Digest, Vec<u8>)]) -> Unpacking {
-    let Ahead::Layers(mut unpacking) = store.unpack_ahead(chain, Arc::new(|_, _| {})).expect("asks") else {
+    let ToUnpack::Layers(mut unpacking) = store.unpack_ahead(chain, Arc::new(|_, _| {})).expect("asks") else {
         panic!("there is something to unpack")
     };
     unpacking.begin(expected.iter().map(|(digest, _)| digest.clone()));
@@ -389,7 +389,7 @@ fn layers_are_unpacked_while_they_arrive_in_any_order() {
     unpacking.finish();
     assert!(store.is_materialised(&chain).expect("asks"), "the mount has nothing left to do");
     let again = store.unpack_ahead(&chain, Arc::new(|_, _| {})).expect("asks");
-    assert!(matches!(again, Ahead::Nothing));
+    assert!(matches!(again, ToUnpack::Nothing));
     assert_eq!(listing(store.mount(&chain, &READ_ONLY).expect("mounts").root()), expected);
 }
 
