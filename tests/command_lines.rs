@@ -91,6 +91,8 @@ const LINES: &[(&str, &[After])] = &[
     ("docker tag quiet HOST/tagged:1", &[]),
     ("docker push HOST/tagged:1", &[Pushed("tagged:1")]),
     ("docker pull HOST/gha:1", &[]),
+    ("docker buildx imagetools create -t HOST/again:1 HOST/gha:1", &[Pushed("again:1")]),
+    ("docker buildx imagetools inspect HOST/again:1", &[Says("Name: ")]),
     ("docker image inspect quiet", &[Says("[")]),
     ("docker save -o out/saved.tar quiet", &[File("out/saved.tar")]),
     ("docker load -i out/saved.tar", &[]),
@@ -98,7 +100,6 @@ const LINES: &[(&str, &[After])] = &[
     ("docker logout HOST", &[]),
     // What is refused says so, by name.
     ("docker buildx bake --push", &[Refused(2, "bake")]),
-    ("docker buildx imagetools create -t HOST/a HOST/b", &[Refused(2, "imagetools")]),
     ("docker buildx build --attest=type=sbom -t x .", &[Refused(2, "--attest type=sbom")]),
     ("docker buildx build --push .", &[Refused(2, "tag is needed when pushing to registry")]),
     ("docker buildx build -t x", &[Refused(2, "context")]),

@@ -20,6 +20,7 @@ mod engine;
 pub mod errors;
 pub mod grammar;
 mod image_commands;
+mod imagetools;
 mod info;
 mod login;
 mod metadata;

@@ -5,6 +5,7 @@
 //! | `rbuild .` | `rbuild build .` |
 //! | `rbuild buildx build .`, `rbuild image build .`, `rbuild builder build .` | `rbuild build .` |
 //! | `rbuild buildx ls` and others about builders | `rbuild builder ls` |
+//! | `rbuild buildx imagetools …` | `rbuild imagetools …` |
 //! | `rbuild buildx history …` | `rbuild builds …` |
 //! | `rbuild buildctl build --local …`, a program called `buildctl` | `rbuild build …` ([`super::buildctl`]) |
 //! | a program called `docker-buildx` | `rbuild buildx …`: Docker's plugin protocol ([`super::builders`]) |
@@ -25,6 +26,7 @@ const COMMANDS: &[&str] = &[
     "docs",
     "doctor",
     "images",
+    "imagetools",
     "ls",
     "pull",
     "push",
@@ -51,7 +53,7 @@ const COMMANDS: &[&str] = &[
 ];
 
 /// What `buildx` and `builder` have in common with us under the same name.
-const SHARED: &[&str] = &["build", "b", "du", "prune"];
+const SHARED: &[&str] = &["build", "b", "du", "imagetools", "prune"];
 
 /// What `buildx` says about builders.
 const BUILDERS: &[&str] = &["create", "use", "ls", "inspect", "rm", "stop", "version", "install", "uninstall"];
@@ -223,6 +225,7 @@ mod tests {
             ("rbuild image rm x", "rbuild rm x"),
             ("rbuild image", "rbuild build image"),
             ("rbuild buildx ls", "rbuild builder ls"),
+            ("rbuild buildx imagetools inspect x", "rbuild imagetools inspect x"),
             ("rbuild buildx history logs ^1", "rbuild builds logs ^1"),
             ("rbuild container run x", "rbuild run x"),
             ("rbuild buildx --help", "rbuild --help"),

@@ -73,13 +73,21 @@ pub(super) fn rows(
 /// # Errors
 /// As [`rows`].
 pub(super) fn template(text: &str, value: &Value) -> Result<String, Failure> {
+    render(text, go(value), json)
+}
+
+/// As [`template`], over what is more than data: `json` says what that function prints.
+///
+/// # Errors
+/// As [`rows`].
+pub(super) fn render(text: &str, value: Go, json: gtmpl::Func) -> Result<String, Failure> {
     let fail = |e: &dyn std::fmt::Display| {
         let message = format!("--format: invalid template \"{text}\": {e}");
         Failure::new(FaultKind::Usage, message)
             .hint("fields are those of --format json, e.g. '{{.Name}}' or '{{json .}}'")
     };
     let mut template = gtmpl::Template::default();
-    let functions: [(&str, gtmpl::Func); 7] = [
+    let functions: [(&str, gtmpl::Func); 9] = [
         ("json", json),
         ("join", join),
         ("split", split),
@@ -87,12 +95,14 @@ pub(super) fn template(text: &str, value: &Value) -> Result<String, Failure> {
         ("upper", |a| text_of(a, str::to_uppercase)),
         ("title", |a| text_of(a, title)),
         ("trim", |a| text_of(a, |t| t.trim().to_owned())),
+        ("pad", pad),
+        ("truncate", truncate),
     ];
     for (name, function) in functions {
         template.add_func(name, function);
     }
     template.parse(unescape(text)).map_err(|e| fail(&e))?;
-    let text = template.render(&gtmpl::Context::from(go(value))).map_err(|e| fail(&e))?;
+    let text = template.render(&gtmpl::Context::from(value)).map_err(|e| fail(&e))?;
     // What Go prints for a field that does not exist; a script must not take it for data.
     if text.contains("<no value>") { Err(fail(&"it names a field that does not exist")) } else { Ok(text) }
 }
@@ -102,7 +112,7 @@ fn unescape(text: &str) -> String {
     text.replace("\\t", "\t").replace("\\n", "\n")
 }
 
-fn go(value: &Value) -> Go {
+pub(super) fn go(value: &Value) -> Go {
     match value {
         Value::Null => Go::String(String::new()),
         Value::Bool(b) => Go::Bool(*b),
@@ -117,7 +127,7 @@ fn go(value: &Value) -> Go {
     }
 }
 
-fn back(value: &Go) -> Value {
+pub(super) fn back(value: &Go) -> Value {
     match value {
         Go::Bool(b) => Value::Bool(*b),
         Go::String(s) => Value::String(s.clone()),
@@ -157,6 +167,31 @@ fn split(args: &[Go]) -> Result<Go, FuncError> {
     }
 }
 
+/// `pad TEXT BEFORE AFTER`: with so many spaces around it, as docker's templates have it.
+fn pad(args: &[Go]) -> Result<Go, FuncError> {
+    match args {
+        [Go::String(text), Go::Number(before), Go::Number(after)] => {
+            if text.is_empty() {
+                return Ok(Go::String(String::new()));
+            }
+            let spaces = |n: Option<u64>| " ".repeat(usize::try_from(n.unwrap_or(0)).unwrap_or(0).min(1000));
+            Ok(Go::String(format!("{}{text}{}", spaces(before.as_u64()), spaces(after.as_u64()))))
+        }
+        _ => Err(FuncError::Generic("pad takes a text and two numbers".into())),
+    }
+}
+
+/// `truncate TEXT LENGTH`: its first characters.
+fn truncate(args: &[Go]) -> Result<Go, FuncError> {
+    match args {
+        [Go::String(text), Go::Number(length)] => {
+            let length = usize::try_from(length.as_u64().unwrap_or(0)).unwrap_or(usize::MAX);
+            Ok(Go::String(text.chars().take(length).collect()))
+        }
+        _ => Err(FuncError::Generic("truncate takes a text and a number".into())),
+    }
+}
+
 fn text_of(args: &[Go], change: impl Fn(&str) -> String) -> Result<Go, FuncError> {
     match args {
         [Go::String(text)] => Ok(Go::String(change(text))),
@@ -187,6 +222,7 @@ mod tests {
             ("{{if .Big}}{{upper .Name}}{{else}}no{{end}}", "APP:1"),
             (r"{{.Name}}\t{{.Size}}", "app:1\t12"),
             ("{{len .Tags}}", "2"),
+            ("<{{pad .Name 1 2}}>{{truncate .Name 3}}", "< app:1  >app"),
         ] {
             assert_eq!(template(text, &row).map_err(|e| e.message).as_deref(), Ok(expected), "{text}");
         }

@@ -137,8 +137,15 @@ impl Annotations {
         self.0.iter().filter_map(|a| a.platform.as_ref()).find(|p| !platforms.contains(p))
     }
 
+    /// Whether there is one of a level.
+    #[must_use]
+    pub fn has(&self, level: Level) -> bool {
+        self.0.iter().any(|a| a.level == level)
+    }
+
     /// Those of a level, for a platform where it has one.
-    pub(super) fn of(&self, level: Level, platform: Option<&Platform>) -> BTreeMap<String, String> {
+    #[must_use]
+    pub fn of(&self, level: Level, platform: Option<&Platform>) -> BTreeMap<String, String> {
         let fits = |a: &&Annotation| a.level == level && (a.platform.is_none() || a.platform.as_ref() == platform);
         // What names a platform beats what does not (BuildKit merges in this order).
         let (general, special): (Vec<&Annotation>, Vec<&Annotation>) =

@@ -9,6 +9,7 @@ use rustix::fs::FlockOperation;
 use super::assembly::{Assembly, Document};
 use super::staging::{StagedFile, shown, write_stdout};
 use super::{Dest, ExportContext, ExportError, OutputKind, OutputSpec, Ready, blocking};
+use crate::base::digest::Hasher;
 use crate::base::{Digest, file};
 use crate::oci::layout::{MARKER, MARKER_NAME};
 use crate::oci::manifest::to_json_pretty;
@@ -183,41 +184,98 @@ impl StagedLayout {
             if fs::metadata(&path).is_ok_and(|m| m.len() == layer.size) {
                 continue;
             }
-            let mut source = content.store.open_blob(&layer.digest)?;
-            let temp = tempfile::Builder::new().prefix(".rbuild-").tempfile_in(&blobs);
-            let mut temp = temp.map_err(ExportError::io("create a file in", &blobs))?;
             // File to file: the kernel copies, or shares the extents where the file system can.
-            io::copy(&mut source, temp.as_file_mut()).map_err(ExportError::io("write", &path))?;
-            let mode = rustix::fs::Mode::from_raw_mode(0o666 & !file::umask());
-            rustix::fs::fchmod(temp.as_file(), mode).map_err(|e| ExportError::io("write", &path)(e.into()))?;
-            temp.persist(&path).map_err(|e| ExportError::io("rename to", &path)(e.error))?;
+            store_blob(&path, &mut content.store.open_blob(&layer.digest)?)?;
         }
         Ok(Self { dir, entries: content.entries, manifest })
     }
 
     /// Names the image in `index.json`; entries of the same name are replaced (SPEC C6.15).
     pub(super) fn publish(self) -> Result<(), ExportError> {
-        let write = |name: &str, bytes: &[u8]| {
-            let path = self.dir.join(name);
-            file::write_atomic(&path, bytes).map_err(ExportError::io("write", path))
-        };
-        // Two builds may add to one layout.
-        let lock = File::open(&self.dir).map_err(ExportError::io("open", &self.dir))?;
-        rustix::fs::flock(&lock, FlockOperation::LockExclusive)
-            .map_err(|e| ExportError::io("lock", &self.dir)(e.into()))?;
-        write(MARKER_NAME, MARKER)?;
-        if let Some(manifest) = &self.manifest {
-            write("manifest.json", manifest)?;
+        publish(&self.dir, &self.entries, self.manifest.as_deref())
+    }
+}
+
+/// Names what is in a layout directory in its `index.json`; entries of the same name are replaced (SPEC C6.15).
+///
+/// # Errors
+/// If a file cannot be written, or is no index.
+pub fn name(dir: &Path, entries: &[Descriptor]) -> Result<(), ExportError> {
+    publish(dir, entries, None)
+}
+
+fn publish(dir: &Path, entries: &[Descriptor], manifest: Option<&[u8]>) -> Result<(), ExportError> {
+    let write = |name: &str, bytes: &[u8]| {
+        let path = dir.join(name);
+        file::write_atomic(&path, bytes).map_err(ExportError::io("write", path))
+    };
+    // Two builds may add to one layout.
+    let lock = File::open(dir).map_err(ExportError::io("open", dir))?;
+    rustix::fs::flock(&lock, FlockOperation::LockExclusive).map_err(|e| ExportError::io("lock", dir)(e.into()))?;
+    write(MARKER_NAME, MARKER)?;
+    if let Some(manifest) = manifest {
+        write("manifest.json", manifest)?;
+    }
+    let mut index = read_index(&dir.join("index.json"))?;
+    index.manifests.retain(|old| {
+        let replaced =
+            |new: &Descriptor| name_of(new) == name_of(old) && (name_of(new).is_some() || new.digest == old.digest);
+        !entries.iter().any(replaced)
+    });
+    index.manifests.extend_from_slice(entries);
+    write("index.json", &to_json_pretty(&index))
+}
+
+/// What an entry of `index.json` is found by.
+fn name_of(entry: &Descriptor) -> Option<&String> {
+    ["io.containerd.image.name", "org.opencontainers.image.ref.name"].iter().find_map(|key| entry.annotations.get(*key))
+}
+
+/// Whether a layout directory has a blob.
+#[must_use]
+pub fn has_blob(dir: &Path, digest: &Digest) -> bool {
+    dir.join(blob_path(digest)).is_file()
+}
+
+/// Writes a blob into a layout directory, which is made where it is not there; verified.
+///
+/// # Errors
+/// If it cannot be written, or has another digest.
+pub fn put_blob(dir: &Path, digest: &Digest, source: &mut impl io::Read) -> Result<(), ExportError> {
+    let path = dir.join(blob_path(digest));
+    let parent = path.parent().unwrap_or(dir);
+    fs::create_dir_all(parent).map_err(ExportError::io("create", parent))?;
+    store_blob(&path, &mut Verified { source, hasher: digest.hasher(), digest })
+}
+
+/// Writes a file that is there whole or not at all.
+fn store_blob(path: &Path, source: &mut impl io::Read) -> Result<(), ExportError> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let temp = tempfile::Builder::new().prefix(".rbuild-").tempfile_in(dir);
+    let mut temp = temp.map_err(ExportError::io("create a file in", dir))?;
+    io::copy(source, temp.as_file_mut()).map_err(ExportError::io("write", path))?;
+    let mode = rustix::fs::Mode::from_raw_mode(0o666 & !file::umask());
+    rustix::fs::fchmod(temp.as_file(), mode).map_err(|e| ExportError::io("write", path)(e.into()))?;
+    temp.persist(path).map_err(|e| ExportError::io("rename to", path)(e.error))?;
+    Ok(())
+}
+
+/// A stream that fails at its end where it is not what it should be.
+struct Verified<'a, R> {
+    source: &'a mut R,
+    hasher: Hasher,
+    digest: &'a Digest,
+}
+
+impl<R: io::Read> io::Read for Verified<'_, R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let read = self.source.read(out)?;
+        if read > 0 || out.is_empty() {
+            self.hasher.update(&out[..read]);
+            return Ok(read);
         }
-        let mut index = read_index(&self.dir.join("index.json"))?;
-        let name = |d: &Descriptor| d.annotations.get("io.containerd.image.name").cloned();
-        index.manifests.retain(|old| {
-            let replaced =
-                |new: &Descriptor| name(new) == name(old) && (name(new).is_some() || new.digest == old.digest);
-            !self.entries.iter().any(replaced)
-        });
-        index.manifests.extend(self.entries.clone());
-        write("index.json", &to_json_pretty(&index))
+        let actual = std::mem::replace(&mut self.hasher, self.digest.hasher()).finish();
+        if actual == *self.digest { Ok(0) } else { Err(io::Error::other(format!("its digest is {actual}"))) }
     }
 }
 

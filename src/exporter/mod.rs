@@ -11,7 +11,7 @@ pub mod assembly;
 pub mod cache;
 mod files;
 pub mod image;
-mod layout;
+pub mod layout;
 mod load;
 pub mod mounts;
 mod push;

@@ -8,6 +8,7 @@ mod inspect;
 mod load;
 pub mod parts;
 mod publish;
+pub mod remote;
 mod run;
 mod save;
 mod transfer;

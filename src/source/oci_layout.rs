@@ -1,5 +1,7 @@
 //! Images in OCI layout directories: `oci-layout://PATH[:TAG][@DIGEST]` (SPEC B1.06, C2.02).
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -8,7 +10,8 @@ use super::SourceError;
 use super::document::{self, Image, MAX_DEPTH, Next};
 use crate::base::Digest;
 use crate::oci::layout::MARKER_NAME;
-use crate::oci::{Descriptor, Index, Platform, Reference};
+use crate::oci::manifest::{Document, parse_document};
+use crate::oci::{Descriptor, Index, Platform, Reference, media_type};
 
 /// The largest document that is read.
 const MAX_DOCUMENT: u64 = 32 << 20;
@@ -58,6 +61,43 @@ impl Layout {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The same directory at a digest.
+    #[must_use]
+    pub fn at(&self, digest: Digest) -> Self {
+        Self { digest: Some(digest), ..self.clone() }
+    }
+
+    /// How an entry of `index.json` says that it has the tag.
+    #[must_use]
+    pub fn names(&self) -> BTreeMap<String, String> {
+        BTreeMap::from([(REF_NAME.to_owned(), self.tag.clone())])
+    }
+
+    /// The file of a blob.
+    #[must_use]
+    pub fn blob_path(&self, digest: &Digest) -> PathBuf {
+        blob_path(&self.path, digest)
+    }
+
+    /// The manifest or index that is meant, with its exact bytes.
+    ///
+    /// # Errors
+    /// If the directory is no layout, or has nothing of the tag or digest.
+    pub fn root(&self) -> Result<(Descriptor, Vec<u8>), SourceError> {
+        self.check()?;
+        let digest = match &self.digest {
+            Some(digest) => digest.clone(),
+            None => self.find()?,
+        };
+        let bytes = self.blob(&digest)?;
+        let kind = match parse_document(&bytes, "") {
+            Ok(Document::Index(index)) => said(index.media_type, media_type::OCI_INDEX),
+            Ok(Document::Manifest(manifest)) => said(manifest.media_type, media_type::OCI_MANIFEST),
+            Err(e) => return Err(self.fail(format!("{digest}: {e}"))),
+        };
+        Ok((Descriptor::new(kind, digest, bytes.len() as u64), bytes))
     }
 
     /// Reads the image for a platform.
@@ -132,7 +172,10 @@ impl Layout {
     }
 
     /// A small blob, verified.
-    fn blob(&self, digest: &Digest) -> Result<Vec<u8>, SourceError> {
+    ///
+    /// # Errors
+    /// If it is not there, or is another.
+    pub fn blob(&self, digest: &Digest) -> Result<Vec<u8>, SourceError> {
         let path = blob_path(&self.path, digest);
         let fail = |source| SourceError::Io { path: path.clone(), source };
         let mut bytes = Vec::new();
@@ -145,6 +188,18 @@ impl Layout {
             return Err(SourceError::Corrupt { what, expected: digest.clone(), actual });
         }
         Ok(bytes)
+    }
+}
+
+/// The type that a document has of itself, or else by what it is.
+fn said(own: String, usual: &str) -> String {
+    if own.is_empty() { usual.to_owned() } else { own }
+}
+
+impl fmt::Display for Layout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "oci-layout://{}:{}", self.path.display(), self.tag)?;
+        self.digest.as_ref().map_or(Ok(()), |digest| write!(f, "@{digest}"))
     }
 }
 
