@@ -3,6 +3,7 @@
 //! Runs the front end, solves its graph and hands the result to the exporters. One [`Builder`] serves a whole
 //! invocation, so that several requests share work.
 
+mod attest;
 mod caches;
 mod inputs;
 pub mod record;
@@ -13,6 +14,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
+use jiff::Timestamp;
 use tokio::sync::OnceCell;
 
 use crate::base::events::Outcome;
@@ -32,6 +34,7 @@ use crate::source::Sources;
 use crate::source::image::ImageSource;
 use crate::store::Store;
 
+pub use attest::Attest;
 pub use inputs::{DockerfileAt, Inputs, MAX_DOCKERFILE, MainContext, Stream};
 
 /// What to build.
@@ -72,6 +75,8 @@ pub struct BuildRequest {
     pub cache_patience: Duration,
     /// Caches to write.
     pub cache_to: Vec<ExportSpec>,
+    /// What to say about it.
+    pub attest: Attest,
 }
 
 /// What steps may have beyond the sandbox (SPEC B2.02).
@@ -114,6 +119,8 @@ pub struct BuildReport {
     pub id: String,
     /// One per output that makes an image.
     pub exports: Vec<ExportReport>,
+    /// How each platform's result came to be, if the request wanted to know (SPEC B2.16).
+    pub provenance: Vec<(Platform, serde_json::Value)>,
 }
 
 /// Why a build failed.
@@ -177,7 +184,8 @@ impl Builder {
     pub async fn build(&self, request: &BuildRequest) -> Result<BuildReport, BuildError> {
         let multi = request.multi_platform || request.platforms.len() > 1;
         for output in &request.outputs {
-            output.check_platforms(multi).map_err(|e| ExportError::Usage(e.0))?;
+            let index = output.has_index(multi, &request.attest.asked);
+            output.check_index(index).map_err(|e| ExportError::Usage(e.0))?;
         }
         let ahead = Ahead::start(&self.store, &self.client, &self.images, &self.events, &request.outputs);
         let solver = self.solver(request, ahead.as_ref());
@@ -195,6 +203,7 @@ impl Builder {
         solver: &Arc<Solver>,
         multi: bool,
     ) -> Result<BuildReport, BuildError> {
+        let began = Timestamp::now();
         let targets: Vec<Option<Platform>> = match request.platforms.as_slice() {
             [] => vec![None],
             several => several.iter().cloned().map(Some).collect(),
@@ -221,8 +230,8 @@ impl Builder {
             epoch,
             threads: self.threads,
         };
-        let exports = loop {
-            let made = self.deliver(request, solver, &graphs, &fronts, multi, &context).await;
+        let (exports, provenance) = loop {
+            let made = self.deliver(request, solver, &graphs, &fronts, began, &context).await;
             match made {
                 // A layer that a cache promised: the result is made again without it.
                 Err(_) if !self.cancel.is_cancelled() && solver.forget_lost().await? => {}
@@ -231,7 +240,7 @@ impl Builder {
         };
         solver.end_imports().await;
         self.export_caches(request, solver, &graphs, &context).await?;
-        Ok(BuildReport { id: request.id.clone(), exports })
+        Ok(BuildReport { id: request.id.clone(), exports, provenance })
     }
 
     /// Says which checks failed, each once: every platform finds the same ones again.
@@ -302,29 +311,36 @@ impl Builder {
         solver: &Arc<Solver>,
         graphs: &[Arc<Graph>],
         fronts: &[FrontendResult],
-        multi: bool,
+        began: Timestamp,
         context: &ExportContext<'_>,
-    ) -> Result<Vec<ExportReport>, BuildError> {
+    ) -> Result<(Vec<ExportReport>, Vec<(Platform, serde_json::Value)>), BuildError> {
         let solving = try_join_all(graphs.iter().map(|graph| solver.solve(graph)));
         // A push that will be refused is known before a long build, not after it.
         let solved = self.while_allowed(request, solving).await;
         solver.save_hints();
         solver.save_explanations(graphs).await;
         let mut images = Vec::new();
+        let mut provenance = Vec::new();
         for ((tree, front), graph) in solved?.into_iter().zip(fronts).zip(graphs) {
             let Tree::Layers(chain) = tree else {
                 return Err(BuildError::Internal("the result is a local directory".into()));
             };
             let mut config = front.config.clone();
             caches::inline(request, solver, graph, &mut config).await?;
+            let told = self.tell(request, solver, graph, front, began).await?;
+            let reported = told.provenance.filter(|_| request.attest.report);
+            provenance.extend(reported.map(|told| (front.platform.clone(), told.predicate(&|_| None))));
             images.push(ImageResult {
                 platform: front.platform.clone(),
                 chain,
                 config,
                 base_layers: front.base_layers,
+                attestations: told.attestations,
             });
         }
-        Ok(exporter::export(context, &BuildResult { images, multi }, &request.outputs).await?)
+        let multi = request.multi_platform || request.platforms.len() > 1;
+        let exports = exporter::export(context, &BuildResult { images, multi }, &request.outputs).await?;
+        Ok((exports, provenance))
     }
 
     /// Waits for `work`, and stops it early if a registry says that the push at the end will not be allowed.

@@ -3,6 +3,7 @@
 //! Modules import from strictly lower layers only; `tests/architecture.rs` enforces it. See `docs/ARCHITECTURE.md`.
 
 pub mod archive;
+pub mod attest;
 pub mod base;
 pub mod build;
 pub mod cache;

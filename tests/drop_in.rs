@@ -202,15 +202,18 @@ fn b3_07_without_an_output_everything_is_built_and_only_cached() {
     bench.build(&["-o", "type=cacheonly"]).fails(4, &["missing"]);
 }
 
-// SPEC B3.08, B3.10, C6.13
+// SPEC B3.08, B3.10, C8.03
 #[test]
 fn b3_08_what_has_no_meaning_here_is_refused_by_name() {
     let bench = copies();
     for (output, why) in [
         ("type=moby", "type=moby is how dockerd talks to itself; type=docker loads into it"),
         ("type=image,name=*", "name=* has no meaning"),
-        ("type=image,name=a,attestation-inline=true", "attestation-inline=true\" is not supported yet"),
-        ("type=local,dest=x,attestation-prefix=p.", "attestation-prefix=p.\" is not supported yet"),
+        (
+            "type=image,name=a,oci-artifact=true,oci-mediatypes=false",
+            "oci-artifact=true conflicts with oci-mediatypes=false",
+        ),
+        ("type=local,dest=x,attestation-prefix=p/", "attestation-prefix \"p/\" has a slash"),
     ] {
         bench.build(&["-o", output]).fails(2, &[why]);
     }

@@ -347,11 +347,12 @@ fn names_by_digest() {
 #[test]
 fn e3_11_an_unchanged_image_is_pushed_with_three_requests() {
     let registry = FakeRegistry::start();
-    let bench = Bench::new();
+    let bench = Bench::new().with_default_attestations();
     copies(&bench);
     let tag = format!("{}/app:1", registry.host());
     bench.build(&["--platform=linux/amd64,linux/arm64", "-t", &tag, "--push"]).ok();
-    assert_eq!(registry.count("PUT", "/manifests/"), 3, "two images, then the index");
+    let puts = registry.count("PUT", "/manifests/");
+    assert_eq!(puts, 5, "two images, their provenance, then the index");
     let order: Vec<String> =
         registry.requests().iter().filter(|r| r.method == "PUT").map(|r| r.target.clone()).collect();
     assert!(order.last().unwrap().ends_with("/manifests/1"), "the tag comes last: {order:?}");
@@ -367,7 +368,7 @@ fn e3_11_an_unchanged_image_is_pushed_with_three_requests() {
 fn e3_11_an_unchanged_image_is_pushed_with_three_requests_that_carry_a_token() {
     let registry = FakeRegistry::start();
     registry.set_auth(Auth::Token(Tokens { anonymous_pull: false, ..Tokens::default() }));
-    let bench = Bench::new();
+    let bench = Bench::new().with_default_attestations();
     copies(&bench);
     let tag = format!("{}/app:1", registry.host());
     let push = || {

@@ -945,13 +945,13 @@ pub struct Build {
     #[arg(short = 'D', long, help_heading = "Messages")]
     pub debug: bool,
 
-    /// Attestations: only `false` is supported yet
+    /// What is said of how the image was built: false, true, or fields such as mode=max
     #[arg(long, value_name = "SPEC", hide = true)]
     pub provenance: Option<String>,
     /// Attestations: only `false` is supported yet
     #[arg(long, value_name = "SPEC", hide = true)]
     pub sbom: Option<String>,
-    /// Attestations: only disabled ones are supported yet
+    /// What is said about the image: type=provenance,mode=…
     #[arg(long, value_name = "SPEC", hide = true)]
     pub attest: Vec<String>,
     /// There is one builder, built in

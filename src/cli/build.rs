@@ -311,7 +311,7 @@ fn done(settings: &BuildSettings, report: &BuildReport, findings: &[Warning]) ->
     }
     if let Some(path) = &settings.metadata_file {
         let wanted = super::settings::variable("BUILDX_METADATA_WARNINGS").is_some();
-        let text = super::metadata::metadata(report, if wanted { findings } else { &[] });
+        let text = super::metadata::metadata(report, settings.metadata_provenance, if wanted { findings } else { &[] });
         write(path, text.as_bytes())?;
     }
     if settings.quiet

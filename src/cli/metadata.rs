@@ -5,12 +5,27 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use serde_json::{Value, json};
 
+use crate::attest::options::Mode;
+use crate::attest::predicate::shorten;
 use crate::base::events::Warning;
 use crate::build::BuildReport;
 
+const PROVENANCE: &str = "buildx.build.provenance";
+
 /// The file's text: two spaces of indentation, keys in order, later outputs win over earlier ones.
-pub(super) fn metadata(report: &BuildReport, warnings: &[Warning]) -> String {
+pub(super) fn metadata(report: &BuildReport, provenance: Option<Mode>, warnings: &[Warning]) -> String {
     let mut map: BTreeMap<&str, Value> = BTreeMap::new();
+    let mut told: Vec<(String, Value)> = Vec::new();
+    for (platform, predicate) in report.provenance.iter().filter(|_| provenance.is_some()) {
+        let several = report.provenance.len() > 1;
+        let key = if several { format!("{PROVENANCE}/{platform}") } else { PROVENANCE.to_owned() };
+        let mut predicate = predicate.clone();
+        if provenance == Some(Mode::Min) {
+            shorten(&mut predicate);
+        }
+        told.push((key, predicate));
+    }
+    map.extend(told.iter().map(|(key, value)| (key.as_str(), value.clone())));
     map.insert("buildx.build.ref", format!("rbuild/rbuild/{}", report.id).into());
     for export in &report.exports {
         // An index has no config: that of an earlier output must not stand beside its digest.
@@ -72,16 +87,16 @@ mod tests {
     #[test]
     fn the_file_of_one_image() {
         let exports = vec![export(media_type::OCI_MANIFEST, Some("config"), &["r.example/a:1", "r.example/b:2"])];
-        let report = BuildReport { id: "abc".into(), exports };
-        insta::assert_snapshot!("metadata_of_one_image", metadata(&report, &[]));
+        let report = BuildReport { id: "abc".into(), exports, provenance: Vec::new() };
+        insta::assert_snapshot!("metadata_of_one_image", metadata(&report, None, &[]));
     }
 
     #[test]
     fn an_index_has_no_config() {
         let exports =
             vec![export(media_type::OCI_MANIFEST, Some("config"), &[]), export(media_type::OCI_INDEX, None, &[])];
-        let report = BuildReport { id: "abc".into(), exports };
-        let value: Value = serde_json::from_str(&metadata(&report, &[])).expect("JSON");
+        let report = BuildReport { id: "abc".into(), exports, provenance: Vec::new() };
+        let value: Value = serde_json::from_str(&metadata(&report, None, &[])).expect("JSON");
         assert_eq!(value.get("containerimage.config.digest"), None);
         assert_eq!(value["containerimage.descriptor"]["mediaType"], media_type::OCI_INDEX);
         assert_eq!(value.get("image.name"), None);

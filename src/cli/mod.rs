@@ -4,6 +4,7 @@
 //! the store.
 
 pub mod args;
+pub mod attest;
 mod broker;
 mod build;
 mod buildctl;

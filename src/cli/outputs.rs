@@ -8,6 +8,7 @@ use super::devices::DEVICE;
 use super::errors::Failure;
 use super::grammar;
 use super::settings::{usage, variable};
+use crate::attest::Asked;
 use crate::base::wording::did_you_mean;
 use crate::exporter::{Dest, OutputKind, OutputSpec};
 use crate::frontend::FrontendOptions;
@@ -67,7 +68,12 @@ pub(super) fn multi_platform(options: &FrontendOptions, platforms: usize) -> Res
 }
 
 /// All outputs, checked against each other.
-pub(super) fn outputs(args: &Build, multi: bool, notices: &mut Vec<String>) -> Result<Vec<OutputSpec>, Failure> {
+pub(super) fn outputs(
+    args: &Build,
+    multi: bool,
+    asked: &Asked,
+    notices: &mut Vec<String>,
+) -> Result<Vec<OutputSpec>, Failure> {
     let tags = tags(args)?;
     let mut outputs = Vec::new();
     for text in &args.output {
@@ -96,7 +102,7 @@ pub(super) fn outputs(args: &Build, multi: bool, notices: &mut Vec<String>) -> R
             output.image.annotations.flag(annotation).map_err(|e| usage(format!("--annotation: {e}")))?;
         }
         let flag = if args.annotation.is_empty() { "--output" } else { "--output, --annotation" };
-        output.check_platforms(multi).map_err(|e| usage(format!("{flag}: {}", e.0)))?;
+        output.check_index(output.has_index(multi, asked)).map_err(|e| usage(format!("{flag}: {}", e.0)))?;
     }
     if !args.annotation.is_empty() && !outputs.iter().any(|o| o.kind.is_image()) {
         return Err(
@@ -281,7 +287,7 @@ mod tests {
     fn error(flags: &[&str]) -> String {
         let args = args(flags);
         let multi = platforms(&args).map(|p| p.len() > 1);
-        let result = multi.and_then(|multi| outputs(&args, multi, &mut Vec::new()));
+        let result = multi.and_then(|multi| outputs(&args, multi, &Asked::default(), &mut Vec::new()));
         result.err().map_or_else(|| "fine".into(), |e| e.message)
     }
 
@@ -326,12 +332,13 @@ mod tests {
         assert_eq!(error(&["-o", "type=registry"]), "--output: tag is needed when pushing to registry");
         // SPEC B2.14: pushed, and loaded or kept; what is in the store already is no second output.
         let both = ["--push", "--load", "-t", "r.example/a"];
-        let both = outputs(&args(&both), false, &mut Vec::new()).expect("fine");
+        let both = outputs(&args(&both), false, &Asked::default(), &mut Vec::new()).expect("fine");
         assert!(both.iter().any(|o| o.push) && both.iter().filter(|o| o.kind == OutputKind::Image).count() == 1);
         // Both are meant: a directory and a push of the named image.
         assert_eq!(error(&["--push", "-t", "r.example/a", "-o", "out"]), "fine");
         let pushed =
-            outputs(&args(&["--push", "-t", "r.example/a", "-o", "out"]), false, &mut Vec::new()).expect("fine");
+            outputs(&args(&["--push", "-t", "r.example/a", "-o", "out"]), false, &Asked::default(), &mut Vec::new())
+                .expect("fine");
         assert_eq!(pushed.iter().filter(|o| o.push).count(), 1);
     }
 

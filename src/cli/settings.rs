@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::args::{Build, Global};
+use super::attest;
 use super::caches;
 use super::config::Config;
 use super::contexts;
@@ -17,7 +18,7 @@ use super::outputs;
 use crate::base::FaultKind;
 use crate::base::duration::parse_span;
 use crate::base::wording::did_you_mean;
-use crate::build::{DockerfileAt, Entitlements, MainContext};
+use crate::build::{Attest, DockerfileAt, Entitlements, MainContext};
 use crate::exec::run::{DefaultNetwork, StepOptions};
 use crate::exec::ssh::AgentSpec;
 use crate::frontend::{Call, FrontendOptions, NoCache};
@@ -54,6 +55,8 @@ pub struct BuildSettings {
     pub iidfile: Option<PathBuf>,
     /// Where the metadata goes.
     pub metadata_file: Option<PathBuf>,
+    /// How much of the provenance is in it, if any.
+    pub metadata_provenance: Option<attest::Mode>,
     /// A question to answer instead of building.
     pub call: Option<grammar::CallOptions>,
     /// SSH agents and keys for steps.
@@ -161,10 +164,11 @@ impl BuildSettings {
         let options = options(args)?;
         let platforms = outputs::platforms(args)?;
         let multi_platform = outputs::multi_platform(&options, platforms.len())?;
+        let asked = attest::asked(args, &options.build_args, &variable)?;
         // A question has no result to put anywhere (A10.26); the flags are still read for mistakes.
         let outputs = match call {
-            Some(_) => outputs::outputs(args, multi_platform, &mut Vec::new()).map(|_| Vec::new())?,
-            None => outputs::outputs(args, multi_platform, &mut notices)?,
+            Some(_) => outputs::outputs(args, multi_platform, &asked, &mut Vec::new()).map(|_| Vec::new())?,
+            None => outputs::outputs(args, multi_platform, &asked, &mut notices)?,
         };
         let cache_to = caches::exports(args, &options, &mut notices)?;
         for (flag, path) in [
@@ -216,10 +220,14 @@ impl BuildSettings {
             cache_from: caches::imports(args)?,
             cache_patience: cache_patience()?,
             cache_to,
+            attest: Attest { asked, report: false, vcs: BTreeMap::new() },
         };
         contexts::main_context(args, &context, &mut request)?;
         contexts::named_contexts(args, &mut request)?;
         git_labels(args, &mut request, &mut notices);
+        let metadata_provenance = attest::metadata(&variable)?;
+        request.attest.report = args.metadata_file.is_some() && metadata_provenance.is_some();
+        request.attest.vcs = attest::vcs(args, &request, &variable, &mut notices);
         let wants_agent = contexts::want_agent(&request);
         Ok(Self {
             request,
@@ -232,6 +240,7 @@ impl BuildSettings {
             trace: args.trace.clone(),
             iidfile: args.iidfile.clone().filter(|_| call.is_none()),
             metadata_file: args.metadata_file.clone().filter(|_| call.is_none()),
+            metadata_provenance,
             call,
             agents: agents(&args.ssh, wants_agent)?,
             shell_on_error: shell_on_error(args)?,
@@ -334,22 +343,6 @@ fn refuse_unsupported(args: &Build, notices: &mut Vec<String>) -> Result<(), Fai
             return Err(not_yet(name).hint("unset it if this build may use any source"));
         }
     }
-    for (flag, value) in [("--provenance", &args.provenance), ("--sbom", &args.sbom)] {
-        if let Some(value) = value
-            && grammar::boolean(value) != Some(false)
-        {
-            return Err(not_yet(&format!("{flag}={value}")).hint(format!("use {flag}=false")));
-        }
-    }
-    for spec in &args.attest {
-        let fields = grammar::fields(spec).map_err(|e| usage(format!("--attest: {e}")))?;
-        let disabled = grammar::is_set(&fields, "disabled");
-        if !disabled && is_actions_default(&fields, &variable) {
-            notices.push("no provenance is attached, as attestations are not supported yet".into());
-        } else if !disabled {
-            return Err(not_yet(&format!("--attest {spec}")));
-        }
-    }
     for entitlement in &args.allow {
         // Which device is behind the entitlement's name (`devices`).
         let name = if entitlement.starts_with("device=") { DEVICE } else { entitlement };
@@ -364,26 +357,6 @@ fn refuse_unsupported(args: &Build, notices: &mut Vec<String>) -> Result<(), Fai
         }
     }
     Ok(())
-}
-
-/// Whether an attestation is what `docker/build-push-action` asks for if its user asked for nothing (SPEC B2.04, B2.05):
-/// in a workflow, with the address of the run, `mode=max`, or for private repositories `mode=min,inline-only=true`.
-fn is_actions_default(fields: &[(String, Option<String>)], variable: &dyn Fn(&str) -> Option<String>) -> bool {
-    let (Some(server), Some(repository), Some(run)) =
-        (variable("GITHUB_SERVER_URL"), variable("GITHUB_REPOSITORY"), variable("GITHUB_RUN_ID"))
-    else {
-        return false;
-    };
-    let here = format!("{server}/{repository}/actions/runs/{run}");
-    let mut rest: Vec<(&str, &str)> =
-        fields.iter().map(|(k, v)| (k.as_str(), v.as_deref().unwrap_or_default())).collect();
-    let builder = rest.iter().position(|(key, value)| *key == "builder-id" && value.starts_with(&here));
-    let Some(builder) = builder else { return false };
-    rest.remove(builder);
-    rest.sort_unstable();
-    variable("GITHUB_ACTIONS").as_deref() == Some("true")
-        && (rest == [("mode", "max"), ("type", "provenance")]
-            || rest == [("inline-only", "true"), ("mode", "min"), ("type", "provenance")])
 }
 
 /// `--call`, `--check` (SPEC A10.25, A10.26).
@@ -631,36 +604,4 @@ pub(super) fn read_limited(path: &Path, limit: u64) -> std::io::Result<Vec<u8>> 
     let mut bytes = Vec::new();
     std::fs::File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    // SPEC B2.04, B2.05
-    #[test]
-    fn what_the_action_asks_for_unasked_is_told_from_a_wish() {
-        let workflow = |name: &str| {
-            let value = match name {
-                "GITHUB_ACTIONS" => "true",
-                "GITHUB_SERVER_URL" => "https://github.com",
-                "GITHUB_REPOSITORY" => "o/r",
-                "GITHUB_RUN_ID" => "7",
-                _ => return None,
-            };
-            Some(value.to_owned())
-        };
-        let run = "builder-id=https://github.com/o/r/actions/runs/7/attempts/1";
-        let unasked = |spec: &str, variable: &dyn Fn(&str) -> Option<String>| {
-            is_actions_default(&grammar::fields(spec).expect("fields"), variable)
-        };
-        for spec in ["type=provenance,mode=max", "type=provenance,mode=min,inline-only=true"] {
-            assert!(unasked(&format!("{spec},{run}"), &workflow), "{spec}");
-            assert!(!unasked(&format!("{spec},{run}"), &|_| None), "{spec} outside a workflow");
-            assert!(!unasked(spec, &workflow), "{spec} without the run");
-            assert!(!unasked(&format!("{spec},{run},version=v1"), &workflow), "{spec} and more");
-        }
-        assert!(!unasked(&format!("type=sbom,{run}"), &workflow));
-        assert!(!unasked("type=provenance,mode=max,builder-id=https://github.com/o/r/actions/runs/8", &workflow));
-    }
 }

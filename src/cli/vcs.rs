@@ -1,6 +1,7 @@
 //! What a directory's git repository is called (SPEC B2.36): its files are read; git itself is run only where somebody asks
 //! whether files differ from the commit.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -73,6 +74,37 @@ pub(super) fn labels(
     Ok(labels)
 }
 
+/// What provenance says of it (SPEC C8.10): `source`, `revision`, and where in it the context and the Dockerfile are.
+/// `dockerfile` is the latter's directory.
+///
+/// # Errors
+/// If git cannot say whether the directory differs from its commit, which `BUILDX_GIT_CHECK_DIRTY` asks for.
+pub(super) fn hints(
+    dir: &Path,
+    dockerfile: Option<&Path>,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<BTreeMap<String, String>, String> {
+    let Some(repository) = repository(dir) else { return Ok(BTreeMap::new()) };
+    let mut hints = BTreeMap::new();
+    if let Some(mut revision) = repository.revision {
+        let check = variable("BUILDX_GIT_CHECK_DIRTY").is_some_and(|text| boolean(&text) == Some(true));
+        if check && is_dirty(&repository.root)? {
+            revision.push_str("-dirty");
+        }
+        hints.insert("revision".into(), revision);
+    }
+    hints.extend(repository.source.map(|source| ("source".to_owned(), source)));
+    let root = repository.root.canonicalize().unwrap_or(repository.root);
+    for (name, place) in [("localdir:context", Some(dir)), ("localdir:dockerfile", dockerfile)] {
+        let inside = place.and_then(|place| place.canonicalize().ok()?.strip_prefix(&root).ok().map(PathBuf::from));
+        if let Some(path) = inside {
+            let path = if path.as_os_str().is_empty() { ".".to_owned() } else { path.display().to_string() };
+            hints.insert(name.into(), path);
+        }
+    }
+    Ok(hints)
+}
+
 /// Whether files differ from the commit, ignored ones included, as buildx asks: here git has to be run.
 fn is_dirty(root: &Path) -> Result<bool, String> {
     let mut git = Command::new("git");
@@ -134,5 +166,14 @@ mod tests {
         assert_eq!(found.revision.as_deref(), Some("0123abcd"));
         put(".git/refs/heads/main", "4567\n");
         assert_eq!(repository(dir.path()).and_then(|r| r.revision).as_deref(), Some("4567"));
+        let hints = hints(&at("sub"), Some(&at("sub/dir")), &|_| None).expect("told");
+        let hints: Vec<(&str, &str)> = hints.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        let expected = [
+            ("localdir:context", "sub"),
+            ("localdir:dockerfile", "sub/dir"),
+            ("revision", "4567"),
+            ("source", "https://example.com/x.git"),
+        ];
+        assert_eq!(hints, expected);
     }
 }

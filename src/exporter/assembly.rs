@@ -1,4 +1,5 @@
-//! The images of all platforms and, where there is more than one, the index over them (SPEC C6.11).
+//! The images of all platforms, what is said about them, and, where there is more than one document, the index over them
+//! (SPEC C6.11, C8.01).
 
 use std::collections::BTreeMap;
 
@@ -7,10 +8,15 @@ use bytes::Bytes;
 use super::annotations::Level;
 use super::image::{self, Assembled};
 use super::spec::ImageOptions;
-use super::{BuildResult, ExportContext, ExportError, blocking};
+use super::{BuildResult, ExportContext, ExportError, OutputSpec, blocking};
+use crate::attest::manifest::{self, AttestationManifest};
+use crate::attest::statement::Statement;
+use crate::attest::{Attestation, Subject};
 use crate::base::Digest;
-use crate::oci::manifest::to_json_pretty;
-use crate::oci::{Descriptor, Index, Reference};
+use crate::oci::manifest::{Document as Parsed, parse_document, to_json_pretty};
+use crate::oci::media_type::Family;
+use crate::oci::{Descriptor, Index, Manifest, Reference};
+use crate::store::{LayerId, Store};
 
 /// A manifest or index with its bytes.
 #[derive(Debug, Clone)]
@@ -26,17 +32,31 @@ pub struct Document {
 pub struct Assembly {
     /// One per platform, in the order asked for.
     pub images: Vec<Assembled>,
-    /// Over them, if the build is for several platforms.
+    /// What is said about them.
+    pub attested: Vec<Attested>,
+    /// Over them, if the build is for several platforms or something is said about an image.
     pub index: Option<Document>,
+}
+
+/// What is said about one image.
+#[derive(Debug, Clone)]
+pub struct Attested {
+    /// The manifest that the index lists.
+    pub manifest: Document,
+    /// Its config and the statements.
+    pub blobs: Vec<Document>,
 }
 
 /// Derives all blobs and writes manifests, configs and the index into the store.
 pub(super) async fn assemble(
     context: &ExportContext<'_>,
     result: &BuildResult,
-    options: &ImageOptions,
+    spec: &OutputSpec,
     id: &Digest,
 ) -> Result<Assembly, ExportError> {
+    let attests =
+        result.images.iter().any(|image| image.attestations.iter().any(|a| spec.takes(a.inline_only, a.unasked)));
+    let options = &for_attestations(&spec.image, attests);
     let mut images = Vec::new();
     for platform in &result.images {
         images.push(image::assemble(context, platform, options, id).await?);
@@ -47,13 +67,19 @@ pub(super) async fn assemble(
             context.events.progress(id, format!("exporting {what} {digest}"), 0, None, true);
         }
     }
-    if !result.multi {
-        return Ok(Assembly { images, index: None });
+    if !result.multi && !attests {
+        return Ok(Assembly { images, attested: Vec::new(), index: None });
     }
+    let mut attested = Vec::new();
+    for (platform, image) in result.images.iter().zip(&images) {
+        let wanted = platform.attestations.iter().filter(|a| spec.takes(a.inline_only, a.unasked)).cloned().collect();
+        attested.extend(attest(context, wanted, image, spec, options, id).await?);
+    }
+    let about = attested.iter().map(|a| a.manifest.descriptor.clone());
     let index = Index {
         media_type: options.family.index().into(),
         annotations: options.annotations.of(Level::Index, None),
-        ..Index::new(images.iter().map(|i| i.descriptor.clone()).collect())
+        ..Index::new(images.iter().map(|i| i.descriptor.clone()).chain(about).collect())
     };
     let bytes = to_json_pretty(&index);
     let mut descriptor = Descriptor::of_bytes(options.family.index(), &bytes);
@@ -61,7 +87,68 @@ pub(super) async fn assemble(
     context.events.progress(id, format!("exporting manifest list {}", descriptor.digest), 0, None, true);
     let (store, copy) = (context.store.clone(), bytes.clone());
     blocking(move || Ok(store.put_blob(&copy).map(drop)?)).await?;
-    Ok(Assembly { images, index: Some(Document { descriptor, bytes: bytes.into() }) })
+    Ok(Assembly { images, attested, index: Some(Document { descriptor, bytes: bytes.into() }) })
+}
+
+/// Images with attestations have OCI's media types unless others were asked for (SPEC C6.03).
+fn for_attestations(options: &ImageOptions, attests: bool) -> ImageOptions {
+    let family = if attests && !options.family_given { Family::Oci } else { options.family };
+    ImageOptions { family, ..options.clone() }
+}
+
+/// Makes the statements about one image and puts them into the store.
+async fn attest(
+    context: &ExportContext<'_>,
+    attestations: Vec<Attestation>,
+    image: &Assembled,
+    spec: &OutputSpec,
+    options: &ImageOptions,
+    id: &Digest,
+) -> Result<Option<Attested>, ExportError> {
+    if attestations.is_empty() {
+        return Ok(None);
+    }
+    let (store, image, names) = (context.store.clone(), image.clone(), spec.names.clone());
+    let (family, artifact) = (options.family, options.artifact.unwrap_or(options.family == Family::Oci));
+    let made = blocking(move || {
+        let platform = image.descriptor.platform.clone().unwrap_or_default();
+        let blob = |layer: &LayerId| image.layers.iter().find(|l| l.id == *layer).map(|l| l.descriptor.clone());
+        let mut statements = Vec::new();
+        for attestation in &attestations {
+            let subject = Subject::image(&names, &platform, &image.descriptor.digest);
+            let statement = attestation.statement(subject, &blob);
+            // Nobody asked for another record of the same: an unchanged image keeps its digest.
+            let known = if attestation.unasked { earlier(&store, &names, &image.descriptor, &statement) } else { None };
+            let bytes = known.unwrap_or_else(|| statement.to_bytes());
+            statements.push((statement, bytes));
+        }
+        let made = manifest::manifest(&image.descriptor, &statements, family, artifact);
+        for (_, bytes) in &made.blobs {
+            store.put_blob(bytes)?;
+        }
+        store.put_blob(&made.bytes)?;
+        Ok(made)
+    })
+    .await?;
+    let AttestationManifest { descriptor, bytes, blobs } = made;
+    context.events.progress(id, format!("exporting attestation manifest {}", descriptor.digest), 0, None, true);
+    let document = |(descriptor, bytes): (Descriptor, Vec<u8>)| Document { descriptor, bytes: bytes.into() };
+    let blobs = blobs.into_iter().map(document).collect();
+    Ok(Some(Attested { manifest: document((descriptor, bytes)), blobs }))
+}
+
+/// The statement that an image of these names carries, if it says the same of an earlier run. What cannot be read is none.
+fn earlier(store: &Store, names: &[Reference], image: &Descriptor, statement: &Statement) -> Option<Vec<u8>> {
+    names.iter().find_map(|name| {
+        let root = store.image(name).ok()??.descriptor;
+        let index = parse_document(&store.read_blob(&root.digest).ok()?, &root.media_type).ok()?;
+        let Parsed::Index(index) = index else { return None };
+        let entry = manifest::about(&index.manifests, image)?;
+        let listed: Manifest = serde_json::from_slice(&store.read_blob(&entry.digest).ok()?).ok()?;
+        let bytes = store.read_blob(&manifest::layer(&listed, &statement.predicate_type)?.digest).ok()?;
+        let known: Statement = serde_json::from_slice(&bytes).ok()?;
+        known.is_same_but_for_the_run(statement).then_some(bytes)
+    })
 }
 
 impl Assembly {
@@ -76,8 +163,15 @@ impl Assembly {
     }
 
     /// The manifests below the root; none if the root is the manifest.
-    pub(super) fn children(&self) -> &[Assembled] {
-        if self.index.is_some() { &self.images } else { &[] }
+    pub(super) fn children(&self) -> Vec<Document> {
+        if self.index.is_none() {
+            return Vec::new();
+        }
+        let images = self
+            .images
+            .iter()
+            .map(|image| Document { descriptor: image.descriptor.clone(), bytes: image.manifest_bytes.clone() });
+        images.chain(self.attested.iter().map(|attested| attested.manifest.clone())).collect()
     }
 
     /// The image ID: only a single image has one (SPEC B2.12).

@@ -1,13 +1,17 @@
 //! Results as files: a directory or a tar (SPEC B3.01, B3.02, C6.14).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use super::image::epoch;
 use super::staging::{StagedFile, StagedTree, write_stdout};
 use super::{BuildResult, Dest, ExportContext, ExportError, ImageResult, OutputSpec, Ready, blocking, fetch};
 use crate::archive::{LayerOptions, LayerWriter, Relocation, Timestamp, diff_trees};
-use crate::base::Digest;
+use crate::attest::{Attestation, Subject};
+use crate::base::{Digest, DigestWriter};
 use crate::exec::file;
 use crate::llb::op::FileActionCopy;
 use crate::oci::media_type::Codec;
@@ -70,6 +74,8 @@ struct Staging {
     images: Vec<ImageResult>,
     split: bool,
     epoch: Option<i64>,
+    /// What the names of attestations begin with.
+    prefix: String,
 }
 
 impl Staging {
@@ -79,6 +85,7 @@ impl Staging {
             images: result.images.clone(),
             split: spec.platform_split.unwrap_or(result.multi),
             epoch: epoch(context, spec.image.epoch),
+            prefix: spec.attestation_prefix.clone(),
         }
     }
 
@@ -101,6 +108,42 @@ impl Staging {
             }
             std::fs::create_dir_all(&target).map_err(ExportError::io("create", &target))?;
             file::copy(&CopySource::plain(mounted.root()), &target, &everything, owner)?;
+            self.attest(image, mounted.root(), &target)?;
+        }
+        Ok(())
+    }
+
+    /// Writes what is said about an image beside its files, as statements about each of them (SPEC B3.01, C6.13).
+    fn attest(&self, image: &ImageResult, files: &Path, target: &Path) -> Result<(), ExportError> {
+        let said: Vec<&Attestation> = image.attestations.iter().filter(|a| !a.inline_only).collect();
+        if said.is_empty() {
+            return Ok(());
+        }
+        let subjects = subjects(files)?;
+        let mut names = HashSet::new();
+        for attestation in said {
+            let mut name = format!("{}{}", self.prefix, attestation.filename);
+            if !self.split && self.images.len() > 1 {
+                let (stem, extension) = name.rsplit_once('.').map_or((name.as_str(), ""), |(stem, rest)| (stem, rest));
+                let dot = if extension.is_empty() { "" } else { "." };
+                name = format!("{stem}.{}{dot}{extension}", directory(image));
+            }
+            let path = target.join(&name);
+            if !names.insert(name.clone()) || std::fs::symlink_metadata(&path).is_ok() {
+                return Err(ExportError::Usage(format!(
+                    "the result has a file {name}, so an attestation cannot have that name: \
+                     give another one with attestation-prefix="
+                )));
+            }
+            let statement = attestation.statement(subjects.clone(), &|_| None);
+            let io = |attempt| ExportError::io(attempt, &path);
+            let mut out = OpenOptions::new();
+            let mut out = out.write(true).create_new(true).mode(0o600).open(&path).map_err(io("create"))?;
+            std::io::Write::write_all(&mut out, &statement.to_pretty()).map_err(io("write"))?;
+            if let Some(seconds) = self.epoch {
+                let time = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.try_into().unwrap_or_default());
+                out.set_modified(time).map_err(io("write"))?;
+            }
         }
         Ok(())
     }
@@ -133,7 +176,8 @@ impl Staging {
         // Contents are read while the writer finishes: what they are in must last until then.
         let mut mounts = Vec::new();
         let merged = tempfile::tempdir().map_err(ExportError::io("create", "a temporary directory"))?;
-        if !self.split && self.images.len() > 1 {
+        let attests = self.images.iter().flat_map(|image| &image.attestations).any(|a| !a.inline_only);
+        if attests || (!self.split && self.images.len() > 1) {
             self.fill(merged.path(), None)?;
             writer.relocate(Relocation { prefix: PathBuf::new(), mtime });
             diff_trees(None, merged.path(), &mut writer)?;
@@ -149,6 +193,24 @@ impl Staging {
         writer.finish()?;
         Ok(())
     }
+}
+
+/// Every regular file below `root`, by its path there.
+fn subjects(root: &Path) -> Result<Vec<Subject>, ExportError> {
+    let mut out = Vec::new();
+    for entry in walkdir::WalkDir::new(root).sort_by_file_name() {
+        let entry = entry.map_err(|e| ExportError::Internal(format!("cannot walk the result: {e}")))?;
+        let Ok(path) = entry.path().strip_prefix(root) else { continue };
+        if !entry.file_type().is_file() {
+            continue;
+        }
+        let file = std::fs::File::open(entry.path()).map_err(ExportError::io("open", entry.path()))?;
+        let mut hashed = DigestWriter::new(std::io::sink());
+        std::io::copy(&mut std::io::BufReader::new(file), &mut hashed)
+            .map_err(ExportError::io("read", entry.path()))?;
+        out.push(Subject::new(path.to_string_lossy(), &hashed.finish().1));
+    }
+    Ok(out)
 }
 
 /// `linux_arm_v7`.

@@ -76,8 +76,14 @@ impl Content {
             small.push(Document { descriptor: image.config.clone(), bytes: image.config_bytes.clone() });
             small.push(Document { descriptor: image.descriptor.clone(), bytes: image.manifest_bytes.clone() });
         }
+        for attested in &assembly.attested {
+            small.extend(attested.blobs.iter().cloned());
+            small.push(attested.manifest.clone());
+        }
         small.extend(assembly.index.clone());
-        small.dedup_by(|a, b| a.descriptor.digest == b.descriptor.digest);
+        // Attestations of several platforms share a config.
+        let mut seen = std::collections::HashSet::new();
+        small.retain(|document: &Document| seen.insert(document.descriptor.digest.clone()));
         Ok(Self {
             store: context.store.clone(),
             small,

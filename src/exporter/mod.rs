@@ -25,6 +25,7 @@ pub use ahead::Ahead;
 pub use spec::{Dest, EpochChoice, OutputKind, OutputSpec, SpecError};
 
 use crate::archive::{ArchiveError, LayerOptions};
+use crate::attest::Attestation;
 use crate::base::events::Outcome;
 use crate::base::{Digest, Events, FaultKind};
 use crate::engine::EngineError;
@@ -62,6 +63,8 @@ pub struct ImageResult {
     pub config: ImageConfig,
     /// How many of the layers came with the base image.
     pub base_layers: usize,
+    /// What is said about it.
+    pub attestations: Vec<Attestation>,
 }
 
 /// What a build made: one image per platform.
@@ -301,7 +304,9 @@ async fn prepare<'a>(
     id: &Digest,
     assembled: &mut BTreeMap<String, assembly::Assembly>,
 ) -> Result<Job<'a>, ExportError> {
-    spec.check_platforms(result.multi).map_err(|e| ExportError::Usage(e.0))?;
+    let said = result.images.iter().flat_map(|image| &image.attestations);
+    let attests = said.clone().any(|a| spec.takes(a.inline_only, a.unasked));
+    spec.check_index(result.multi || attests).map_err(|e| ExportError::Usage(e.0))?;
     let job = |ready| Job { spec, id: id.clone(), ready, assembly: None, names: Vec::new() };
     match spec.kind {
         OutputKind::CacheOnly => return Ok(job(Ready::Nothing)),
@@ -313,9 +318,11 @@ async fn prepare<'a>(
     if let Some(stray) = spec.image.annotations.stray(&platforms) {
         context.events.notice("annotations", format!("annotations for {stray} have no effect: it is not built"));
     }
-    let key = format!("{:?}", spec.image);
+    let taken: Vec<bool> = said.map(|a| spec.takes(a.inline_only, a.unasked)).collect();
+    // Statements name the image.
+    let key = format!("{:?} {taken:?} {:?}", spec.image, spec.names.iter().filter(|_| attests).collect::<Vec<_>>());
     if !assembled.contains_key(&key) {
-        let made = assembly::assemble(context, result, &spec.image, id).await?;
+        let made = assembly::assemble(context, result, spec, id).await?;
         assembled.insert(key.clone(), made);
     }
     let made = assembled.get(&key).ok_or_else(|| ExportError::Internal("an image vanished".into()))?;

@@ -85,16 +85,18 @@ async fn blobs(
     let sending = layers.iter().map(|layer| push_layer(context, repository, layer, id));
     stream::iter(sending).buffer_unordered(PARALLEL).try_collect::<Vec<()>>().await?;
     pushed.holders.extend(layers.into_iter().map(|layer| (layer.clone(), repository.clone())));
-    let configs = assembly.images.iter().map(|image| async move {
-        let config = BlobSource::bytes(image.config_bytes.clone());
+    let configs = assembly.images.iter().map(|image| (&image.config, &image.config_bytes));
+    let statements = assembly.attested.iter().flat_map(|a| &a.blobs).map(|blob| (&blob.descriptor, &blob.bytes));
+    let small = configs.chain(statements).filter(|(descriptor, _)| seen.insert(&descriptor.digest));
+    let sending = small.map(|(descriptor, bytes)| async move {
+        let source = BlobSource::bytes(bytes.clone());
         let silent = crate::registry::no_progress();
-        context.client.push_blob(repository, &image.config, &config, &[], &silent).await
+        context.client.push_blob(repository, descriptor, &source, &[], &silent).await
     });
-    stream::iter(configs).buffer_unordered(PARALLEL).try_collect::<Vec<_>>().await?;
+    stream::iter(sending).buffer_unordered(PARALLEL).try_collect::<Vec<_>>().await?;
     for child in assembly.children() {
         let target = Reference { tag: None, digest: Some(child.descriptor.digest.clone()), ..repository.clone() };
-        let document = Document { descriptor: child.descriptor.clone(), bytes: child.manifest_bytes.clone() };
-        pushed.children.push((target, document));
+        pushed.children.push((target, child));
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::annotations::Annotations;
+use crate::attest::Asked;
 use crate::base::values::csv_record;
 use crate::base::wording::did_you_mean;
 use crate::engine::Endpoint;
@@ -72,6 +73,12 @@ pub struct ImageOptions {
     pub prefer_nondist: bool,
     /// Its own epoch.
     pub epoch: EpochChoice,
+    /// The media types were asked for by name.
+    pub family_given: bool,
+    /// `oci-artifact`: the form of attestations; by default that of artifacts, where the media types have it.
+    pub artifact: Option<bool>,
+    /// `attestation-inline`: whether attestations that are for images only are put beside this one.
+    pub inline: Option<bool>,
     /// At all levels.
     pub annotations: Annotations,
 }
@@ -113,6 +120,8 @@ pub struct OutputSpec {
     pub platform_split: Option<bool>,
     /// `local`: delete what the result does not have.
     pub delete: bool,
+    /// `local`, `tar`: what the names of attestations begin with.
+    pub attestation_prefix: String,
     /// How the image is made.
     pub image: ImageOptions,
 }
@@ -148,7 +157,7 @@ const KEYS: &[(&str, &[OutputKind])] = &{
         ("compatibility-version", &[Image, Oci, Docker]),
         ("source-date-epoch", &[Image, Oci, Docker, Local, Tar]),
         ("oci-artifact", &[Image, Oci, Docker]),
-        ("attestation-inline", &[Image]),
+        ("attestation-inline", &[Image, Oci, Docker]),
         ("force-inline-attestations", &[Image, Oci, Docker]),
         // Gone since BuildKit v0.12, where they have no effect either.
         ("buildinfo", &[Image, Oci, Docker]),
@@ -181,6 +190,7 @@ impl OutputSpec {
             tar: true,
             platform_split: None,
             delete: false,
+            attestation_prefix: String::new(),
             image: ImageOptions::default(),
         }
     }
@@ -337,7 +347,12 @@ impl OutputSpec {
             "buildinfo" | "buildinfo-attrs" => {
                 boolean(key, value)?;
             }
-            "oci-artifact" | "attestation-inline" | "force-inline-attestations" if !boolean(key, value)? => {}
+            "oci-artifact" => self.image.artifact = Some(boolean(key, value)?),
+            "attestation-inline" | "force-inline-attestations" => self.image.inline = Some(boolean(key, value)?),
+            "attestation-prefix" if value.contains('/') => {
+                return Err(SpecError(format!("attestation-prefix \"{value}\" has a slash: it begins a file's name")));
+            }
+            "attestation-prefix" => self.attestation_prefix = value.to_owned(),
             _ => return Err(SpecError(format!("output attribute \"{key}={value}\" is not supported yet"))),
         }
         Ok(())
@@ -371,6 +386,9 @@ impl OutputSpec {
         if self.image.level.is_some_and(|l| !(-1..=limit).contains(&l)) {
             return fail(format!("compression-level must be between 0 and {limit}"));
         }
+        if self.image.family == Family::Docker && self.image.family_given && self.image.artifact == Some(true) {
+            return fail("oci-artifact=true conflicts with oci-mediatypes=false".into());
+        }
         if self.unpack && self.image.rewrite_timestamp {
             return fail("rewrite-timestamp conflicts with unpack".into());
         }
@@ -385,15 +403,34 @@ impl OutputSpec {
         Ok(self)
     }
 
-    /// What can only be told once it is known whether the build makes an index.
+    /// Whether an attestation goes with this output (SPEC C8.05): `inline_only` is for where it can stand beside an image;
+    /// one that nobody asked for only goes where somebody can find it.
+    #[must_use]
+    pub fn takes(&self, inline_only: bool, unasked: bool) -> bool {
+        let inline = self.image.inline.unwrap_or(self.kind == OutputKind::Image);
+        let found = !self.names.is_empty() || self.dangling_prefix.is_some();
+        match self.kind {
+            OutputKind::CacheOnly => false,
+            kind => !inline_only || (kind.is_image() && inline && (found || !unasked)),
+        }
+    }
+
+    /// Whether its image is an index: over platforms, or because of what is said about it.
+    #[must_use]
+    pub fn has_index(&self, multi: bool, asked: &Asked) -> bool {
+        let provenance = asked.provenance.as_ref().is_some_and(|p| self.takes(p.inline_only, p.unasked));
+        self.kind.is_image() && (multi || provenance || asked.sbom.is_some())
+    }
+
+    /// What can only be told once it is known whether the output is an index.
     ///
     /// # Errors
     /// Names the rule.
-    pub fn check_platforms(&self, multi: bool) -> Result<(), SpecError> {
-        if !multi && self.kind.is_image() && self.image.annotations.need_index() {
+    pub fn check_index(&self, index: bool) -> Result<(), SpecError> {
+        if !index && self.kind.is_image() && self.image.annotations.need_index() {
             return Err(SpecError("index annotations not supported for single platform export".into()));
         }
-        if multi && self.kind == OutputKind::Docker && self.engine.is_none() {
+        if index && self.kind == OutputKind::Docker && self.engine.is_none() {
             return Err(SpecError("docker exporter does not currently support exporting manifest lists".into()));
         }
         Ok(())
@@ -430,6 +467,11 @@ impl Families {
             return Err(SpecError("compression=zstd conflicts with compatibility-version=10".into()));
         }
         spec.image.family = self.explicit.unwrap_or(fallback);
+        spec.image.family_given = self.explicit.is_some();
+        // Before version 30 attestations had the form of images.
+        if self.version.is_some_and(|v| v < 30) {
+            spec.image.artifact.get_or_insert(false);
+        }
         Ok(())
     }
 }
@@ -501,7 +543,7 @@ mod tests {
     #[test]
     fn what_needs_or_forbids_an_index_is_told_early() {
         let check = |text: &str, multi| {
-            OutputSpec::parse(text).and_then(|s| s.check_platforms(multi)).err().map_or_else(String::new, |e| e.0)
+            OutputSpec::parse(text).and_then(|s| s.check_index(multi)).err().map_or_else(String::new, |e| e.0)
         };
         let index = "type=image,annotation-index.x=y";
         assert_eq!(check(index, false), "index annotations not supported for single platform export");
@@ -527,7 +569,7 @@ mod tests {
     // SPEC B3, C6.01: names that upstream accepts and ignores are accepted.
     #[test]
     fn legacy_attributes_are_accepted() {
-        let spec = OutputSpec::parse("type=image,buildinfo=true,buildinfo-attrs=false,oci-artifact=false");
+        let spec = OutputSpec::parse("type=image,buildinfo=true,buildinfo-attrs=false");
         assert_eq!(spec, Ok(OutputSpec::new(OutputKind::Image)));
         assert!(error("type=image,buildinfo=perhaps").starts_with("non-bool value"));
     }

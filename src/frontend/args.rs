@@ -58,11 +58,8 @@ pub(super) fn meaning(args: &IndexMap<String, String>) -> Result<Meaning, Fronte
                     return refuse("attestations are not made yet: leave the argument out");
                 }
             }
-            name if name.starts_with("BUILDKIT_ATTEST_") => {
-                if boolean(value) != Some(false) && value != "disabled=true" {
-                    return refuse("attestations are not made yet: leave the argument out");
-                }
-            }
+            // Read by who makes attestations.
+            "BUILDKIT_ATTEST_PROVENANCE" | "BUILDKIT_ATTEST_SBOM" => {}
             _ => {
                 let field = match name.to_ascii_lowercase().as_str() {
                     "http_proxy" => &mut proxy.http_proxy,
@@ -179,11 +176,7 @@ mod tests {
 
     #[test]
     fn a4_17_what_is_not_built_yet_is_refused_by_name() {
-        for (name, value) in [
-            ("BUILDKIT_ATTEST_SBOM", "generator=x"),
-            ("BUILDKIT_SBOM_SCAN_STAGE", "true"),
-            ("BUILDKIT_BUILD_NAME", "x"),
-        ] {
+        for (name, value) in [("BUILDKIT_SBOM_SCAN_STAGE", "true"), ("BUILDKIT_BUILD_NAME", "x")] {
             let error = meaning(&args(&[(name, value)])).expect_err("refused");
             assert!(error.message.contains(name) && error.hint.is_some(), "{error:?}");
         }

@@ -43,6 +43,9 @@ use crate::oci::ImageConfig;
 use pipeline::{Scope, Source};
 use state::State;
 
+/// The release of Docker's front end whose language this one speaks.
+pub const DOCKERFILE_VERSION: &str = "1.26";
+
 /// Turns a Dockerfile into the graph of its target stage and the config of the image.
 ///
 /// # Errors

@@ -39,6 +39,12 @@ impl Images {
             chain.push(self.store.register_layer(&id, diff_id, layer, None)?);
             below = Some(id);
         }
-        Ok(ImageResult { platform: config.platform(), base_layers: chain.len(), chain, config })
+        Ok(ImageResult {
+            platform: config.platform(),
+            base_layers: chain.len(),
+            chain,
+            config,
+            attestations: Vec::new(),
+        })
     }
 }

@@ -99,7 +99,7 @@ fn base64(bytes: &[u8]) -> String {
     base64::engine::general_purpose::STANDARD.encode(bytes)
 }
 
-fn op_json(op: &Op) -> Value {
+pub(super) fn op_json(op: &Op) -> Value {
     let out = Object::default().list("inputs", &op.inputs, |input| {
         Object::default().with("digest", input.digest.as_str()).long("index", input.index).done()
     });
@@ -364,7 +364,7 @@ fn group_json(group: &ProgressGroup) -> Value {
     Object::default().with("id", group.id.as_str()).with("name", group.name.as_str()).with("weak", group.weak).done()
 }
 
-fn source_json(source: &SourceMap) -> Value {
+pub(super) fn source_json(source: &SourceMap) -> Value {
     let position = |position: &Position| {
         Object::default().with("line", position.line).with("character", position.character).done()
     };

@@ -1,7 +1,7 @@
 //! Layer 1: LLB, the build graph, wire-compatible with BuildKit's `pb` package (SPEC C1).
 //!
 //! Plain data: equal input gives equal bytes. [`op`] has the operations, [`definition`] the graph and how it is
-//! built and read back, [`dump`] shows one as text, [`json`] as BuildKit's JSON, [`host`] what a front end may ask of the builder. Executing a
+//! built and read back, [`dump`] shows one as text, [`json`] as BuildKit's JSON, [`steps`] as provenance tells it, [`host`] what a front end may ask of the builder. Executing a
 //! graph is `solver`'s business.
 
 pub mod definition;
@@ -9,7 +9,9 @@ pub mod dump;
 pub mod host;
 pub mod json;
 pub mod op;
+pub mod steps;
 
 pub use definition::{Builder, Definition, DefinitionError, Edge, Graph, Vertex};
 pub use host::{FrontendHost, HostError, ResolveMode, ResolvedImage};
 pub use op::Op;
+pub use steps::Steps;

@@ -12,6 +12,12 @@ pub const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 pub const OCI_LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 /// OCI layer, zstd.
 pub const OCI_LAYER_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
+/// The config of an artifact that has none: `{}`.
+pub const OCI_EMPTY: &str = "application/vnd.oci.empty.v1+json";
+/// A statement about an image.
+pub const IN_TOTO: &str = "application/vnd.in-toto+json";
+/// The artifact that holds statements.
+pub const DOCKER_ATTESTATION: &str = "application/vnd.docker.attestation.manifest.v1+json";
 /// Docker manifest, schema 2.
 pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 /// Docker manifest list.

@@ -108,6 +108,10 @@ impl Inner {
             return Ok(());
         }
         let Ok(manifest) = serde_json::from_slice::<Manifest>(bytes) else { return Ok(()) };
+        // What is said about an image is listed in its index, and nowhere else (as with BuildKit).
+        if manifest.artifact_type.as_deref() == Some(media_type::DOCKER_ATTESTATION) {
+            return Ok(());
+        }
         let Some(subject) = manifest.subject else { return Ok(()) };
         if self.listed(place, &subject.digest, None).await?.is_some() {
             return Ok(());

@@ -5,6 +5,7 @@
 //! So a hit on the last vertex looks at nothing before it but keys. There is no event loop: each vertex is one shared
 //! future.
 
+mod capture;
 mod collect;
 mod direct;
 mod early;
@@ -36,12 +37,13 @@ pub use mounts::{LoadingMounts, SavedMounts};
 pub use tree::{ContextDir, Tree};
 
 use crate::archive::LayerOptions;
+use crate::attest::Material;
 use crate::base::events::Outcome;
 use crate::base::{CacheKey, Cancel, Digest, Events, TraceContext};
 use crate::exec::ssh::Agent;
 use crate::llb::{Edge, Graph, Vertex};
+use crate::source::Sources;
 use crate::source::image::ImageSource;
-use crate::source::{Material, Sources};
 use crate::store::{LayerId, Store};
 
 /// What RUN steps need beyond the graph.

@@ -14,7 +14,7 @@ use crate::base::{CacheKey, FaultKind, file};
 use crate::cache::key;
 use crate::llb::op::{Kind, Op, OpMetadata, SourceOp};
 use crate::llb::{Builder, Graph, Vertex};
-use crate::source::{Material, Pinned, Request, SourceError};
+use crate::source::{Pinned, Request, SourceError};
 use crate::store::{CacheRecord, MountRequest};
 
 impl Solver {
@@ -99,12 +99,6 @@ impl Solver {
             done = work => Ok(done),
             () = self.env.cancel.cancelled() => Err(SolveError::cancelled()),
         }
-    }
-
-    /// What the sources of all graphs solved so far were, in the order of their vertices' digests.
-    #[must_use]
-    pub fn materials(&self) -> Vec<Material> {
-        lock(&self.materials).values().cloned().collect()
     }
 
     /// Seconds since 1970 at which the content of a source was made, where it knows (SPEC A4.18).

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use super::SourceError;
 use super::file::{FileAttributes, newest_entry};
-use super::kind::{Material, Pinned, Request, Source};
+use super::kind::{Pinned, Request, Source};
+use crate::attest::Material;
 use crate::base::Digest;
 use crate::store::Store;
 

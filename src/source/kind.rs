@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::SourceError;
+use crate::attest::Material;
 use crate::base::Digest;
 use crate::exec::ssh::Agent;
 use crate::llb::op::SourceOp;
@@ -27,15 +28,6 @@ pub struct Request<'a> {
     pub secrets: &'a SecretValues,
     /// Agents of the build.
     pub agents: &'a Agents,
-}
-
-/// What a build was made from: for provenance.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
-pub struct Material {
-    /// Where it came from, without credentials.
-    pub uri: String,
-    /// `algorithm:hex`, e.g. `sha256:…` of a file or `sha1:…` of a commit.
-    pub digest: String,
 }
 
 /// A kind of source.

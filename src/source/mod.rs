@@ -24,7 +24,7 @@ pub use attributes::ImageAttributes;
 pub use error::SourceError;
 pub use fetch::{BlobPlace, LAYOUT_HOST, OBJECT_HOST, PlaceFault};
 pub use image::ImageSource;
-pub use kind::{Agents, Material, Pinned, Request, SecretValues, Source};
+pub use kind::{Agents, Pinned, Request, SecretValues, Source};
 pub use sources::Sources;
 
 #[cfg(test)]

@@ -107,6 +107,12 @@ impl Bench {
         self.dir.path().join(name)
     }
 
+    /// With the attestations that users get who ask for none.
+    pub fn with_default_attestations(mut self) -> Self {
+        self.env.push(("BUILDX_NO_DEFAULT_ATTESTATIONS".into(), "0".into()));
+        self
+    }
+
     /// The build context.
     pub fn ctx(&self) -> PathBuf {
         self.path("ctx")
@@ -149,6 +155,9 @@ impl Bench {
         command.env("HOME", self.path("home")).env_remove("XDG_DATA_HOME").env_remove("DOCKER_CONFIG");
         // Caches are waited for however busy the machine is; tests of patience say otherwise.
         command.env("RBUILD_CACHE_PATIENCE", "10m");
+        // Most tests look at the image itself, and compare IDs. What docker's default puts beside it is what
+        // `tests/attestations.rs` is about; tests that count requests have it, too.
+        command.env("BUILDX_NO_DEFAULT_ATTESTATIONS", "1");
         command.env("NO_COLOR", "1").envs(self.env.iter().map(|(k, v)| (k, v)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command

@@ -16,8 +16,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::SourceError;
-use super::kind::{Material, Pinned, Request, Source};
+use super::kind::{Pinned, Request, Source};
 use super::once::Told;
+use crate::attest::Material;
 use crate::base::Events;
 use crate::store::{CacheMount, Store};
 use access::Access;

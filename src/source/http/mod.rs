@@ -14,8 +14,9 @@ use reqwest::header::{ACCEPT, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 
 use super::SourceError;
 use super::file::{FileAttributes, newest_entry, safe_name};
-use super::kind::{Material, Pinned, Request, SecretValues, Source};
+use super::kind::{Pinned, Request, SecretValues, Source};
 use super::once::Told;
+use crate::attest::Material;
 use crate::base::{Digest, Events};
 use crate::registry::{Client, web};
 use crate::store::{Download, Store};

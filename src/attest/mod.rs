@@ -1,0 +1,16 @@
+//! Layer 3: attestations about what was built (SPEC C8): provenance and lists of software.
+//!
+//! [`options`] is what a user asks for, [`capture`] what a build learnt about its inputs, [`predicate`] says both in the
+//! words of SLSA, [`statement`] binds a predicate to the images or files it is about, [`manifest`] makes of statements
+//! what stands beside an image in an index. Everything is plain data: nothing here reads files or talks to anybody.
+
+pub mod capture;
+pub mod manifest;
+pub mod options;
+pub mod predicate;
+pub mod statement;
+
+pub use capture::{Capture, Material};
+pub use options::{Asked, ProvenanceOptions, SbomOptions};
+pub use predicate::Provenance;
+pub use statement::{Attestation, Predicate, Subject};

@@ -1,0 +1,347 @@
+//! Provenance in the words of SLSA: v1 (SPEC C8.06) and v0.2 (SPEC C8.07).
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use super::capture::{Capture, Material, lent};
+use super::options::{Mode, ProvenanceOptions, Version};
+use crate::llb::Steps;
+use crate::oci::{Descriptor, Platform};
+use crate::store::LayerId;
+
+const SLSA_V1: &str = "https://slsa.dev/provenance/v1";
+const SLSA_V02: &str = "https://slsa.dev/provenance/v0.2";
+/// What the members of the predicate mean: those of BuildKit.
+const BUILD_TYPE_V1: &str = "https://github.com/moby/buildkit/blob/master/docs/attestations/slsa-definitions.md";
+const BUILD_TYPE_V02: &str = "https://mobyproject.org/buildkit@v1";
+
+/// What a build was asked for, as the front end's options have it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Request {
+    /// The front end.
+    pub frontend: String,
+    /// Its version.
+    pub frontend_version: String,
+    /// Its options by name; without credentials.
+    pub args: BTreeMap<String, String>,
+    /// The context, if it came from elsewhere.
+    pub context: Option<Material>,
+    /// The Dockerfile's path in it.
+    pub path: String,
+    /// The repository that a local context is in: `source`, `revision`, `localdir:…`.
+    pub vcs: BTreeMap<String, String>,
+}
+
+/// When it ran.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Run {
+    /// Names the build.
+    pub id: String,
+    /// When it began.
+    pub started: Timestamp,
+    /// When its steps were done.
+    pub finished: Timestamp,
+}
+
+/// How one image was built.
+#[derive(Debug, Clone)]
+pub struct Provenance {
+    /// How to tell it.
+    pub options: ProvenanceOptions,
+    /// What was asked for.
+    pub request: Request,
+    /// What it was made from.
+    pub capture: Capture,
+    /// When.
+    pub run: Run,
+    /// The machine.
+    pub builder: Platform,
+    /// The steps.
+    pub steps: Steps,
+    /// Layers of the results of steps, by `stepN:INDEX`.
+    pub chains: BTreeMap<String, Vec<LayerId>>,
+}
+
+impl Provenance {
+    /// The predicate's type, a URI.
+    #[must_use]
+    pub fn predicate_type(&self) -> &'static str {
+        match self.options.version {
+            Version::V1 => SLSA_V1,
+            Version::V02 => SLSA_V02,
+        }
+    }
+
+    /// The predicate. `layer` tells the blobs of layers, where they are known.
+    #[must_use]
+    pub fn predicate(&self, layer: &dyn Fn(&LayerId) -> Option<Descriptor>) -> Value {
+        let max = self.options.mode == Mode::Max;
+        let build_config = max.then(|| json!({"llbDefinition": self.steps.list, "digestMapping": self.mapping()}));
+        let parameters = self.parameters(max);
+        let metadata = self.metadata(max, layer);
+        let complete = max || !self.request.args.keys().any(|name| is_private(name));
+        let materials = self.capture.locals.is_empty();
+        let hermetic = materials && !self.capture.network;
+        match self.options.version {
+            Version::V1 => {
+                let mut internal = json!({"builderPlatform": self.builder.to_string()});
+                put(&mut internal, "dockerfileVersion", &self.request.frontend_version);
+                put_some(&mut internal, "buildConfig", build_config);
+                let mut run = self.run("invocationID", "startedOn", "finishedOn");
+                run["buildkit_metadata"] = metadata;
+                put_some(&mut run, "buildkit_hermetic", hermetic.then(|| true.into()));
+                run["buildkit_completeness"] = json!({"request": complete, "resolvedDependencies": materials});
+                put_some(&mut run, "buildkit_reproducible", self.options.reproducible.then(|| true.into()));
+                json!({
+                    "buildDefinition": {
+                        "buildType": BUILD_TYPE_V1,
+                        "externalParameters": {"configSource": self.config_source("path"), "request": parameters},
+                        "internalParameters": internal,
+                        "resolvedDependencies": self.materials(),
+                    },
+                    "runDetails": {"builder": {"id": self.options.builder_id}, "metadata": run},
+                })
+            }
+            Version::V02 => {
+                let mut environment = json!({"platform": self.builder.to_string()});
+                put(&mut environment, "dockerfileVersion", &self.request.frontend_version);
+                let mut run = self.run("buildInvocationID", "buildStartedOn", "buildFinishedOn");
+                run["completeness"] = json!({"parameters": complete, "environment": true, "materials": materials});
+                run["reproducible"] = self.options.reproducible.into();
+                put_some(&mut run, "https://mobyproject.org/buildkit@v1#hermetic", hermetic.then(|| true.into()));
+                run["https://mobyproject.org/buildkit@v1#metadata"] = metadata;
+                let mut predicate = json!({
+                    "builder": {"id": self.options.builder_id},
+                    "buildType": BUILD_TYPE_V02,
+                    "materials": self.materials(),
+                    "invocation": {
+                        "configSource": self.config_source("entryPoint"),
+                        "parameters": parameters,
+                        "environment": environment,
+                    },
+                });
+                put_some(&mut predicate, "buildConfig", build_config);
+                predicate["metadata"] = run;
+                predicate
+            }
+        }
+    }
+
+    fn materials(&self) -> Vec<Value> {
+        self.capture.materials().map(|m| json!({"uri": m.uri, "digest": digest(&m.digest)})).collect()
+    }
+
+    fn config_source(&self, path: &str) -> Value {
+        let mut out = json!({});
+        if let Some(context) = &self.request.context {
+            put(&mut out, "uri", &context.uri);
+            put_some(&mut out, "digest", (!context.digest.is_empty()).then(|| digest(&context.digest)));
+        }
+        put(&mut out, path, &self.request.path);
+        out
+    }
+
+    fn parameters(&self, max: bool) -> Value {
+        let args: Map<String, Value> = self
+            .request
+            .args
+            .iter()
+            .filter(|(name, _)| max || !is_private(name))
+            .map(|(name, value)| (name.clone(), value.as_str().into()))
+            .collect();
+        let mut out = json!({"frontend": self.request.frontend});
+        put_some(&mut out, "args", (!args.is_empty()).then_some(Value::Object(args)));
+        if max {
+            for (name, map) in [("secrets", &self.capture.secrets), ("ssh", &self.capture.ssh)] {
+                put_some(&mut out, name, (!map.is_empty()).then(|| json!(lent(map))));
+            }
+        }
+        let locals: Vec<Value> = self.capture.locals.iter().map(|name| json!({"name": name})).collect();
+        put_some(&mut out, "locals", (!locals.is_empty()).then(|| locals.into()));
+        out
+    }
+
+    fn run(&self, id: &str, started: &str, finished: &str) -> Value {
+        json!({id: self.run.id, started: self.run.started.to_string(), finished: self.run.finished.to_string()})
+    }
+
+    /// What BuildKit has beyond SLSA.
+    fn metadata(&self, max: bool, layer: &dyn Fn(&LayerId) -> Option<Descriptor>) -> Value {
+        let mut out = json!({});
+        put_some(&mut out, "vcs", (!self.request.vcs.is_empty()).then(|| json!(self.request.vcs)));
+        if max {
+            put_some(&mut out, "source", self.steps.source.clone());
+            let known = self.chains.iter().filter_map(|(step, chain)| {
+                let blobs: Option<Vec<Descriptor>> = chain.iter().map(layer).collect();
+                Some((step.clone(), json!([blobs.filter(|blobs| !blobs.is_empty())?])))
+            });
+            let layers: Map<String, Value> = known.collect();
+            put_some(&mut out, "layers", (!layers.is_empty()).then_some(Value::Object(layers)));
+        }
+        out
+    }
+
+    fn mapping(&self) -> Map<String, Value> {
+        self.steps.names.iter().map(|(digest, step)| (digest.to_string(), step.as_str().into())).collect()
+    }
+}
+
+/// Options that only complete provenance tells: their values may be secret (SPEC C8.08).
+fn is_private(name: &str) -> bool {
+    name.starts_with("build-arg:") || name.starts_with("label:")
+}
+
+/// Options that say something about the machine, or about provenance itself (SPEC C8.08).
+#[must_use]
+pub fn is_told(name: &str) -> bool {
+    !["cgroup-parent", "image-resolve-mode", "platform", "cache-imports"].contains(&name)
+        && !name.starts_with("attest:")
+}
+
+/// Takes out of a predicate what differs between two runs of one build.
+pub(super) fn forget_run(predicate: &mut Value) {
+    let members = [
+        ("/runDetails/metadata", ["invocationID", "startedOn", "finishedOn"]),
+        ("/metadata", ["buildInvocationID", "buildStartedOn", "buildFinishedOn"]),
+    ];
+    for (at, names) in members {
+        if let Some(Value::Object(metadata)) = predicate.pointer_mut(at) {
+            for name in names {
+                metadata.remove(name);
+            }
+        }
+    }
+}
+
+/// Leaves of a predicate what `--metadata-file` has unless everything is asked for (SPEC B2.16): no steps, no metadata.
+pub fn shorten(predicate: &mut Value) {
+    for (at, name) in [
+        ("", "buildConfig"),
+        ("", "metadata"),
+        ("/runDetails", "metadata"),
+        ("/buildDefinition/internalParameters", "buildConfig"),
+    ] {
+        if let Some(Value::Object(object)) = predicate.pointer_mut(at) {
+            object.shift_remove(name);
+        }
+    }
+}
+
+/// `{"sha1": "…"}` of `sha1:…`.
+fn digest(text: &str) -> Value {
+    let (algorithm, hex) = text.split_once(':').unwrap_or(("", text));
+    json!({algorithm: hex})
+}
+
+fn put(object: &mut Value, name: &str, text: &str) {
+    if !text.is_empty() {
+        object[name] = text.into();
+    }
+}
+
+fn put_some(object: &mut Value, name: &str, value: Option<Value>) {
+    if let Some(value) = value {
+        object[name] = value;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Digest;
+    use crate::llb::Builder;
+    use crate::llb::op::{Kind, Op, OpMetadata, SourceOp};
+
+    fn provenance(options: ProvenanceOptions) -> Provenance {
+        let mut builder = Builder::with_source("Dockerfile", b"FROM alpine\n");
+        let source = SourceOp { identifier: "docker-image://docker.io/library/alpine:3".into(), ..SourceOp::default() };
+        let root =
+            builder.add(&Op { kind: Some(Kind::Source(source)), ..Op::default() }, OpMetadata::default(), &[(1, 1)]);
+        let args = [("build-arg:TOKEN", "t"), ("label:a", "b"), ("target", "app")];
+        let digest = Digest::sha256("alpine");
+        let amd64: Platform = "linux/amd64".parse().expect("valid");
+        Provenance {
+            options,
+            request: Request {
+                frontend: "dockerfile.v0".into(),
+                frontend_version: "1.26".into(),
+                args: args.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+                context: None,
+                path: "Dockerfile".into(),
+                vcs: BTreeMap::from([("revision".to_owned(), "0123".to_owned())]),
+            },
+            capture: Capture {
+                images: vec![Material::image("docker-image://docker.io/library/alpine:3", &digest, &amd64)],
+                remote: vec![Material { uri: "https://example.org/r.git#main".into(), digest: "sha1:00ff".into() }],
+                locals: vec!["context".into(), "dockerfile".into()],
+                secrets: BTreeMap::from([("token".to_owned(), false), ("more".to_owned(), true)]),
+                ssh: BTreeMap::from([("default".to_owned(), false)]),
+                network: true,
+            },
+            run: Run {
+                id: "abc".into(),
+                started: "2026-01-02T03:04:05Z".parse().expect("a time"),
+                finished: "2026-01-02T03:04:06.5Z".parse().expect("a time"),
+            },
+            builder: amd64,
+            steps: Steps::new(&builder.finish(Some(&root))).expect("valid"),
+            chains: BTreeMap::from([("step0:0".to_owned(), vec![LayerId::from_text("layer")])]),
+        }
+    }
+
+    fn text(options: ProvenanceOptions) -> String {
+        let layer = |_: &LayerId| Some(Descriptor::of_bytes("application/vnd.oci.image.layer.v1.tar+gzip", b"layer"));
+        serde_json::to_string_pretty(&provenance(options).predicate(&layer)).expect("JSON")
+    }
+
+    // SPEC C8.06, C8.08, C8.10
+    #[test]
+    fn c8_06_slsa_v1() {
+        insta::assert_snapshot!("slsa_v1_max", text(ProvenanceOptions::default()));
+        insta::assert_snapshot!(
+            "slsa_v1_min",
+            text(ProvenanceOptions { mode: Mode::Min, ..ProvenanceOptions::default() })
+        );
+    }
+
+    // SPEC C8.07, N2.06
+    #[test]
+    fn c8_07_slsa_v0_2() {
+        let options = ProvenanceOptions {
+            version: Version::V02,
+            builder_id: "https://ci.example/1".into(),
+            reproducible: true,
+            ..ProvenanceOptions::default()
+        };
+        insta::assert_snapshot!("slsa_v02_max", text(options.clone()));
+        insta::assert_snapshot!("slsa_v02_min", text(ProvenanceOptions { mode: Mode::Min, ..options }));
+    }
+
+    // SPEC C8.08, C8.09
+    #[test]
+    fn c8_08_what_is_left_out_makes_it_incomplete() {
+        let mut all = provenance(ProvenanceOptions { mode: Mode::Min, ..ProvenanceOptions::default() });
+        let completeness =
+            |p: &Provenance| p.predicate(&|_| None)["runDetails"]["metadata"]["buildkit_completeness"].clone();
+        assert_eq!(completeness(&all), json!({"request": false, "resolvedDependencies": false}));
+        all.request.args.retain(|name, _| name == "target");
+        all.capture.locals.clear();
+        all.capture.network = false;
+        assert_eq!(completeness(&all), json!({"request": true, "resolvedDependencies": true}));
+        assert_eq!(all.predicate(&|_| None)["runDetails"]["metadata"]["buildkit_hermetic"], true);
+        assert!(["platform", "attest:sbom", "cgroup-parent"].iter().all(|name| !is_told(name)));
+        assert!(is_told("build-arg:platform"));
+    }
+
+    // SPEC B2.16
+    #[test]
+    fn short_provenance_tells_inputs_only() {
+        let mut predicate = provenance(ProvenanceOptions::default()).predicate(&|_| None);
+        shorten(&mut predicate);
+        assert_eq!(predicate["runDetails"], json!({"builder": {"id": ""}}));
+        assert_eq!(predicate["buildDefinition"]["internalParameters"].get("buildConfig"), None);
+        assert_eq!(predicate["buildDefinition"]["resolvedDependencies"][1]["digest"]["sha1"], "00ff");
+    }
+}

@@ -1,0 +1,184 @@
+//! What is said about a build (SPEC C8): what it was asked for and what it learnt, put together.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::{BuildError, BuildRequest, Builder, DockerfileAt, Inputs, MainContext};
+use crate::attest::options::Mode;
+use crate::attest::predicate::{Request, Run, is_told};
+use crate::attest::{Asked, Attestation, Capture, Material, Predicate, Provenance, ProvenanceOptions};
+use crate::frontend::remote::{RemoteContext, without_credentials};
+use crate::frontend::{self, FrontendResult, NoCache};
+use crate::llb::op::NetMode;
+use crate::llb::{Graph, Steps};
+use crate::oci::Platform;
+use crate::solver::Solver;
+
+/// What to say about a build.
+#[derive(Debug, Clone, Default)]
+pub struct Attest {
+    /// What goes with outputs.
+    pub asked: Asked,
+    /// Provenance is part of the report, whatever goes with outputs.
+    pub report: bool,
+    /// The repository that the context is in: `source`, `revision`, `localdir:…` (SPEC B5.06).
+    pub vcs: BTreeMap<String, String>,
+}
+
+/// How one platform's result came to be.
+pub(super) struct Told {
+    /// The provenance, if anybody wants it.
+    pub(super) provenance: Option<Arc<Provenance>>,
+    /// What goes with outputs.
+    pub(super) attestations: Vec<Attestation>,
+}
+
+impl Builder {
+    /// Tells how a result came to be, once it is there.
+    pub(super) async fn tell(
+        &self,
+        request: &BuildRequest,
+        solver: &Arc<Solver>,
+        graph: &Arc<Graph>,
+        front: &FrontendResult,
+        began: Timestamp,
+    ) -> Result<Told, BuildError> {
+        let asked = request.attest.asked.provenance.as_ref();
+        let wanted = asked.filter(|p| request.outputs.iter().any(|output| output.takes(p.inline_only, p.unasked)));
+        if wanted.is_none() && !request.attest.report {
+            return Ok(Told { provenance: None, attestations: Vec::new() });
+        }
+        let options = asked.cloned().unwrap_or_default();
+        let finished = Timestamp::now();
+        let inputs = self.inputs(request, solver).await?;
+        let (capture, context) = captured(request, inputs, solver, graph).await?;
+        let mut provenance = Provenance {
+            request: asked_for(request, inputs, context),
+            capture,
+            run: Run { id: request.id.clone(), started: began, finished },
+            builder: Platform::host().normalised(),
+            steps: Steps::default(),
+            chains: BTreeMap::new(),
+            options,
+        };
+        if provenance.options.mode == Mode::Max {
+            let steps = Steps::new(&front.definition);
+            provenance.steps =
+                steps.map_err(|e| BuildError::Internal(format!("the front end made a bad graph: {e}")))?;
+            let names = &provenance.steps.names;
+            let chains = solver.chains(graph).into_iter();
+            provenance.chains = chains
+                .filter_map(|((vertex, index), chain)| Some((format!("{}:{index}", names.get(&vertex)?), chain)))
+                .collect();
+        }
+        let provenance = Arc::new(provenance);
+        let attestations = wanted.map(|options| attestation(options, &provenance)).into_iter().collect();
+        Ok(Told { provenance: Some(provenance), attestations })
+    }
+}
+
+fn attestation(options: &ProvenanceOptions, provenance: &Arc<Provenance>) -> Attestation {
+    Attestation {
+        predicate: Predicate::Provenance(Arc::clone(provenance)),
+        filename: options.filename.clone(),
+        inline_only: options.inline_only,
+        unasked: options.unasked,
+    }
+}
+
+/// What a graph, its context and its Dockerfile came from; and the context, if it is not a directory of this machine.
+async fn captured(
+    request: &BuildRequest,
+    inputs: &Inputs,
+    solver: &Arc<Solver>,
+    graph: &Arc<Graph>,
+) -> Result<(Capture, Option<Material>), BuildError> {
+    let mut capture = solver.capture(graph).await?;
+    let mut context = None;
+    let named = !matches!(request.context, MainContext::Archive(_));
+    if let Some(remote) = inputs.context.as_ref().filter(|_| named) {
+        let found = of_remote(solver, remote).await?;
+        context = found.first().cloned();
+        capture.remote.extend(found);
+    }
+    match &request.dockerfile_at {
+        DockerfileAt::Given => capture.locals.push("dockerfile".into()),
+        DockerfileAt::Url(url) => capture.remote.extend(of_remote(solver, &RemoteContext::http(url)).await?),
+        DockerfileAt::InContext(_) => {}
+    }
+    Ok((capture.sorted(), context))
+}
+
+async fn of_remote(solver: &Arc<Solver>, context: &RemoteContext) -> Result<Vec<Material>, BuildError> {
+    let graph = context.definition().graph();
+    let graph = graph.map_err(|e| BuildError::Internal(format!("the graph of the context is wrong: {e}")))?;
+    Ok(solver.capture(&Arc::new(graph)).await?.remote)
+}
+
+/// The request in BuildKit's words (SPEC C3.19), without what is only about this machine.
+fn asked_for(request: &BuildRequest, inputs: &Inputs, context: Option<Material>) -> Request {
+    let options = &request.options;
+    let mut args = BTreeMap::new();
+    let mut put = |name: String, value: String| {
+        if is_told(&name) {
+            args.insert(name, value);
+        }
+    };
+    if let Some(epoch) = options.epoch {
+        put("build-arg:SOURCE_DATE_EPOCH".into(), epoch.to_string());
+    }
+    for (name, value) in &options.build_args {
+        put(format!("build-arg:{name}"), value.clone());
+    }
+    for (name, value) in &options.labels {
+        put(format!("label:{name}"), value.clone());
+    }
+    for (name, value) in &options.named_contexts {
+        // What a directory of this machine is called is nobody's business.
+        let value = match value.strip_prefix("oci-layout://") {
+            Some(layout) => format!("oci-layout://{}", layout.rsplit('/').next().unwrap_or_default()),
+            None if request.contexts.contains_key(name) => format!("local:{name}"),
+            None => without_credentials(value),
+        };
+        put(format!("context:{name}"), value);
+    }
+    if let Some(target) = options.target.as_ref().filter(|target| !target.is_empty()) {
+        put("target".into(), target.clone());
+    }
+    match &options.no_cache {
+        NoCache::None => {}
+        NoCache::All => put("no-cache".into(), String::new()),
+        NoCache::Stages(names) => put("no-cache".into(), names.join(",")),
+    }
+    match options.network {
+        NetMode::Unset => {}
+        NetMode::Host => put("force-network-mode".into(), "host".into()),
+        NetMode::None => put("force-network-mode".into(), "none".into()),
+    }
+    let joined = |list: Vec<String>| (!list.is_empty()).then(|| list.join(","));
+    let hosts = options.add_hosts.iter().map(|host| format!("{}={}", host.host, host.ip)).collect();
+    let limits = options.ulimits.iter().map(|l| format!("{}={}:{}", l.name, l.soft, l.hard)).collect();
+    let multi = (request.multi_platform || request.platforms.len() > 1).then(|| "true".to_owned());
+    let others = [
+        ("add-hosts", joined(hosts)),
+        ("ulimit", joined(limits)),
+        ("shm-size", options.shm_size.map(|size| size.to_string())),
+        ("hostname", options.hostname.clone()),
+        ("multi-platform", multi),
+    ];
+    for (name, value) in others {
+        if let Some(value) = value {
+            put(name.into(), value);
+        }
+    }
+    Request {
+        frontend: "dockerfile.v0".into(),
+        frontend_version: frontend::DOCKERFILE_VERSION.into(),
+        args,
+        context,
+        path: inputs.filename.clone(),
+        vcs: request.attest.vcs.clone(),
+    }
+}
