@@ -24,6 +24,11 @@ const PATIENCE: u32 = 6;
 /// Every position of a match up to this length can be found later; of a longer one its beginning and end.
 const DENSE: usize = 4;
 
+/// How many pieces of a block tell whether it may be incompressible...
+const SAMPLES: usize = 4;
+/// ...and how long each is at least: shorter ones do not pay for their codes.
+const SHORTEST_SAMPLE: usize = 4 << 10;
+
 const LITLEN: usize = 286;
 const DIST: usize = 30;
 const END: usize = 256;
@@ -110,6 +115,22 @@ impl FastDeflate {
         }
         writer.stored(&[]);
         writer.finish();
+    }
+
+    /// Appends `block` as [`encode`](Self::encode) does if that makes it no smaller; else nothing that counts, and says no. A look
+    /// at some pieces of it comes first, so that this costs little where it says no.
+    pub(super) fn gives_up(&mut self, block: &[u8], out: &mut Vec<u8>) -> bool {
+        let piece = (block.len() / (16 * SAMPLES)).clamp(SHORTEST_SAMPLE, SPAN);
+        if block.len() < SAMPLES * piece {
+            return false;
+        }
+        let grows = |deflate: &mut Self, bytes: &[u8], out: &mut Vec<u8>| {
+            out.clear();
+            deflate.encode(bytes, out);
+            out.len() >= bytes.len()
+        };
+        let distance = (block.len() - piece) / (SAMPLES - 1);
+        (0..SAMPLES).all(|n| grows(self, &block[n * distance..n * distance + piece], out)) && grows(self, block, out)
     }
 
     /// Splits a span that begins at `start` into sequences; gives its end.
