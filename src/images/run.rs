@@ -32,6 +32,8 @@ impl Images {
         self.make_complete(&[name.to_owned()]).await?;
         let (this, name, platform) = (self.clone(), name.to_owned(), platform.clone());
         let image = blocking(move || this.result(&name, &platform)).await?;
+        // Side by side; the mount would do it layer by layer.
+        self.source.ensure_unpacked(&image.chain, None).await?;
         Ok((image.chain, image.config))
     }
 

@@ -3,7 +3,10 @@
 use std::collections::HashSet;
 use std::io::{self, Read, Write};
 
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+
 use super::parts::Parts;
+use super::transfer::PARALLEL;
 use super::{ImageError, Images};
 use crate::base::Digest;
 use crate::oci::layout::{MARKER, MARKER_NAME};
@@ -102,9 +105,11 @@ impl Images {
                     .collect::<Result<Vec<_>, ImageError>>()
             })
             .await?;
-            for (remotes, blob) in wanted {
-                self.source.ensure_blob(&blob, &remotes, None).await?;
-            }
+            let fetching = wanted.into_iter().map(|(remotes, blob)| {
+                let source = self.source.clone();
+                async move { source.ensure_blob(&blob, &remotes, None).await }
+            });
+            stream::iter(fetching).buffer_unordered(PARALLEL).try_collect::<Vec<()>>().await?;
         }
         Ok(())
     }

@@ -16,7 +16,7 @@ use crate::registry::{BlobSource, Progress, PushOutcome};
 use crate::store::RemoteBlob;
 
 /// Blobs on their way at a time; the client bounds them per host too.
-const PARALLEL: usize = 4;
+pub(super) const PARALLEL: usize = 4;
 
 impl Images {
     /// Brings an image into the store under its name: the one for `platform`, or the whole index without one.

@@ -16,6 +16,8 @@ impl Images {
     pub async fn unpack(&self, name: &str, platform: &Platform, dir: &Path) -> Result<(), ImageError> {
         let (this, name, platform) = (self.clone(), name.to_owned(), platform.clone());
         let image = blocking(move || this.result(&name, &platform)).await?;
+        // Side by side; the mount would do it layer by layer.
+        self.source.ensure_unpacked(&image.chain, None).await?;
         let spec = OutputSpec { dest: Some(Dest::Path(dir.to_owned())), ..OutputSpec::new(OutputKind::Local) };
         let context = ExportContext {
             store: &self.store,
