@@ -15,6 +15,14 @@ const POLYNOMIAL: u32 = 0xedb8_8320;
 const ONE: u32 = 1 << 31;
 
 impl Checksum {
+    /// Of these bytes.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        let mut crc = flate2::Crc::new();
+        crc.update(bytes);
+        Self { crc: crc.sum(), length: bytes.len() as u64 }
+    }
+
     /// The checksum of these bytes followed by those of `next`.
     #[must_use]
     pub fn then(self, next: Self) -> Self {
@@ -53,19 +61,13 @@ fn power(mut exponent: u64) -> u32 {
 mod tests {
     use super::*;
 
-    fn of(bytes: &[u8]) -> Checksum {
-        let mut crc = flate2::Crc::new();
-        crc.update(bytes);
-        Checksum { crc: crc.sum(), length: bytes.len() as u64 }
-    }
-
     #[test]
     fn pieces_add_up() {
         let bytes: Vec<u8> = (0..70_000_u32).map(|i| (i.wrapping_mul(i) >> 7) as u8).collect();
         for cut in [0, 1, 7, 512, 65_536, 69_999, 70_000] {
             let (a, b) = bytes.split_at(cut);
-            assert_eq!(of(a).then(of(b)), of(&bytes), "{cut}");
+            assert_eq!(Checksum::of(a).then(Checksum::of(b)), Checksum::of(&bytes), "{cut}");
         }
-        assert_eq!(Checksum::default().then(of(b"x")), of(b"x"));
+        assert_eq!(Checksum::default().then(Checksum::of(b"x")), Checksum::of(b"x"));
     }
 }

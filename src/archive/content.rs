@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,6 +11,7 @@ use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
 use super::error::ArchiveError;
+use super::reuse::BlockName;
 
 /// Opens a file when its turn has come.
 pub type Opener = Box<dyn FnOnce() -> io::Result<File> + Send>;
@@ -29,10 +29,10 @@ pub(super) struct Recipe {
 pub(super) enum Part {
     /// The next bytes of [`Recipe::bytes`].
     Bytes(usize),
-    /// A whole file.
-    File { open: Opener, size: usize, path: PathBuf, entry: usize },
-    /// A piece of a large one.
-    Piece { file: Arc<File>, offset: u64, size: usize, path: Arc<PathBuf>, entry: usize, last: bool },
+    /// A whole file, and what its sha256 should be, if that is known.
+    File { open: Option<Opener>, size: usize, path: PathBuf, entry: usize, digest: Option<[u8; 32]> },
+    /// A piece of a large one; with the number of its entry if the digest is wanted.
+    Piece { file: Arc<File>, offset: u64, size: usize, path: Arc<PathBuf>, entry: Option<usize>, last: bool },
     /// Zeros.
     Padding(usize),
 }
@@ -44,16 +44,16 @@ pub(super) struct Span {
     pub(super) last: bool,
 }
 
-/// What became known while a block was built.
-#[derive(Default)]
-pub(super) struct Built {
-    /// Digests of whole files, by the numbers of their entries.
-    pub(super) digests: Vec<EntryDigest>,
-    pub(super) spans: Vec<Span>,
-}
-
 /// The number of an entry, and the sha256 of its content.
 pub(super) type EntryDigest = (usize, [u8; 32]);
+
+impl Part {
+    fn size(&self) -> usize {
+        match self {
+            Self::Bytes(size) | Self::Padding(size) | Self::File { size, .. } | Self::Piece { size, .. } => *size,
+        }
+    }
+}
 
 impl Recipe {
     /// Notes that `bytes` has grown by `count`.
@@ -66,11 +66,27 @@ impl Recipe {
     }
 
     pub(super) fn push(&mut self, part: Part) {
-        self.length += match &part {
-            Part::Bytes(size) | Part::Padding(size) => *size,
-            Part::File { size, .. } | Part::Piece { size, .. } => *size,
-        };
+        self.length += part.size();
         self.parts.push(part);
+    }
+
+    /// Names what the block holds; `None` if a digest is not known, or if there is a piece of a large file in it.
+    pub(super) fn name(&self) -> Option<BlockName> {
+        let mut parts = Vec::with_capacity(self.parts.len() * 48);
+        let mut put = |kind: u8, size: usize, digest: &[u8]| {
+            parts.push(kind);
+            parts.extend_from_slice(&(size as u64).to_le_bytes());
+            parts.extend_from_slice(digest);
+        };
+        for part in &self.parts {
+            match part {
+                Part::Bytes(count) => put(0, *count, b""),
+                Part::Padding(count) => put(1, *count, b""),
+                Part::File { size, digest, .. } => put(2, *size, digest.as_ref()?),
+                Part::Piece { .. } => return None,
+            }
+        }
+        Some(BlockName::of_recipe(&parts, &self.bytes))
     }
 
     /// Forgets everything, but keeps the memory.
@@ -80,41 +96,63 @@ impl Recipe {
         self.length = 0;
     }
 
-    /// Reads what is missing into `raw`, which is replaced.
-    pub(super) fn build(&mut self, raw: &mut Vec<u8>) -> Result<Built, ArchiveError> {
-        let mut built = Built::default();
+    /// Reads what is missing into `raw`, which is replaced; gives the pieces of large files in it.
+    pub(super) fn build(&mut self, raw: &mut Vec<u8>) -> Result<Vec<Span>, ArchiveError> {
+        let mut spans = Vec::new();
         raw.clear();
         raw.reserve(self.length + 1);
         let mut taken = 0;
-        for part in self.parts.drain(..) {
+        for part in &mut self.parts {
             let at = raw.len();
             match part {
                 Part::Bytes(count) => {
-                    raw.extend_from_slice(&self.bytes[taken..taken + count]);
-                    taken += count;
+                    raw.extend_from_slice(&self.bytes[taken..taken + *count]);
+                    taken += *count;
                 }
-                Part::Padding(count) => raw.resize(at + count, 0),
-                Part::File { open, size, path, entry } => {
-                    let file = open().map_err(|e| ArchiveError::io("open", &path, e))?;
+                Part::Padding(count) => raw.resize(at + *count, 0),
+                Part::File { open, size, path, .. } => {
+                    let Some(open) = open.take() else { continue };
+                    let file = open().map_err(|e| ArchiveError::io("open", path, e))?;
                     // One more byte than there should be: so a file that has grown is noticed without asking.
-                    let found = append(&file, raw, size, &path)?;
-                    if found != size {
-                        return Err(ArchiveError::Changed { path, expected: size as u64, found: found as u64 });
+                    let found = append(&file, raw, *size, path)?;
+                    if found != *size {
+                        let (expected, found) = (*size as u64, found as u64);
+                        return Err(ArchiveError::Changed { path: path.clone(), expected, found });
                     }
-                    built.digests.push((entry, Sha256::digest(&raw[at..]).into()));
                 }
                 Part::Piece { file, offset, size, path, entry, last } => {
-                    raw.resize(at + size, 0);
-                    let found = read(&file, offset, &mut raw[at..], &path)?;
-                    if found != size {
-                        let (expected, found) = (offset + size as u64, offset + found as u64);
+                    let found = read(file, *offset, raw, *size, path)?;
+                    if found != *size {
+                        let (expected, found) = (*offset + *size as u64, *offset + found as u64);
                         return Err(ArchiveError::Changed { path: path.to_path_buf(), expected, found });
                     }
-                    built.spans.push(Span { range: at..at + size, entry, last });
+                    if let Some(entry) = *entry {
+                        spans.push(Span { range: at..at + *size, entry, last: *last });
+                    }
                 }
             }
         }
-        Ok(built)
+        Ok(spans)
+    }
+
+    /// Takes the digests of the files in `raw`, the block that was built; gives those that were not known, and the path of a file
+    /// that has another one than was said.
+    pub(super) fn hash(&mut self, raw: &[u8]) -> (Vec<EntryDigest>, Option<PathBuf>) {
+        let (mut digests, mut other, mut at) = (Vec::new(), None, 0);
+        for part in &mut self.parts {
+            let end = at + part.size();
+            if let Part::File { path, entry, digest, .. } = part {
+                let found: [u8; 32] = Sha256::digest(&raw[at..end]).into();
+                if *digest != Some(found) {
+                    digests.push((*entry, found));
+                    if digest.replace(found).is_some() {
+                        other = Some(path.clone());
+                    }
+                }
+            }
+            at = end;
+        }
+        (digests, other)
     }
 }
 
@@ -144,17 +182,20 @@ fn at_end(file: &File, offset: u64, path: &Path) -> Result<bool, ArchiveError> {
     Ok(file.metadata().map_err(|e| ArchiveError::io("inspect", path, e))?.len() <= offset)
 }
 
-/// Reads as much as fits into `out`, or less at the end of the file.
-fn read(file: &File, offset: u64, out: &mut [u8], path: &Path) -> Result<usize, ArchiveError> {
-    let mut done = 0;
+/// Appends `size` bytes from `offset` on, or less at the end of the file; tells how many. As [`append`], into memory as it is.
+fn read(file: &File, offset: u64, out: &mut Vec<u8>, size: usize, path: &Path) -> Result<usize, ArchiveError> {
+    let start = out.len();
+    out.reserve(size);
     loop {
-        match file.read_at(&mut out[done..], offset + done as u64) {
-            Ok(count) => done += count,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) => return Err(ArchiveError::io("read", path, e)),
+        let done = out.len() - start;
+        if done >= size {
+            out.truncate(start + size);
+            return Ok(size);
         }
-        if done == out.len() || at_end(file, offset + done as u64, path)? {
-            return Ok(done);
+        match rustix::io::pread(file, spare_capacity(out), offset + done as u64) {
+            Ok(0) => return Ok(done),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(e) => return Err(ArchiveError::io("read", path, e)),
         }
     }
 }
@@ -178,5 +219,10 @@ mod tests {
         assert!(append(&file, &mut out, 9, Path::new("f")).expect("reads") > 9, "it has grown");
         let mut empty = Vec::new();
         assert_eq!(append(&tempfile::tempfile().expect("a file"), &mut empty, 5, Path::new("f")).expect("reads"), 0);
+        let mut piece = b"before".to_vec();
+        assert_eq!(read(&file, 3, &mut piece, 4, Path::new("f")).expect("reads"), 4);
+        assert_eq!(piece, b"before3456", "and nothing behind the piece");
+        assert_eq!(read(&file, 8, &mut piece, 4, Path::new("f")).expect("reads"), 2);
+        assert_eq!(piece, b"before345689");
     }
 }

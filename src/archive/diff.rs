@@ -252,7 +252,7 @@ impl<'a, W: Write + Send> Walk<'a, W> {
         self.stats.bytes += entry.size;
         let file = here.to_owned();
         let open = Box::new(move || open_plain(&file));
-        self.write(&entry, Some(Content::File(open, here.to_owned())))
+        self.write(&entry, Some(Content::File { open, path: here.to_owned(), digest: None }))
     }
 
     fn write(&mut self, entry: &Entry, content: Option<Content<'_>>) -> Result<(), ArchiveError> {

@@ -50,6 +50,12 @@ pub enum ArchiveError {
         /// How much there was, at least.
         found: u64,
     },
+    /// A file's content changed after its digest was taken.
+    #[error("{} changed while it was being copied", path.display())]
+    Unsteady {
+        /// The file.
+        path: PathBuf,
+    },
     /// A compression level the codec does not have.
     #[error("compression level {level} is not valid for {codec} (expected {expected})")]
     Level {
@@ -71,7 +77,11 @@ impl ArchiveError {
     pub fn kind(&self) -> FaultKind {
         match self {
             Self::Io { source, .. } | Self::Sink(source) => FaultKind::of_io(source, FaultKind::Store),
-            Self::Source(_) | Self::Malformed { .. } | Self::Refused { .. } | Self::Changed { .. } => FaultKind::Input,
+            Self::Source(_)
+            | Self::Malformed { .. }
+            | Self::Refused { .. }
+            | Self::Changed { .. }
+            | Self::Unsteady { .. } => FaultKind::Input,
             Self::Level { .. } => FaultKind::Usage,
             Self::Index(_) => FaultKind::Store,
         }

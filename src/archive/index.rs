@@ -12,6 +12,7 @@
 
 use std::cmp::Ordering;
 use std::ffi::{OsStr, OsString};
+use std::io::{self, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -20,6 +21,8 @@ use super::error::ArchiveError;
 use crate::base::Digest;
 
 const MAGIC: &[u8; 5] = b"RBTI\x01";
+/// About as much is written at a time.
+const PIECE: usize = 64 << 10;
 const OPAQUE: u8 = 128;
 const WITH_DIGEST: u8 = 64;
 
@@ -93,23 +96,49 @@ impl TreeIndex {
         })
     }
 
+    /// Whether the content digest of every file is known.
+    #[must_use]
+    pub fn tells_contents(&self) -> bool {
+        self.starts.iter().all(|start| {
+            let mut cursor = Cursor { rest: &self.data[*start..] };
+            let kind = cursor.bytes().and_then(|_| cursor.byte());
+            kind.is_some_and(|kind| kind & WITH_DIGEST != 0 || usize::from(kind & !OPAQUE) != FILE)
+        })
+    }
+
     /// The bytes to store.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut out = MAGIC.to_vec();
-        put_number(&mut out, self.starts.len() as u64);
+        let mut out = Vec::new();
+        self.write_to(&mut out).expect("because a vector takes everything");
+        out
+    }
+
+    /// Writes the bytes to store, a piece at a time.
+    ///
+    /// # Errors
+    /// The writer's.
+    pub fn write_to(&self, out: &mut impl Write) -> io::Result<()> {
+        let mut piece = MAGIC.to_vec();
+        let mut crc = flate2::Crc::new();
+        put_number(&mut piece, self.starts.len() as u64);
         let mut previous: &[u8] = b"";
         for at in 0..self.starts.len() {
             let (path, fields) = self.raw(at);
             let shared = path.iter().zip(previous).take_while(|(a, b)| a == b).count();
-            put_number(&mut out, shared as u64);
-            put_bytes(&mut out, &path[shared..]);
-            out.extend_from_slice(fields);
+            put_number(&mut piece, shared as u64);
+            put_bytes(&mut piece, &path[shared..]);
+            piece.extend_from_slice(fields);
             previous = path;
+            if piece.len() >= PIECE {
+                crc.update(&piece);
+                out.write_all(&piece)?;
+                piece.clear();
+            }
         }
-        let crc = crc32(&out);
-        out.extend_from_slice(&crc.to_le_bytes());
-        out
+        crc.update(&piece);
+        piece.extend_from_slice(&crc.sum().to_le_bytes());
+        out.write_all(&piece)
     }
 
     /// Reads what [`to_bytes`](Self::to_bytes) wrote.
@@ -362,6 +391,8 @@ fn raw_digest(digest: &Digest) -> Option<[u8; 32]> {
     (digest.algorithm() == "sha256").then_some(out)
 }
 
+/// Where files stand in [`KINDS`].
+const FILE: usize = 0;
 const KINDS: [EntryKind; 8] = [
     EntryKind::File,
     EntryKind::Dir,

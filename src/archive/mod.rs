@@ -46,7 +46,7 @@ pub use limits::UnpackLimits;
 pub use lowers::Awaited;
 pub use merged::MergedIndex;
 pub use notes::{Note, NoteKind};
-pub use reuse::{BlockKey, BlockSource, PackedBlock};
+pub use reuse::{BlockKey, BlockSource, HashedPrefix, PackedBlock, PrefixKey};
 pub use scan::{entry_at, xattrs_of};
 pub use writer::{Content, LayerOptions, LayerSummary, LayerWriter, Relocation};
 

@@ -6,6 +6,9 @@
 //!                          └─> hash thread: diff ID (and another one for the digests of files larger than a block)
 //! ```
 //!
+//! As long as a tar begins with blocks that an earlier one began with, too, nothing is read: the compressed blocks are taken from
+//! there, and the hash goes on from where it stood ([`super::reuse`]).
+//!
 //! The first block is worked on by the caller (most layers are no longer); threads start with the second. Blocks in flight are
 //! bounded, so memory is too, whatever the size of the layer.
 
@@ -19,11 +22,11 @@ use sha2::{Digest as _, Sha256};
 
 use super::block::{Encoder, MAX_BLOCK, Method};
 use super::checksum::Checksum;
-use super::content::{Built, EntryDigest, Recipe, Span};
+use super::content::{EntryDigest, Recipe, Span};
 use super::error::ArchiveError;
-use super::reuse::{BlockKey, BlockSource};
+use super::reuse::{BlockKey, BlockName, BlockSource, HashedPrefix, PrefixKey};
+use crate::base::DiffId;
 use crate::base::digest::Hasher;
-use crate::base::{DiffId, Digest};
 
 /// More threads than this do not help one layer: hashing it is slower then.
 const MAX_THREADS: usize = 8;
@@ -44,10 +47,19 @@ pub(super) type Deliver<'a> = &'a mut dyn FnMut(&Done) -> io::Result<()>;
 struct Job {
     number: u64,
     recipe: Recipe,
+    known: Known,
     /// Where the block goes; recycled.
     raw: Vec<u8>,
     /// Where the result goes; recycled.
     out: Vec<u8>,
+}
+
+/// What is known of a block before it is read.
+#[derive(Default)]
+struct Known {
+    name: Option<BlockName>,
+    /// The hash of the tar behind it.
+    hasher: Option<Hasher>,
 }
 
 struct Outcome {
@@ -57,9 +69,18 @@ struct Outcome {
 }
 
 struct Worked {
-    raw: Vec<u8>,
+    step: Step,
     spans: Vec<Span>,
     done: Done,
+}
+
+/// What a block does to the hash of the tar.
+struct Step {
+    /// The block; empty if nobody needed it.
+    raw: Vec<u8>,
+    /// The hash behind it.
+    hasher: Option<Hasher>,
+    name: Option<BlockName>,
 }
 
 /// Takes recipes, gives back compressed blocks in the same order.
@@ -67,8 +88,10 @@ pub(super) struct Pipeline {
     worker: Worker,
     threads: usize,
     /// Until the threads start.
-    hasher: Option<Hasher>,
+    hash: TarHash,
     files: FileHasher,
+    /// The tar so far, while the hash of all its blocks is known.
+    prefix: Option<PrefixKey>,
     crew: Option<Crew>,
     blocks: u64,
     spare_recipes: Vec<Recipe>,
@@ -86,8 +109,8 @@ struct Worker {
 struct Crew {
     jobs: SyncSender<Job>,
     results: Receiver<Outcome>,
-    hashing: SyncSender<Arc<Vec<u8>>>,
-    hash_thread: JoinHandle<Digest>,
+    hashing: SyncSender<Hashing>,
+    hash_thread: JoinHandle<TarHash>,
     /// Started by the first large file.
     files: Option<FileThread>,
     /// Blocks that were hashed.
@@ -97,6 +120,44 @@ struct Crew {
     next: u64,
     in_flight: usize,
     limit: usize,
+}
+
+/// A block on its way to the hash.
+struct Hashing {
+    raw: Arc<Vec<u8>>,
+    hasher: Option<Hasher>,
+    name: Option<BlockName>,
+}
+
+/// The hash of the tar.
+#[derive(Default)]
+struct TarHash {
+    hasher: Hasher,
+    /// The tar so far, while every block has a name and somebody wants to know.
+    prefix: Option<PrefixKey>,
+    /// Where the hash stood behind each block.
+    stood: Vec<HashedPrefix>,
+}
+
+impl TarHash {
+    fn step(&mut self, raw: &[u8], known: Option<Hasher>, name: Option<BlockName>) {
+        match known {
+            Some(hasher) => self.hasher = hasher,
+            None => self.hasher.update(raw),
+        }
+        self.prefix = self.prefix.zip(name).map(|(prefix, name)| prefix.then(name));
+        if let (Some(key), Some(state)) = (self.prefix, self.hasher.suspend()) {
+            self.stood.push(HashedPrefix { key, state });
+        }
+    }
+}
+
+/// What became of a whole tar.
+pub(super) struct Finished {
+    pub(super) diff_id: DiffId,
+    /// Of files larger than a block.
+    pub(super) digests: Vec<EntryDigest>,
+    pub(super) prefixes: Vec<HashedPrefix>,
 }
 
 struct FileThread {
@@ -127,20 +188,56 @@ impl Worker {
         Ok(Self { method, encoder: Encoder::new(method)?, source })
     }
 
-    fn work(&mut self, recipe: &mut Recipe, mut raw: Vec<u8>, mut bytes: Vec<u8>) -> Result<Worked, ArchiveError> {
-        let Built { digests, spans } = recipe.build(&mut raw)?;
-        recipe.clear();
-        let key = self.source.as_ref().map(|_| BlockKey::of(&raw, self.method));
-        bytes.clear();
-        let known = match (&self.source, &key) {
-            (Some(source), Some(key)) => source.find(key, &mut bytes),
-            _ => None,
+    fn work(
+        &mut self,
+        recipe: &mut Recipe,
+        known: Known,
+        mut raw: Vec<u8>,
+        mut bytes: Vec<u8>,
+    ) -> Result<Worked, ArchiveError> {
+        raw.clear();
+        let Some(source) = self.source.clone() else {
+            let spans = recipe.build(&mut raw)?;
+            let (digests, _) = recipe.hash(&raw);
+            recipe.clear();
+            let sum = self.encoder.encode(&raw, &mut bytes).map_err(ArchiveError::Sink)?;
+            let step = Step { raw, hasher: None, name: None };
+            return Ok(Worked { step, spans, done: Done { bytes, sum, key: None, digests } });
         };
-        let sum = match known.filter(|sum| sum.length == raw.len() as u64) {
+        let length = recipe.length as u64;
+        let mut find = |key: &BlockKey| {
+            bytes.clear();
+            source.find(key, &mut bytes).filter(|sum| sum.length == length)
+        };
+        let Known { mut name, hasher } = known;
+        name = name.or_else(|| recipe.name());
+        let mut key = name.map(|name| BlockKey::named(name, self.method));
+        let mut sum = key.as_ref().and_then(&mut find);
+        let (mut spans, mut digests) = (Vec::new(), Vec::new());
+        // As long as the hash is known too, nothing is read.
+        if sum.is_none() || hasher.is_none() {
+            spans = recipe.build(&mut raw)?;
+            // Also of what was found it must be sure that this is what is hashed: a file could have changed meanwhile.
+            if sum.is_none_or(|sum| Checksum::of(&raw) != sum) {
+                let other;
+                (digests, other) = recipe.hash(&raw);
+                if let (Some(path), Some(_)) = (other, &hasher) {
+                    // Blocks behind this one are not read any more: the hash of the tar would be wrong.
+                    return Err(ArchiveError::Unsteady { path });
+                }
+                name = recipe.name();
+                let real =
+                    name.map_or_else(|| BlockKey::of(&raw, self.method), |name| BlockKey::named(name, self.method));
+                sum = if key == Some(real) { None } else { find(&real) };
+                key = Some(real);
+            }
+        }
+        let sum = match sum {
             Some(sum) => sum,
             None => self.encoder.encode(&raw, &mut bytes).map_err(ArchiveError::Sink)?,
         };
-        Ok(Worked { raw, spans, done: Done { bytes, sum, key, digests } })
+        recipe.clear();
+        Ok(Worked { step: Step { raw, hasher, name }, spans, done: Done { bytes, sum, key, digests } })
     }
 }
 
@@ -149,8 +246,9 @@ impl Pipeline {
         Ok(Self {
             worker: Worker::new(method, None)?,
             threads: threads.clamp(1, MAX_THREADS),
-            hasher: Some(Hasher::default()),
+            hash: TarHash::default(),
             files: FileHasher::default(),
+            prefix: None,
             crew: None,
             blocks: 0,
             spare_recipes: Vec::new(),
@@ -159,9 +257,23 @@ impl Pipeline {
         })
     }
 
-    /// Names blocks, and takes those that `source` has from there.
-    pub(super) fn reuse(&mut self, source: Arc<dyn BlockSource>) {
+    /// Names blocks, and takes those that `source` has from there; with `digests` also the hash of all of them from the start.
+    pub(super) fn reuse(&mut self, source: Arc<dyn BlockSource>, digests: bool) {
         self.worker.source = Some(source);
+        let start = digests.then(PrefixKey::default);
+        (self.hash.prefix, self.prefix) = (start, start);
+    }
+
+    /// What is known of the next block.
+    fn look_up(&mut self, recipe: &Recipe) -> Known {
+        let (Some(source), Some(prefix)) = (&self.worker.source, self.prefix) else { return Known::default() };
+        let name = recipe.name();
+        self.prefix = name.map(|name| prefix.then(name));
+        let hasher = self.prefix.and_then(|key| source.hashed(&key)).as_deref().and_then(Hasher::resume);
+        if hasher.is_none() {
+            self.prefix = None;
+        }
+        Known { name, hasher }
     }
 
     /// An empty recipe for the next block.
@@ -175,13 +287,13 @@ impl Pipeline {
         if self.crew.is_none() && self.threads > 1 && self.blocks > 1 {
             self.crew = Some(self.start().map_err(ArchiveError::Sink)?);
         }
+        let known = self.look_up(&recipe);
         let raw = self.buffer();
         let out = self.spare_out.pop().unwrap_or_default();
         let Some(crew) = &mut self.crew else {
-            let Worked { mut raw, spans, done } = self.worker.work(&mut recipe, raw, out)?;
-            if let Some(hasher) = &mut self.hasher {
-                hasher.update(&raw);
-            }
+            let Worked { step: Step { mut raw, hasher, name }, spans, done } =
+                self.worker.work(&mut recipe, known, raw, out)?;
+            self.hash.step(&raw, hasher, name);
             self.files.add(&raw, &spans);
             deliver(&done).map_err(ArchiveError::Sink)?;
             self.spare_out.push(done.bytes);
@@ -190,7 +302,7 @@ impl Pipeline {
             self.spare_recipes.push(recipe);
             return Ok(());
         };
-        crew.jobs.send(Job { number: self.blocks, recipe, raw, out }).map_err(|_| died())?;
+        crew.jobs.send(Job { number: self.blocks, recipe, known, raw, out }).map_err(|_| died())?;
         crew.in_flight += 1;
         self.collect(false, deliver)
     }
@@ -202,22 +314,25 @@ impl Pipeline {
         self.spare_raw.pop().unwrap_or_else(|| Vec::with_capacity(MAX_BLOCK))
     }
 
-    /// Waits for everything that is still being worked on; the digest of all blocks, and those of files larger than a block.
-    pub(super) fn finish(mut self, deliver: Deliver<'_>) -> Result<(DiffId, Vec<EntryDigest>), ArchiveError> {
+    /// Waits for everything that is still being worked on.
+    pub(super) fn finish(mut self, deliver: Deliver<'_>) -> Result<Finished, ArchiveError> {
         self.collect(true, deliver)?;
-        let Some(crew) = self.crew else {
-            return Ok((DiffId(self.hasher.unwrap_or_default().finish()), self.files.finished));
-        };
-        drop((crew.hashing, crew.jobs));
-        let digest = crew.hash_thread.join().map_err(|_| died())?;
-        let files = match crew.files {
-            Some(FileThread { pieces, thread }) => {
-                drop(pieces);
-                thread.join().map_err(|_| died())?
+        let (hash, files) = match self.crew {
+            None => (self.hash, self.files),
+            Some(crew) => {
+                drop((crew.hashing, crew.jobs));
+                let hash = crew.hash_thread.join().map_err(|_| died())?;
+                let files = match crew.files {
+                    Some(FileThread { pieces, thread }) => {
+                        drop(pieces);
+                        thread.join().map_err(|_| died())?
+                    }
+                    None => self.files,
+                };
+                (hash, files)
             }
-            None => self.files,
         };
-        Ok((DiffId(digest), files.finished))
+        Ok(Finished { diff_id: DiffId(hash.hasher.finish()), digests: files.finished, prefixes: hash.stood })
     }
 
     /// Hands out finished blocks; waits while too many (or, at the end, any) are in flight.
@@ -228,7 +343,7 @@ impl Pipeline {
                 crew.next += 1;
                 crew.in_flight -= 1;
                 self.spare_recipes.push(recipe);
-                let Worked { raw, spans, done } = result?;
+                let Worked { step: Step { raw, hasher, name }, spans, done } = result?;
                 let raw = Arc::new(raw);
                 if !spans.is_empty() {
                     if crew.files.is_none() {
@@ -238,7 +353,7 @@ impl Pipeline {
                         files.pieces.send((Arc::clone(&raw), spans)).map_err(|_| died())?;
                     }
                 }
-                crew.hashing.send(raw).map_err(|_| died())?;
+                crew.hashing.send(Hashing { raw, hasher, name }).map_err(|_| died())?;
                 deliver(&done).map_err(ArchiveError::Sink)?;
                 self.spare_out.push(done.bytes);
             }
@@ -258,18 +373,18 @@ impl Pipeline {
         // One for each thread, one that is being handed out, one in reserve.
         let limit = self.threads + 2;
         let (jobs, job_queue) = sync_channel::<Job>(limit);
-        let (hashing, hash_queue) = sync_channel::<Arc<Vec<u8>>>(2);
+        let (hashing, hash_queue) = sync_channel::<Hashing>(2);
         // Never full: no more than `limit` blocks are in flight.
         let (result_sender, results) = sync_channel(limit + 1);
         let (give_back, used) = channel();
-        let mut hasher = self.hasher.take().unwrap_or_default();
+        let mut hash = std::mem::take(&mut self.hash);
         let back = give_back.clone();
         let hash_thread = std::thread::Builder::new().name("layer-hash".into()).spawn(move || {
-            for raw in hash_queue {
-                hasher.update(&raw);
+            for Hashing { raw, hasher, name } in hash_queue {
+                hash.step(&raw, hasher, name);
                 recycle(raw, &back);
             }
-            hasher.finish()
+            hash
         })?;
         let job_queue = Arc::new(Mutex::new(job_queue));
         for _ in 0..self.threads {
@@ -278,8 +393,8 @@ impl Pipeline {
             std::thread::Builder::new().name("layer-pack".into()).spawn(move || {
                 loop {
                     let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                    let Ok(Job { number, mut recipe, raw, out }) = job else { return };
-                    let result = worker.work(&mut recipe, raw, out);
+                    let Ok(Job { number, mut recipe, known, raw, out }) = job else { return };
+                    let result = worker.work(&mut recipe, known, raw, out);
                     if sender.send(Outcome { number, recipe, result }).is_err() {
                         return;
                     }

@@ -22,8 +22,8 @@ use super::entry::{Entry, EntryKind, Timestamp, clean_path};
 use super::error::ArchiveError;
 use super::header;
 use super::index::{IndexBuilder, TreeIndex};
-use super::pipeline::{Done, Pipeline};
-use super::reuse::{BlockSource, PackedBlock};
+use super::pipeline::{Done, Finished, Pipeline};
+use super::reuse::{BlockSource, HashedPrefix, PackedBlock};
 use crate::base::{DiffId, Digest, DigestWriter};
 use crate::oci::media_type::Codec;
 
@@ -63,6 +63,8 @@ pub struct LayerSummary {
     pub index: TreeIndex,
     /// The blob's blocks, if [`LayerWriter::reuse`] asked for their names.
     pub blocks: Vec<PackedBlock>,
+    /// Where the hash of the tar stood behind the first of them, as far as they have names without being read.
+    pub prefixes: Vec<HashedPrefix>,
 }
 
 /// Where the content of a file is.
@@ -70,7 +72,15 @@ pub enum Content<'a> {
     /// Read now.
     Reader(&'a mut dyn Read),
     /// Opened when its block is built, if it is smaller than a block; the path is for messages.
-    File(Opener, PathBuf),
+    File {
+        /// Opens it.
+        open: Opener,
+        /// Its path.
+        path: PathBuf,
+        /// sha256 of the content, if that is known. It is a hint: what is read counts. But a file in a block that an earlier layer has,
+        /// too, may not be read at all.
+        digest: Option<[u8; 32]>,
+    },
 }
 
 /// Changes to every entry of a tar that is no layer but an output of files (SPEC B3.02).
@@ -89,6 +99,8 @@ pub struct LayerWriter<W: Write + Send> {
     method: Method,
     epoch: Option<i64>,
     relocation: Option<Relocation>,
+    /// Files larger than a block get no digest in the index.
+    large_unhashed: bool,
     cutter: Cutter,
     /// The block being filled.
     block: Recipe,
@@ -148,6 +160,7 @@ impl<W: Write + Send> LayerWriter<W> {
             method,
             epoch: options.epoch,
             relocation: None,
+            large_unhashed: false,
             cutter: Cutter::default(),
             flushed: 0,
             index: IndexBuilder::default(),
@@ -159,12 +172,21 @@ impl<W: Write + Send> LayerWriter<W> {
         self.relocation = Some(relocation);
     }
 
-    /// Takes compressed blocks from `source` where it has them, and names all of them in the summary.
+    /// Takes compressed blocks from `source` where it has them, and names all of them in the summary. `digests` says that those of
+    /// most files will be known: then the hash of the tar is taken from there, too, as far as it is the same.
     #[must_use]
-    pub fn reuse(mut self, source: Arc<dyn BlockSource>) -> Self {
+    pub fn reuse(mut self, source: Arc<dyn BlockSource>, digests: bool) -> Self {
         if self.method.codec() != Codec::Uncompressed {
-            self.pipeline.reuse(source);
+            self.pipeline.reuse(source, digests);
         }
+        self
+    }
+
+    /// Leaves the digests of files larger than a block out of the index. Hashing them costs as much as the tar's own hash; who
+    /// writes a layer from a directory has that to look into.
+    #[must_use]
+    pub fn without_large_digests(mut self) -> Self {
+        self.large_unhashed = true;
         self
     }
 
@@ -218,19 +240,20 @@ impl<W: Write + Send> LayerWriter<W> {
         }
         self.block.grown(headers);
         let data_offset = self.flushed + self.block.length as u64;
-        let number = self.index.push(
-            entry,
-            (entry.kind == EntryKind::File).then_some(EMPTY),
-            data_offset - headers as u64,
-            data_offset,
-        );
+        let known = match &content {
+            Some(Content::File { digest: Some(digest), .. }) if size > 0 && whole <= MAX_BLOCK as u64 => *digest,
+            _ => EMPTY,
+        };
+        let large = matches!(&content, Some(Content::File { .. })) && whole > MAX_BLOCK as u64;
+        let hashed = entry.kind == EntryKind::File && !(large && self.large_unhashed);
+        let number = self.index.push(entry, hashed.then_some(known), data_offset - headers as u64, data_offset);
         match content {
             _ if size == 0 => {}
-            Some(Content::File(open, path)) if whole <= MAX_BLOCK as u64 => {
+            Some(Content::File { open, path, digest }) if whole <= MAX_BLOCK as u64 => {
                 // Less than a block fits into every usize.
-                self.block.push(Part::File { open, size: size as usize, path, entry: number });
+                self.block.push(Part::File { open: Some(open), size: size as usize, path, entry: number, digest });
             }
-            Some(Content::File(open, path)) => self.pieces(open, path, size, number)?,
+            Some(Content::File { open, path, .. }) => self.pieces(open, path, size, hashed.then_some(number))?,
             Some(Content::Reader(reader)) => self.read(entry, size, reader, number)?,
             None => return Err(ArchiveError::Changed { path: entry.path.clone(), expected: size, found: 0 }),
         }
@@ -245,7 +268,7 @@ impl<W: Write + Send> LayerWriter<W> {
     }
 
     /// Puts a large file into blocks of its own.
-    fn pieces(&mut self, open: Opener, path: PathBuf, size: u64, entry: usize) -> Result<(), ArchiveError> {
+    fn pieces(&mut self, open: Opener, path: PathBuf, size: u64, entry: Option<usize>) -> Result<(), ArchiveError> {
         let file: Arc<File> = Arc::new(open().map_err(|e| ArchiveError::io("open", &path, e))?);
         let path = Arc::new(path);
         let mut offset = 0;
@@ -308,7 +331,7 @@ impl<W: Write + Send> LayerWriter<W> {
         let last = std::mem::take(&mut self.block);
         self.ship(last)?;
         let Self { mut output, pipeline, mut index, .. } = self;
-        let (diff_id, large) = pipeline.finish(&mut |done| output.deliver(done))?;
+        let Finished { diff_id, digests: large, prefixes } = pipeline.finish(&mut |done| output.deliver(done))?;
         let Output { mut blob, trailer, blocks, digests } = output;
         for (entry, digest) in digests.into_iter().chain(large) {
             index.set_digest(entry, &digest);
@@ -323,6 +346,7 @@ impl<W: Write + Send> LayerWriter<W> {
             codec: self.method.codec(),
             index: index.finish(),
             blocks,
+            prefixes,
         };
         Ok((sink, summary))
     }

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sha2::digest::common::hazmat::{SerializableState, SerializedState};
 use sha2::{Digest as _, Sha256, Sha512};
 
 /// A content digest as the OCI image specification writes it: `algorithm:hex`.
@@ -94,6 +95,23 @@ impl Hasher {
             Self::Sha256(h) => h.update(bytes),
             Self::Sha512(h) => h.update(bytes),
         }
+    }
+
+    /// Where a sha256 stands, for [`resume`](Self::resume) to go on from; zeros at its end are left out. `None` for sha512.
+    #[must_use]
+    pub fn suspend(&self) -> Option<Vec<u8>> {
+        let Self::Sha256(h) = self else { return None };
+        let state = h.serialize();
+        let length = state.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1);
+        Some(state[..length].to_vec())
+    }
+
+    /// Goes on from what [`suspend`](Self::suspend) gave; `None` if it did not.
+    #[must_use]
+    pub fn resume(state: &[u8]) -> Option<Self> {
+        let mut whole = SerializedState::<Sha256>::default();
+        whole.get_mut(..state.len())?.copy_from_slice(state);
+        Some(Self::Sha256(Box::new(Sha256::deserialize(&whole).ok()?)))
     }
 
     /// Ends the computation.
@@ -284,6 +302,20 @@ mod tests {
             assert!(bad.parse::<Digest>().is_err(), "{bad}");
         }
         assert!(EMPTY.to_uppercase().replace("SHA256", "sha256").parse::<Digest>().is_err());
+    }
+
+    #[test]
+    fn a_computation_goes_on_from_where_it_stood() {
+        let bytes: Vec<u8> = (0..5000_u32).map(|i| (i * i) as u8).collect();
+        for cut in [0, 1, 64, 1024, 4999] {
+            let mut first = Hasher::default();
+            first.update(&bytes[..cut]);
+            let state = first.suspend().expect("a sha256");
+            let mut second = Hasher::resume(&state).expect("a state");
+            second.update(&bytes[cut..]);
+            assert_eq!(second.finish(), Digest::sha256(&bytes), "{cut}");
+        }
+        assert!(Hasher::resume(&[7; 500]).is_none());
     }
 
     #[test]

@@ -181,7 +181,18 @@ impl Solver {
         self.fetch(vertex, chain).await?;
         let (store, place, part) = (self.env.store.clone(), Arc::clone(vertex), chain.to_vec());
         let indexes = blocking(move || store.tree_indexes(&part).map_err(|e| tree::store_error(&place, &e))).await?;
-        Ok(indexes.map(|indexes| Base { below: Box::new(BelowIndexes(indexes)), _mount: None }))
+        match indexes {
+            // Made from a directory that is gone: its large files have to be there again to be compared.
+            Some(indexes) if indexes.iter().any(|index| !index.tells_contents()) => {
+                let (store, place, part) = (self.env.store.clone(), Arc::clone(vertex), chain.to_vec());
+                let mount = move || store.mount(&part, &MountRequest::read_only());
+                let mount = blocking(move || mount().map_err(|e| tree::store_error(&place, &e))).await?;
+                let below = Box::new(BelowDirectory(mount.root().to_path_buf()));
+                Ok(Some(Base { below, _mount: Some(mount) }))
+            }
+            Some(indexes) => Ok(Some(Base { below: Box::new(BelowIndexes(indexes)), _mount: None })),
+            None => Ok(None),
+        }
     }
 }
 

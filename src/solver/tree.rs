@@ -59,8 +59,8 @@ impl StatCache for ContextHashes {
         self.0.put(path, &stat_key(key), digest, plain);
     }
 
-    fn is_plain(&self, path: &Path, key: &file::StatKey) -> bool {
-        self.0.is_plain(path, &stat_key(key))
+    fn plain(&self, path: &Path, key: &file::StatKey) -> Option<[u8; 32]> {
+        self.0.plain(path, &stat_key(key))
     }
 }
 

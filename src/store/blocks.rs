@@ -9,7 +9,7 @@ use rusqlite::{OptionalExtension, Transaction};
 
 use crate::archive::block::MAX_BLOCK;
 use crate::archive::checksum::Checksum;
-use crate::archive::{BlockKey, BlockSource, PackedBlock};
+use crate::archive::{BlockKey, BlockSource, LayerSummary, PrefixKey};
 use crate::base::Digest;
 
 use super::Store;
@@ -72,10 +72,20 @@ impl BlockSource for StoredBlocks {
         }
         Some(place.sum)
     }
+
+    fn hashed(&self, key: &PrefixKey) -> Option<Vec<u8>> {
+        let found = self.store.inner.meta.read("look up the hash of a tar's beginning", |c| {
+            c.prepare_cached("SELECT state FROM prefixes WHERE key = ?1")?
+                .query_row([&key.0[..]], |row| row.get(0))
+                .optional()
+        });
+        found.ok().flatten()
+    }
 }
 
-/// Remembers where the blocks of `blob` are, instead of where they were before.
-pub(super) fn note(tx: &Transaction<'_>, blob: &Digest, blocks: &[PackedBlock]) -> rusqlite::Result<()> {
+/// Remembers where the blocks of `blob` are, instead of where they were before, and where its tar's hash stood behind them.
+pub(super) fn note(tx: &Transaction<'_>, blob: &Digest, packed: &LayerSummary) -> rusqlite::Result<()> {
+    let LayerSummary { blocks, prefixes, .. } = packed;
     if blocks.len() < WORTH_IT {
         return Ok(());
     }
@@ -83,10 +93,15 @@ pub(super) fn note(tx: &Transaction<'_>, blob: &Digest, blocks: &[PackedBlock]) 
     for block in blocks {
         insert.execute((&block.key.0[..], blob.as_str(), block.offset, block.size, block.sum.crc, block.sum.length))?;
     }
+    let mut insert = tx.prepare_cached("INSERT OR REPLACE INTO prefixes VALUES (?1, ?2, ?3)")?;
+    for prefix in prefixes {
+        insert.execute((&prefix.key.0[..], blob.as_str(), &prefix.state[..]))?;
+    }
     Ok(())
 }
 
 /// Forgets the blocks of a blob that goes.
 pub(super) fn forget(tx: &Transaction<'_>, blob: &Digest) -> rusqlite::Result<()> {
-    tx.prepare_cached("DELETE FROM blocks WHERE blob = ?1")?.execute([blob.as_str()]).map(drop)
+    tx.prepare_cached("DELETE FROM blocks WHERE blob = ?1")?.execute([blob.as_str()])?;
+    tx.prepare_cached("DELETE FROM prefixes WHERE blob = ?1")?.execute([blob.as_str()]).map(drop)
 }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,6 +31,9 @@ const FIXED: usize = 4 * 8 + 32 + 1 + 4;
 
 /// An entry that is not asked for in this many writing builds is dropped.
 const MAX_AGE: u8 = 16;
+
+/// About as much is written at a time.
+const PIECE: usize = 64 << 10;
 
 /// The bit of the age that says that a file had no extended attributes.
 const PLAIN: u8 = 0x80;
@@ -133,10 +136,10 @@ impl ContextIndex {
         self.known(path, key).map(|known| Digest::from_sha256(&known.digest))
     }
 
-    /// Whether the file at `path` has no extended attributes: it had none when it last looked like `key`, and setting
-    /// one changes the change time.
-    pub fn is_plain(&self, path: &Path, key: &StatKey) -> bool {
-        self.known(path, key).is_some_and(|known| known.plain)
+    /// sha256 of the content of the file at `path`, if it has no extended attributes: it had none when it last looked like
+    /// `key`, and setting one changes the change time.
+    pub fn plain(&self, path: &Path, key: &StatKey) -> Option<[u8; 32]> {
+        self.known(path, key).filter(|known| known.plain).map(|known| known.digest)
     }
 
     fn known(&self, path: &Path, key: &StatKey) -> Option<Known> {
@@ -174,7 +177,19 @@ impl ContextIndex {
         if changes.is_empty() {
             return Ok(());
         }
-        let mut out = Vec::with_capacity(self.data.len() + changes.len() * 160);
+        // Not synced: a damaged file counts as empty.
+        let temp = self.store.owner()?.path("context");
+        let file = fs::File::create(&temp).map_err(StoreError::io("create", &temp))?;
+        self.write(&changes, Summed::new(file)).map_err(StoreError::io("write", &temp))?;
+        fs::rename(&temp, &self.path).map_err(|e| {
+            let _ = fs::remove_file(&temp);
+            StoreError::io("rename", &self.path)(e)
+        })
+    }
+
+    /// Writes the old entries with the changes.
+    fn write(&self, changes: &Changes, mut file: Summed) -> io::Result<()> {
+        let mut out = Vec::with_capacity(2 * PIECE);
         out.extend_from_slice(MAGIC);
         out.extend_from_slice(&length(&self.context));
         out.extend_from_slice(&self.context);
@@ -183,6 +198,7 @@ impl ContextIndex {
             let old = self.entry(*start);
             while let Some((path, value)) = new.next_if(|(path, _)| path.as_slice() < old.path) {
                 append_new(&mut out, path, value.as_ref());
+                file.pass_on(&mut out)?;
             }
             if let Some((path, value)) = new.next_if(|(path, _)| path.as_slice() == old.path) {
                 append_new(&mut out, path, value.as_ref());
@@ -192,19 +208,13 @@ impl ContextIndex {
             if age <= MAX_AGE {
                 append(&mut out, old.path, &old.key, old.digest, age | if old.plain { PLAIN } else { 0 });
             }
+            file.pass_on(&mut out)?;
         }
         for (path, value) in new {
             append_new(&mut out, path, value.as_ref());
+            file.pass_on(&mut out)?;
         }
-        let sum = blake3::hash(&out);
-        out.extend_from_slice(&sum.as_bytes()[..8]);
-        // Not synced: a damaged file counts as empty.
-        let temp = self.store.owner()?.path("context");
-        fs::write(&temp, &out).map_err(StoreError::io("write", &temp))?;
-        fs::rename(&temp, &self.path).map_err(|e| {
-            let _ = fs::remove_file(&temp);
-            StoreError::io("rename", &self.path)(e)
-        })
+        file.finish(&out)
     }
 
     /// Whether a file could have changed once more without looking different. The change time decides; a modification
@@ -231,6 +241,34 @@ impl ContextIndex {
             plain: data[64] & PLAIN != 0,
             path: &data[FIXED..FIXED + length],
         }
+    }
+}
+
+/// A file that ends with a checksum of what is in it.
+struct Summed {
+    file: fs::File,
+    sum: blake3::Hasher,
+}
+
+impl Summed {
+    fn new(file: fs::File) -> Self {
+        Self { file, sum: blake3::Hasher::new() }
+    }
+
+    /// Writes what was collected once it is worth it, so that memory does not grow with the index.
+    fn pass_on(&mut self, collected: &mut Vec<u8>) -> io::Result<()> {
+        if collected.len() >= PIECE {
+            self.sum.update(collected);
+            self.file.write_all(collected)?;
+            collected.clear();
+        }
+        Ok(())
+    }
+
+    fn finish(mut self, rest: &[u8]) -> io::Result<()> {
+        self.sum.update(rest);
+        self.file.write_all(rest)?;
+        self.file.write_all(&self.sum.finalize().as_bytes()[..8])
     }
 }
 
@@ -364,10 +402,10 @@ mod tests {
             index.save().expect("saves");
         }
         let index = open(&store);
-        assert!(index.is_plain(Path::new("plain"), &key(1)));
-        assert!(!index.is_plain(Path::new("plain"), &key(2)), "it may have got one");
-        assert!(!index.is_plain(Path::new("marked"), &key(1)));
-        assert!(!index.is_plain(Path::new("unknown"), &key(1)));
+        assert!(index.plain(Path::new("plain"), &key(1)).is_some());
+        assert!(index.plain(Path::new("plain"), &key(2)).is_none(), "it may have got one");
+        assert!(index.plain(Path::new("marked"), &key(1)).is_none());
+        assert!(index.plain(Path::new("unknown"), &key(1)).is_none());
         assert_eq!(index.get(Path::new("plain"), &key(1)), Some(Digest::sha256("p")));
     }
 

@@ -6,7 +6,7 @@
 use std::io::Read;
 
 use crate::archive::block::{Encoder, MAX_BLOCK, Method, Trailer, block_lengths};
-use crate::archive::{ArchiveError, LayerOptions, LayerSummary, LayerWriter, PackedBlock, decompressor};
+use crate::archive::{ArchiveError, LayerOptions, LayerSummary, LayerWriter, decompressor};
 use crate::base::digest::Hasher;
 use crate::base::{DiffId, Digest};
 use crate::oci::Descriptor;
@@ -74,16 +74,17 @@ impl Store {
         let id = new_id()?;
         let archive =
             |source: ArchiveError| StoreError::Archive { action: "pack", id: id.clone(), source: Box::new(source) };
-        let mut writer = LayerWriter::new(self.known_blob_writer()?, &options).map_err(archive)?.reuse(self.blocks());
+        let sink = self.known_blob_writer()?;
+        let mut writer = LayerWriter::new(sink, &options).map_err(archive)?.reuse(self.blocks(), true);
         write(&mut writer)?;
         let (sink, summary) = writer.finish().map_err(archive)?;
         self.keep_index(&summary.diff_id.0, &summary.index)?;
         let (digest, size) = sink.commit_as(&summary.blob, summary.size)?;
-        let blob = own_blob(digest, size, summary.diff_id, &options);
+        let blob = own_blob(digest, size, summary.diff_id.clone(), &options);
         self.inner.meta.write("add a layer", |tx| {
             insert_layer(tx, &id, description, parents, Some(&blob.diff_id))?;
             insert_blob(tx, &id, &blob)?;
-            blocks::note(tx, &blob.digest, &summary.blocks)?;
+            blocks::note(tx, &blob.digest, &summary)?;
             Ok(())
         })?;
         Ok(id)
@@ -145,7 +146,9 @@ impl Store {
         let below = self.materialise(parents)?;
         self.materialise(chain)?;
         let dir = self.find_dir(chain)?.ok_or_else(|| StoreError::NotLocal { id: id.clone() })?;
-        let mut writer = LayerWriter::new(self.known_blob_writer()?, options).map_err(archive)?.reuse(self.blocks());
+        let sink = self.known_blob_writer()?;
+        let mut writer = LayerWriter::new(sink, options).map_err(archive)?.reuse(self.blocks(), false);
+        writer = writer.without_large_digests();
         let stats = self.snapshotter()?.pack(&dir.path, &below, dir.copied_at, &mut writer).map_err(archive)?;
         let (sink, summary) = writer.finish().map_err(archive)?;
         if let (None, Some(recorded)) = (options.epoch, &record.diff_id)
@@ -173,15 +176,17 @@ impl Store {
         options: &LayerOptions,
     ) -> Result<LayerBlob, StoreError> {
         let (digest, size) = sink.commit_as(&summary.blob, summary.size)?;
-        let blob = own_blob(digest, size, summary.diff_id, options);
-        self.note_layer_blob(id, &blob, &summary.blocks)?;
+        let blob = own_blob(digest, size, summary.diff_id.clone(), options);
+        self.note_layer_blob(id, &blob, Some(&summary))?;
         Ok(blob)
     }
 
-    fn note_layer_blob(&self, id: &LayerId, blob: &LayerBlob, packed: &[PackedBlock]) -> Result<(), StoreError> {
+    fn note_layer_blob(&self, id: &LayerId, blob: &LayerBlob, packed: Option<&LayerSummary>) -> Result<(), StoreError> {
         self.inner.meta.write("note a layer's blob", |tx| {
             insert_blob(tx, id, blob)?;
-            blocks::note(tx, &blob.digest, packed)?;
+            if let Some(packed) = packed {
+                blocks::note(tx, &blob.digest, packed)?;
+            }
             if blob.epoch.is_none() {
                 tx.execute(
                     "UPDATE layers SET diff_id = ?2 WHERE id = ?1 AND diff_id IS NULL",
@@ -220,7 +225,7 @@ impl Store {
             media_type: own_media_type(options.codec),
             ..from.clone()
         };
-        self.note_layer_blob(id, &blob, &[])?;
+        self.note_layer_blob(id, &blob, None)?;
         Ok(blob)
     }
 }

@@ -71,6 +71,8 @@ CREATE TABLE IF NOT EXISTS blocks (
     key BLOB PRIMARY KEY, blob TEXT NOT NULL, offset INTEGER NOT NULL, size INTEGER NOT NULL, crc INTEGER NOT NULL,
     length INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS blocks_blob ON blocks (blob);
+CREATE TABLE IF NOT EXISTS prefixes (key BLOB PRIMARY KEY, blob TEXT NOT NULL, state BLOB NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS prefixes_blob ON prefixes (blob);
 ";
 
 /// What a transaction's body can fail with.
@@ -202,7 +204,8 @@ fn create(connection: &Connection) -> rusqlite::Result<()> {
 
 /// Whether the tables that came later are there.
 fn has_added(connection: &Connection) -> rusqlite::Result<bool> {
-    connection.query_row("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'blocks_blob')", [], |row| row.get(0))
+    connection
+        .query_row("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'prefixes_blob')", [], |row| row.get(0))
 }
 
 fn user_version(connection: &Connection) -> rusqlite::Result<i64> {

@@ -355,7 +355,8 @@ impl Store {
             return Ok(());
         }
         let temp = self.owner()?.path("index");
-        fs::write(&temp, index.to_bytes()).map_err(StoreError::io("write", &temp))?;
+        let mut file = fs::File::create(&temp).map_err(StoreError::io("create", &temp))?;
+        index.write_to(&mut file).map_err(StoreError::io("write", &temp))?;
         fs::rename(&temp, &path).map_err(StoreError::io("rename", &path))
     }
 

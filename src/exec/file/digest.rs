@@ -86,8 +86,8 @@ pub trait StatCache: Send + Sync {
     /// Remembers one, and whether the file has no extended attributes at all. Not called for files that changed so
     /// recently that their time stamps prove nothing.
     fn put(&self, path: &Path, key: &StatKey, digest: &Digest, plain: bool);
-    /// Whether the file with this `key` is known to have no extended attributes.
-    fn is_plain(&self, path: &Path, key: &StatKey) -> bool;
+    /// sha256 of the content of the file with this `key`, if it is known to have no extended attributes.
+    fn plain(&self, path: &Path, key: &StatKey) -> Option<[u8; 32]>;
 }
 
 /// Remembers nothing.
@@ -98,8 +98,8 @@ impl StatCache for NoStatCache {
         None
     }
     fn put(&self, _: &Path, _: &StatKey, _: &Digest, _: bool) {}
-    fn is_plain(&self, _: &Path, _: &StatKey) -> bool {
-        false
+    fn plain(&self, _: &Path, _: &StatKey) -> Option<[u8; 32]> {
+        None
     }
 }
 

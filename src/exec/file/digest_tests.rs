@@ -220,8 +220,8 @@ impl StatCache for Cache {
     fn put(&self, path: &Path, key: &StatKey, digest: &Digest, _: bool) {
         self.known.lock().expect("no panic").insert((path.to_owned(), *key), digest.clone());
     }
-    fn is_plain(&self, _: &Path, _: &StatKey) -> bool {
-        false
+    fn plain(&self, _: &Path, _: &StatKey) -> Option<[u8; 32]> {
+        None
     }
 }
 

@@ -211,6 +211,14 @@ impl Copy<'_, '_> {
         let mut found = walk.run(fd, path, target)?;
         // Directories before what is in them.
         found.sort_unstable_by(|a, b| crate::archive::index::path_order(&a.dest, &b.dest));
+        if self.plan.is_blank(target) {
+            let nodes = found.into_iter().map(|Item { dest, mut node, dir }| {
+                node.fresh = dir.is_some();
+                (dest, node)
+            });
+            self.plan.put_all(nodes);
+            return Ok(());
+        }
         for Item { dest, node, dir } in found {
             let replace = self.action.always_replace_existing_dest_paths;
             match dir {
@@ -444,6 +452,7 @@ impl Walk<'_> {
             size: 0,
             fresh: false,
             source: self.number,
+            digest: None,
             more: None,
         }
     }
@@ -485,7 +494,8 @@ impl Walk<'_> {
                 if stat.st_nlink > 1 {
                     node.more().inode = Some((stat.st_dev, stat.st_ino));
                 }
-                if !self.known.is_plain(Path::new(OsStr::from_bytes(path)), &StatKey::new(&stat)) {
+                node.digest = self.known.plain(Path::new(OsStr::from_bytes(path)), &StatKey::new(&stat));
+                if node.digest.is_none() {
                     let place = Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string());
                     self.attributes(&mut node, &place.join(OsStr::from_bytes(name.to_bytes())), path)?;
                 }
