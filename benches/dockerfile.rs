@@ -37,7 +37,7 @@ USER app
     stage.repeat(10_000 / stage.lines().count())
 }
 
-#[divan::bench]
+#[divan::bench(max_time = 2)]
 fn parse_10_000_lines(bencher: divan::Bencher<'_, '_>) {
     let text = ten_thousand_lines();
     assert_eq!(text.lines().count(), 10_000);
@@ -45,27 +45,27 @@ fn parse_10_000_lines(bencher: divan::Bencher<'_, '_>) {
     bencher.bench(|| parse(text.as_bytes()));
 }
 
-#[divan::bench]
+#[divan::bench(max_time = 2)]
 fn lint_10_000_lines(bencher: divan::Bencher<'_, '_>) {
     let text = ten_thousand_lines();
     let parsed = parse(text.as_bytes());
     bencher.bench(|| lint(&parsed.dockerfile, &parsed.warnings, &CheckConfig::default()));
 }
 
-#[divan::bench]
+#[divan::bench(max_time = 2)]
 fn print_10_000_lines(bencher: divan::Bencher<'_, '_>) {
     let text = ten_thousand_lines();
     let parsed = parse(text.as_bytes());
     bencher.bench(|| print::print(&parsed.dockerfile));
 }
 
-#[divan::bench]
+#[divan::bench(max_time = 2)]
 fn expand_a_word(bencher: divan::Bencher<'_, '_>) {
     let value = |name: &str| (name == "PATH").then(|| "/usr/bin:/bin".to_owned());
     bencher.bench(|| Expander::words('\\').expand("/opt/${NAME:-app}/bin:$PATH", &value));
 }
 
-#[divan::bench]
+#[divan::bench(max_time = 2)]
 fn ignore_1_000_paths(bencher: divan::Bencher<'_, '_>) {
     let file = IgnoreFile::parse(".dockerignore", b"**/*.log\nnode_modules\n.git\n!keep.log\nbuild/**\n");
     let file = file.expect("a valid file");

@@ -44,36 +44,51 @@ fn noise(length: usize) -> Vec<u8> {
 
 const BLOCK: usize = 256 << 10;
 
-#[divan::bench(args = [Codec::Gzip, Codec::Zstd])]
+#[divan::bench(max_time = 2, args = [Codec::Gzip, Codec::Zstd])]
 fn compress_text(bencher: divan::Bencher<'_, '_>, codec: Codec) {
     compress(bencher, codec, &text(BLOCK));
 }
 
-#[divan::bench(args = [Codec::Gzip, Codec::Zstd])]
+#[divan::bench(max_time = 2, args = [Codec::Gzip, Codec::Zstd])]
 fn compress_noise(bencher: divan::Bencher<'_, '_>, codec: Codec) {
     compress(bencher, codec, &noise(BLOCK));
 }
 
+/// zlib's levels, with a look at each block first.
+#[divan::bench(max_time = 2, args = [2, 6, 9])]
+fn compress_noise_at_level(bencher: divan::Bencher<'_, '_>, level: i32) {
+    compress_at(bencher, Method::new(Codec::Gzip, Some(level)).unwrap(), &noise(BLOCK));
+}
+
+#[divan::bench(max_time = 2, args = [2, 6, 9])]
+fn compress_text_at_level(bencher: divan::Bencher<'_, '_>, level: i32) {
+    compress_at(bencher, Method::new(Codec::Gzip, Some(level)).unwrap(), &text(BLOCK));
+}
+
 fn compress(bencher: divan::Bencher<'_, '_>, codec: Codec, block: &[u8]) {
-    let mut encoder = Encoder::new(Method::new(codec, None).unwrap()).unwrap();
+    compress_at(bencher, Method::new(codec, None).unwrap(), block);
+}
+
+fn compress_at(bencher: divan::Bencher<'_, '_>, method: Method, block: &[u8]) {
+    let mut encoder = Encoder::new(method).unwrap();
     let mut out = Vec::new();
     bencher.counter(BytesCount::new(block.len())).bench_local(|| encoder.encode(block, &mut out).unwrap());
 }
 
-#[divan::bench]
+#[divan::bench(max_time = 2)]
 fn hash_sha256(bencher: divan::Bencher<'_, '_>) {
     let block = text(BLOCK);
     bencher.counter(BytesCount::new(BLOCK)).bench_local(|| Digest::sha256(&block));
 }
 
-#[divan::bench]
+#[divan::bench(max_time = 2)]
 fn hash_block_name(bencher: divan::Bencher<'_, '_>) {
     let (block, method) = (text(BLOCK), Method::new(Codec::Gzip, None).unwrap());
     bencher.counter(BytesCount::new(BLOCK)).bench_local(|| BlockKey::of(&block, method));
 }
 
 /// Headers, index and diff ID of 2,000 small files; with gzip the whole way to a blob.
-#[divan::bench(args = [Codec::Uncompressed, Codec::Gzip])]
+#[divan::bench(max_time = 2, args = [Codec::Uncompressed, Codec::Gzip])]
 fn write_a_layer_of_2_000_files(bencher: divan::Bencher<'_, '_>, codec: Codec) {
     let body = text(2600);
     let entries: Vec<Entry> = (0..2000)
@@ -104,13 +119,13 @@ impl StatCache for Memory {
     fn put(&self, path: &Path, key: &StatKey, digest: &Digest, _: bool) {
         self.0.lock().unwrap().insert((path.to_owned(), *key), digest.clone());
     }
-    fn is_plain(&self, _: &Path, _: &StatKey) -> bool {
-        false
+    fn plain(&self, _: &Path, _: &StatKey) -> Option<[u8; 32]> {
+        None
     }
 }
 
 /// Looking at 2,000 files: all of them read, and none as none changed.
-#[divan::bench(args = [false, true])]
+#[divan::bench(max_time = 2, args = [false, true])]
 fn scan_a_context_of_2_000_files(bencher: divan::Bencher<'_, '_>, known: bool) {
     let dir = tempfile::tempdir().unwrap();
     let body = text(2600);
