@@ -10,7 +10,7 @@ use super::args::{Imagetools, ImagetoolsCreate, ImagetoolsInspect};
 use super::errors::Failure;
 use super::image_commands::{failure, platform, runtime, usage};
 use super::worker::Inside;
-use super::{print, settings, table};
+use super::{print, settings, template};
 use crate::base::{Events, FaultKind, file};
 use crate::images::ImageError;
 use crate::images::remote::{Combination, Combined, Details, Looked, Part, Place, RemoteImages};
@@ -140,7 +140,7 @@ fn inspect(inside: &Inside, args: &ImagetoolsInspect) -> Result<u8, Failure> {
     } else {
         runtime.block_on(images.details(&looked)).map_err(|e| failure(&e))?
     };
-    let text = table::render(format, fields(&looked, &details), json_indented)?;
+    let text = template::render(format, fields(&looked, &details), json_indented)?;
     print(&format!("{text}\n"))
 }
 
@@ -252,14 +252,14 @@ fn structure(value: &Value) -> Go {
     let Value::Object(object) = value else {
         return match value {
             Value::Array(list) => Go::Array(list.iter().map(structure).collect()),
-            other => table::go(other),
+            other => template::go(other),
         };
     };
     let mut fields: HashMap<String, Go> = HashMap::new();
     // A map by platform stays one: its keys are data, and ranges go over it.
     let is_map = !object.is_empty() && object.keys().all(|key| key.contains('/') && key.parse::<Platform>().is_ok());
     for (name, value) in object {
-        let go = if FREE.contains(&name.as_str()) { table::go(value) } else { structure(value) };
+        let go = if FREE.contains(&name.as_str()) { template::go(value) } else { structure(value) };
         if !is_map {
             let usual = || name.chars().take(1).flat_map(char::to_uppercase).chain(name.chars().skip(1)).collect();
             let known = FIELDS.iter().find(|(json, _)| json == name);
@@ -291,6 +291,6 @@ fn plain(value: &Go) -> Value {
             }
         },
         Go::Array(list) => Value::Array(list.iter().map(plain).collect()),
-        other => table::back(other),
+        other => template::back(other),
     }
 }

@@ -37,6 +37,7 @@ mod step_logs;
 mod store_commands;
 mod table;
 mod telemetry;
+mod template;
 mod vcs;
 mod worker;
 
