@@ -55,7 +55,7 @@ pub(super) async fn tar(
     let threads = context.threads;
     let work = move |out: &mut (dyn std::io::Write + Send)| staging.tar(out, threads);
     Ok(match dest {
-        Dest::Path(path) => Ready::File(blocking(move || StagedFile::write(&path, |out| work(out))).await?),
+        Dest::Path(path) => Ready::File(blocking(move || StagedFile::write(&path, None, |out| work(out))).await?),
         // What is written there cannot be taken back.
         Dest::Stdout => Ready::Later(Box::new(move || write_stdout(|out| work(out)))),
     })

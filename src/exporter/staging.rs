@@ -5,10 +5,13 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
+use rustix::fs::{AtFlags, CWD, FallocateFlags, Timespec, Timestamps};
 
 use super::{Dest, ExportError};
 use crate::base::file;
+
+/// Files from this size on get their room before they are written.
+const ROOM: u64 = 1 << 20;
 
 /// A file that is written and not yet visible.
 pub(super) struct StagedFile {
@@ -17,9 +20,11 @@ pub(super) struct StagedFile {
 }
 
 impl StagedFile {
-    /// Writes next to `path`. The writer's type is known, so that whole files can be copied into it by the kernel.
+    /// Writes next to `path`; `size` is what the file will have, if that is known, or a little less. The writer's type is
+    /// known, so that whole files can be copied into it by the kernel.
     pub(super) fn write(
         path: &Path,
+        size: Option<u64>,
         write: impl FnOnce(&mut BufWriter<&File>) -> Result<(), ExportError>,
     ) -> Result<Self, ExportError> {
         let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -31,6 +36,12 @@ impl StagedFile {
             .prefix(".rbuild-")
             .tempfile_in(parent)
             .map_err(ExportError::io("create a file in", parent))?;
+        // Finding room at once is cheaper than page by page. A file that takes another's place goes the usual way: ext4 sees to
+        // it that after a crash of the machine it is not empty.
+        if let Some(size) = size.filter(|size| *size >= ROOM && fs::symlink_metadata(path).is_err()) {
+            // Where it cannot be done, writing says what is wrong.
+            let _ = rustix::fs::fallocate(temp.as_file(), FallocateFlags::KEEP_SIZE, 0, size);
+        }
         let mut out = BufWriter::with_capacity(1 << 20, temp.as_file());
         write(&mut out)?;
         out.flush().map_err(ExportError::io("write", path))?;
@@ -221,16 +232,16 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("a.tar");
         put(&file, "old");
-        let staged = StagedFile::write(&file, |out| {
+        let staged = StagedFile::write(&file, None, |out| {
             out.write_all(b"new").map_err(ExportError::io("write", "a.tar"))?;
             Ok(())
         });
         drop(staged.expect("staged"));
         assert_eq!(read(&file), "old");
-        let broken = StagedFile::write(&file, |_| Err(ExportError::Internal("broken".into())));
+        let broken = StagedFile::write(&file, None, |_| Err(ExportError::Internal("broken".into())));
         assert!(broken.is_err());
         drop(StagedTree::new(&dir.path().join("new"), true).expect("staged"));
         assert_eq!(fs::read_dir(dir.path()).expect("reads").count(), 1);
-        assert!(StagedFile::write(dir.path(), |_| Ok(())).is_err(), "a directory is no file");
+        assert!(StagedFile::write(dir.path(), None, |_| Ok(())).is_err(), "a directory is no file");
     }
 }
