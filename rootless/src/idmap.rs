@@ -42,6 +42,12 @@ impl IdMaps {
         Self { uids: read("/proc/self/uid_map"), gids: read("/proc/self/gid_map") }
     }
 
+    /// Whether these are the maps of the machine's first user namespace.
+    #[must_use]
+    pub fn are_initial(&self) -> bool {
+        self.sizes() == (u64::from(u32::MAX), u64::from(u32::MAX))
+    }
+
     /// Whether files and processes can have this user id.
     #[must_use]
     pub fn has_uid(&self, uid: u32) -> bool {

@@ -1,14 +1,175 @@
-//! Owners that files cannot have, recorded beside them.
+//! Owners that files cannot have, and devices that cannot be made, recorded beside what stands for them.
 //!
-//! The attribute and its form are those other rootless tools use: `user.rootlesscontainers`, a protobuf message with the
-//! user as field 1 and the group as field 2, zeros left out. Root has no record.
+//! For files and directories the attribute and its form are those other rootless tools use: `user.rootlesscontainers`, a
+//! protobuf message with the user as field 1 and the group as field 2, zeros left out. Root has no record.
+//!
+//! Links, pipes, sockets and devices cannot have attributes of users. They can have one that means nothing to them, file
+//! capabilities, which root of a user namespace may set, and which renaming, linking and an overlay's copy-up keep: their
+//! four words hold a mark, the user, the group and the number of the device. A device is a socket with such a record: it
+//! cannot be opened, as the device could not be.
 
-/// The attribute.
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+use rustix::fs::{FileType, XattrFlags};
+use rustix::io::Errno;
+use rustix::path::Arg;
+
+/// The attribute of files and directories.
 pub const RECORD: &str = "user.rootlesscontainers";
 
+/// The attribute of everything else.
+const SPECIAL_RECORD: &str = "security.capability";
+/// `VFS_CAP_REVISION_2`: the form that a user namespace shows of its own capabilities.
+const REVISION: u32 = 0x0200_0000;
+/// Our mark; the lowest byte says what is recorded.
+const MARK: u32 = 0x7262_6400;
+const MARK_OWNER: u32 = MARK;
+const MARK_CHAR: u32 = MARK | 1;
+const MARK_BLOCK: u32 = MARK | 2;
+
+/// A device that could not be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Device {
+    /// A block device, else a character device.
+    pub block: bool,
+    /// Major number, 12 bits.
+    pub major: u32,
+    /// Minor number, 20 bits.
+    pub minor: u32,
+}
+
+impl Device {
+    /// From a type and a number as the kernel has them; `None` for what is no device.
+    #[must_use]
+    pub fn new(kind: FileType, number: u64) -> Option<Self> {
+        let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
+        match kind {
+            FileType::BlockDevice => Some(Self { block: true, major, minor }),
+            FileType::CharacterDevice => Some(Self { block: false, major, minor }),
+            _ => None,
+        }
+    }
+
+    /// Its type.
+    #[must_use]
+    pub fn kind(self) -> FileType {
+        if self.block { FileType::BlockDevice } else { FileType::CharacterDevice }
+    }
+
+    /// Its number as the kernel has it.
+    #[must_use]
+    pub fn number(self) -> u64 {
+        rustix::fs::makedev(self.major, self.minor)
+    }
+}
+
+/// What is recorded of one file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Record {
+    /// User and group.
+    pub owner: (u32, u32),
+    /// What a socket stands for.
+    pub device: Option<Device>,
+}
+
+impl Record {
+    /// The record of what is at `path` itself, which is of this kind; nothing is root's and no device.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn of_path(path: impl Arg + Copy, kind: FileType) -> io::Result<Self> {
+        let mut value = [0; 32];
+        let length = rustix::fs::lgetxattr(path, attribute(kind), &mut value[..]);
+        Self::found(length.map(|n| &value[..n]), kind)
+    }
+
+    /// The record of an open file, or of what a descriptor names.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn of_fd(fd: impl AsFd, kind: FileType) -> io::Result<Self> {
+        let mut value = [0; 32];
+        let length = rustix::fs::getxattr(by_descriptor(&fd), attribute(kind), &mut value[..]);
+        Self::found(length.map(|n| &value[..n]), kind)
+    }
+
+    /// Records this of what a descriptor names.
+    ///
+    /// # Errors
+    /// `EPERM` or `EOPNOTSUPP` where it cannot be recorded.
+    pub fn write(self, fd: impl AsFd, kind: FileType) -> Result<(), Errno> {
+        let (path, name) = (by_descriptor(&fd), attribute(kind));
+        if self == Self::default() {
+            return match rustix::fs::removexattr(path, name) {
+                // Nothing was recorded, or can be.
+                Err(Errno::NODATA | Errno::PERM | Errno::OPNOTSUPP) => Ok(()),
+                other => other,
+            };
+        }
+        if is_plain(kind) {
+            rustix::fs::setxattr(path, name, &encode(self.owner.0, self.owner.1), XattrFlags::empty())
+        } else {
+            rustix::fs::setxattr(path, name, &self.encode_special(), XattrFlags::empty())
+        }
+    }
+
+    fn found(value: Result<&[u8], Errno>, kind: FileType) -> io::Result<Self> {
+        match value {
+            Ok(value) if is_plain(kind) => Ok(Self { owner: decode(value).unwrap_or((0, 0)), device: None }),
+            Ok(value) => {
+                let mut record = Self::decode_special(value).unwrap_or_default();
+                record.device = record.device.filter(|_| kind == FileType::Socket);
+                Ok(record)
+            }
+            Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM | Errno::RANGE) => Ok(Self::default()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn encode_special(self) -> [u8; 20] {
+        let (mark, number) = match self.device {
+            None => (MARK_OWNER, 0),
+            Some(d) => (if d.block { MARK_BLOCK } else { MARK_CHAR }, (d.major & 0xfff) << 20 | d.minor & 0xf_ffff),
+        };
+        let mut out = [0; 20];
+        let words = [REVISION, mark, self.owner.0, self.owner.1, number];
+        for (to, word) in out.chunks_exact_mut(4).zip(words) {
+            to.copy_from_slice(&word.to_le_bytes());
+        }
+        out
+    }
+
+    fn decode_special(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; 20] = bytes.try_into().ok()?;
+        let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let device = |block| Some(Device { block, major: word(16) >> 20, minor: word(16) & 0xf_ffff });
+        let device = match word(4) {
+            MARK_OWNER => None,
+            MARK_CHAR => device(false),
+            MARK_BLOCK => device(true),
+            _ => return None,
+        };
+        Some(Self { owner: (word(8), word(12)), device })
+    }
+}
+
+/// What can have attributes of users.
+fn is_plain(kind: FileType) -> bool {
+    matches!(kind, FileType::RegularFile | FileType::Directory)
+}
+
+fn attribute(kind: FileType) -> &'static str {
+    if is_plain(kind) { RECORD } else { SPECIAL_RECORD }
+}
+
+/// The name by which an attribute of a place can be had (there is no call for it before Linux 6.13).
+fn by_descriptor(fd: &impl AsFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
+}
+
 /// The record of an owner.
-#[must_use]
-pub fn encode(uid: u32, gid: u32) -> Vec<u8> {
+fn encode(uid: u32, gid: u32) -> Vec<u8> {
     let mut out = Vec::new();
     for (tag, mut value) in [(0x08, uid), (0x10, gid)] {
         if value == 0 {
@@ -25,8 +186,7 @@ pub fn encode(uid: u32, gid: u32) -> Vec<u8> {
 }
 
 /// The owner in a record; `None` if it is none.
-#[must_use]
-pub fn decode(bytes: &[u8]) -> Option<(u32, u32)> {
+fn decode(bytes: &[u8]) -> Option<(u32, u32)> {
     let (mut uid, mut gid) = (0, 0);
     let mut rest = bytes.iter();
     while let Some(tag) = rest.next() {
@@ -62,5 +222,28 @@ mod tests {
         assert_eq!(decode(&[0x08]), None);
         assert_eq!(decode(&[0x99, 1]), None);
         assert_eq!(decode(&[0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]), None);
+    }
+
+    #[test]
+    fn records_of_what_cannot_have_attributes() {
+        let null = Device::new(FileType::CharacterDevice, rustix::fs::makedev(1, 3));
+        let disk = Device::new(FileType::BlockDevice, rustix::fs::makedev(0xfff, 0xf_ffff));
+        assert_eq!(Device::new(FileType::Fifo, 0), None);
+        for record in [
+            Record { owner: (33, 44), device: None },
+            Record { owner: (0, 0), device: null },
+            Record { owner: (u32::MAX - 1, 5), device: disk },
+        ] {
+            assert_eq!(Record::decode_special(&record.encode_special()), Some(record));
+        }
+        // Capabilities that somebody set are no record.
+        let mut capability = Record { owner: (1, 2), device: null }.encode_special();
+        capability[4..8].copy_from_slice(&0x400_u32.to_le_bytes());
+        assert_eq!(Record::decode_special(&capability), None);
+        assert_eq!(Record::decode_special(b"short"), None);
+        // And a pipe is no device, whatever it says.
+        let value = Record { owner: (1, 2), device: null }.encode_special();
+        let found = Record::found(Ok(&value), FileType::Fifo).expect("reads");
+        assert_eq!(found, Record { owner: (1, 2), device: None });
     }
 }

@@ -89,8 +89,10 @@ pub enum Emulation {
     None,
     /// Opens and links below `/proc`, where none can be mounted (see [`crate::furnish_proc`]).
     Proc,
-    /// Users, groups and owners beyond the one id there is.
+    /// Users, groups and owners beyond the one id there is, and devices.
     Ids,
+    /// Devices, which no user namespace can have.
+    Nodes,
     /// The same calls succeed and do nothing: the kernel takes one listener only, and somebody else has it.
     Errno,
 }

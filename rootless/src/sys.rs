@@ -4,6 +4,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use crate::ownership::Record;
 use crate::step::Usage;
 
 /// A system call that failed.
@@ -283,23 +284,31 @@ pub(crate) fn notify_answer(listener: BorrowedFd<'_>, id: u64, answer: &Answer) 
     unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_SEND as _, &raw const response) };
 }
 
-/// The bytes of `struct stat` for an open file, with another owner.
-#[cfg(target_pointer_width = "64")]
-pub(crate) fn stat_bytes(fd: &OwnedFd, owner: (u32, u32)) -> io::Result<Vec<u8>> {
+/// An open file's status, with what is recorded of it.
+pub(crate) fn recorded_stat(fd: &OwnedFd, record: Record) -> io::Result<libc::stat> {
     // SAFETY: all-zero is a valid `stat`, a plain C struct.
     let mut stat: libc::stat = unsafe { std::mem::zeroed() };
     // SAFETY: `fd` is open and `stat` a live local.
     if unsafe { libc::fstat(fd.as_raw_fd(), &raw mut stat) } < 0 {
         return Err(io::Error::last_os_error());
     }
-    (stat.st_uid, stat.st_gid) = owner;
+    (stat.st_uid, stat.st_gid) = record.owner;
+    if let Some(device) = record.device {
+        stat.st_mode = device.kind().as_raw_mode() | stat.st_mode & 0o7777;
+        stat.st_rdev = device.number();
+    }
+    Ok(stat)
+}
+
+/// The bytes of [`recorded_stat`].
+pub(crate) fn stat_bytes(fd: &OwnedFd, record: Record) -> io::Result<Vec<u8>> {
+    let stat = recorded_stat(fd, record)?;
     // SAFETY: the struct was zeroed, so that every byte of it, padding included, is initialised.
     Ok(unsafe { std::slice::from_raw_parts((&raw const stat).cast::<u8>(), size_of::<libc::stat>()) }.to_vec())
 }
 
-/// The bytes of `struct statx` for an open file, with another owner.
-#[cfg(target_pointer_width = "64")]
-pub(crate) fn statx_bytes(fd: &OwnedFd, mask: u32, owner: (u32, u32)) -> io::Result<Vec<u8>> {
+/// The bytes of `struct statx` for an open file, with what is recorded of it.
+pub(crate) fn statx_bytes(fd: &OwnedFd, mask: u32, record: Record) -> io::Result<Vec<u8>> {
     // SAFETY: all-zero is a valid `statx`, a plain C struct.
     let mut stat: libc::statx = unsafe { std::mem::zeroed() };
     // SAFETY: the path is an empty literal, `fd` is open and `stat` a live local.
@@ -316,7 +325,12 @@ pub(crate) fn statx_bytes(fd: &OwnedFd, mask: u32, owner: (u32, u32)) -> io::Res
     if rc < 0 {
         return Err(io::Error::last_os_error());
     }
-    (stat.stx_uid, stat.stx_gid) = owner;
+    (stat.stx_uid, stat.stx_gid) = record.owner;
+    if let Some(device) = record.device {
+        let kind = u16::try_from(device.kind().as_raw_mode()).unwrap_or(0);
+        stat.stx_mode = kind | stat.stx_mode & 0o7777;
+        (stat.stx_rdev_major, stat.stx_rdev_minor) = (device.major, device.minor);
+    }
     // SAFETY: the struct was zeroed, so that every byte of it, padding included, is initialised.
     Ok(unsafe { std::slice::from_raw_parts((&raw const stat).cast::<u8>(), size_of::<libc::statx>()) }.to_vec())
 }

@@ -91,10 +91,13 @@ impl WorkerContext {
         if self.rung == Rung::Chroot { RootSwitch::Chroot } else { RootSwitch::Pivot }
     }
 
-    /// What is emulated for steps.
+    /// What is emulated for a step with all rights (`insecure`) or an ordinary one.
     #[must_use]
-    pub fn emulation(&self) -> Emulation {
+    pub fn emulation(&self, insecure: bool) -> Emulation {
         match (self.rung, self.notify) {
+            // With all rights it may want to answer calls itself, which only one of us can.
+            (Rung::Userns, true) if !insecure => Emulation::Nodes,
+            (Rung::Root, true) if !insecure && !self.ids.are_initial() => Emulation::Nodes,
             (Rung::Chroot, true) => Emulation::Proc,
             (Rung::UsernsOne, true) => Emulation::Ids,
             (Rung::UsernsOne, false) => Emulation::Errno,

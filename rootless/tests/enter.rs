@@ -137,7 +137,7 @@ fn worker(options: &str, what: &str) -> ExitCode {
                 cgroup_parent: String::new(),
                 proc_mode: context.proc_mode,
                 switch: context.switch(),
-                emulation: context.emulation(),
+                emulation: context.emulation(false),
                 fresh_sys: context.rung == Rung::Root,
                 cgroup_dir: None,
                 attached: None,

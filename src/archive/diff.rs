@@ -28,9 +28,9 @@ use std::path::{Path, PathBuf};
 
 use super::entry::{Entry, EntryKind, Timestamp, name_representable};
 use super::error::ArchiveError;
-use super::lowers::{LowerDir, LowerNode, Lowers, is_opaque, is_representable, is_whiteout};
+use super::lowers::{LowerDir, LowerNode, Lowers, is_opaque, is_whiteout};
 use super::notes::{Note, NoteKind, Notes};
-use super::scan::{entry_of, kind_of, mtime_of, owner_of, xattrs_of};
+use super::scan::{device_at, entry_of, kind_of, mtime_of, owner_of, xattrs_of};
 use super::writer::{Content, LayerWriter};
 
 /// What a diff found.
@@ -189,7 +189,10 @@ impl<'a, W: Write + Send> Walk<'a, W> {
             self.notes.add(NoteKind::DeviceZero, &path);
         }
         let old = inside.old.as_ref().map(|dir| self.old.child(dir, &path)).transpose()?.flatten();
-        let present = meta.filter(is_representable).and_then(|meta| kind_of(&meta).map(|kind| (meta, kind)));
+        let present = match meta.filter(|meta| !is_whiteout(meta)) {
+            Some(meta) => kind_of(&here, &meta)?.map(|kind| (meta, kind)),
+            None => None,
+        };
         let Some((meta, kind)) = present else {
             if old.is_some() {
                 self.write(&Entry::whiteout(path), None)?;
@@ -272,7 +275,7 @@ fn same_leaf(here: &Path, meta: &Metadata, kind: EntryKind, old: &LowerNode) -> 
     if (meta.dev(), meta.ino()) == (old.meta.dev(), old.meta.ino()) {
         return Ok(true);
     }
-    if kind_of(&old.meta) != Some(kind) || mtime_of(meta) != mtime_of(&old.meta) {
+    if kind_of(&old.path, &old.meta)? != Some(kind) || mtime_of(meta) != mtime_of(&old.meta) {
         return Ok(false);
     }
     match kind {
@@ -284,7 +287,7 @@ fn same_leaf(here: &Path, meta: &Metadata, kind: EntryKind, old: &LowerNode) -> 
             && meta.size() == old.meta.size()
             && xattrs_of(here)? == xattrs_of(&old.path)?
             && same_content(here, &old.path, meta.size())?),
-        _ => Ok(same_owner(here, meta, old)? && meta.rdev() == old.meta.rdev()),
+        _ => Ok(same_owner(here, meta, old)? && device_at(here, meta)? == device_at(&old.path, &old.meta)?),
     }
 }
 

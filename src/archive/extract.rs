@@ -337,7 +337,7 @@ impl Extractor {
             _ => FileType::Fifo,
         };
         let device = rustix::fs::makedev(entry.device.0, entry.device.1);
-        let make = || rustix::fs::mknodat(place, name, kind, Mode::RUSR | Mode::WUSR, device);
+        let make = || owner::make_device(place, name, kind, device);
         let mut made = make();
         if made == Err(Errno::EXIST) {
             self.target.remove(place, name)?;

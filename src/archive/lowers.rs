@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::error::ArchiveError;
+use super::scan::kind_of;
 
 /// The attribute by which an overlay directory hides what lower layers put into it.
 pub(super) const OPAQUE_XATTR: &str = "user.overlay.opaque";
@@ -102,7 +103,7 @@ impl Lowers {
                 Err(e) => return Err(ArchiveError::io("inspect", &here, e)),
             };
             if !meta.is_dir() {
-                if found.is_none() && is_representable(&meta) {
+                if found.is_none() && is_representable(&here, &meta)? {
                     found = Some(LowerNode { path: here, meta, dir: None });
                 }
                 break;
@@ -176,8 +177,8 @@ pub(super) fn is_whiteout(meta: &Metadata) -> bool {
 
 /// Whether a layer can hold this at all: sockets mean nothing without their process (SPEC A6.11), and a device `c 0:0` would be
 /// a deletion wherever the layer is put on overlay. Both count as not being there.
-pub(super) fn is_representable(meta: &Metadata) -> bool {
-    !meta.file_type().is_socket() && !is_whiteout(meta)
+fn is_representable(path: &Path, meta: &Metadata) -> Result<bool, ArchiveError> {
+    Ok(!is_whiteout(meta) && kind_of(path, meta)?.is_some())
 }
 
 /// Whether overlay takes this directory for opaque.

@@ -14,18 +14,25 @@ use crate::base::owner;
 /// Overlay features that are never on in our mounts; a file that carries their mark is not what it seems.
 const FOREIGN_MARKS: [&[u8]; 2] = [b"user.overlay.redirect", b"user.overlay.metacopy"];
 
-/// What kind of entry a file makes; `None` for sockets.
-pub(super) fn kind_of(meta: &Metadata) -> Option<EntryKind> {
+/// What kind of entry what is at `path` makes; `None` for sockets that are just that.
+pub(super) fn kind_of(path: &Path, meta: &Metadata) -> Result<Option<EntryKind>, ArchiveError> {
     let kind = meta.file_type();
-    Some(match () {
+    Ok(Some(match () {
         () if kind.is_file() => EntryKind::File,
         () if kind.is_dir() => EntryKind::Dir,
         () if kind.is_symlink() => EntryKind::Symlink,
-        () if kind.is_char_device() => EntryKind::Char,
-        () if kind.is_block_device() => EntryKind::Block,
         () if kind.is_fifo() => EntryKind::Fifo,
-        () => return None,
-    })
+        () => match device_at(path, meta)? {
+            Some(device) if device.block => EntryKind::Block,
+            Some(_) => EntryKind::Char,
+            None => return Ok(None),
+        },
+    }))
+}
+
+/// The device at `path`, if it is one.
+pub(super) fn device_at(path: &Path, meta: &Metadata) -> Result<Option<owner::Device>, ArchiveError> {
+    owner::device_at(path, meta).map_err(|e| ArchiveError::io("read the device number of", path, e))
 }
 
 /// The time of the last change of content.
@@ -47,7 +54,7 @@ pub(super) fn entry_of(name: &Path, path: &Path, meta: &Metadata, kind: EntryKin
             entry.link = std::fs::read_link(path).map_err(|e| ArchiveError::io("read the symlink", path, e))?;
         }
         EntryKind::Char | EntryKind::Block => {
-            entry.device = (rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev()));
+            entry.device = device_at(path, meta)?.map(|d| (d.major, d.minor)).unwrap_or_default();
         }
         _ => {}
     }
@@ -59,7 +66,7 @@ pub(super) fn entry_of(name: &Path, path: &Path, meta: &Metadata, kind: EntryKin
 
 /// Who owns what is at `path`.
 pub(super) fn owner_of(path: &Path, meta: &Metadata) -> Result<(u32, u32), ArchiveError> {
-    owner::of_path(path, (meta.uid(), meta.gid())).map_err(|e| ArchiveError::io("read the owner of", path, e))
+    owner::of_path(path, meta).map_err(|e| ArchiveError::io("read the owner of", path, e))
 }
 
 /// The entry for what is at `path` in the plain tree `root`; `None` if nothing is there that a layer can hold.
@@ -73,7 +80,7 @@ pub fn entry_at(root: &Path, path: &Path) -> Result<Option<Entry>, ArchiveError>
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(ArchiveError::io("inspect", &here, e)),
     };
-    kind_of(&meta).map(|kind| entry_of(path, &here, &meta, kind)).transpose()
+    kind_of(&here, &meta)?.map(|kind| entry_of(path, &here, &meta, kind)).transpose()
 }
 
 /// The attributes of a file or directory that belong into a layer. `path` must not end in a symlink.

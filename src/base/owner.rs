@@ -1,16 +1,20 @@
-//! Owners of files, also where there is one id only.
+//! Owners of files and devices, also where they cannot be had.
 //!
-//! In a user namespace with a single id (isolation `userns-one`) every file belongs to it; who a file should belong to is
-//! recorded in an attribute, which only trees of our own store have: layers and contexts cannot bring it in, as it is
-//! never taken from or written to an archive. Everywhere else these functions are the plain system calls.
+//! In a user namespace with a single id (isolation `userns-one`) every file belongs to it, and in none can devices be made:
+//! who a file should belong to, and which device a socket stands for, is recorded in an attribute ([`rootless::ownership`]),
+//! which only trees of our own store have: layers and contexts cannot bring it in, as it is never taken from or written to an
+//! archive. Everywhere else these functions are the plain system calls.
 
+use std::fs::Metadata;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use rootless::ownership::{RECORD, decode, encode};
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, XattrFlags};
+pub use rootless::ownership::Device;
+use rootless::ownership::Record;
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 use rustix::path::Arg;
 
@@ -21,19 +25,39 @@ pub fn are_recorded() -> bool {
     *RECORDED.get_or_init(|| rootless::IdMaps::current().sizes() == (1, 1))
 }
 
-/// The owner of what is at `path` itself, of which `found` is the kernel's answer.
+/// Whether sockets may stand for devices here: in every user namespace but the first.
+fn devices_are_recorded() -> bool {
+    static RECORDED: OnceLock<bool> = OnceLock::new();
+    *RECORDED.get_or_init(|| !rootless::IdMaps::current().are_initial())
+}
+
+fn kind_of(meta: &Metadata) -> FileType {
+    FileType::from_raw_mode(meta.mode())
+}
+
+/// The owner of what is at `path` itself, of which `meta` is the kernel's answer.
 ///
 /// # Errors
 /// When the record cannot be read.
-pub fn of_path(path: &Path, found: (u32, u32)) -> io::Result<(u32, u32)> {
+pub fn of_path(path: &Path, meta: &Metadata) -> io::Result<(u32, u32)> {
     if !are_recorded() {
-        return Ok(found);
+        return Ok((meta.uid(), meta.gid()));
     }
-    let mut value = [0; 32];
-    of_record(rustix::fs::lgetxattr(path, RECORD, &mut value[..]).map(|n| &value[..n]))
+    Ok(Record::of_path(path, kind_of(meta))?.owner)
 }
 
-/// The owner of an open file, of which `found` is the kernel's answer.
+/// The device at `path` itself, of which `meta` is the kernel's answer; `None` if it is none.
+///
+/// # Errors
+/// When the record cannot be read.
+pub fn device_at(path: &Path, meta: &Metadata) -> io::Result<Option<Device>> {
+    match kind_of(meta) {
+        FileType::Socket if devices_are_recorded() => Ok(Record::of_path(path, FileType::Socket)?.device),
+        kind => Ok(Device::new(kind, meta.rdev())),
+    }
+}
+
+/// The owner of an open file or directory, of which `found` is the kernel's answer.
 ///
 /// # Errors
 /// When the record cannot be read.
@@ -41,33 +65,56 @@ pub fn of_fd(fd: impl AsFd, found: (u32, u32)) -> io::Result<(u32, u32)> {
     if !are_recorded() {
         return Ok(found);
     }
-    let mut value = [0; 32];
-    of_record(rustix::fs::fgetxattr(fd, RECORD, &mut value[..]).map(|n| &value[..n]))
+    // Of the two only one can be open, and their records are alike.
+    Ok(Record::of_fd(fd, FileType::RegularFile)?.owner)
 }
 
-/// The owner of what is at `name` itself, of which `found` is the kernel's answer.
+/// What is at `name` itself, with its owner, and its device if it stands for one.
 ///
 /// # Errors
-/// When the record cannot be read.
-pub fn of_at(dir: impl AsFd, name: impl Arg, found: (u32, u32)) -> io::Result<(u32, u32)> {
-    if !are_recorded() {
-        return Ok(found);
+/// The file system's.
+pub fn stat_at(dir: impl AsFd, name: impl Arg + Copy) -> io::Result<Stat> {
+    let mut stat = rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    if !are_recorded() && !(kind == FileType::Socket && devices_are_recorded()) {
+        return Ok(stat);
     }
-    let fd = rustix::fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
-    let mut value = [0; 32];
-    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-    of_record(rustix::fs::getxattr(path, RECORD, &mut value[..]).map(|n| &value[..n]))
+    let record = Record::of_fd(place(dir, name)?, kind)?;
+    if are_recorded() {
+        (stat.st_uid, stat.st_gid) = record.owner;
+    }
+    if let Some(device) = record.device {
+        stat.st_mode = device.kind().as_raw_mode() | stat.st_mode & 0o7777;
+        stat.st_rdev = device.number();
+    }
+    Ok(stat)
 }
 
-fn of_record(value: Result<&[u8], Errno>) -> io::Result<(u32, u32)> {
-    match value {
-        Ok(value) => Ok(decode(value).unwrap_or((0, 0))),
-        Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM | Errno::RANGE) => Ok((0, 0)),
-        Err(e) => Err(e.into()),
+/// Makes a device, or a socket that stands for it.
+///
+/// # Errors
+/// `EPERM` where neither is possible.
+pub fn make_device(dir: impl AsFd, name: impl Arg + Copy, kind: FileType, number: u64) -> Result<(), Errno> {
+    let mode = Mode::RUSR | Mode::WUSR;
+    match (rustix::fs::mknodat(&dir, name, kind, mode, number), Device::new(kind, number)) {
+        (Err(Errno::PERM), Some(device)) if devices_are_recorded() => {
+            rustix::fs::mknodat(&dir, name, FileType::Socket, mode, 0)?;
+            let record = Record { device: Some(device), ..Record::default() };
+            record.write(place(&dir, name)?, FileType::Socket).map_err(|e| {
+                // Nothing may be left that is not what was asked for; the first error is the one to tell.
+                let _ = rustix::fs::unlinkat(&dir, name, AtFlags::empty());
+                if e == Errno::OPNOTSUPP { Errno::PERM } else { e }
+            })
+        }
+        (other, _) => other,
     }
 }
 
-/// Changes the owner of an open file.
+fn place(dir: impl AsFd, name: impl Arg) -> Result<OwnedFd, Errno> {
+    rustix::fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Changes the owner of an open file or directory.
 ///
 /// # Errors
 /// `EINVAL` for ids that do not exist here.
@@ -75,38 +122,50 @@ pub fn set_fd(fd: impl AsFd, uid: u32, gid: u32) -> Result<(), Errno> {
     if !are_recorded() {
         return rustix::fs::fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
     }
-    let result = if (uid, gid) == (0, 0) {
-        rustix::fs::fremovexattr(fd, RECORD)
-    } else {
-        rustix::fs::fsetxattr(fd, RECORD, &encode(uid, gid), XattrFlags::empty())
-    };
-    settled(result, uid, gid)
+    settled(Record { owner: (uid, gid), device: None }.write(fd, FileType::RegularFile))
 }
 
 /// Changes the owner of what is at `name` itself.
 ///
 /// # Errors
-/// `EINVAL` for ids that do not exist here, `EPERM` for links and pipes where owners are recorded.
+/// `EINVAL` for ids that do not exist here.
 pub fn set_at(dir: impl AsFd, name: impl Arg + Copy, uid: u32, gid: u32) -> Result<(), Errno> {
-    if !are_recorded() {
-        let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-        return rustix::fs::chownat(dir, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW);
-    }
-    let fd = rustix::fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
-    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-    let result = if (uid, gid) == (0, 0) {
-        rustix::fs::removexattr(path, RECORD)
-    } else {
-        rustix::fs::setxattr(path, RECORD, &encode(uid, gid), XattrFlags::empty())
+    let change = || {
+        rustix::fs::chownat(&dir, name, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::SYMLINK_NOFOLLOW)
     };
-    settled(result, uid, gid)
+    if !devices_are_recorded() {
+        return change();
+    }
+    let fd = place(&dir, name)?;
+    let kind = FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode);
+    let mut record = match kind {
+        FileType::Socket => Record::of_fd(&fd, kind).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?,
+        _ => Record::default(),
+    };
+    if are_recorded() {
+        record.owner = (uid, gid);
+        return settled(record.write(fd, kind));
+    }
+    // Takes the record away.
+    change()?;
+    if record.device.is_some() { settled(record.write(fd, kind)) } else { Ok(()) }
 }
 
-fn settled(result: Result<(), Errno>, uid: u32, gid: u32) -> Result<(), Errno> {
-    match result {
-        // Nothing was recorded, or can be: then it is root's, as wanted.
-        Err(Errno::NODATA | Errno::PERM | Errno::OPNOTSUPP) if (uid, gid) == (0, 0) => Ok(()),
-        Err(Errno::OPNOTSUPP) => Err(Errno::PERM),
-        other => other,
+/// Gives what was copied to `to`, and is neither file nor directory, the record of `from`.
+///
+/// # Errors
+/// The file system's.
+pub fn copy_record(from: (impl AsFd, impl Arg), to: (impl AsFd, impl Arg), kind: FileType) -> io::Result<()> {
+    if !devices_are_recorded() {
+        return Ok(());
     }
+    let record = Record::of_fd(place(from.0, from.1)?, kind)?;
+    if record == Record::default() {
+        return Ok(());
+    }
+    Ok(record.write(place(to.0, to.1)?, kind)?)
+}
+
+fn settled(result: Result<(), Errno>) -> Result<(), Errno> {
+    if result == Err(Errno::OPNOTSUPP) { Err(Errno::PERM) } else { result }
 }

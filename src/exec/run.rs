@@ -514,7 +514,7 @@ impl Runner {
             cgroup_parent: String::new(),
             proc_mode: self.context.proc_mode,
             switch: self.context.switch(),
-            emulation: self.context.emulation(),
+            emulation: self.context.emulation(request.security == SecurityMode::Insecure),
             fresh_sys: self.context.rung == Rung::Root,
             cgroup_dir: self.context.cgroup_dir.clone(),
             attached: None,
@@ -536,7 +536,7 @@ impl Runner {
     }
 
     fn check_mapped(&self, identity: &user::Identity) -> Result<(), ExecError> {
-        if matches!(self.context.emulation(), Emulation::Ids | Emulation::Errno) {
+        if matches!(self.context.emulation(false), Emulation::Ids | Emulation::Errno) {
             return Ok(());
         }
         let ids = &self.context.ids;

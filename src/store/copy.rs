@@ -12,6 +12,7 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, SeekFrom, Stat, Timespec,
 use rustix::io::Errno;
 
 use super::tree::entries;
+use crate::base::owner;
 
 /// Copies the directory `from` with everything below it to `to`, which exists and is empty.
 pub(crate) fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
@@ -109,11 +110,11 @@ impl Copier<'_> {
             FileType::Symlink => {
                 let text = rustix::fs::readlinkat(from, name, Vec::new())?;
                 rustix::fs::symlinkat(text.as_c_str(), to, name)?;
-                finish_node(to, name, &stat, false)
+                finish_node(from, to, name, &stat)
             }
             kind => {
                 rustix::fs::mknodat(to, name, kind, Mode::RUSR | Mode::WUSR, stat.st_rdev)?;
-                finish_node(to, name, &stat, true)
+                finish_node(from, to, name, &stat)
             }
         }
     }
@@ -170,13 +171,15 @@ fn open(dir: BorrowedFd<'_>, name: &CStr, flags: OFlags) -> io::Result<OwnedFd> 
 }
 
 /// Owner, mode and times of what cannot be opened without side effects.
-fn finish_node(dir: BorrowedFd<'_>, name: &CStr, stat: &Stat, mode: bool) -> io::Result<()> {
+fn finish_node(from: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: &CStr, stat: &Stat) -> io::Result<()> {
+    let kind = FileType::from_raw_mode(stat.st_mode);
     let nofollow = AtFlags::SYMLINK_NOFOLLOW;
     let now = rustix::fs::statat(dir, name, nofollow)?;
     if (stat.st_uid, stat.st_gid) != (now.st_uid, now.st_gid) {
         rustix::fs::chownat(dir, name, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)), nofollow)?;
     }
-    if mode {
+    owner::copy_record((from, name), (dir, name), kind)?;
+    if kind != FileType::Symlink {
         rustix::fs::chmodat(dir, name, Mode::from_raw_mode(stat.st_mode & 0o7777), AtFlags::empty())?;
     }
     Ok(rustix::fs::utimensat(dir, name, &times(stat), nofollow)?)

@@ -10,6 +10,7 @@ use rustix::fs::{AtFlags, FileType, RawDir};
 
 use super::filter::{Inherited, PathFilter, Verdict};
 use super::root::open_subdir;
+use crate::base::owner;
 
 /// The names in a directory, sorted.
 #[derive(Default)]
@@ -40,6 +41,15 @@ impl Listing {
                     Ok(stat) => FileType::from_raw_mode(stat.st_mode),
                     Err(rustix::io::Errno::NOENT) => continue,
                     Err(e) => return Err(e.into()),
+                },
+                kind => kind,
+            };
+            let kind = match kind {
+                FileType::Socket => match owner::stat_at(dir.as_fd(), name) {
+                    // It may stand for a device.
+                    Ok(stat) => FileType::from_raw_mode(stat.st_mode),
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                    Err(e) => return Err(e),
                 },
                 kind => kind,
             };

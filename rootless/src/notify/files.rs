@@ -1,11 +1,15 @@
 //! Paths in the arguments of calls, and the `/proc` of whoever makes them.
 
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 
-use super::memory::Ids;
+use super::memory::{Ids, Memory};
 
 /// Our `/proc`, opened once.
 #[derive(Debug)]
@@ -52,6 +56,83 @@ impl Proc {
         let numbers = self.status_numbers(tid, "Tgid")?;
         numbers.first().and_then(|n| i32::try_from(*n).ok()).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
+
+    /// What a call's directory argument means.
+    pub(super) fn base(&self, tid: i32, dir: i32) -> io::Result<OwnedFd> {
+        let link = if dir == libc::AT_FDCWD { format!("{tid}/cwd") } else { format!("{tid}/fd/{dir}") };
+        match rustix::fs::openat(self.fd(), link, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
+            Err(Errno::NOENT) => Err(io::Error::from_raw_os_error(libc::EBADF)),
+            other => Ok(other?),
+        }
+    }
+
+    /// Opens `path` as the thread would.
+    pub(super) fn lookup(&self, tid: i32, dir: i32, path: &[u8], open: OFlags, mode: Mode) -> io::Result<OwnedFd> {
+        let text = OsStr::from_bytes(path);
+        let joined;
+        let mut inside = text;
+        if path.first() != Some(&b'/') {
+            let base = self.base(tid, dir)?;
+            match rustix::fs::openat2(&base, text, open, mode, ResolveFlags::BENEATH) {
+                // Upwards, or through a link from the root: by the directory's name then.
+                Err(Errno::XDEV) => {}
+                other => return Ok(other?),
+            }
+            let link = if dir == libc::AT_FDCWD { format!("{tid}/cwd") } else { format!("{tid}/fd/{dir}") };
+            joined = PathBuf::from(OsString::from_vec(self.link(&link)?)).join(text);
+            inside = joined.as_os_str();
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::openat(self.fd(), format!("{tid}/root"), flags, Mode::empty())?;
+        Ok(rustix::fs::openat2(&root, inside, open, mode, ResolveFlags::IN_ROOT)?)
+    }
+
+    /// Opens what a call names, as a place only.
+    pub(super) fn resolve(&self, tid: i32, dir: i32, path: Option<u64>, flags: i32) -> io::Result<OwnedFd> {
+        let path = match path {
+            Some(address) => Memory::new(tid, Ids::ROOT).string(address)?,
+            None => Vec::new(),
+        };
+        let mut open = OFlags::PATH | OFlags::CLOEXEC;
+        if flags & libc::AT_SYMLINK_NOFOLLOW != 0 {
+            open |= OFlags::NOFOLLOW;
+        }
+        if path.is_empty() {
+            if flags & libc::AT_EMPTY_PATH == 0 {
+                return Err(io::Error::from_raw_os_error(libc::ENOENT));
+            }
+            return self.base(tid, dir);
+        }
+        self.lookup(tid, dir, &path, open, Mode::empty())
+    }
+
+    /// The directory that a path is in.
+    pub(super) fn parent(&self, tid: i32, dir: i32, path: &[u8]) -> io::Result<OwnedFd> {
+        let above = match Path::new(OsStr::from_bytes(path)).parent() {
+            Some(above) if !above.as_os_str().is_empty() => above.as_os_str().as_bytes(),
+            _ => b".",
+        };
+        self.lookup(tid, dir, above, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+    }
+
+    /// What is taken from the mode of new files.
+    pub(super) fn umask(&self, tid: i32) -> io::Result<u32> {
+        let text = self.read(&format!("{tid}/status"))?;
+        let line = text.lines().find_map(|l| l.strip_prefix("Umask:")).unwrap_or("0022");
+        Ok(u32::from_str_radix(line.trim(), 8).unwrap_or(0o022))
+    }
+
+    /// Whether a thread has this capability in its user namespace.
+    pub(super) fn has_capability(&self, tid: i32, number: u32) -> io::Result<bool> {
+        let text = self.read(&format!("{tid}/status"))?;
+        let line = text.lines().find_map(|l| l.strip_prefix("CapEff:")).unwrap_or_default();
+        Ok(u64::from_str_radix(line.trim(), 16).unwrap_or(0) >> number & 1 == 1)
+    }
+}
+
+/// The last component of a path, where a call may make something; `None` for `..` and the like.
+pub(super) fn last_name(path: &[u8]) -> Option<&OsStr> {
+    Path::new(OsStr::from_bytes(path)).file_name()
 }
 
 /// The components of an absolute path, without `.`, with `..` resolved by name.

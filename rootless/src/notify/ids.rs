@@ -5,22 +5,21 @@
 //! [`crate::ownership`], from which layers get them. Permissions are therefore not checked between the users of a step:
 //! what one user of it may not do, another can. (That is between the step and itself.)
 //!
-//! Links, pipes and sockets cannot carry the attribute: they belong to root.
+//! What cannot carry the attribute has it in another one, and devices are sockets there.
 
 use std::collections::HashMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::Call;
-use super::files::Proc;
+use super::files::{Proc, last_name};
 use super::memory::{Ids as MemoryIds, Memory};
-use crate::ownership::{RECORD, decode, encode};
+use super::{Call, nodes, stat};
+use crate::ownership::Record;
 use crate::seccomp::{Action, Trap, When};
 use crate::step::StepSpec;
 use crate::sys::Answer;
@@ -65,7 +64,7 @@ const SET_IDS: [&str; 16] = [
     "setfsgid32",
 ];
 /// What tells ids, makes files, starts programs or changes the record of an owner.
-const OTHERS: [&str; 26] = [
+const OTHERS: [&str; 28] = [
     "getgroups",
     "getgroups32",
     "getuid",
@@ -92,8 +91,10 @@ const OTHERS: [&str; 26] = [
     "setxattrat",
     "mknod",
     "mknodat",
+    "symlink",
+    "symlinkat",
 ];
-const STAT: [&str; 6] = ["stat", "lstat", "fstat", "newfstatat", "statx", "fstatat64"];
+const STAT: [&str; 9] = ["stat", "lstat", "fstat", "newfstatat", "statx", "stat64", "lstat64", "fstat64", "fstatat64"];
 
 /// What a program says before it gives up root, to change its groups afterwards.
 const PR_SET_KEEPCAPS: u32 = 8;
@@ -267,6 +268,10 @@ impl IdEmulation {
                 }
                 self.open(call, call.int(0), a[1], flags, word(8))
             }
+            "symlink" => self.symlink(call, a[0], at_cwd, a[1]),
+            "symlinkat" => self.symlink(call, a[0], call.int(1), a[2]),
+            "mknod" => self.mknod(call, at_cwd, a[0], call.word(1), a[2]),
+            "mknodat" => self.mknod(call, call.int(0), a[1], call.word(2), a[3]),
             "mkdir" => self.mkdir(call, at_cwd, a[0], call.word(1)),
             "mkdirat" => self.mkdir(call, call.int(0), a[1], call.word(2)),
             "prctl" => {
@@ -289,8 +294,11 @@ impl IdEmulation {
                     Some(_) => Ok(Answer::Value(0)),
                 }
             }
-            #[cfg(target_pointer_width = "64")]
-            "stat" | "lstat" | "fstat" | "newfstatat" | "statx" if !call.compat => self.stat(call),
+            // The old calls of 32-bit programs, which libraries have not used since there are large files.
+            "stat" | "lstat" | "fstat" if call.compat => Ok(Answer::Continue),
+            "stat" | "lstat" | "fstat" | "newfstatat" | "statx" | "stat64" | "lstat64" | "fstat64" | "fstatat64" => {
+                self.stat(call)
+            }
             _ => Ok(Answer::Continue),
         }
     }
@@ -359,62 +367,16 @@ impl IdEmulation {
         Ok(Answer::Value(value))
     }
 
-    /// Opens what a call names, as a place only.
-    fn resolve(&self, tid: i32, dir: i32, path: Option<u64>, flags: i32) -> io::Result<OwnedFd> {
-        let path = match path {
-            Some(address) => Memory::new(tid, MemoryIds::ROOT).string(address)?,
-            None => Vec::new(),
-        };
-        let mut open = OFlags::PATH | OFlags::CLOEXEC;
-        if flags & libc::AT_SYMLINK_NOFOLLOW != 0 {
-            open |= OFlags::NOFOLLOW;
-        }
-        if path.is_empty() {
-            if flags & libc::AT_EMPTY_PATH == 0 {
-                return Err(error(libc::ENOENT));
-            }
-            return self.base(tid, dir);
-        }
-        self.lookup(tid, dir, &path, open, Mode::empty())
-    }
-
-    fn base(&self, tid: i32, dir: i32) -> io::Result<OwnedFd> {
-        let link = if dir == libc::AT_FDCWD { format!("{tid}/cwd") } else { format!("{tid}/fd/{dir}") };
-        match rustix::fs::openat(self.proc.fd(), link, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
-            Err(Errno::NOENT) => Err(error(libc::EBADF)),
-            other => Ok(other?),
-        }
-    }
-
-    fn lookup(&self, tid: i32, dir: i32, path: &[u8], open: OFlags, mode: Mode) -> io::Result<OwnedFd> {
-        let text = OsStr::from_bytes(path);
-        let joined;
-        let mut inside = text;
-        if path.first() != Some(&b'/') {
-            let base = self.base(tid, dir)?;
-            match rustix::fs::openat2(&base, text, open, mode, ResolveFlags::BENEATH) {
-                // Upwards, or through a link from the root: by the directory's name then.
-                Err(Errno::XDEV) => {}
-                other => return Ok(other?),
-            }
-            let link = if dir == libc::AT_FDCWD { format!("{tid}/cwd") } else { format!("{tid}/fd/{dir}") };
-            joined = PathBuf::from(OsString::from_vec(self.proc.link(&link)?)).join(text);
-            inside = joined.as_os_str();
-        }
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::openat(self.proc.fd(), format!("{tid}/root"), flags, Mode::empty())?;
-        Ok(rustix::fs::openat2(&root, inside, open, mode, ResolveFlags::IN_ROOT)?)
-    }
-
     fn chown(&mut self, tid: i32, dir: i32, path: Option<u64>, flags: i32, uid: u32, gid: u32) -> io::Result<Answer> {
-        let fd = match self.resolve(tid, dir, path, flags) {
+        let fd = match self.proc.resolve(tid, dir, path, flags) {
             Ok(fd) => fd,
             // Through /proc/self/fd, as /dev/stdout: pipes have no owners to record.
             Err(e) if e.raw_os_error() == Some(libc::EXDEV) => return Ok(Answer::Value(0)),
             Err(e) => return Err(e),
         };
         let creds = self.creds(tid)?;
-        let now = recorded_owner(&fd);
+        let (stat, old) = recorded(&fd)?;
+        let now = old.owner;
         if creds.uid[1] != 0 {
             let may = creds.uid[1] == now.0
                 && (uid == KEEP || uid == now.0)
@@ -428,9 +390,11 @@ impl IdEmulation {
         rustix::fs::chownat(&fd, "", real_uid, real_gid, AtFlags::EMPTY_PATH)?;
         let kept = |new: u32, old: u32| if new == KEEP { old } else { new };
         let new = (kept(uid, now.0), kept(gid, now.1));
-        clear_set_ids(&fd);
-        if new != now {
-            record(&fd, new)?;
+        clear_set_ids(&fd, &stat);
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        // The change took the record of a link, a pipe or a device away.
+        if new != now || !matches!(kind, FileType::RegularFile | FileType::Directory) {
+            record(&fd, kind, Record { owner: new, ..old })?;
         }
         Ok(Answer::Value(0))
     }
@@ -455,7 +419,7 @@ impl IdEmulation {
         let size = usize::try_from(size).ok().filter(|s| *s <= 65536).ok_or_else(|| error(libc::E2BIG))?;
         let list = memory.bytes(value, size)?;
         let permissions = permissions_of_list(&list).ok_or_else(|| error(libc::EINVAL))?;
-        let Ok(fd) = self.resolve(call.tid, dir, path, flags) else { return Ok(Answer::Continue) };
+        let Ok(fd) = self.proc.resolve(call.tid, dir, path, flags) else { return Ok(Answer::Continue) };
         let mode = rustix::fs::fstat(&fd)?.st_mode & 0o7000 | permissions;
         rustix::fs::chmod(by_descriptor(&fd), Mode::from_raw_mode(mode))?;
         Ok(Answer::Value(0))
@@ -474,21 +438,21 @@ impl IdEmulation {
             return Ok(Answer::Continue);
         }
         let place = OFlags::PATH | OFlags::CLOEXEC;
-        match self.lookup(call.tid, dir, &text, place, Mode::empty()) {
+        match self.proc.lookup(call.tid, dir, &text, place, Mode::empty()) {
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {}
             // There already, or none of our business.
             _ => return Ok(Answer::Continue),
         }
-        let mode = Mode::from_raw_mode(mode & 0o7777 & !self.umask(call.tid)?);
+        let mode = Mode::from_raw_mode(mode & 0o7777 & !self.proc.umask(call.tid)?);
         let flags = u32::from_ne_bytes(flags.to_ne_bytes());
         let open = OFlags::from_bits_retain(flags) | OFlags::CLOEXEC | OFlags::NOCTTY;
-        let fd = match self.lookup(call.tid, dir, &text, open, mode) {
+        let fd = match self.proc.lookup(call.tid, dir, &text, open, mode) {
             Ok(fd) => fd,
             // Its directory does not exist, or only for the caller: /dev/stderr leads to /proc/self.
             Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::EXDEV)) => return Ok(Answer::Continue),
             Err(e) => return Err(e),
         };
-        record(&fd, owner)?;
+        record(&fd, FileType::RegularFile, owned_by(owner))?;
         Ok(Answer::Fd { fd, cloexec: OFlags::from_bits_retain(flags).contains(OFlags::CLOEXEC) })
     }
 
@@ -496,42 +460,59 @@ impl IdEmulation {
         let creds = self.creds(call.tid)?;
         let text = Memory::new(call.tid, MemoryIds::ROOT).string(path)?;
         let owner = self.owner_of_new(&creds, call.tid, dir, &text);
-        let Some(name) = Path::new(OsStr::from_bytes(&text)).file_name() else { return Ok(Answer::Continue) };
+        let Some(name) = last_name(&text) else { return Ok(Answer::Continue) };
         if owner == (0, 0) {
             return Ok(Answer::Continue);
         }
-        let parent = self.parent(call.tid, dir, &text)?;
-        let mode = Mode::from_raw_mode(mode & 0o1777 & !self.umask(call.tid)?);
+        let parent = self.proc.parent(call.tid, dir, &text)?;
+        let mode = Mode::from_raw_mode(mode & 0o1777 & !self.proc.umask(call.tid)?);
         rustix::fs::mkdirat(&parent, name, mode)?;
-        let open = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        record(&rustix::fs::openat(&parent, name, open, Mode::empty())?, owner)?;
+        record(&place(&parent, name)?, FileType::Directory, owned_by(owner))?;
         Ok(Answer::Value(0))
     }
 
-    /// The directory that a path is in.
-    fn parent(&self, tid: i32, dir: i32, path: &[u8]) -> io::Result<OwnedFd> {
-        let above = match Path::new(OsStr::from_bytes(path)).parent() {
-            Some(above) if !above.as_os_str().is_empty() => above.as_os_str().as_bytes(),
-            _ => b".",
-        };
-        self.lookup(tid, dir, above, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+    /// A link made by somebody who is not root belongs to him.
+    fn symlink(&mut self, call: &Call, target: u64, dir: i32, path: u64) -> io::Result<Answer> {
+        let creds = self.creds(call.tid)?;
+        let memory = Memory::new(call.tid, MemoryIds::ROOT);
+        let text = memory.string(path)?;
+        let owner = self.owner_of_new(&creds, call.tid, dir, &text);
+        let Some(name) = last_name(&text).filter(|_| owner != (0, 0)) else { return Ok(Answer::Continue) };
+        let parent = self.proc.parent(call.tid, dir, &text)?;
+        rustix::fs::symlinkat(OsStr::from_bytes(&memory.string(target)?), &parent, name)?;
+        record(&place(&parent, name)?, FileType::Symlink, owned_by(owner))?;
+        Ok(Answer::Value(0))
+    }
+
+    /// A pipe or socket made by somebody who is not root belongs to him; devices are recorded.
+    fn mknod(&mut self, call: &Call, dir: i32, path: u64, mode: u32, number: u64) -> io::Result<Answer> {
+        let creds = self.creds(call.tid)?;
+        let text = Memory::new(call.tid, MemoryIds::ROOT).string(path)?;
+        let owner = self.owner_of_new(&creds, call.tid, dir, &text);
+        let kind = kind_of_mode(mode);
+        let device = nodes::device(kind, number);
+        if device.is_some() && creds.uid[1] != 0 {
+            return Err(error(libc::EPERM));
+        }
+        let record = Record { owner, device };
+        if record == Record::default() {
+            return Ok(Answer::Continue);
+        }
+        nodes::make(&self.proc, call.tid, (dir, &text), kind, mode, record)?;
+        Ok(Answer::Value(0))
     }
 
     /// Who a file belongs to that is made there.
     fn owner_of_new(&self, creds: &Creds, tid: i32, dir: i32, path: &[u8]) -> (u32, u32) {
         let own = (creds.uid[1], creds.gid[1]);
         // Whether there is a directory at all is for the kernel to say.
-        let Ok(parent) = self.parent(tid, dir, path) else { return own };
+        let Ok(parent) = self.proc.parent(tid, dir, path) else { return own };
         match rustix::fs::fstat(&parent) {
-            Ok(stat) if stat.st_mode & 0o2000 != 0 => (own.0, recorded_owner(&parent).1),
+            Ok(stat) if stat.st_mode & 0o2000 != 0 => {
+                (own.0, Record::of_fd(&parent, FileType::Directory).unwrap_or_default().owner.1)
+            }
             _ => own,
         }
-    }
-
-    fn umask(&self, tid: i32) -> io::Result<u32> {
-        let text = self.proc.read(&format!("{tid}/status"))?;
-        let line = text.lines().find_map(|l| l.strip_prefix("Umask:")).unwrap_or("0022");
-        Ok(u32::from_str_radix(line.trim(), 8).unwrap_or(0o022))
     }
 
     /// A set-id program gives its owner's id to somebody who is not root.
@@ -540,9 +521,8 @@ impl IdEmulation {
         if creds.uid == [0; 3] && creds.gid == [0; 3] {
             return Ok(Answer::Continue);
         }
-        let Ok(fd) = self.resolve(call.tid, dir, Some(path), flags) else { return Ok(Answer::Continue) };
-        let stat = rustix::fs::fstat(&fd)?;
-        let owner = recorded_owner(&fd);
+        let Ok(fd) = self.proc.resolve(call.tid, dir, Some(path), flags) else { return Ok(Answer::Continue) };
+        let (stat, Record { owner, .. }) = recorded(&fd)?;
         if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_mode & 0o111 != 0 {
             self.change(call.tid, |creds| {
                 creds.keep = false;
@@ -559,30 +539,41 @@ impl IdEmulation {
     }
 
     /// Files as they are recorded.
-    #[cfg(target_pointer_width = "64")]
     fn stat(&mut self, call: &Call) -> io::Result<Answer> {
         let a = &call.args;
         let (dir, path, flags, to) = match call.name {
-            "stat" => (libc::AT_FDCWD, Some(a[0]), 0, a[1]),
-            "lstat" => (libc::AT_FDCWD, Some(a[0]), libc::AT_SYMLINK_NOFOLLOW, a[1]),
-            "fstat" => (call.int(0), None, libc::AT_EMPTY_PATH, a[1]),
-            "newfstatat" => (call.int(0), Some(a[1]), call.int(3), a[2]),
+            "stat" | "stat64" => (libc::AT_FDCWD, Some(a[0]), 0, a[1]),
+            "lstat" | "lstat64" => (libc::AT_FDCWD, Some(a[0]), libc::AT_SYMLINK_NOFOLLOW, a[1]),
+            "fstat" | "fstat64" => (call.int(0), None, libc::AT_EMPTY_PATH, a[1]),
+            "newfstatat" | "fstatat64" => (call.int(0), Some(a[1]), call.int(3), a[2]),
             _ => (call.int(0), Some(a[1]), call.int(2), a[4]),
         };
         // Through /proc/self, pipes and the like: the kernel knows better.
-        let Ok(fd) = self.resolve(call.tid, dir, path, flags) else { return Ok(Answer::Continue) };
-        let owner = recorded_owner(&fd);
-        if owner == (0, 0) {
+        let Ok(fd) = self.proc.resolve(call.tid, dir, path, flags) else { return Ok(Answer::Continue) };
+        let (_, record) = recorded(&fd)?;
+        if record == Record::default() {
             return Ok(Answer::Continue);
         }
-        let bytes = if call.name == "statx" {
-            crate::sys::statx_bytes(&fd, call.word(3), owner)?
-        } else {
-            crate::sys::stat_bytes(&fd, owner)?
+        let bytes = match call.name {
+            "statx" => stat::statx_bytes(&fd, call.word(3), record)?,
+            _ if !call.compat => stat::native_bytes(&fd, record)?,
+            _ => match stat::narrow_bytes(&fd, record)? {
+                Some(bytes) => bytes,
+                None => return Ok(Answer::Continue),
+            },
         };
         Memory::new(call.tid, MemoryIds::ROOT).write(to, &bytes)?;
         Ok(Answer::Value(0))
     }
+}
+
+/// What `mknod` makes for a mode: nothing said is a file.
+fn kind_of_mode(mode: u32) -> FileType {
+    if mode & libc::S_IFMT == 0 { FileType::RegularFile } else { FileType::from_raw_mode(mode) }
+}
+
+fn place(dir: &OwnedFd, name: &OsStr) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 fn error(code: i32) -> io::Error {
@@ -604,37 +595,31 @@ fn permissions_of_list(list: &[u8]) -> Option<u32> {
     Some(of(0x01)? << 6 | of(0x10).or_else(|| of(0x04))? << 3 | of(0x20)?)
 }
 
-/// The name by which an attribute of a place can be had (there is no call for it before Linux 6.13).
 fn by_descriptor(fd: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
-fn recorded_owner(fd: &OwnedFd) -> (u32, u32) {
-    let mut value = [0; 32];
-    match rustix::fs::getxattr(by_descriptor(fd), RECORD, &mut value[..]) {
-        Ok(length) => decode(&value[..length]).unwrap_or((0, 0)),
-        Err(_) => (0, 0),
-    }
+/// What something is, and what is recorded of it.
+fn recorded(fd: &OwnedFd) -> io::Result<(Stat, Record)> {
+    let stat = rustix::fs::fstat(fd)?;
+    Ok((stat, Record::of_fd(fd, FileType::from_raw_mode(stat.st_mode))?))
 }
 
-/// Records an owner where that is possible.
-fn record(fd: &OwnedFd, owner: (u32, u32)) -> io::Result<()> {
-    let path = by_descriptor(fd);
-    let result = if owner == (0, 0) {
-        rustix::fs::removexattr(path, RECORD)
-    } else {
-        rustix::fs::setxattr(path, RECORD, &encode(owner.0, owner.1), XattrFlags::empty())
-    };
-    match result {
-        // Not a file or directory, or a file system (proc, an old tmpfs) that layers are not made from.
-        Ok(()) | Err(Errno::NODATA | Errno::PERM | Errno::OPNOTSUPP) => Ok(()),
+/// Records an owner, or a device, where that is possible.
+fn record(fd: &OwnedFd, kind: FileType, record: Record) -> io::Result<()> {
+    match record.write(fd, kind) {
+        // A file system (proc, an old tmpfs) that layers are not made from.
+        Ok(()) | Err(Errno::PERM | Errno::OPNOTSUPP) => Ok(()),
         Err(e) => Err(e.into()),
     }
 }
 
+fn owned_by(owner: (u32, u32)) -> Record {
+    Record { owner, device: None }
+}
+
 /// As a change of owner does for programs.
-fn clear_set_ids(fd: &OwnedFd) {
-    let Ok(stat) = rustix::fs::fstat(fd) else { return };
+fn clear_set_ids(fd: &OwnedFd, stat: &Stat) {
     let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
     let mut drop = stat.st_mode & 0o4000;
     if stat.st_mode & 0o010 != 0 {

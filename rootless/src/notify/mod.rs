@@ -9,7 +9,9 @@
 mod files;
 mod ids;
 mod memory;
+mod nodes;
 mod procfs;
+mod stat;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -23,6 +25,7 @@ use crate::sys::{self, Answer, Notification};
 pub(crate) use procfs::{MACHINE_FILES, MADE_UP_FILES, PRIVATE_FILES, PUBLIC_FILES};
 
 use ids::IdEmulation;
+use nodes::NodeEmulation;
 use procfs::ProcEmulation;
 
 /// The calls a step's emulation takes from the kernel.
@@ -30,6 +33,7 @@ pub(crate) fn traps(emulation: Emulation) -> Vec<Trap> {
     match emulation {
         Emulation::Proc => procfs::TRAPS.to_vec(),
         Emulation::Ids => ids::traps(),
+        Emulation::Nodes => nodes::TRAPS.to_vec(),
         Emulation::None | Emulation::Errno => Vec::new(),
     }
 }
@@ -53,6 +57,7 @@ pub(crate) struct Supervisor {
 enum Emulator {
     Proc(ProcEmulation),
     Ids(IdEmulation),
+    Nodes(NodeEmulation),
 }
 
 /// One call, decoded.
@@ -71,6 +76,7 @@ impl Supervisor {
         let names = traps(spec.emulation).iter().map(|(name, _, _)| *name).collect();
         let emulator = match spec.emulation {
             Emulation::Ids => Emulator::Ids(IdEmulation::new(spec)?),
+            Emulation::Nodes => Emulator::Nodes(NodeEmulation::new()?),
             _ => Emulator::Proc(ProcEmulation::new(&spec.rootfs)?),
         };
         Ok(Self { socket, listener: None, closed: false, names, emulator })
@@ -82,6 +88,13 @@ impl Supervisor {
             return None;
         }
         Some(self.listener.as_ref().map_or_else(|| self.socket.as_fd(), AsFd::as_fd))
+    }
+
+    /// To be called when the step has ended and its root is still there.
+    pub(crate) fn finish(&self) {
+        if let Emulator::Nodes(emulation) = &self.emulator {
+            emulation.finish();
+        }
     }
 
     /// Does what [`Self::fd`] is ready for.
@@ -105,6 +118,7 @@ impl Supervisor {
             Some(call) => match &mut self.emulator {
                 Emulator::Proc(emulation) => emulation.answer(&call),
                 Emulator::Ids(emulation) => emulation.answer(&call),
+                Emulator::Nodes(emulation) => emulation.answer(&call),
             },
             None => Answer::Continue,
         };

@@ -281,8 +281,6 @@ const fn others() -> [u32; 44] {
     out
 }
 
-/// Makes `root` the root, and nothing outside of it reachable. (Landlock is not optional where nobody asked for less: the
-/// probe decides whether this rung may be used without.)
 /// Lets the step's user open again what it has as descriptors 0 to 2: `/dev/stderr`.
 fn give_standard_descriptors(uid: Uid) {
     let standard = [io::stdin().as_raw_fd(), io::stdout().as_raw_fd(), io::stderr().as_raw_fd()];
@@ -298,6 +296,8 @@ fn give_standard_descriptors(uid: Uid) {
     }
 }
 
+/// Makes `root` the root, and nothing outside of it reachable. (Landlock is not optional where nobody asked for less: the
+/// probe decides whether this rung may be used without.)
 fn change_root(root: &std::path::Path) -> Result<(), SysError> {
     let what = || format!("change the root to {}", root.display());
     let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;

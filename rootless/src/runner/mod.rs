@@ -178,7 +178,7 @@ fn write_config(spec: &StepSpec, bundle: &Path) -> Result<(), String> {
 
 /// Who answers the calls the step's emulation takes from the kernel, and the socket the program sends their listener to.
 fn supervisor(spec: &StepSpec) -> Result<(Option<Supervisor>, Option<OwnedFd>), String> {
-    if !matches!(spec.emulation, Emulation::Proc | Emulation::Ids) {
+    if matches!(spec.emulation, Emulation::None | Emulation::Errno) {
         return Ok((None, None));
     }
     let (ours, theirs) = UnixStream::pair().map_err(|e| format!("cannot make a socket pair: {e}"))?;
@@ -216,7 +216,11 @@ fn watch(
         };
         if ended {
             // Returns when every process of the pid namespace is gone.
-            return sys::wait_usage(pid).map(|(status, usage)| (signals.status(status), usage));
+            let (status, usage) = sys::wait_usage(pid)?;
+            if let Some(supervisor) = supervisor {
+                supervisor.finish();
+            }
+            return Ok((signals.status(status), usage));
         }
         if worker && !signals.pass_on(socket, pidfd) {
             kill(pidfd);

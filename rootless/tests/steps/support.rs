@@ -92,7 +92,7 @@ impl Bench {
             cgroup_parent: String::new(),
             proc_mode: self.context.proc_mode,
             switch: self.context.switch(),
-            emulation: self.context.emulation(),
+            emulation: self.context.emulation(false),
             fresh_sys: self.context.rung == Rung::Root,
             cgroup_dir: self.context.cgroup_dir.clone(),
             attached: None,

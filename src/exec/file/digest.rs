@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::fs::{FileType, Mode, OFlags, Stat};
 use sha2::{Digest as _, Sha256};
 
 use super::content;
@@ -514,9 +514,9 @@ impl Walk<'_> {
     /// Hashes one entry that is no directory.
     fn entry(&self, dir: &OwnedFd, name: &CStr, kind: FileType, path: &[u8]) -> Result<Hash, FileOpError> {
         let io = |attempt| move |e: io::Error| FileOpError::io(attempt, text(path), e);
-        let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| io("look at")(e.into()))?;
+        let stat = owner::stat_at(dir, name).map_err(io("look at"))?;
         let mut hash = Sha256::new();
-        let owner = owner::of_at(dir, name, (stat.st_uid, stat.st_gid)).map_err(io("read the owner of"))?;
+        let owner = (stat.st_uid, stat.st_gid);
         self.header(&mut hash, &stat, owner);
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => {

@@ -178,11 +178,7 @@ pub(super) fn chown(fd: impl AsFd, uid: u32, gid: u32) -> io::Result<()> {
 
 /// Sets the owner of what is at `name` itself.
 pub(super) fn chown_at(dir: impl AsFd, name: &CStr, uid: u32, gid: u32) -> io::Result<()> {
-    match owner::set_at(dir, name, uid, gid) {
-        // Links and pipes cannot have a recorded owner; everything else can, so this is no reason to fail.
-        Err(Errno::PERM) if owner::are_recorded() => Ok(()),
-        other => other.map_err(|e| unmapped(e, uid, gid)),
-    }
+    owner::set_at(dir, name, uid, gid).map_err(|e| unmapped(e, uid, gid))
 }
 
 /// Sets the permission bits of what is at `name`, which is no link. Devices and pipes must not be opened for that.

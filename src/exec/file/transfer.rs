@@ -18,6 +18,7 @@ use super::content;
 use super::error::FileOpError;
 use super::meta::Settings;
 use super::remove;
+use crate::base::owner;
 use crate::tree::root::{Root, open_subdir, read_link, shown, stat};
 use crate::tree::view::{Context, DirVerdict, Listing, View};
 
@@ -372,14 +373,12 @@ impl<'a> Transfer<'a> {
             }
             FileType::Symlink => {
                 let target = read_link(source, source_name).map_err(from("read link"))?;
-                let stat = rustix::fs::statat(source, source_name, AtFlags::SYMLINK_NOFOLLOW)
-                    .map_err(|e| from("look at")(e.into()))?;
+                let stat = owner::stat_at(source, source_name).map_err(from("look at"))?;
                 self.place(dest, name, dest_dir, || rustix::fs::symlinkat(&target, dest, name))?;
                 self.settings.apply_at(dest, name, &stat, true).map_err(applied)?;
             }
             FileType::Fifo | FileType::CharacterDevice | FileType::BlockDevice => {
-                let stat = rustix::fs::statat(source, source_name, AtFlags::SYMLINK_NOFOLLOW)
-                    .map_err(|e| from("look at")(e.into()))?;
+                let stat = owner::stat_at(source, source_name).map_err(from("look at"))?;
                 let kind = FileType::from_raw_mode(stat.st_mode);
                 if kind == FileType::CharacterDevice && stat.st_rdev == 0 {
                     self.note("a character device 0:0 was left out: it would mean a deletion".into());
@@ -388,15 +387,12 @@ impl<'a> Transfer<'a> {
                 if !matches!(kind, FileType::Fifo | FileType::CharacterDevice | FileType::BlockDevice) {
                     return Err(from("copy")(io::Error::other("it changed while it was copied")));
                 }
-                self.place(dest, name, dest_dir, || {
-                    rustix::fs::mknodat(dest, name, kind, Mode::RUSR | Mode::WUSR, stat.st_rdev)
-                })?;
+                self.place(dest, name, dest_dir, || owner::make_device(dest, name, kind, stat.st_rdev))?;
                 self.settings.apply_at(dest, name, &stat, false).map_err(applied)?;
             }
             // A context that is sent over a wire arrives with its sockets as empty files (SPEC A6.11).
             FileType::Socket if self.settings.reset_owner => {
-                let stat = rustix::fs::statat(source, source_name, AtFlags::SYMLINK_NOFOLLOW)
-                    .map_err(|e| from("look at")(e.into()))?;
+                let stat = owner::stat_at(source, source_name).map_err(from("look at"))?;
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 self.place(dest, name, dest_dir, || rustix::fs::openat(dest, name, flags, Mode::RUSR | Mode::WUSR))?;
                 self.settings.apply_at(dest, name, &stat, false).map_err(applied)?;

@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::{AtFlags, FileType, Stat};
+use rustix::fs::{FileType, Stat};
 
 use super::Refused;
 use super::nodes::{LayerPlan, Made, Node, SourceBase};
 use crate::archive::entry::{Timestamp, Xattrs, name_representable};
 use crate::archive::{EntryKind, xattrs_of};
+use crate::base::owner;
 use crate::exec::file::error::FileOpError;
 use crate::exec::file::meta::{self, Settings};
 use crate::exec::file::mode::ModeChange;
@@ -486,7 +487,7 @@ impl Walk<'_> {
         if !name_representable(OsStr::from_bytes(name.to_bytes())) {
             return Err(Refused::NeedsDirectory("a name cannot stand in a layer"));
         }
-        let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| io("look at")(e.into()))?;
+        let stat = owner::stat_at(dir, name).map_err(io("look at"))?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => {
                 let mut node = self.base_node(EntryKind::File, &stat);
