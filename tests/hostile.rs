@@ -6,6 +6,8 @@
 
 #[path = "hostile/bombs.rs"]
 mod bombs;
+#[path = "hostile/git.rs"]
+mod git;
 #[path = "hostile/races.rs"]
 mod races;
 mod support;
