@@ -76,7 +76,7 @@ pub fn of_fd(fd: impl AsFd, found: (u32, u32)) -> io::Result<(u32, u32)> {
 pub fn stat_at(dir: impl AsFd, name: impl Arg + Copy) -> io::Result<Stat> {
     let mut stat = rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
     let kind = FileType::from_raw_mode(stat.st_mode);
-    if !are_recorded() && !(kind == FileType::Socket && devices_are_recorded()) {
+    if !(are_recorded() || kind == FileType::Socket && devices_are_recorded()) {
         return Ok(stat);
     }
     let record = Record::of_fd(place(dir, name)?, kind)?;
