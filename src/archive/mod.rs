@@ -8,6 +8,7 @@
 //! The rules that make a layer a pure function of (parent tree, new tree) are in [`diff`]; those that make a blob a pure
 //! function of (tar, codec, level) are in [`block`].
 
+mod ahead;
 pub mod apply;
 pub mod block;
 pub mod checksum;
@@ -33,6 +34,7 @@ mod scan;
 mod target;
 pub mod writer;
 
+pub use ahead::ReadAhead;
 pub use apply::{ApplyOptions, ApplySummary, Dialect, apply, apply_above, index_layer};
 pub use content::Opener;
 pub use diff::{DiffStats, TreeHints, diff_overlay, diff_trees, diff_trees_with};

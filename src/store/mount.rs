@@ -8,7 +8,8 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, Transaction};
 
 use crate::archive::{
-    ApplyOptions, ApplySummary, EntryKind, MergedIndex, Note, NoteKind, Timestamp, TreeIndex, decompressor, index_layer,
+    ApplyOptions, ApplySummary, EntryKind, MergedIndex, Note, NoteKind, ReadAhead, Timestamp, TreeIndex, decompressor,
+    index_layer,
 };
 
 use super::layer::{insert_layer, new_id, read_blobs};
@@ -300,7 +301,7 @@ impl Store {
             let archive = |source| StoreError::Archive { action: "unpack", id: id.clone(), source: Box::new(source) };
             let blob = self.local_stream(id)?;
             let file = self.open_blob(&blob.digest)?;
-            let mut tar = decompressor(file, blob.codec).map_err(archive)?;
+            let mut tar = ReadAhead::new(decompressor(file, blob.codec).map_err(archive)?);
             let summary = snapshotter.unpack(&mut tar, &target, below_dirs).map_err(archive)?;
             self.check_unpacked(id, &blob, summary)?;
         }

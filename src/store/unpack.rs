@@ -18,7 +18,7 @@ use super::lock::{FileLock, Mode};
 use super::mount::without_repetitions;
 use super::tree::remove_tree;
 use super::{LayerBlob, LayerId, Store, StoreError};
-use crate::archive::{Awaited, apply_above, decompressor};
+use crate::archive::{Awaited, ReadAhead, apply_above, decompressor};
 use crate::base::Digest;
 use crate::base::budget::Budget;
 
@@ -259,7 +259,7 @@ impl Store {
             let archive = |source| StoreError::Archive { action: "unpack", id: id.clone(), source: Box::new(source) };
             let target = scratch.join("fs");
             fs::create_dir(&target).map_err(StoreError::io("create", &target))?;
-            let mut tar = decompressor(source, blob.codec).map_err(archive)?;
+            let mut tar = ReadAhead::new(decompressor(source, blob.codec).map_err(archive)?);
             let summary = match below {
                 Some(below) => apply_above(&mut tar, &target, below, &Default::default()).map_err(archive)?,
                 None => {
