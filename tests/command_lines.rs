@@ -52,6 +52,10 @@ const LINES: &[(&str, &[After])] = &[
     ("docker buildx build --output type=docker,dest=out/image.tar --tag myimage:latest .", &[File("out/image.tar")]),
     ("docker buildx build --annotation manifest:org.opencontainers.image.title=x --attest type=provenance,disabled=true --push --tag HOST/annotated:1 .", &[Pushed("annotated:1")]),
     ("docker buildx build --cache-from type=local,src=out/cache --cache-to type=local,dest=out/cache,mode=max --load --tag app:ci .", &[File("out/cache/index.json"), Kept("app")]),
+    ("docker buildx --builder builder-8a2c build -q .", &[Id]),
+    ("docker buildx --builder=builder-8a2c inspect --bootstrap --timeout 20s", &[Says("Name:          builder-8a2c")]),
+    ("docker buildx history inspect --builder builder-8a2c --format {{.Status}}", &[Says("completed")]),
+    ("docker buildx --builder builder-8a2c history export -o out/record.dockerbuild", &[File("out/record.dockerbuild")]),
     ("docker buildx rm builder-8a2c", &[]),
     // GitLab
     ("docker build --pull -t HOST/group/project:main .", &[Kept("group/project")]),
@@ -85,6 +89,15 @@ const LINES: &[(&str, &[After])] = &[
     ("docker buildx build --check .", &[Says("Check complete, no warnings found.")]),
     ("docker buildx build --call=targets .", &[Says("TARGET")]),
     ("docker buildx du", &[]),
+    ("docker buildx du --builder container --timeout 20s", &[]),
+    ("docker buildx ls --format {{.Name}}", &[Says("rbuild\n")]),
+    ("docker buildx help build", &[Says("Build an image")]),
+    ("docker images --filter reference=quiet --format {{.Repository}}:{{.Tag}}", &[Says("quiet:latest\n")]),
+    ("docker images -q quiet", &[Says("sha256:")]),
+    ("docker image inspect --format {{.Config.Labels}} quiet", &[Says("map[a:]\n")]),
+    ("docker save -o - quiet", &[Says("blobs/")]),
+    ("docker rmi -f never-built", &[]),
+    ("docker system df", &[]),
     ("docker buildx prune --all --force --filter until=24h", &[]),
     ("docker builder prune -f --keep-storage 10GB", &[]),
     ("docker images", &[Says("REPOSITORY")]),
@@ -99,6 +112,10 @@ const LINES: &[(&str, &[After])] = &[
     ("docker login -u me -p pw HOST", &[Says("Login Succeeded")]),
     ("docker logout HOST", &[]),
     // What is refused says so, by name.
+    ("docker image prune -f", &[Refused(2, "image prune")]),
+    ("docker buildx history open", &[Refused(2, "Docker Desktop")]),
+    ("docker images --filter label=x", &[Refused(2, "--filter")]),
+    ("docker save -o out quiet", &[Refused(2, "is a directory")]),
     ("docker buildx bake --push", &[Refused(2, "bake")]),
     ("docker buildx build --attest=type=sbom -t x .", &[Refused(2, "--sbom")]),
     ("docker buildx build --push .", &[Refused(2, "tag is needed when pushing to registry")]),
@@ -213,7 +230,10 @@ fn b8_14_lines_that_docker_hands_to_its_plugin() {
         let words: Vec<&str> = match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
             ["buildx", rest @ ..] | ["builder", rest @ ..] => [&["buildx"], rest].concat(),
             ["image", "build", rest @ ..] | ["build", rest @ ..] => [&["buildx", "build"], rest].concat(),
-            ["push" | "pull" | "images" | "tag" | "save" | "load" | "login" | "logout" | "image", ..] => return None,
+            [
+                "push" | "pull" | "images" | "tag" | "save" | "load" | "login" | "logout" | "image" | "rmi" | "system",
+                ..,
+            ] => return None,
             other => other.to_vec(),
         };
         let mut command = Command::new(&plugin);

@@ -1,5 +1,7 @@
 //! The command line as clap sees it: one definition gives the parser and the help.
 
+mod builders;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -7,6 +9,8 @@ use clap::builder::ValueParser;
 use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::base::values::boolean;
+
+pub use builders::{Builders, CreateBuilder, RemoveBuilder};
 
 /// Builds container images without a daemon and without root
 #[derive(Debug, Parser)]
@@ -111,6 +115,9 @@ pub enum Command {
         /// Names, or beginnings of digests
         #[arg(required = true)]
         images: Vec<String>,
+        /// An image that is not there is no failure
+        #[arg(short, long)]
+        force: bool,
     },
     /// Write images of the store to an archive
     Save(Save),
@@ -184,8 +191,8 @@ pub enum Command {
     },
     /// Print version and features
     Version {
-        /// text or json
-        #[arg(long, default_value = "text")]
+        /// text, json or a Go template
+        #[arg(short, long, default_value = "text")]
         format: String,
     },
 }
@@ -276,12 +283,6 @@ pub enum Builds {
     },
     /// Write what is known of builds, logs included, to an archive: a gzipped OCI layout
     Export(ExportBuilds),
-    /// Open a build in Docker Desktop
-    #[command(hide = true)]
-    Open {
-        /// The build
-        build: Option<String>,
-    },
     /// Take over the records and logs that `export` wrote, perhaps on another machine
     Import(ImportBuilds),
     /// Write where the time of a build went
@@ -426,113 +427,6 @@ pub enum System {
     },
 }
 
-/// `rbuild builder` (SPEC B8.14).
-#[derive(Debug, Subcommand)]
-pub enum Builders {
-    /// Name the builder
-    Create(CreateBuilder),
-    /// Choose a builder
-    Use {
-        /// Its name
-        name: Option<String>,
-        /// Be the default for the context
-        #[arg(long)]
-        default: bool,
-        /// Be the default for all
-        #[arg(long)]
-        global: bool,
-    },
-    /// List builders
-    Ls {
-        /// table or json
-        #[arg(long, default_value = "table")]
-        format: String,
-    },
-    /// Describe a builder
-    Inspect {
-        /// Its name
-        name: Option<String>,
-        /// The same
-        #[arg(long)]
-        builder: Option<String>,
-        /// Start it first; it needs no start
-        #[arg(long)]
-        bootstrap: bool,
-    },
-    /// Remove a builder
-    Rm(RemoveBuilder),
-    /// Stop a builder
-    Stop {
-        /// Its name
-        name: Option<String>,
-    },
-    /// Be `docker build`
-    Install,
-    /// Be it no more
-    Uninstall,
-    /// Print the version in buildx's words
-    Version,
-}
-
-/// `rbuild builder create`: whatever a tool asks for, the builder is the one that is there.
-#[derive(Debug, Args)]
-pub struct CreateBuilder {
-    /// Endpoint; there is none
-    pub endpoint: Option<String>,
-    /// Name to print
-    #[arg(long)]
-    pub name: Option<String>,
-    /// docker-container or docker
-    #[arg(long)]
-    pub driver: Option<String>,
-    /// Options of the driver
-    #[arg(long)]
-    pub driver_opt: Vec<String>,
-    /// Flags of the daemon
-    #[arg(long, allow_hyphen_values = true)]
-    pub buildkitd_flags: Option<String>,
-    /// Configuration of the daemon
-    #[arg(long)]
-    pub buildkitd_config: Option<String>,
-    /// Platforms of the node
-    #[arg(long)]
-    pub platform: Vec<String>,
-    /// Name of the node
-    #[arg(long)]
-    pub node: Option<String>,
-    /// Add a node
-    #[arg(long)]
-    pub append: bool,
-    /// Remove a node
-    #[arg(long)]
-    pub leave: bool,
-    /// Start it
-    #[arg(long)]
-    pub bootstrap: bool,
-    /// Choose it
-    #[arg(long = "use")]
-    pub choose: bool,
-}
-
-/// `rbuild builder rm`.
-#[derive(Debug, Args)]
-pub struct RemoveBuilder {
-    /// Their names
-    pub names: Vec<String>,
-    /// All that are not in use
-    #[arg(long)]
-    pub all_inactive: bool,
-    /// Do not ask
-    #[arg(short, long)]
-    pub force: bool,
-    /// Leave the daemon running
-    #[arg(long)]
-    pub keep_daemon: bool,
-    /// Leave the cache
-    #[arg(long)]
-    pub keep_state: bool,
-}
-
 /// `rbuild docs`.
 #[derive(Debug, Args)]
 pub struct Docs {
@@ -554,6 +448,14 @@ pub struct Doctor {
 /// `rbuild images`.
 #[derive(Debug, Args)]
 pub struct Images {
+    /// Only names that match: NAME, NAME:TAG, * and ? stand for what they do in a shell
+    pub pattern: Option<String>,
+    /// Only what matches: reference=PATTERN, dangling=BOOL (repeatable)
+    #[arg(short, long, value_name = "FILTER")]
+    pub filter: Vec<String>,
+    /// All images; none is hidden
+    #[arg(short, long, hide = true)]
+    pub all: bool,
     /// table, json or a Go template
     #[arg(long, default_value = "table")]
     pub format: String,
@@ -761,6 +663,9 @@ pub struct Du {
     /// One record below the other, with all fields
     #[arg(long)]
     pub verbose: bool,
+    /// There is no server to wait for
+    #[arg(long, hide = true)]
+    pub timeout: Option<String>,
 }
 
 /// `rbuild prune`.
@@ -790,6 +695,9 @@ pub struct Prune {
     /// List what was deleted with all fields
     #[arg(long)]
     pub verbose: bool,
+    /// There is no server to wait for
+    #[arg(long, hide = true)]
+    pub timeout: Option<String>,
 }
 
 /// `rbuild build` (SPEC B2).

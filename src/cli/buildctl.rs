@@ -53,11 +53,17 @@ pub(super) fn ours(args: &[OsString]) -> Result<Vec<OsString>, Failure> {
         let Some(word) = words.next_word()? else { return Ok(vec!["--help".into()]) };
         match word.name.as_str() {
             "build" | "b" => return build(&mut words).map(|b| b.into_iter().map(Into::into).collect()),
-            "du" | "prune" => {
-                let mut all: Vec<OsString> = vec![word.name.into()];
-                all.extend(words.0.cloned());
-                return Ok(all);
-            }
+            "du" => return Ok(std::iter::once("du".into()).chain(words.0.cloned()).collect()),
+            // buildctl never asks.
+            "prune" => return Ok(["prune".into(), "--force".into()].into_iter().chain(words.0.cloned()).collect()),
+            // How scripts wait for a daemon.
+            "debug" => match words.next_word()?.map(|w| w.name).as_deref() {
+                Some("workers" | "info") => return Ok(vec!["builder".into(), "inspect".into()]),
+                other => {
+                    let other = other.unwrap_or_default();
+                    return Err(usage(format!("buildctl debug {other}: only workers and info exist here")));
+                }
+            },
             "--help" | "-h" => return Ok(vec!["--help".into()]),
             "--version" | "-v" => return Ok(vec!["version".into()]),
             "--debug" => {}
@@ -66,7 +72,7 @@ pub(super) fn ours(args: &[OsString]) -> Result<Vec<OsString>, Failure> {
             }
             other => {
                 return Err(usage(format!(
-                    "buildctl {other}: only build, du and prune exist here: there is no daemon"
+                    "buildctl {other}: only build, du, prune and debug workers exist here: there is no daemon"
                 )));
             }
         }
@@ -273,6 +279,8 @@ mod tests {
                 "build --output=type=image,name=a,push=true --cache-to=type=inline --build-arg=BUILDKIT_SYNTAX=docker/dockerfile .",
             ),
             ("du --verbose", "du --verbose"),
+            ("prune --all", "prune --force --all"),
+            ("--addr unix:///x debug workers", "builder inspect"),
             ("--version", "version"),
         ] {
             assert_eq!(translate(theirs).as_deref(), Ok(becomes), "{theirs}");
@@ -289,7 +297,8 @@ mod tests {
             ("build --frontend dockerfile.v0 --local context=. --opt targte=x", "did you mean target?"),
             ("build --frontend dockerfile.v0 --outptu x", "did you mean --output?"),
             ("build --frontend dockerfile.v0 --local context=. --opt context:a=local:b", "no --local b=DIR"),
-            ("debug workers", "there is no daemon"),
+            ("debug logs", "only workers and info"),
+            ("dial-stdio", "there is no daemon"),
             ("build --output", "needs a value"),
         ] {
             let error = translate(theirs).expect_err(theirs);

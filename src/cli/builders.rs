@@ -8,6 +8,7 @@ use std::path::Path;
 use super::args::Builders;
 use super::config;
 use super::errors::Failure;
+use super::table;
 use crate::base::FaultKind;
 use crate::oci::Platform;
 
@@ -67,7 +68,7 @@ pub(super) fn run(command: &Builders, store: &Path) -> Result<u8, Failure> {
             said("nothing was changed");
             Ok(0)
         }
-        Builders::Ls { format } => list(format),
+        Builders::Ls { format, .. } => list(format),
         Builders::Inspect { name, builder, .. } => {
             super::print(&inspection(name.as_ref().or(builder.as_ref()).map_or(NAME, String::as_str), store))
         }
@@ -94,15 +95,13 @@ fn list(format: &str) -> Result<u8, Failure> {
             env!("CARGO_PKG_VERSION"),
             platforms(),
         )),
-        "json" => {
+        _ => {
             let builder = serde_json::json!({
-                "Name": NAME, "Driver": "built-in", "Current": true, "Dynamic": false,
+                "Name": NAME, "Driver": "built-in", "Current": true, "Dynamic": false, "DriverEndpoint": "none",
+                "Status": "running", "Buildkit": env!("CARGO_PKG_VERSION"), "Platforms": [platforms()], "Error": "",
                 "Nodes": [{"Name": format!("{NAME}0"), "Status": "running", "Platforms": [platforms()], "Version": env!("CARGO_PKG_VERSION")}],
             });
-            super::print(&format!("{builder}\n"))
-        }
-        other => {
-            Err(Failure::new(FaultKind::Usage, format!("--format: unknown format \"{other}\", expected table or json")))
+            super::print(&table::rows(format, &[], Vec::new(), &[builder])?)
         }
     }
 }

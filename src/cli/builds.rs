@@ -24,10 +24,6 @@ use crate::ui::{Mode, Progress, Span, Trace};
 use filter::Filter;
 
 pub(super) fn run(inside: &Inside, command: &Builds) -> Result<u8, Failure> {
-    if let Builds::Open { .. } = command {
-        return Err(usage("builds open: there is no Docker Desktop here")
-            .hint("`rbuild builds inspect` and `rbuild builds logs` show what is known of a build"));
-    }
     let store = inside.store(Events::none())?;
     let records = record::records(&store).map_err(|e| store_failure(&e))?;
     match command {
@@ -56,7 +52,6 @@ pub(super) fn run(inside: &Inside, command: &Builds) -> Result<u8, Failure> {
         }
         Builds::Import(args) => import::import(&store, &records, args),
         Builds::Trace(args) => trace(one(&records, args.build.as_deref())?, args),
-        Builds::Open { .. } => Ok(0),
     }
 }
 
@@ -117,7 +112,7 @@ fn list(records: &[BuildRecord], args: &ListBuilds) -> Result<u8, Failure> {
             record.head.id.clone(),
             name,
             status(record),
-            ago(record.head.started),
+            table::ago(record.head.started),
             duration(record.duration()),
         ]);
         rows.push(match args.format.as_str() {
@@ -129,7 +124,7 @@ fn list(records: &[BuildRecord], args: &ListBuilds) -> Result<u8, Failure> {
             }),
             _ => json!({
                 "Ref": record.head.id, "Name": record.head.name, "Status": status(record),
-                "CreatedAt": ago(record.head.started), "Duration": duration(record.duration()),
+                "CreatedAt": table::ago(record.head.started), "Duration": duration(record.duration()),
             }),
         });
     }
@@ -153,18 +148,6 @@ fn duration(duration: Duration) -> String {
         0..60 => format!("{:.1}s", duration.as_secs_f64()),
         seconds => format!("{}m {:2}s", seconds / 60, seconds % 60),
     }
-}
-
-/// `3 days ago`.
-fn ago(at: Timestamp) -> String {
-    let seconds = (Timestamp::now().as_second() - at.as_second()).max(0);
-    let (count, unit) = match seconds {
-        0..60 => (seconds, "second"),
-        60..3600 => (seconds / 60, "minute"),
-        3600..86_400 => (seconds / 3600, "hour"),
-        _ => (seconds / 86_400, "day"),
-    };
-    if count == 0 { "now".into() } else { format!("{count} {unit}{} ago", if count == 1 { "" } else { "s" }) }
 }
 
 /// Everything that is known of a build, in buildx's words (SPEC B8.07).
@@ -360,7 +343,7 @@ mod tests {
         assert_eq!(duration(Duration::from_millis(1449)), "1.4s");
         assert_eq!(duration(Duration::from_secs(65)), "1m  5s");
         let before =
-            |seconds: i64| ago(Timestamp::from_second(Timestamp::now().as_second() - seconds).expect("a time"));
+            |seconds: i64| table::ago(Timestamp::from_second(Timestamp::now().as_second() - seconds).expect("a time"));
         assert_eq!(before(0), "now");
         assert_eq!(before(61), "1 minute ago");
         assert_eq!(before(3 * 86_400 + 5), "3 days ago");

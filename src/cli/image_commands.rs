@@ -7,11 +7,13 @@ use serde_json::{Value, json};
 
 use super::args::{History, Images as List, Inspect, Load, ProgressArgs, Pull, Push, Save, Unpack};
 use super::errors::Failure;
-use super::table;
 use super::worker::{Inside, store_failure};
+use super::{deliver, table};
 use super::{print, settings};
 use crate::base::budget::Budget;
+use crate::base::values::boolean;
 use crate::base::{Events, FaultKind};
+use crate::dockerfile::pattern::matches;
 use crate::images::{Format, ImageError, Images};
 use crate::oci::{Platform, PlatformError, Reference};
 use crate::source::ImageSource;
@@ -83,10 +85,44 @@ fn transfer(
     if quiet { print(&format!("{digest}\n")) } else { Ok(0) }
 }
 
+/// Which of the images `rbuild images` lists, by patterns of a name or a name with its tag, as docker has them.
+struct Wanted<'a> {
+    patterns: Vec<&'a str>,
+    unnamed: bool,
+}
+
+impl<'a> Wanted<'a> {
+    fn new(args: &'a List) -> Result<Self, Failure> {
+        let mut wanted = Self { patterns: args.pattern.as_deref().into_iter().collect(), unnamed: false };
+        for filter in &args.filter {
+            let bad = |rule: &str| usage(format!("--filter: invalid filter \"{filter}\": {rule}"));
+            match filter.split_once('=') {
+                Some(("reference", text)) => wanted.patterns.push(text),
+                Some(("dangling", value)) => {
+                    wanted.unnamed |= boolean(value).ok_or_else(|| bad("expected true or false"))?;
+                }
+                _ => return Err(bad("expected reference=PATTERN or dangling=BOOL")),
+            }
+        }
+        for pattern in &wanted.patterns {
+            matches(pattern.as_bytes(), b"").map_err(|e| usage(format!("invalid pattern \"{pattern}\": {e}")))?;
+        }
+        Ok(wanted)
+    }
+
+    fn has(&self, name: &str, tag: &str) -> bool {
+        let full = format!("{name}:{tag}");
+        let is = |pattern: &&str, text: &str| matches(pattern.as_bytes(), text.as_bytes()).unwrap_or(false);
+        // Whatever the store lists has a name.
+        !self.unnamed && self.patterns.iter().all(|pattern| is(pattern, name) || is(pattern, &full))
+    }
+}
+
 pub(super) fn images(inside: &Inside, args: &List) -> Result<u8, Failure> {
     let (images, _lease) = open(inside, Events::none())?;
     let records = inside.store(Events::none())?.images().map_err(|e| store_failure(&e))?;
     let (mut cells, mut rows, mut digests) = (Vec::new(), Vec::<Value>::new(), String::new());
+    let wanted = Wanted::new(args)?;
     for record in &records {
         let (name, tag) = match record.name.parse::<Reference>() {
             Ok(r) => {
@@ -95,15 +131,20 @@ pub(super) fn images(inside: &Inside, args: &List) -> Result<u8, Failure> {
             }
             Err(_) => (record.name.clone(), String::new()),
         };
+        if !wanted.has(&name, &tag) {
+            continue;
+        }
         let digest = &record.descriptor.digest;
         let (created, size, platforms) = images.summary(&record.descriptor).unwrap_or_default();
-        let created = table::time(created.unwrap_or(record.created));
+        let made = created.unwrap_or(record.created);
+        let created = table::time(made);
         let platforms: Vec<String> = platforms.iter().map(ToString::to_string).collect();
         let shown = if args.no_trunc { digest.to_string() } else { digest.short().to_owned() };
         cells.push(vec![name.clone(), tag.clone(), shown, platforms.join(","), created.clone(), table::size(size)]);
         rows.push(json!({
             "Repository": name, "Tag": tag, "Name": record.name, "Digest": digest, "Platforms": platforms,
-            "CreatedAt": created, "Size": size, "MediaType": record.descriptor.media_type,
+            "CreatedAt": created, "CreatedSince": jiff::Timestamp::try_from(made).map_or_else(|_| String::new(), table::ago), "Size": size, "ID": digest.short(),
+            "MediaType": record.descriptor.media_type,
         }));
         digests.push_str(&format!("{digest}\n"));
     }
@@ -137,55 +178,35 @@ pub(super) fn tag(inside: &Inside, image: &str, target: &str) -> Result<u8, Fail
     Ok(0)
 }
 
-pub(super) fn rm(inside: &Inside, names: &[String]) -> Result<u8, Failure> {
+pub(super) fn rm(inside: &Inside, names: &[String], force: bool) -> Result<u8, Failure> {
     let (images, _lease) = open(inside, Events::none())?;
     for name in names {
-        for gone in images.remove(name).map_err(|e| failure(&e))? {
-            print(&format!("untagged: {gone}\n"))?;
+        match images.remove(name) {
+            Err(error @ ImageError::NotFound { .. }) if force => drop(writeln!(std::io::stderr(), "notice: {error}")),
+            gone => gone
+                .map_err(|e| failure(&e))?
+                .iter()
+                .try_for_each(|gone| print(&format!("untagged: {gone}\n")).map(drop))?,
         }
     }
     Ok(0)
 }
 
 pub(super) fn save(inside: &Inside, args: &Save) -> Result<u8, Failure> {
-    if args.output.is_none() && std::io::stdout().is_terminal() {
-        return Err(
-            usage("refusing to write an archive to a terminal").hint("redirect standard output, or give -o FILE")
-        );
-    }
+    deliver::check(args.output.as_deref())?;
     let format = if args.format == "oci" { Format::Oci } else { Format::Docker };
     let (images, _lease) = open(inside, Events::none())?;
     let runtime = runtime()?;
     runtime.block_on(images.make_complete(&args.images)).map_err(|e| failure(&e))?;
-    let io = |e: std::io::Error, path: &Path| {
-        Failure::new(FaultKind::of_io(&e, FaultKind::Store), format!("cannot write {}: {e}", path.display()))
-    };
-    match &args.output {
-        None => {
-            let mut out = std::io::BufWriter::with_capacity(1 << 20, std::io::stdout());
-            images.save(&args.images, format, &mut out).map_err(|e| failure(&e))?;
-            out.flush().map_err(|e| io(e, Path::new("standard output")))?;
-        }
-        Some(path) => {
-            // A failed save leaves the old file as it was.
-            let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            let temp = tempfile::Builder::new().prefix(".rbuild-").tempfile_in(dir).map_err(|e| io(e, dir))?;
-            let mut out = std::io::BufWriter::with_capacity(1 << 20, temp.as_file());
-            images.save(&args.images, format, &mut out).map_err(|e| failure(&e))?;
-            out.flush().map_err(|e| io(e, path))?;
-            drop(out);
-            let mode = rustix::fs::Mode::from_raw_mode(0o666 & !crate::base::file::umask());
-            rustix::fs::fchmod(temp.as_file(), mode).map_err(|e| io(e.into(), path))?;
-            temp.persist(path).map_err(|e| io(e.error, path))?;
-        }
-    }
-    Ok(0)
+    deliver::archive(args.output.as_deref(), |mut out| {
+        images.save(&args.images, format, &mut out).map_err(|e| failure(&e))
+    })
 }
 
 pub(super) fn load(inside: &Inside, args: &Load) -> Result<u8, Failure> {
     let name = args.tag.as_deref().map(reference).transpose()?;
     let (images, _lease) = open(inside, Events::none())?;
-    let loaded = match &args.input {
+    let loaded = match args.input.as_deref().filter(|path| *path != Path::new("-")) {
         Some(path) => images.load(path),
         None if std::io::stdin().is_terminal() => {
             return Err(usage("there is no archive").hint("give one with -i FILE, or on standard input"));

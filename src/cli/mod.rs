@@ -14,6 +14,7 @@ mod caches;
 pub mod config;
 mod contexts;
 mod debug;
+mod deliver;
 mod devices;
 mod docs;
 mod doctor;
@@ -99,15 +100,16 @@ fn finish(result: Result<u8, Failure>) -> u8 {
 
 fn version(format: &str) -> Result<u8, Failure> {
     let version = env!("CARGO_PKG_VERSION");
-    let text = match format {
-        "json" => format!(
-            "{}\n",
-            serde_json::json!({"version": version, "os": std::env::consts::OS, "arch": std::env::consts::ARCH})
-        ),
-        "text" => format!("rbuild {version} {}/{}\n", std::env::consts::OS, std::env::consts::ARCH),
-        other => return Err(unknown_format(other)),
-    };
-    print(&text)
+    let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
+    match format {
+        "text" => print(&format!("rbuild {version} {os}/{arch}\n")),
+        "json" => print(&format!("{}\n", serde_json::json!({"version": version, "os": os, "arch": arch}))),
+        // Go's templates name fields with a capital.
+        _ => {
+            let fields = serde_json::json!({"Version": version, "Os": os, "Arch": arch});
+            print(&(template::template(format, &fields)? + "\n"))
+        }
+    }
 }
 
 fn unknown_format(format: &str) -> Failure {

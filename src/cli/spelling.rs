@@ -52,7 +52,8 @@ const COMMANDS: &[&str] = &[
     "version",
 ];
 
-/// What `buildx` and `builder` have in common with us under the same name.
+/// What `buildx` and `builder` have in common with us under the same name. `image prune` is none of them: docker deletes no
+/// cache with it.
 const SHARED: &[&str] = &["build", "b", "du", "imagetools", "prune"];
 
 /// What `buildx` says about builders.
@@ -75,7 +76,9 @@ pub(super) fn ours(args: Vec<OsString>) -> Result<Vec<OsString>, Failure> {
         _ => {}
     }
     let at = command_at(&args);
+    let builder = take_builder(&mut args, at);
     let debug = take_debug(&mut args, at);
+    take_help(&mut args, at);
     match (word(&args, at).as_deref(), word(&args, at + 1).as_deref()) {
         (Some("buildctl"), _) => {
             let rest = args.split_off(at + 1);
@@ -89,9 +92,15 @@ pub(super) fn ours(args: Vec<OsString>) -> Result<Vec<OsString>, Failure> {
         (Some("buildx"), Some("--version")) => {
             args.splice(at..at + 2, ["builder".into(), "version".into()]).for_each(drop)
         }
-        (Some("buildx" | "builder" | "image"), Some(second)) if SHARED.contains(&second) => {
+        (Some("image"), Some("build" | "b")) => drop(args.remove(at)),
+        (Some("image"), Some("prune")) => return Err(no_image_prune()),
+        (Some("buildx" | "builder"), Some(second)) if SHARED.contains(&second) => {
             args.remove(at);
         }
+        (Some("system"), Some("df")) => args.splice(at..at + 2, ["du".into()]).for_each(drop),
+        (Some("system"), Some("prune")) => drop(args.remove(at)),
+        (Some("builds"), Some("open")) => return Err(no_desktop()),
+        (Some("buildx"), Some("history")) if word(&args, at + 2).as_deref() == Some("open") => return Err(no_desktop()),
         (Some("buildx"), Some("history")) => args.splice(at..at + 2, ["builds".into()]).for_each(drop),
         (Some("buildx"), Some(second)) if BUILDERS.contains(&second) => {
             args[at] = "builder".into();
@@ -115,7 +124,58 @@ pub(super) fn ours(args: Vec<OsString>) -> Result<Vec<OsString>, Failure> {
     if debug && matches!(word(&args, at).as_deref(), Some("build" | "b")) {
         args.insert(at + 1, "--debug".into());
     }
+    // The builder matters to who names it in an answer; the others have one only.
+    if let Some(builder) = builder {
+        match (word(&args, at).as_deref(), word(&args, at + 1).as_deref()) {
+            (Some("build" | "b"), _) => args.insert(at + 1, format!("--builder={builder}").into()),
+            (Some("builder"), Some("inspect")) => args.insert(at + 2, format!("--builder={builder}").into()),
+            _ => {}
+        }
+    }
     Ok(args)
+}
+
+/// Takes `--builder NAME` away from between `buildx` and its command, and from behind a command that is no build: every
+/// command has it there.
+fn take_builder(args: &mut Vec<OsString>, at: usize) -> Option<String> {
+    if word(args, at).as_deref() != Some("buildx") {
+        return None;
+    }
+    let (mut name, mut command, mut i) = (None, None, at + 1);
+    while let Some(arg) = word(args, i) {
+        if arg == "--" || matches!(command.as_deref(), Some("build" | "b")) {
+            break;
+        } else if let Some(joined) = arg.strip_prefix("--builder=") {
+            name = Some(joined.to_owned());
+            args.remove(i);
+        } else if arg == "--builder" && args.len() > i + 1 {
+            name = word(args, i + 1);
+            args.drain(i..i + 2);
+        } else {
+            command = command.or_else(|| (!arg.starts_with('-')).then_some(arg));
+            i += 1;
+        }
+    }
+    name
+}
+
+/// `help COMMAND` is `COMMAND --help`, after `buildx` too.
+fn take_help(args: &mut Vec<OsString>, at: usize) {
+    let at = if word(args, at).as_deref() == Some("buildx") { at + 1 } else { at };
+    if word(args, at).as_deref() == Some("help") && args.len() > at + 1 {
+        args.remove(at);
+        args.push("--help".into());
+    }
+}
+
+fn no_desktop() -> Failure {
+    Failure::new(FaultKind::Usage, "builds open: there is no Docker Desktop here")
+        .hint("`rbuild builds inspect` and `rbuild builds logs` show what is known of a build")
+}
+
+fn no_image_prune() -> Failure {
+    Failure::new(FaultKind::Usage, "image prune: there are no images without a name here")
+        .hint("`rbuild rm` takes names away, `rbuild prune` deletes what nothing needs, the build cache included")
 }
 
 /// Takes `-D` away from before a command, and from between `buildx` and its command: it is one of all commands there
@@ -229,6 +289,18 @@ mod tests {
             ("rbuild buildx history logs ^1", "rbuild builds logs ^1"),
             ("rbuild container run x", "rbuild run x"),
             ("rbuild buildx --help", "rbuild --help"),
+            ("rbuild buildx --builder x build .", "rbuild build --builder=x ."),
+            ("rbuild buildx --builder=x -D inspect", "rbuild builder inspect --builder=x"),
+            ("rbuild buildx -D --builder=x du", "rbuild du"),
+            ("rbuild buildx prune --builder x -f", "rbuild prune -f"),
+            ("rbuild buildx history export --builder=x -o f ^1", "rbuild builds export -o f ^1"),
+            ("rbuild buildx build --builder x .", "rbuild build --builder x ."),
+            ("rbuild buildx help build", "rbuild build --help"),
+            ("rbuild help buildx", "rbuild --help"),
+            ("rbuild help du", "rbuild du --help"),
+            ("rbuild system df", "rbuild du"),
+            ("rbuild system prune -af", "rbuild prune -af"),
+            ("rbuild system reset", "rbuild system reset"),
             ("rbuild -D buildx build .", "rbuild build --debug ."),
             ("rbuild buildx --debug build .", "rbuild build --debug ."),
             ("rbuild buildx -D ls", "rbuild builder ls"),
@@ -263,6 +335,8 @@ mod tests {
         assert!(ours(args).is_err_and(|e| e.message.contains("--config")));
         let args = ["rbuild", "buildx", "isnpect"].map(OsString::from).to_vec();
         assert!(ours(args).is_err_and(|e| e.message.contains("did you mean inspect?")));
+        let args = ["rbuild", "image", "prune", "-f"].map(OsString::from).to_vec();
+        assert!(ours(args).is_err_and(|e| e.message.contains("image prune")));
     }
 
     #[test]

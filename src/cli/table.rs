@@ -13,6 +13,18 @@ pub(super) fn time(at: SystemTime) -> String {
     jiff::Timestamp::try_from(at).map_or_else(|_| String::new(), |t| t.strftime("%Y-%m-%d %H:%M:%S").to_string())
 }
 
+/// `3 days ago`.
+pub(super) fn ago(at: jiff::Timestamp) -> String {
+    let seconds = (jiff::Timestamp::now().as_second() - at.as_second()).max(0);
+    let (count, unit) = match seconds {
+        0..60 => (seconds, "second"),
+        60..3600 => (seconds / 60, "minute"),
+        3600..86_400 => (seconds / 3600, "hour"),
+        _ => (seconds / 86_400, "day"),
+    };
+    if count == 0 { "now".into() } else { format!("{count} {unit}{} ago", if count == 1 { "" } else { "s" }) }
+}
+
 /// Columns of equal width, two spaces between them.
 pub(super) fn columns(rows: &[Vec<String>]) -> String {
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);

@@ -42,10 +42,17 @@ pub(super) fn render(text: &str, value: Go, json: gtmpl::Func) -> Result<String,
     for (name, function) in functions {
         template.add_func(name, function);
     }
-    template.parse(printing_as_go(&unescape(text))).map_err(|e| fail(&e))?;
-    let text = template.render(&gtmpl::Context::from(value)).map_err(|e| fail(&e))?;
+    template.parse(printing_as_go(&unescape(text))).map_err(|e| fail(&plainly(&e.to_string())))?;
+    let text = template.render(&gtmpl::Context::from(value)).map_err(|e| fail(&plainly(&e.to_string())))?;
     // What Go prints for a field that does not exist; a script must not take it for data.
     if text.contains("<no value>") { Err(fail(&"it names a field that does not exist")) } else { Ok(text) }
+}
+
+/// The library's words without its name for a template that has none, nor what we put into it.
+fn plainly(message: &str) -> String {
+    let message = message.strip_prefix("template: :").and_then(|m| m.split_once(':')).map_or(message, |(_, m)| m);
+    let message = message.replace(&format!(" | {SHOW}"), "").replace(char::is_control, " ");
+    message.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// The function that prints what Go prints.
@@ -238,7 +245,11 @@ mod tests {
             assert_eq!(template(text, &row).map_err(|e| e.message).as_deref(), Ok(expected), "{text}");
         }
         for text in ["{{.Name", "{{nonsense .}}", "{{.Nmae}}"] {
-            assert!(template(text, &row).is_err_and(|e| e.message.contains("--format")), "{text}");
+            let said = template(text, &row).map_err(|e| e.message).expect_err(text);
+            assert!(
+                said.contains("--format") && !said.contains(SHOW) && !said.contains("template: :"),
+                "{text}: {said}"
+            );
         }
     }
 }

@@ -351,7 +351,7 @@ fn command(inside: &Inside, cli: &super::Cli) -> Result<u8, Failure> {
         Command::Pull(args) => image_commands::pull(inside, args),
         Command::Push(args) => image_commands::push(inside, args),
         Command::Tag { image, target } => image_commands::tag(inside, image, target),
-        Command::Rm { images } => image_commands::rm(inside, images),
+        Command::Rm { images, force } => image_commands::rm(inside, images, *force),
         Command::Save(args) => image_commands::save(inside, args),
         Command::Load(args) => image_commands::load(inside, args),
         Command::Unpack(args) => image_commands::unpack(inside, args),

@@ -261,6 +261,8 @@ pub(super) fn body_message(body: &[u8]) -> String {
                 .map(|e| match (e.code.to_lowercase(), e.message.as_str()) {
                     (code, "") => code,
                     (code, message) if code.is_empty() => message.to_owned(),
+                    // Many a registry says everything twice.
+                    (code, message) if code.replace('_', " ") == message.to_lowercase() => message.to_owned(),
                     (code, message) => format!("{}: {message}", code.replace('_', " ")),
                 })
                 .collect();

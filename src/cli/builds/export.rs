@@ -5,7 +5,7 @@
 //! Desktop's bundles look like this from outside; what is inside them is BuildKit's own record, so it reads none of ours.)
 
 use std::collections::BTreeMap;
-use std::io::{self, IsTerminal as _, Write};
+use std::io::{self, Write};
 use std::path::Path;
 
 use flate2::write::GzEncoder;
@@ -13,8 +13,8 @@ use flate2::write::GzEncoder;
 use super::details;
 use crate::base::{Digest, FaultKind};
 use crate::build::record::BuildRecord;
+use crate::cli::deliver;
 use crate::cli::errors::Failure;
-use crate::cli::image_commands::usage;
 use crate::oci::layout::{MARKER, MARKER_NAME};
 use crate::oci::manifest::to_json_pretty;
 use crate::oci::{Descriptor, Index};
@@ -27,26 +27,12 @@ const EMPTY: &str = "application/vnd.oci.empty.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 pub(super) fn export(builds: &[&BuildRecord], output: Option<&Path>) -> Result<u8, Failure> {
-    let fail = |e: &io::Error, path: &Path| {
-        Failure::new(FaultKind::of_io(e, FaultKind::Store), format!("cannot write {}: {e}", path.display()))
-    };
-    let Some(path) = output else {
-        if io::stdout().is_terminal() {
-            return Err(
-                usage("refusing to write an archive to a terminal").hint("redirect standard output, or give -o FILE")
-            );
-        }
-        write(builds, io::stdout()).map_err(|e| fail(&e, Path::new("standard output")))?;
-        return Ok(0);
-    };
-    // A failed export leaves the old file as it was.
-    let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let temp = tempfile::Builder::new().prefix(".rbuild-").tempfile_in(dir).map_err(|e| fail(&e, dir))?;
-    write(builds, temp.as_file()).map_err(|e| fail(&e, path))?;
-    let mode = rustix::fs::Mode::from_raw_mode(0o666 & !crate::base::file::umask());
-    rustix::fs::fchmod(temp.as_file(), mode).map_err(|e| fail(&e.into(), path))?;
-    temp.persist(path).map_err(|e| fail(&e.error, path))?;
-    Ok(0)
+    deliver::archive(output, |out| {
+        let fail = |e: io::Error| {
+            Failure::new(FaultKind::of_io(&e, FaultKind::Store), format!("cannot write the archive: {e}"))
+        };
+        write(builds, out).map_err(fail)
+    })
 }
 
 fn write(builds: &[&BuildRecord], out: impl Write) -> io::Result<()> {

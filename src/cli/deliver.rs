@@ -1,0 +1,54 @@
+//! Where commands write an archive to: a file that is complete or as it was, or standard output.
+
+use std::io::{self, BufWriter, IsTerminal as _, Write};
+use std::path::Path;
+
+use super::errors::Failure;
+use super::image_commands::usage;
+use crate::base::FaultKind;
+
+/// Whether an archive can go there at all, before anything is done for it.
+///
+/// # Errors
+/// For a terminal and for a directory.
+pub(super) fn check(output: Option<&Path>) -> Result<(), Failure> {
+    match output.filter(|path| *path != Path::new("-")) {
+        None if io::stdout().is_terminal() => {
+            Err(usage("refusing to write an archive to a terminal").hint("redirect standard output, or give -o FILE"))
+        }
+        Some(path) if path.is_dir() => {
+            Err(usage(format!("--output: {} is a directory", path.display())).hint("name a file in it"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Lets `write` write to the file, or to standard output for `-` and none. A failed write leaves an old file as it was.
+///
+/// # Errors
+/// As [`check`], for a file that cannot be written, and whatever `write` says.
+pub(super) fn archive(
+    output: Option<&Path>,
+    write: impl FnOnce(&mut dyn Write) -> Result<(), Failure>,
+) -> Result<u8, Failure> {
+    let fail = |e: &io::Error, path: &Path| {
+        Failure::new(FaultKind::of_io(e, FaultKind::Store), format!("cannot write {}: {e}", path.display()))
+    };
+    check(output)?;
+    let Some(path) = output.filter(|path| *path != Path::new("-")) else {
+        let mut out = BufWriter::with_capacity(1 << 20, io::stdout());
+        write(&mut out)?;
+        out.flush().map_err(|e| fail(&e, Path::new("standard output")))?;
+        return Ok(0);
+    };
+    let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let temp = tempfile::Builder::new().prefix(".rbuild-").tempfile_in(dir).map_err(|e| fail(&e, dir))?;
+    let mut out = BufWriter::with_capacity(1 << 20, temp.as_file());
+    write(&mut out)?;
+    out.flush().map_err(|e| fail(&e, path))?;
+    drop(out);
+    let mode = rustix::fs::Mode::from_raw_mode(0o666 & !crate::base::file::umask());
+    rustix::fs::fchmod(temp.as_file(), mode).map_err(|e| fail(&e.into(), path))?;
+    temp.persist(path).map_err(|e| fail(&e.error, path))?;
+    Ok(0)
+}
