@@ -4,8 +4,9 @@
 //! atomically. A file whose times are too close to the moment the index was opened is not recorded: it could change
 //! again within the same tick of the clock and look the same ("racily clean").
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::fs;
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -32,7 +33,7 @@ const FIXED: usize = 4 * 8 + 32 + 1 + 4;
 /// An entry that is not asked for in this many writing builds is dropped.
 const MAX_AGE: u8 = 16;
 
-/// About as much is written at a time.
+/// About as much is written at a time, and kept together of what is new.
 const PIECE: usize = 64 << 10;
 
 /// The bit of the age that says that a file had no extended attributes.
@@ -76,7 +77,7 @@ pub struct ContextIndex {
     data: Vec<u8>,
     /// Where each entry starts in `data`, in order of their paths.
     starts: Vec<usize>,
-    /// New and replaced entries; `None`: not to be kept.
+    /// New and replaced entries.
     new: Mutex<Changes>,
     /// Something was put: until then nobody has to look there.
     changed: AtomicBool,
@@ -85,7 +86,56 @@ pub struct ContextIndex {
     opened: i64,
 }
 
-type Changes = BTreeMap<Vec<u8>, Option<Known>>;
+/// New and replaced entries, kept as small as they will be in the file: there may be hundreds of thousands.
+#[derive(Debug, Default)]
+struct Changes {
+    /// Entries as they will be in the file, in pieces that never move.
+    pieces: Vec<Vec<u8>>,
+    /// Piece and place of the newest entry by the hash of its path. Of two paths with one hash the later is kept: all this is a
+    /// hint.
+    places: HashMap<u64, (u32, u32)>,
+    hasher: RandomState,
+}
+
+/// An age that says that an entry is not to be kept.
+const GONE: u8 = PLAIN - 1;
+
+impl Changes {
+    fn put(&mut self, path: &[u8], value: Option<&Known>) {
+        let none = Known { key: StatKey { size: 0, mtime: 0, ctime: 0, ino: 0 }, digest: [0; 32], plain: false };
+        let known = value.unwrap_or(&none);
+        let age = if value.is_none() {
+            GONE
+        } else if known.plain {
+            PLAIN
+        } else {
+            0
+        };
+        if self.pieces.last().is_none_or(|piece| piece.len() + FIXED + path.len() > piece.capacity()) {
+            self.pieces.push(Vec::with_capacity(PIECE.max(FIXED + path.len())));
+        }
+        let number = self.pieces.len() - 1;
+        let piece = &mut self.pieces[number];
+        // Neither number comes near its end: pieces are small, and so many of them would not fit into memory.
+        self.places.insert(self.hasher.hash_one(path), (number as u32, piece.len() as u32));
+        append(piece, path, &known.key, &known.digest, age);
+    }
+
+    fn at(&self, (piece, start): (u32, u32)) -> Stored<'_> {
+        Stored::read(&self.pieces[piece as usize][start as usize..])
+    }
+
+    fn get(&self, path: &[u8]) -> Option<Stored<'_>> {
+        self.places.get(&self.hasher.hash_one(path)).map(|place| self.at(*place)).filter(|found| found.path == path)
+    }
+
+    /// The newest entries in order of their paths.
+    fn sorted(&self) -> Vec<(u32, u32)> {
+        let mut places: Vec<_> = self.places.values().copied().collect();
+        places.sort_unstable_by(|a, b| self.at(*a).path.cmp(self.at(*b).path));
+        places
+    }
+}
 
 /// What a file was.
 #[derive(Debug, Clone, Copy)]
@@ -147,15 +197,13 @@ impl ContextIndex {
         if self.changed.load(Ordering::Acquire)
             && let Some(new) = self.new.lock().unwrap_or_else(PoisonError::into_inner).get(path)
         {
-            return new.filter(|known| known.key == *key);
+            return new.known(key);
         }
         let position = self.starts.binary_search_by(|start| self.entry(*start).path.cmp(path)).ok()?;
         let entry = self.entry(self.starts[position]);
-        if entry.key != *key {
-            return None;
-        }
+        let known = entry.known(key)?;
         self.seen[position].store(true, Ordering::Relaxed);
-        Some(Known { key: *key, digest: entry.digest.try_into().ok()?, plain: entry.plain })
+        Some(known)
     }
 
     /// Remembers what the file at `path` contained when it looked like `key`, and whether it had no extended
@@ -164,7 +212,7 @@ impl ContextIndex {
         let raw = (digest.algorithm() == "sha256").then(|| raw_digest(digest)).flatten();
         let value = raw.filter(|_| !self.racy(key)).map(|digest| Known { key: *key, digest, plain });
         let mut new = self.new.lock().unwrap_or_else(PoisonError::into_inner);
-        new.insert(path.as_os_str().as_bytes().to_vec(), value);
+        new.put(path.as_os_str().as_bytes(), value.as_ref());
         self.changed.store(true, Ordering::Release);
     }
 
@@ -174,7 +222,7 @@ impl ContextIndex {
     /// If the file cannot be written; the old one stays.
     pub fn save(&self) -> Result<(), StoreError> {
         let changes = self.new.lock().unwrap_or_else(PoisonError::into_inner);
-        if changes.is_empty() {
+        if changes.places.is_empty() {
             return Ok(());
         }
         // Not synced: a damaged file counts as empty.
@@ -193,15 +241,17 @@ impl ContextIndex {
         out.extend_from_slice(MAGIC);
         out.extend_from_slice(&length(&self.context));
         out.extend_from_slice(&self.context);
-        let mut new = changes.iter().peekable();
+        let places = changes.sorted();
+        let mut new = places.iter().map(|place| changes.at(*place)).peekable();
         for (position, start) in self.starts.iter().enumerate() {
             let old = self.entry(*start);
-            while let Some((path, value)) = new.next_if(|(path, _)| path.as_slice() < old.path) {
-                append_new(&mut out, path, value.as_ref());
+            while let Some(entry) = new.next_if(|entry| entry.path < old.path) {
+                append_new(&mut out, &entry);
                 file.pass_on(&mut out)?;
             }
-            if let Some((path, value)) = new.next_if(|(path, _)| path.as_slice() == old.path) {
-                append_new(&mut out, path, value.as_ref());
+            if let Some(entry) = new.next_if(|entry| entry.path == old.path) {
+                append_new(&mut out, &entry);
+                file.pass_on(&mut out)?;
                 continue;
             }
             let age = if self.seen[position].load(Ordering::Relaxed) { 0 } else { old.age.saturating_add(1) };
@@ -210,8 +260,8 @@ impl ContextIndex {
             }
             file.pass_on(&mut out)?;
         }
-        for (path, value) in new {
-            append_new(&mut out, path, value.as_ref());
+        for entry in new {
+            append_new(&mut out, &entry);
             file.pass_on(&mut out)?;
         }
         file.finish(&out)
@@ -225,7 +275,13 @@ impl ContextIndex {
     }
 
     fn entry(&self, start: usize) -> Stored<'_> {
-        let data = &self.data[start..];
+        Stored::read(&self.data[start..])
+    }
+}
+
+impl<'a> Stored<'a> {
+    /// The entry at the beginning of `data`.
+    fn read(data: &'a [u8]) -> Self {
         let word = |index: usize| {
             let mut raw = [0; 8];
             raw.copy_from_slice(&data[index * 8..index * 8 + 8]);
@@ -234,13 +290,21 @@ impl ContextIndex {
         #[allow(clippy::cast_possible_wrap)] // Written by the reverse cast.
         let key = StatKey { size: word(0), mtime: word(1) as i64, ctime: word(2) as i64, ino: word(3) };
         let length = read_length(&data[FIXED - 4..]);
-        Stored {
+        Self {
             key,
             digest: &data[32..64],
             age: data[64] & !PLAIN,
             plain: data[64] & PLAIN != 0,
             path: &data[FIXED..FIXED + length],
         }
+    }
+
+    /// What it says of a file that looks like `key`.
+    fn known(&self, key: &StatKey) -> Option<Known> {
+        if self.key != *key || self.age == GONE {
+            return None;
+        }
+        Some(Known { key: *key, digest: self.digest.try_into().ok()?, plain: self.plain })
     }
 }
 
@@ -307,9 +371,9 @@ fn entries(data: &[u8], context: &[u8]) -> Option<Vec<usize>> {
     (at == body).then_some(starts)
 }
 
-fn append_new(out: &mut Vec<u8>, path: &[u8], value: Option<&Known>) {
-    if let Some(known) = value {
-        append(out, path, &known.key, &known.digest, if known.plain { PLAIN } else { 0 });
+fn append_new(out: &mut Vec<u8>, entry: &Stored<'_>) {
+    if entry.age != GONE {
+        append(out, entry.path, &entry.key, entry.digest, if entry.plain { PLAIN } else { 0 });
     }
 }
 
@@ -356,6 +420,48 @@ mod tests {
 
     fn open(store: &Store) -> ContextIndex {
         store.context_index(Path::new(CONTEXT)).expect("opens")
+    }
+
+    #[test]
+    fn many_entries_are_written_in_order_and_the_newest_of_a_path_counts() {
+        let (_dir, store) = store();
+        let name = |i: u64| format!("d{}/a-file-with-a-name-of-some-length-{i:06}", i % 7);
+        let index = open(&store);
+        // More than a piece holds, in no order; every third is put twice, every fifth in the end not to be kept.
+        let racy = StatKey { ctime: i64::MAX, ..key(0) };
+        for i in (0..3000).rev() {
+            index.put(Path::new(&name(i)), &key(i), &Digest::sha256(name(i)), i % 2 == 0);
+            if i % 3 == 0 {
+                index.put(Path::new(&name(i)), &key(i), &Digest::sha256("newer"), false);
+            }
+            if i % 5 == 0 {
+                index.put(Path::new(&name(i)), &racy, &Digest::sha256("too new"), false);
+            }
+        }
+        let check = |index: &ContextIndex| {
+            for i in 0..3000 {
+                let digest = Digest::sha256(if i % 3 == 0 { "newer".into() } else { name(i) });
+                let expected = (i % 5 != 0).then_some(digest);
+                assert_eq!(index.get(Path::new(&name(i)), &key(i)), expected, "{i}");
+                assert_eq!(
+                    index.plain(Path::new(&name(i)), &key(i)).is_some(),
+                    i % 2 == 0 && i % 3 != 0 && i % 5 != 0,
+                    "{i}"
+                );
+            }
+        };
+        check(&index);
+        index.save().expect("saves");
+        check(&open(&store));
+        // Entries that are there are replaced, removed, and stay.
+        let again = open(&store);
+        again.put(Path::new(&name(1)), &key(1), &Digest::sha256("changed"), false);
+        again.put(Path::new(&name(2)), &racy, &Digest::sha256("too new"), false);
+        again.save().expect("saves");
+        let last = open(&store);
+        assert_eq!(last.get(Path::new(&name(1)), &key(1)), Some(Digest::sha256("changed")));
+        assert_eq!(last.get(Path::new(&name(2)), &key(2)), None);
+        assert_eq!(last.get(Path::new(&name(4)), &key(4)), Some(Digest::sha256(name(4))));
     }
 
     #[test]
