@@ -71,7 +71,7 @@ pub(super) fn of_build(args: &Build, config: &Config) -> Result<(Arc<Devices>, A
     Ok((known(config, grants), aliases))
 }
 
-/// All of them, for somebody who goes into a step that had them.
+/// All may be had, for somebody who goes into a step: it names its own, and is given no others.
 pub(super) fn all(config: &Config) -> Arc<Devices> {
     known(config, Grants { all: true, ..Grants::default() })
 }
