@@ -68,6 +68,18 @@ fn c5_14_devices_must_be_allowed() {
     bench.build(&with(&flags, &["--allow", "device"])).fails(4, &["is not registered", "switched off"]);
 }
 
+// SPEC A5.10, C5.14: whoever goes into a step has what the step had, not what the machine has.
+#[test]
+fn c5_14_a_failed_step_is_entered_with_its_own_devices_alone() {
+    need_run!();
+    let (bench, flags) = bench(&[("vendor1.yaml", ENVIRONMENT)], "");
+    bench.dockerfile("FROM busybox\nRUN --device=vendor1.com/device=foo false\nRUN --device=class1 true\n");
+    bench.build(&with(&flags, &["--allow", "device"])).fails(9, &["exit code: 1"]);
+    let look = ["debug", "--", "sh", "-c", "env | grep injected"];
+    let run = bench.rbuild(&[&look[..1], &[&flags[0], &flags[1]], &look[1..]].concat());
+    assert_eq!(run.ok().stdout, "FOO=injected\n");
+}
+
 const NODES: &str = r#"{"cdiVersion": "0.6.0", "kind": "vendor.com/d",
   "annotations": {"org.mobyproject.buildkit.device.autoallow": "true"},
   "devices": [
