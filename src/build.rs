@@ -7,6 +7,7 @@ mod attest;
 mod caches;
 mod inputs;
 pub mod record;
+mod writable;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -204,6 +205,7 @@ impl Builder {
         multi: bool,
     ) -> Result<BuildReport, BuildError> {
         let began = Timestamp::now();
+        let exports = self.exports(request);
         let targets: Vec<Option<Platform>> = match request.platforms.as_slice() {
             [] => vec![None],
             several => several.iter().cloned().map(Some).collect(),
@@ -230,7 +232,7 @@ impl Builder {
             epoch,
             threads: self.threads,
         };
-        let (exports, provenance) = loop {
+        let (made, provenance) = loop {
             let made = self.deliver(request, solver, &graphs, &fronts, began, &context).await;
             match made {
                 // A layer that a cache promised: the result is made again without it.
@@ -239,8 +241,8 @@ impl Builder {
             }
         };
         solver.end_imports().await;
-        self.export_caches(request, solver, &graphs, &context).await?;
-        Ok(BuildReport { id: request.id.clone(), exports, provenance })
+        self.export_caches(exports, solver, &graphs, &context).await?;
+        Ok(BuildReport { id: request.id.clone(), exports: made, provenance })
     }
 
     /// Says which checks failed, each once: every platform finds the same ones again.

@@ -7,12 +7,15 @@
 mod fake_gha;
 #[path = "support/fake_registry/mod.rs"]
 mod fake_registry;
+#[path = "support/proxy.rs"]
+mod proxy;
 mod support;
 
 use std::time::{Duration, Instant};
 
 use fake_gha::FakeGha;
 use fake_registry::{Action, FakeRegistry};
+use proxy::{Proxy, Spoil};
 use support::registry::Registry;
 use support::services::{AUTHORIZED, AZURE_KEY, Service};
 use support::{Bench, Run};
@@ -451,18 +454,65 @@ fn c7_10_a_cache_whose_layers_stall_is_asked_once() {
 fn c7_10_a_cache_that_comes_late_is_used_when_it_comes() {
     need!();
     let registry = FakeRegistry::start();
-    let mut bench = Bench::new();
-    // Here the first step ends at once; elsewhere it would never end.
-    let steps = "FROM busybox\nARG ENDS\nRUN --mount=type=secret,id=ends [ -s /run/secrets/ends ] || sleep 100000\nRUN echo 2 > /two\n";
-    bench.dockerfile(steps).file("yes", "yes");
-    let secret = format!("id=ends,src={}", bench.ctx().join("yes").display());
-    let from = format!("{}/app:cache", registry.host());
-    bench.build(&["--secret", &secret, "--cache-to", &format!("type=registry,ref={from},mode=max")]).ok();
+    let dockerfile = format!("FROM busybox\nARG ENDS\n{ENDLESS}\nRUN echo 2 > /two\n");
+    let (mut bench, from) = cached_endless(&registry, &dockerfile, "max");
     bench.env.push(("RBUILD_CACHE_PATIENCE".into(), "0s".into()));
     registry.fault("GET", "/manifests/", 1, Action::Delay(Duration::from_secs(4)));
     let run = elsewhere(&bench, &["--cache-from", &from]).ok();
-    assert_eq!(run.count("CACHED"), 2, "{}", run.stderr);
+    // Whether the step is found itself or only what is built on it depends on who is faster.
+    assert!(run.count("CACHED") >= 1 && run.count("DONE") >= 1, "{}", run.stderr);
     assert_eq!(run.count("warning: "), 0, "{}", run.stderr);
+}
+
+/// A step that ends at once where the secret `ends` is given, and never elsewhere.
+const ENDLESS: &str = "RUN --mount=type=secret,id=ends [ -s /run/secrets/ends ] || sleep 100000";
+
+/// Builds `dockerfile` where it ends, and writes a cache of this mode.
+fn cached_endless(registry: &FakeRegistry, dockerfile: &str, mode: &str) -> (Bench, String) {
+    let bench = Bench::new();
+    bench.dockerfile(dockerfile).file("yes", "yes");
+    let secret = format!("id=ends,src={}", bench.ctx().join("yes").display());
+    let from = format!("{}/app:cache", registry.host());
+    bench.build(&["--secret", &secret, "--cache-to", &format!("type=registry,ref={from},mode={mode}")]).ok();
+    (bench, from)
+}
+
+// SPEC C7.10: a layer of which nothing comes is built while it is waited for, and what comes first ends the other.
+#[test]
+fn c7_10_a_layer_that_comes_late_ends_the_step_that_makes_it() {
+    need!();
+    let registry = FakeRegistry::start();
+    let (bench, from) =
+        cached_endless(&registry, &format!("FROM busybox\n{ENDLESS}; echo 1 > /one\nRUN echo 2 > /two\n"), "max");
+    let layers = registry.state().large_blobs(0);
+    for layer in layers {
+        if !registry.blob("app", &layer).unwrap().starts_with(b"{") {
+            registry.fault("GET", &layer, 1, Action::Delay(Duration::from_secs(3)));
+        }
+    }
+    let tar = bench.path("o.tar");
+    let out = format!("type=oci,dest={}", tar.display());
+    let run = elsewhere(&bench, &["--cache-from", &from, "-o", &out]).ok();
+    assert!(run.stderr.contains("sleep 100000"), "it was begun: {}", run.stderr);
+    let image = support::image::Image::open_tar(&tar);
+    assert_eq!((image.text("one"), image.text("two")), ("1\n".into(), "2\n".into()));
+}
+
+// SPEC C7.10: what a late result makes needless is stopped, however far below it is.
+#[test]
+fn c7_10_what_leads_to_a_late_result_is_stopped() {
+    need!();
+    let registry = FakeRegistry::start();
+    let dockerfile =
+        format!("FROM busybox AS build\n{ENDLESS}; echo 1 > /one\nFROM scratch\nCOPY --from=build /one /one\n");
+    // The result is in the cache, what it was made from is not.
+    let (mut bench, from) = cached_endless(&registry, &dockerfile, "min");
+    bench.env.push(("RBUILD_CACHE_PATIENCE".into(), "0s".into()));
+    registry.fault("GET", "/manifests/", 1, Action::Delay(Duration::from_secs(3)));
+    let run = elsewhere(&bench, &["--cache-from", &from]).ok();
+    assert_eq!((run.count("CACHED"), run.count("CANCELED")), (1, 1), "{}", run.stderr);
+    assert_eq!(run.count("warning: "), 0, "{}", run.stderr);
+    assert_eq!(bench.build_image(&[]).text("one"), "1\n");
 }
 
 // SPEC N2.10, C7.10: a cache that takes nothing is given up after one deadline, when the image is safe.
@@ -489,7 +539,8 @@ fn c7_10_measured_faults() {
         skip!("figures only: run with --long");
     }
     let mut bench = Bench::new();
-    bench.env.push(("RBUILD_CACHE_PATIENCE".into(), "2s".into()));
+    // What a user has.
+    bench.env.push(("RBUILD_CACHE_PATIENCE".into(), "500ms".into()));
     let steps: String = (0..10).map(|n| format!("RUN sleep 2; echo {n} > /step{n}\n")).collect();
     bench.dockerfile(&format!("FROM busybox\n{steps}"));
     let registry = FakeRegistry::start();
@@ -642,6 +693,87 @@ fn b4_05_gha_in_both_versions_with_few_calls() {
         let expected = if version == 1 { 6 } else { 5 };
         assert!(calls.len() <= expected, "{calls:?}");
     }
+}
+
+/// Whatever the server behind `proxy` does with requests for these paths, builds succeed without the cache, with one warning.
+fn without_trouble(cache: &str, proxy: &Proxy, list: &str, layer: &str, export: &str) {
+    let mut bench = Bench::new();
+    bench.file("src", "a\n").dockerfile("FROM busybox\nCOPY src /src\nRUN cat /src > /out\n");
+    bench.build(&["--cache-to", &format!("{cache},mode=max")]).ok();
+    // A list that never comes is not waited for.
+    bench.env.push(("RBUILD_CACHE_PATIENCE".into(), "0s".into()));
+    let tar = bench.path("o.tar");
+    let out = format!("type=oci,dest={}", tar.display());
+    let patient = |spoil: Spoil, path: &str| if spoil == Spoil::Hold && path == list { "0s" } else { "10m" };
+    let spoils = [429, 500, 404].map(Spoil::Status);
+    for (path, spoil) in [list, layer]
+        .into_iter()
+        .flat_map(|path| spoils.into_iter().map(move |spoil| (path, spoil)))
+        .chain([list, layer].map(|path| (path, Spoil::Hold)))
+        .chain([list, layer].map(|path| (path, Spoil::Truncate)))
+        .chain([list, layer].map(|path| (path, Spoil::Corrupt)))
+        .chain([(layer, Spoil::Cut)])
+    {
+        let _ = bench.rbuild(&["system", "reset", "--force"]);
+        bench.env.last_mut().unwrap().1 = patient(spoil, path).into();
+        proxy.spoil("GET", path, spoil);
+        if path.contains("twirp") {
+            proxy.spoil("POST", path, spoil);
+        }
+        let run = bench.build(&["--cache-from", cache, "-o", &out]).ok();
+        assert_eq!(support::image::Image::open_tar(&tar).text("out"), "a\n", "{path} {spoil:?}");
+        assert_eq!(run.count("warning: "), 1, "{path} {spoil:?}: {}", run.stderr);
+    }
+    // The store has it all, so that only the export can go wrong.
+    for spoil in [Spoil::Status(403), Spoil::Status(500)] {
+        proxy.spoil("*", export, spoil);
+        let to = format!("{cache},mode=max,ignore-error=true");
+        let run = bench.build(&["--cache-to", &to, "-o", &out]).ok();
+        assert_eq!(run.count("warning: failed to export"), 1, "{spoil:?}: {}", run.stderr);
+    }
+    proxy.mend();
+    let run = elsewhere(&bench, &["--cache-from", cache]).ok();
+    assert_eq!((run.count("CACHED"), run.count("warning: ")), (2, 0), "it is what it was: {}", run.stderr);
+}
+
+// SPEC B4.07, C7.10
+#[test]
+fn b4_07_s3_that_misbehaves_is_a_miss() {
+    need!();
+    let service = match Service::s3("caches") {
+        Ok(service) => service,
+        Err(why) => skip!("{why}"),
+    };
+    let proxy = Proxy::start(&service.host);
+    let cache = service.s3_cache("access_key_id=id,secret_access_key=geheim,retry_max_attempts=1");
+    let cache = cache.replace(&service.host, &proxy.host);
+    without_trouble(&cache, &proxy, "/manifests/", "/blobs/", "/caches/");
+}
+
+// SPEC B4.08, C7.10
+#[test]
+fn b4_08_azure_that_misbehaves_is_a_miss() {
+    need!();
+    let service = match Service::azure() {
+        Ok(service) => service,
+        Err(why) => skip!("{why}"),
+    };
+    let proxy = Proxy::start(&service.host);
+    let cache = service.azure_cache().replace(&service.host, &proxy.host);
+    without_trouble(&cache, &proxy, "/manifests/", "/blobs/", "/caches/");
+}
+
+// SPEC B4.05, C7.10: blobs are entries as the index is; the first one is a layer.
+#[test]
+fn b4_05_gha_that_misbehaves_is_a_miss() {
+    need!();
+    let service = FakeGha::start();
+    let proxy = Proxy::start(service.url.trim_start_matches("http://").trim_end_matches('/'));
+    service.known_as(&proxy.host);
+    let token = fake_gha::token();
+    let cache = format!("type=gha,url_v2=http://{0}/,token={token},version=2,timeout=1s", proxy.host);
+    without_trouble(&cache, &proxy, "twirp/github.actions.results.api.v1.CacheService/Get", "/blobs/0", "/twirp/");
+    assert_eq!(service.complaints(), [""; 0]);
 }
 
 // SPEC B4.05: outside of a workflow the cache is left out.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 
+use super::writable::Writable;
 use super::{BuildError, BuildRequest, Builder, internal};
 use crate::base::Events;
 use crate::base::events::Outcome;
@@ -69,23 +70,32 @@ impl Builder {
         (imports, mounts)
     }
 
+    /// The caches that are going to be written; from now on they are asked whether they can be.
+    pub(super) fn exports<'a>(&self, request: &'a BuildRequest) -> Vec<(&'a ExportSpec, Writable)> {
+        let write = |spec: &'a ExportSpec| {
+            let backend = self.backend(&spec.location, spec.form, spec.reset, false)?;
+            Some((spec, Writable::new(backend.into())))
+        };
+        request.cache_to.iter().filter_map(write).collect()
+    }
+
     /// Writes the caches. A failure is an error unless it is to be ignored; the outputs are safe in any case.
     pub(super) async fn export_caches(
         &self,
-        request: &BuildRequest,
+        exports: Vec<(&ExportSpec, Writable)>,
         solver: &Arc<Solver>,
         graphs: &[Arc<Graph>],
         context: &ExportContext<'_>,
     ) -> Result<(), BuildError> {
         let mut solved = None;
-        for spec in &request.cache_to {
-            let Some(backend) = self.backend(&spec.location, spec.form, spec.reset, false) else { continue };
+        for (spec, writable) in exports {
             let graph = match &mut solved {
                 Some(graph) => graph,
                 None => solved.insert(solver.collect(graphs).await?),
             };
-            let target = CacheTarget { backend, options: spec.options.clone() };
-            let mut exported = cache::export(context, graph, &target).await;
+            let checked = writable.check(spec.options.ignore_error).await;
+            let target = CacheTarget { backend: Arc::clone(&writable.backend), options: spec.options.clone() };
+            let mut exported = cache::export(context, graph, &target, checked).await;
             if exported.is_ok() && !spec.mounts.is_none() {
                 let wanted = wanted_mounts(spec, solver, graphs);
                 exported = mounts::export(context, target.backend.as_ref(), &wanted, spec.mounts_cap).await;

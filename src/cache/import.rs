@@ -4,7 +4,7 @@
 //! record that the input matches, or to the input's content. So matching needs no keys and no trees, and a hit on the
 //! last vertex looks at nothing before it but records.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -197,6 +197,13 @@ impl Imports {
         };
         let elsewhere = blobs(elsewhere);
         blobs(there).into_iter().filter(|blob| !elsewhere.contains(blob)).collect()
+    }
+
+    /// Names of the caches that promise one of these blobs.
+    #[must_use]
+    pub fn titles_of(&self, blobs: &HashSet<Digest>) -> BTreeSet<String> {
+        let has = |cache: &&Arc<Import>| cache.layers.iter().flatten().any(|l| blobs.contains(&l.descriptor.digest));
+        self.caches.values().filter(has).map(|cache| cache.title.clone()).collect()
     }
 
     /// The records that stand for an operation on these inputs.

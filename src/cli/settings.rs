@@ -267,12 +267,12 @@ fn git_labels(args: &Build, request: &mut crate::build::BuildRequest, notices: &
     }
 }
 
-/// `RBUILD_CACHE_PATIENCE`. Most caches have come after two seconds, so that no image is pulled for steps that turn out to
-/// be known.
+/// `RBUILD_CACHE_PATIENCE`. Most caches have come after half a second; what was begun in vain after that is stopped when they
+/// come.
 fn cache_patience() -> Result<Duration, Failure> {
     const NAME: &str = "RBUILD_CACHE_PATIENCE";
     let given = variable(NAME).map(|text| parse_span(&text).map_err(|e| usage(format!("{NAME}: {e}"))));
-    Ok(given.transpose()?.unwrap_or(Duration::from_secs(2)))
+    Ok(given.transpose()?.unwrap_or(Duration::from_millis(500)))
 }
 
 /// What holds for RUN steps: the configuration's, and what the command line says against it.

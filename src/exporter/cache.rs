@@ -24,7 +24,7 @@ const PARALLEL: usize = 4;
 /// A cache to write to.
 pub struct CacheTarget {
     /// Where it is.
-    pub backend: Box<dyn CacheBackend>,
+    pub backend: Arc<dyn CacheBackend>,
     /// What is written, and how.
     pub options: ExportOptions,
 }
@@ -71,7 +71,7 @@ pub fn inline(config: &mut ImageConfig, graph: Option<&ExportGraph>) {
     }
 }
 
-/// Writes one cache.
+/// Writes one cache, if what was `checked` of it allows that.
 ///
 /// # Errors
 /// See [`CacheExportError`]; the cache is what it was then.
@@ -79,12 +79,16 @@ pub async fn export(
     context: &ExportContext<'_>,
     graph: &ExportGraph,
     target: &CacheTarget,
+    checked: Result<(), CacheError>,
 ) -> Result<(), CacheExportError> {
     let name = format!("exporting cache to {}", target.backend.title());
     let id = Digest::sha256(&name);
     context.events.vertex(&id, name, Vec::new());
     context.events.started(&id);
-    let outcome = write(context, graph, target, &id).await;
+    let outcome = match checked {
+        Ok(()) => write(context, graph, target, &id).await,
+        Err(source) => Err(CacheExportError::Backend { title: target.backend.title(), source }),
+    };
     match &outcome {
         Ok(()) => context.events.completed(&id, Outcome::Done),
         Err(error) => context.events.completed(&id, Outcome::Failed(error.to_string())),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::tree::Tree;
-use super::{SolveError, Solver, lock};
+use super::{SolveError, Solver, Solving, lock};
 use crate::attest::{Capture, Material};
 use crate::base::Digest;
 use crate::llb::op::{ExecOp, Kind, MountType, NetMode, SourceOp};
@@ -61,7 +61,7 @@ impl Solver {
         let mut out = BTreeMap::new();
         let (solved, keyed) = (lock(&self.solved), lock(&self.keyed));
         for digest in graph.vertices.keys() {
-            let result = solved.get(digest).and_then(|s| s.peek()).and_then(|s| s.as_ref().ok()).map(|s| &s.outputs);
+            let result = solved.get(digest).and_then(Solving::result).map(|s| &s.outputs);
             let hit = || keyed.get(digest)?.peek()?.as_ref().ok()?.hit.as_ref().map(|hit| &hit.outputs);
             for (index, tree) in result.or_else(hit).into_iter().flatten().enumerate() {
                 if let Tree::Layers(chain) = tree {

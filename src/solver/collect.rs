@@ -95,7 +95,10 @@ impl Solver {
             Some(Tree::Layers(chain)) => Some(chain.clone()),
             _ => None,
         };
-        let solved = lock(&self.solved).get(&vertex.digest).and_then(|solved| solved.peek().cloned());
+        let solved = match lock(&self.solved).get(&vertex.digest) {
+            Some(super::Solving::Done(result)) => Some(result.clone()),
+            _ => None,
+        };
         let chain: Option<Vec<LayerId>> = match solved {
             Some(Ok(solved)) => first(&solved.outputs),
             _ => keyed.hit.as_ref().and_then(|hit| first(&hit.outputs)),

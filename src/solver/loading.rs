@@ -21,6 +21,8 @@ pub struct Arrived {
     pub imports: Arc<Imports>,
     /// How many are still on their way.
     pub pending: usize,
+    /// Grows with each that comes.
+    pub revision: usize,
 }
 
 /// The caches of a build, on their way or there. Cheap to clone.
@@ -51,6 +53,7 @@ impl LoadingImports {
         self.0.arrived.send_modify(|arrived| {
             Arc::make_mut(&mut arrived.imports).insert(order, caches);
             arrived.pending = arrived.pending.saturating_sub(1);
+            arrived.revision += 1;
         });
     }
 
@@ -62,11 +65,11 @@ impl LoadingImports {
         self.now()
     }
 
-    /// What is there once less is on its way than so many.
-    pub async fn after(&self, pending: usize) -> Arrived {
+    /// What is there once more has come than there was at `revision`.
+    pub async fn after(&self, revision: usize) -> Arrived {
         let mut arrived = self.0.arrived.subscribe();
         // The sender lives in `self`, so waiting cannot fail.
-        let _ = arrived.wait_for(|arrived| arrived.pending < pending).await;
+        let _ = arrived.wait_for(|arrived| arrived.revision > revision).await;
         self.now()
     }
 
@@ -90,7 +93,8 @@ impl LoadingImports {
     /// Nobody needs them any more; returns when those who read them have seen that.
     pub async fn end(&self) {
         self.0.over.cancel();
-        let _ = self.after(1).await;
+        let mut arrived = self.0.arrived.subscribe();
+        let _ = arrived.wait_for(|arrived| arrived.pending == 0).await;
     }
 }
 
@@ -106,7 +110,7 @@ mod tests {
         assert_eq!(imports.get().await.pending, 2);
         assert!(imports.were_asked_for());
         imports.arrive(1, Vec::new());
-        assert_eq!(imports.after(2).await.pending, 1);
+        assert_eq!(imports.after(0).await.pending, 1);
         imports.arrive(0, Vec::new());
         assert_eq!(imports.get().await.pending, 0);
         imports.end().await;

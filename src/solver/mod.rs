@@ -27,7 +27,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use futures_util::FutureExt as _;
-use futures_util::future::{BoxFuture, Shared};
+use futures_util::future::{BoxFuture, Shared, WeakShared, ready};
 use tokio::sync::Semaphore;
 
 pub use error::SolveError;
@@ -41,6 +41,7 @@ use crate::attest::Material;
 use crate::base::events::Outcome;
 use crate::base::{CacheKey, Cancel, Digest, Events, TraceContext};
 use crate::exec::ssh::Agent;
+use crate::llb::op::Kind;
 use crate::llb::{Edge, Graph, Vertex};
 use crate::source::Sources;
 use crate::source::image::ImageSource;
@@ -99,6 +100,23 @@ pub struct Environment {
 /// Something computed once, waited for by many.
 type Once<T> = Shared<BoxFuture<'static, Result<Arc<T>, SolveError>>>;
 
+/// A vertex that is being solved, or is.
+enum Solving {
+    /// Stopped when nobody waits for it any more.
+    Going(WeakShared<BoxFuture<'static, Result<Arc<Solved>, SolveError>>>),
+    Done(Result<Arc<Solved>, SolveError>),
+}
+
+impl Solving {
+    /// What came of it, if all went well.
+    fn result(&self) -> Option<&Arc<Solved>> {
+        match self {
+            Self::Done(Ok(solved)) => Some(solved),
+            _ => None,
+        }
+    }
+}
+
 /// A local tree, by its address, and what of it is selected.
 type LocalSelection = (usize, Vec<crate::cache::key::Selection>);
 
@@ -107,7 +125,7 @@ pub struct Solver {
     env: Environment,
     steps: Semaphore,
     keyed: Mutex<HashMap<Digest, Once<keys::Keyed>>>,
-    solved: Mutex<HashMap<Digest, Once<Solved>>>,
+    solved: Mutex<HashMap<Digest, Solving>>,
     locals: tree::LocalTrees,
     materials: Mutex<BTreeMap<Digest, Material>>,
     /// What selections of local directories contain; the trees live as long as `locals`.
@@ -126,7 +144,11 @@ pub struct Solver {
     parts: Mutex<HashMap<Digest, Vec<crate::cache::key::Part>>>,
     /// Blobs that a cache promised and nobody could give.
     lost: Mutex<HashSet<Digest>>,
+    /// Caches whose lost layers were spoken of.
+    told_lost: Mutex<BTreeSet<String>>,
     learnt: Mutex<explain::Learnt>,
+    /// Vertices that were not cached, and run or ran.
+    begun: Mutex<HashSet<Digest>>,
     /// Cache mounts that steps opened.
     opened: Mutex<BTreeSet<String>>,
 }
@@ -142,6 +164,13 @@ pub struct Solved {
     pub cached: bool,
     /// Found by its definition key, before anything else was looked at.
     known: bool,
+}
+
+impl Solved {
+    /// A result that another machine's cache gave after all.
+    fn late(hit: keys::Hit) -> Self {
+        Self { canonical: hit.canonical, outputs: hit.outputs, cached: true, known: false }
+    }
 }
 
 impl Solver {
@@ -165,7 +194,9 @@ impl Solver {
             refined: Mutex::default(),
             parts: Mutex::default(),
             lost: Mutex::default(),
+            told_lost: Mutex::default(),
             learnt: Mutex::default(),
+            begun: Mutex::default(),
             opened: Mutex::default(),
         })
     }
@@ -204,11 +235,17 @@ impl Solver {
             .ok_or_else(|| SolveError::internal(format!("vertex {} has no output {}", edge.vertex.short(), edge.index)))
     }
 
-    /// The result of a vertex, computed once.
+    /// The result of a vertex, computed once. It is computed as long as somebody waits for it.
     fn solved(self: &Arc<Self>, graph: &Arc<Graph>, digest: &Digest) -> Once<Solved> {
         let mut solved = lock(&self.solved);
-        if let Some(known) = solved.get(digest) {
-            return known.clone();
+        match solved.get(digest) {
+            Some(Solving::Done(result)) => return ready(result.clone()).boxed().shared(),
+            Some(Solving::Going(weak)) => {
+                if let Some(known) = weak.upgrade() {
+                    return known;
+                }
+            }
+            None => {}
         }
         let (this, graph, id) = (Arc::clone(self), Arc::clone(graph), digest.clone());
         let future = async move {
@@ -216,14 +253,24 @@ impl Solver {
                 return Err(SolveError::internal(format!("vertex {} is not in the graph", id.short())));
             };
             // A task of its own, so that independent branches really run side by side.
-            let task = tokio::spawn(async move { this.run_vertex(&graph, &vertex).await });
-            match task.await {
-                Ok(result) => result.map(Arc::new),
+            let (solver, name) = (Arc::clone(&this), id.clone());
+            // What is brought in from outside goes on in any case: programs and files are involved.
+            let stops = !matches!(vertex.op.kind, Some(Kind::Source(_)));
+            let task = tokio::spawn(async move {
+                let result = solver.run_vertex(&graph, &vertex).await.map(Arc::new);
+                lock(&solver.solved).insert(id, Solving::Done(result.clone()));
+                result
+            });
+            let mut task = Needed { task, stops, vertex: name, solver: this };
+            match (&mut task.task).await {
+                Ok(result) => result,
                 Err(panic) => Err(SolveError::internal(format!("a task ended unexpectedly: {panic}"))),
             }
         };
         let future = future.boxed().shared();
-        solved.insert(digest.clone(), future.clone());
+        if let Some(weak) = future.downgrade() {
+            solved.insert(digest.clone(), Solving::Going(weak));
+        }
         future
     }
 
@@ -248,6 +295,25 @@ impl Solver {
             Err(_) => {}
         }
         result
+    }
+}
+
+/// A task that ends with who waits for it.
+struct Needed<T> {
+    task: tokio::task::JoinHandle<T>,
+    stops: bool,
+    vertex: Digest,
+    solver: Arc<Solver>,
+}
+
+impl<T> Drop for Needed<T> {
+    fn drop(&mut self) {
+        if self.stops && !self.task.is_finished() {
+            self.task.abort();
+            if lock(&self.solver.begun).contains(&self.vertex) {
+                self.solver.env.events.completed(&self.vertex, Outcome::Canceled);
+            }
+        }
     }
 }
 

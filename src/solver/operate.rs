@@ -40,7 +40,16 @@ impl Solver {
         if let (Some(pinned), Some(key)) = (&keyed.pinned, &keyed.key) {
             return self.bring_in(vertex, key, pinned).await;
         }
-        let inputs = try_join_all(vertex.inputs.iter().map(|edge| self.solved(graph, &edge.vertex))).await?;
+        let inputs = try_join_all(vertex.inputs.iter().map(|edge| self.solved(graph, &edge.vertex)));
+        let inputs = match &keyed.key {
+            // A result that comes late makes what it is made from needless.
+            Some(key) if keyed.renewed.is_none() => tokio::select! {
+                biased;
+                inputs = inputs => inputs?,
+                hit = self.late_hit(graph, vertex, &keyed.parts, key) => return Ok(Solved::late(hit?)),
+            },
+            _ => inputs.await?,
+        };
         let mut trees = Vec::with_capacity(inputs.len());
         for (edge, input) in vertex.inputs.iter().zip(&inputs) {
             let tree = input.outputs.get(edge.index).cloned();
@@ -66,11 +75,11 @@ impl Solver {
         }
         if let Some(hit) = self.look_up(vertex, &key).await? {
             self.alias(vertex, &fast, &hit.canonical).await?;
-            return Ok(Solved { canonical: hit.canonical, outputs: hit.outputs, cached: true, known: false });
+            return Ok(Solved::late(hit));
         }
         if let Some(hit) = self.look_elsewhere(graph, vertex, &parts, &key).await? {
             self.alias(vertex, &fast, &hit.canonical).await?;
-            return Ok(Solved { canonical: hit.canonical, outputs: hit.outputs, cached: true, known: false });
+            return Ok(Solved::late(hit));
         }
         // One process runs a vertex while others wait for its result.
         let lock = {
@@ -78,16 +87,24 @@ impl Solver {
             blocking(move || store.key_lock(&key).map_err(|e| tree::store_error(&vertex, &e))).await?
         };
         if let Some(hit) = self.look_up(vertex, &key).await? {
-            return Ok(Solved { canonical: hit.canonical, outputs: hit.outputs, cached: true, known: false });
+            return Ok(Solved::late(hit));
         }
         self.explain(graph, vertex, &parts, &trees).await;
-        let outputs = tokio::select! {
-            biased;
-            outputs = self.operate(vertex, &trees) => outputs?,
-            hit = self.late_hit(graph, vertex, &parts, &key) => {
-                let hit = hit?;
-                self.alias(vertex, &fast, &hit.canonical).await?;
-                return Ok(Solved { canonical: hit.canonical, outputs: hit.outputs, cached: true, known: false });
+        let outputs = match &vertex.op.kind {
+            Some(Kind::Exec(_)) => tokio::select! {
+                biased;
+                outputs = self.operate(vertex, &trees) => outputs?,
+                hit = self.late_hit(graph, vertex, &parts, &key) => {
+                    let hit = hit?;
+                    self.alias(vertex, &fast, &hit.canonical).await?;
+                    return Ok(Solved::late(hit));
+                }
+            },
+            // Other operations are short, and cannot be stopped half-way.
+            _ => {
+                let (this, vertex, trees) = (Arc::clone(self), Arc::clone(vertex), trees.clone());
+                let task = tokio::spawn(async move { this.operate(&vertex, &trees).await });
+                task.await.map_err(|panic| SolveError::internal(format!("a task ended unexpectedly: {panic}")))??
             }
         };
         self.remember(vertex, &parts, (&key, &fast, &key), &outputs).await?;
@@ -135,6 +152,7 @@ impl Solver {
 
     /// Runs the operation. Sources never come here.
     async fn operate(self: &Arc<Self>, vertex: &Arc<Vertex>, trees: &[Tree]) -> Result<Vec<Vec<LayerId>>, SolveError> {
+        lock(&self.begun).insert(vertex.digest.clone());
         let unsupported =
             |what: &str| SolveError::at(vertex, FaultKind::Input, format!("LLB {what} is not supported yet"), None);
         match &vertex.op.kind {

@@ -14,21 +14,20 @@ use futures_util::future::{BoxFuture, Shared, join_all, pending};
 use super::keys::{Hit, Keyed};
 use super::loading::Arrived;
 use super::tree::Tree;
-use super::{SolveError, Solver, blocking, lock};
+use super::{SolveError, Solver, Solving, blocking, lock};
 use crate::base::{CacheKey, Digest};
-use crate::cache::import::{Found, InputState, Match, Place};
+use crate::cache::import::{Found, Imports, InputState, Match, Place};
 use crate::cache::key::{self, Part};
-use crate::llb::op::Kind;
 use crate::llb::{Graph, Vertex};
 use crate::store::{AdoptedLayer, CacheRecord};
 
 /// Records that stand for a vertex.
 type Matches = Shared<BoxFuture<'static, Arc<Vec<Match>>>>;
 
-/// What was found of each vertex while so many caches were still on their way.
+/// What was found of each vertex when so many caches had come.
 #[derive(Default)]
 pub(super) struct Matched {
-    pending: usize,
+    revision: usize,
     by_vertex: HashMap<Digest, Matches>,
 }
 
@@ -49,15 +48,30 @@ impl Solver {
             let known = refined.entry(vertex.digest.clone()).or_default();
             known.extend(matches.iter().filter(|m| !known.contains(m)).copied().collect::<Vec<_>>());
         }
-        let lost = lock(&self.lost).clone();
+        let lost = self.not_to_be_had(imports);
         match imports.result(&matches, &lost) {
             Some(found) => self.adopt(vertex, key, parts, found).await,
             None => Ok(None),
         }
     }
 
-    /// Returns if a cache that comes late has the result of a step that runs already, which need not go on then. Other
-    /// operations are short, and cannot be stopped half-way.
+    /// Blobs that the caches promise and that cannot be had, or not now.
+    fn not_to_be_had(&self, imports: &Imports) -> HashSet<Digest> {
+        let mut lost = lock(&self.lost).clone();
+        for came in self.env.images.late().borrow().iter() {
+            lost.remove(came);
+        }
+        // A cache that broke once is not asked for anything else: each answer would have to be waited for.
+        let down = self.env.images.places_down();
+        if !down.is_empty() {
+            let down = down.into_iter().map(|(host, repository)| Place { host, repository }).collect();
+            lost.extend(imports.blobs_only_at(&down));
+        }
+        lost
+    }
+
+    /// Returns if a result comes late that makes it needless to go on with a vertex: a cache was slow, or one of its layers
+    /// was. `parts` and `key` are what is known of the vertex so far.
     pub(super) async fn late_hit(
         self: &Arc<Self>,
         graph: &Arc<Graph>,
@@ -65,15 +79,30 @@ impl Solver {
         parts: &[Part],
         key: &CacheKey,
     ) -> Result<Hit, SolveError> {
-        let (Some(imports), Some(Kind::Exec(_))) = (&self.env.imports, &vertex.op.kind) else { return pending().await };
-        let mut seen = imports.now();
-        while seen.pending > 0 && !vertex.metadata.ignore_cache {
-            seen = imports.after(seen.pending).await;
-            if let Some(hit) = self.look_elsewhere(graph, vertex, parts, key).await? {
+        if vertex.metadata.ignore_cache {
+            return pending().await;
+        }
+        let imports = self.env.imports.as_ref();
+        let mut seen = imports.map_or(0, |imports| imports.now().revision);
+        let mut layers = self.env.images.late();
+        let more = async |seen| match imports {
+            Some(imports) => imports.after(seen).await.revision,
+            None => pending().await,
+        };
+        loop {
+            let mut hit = None;
+            tokio::select! {
+                revision = more(seen) => seen = revision,
+                // The sender lives as long as the source of images does, which is here.
+                _ = layers.changed() => hit = self.look_up(vertex, key).await?,
+            }
+            if hit.is_none() {
+                hit = self.look_elsewhere(graph, vertex, parts, key).await?;
+            }
+            if let Some(hit) = hit {
                 return Ok(hit);
             }
         }
-        pending().await
     }
 
     async fn imports(&self) -> Option<Arrived> {
@@ -107,8 +136,8 @@ impl Solver {
     /// already.
     fn matched(self: &Arc<Self>, graph: &Arc<Graph>, digest: &Digest, arrived: &Arrived) -> Matches {
         let mut matched = lock(&self.matched);
-        if matched.pending != arrived.pending {
-            *matched = Matched { pending: arrived.pending, by_vertex: HashMap::new() };
+        if matched.revision != arrived.revision {
+            *matched = Matched { revision: arrived.revision, by_vertex: HashMap::new() };
         }
         if let Some(known) = matched.by_vertex.get(digest) {
             return known.clone();
@@ -173,6 +202,7 @@ impl Solver {
 
     /// Nothing will be looked up any more: caches that have not come are given up.
     pub async fn end_imports(&self) {
+        self.env.images.end_late();
         if let Some(imports) = &self.env.imports {
             imports.end().await;
         }
@@ -193,20 +223,7 @@ impl Solver {
         if lost.is_empty() {
             return Ok(false);
         }
-        let said = lock(&self.lost).iter().any(|known| lost.contains(known));
-        if !said {
-            let which = lost.iter().next().map_or("", |d| d.short());
-            self.trouble(&format!(
-                "{} of a cache cannot be fetched (layer {which})",
-                if lost.len() == 1 { "a layer" } else { "layers" }
-            ));
-        }
-        if let Some(imports) = &self.env.imports {
-            // A cache that broke once is not asked for anything else: each answer would have to be waited for.
-            let down = self.env.images.places_down().into_iter();
-            let down = down.map(|(host, repository)| Place { host, repository }).collect();
-            lock(&self.lost).extend(imports.now().imports.blobs_only_at(&down));
-        }
+        self.tell_lost(&lost);
         lock(&self.lost).extend(lost.iter().cloned());
         let store = self.env.store.clone();
         let gone = blocking(move || {
@@ -218,6 +235,23 @@ impl Solver {
         .await?;
         self.forget_results(&gone).await?;
         Ok(true)
+    }
+
+    /// Says that layers cannot be had, once for each cache: what else it has may be as good as lost.
+    fn tell_lost(&self, lost: &HashSet<Digest>) {
+        let mut titles =
+            self.env.imports.as_ref().map(|imports| imports.now().imports.titles_of(lost)).unwrap_or_default();
+        if titles.is_empty() {
+            titles.insert("that an earlier build read".into());
+        }
+        let mut told = lock(&self.told_lost);
+        if titles.is_subset(&told) {
+            return;
+        }
+        let which = lost.iter().next().map_or("", |d| d.short());
+        let names = titles.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+        told.extend(titles.iter().cloned());
+        self.trouble(&format!("layers of cache {names} cannot be fetched ({which})"));
     }
 
     /// Drops what is remembered of vertices whose result has one of these blobs.
@@ -232,10 +266,10 @@ impl Solver {
                 Tree::Local(_) => false,
             })
         };
-        lock(&self.solved).retain(|_, solved| match solved.peek() {
-            Some(Ok(solved)) => !has(&solved.outputs),
-            Some(Err(error)) => !error.is_lost(),
-            None => true,
+        lock(&self.solved).retain(|_, solving| match solving {
+            Solving::Done(Ok(solved)) => !has(&solved.outputs),
+            Solving::Done(Err(error)) => !error.is_lost(),
+            Solving::Going(_) => true,
         });
         lock(&self.keyed).retain(|_, keyed| match keyed.peek() {
             Some(Ok(keyed)) => keyed.hit.as_ref().is_none_or(|hit| hit.source || !has(&hit.outputs)),

@@ -102,6 +102,12 @@ pub enum SourceError {
         /// What happened at the last place that was asked.
         source: Box<Self>,
     },
+    /// A layer that a cache promised, and of which nothing came for a while.
+    #[error("nothing of layer {digest} came for a while")]
+    Silent {
+        /// The blob.
+        digest: Digest,
+    },
     /// A directory that is not an OCI layout, or not the right one.
     #[error("OCI layout {}: {reason}", .path.display())]
     Layout {
@@ -202,7 +208,8 @@ impl SourceError {
             | Self::Corrupt { .. }
             | Self::Status { .. }
             | Self::Limit { .. }
-            | Self::Place { .. } => FaultKind::Remote,
+            | Self::Place { .. }
+            | Self::Silent { .. } => FaultKind::Remote,
             Self::Lost { .. } => FaultKind::Store,
             Self::Gone { source } => source.kind(),
             Self::Internal(_) => FaultKind::Internal,

@@ -4,17 +4,19 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use futures_util::future::try_join_all;
+use futures_util::future::{BoxFuture, try_join_all};
+use tokio::task::JoinHandle;
 
 use super::oci_layout::blob_path;
 use super::{ImageSource, SourceError};
 use crate::base::{Digest, Events, FaultKind};
 use crate::oci::{Descriptor, Reference};
 use crate::registry::{Client, Progress, no_progress};
-use crate::store::{BlobWriter, LayerId, RemoteBlob, StoreError, ToUnpack, Unpacked, Unpacking};
+use crate::store::{BlobWriter, LayerId, RemoteBlob, StoreError, ToUnpack, Unpacked, Unpacking, Written};
 
 /// The host under which the store remembers that a layer's blob is in an OCI layout; the repository is the layout's
 /// path. No registry can have this name, since a host without dot and port is not one.
@@ -54,6 +56,9 @@ impl PlaceFault {
 /// What the hosts of remotes begin with that are neither registries nor directories. Without the place that was added
 /// under such a name in this invocation there is no way to it.
 pub const OBJECT_HOST: &str = "cache+";
+
+/// A layer that a cache promised and of which nothing came for so long is built while the download goes on.
+const HEDGE: Duration = Duration::from_millis(700);
 
 /// Blobs being downloaded: two vertices that want the same one wait for each other.
 #[derive(Default)]
@@ -169,17 +174,18 @@ impl ImageSource {
         let (layouts, registries): (Vec<_>, Vec<_>) = remotes.iter().partition(|r| r.host == LAYOUT_HOST);
         for remote in layouts.into_iter().chain(registries) {
             let key = (remote.host.clone(), remote.repository.clone());
-            if !needed && self.0.down.lock().unwrap_or_else(PoisonError::into_inner).contains(&key) {
+            if !needed && self.0.late.is_down(&key) {
                 continue;
             }
             let place = self.0.places.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
-            let result = match place {
-                Some(place) => self.fetch(place.as_ref(), remote, watcher).await,
-                None if remote.host == LAYOUT_HOST => self.copy(remote, &report, watcher).await,
+            if place.is_none() && remote.host.starts_with(OBJECT_HOST) {
                 // Only who was told of the cache can read it.
-                None if remote.host.starts_with(OBJECT_HOST) => continue,
-                None => self.download(client, remote, &report, watcher).await,
-            };
+                continue;
+            }
+            let mut writer = self.writer(&remote.descriptor.digest, watcher).await?;
+            let written = writer.watch();
+            let work = self.bring(place, client.clone(), remote.clone(), writer, report.progress());
+            let result = if needed { work.await } else { self.hedged(work, &key, &remote.descriptor, &written).await };
             match result {
                 Ok(()) => {
                     report.done(descriptor.size);
@@ -189,7 +195,7 @@ impl ImageSource {
                 Err(error) if matches!(error.kind(), FaultKind::Store | FaultKind::NoSpace) => return Err(error),
                 Err(error) => {
                     if !needed && error.is_outage() {
-                        self.0.down.lock().unwrap_or_else(PoisonError::into_inner).insert(key);
+                        self.0.late.goes_down(&key);
                     }
                     failed = Some(error);
                 }
@@ -212,13 +218,65 @@ impl ImageSource {
         Ok(writer)
     }
 
-    async fn fetch(
+    /// Brings in one blob, by whatever way leads to the remote.
+    fn bring(
         &self,
-        place: &dyn BlobPlace,
-        remote: &RemoteBlob,
-        watcher: Option<&Unpacking>,
+        place: Option<Arc<dyn BlobPlace>>,
+        client: Client,
+        remote: RemoteBlob,
+        writer: BlobWriter,
+        progress: Progress,
+    ) -> BoxFuture<'static, Result<(), SourceError>> {
+        let this = self.clone();
+        Box::pin(async move {
+            match place {
+                Some(place) => this.fetch(place.as_ref(), &remote, writer).await,
+                None if remote.host == LAYOUT_HOST => this.copy(&remote, writer, progress).await,
+                None => this.download(&client, &remote, writer, &progress).await,
+            }
+        })
+    }
+
+    /// Waits for a blob that a cache promised as long as something of it comes. After a silence the caller does without it,
+    /// and the download goes on: what comes after all is said by [`ImageSource::late`].
+    async fn hedged(
+        &self,
+        work: BoxFuture<'static, Result<(), SourceError>>,
+        key: &(String, String),
+        descriptor: &Descriptor,
+        written: &Written,
     ) -> Result<(), SourceError> {
-        let writer = self.writer(&remote.descriptor.digest, watcher).await?;
+        let mut task = Abandoned(tokio::spawn(work));
+        // Downloads from one place wait for each other: what counts is whether anything comes from there.
+        let flow = self.0.late.flow(key);
+        let (mut seen, mut whole, mut last) = (0, 0, Instant::now());
+        while last.elapsed() < HEDGE {
+            match tokio::time::timeout(HEDGE / 10, &mut task.0).await {
+                Ok(Ok(result)) => return result,
+                Ok(Err(e)) => return Err(SourceError::Internal(e.to_string())),
+                Err(_) => {}
+            }
+            let now = written.so_far();
+            let total = flow.fetch_add(now - seen, Ordering::Relaxed) + now - seen;
+            seen = now;
+            if total != whole {
+                (whole, last) = (total, Instant::now());
+            }
+        }
+        // Who unpacks it while it comes does not wait for it.
+        written.unfollow();
+        self.0.late.goes_down(key);
+        let (this, key, digest) = (self.clone(), key.clone(), descriptor.digest.clone());
+        let waiting = tokio::spawn(async move {
+            if let Ok(Ok(())) = (&mut task.0).await {
+                this.0.late.came(&key, digest);
+            }
+        });
+        self.0.late.keep(waiting);
+        Err(SourceError::Silent { digest: descriptor.digest.clone() })
+    }
+
+    async fn fetch(&self, place: &dyn BlobPlace, remote: &RemoteBlob, writer: BlobWriter) -> Result<(), SourceError> {
         let what = format!("{} {}", remote.host, remote.repository);
         let writer = place.fetch(&remote.descriptor, writer).await.map_err(|fault| SourceError::Place {
             what: format!("blob {} of {what}", remote.descriptor.digest),
@@ -233,8 +291,8 @@ impl ImageSource {
         &self,
         client: &Client,
         remote: &RemoteBlob,
-        report: &Report,
-        watcher: Option<&Unpacking>,
+        writer: BlobWriter,
+        progress: &Progress,
     ) -> Result<(), SourceError> {
         let repository = Reference {
             domain: remote.host.clone(),
@@ -242,18 +300,24 @@ impl ImageSource {
             tag: None,
             digest: Some(remote.descriptor.digest.clone()),
         };
-        let writer = self.writer(&remote.descriptor.digest, watcher).await?;
         // The store's writer hashes; once is enough.
-        let writer = client.blob_unhashed(&repository, &remote.descriptor, writer, &report.progress()).await?;
+        let writer = client.blob_unhashed(&repository, &remote.descriptor, writer, progress).await?;
         let (what, digest) = (repository.repository(), remote.descriptor.digest.clone());
         self.blocking(move |_| commit(writer, &what, &digest)).await
     }
 
-    async fn copy(&self, remote: &RemoteBlob, report: &Report, watcher: Option<&Unpacking>) -> Result<(), SourceError> {
-        let writer = self.writer(&remote.descriptor.digest, watcher).await?;
+    async fn copy(&self, remote: &RemoteBlob, writer: BlobWriter, progress: Progress) -> Result<(), SourceError> {
         let (path, descriptor) = (remote.repository.clone(), remote.descriptor.clone());
-        let progress = report.progress();
         self.blocking(move |_| copy(writer, Path::new(&path), &descriptor, &progress)).await
+    }
+}
+
+/// Ends with whoever waits for it.
+struct Abandoned<T>(JoinHandle<T>);
+
+impl<T> Drop for Abandoned<T> {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::document::{self, Image, MAX_DEPTH, Next};
 use super::fetch::{BlobPlace, Downloads};
+use super::late::Late;
 use super::oci_layout::Layout;
 use super::{ImageAttributes, LAYOUT_HOST, SourceError};
 use crate::base::{Digest, Events};
@@ -36,9 +37,8 @@ pub(super) struct Inner {
     pub(super) lost: Mutex<HashSet<Digest>>,
     /// Asked for layers that a cache promised: less patient.
     pub(super) hasty: Client,
-    /// Host and repository of remotes that did not answer when a layer was wanted that a cache promised: nothing else that
-    /// a cache promises is asked for there.
-    pub(super) down: Mutex<HashSet<(String, String)>>,
+    /// Caches that did not answer when a layer was wanted that they promised.
+    pub(super) late: Late,
     /// Places that are no registry, by host and repository of a remote.
     pub(super) places: Mutex<HashMap<(String, String), Arc<dyn BlobPlace>>>,
 }
@@ -71,7 +71,7 @@ impl ImageSource {
             lost: Mutex::default(),
             hasty,
             places: Mutex::default(),
-            down: Mutex::default(),
+            late: Late::default(),
         }))
     }
 
@@ -90,7 +90,18 @@ impl ImageSource {
     /// Host and repository of caches that are not asked for layers any more.
     #[must_use]
     pub fn places_down(&self) -> HashSet<(String, String)> {
-        self.0.down.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.late.down()
+    }
+
+    /// Blobs that came after they were given up: all of them so far.
+    #[must_use]
+    pub fn late(&self) -> tokio::sync::watch::Receiver<Arc<HashSet<Digest>>> {
+        self.0.late.watch()
+    }
+
+    /// Nobody wants any more what was given up.
+    pub fn end_late(&self) {
+        self.0.late.give_up();
     }
 
     /// The registry client in use.

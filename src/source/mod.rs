@@ -15,6 +15,7 @@ pub mod git;
 pub mod http;
 pub mod image;
 pub mod kind;
+mod late;
 pub mod local;
 pub mod oci_layout;
 mod once;

@@ -15,7 +15,7 @@ use rusqlite::{Connection, OptionalExtension};
 use crate::base::digest::Hasher;
 use crate::base::{Digest, DigestWriter};
 
-use super::follow::{Following, Growth};
+use super::follow::{Following, Growth, Written};
 use super::lease::mark;
 use super::meta::{generation, now};
 use super::sweep::Owner;
@@ -237,6 +237,12 @@ impl BlobWriter {
         Ok(Following { file, at: 0, growth })
     }
 
+    /// Tells how far the blob is.
+    pub fn watch(&mut self) -> Written {
+        let size = self.in_file();
+        Written { growth: Arc::clone(self.growth.get_or_insert_with(|| Arc::new(Growth::new(size)))) }
+    }
+
     /// Bytes that have reached the file.
     fn in_file(&self) -> u64 {
         let waiting = match &self.out {
@@ -334,6 +340,7 @@ impl Write for BlobWriter {
             None => return Err(io::Error::other("the blob was committed before")),
         };
         if let Some(growth) = &self.growth {
+            growth.received(self.written());
             growth.reached(self.in_file());
         }
         Ok(count)

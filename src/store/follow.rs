@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,12 +21,19 @@ enum End {
 pub(super) struct Growth {
     state: Mutex<(u64, End)>,
     changed: Condvar,
+    /// Bytes that came, whether they are in the file or not.
+    received: AtomicU64,
 }
 
 impl Growth {
     /// Of a blob that has `size` bytes so far.
     pub(super) fn new(size: u64) -> Self {
-        Self { state: Mutex::new((size, End::Open)), changed: Condvar::new() }
+        Self { state: Mutex::new((size, End::Open)), changed: Condvar::new(), received: AtomicU64::new(size) }
+    }
+
+    /// So many bytes came.
+    pub(super) fn received(&self, size: u64) {
+        self.received.store(size, Ordering::Relaxed);
     }
 
     /// So many bytes are in the file.
@@ -44,6 +52,25 @@ impl Growth {
             state.1 = if whole { End::Whole } else { End::Broken };
             self.changed.notify_all();
         }
+    }
+}
+
+/// Tells how far a blob is, without reading it.
+#[derive(Debug, Clone)]
+pub struct Written {
+    pub(super) growth: Arc<Growth>,
+}
+
+impl Written {
+    /// Bytes that came so far.
+    #[must_use]
+    pub fn so_far(&self) -> u64 {
+        self.growth.received.load(Ordering::Relaxed)
+    }
+
+    /// Who reads along is told that nothing more will come; the blob itself goes on.
+    pub fn unfollow(&self) {
+        self.growth.end(false);
     }
 }
 

@@ -57,7 +57,7 @@ pub use context::{ContextIndex, StatKey};
 pub(crate) use copy::copy_any;
 pub use download::Download;
 pub use error::StoreError;
-pub use follow::Following;
+pub use follow::{Following, Written};
 pub use gc::{PruneOptions, PruneReport};
 pub use history::{BuildHistory, KeptBuild, MAX_STEP_LOG, StepLog};
 pub use housekeeping::Housekeeping;

@@ -52,6 +52,11 @@ impl FakeGha {
         Self { state, url: format!("http://{address}/") }
     }
 
+    /// Downloads and uploads are sent to this address, which leads here.
+    pub fn known_as(&self, address: &str) {
+        self.state.lock().unwrap().address = address.to_owned();
+    }
+
     /// Calls of the API since this was last asked, without downloads and uploads.
     pub fn calls(&self) -> Vec<String> {
         std::mem::take(&mut self.state.lock().unwrap().calls)
@@ -86,6 +91,9 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
             })
         };
         stream.write_all(&answer.to_bytes(request.method == "HEAD"))?;
+        if request.header("connection") == Some("close") {
+            break;
+        }
     }
     Ok(())
 }

@@ -498,6 +498,11 @@ impl CacheBackend for GhaCache {
         }
         Err(CacheError::new(format!("too many others write {key}")))
     }
+
+    async fn probe(&self) -> Result<(), CacheError> {
+        let scope = self.inner.scopes.first().map_or("", |(scope, _)| scope.as_str());
+        self.find(&format!("{}#", self.index_key(scope))).await.map(drop)
+    }
 }
 
 #[async_trait]

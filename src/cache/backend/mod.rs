@@ -93,6 +93,14 @@ pub trait CacheBackend: Send + Sync {
     /// When it cannot be written; the cache is what it was then.
     async fn publish(&self, config: CacheConfig, blobs: &[CacheBlob]) -> Result<String, CacheError>;
 
+    /// Whether a cache could be written here now. Writes nothing that stays.
+    ///
+    /// # Errors
+    /// When it could not.
+    async fn probe(&self) -> Result<(), CacheError> {
+        Ok(())
+    }
+
     /// What carries cache mounts beside the cache; `None` where there is no place for them.
     fn mounts(&self) -> Option<&dyn MountPlace> {
         None

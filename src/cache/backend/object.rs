@@ -405,6 +405,16 @@ impl CacheBackend for ObjectCache {
         Ok(self.title())
     }
 
+    async fn probe(&self) -> Result<(), CacheError> {
+        let Some(name) = self.names().iter().next() else { return Ok(()) };
+        let at = self.manifest_path(name)?;
+        match self.in_time(&at, 0, self.store().await?.head(&at)).await? {
+            // The first one to write makes the place.
+            Ok(_) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(e) => Err(self.failed("look for", &at, &e)),
+        }
+    }
+
     fn mounts(&self) -> Option<&dyn MountPlace> {
         Some(self)
     }

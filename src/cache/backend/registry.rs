@@ -171,6 +171,10 @@ impl CacheBackend for RegistryCache {
         Ok(format!("{}@{}", self.reference, descriptor.digest))
     }
 
+    async fn probe(&self) -> Result<(), CacheError> {
+        self.client.check_push(&self.reference).await.map_err(|e| failed(&e))
+    }
+
     fn mounts(&self) -> Option<&dyn MountPlace> {
         Some(self)
     }
