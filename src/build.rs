@@ -385,6 +385,7 @@ impl Builder {
 
     /// One solver serves a request, its context included.
     fn solver(&self, request: &BuildRequest, ahead: Option<&Ahead>) -> Arc<Solver> {
+        self.images.set_cache_patience(request.cache_patience);
         let (imports, mounts) = self.imports(&request.cache_from, request.cache_patience);
         Solver::new(Environment {
             store: self.store.clone(),

@@ -57,9 +57,6 @@ impl PlaceFault {
 /// under such a name in this invocation there is no way to it.
 pub const OBJECT_HOST: &str = "cache+";
 
-/// A layer that a cache promised and of which nothing came for so long is built while the download goes on.
-const HEDGE: Duration = Duration::from_millis(700);
-
 /// Blobs being downloaded: two vertices that want the same one wait for each other.
 #[derive(Default)]
 pub(super) struct Downloads(Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>);
@@ -249,9 +246,10 @@ impl ImageSource {
         let mut task = Abandoned(tokio::spawn(work));
         // Downloads from one place wait for each other: what counts is whether anything comes from there.
         let flow = self.0.late.flow(key);
+        let hedge = self.0.late.hedge();
         let (mut seen, mut whole, mut last) = (0, 0, Instant::now());
-        while last.elapsed() < HEDGE {
-            match tokio::time::timeout(HEDGE / 10, &mut task.0).await {
+        while last.elapsed() < hedge {
+            match tokio::time::timeout(hedge.min(Duration::from_secs(1)) / 10, &mut task.0).await {
                 Ok(Ok(result)) => return result,
                 Ok(Err(e)) => return Err(SourceError::Internal(e.to_string())),
                 Err(_) => {}

@@ -99,6 +99,11 @@ impl ImageSource {
         self.0.late.watch()
     }
 
+    /// Layers that caches promised are waited for at least so long, while nothing comes of them.
+    pub fn set_cache_patience(&self, patience: std::time::Duration) {
+        self.0.late.hedge_not_before(patience);
+    }
+
     /// Nobody wants any more what was given up.
     pub fn end_late(&self) {
         self.0.late.give_up();

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -12,10 +13,14 @@ use crate::base::Digest;
 /// Host and repository of a remote.
 type Key = (String, String);
 
+/// A layer that a cache promised and of which nothing came for so long is built while the download goes on.
+const HEDGE: Duration = Duration::from_millis(700);
+
 /// What is known of slow caches.
-#[derive(Default)]
 pub(super) struct Late {
     state: Mutex<State>,
+    /// How long nothing may come before it is done without.
+    hedge: Mutex<Duration>,
     /// What came after all.
     came: watch::Sender<Arc<HashSet<Digest>>>,
 }
@@ -32,7 +37,23 @@ struct State {
     waiting: Vec<JoinHandle<()>>,
 }
 
+impl Default for Late {
+    fn default() -> Self {
+        Self { state: Mutex::default(), hedge: Mutex::new(HEDGE), came: watch::Sender::default() }
+    }
+}
+
 impl Late {
+    /// How long nothing may come of a layer before it is done without.
+    pub(super) fn hedge(&self) -> Duration {
+        *self.hedge.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who waits longer for lists waits longer for layers.
+    pub(super) fn hedge_not_before(&self, patience: Duration) {
+        *self.hedge.lock().unwrap_or_else(PoisonError::into_inner) = patience.max(HEDGE);
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
