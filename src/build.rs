@@ -7,6 +7,7 @@ mod attest;
 mod caches;
 mod inputs;
 pub mod record;
+mod sbom;
 mod writable;
 
 use std::collections::BTreeMap;

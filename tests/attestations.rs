@@ -324,3 +324,100 @@ fn c4_13_materials_are_known_of_cached_steps_and_others_read_the_image() {
         above.rbuild(command).ok();
     }
 }
+
+const SPDX: &str = "https://spdx.dev/Document";
+
+/// A scanner that tells what it was given.
+const SCANNER: &str = r#"#!/bin/sh
+set -e
+tell() {
+  printf '{"_type":"https://in-toto.io/Statement/v0.1","predicateType":"https://spdx.dev/Document","predicate":' >"$2"
+  printf '{"spdxVersion":"SPDX-2.3","files":"%s","depth":"%s","cwd":"%s"}}' "$(echo $(ls "$1"))" "$BUILDKIT_SCAN_DEPTH" "$PWD" >>"$2"
+}
+! touch "$BUILDKIT_SCAN_SOURCE/x" 2>/dev/null
+touch /tmp/x
+test "$BUILDKIT_SCAN_DESTINATION" = /run/out/
+tell "$BUILDKIT_SCAN_SOURCE" "${BUILDKIT_SCAN_DESTINATION}sbom.spdx.json"
+if [ -n "$BUILDKIT_SCAN_SOURCE_EXTRAS" ]; then
+  for dir in "$BUILDKIT_SCAN_SOURCE_EXTRAS"*; do
+    tell "$dir" "/run/out/${dir##*/}.spdx.json"
+  done
+fi
+"#;
+
+// SPEC C8.13, B2.06
+#[test]
+fn c8_13_a_scanner_is_run_over_the_result() {
+    let (registry, bases) = match (Registry::start(), support::bases(), support::can_run()) {
+        (Ok(registry), Ok(bases), Ok(())) => (registry, bases),
+        (Err(why), ..) | (_, Err(why), _) | (.., Err(why)) => skip!("{why}"),
+    };
+    registry.put(&bases.join("busybox"), "base/busybox:latest");
+    let scanner = Bench::new();
+    scanner.file("scan", SCANNER).chmod("scan", 0o755);
+    scanner.dockerfile(&format!(
+        "FROM {}/base/busybox\nCOPY scan /scan\nWORKDIR /work\nENTRYPOINT [\"/scan\"]\n",
+        registry.host
+    ));
+    let generator = format!("{}/scan:1", registry.host);
+    scanner.build(&["-t", &generator, "--push"]).ok();
+    let mut bench = Bench::new();
+    bench.args.clear();
+    bench
+        .file("f", "x")
+        .dockerfile("FROM scratch AS early\nCOPY f /early\nFROM scratch\nCOPY --from=early /early /f\nCOPY f /g\n");
+    let out = bench.path("files");
+    let (local, sbom) = (format!("type=local,dest={}", out.display()), format!("--sbom=generator={generator},depth=3"));
+    let predicate = |name: &str| {
+        let statement: Value = serde_json::from_slice(&std::fs::read(out.join(name)).unwrap()).unwrap();
+        assert_eq!(statement["predicateType"], SPDX);
+        assert_eq!(statement["subject"].as_array().unwrap().len(), 2, "each file");
+        statement["predicate"].clone()
+    };
+    let first = bench.build(&["-o", &local, &sbom]).ok();
+    assert_eq!(first.count(&format!("[sbom] generating sbom using {generator}")), 1);
+    assert_eq!(
+        predicate("sbom.spdx.json"),
+        json!({"spdxVersion": "SPDX-2.3", "files": "f g", "depth": "3", "cwd": "/work"})
+    );
+    assert!(!out.join("sbom-early.spdx.json").exists());
+    // With a stage; what was scanned before is not scanned again.
+    bench.build(&["-o", &local, &sbom, "--build-arg", "BUILDKIT_SBOM_SCAN_STAGE=true"]).ok();
+    assert_eq!(predicate("sbom-early.spdx.json")["files"], "early");
+    let again = bench.build(&["-o", &local, &sbom]).ok();
+    assert!(again.stderr.contains("CACHED"), "{}", again.stderr);
+    // A scanner that finds nothing to say has failed, and so has one that is none.
+    let base = format!("--sbom=generator={}/base/busybox", registry.host);
+    bench.build(&["-o", &local, &base]).fails(4, &["wrote no statement into /run/out"]);
+    bench.build(&["-o", &local, "--sbom=generator=UP"]).fails(USAGE, &["invalid generator \"UP\""]);
+}
+
+// SPEC C8.15, B2.06
+#[test]
+fn c8_15_the_built_in_generator_needs_no_image() {
+    let registry = FakeRegistry::start();
+    let bench = copies();
+    bench.file("status", "Package: libc6\nStatus: install ok installed\nArchitecture: amd64\nVersion: 2.36\n");
+    bench.file(
+        "package-lock.json",
+        r#"{"packages": {"node_modules/left-pad": {"version": "1.3.0", "license": "WTFPL"}}}"#,
+    );
+    bench.dockerfile("FROM scratch\nCOPY status /var/lib/dpkg/status\nCOPY package-lock.json /app/\n");
+    let flags = ["--sbom=generator=builtin", "--provenance=false", "--platform=linux/amd64,linux/arm64"];
+    let (_, pushed) = push(&bench, &registry, &flags);
+    assert_eq!(pushed.entries().len(), 4);
+    let document = pushed.statement(1, SPDX)["predicate"].clone();
+    assert_eq!((&document["spdxVersion"], &document["SPDXID"]), (&json!("SPDX-2.3"), &json!("SPDXRef-DOCUMENT")));
+    let purls: Vec<&str> = document["packages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|package| package["externalRefs"][0]["referenceLocator"].as_str())
+        .collect();
+    assert_eq!(purls, ["pkg:npm/left-pad@1.3.0", "pkg:deb/debian/libc6@2.36?arch=amd64"]);
+    // The scanner that docker runs cannot be had here: the remedy is named.
+    let name = format!("--sbom=generator={}/none:1", registry.host());
+    let refused = bench.build(&["-t", "x", &name]);
+    assert_ne!(refused.code, 0);
+    assert!(refused.stderr.contains("--sbom=generator=builtin"), "{}", refused.stderr);
+}

@@ -117,7 +117,6 @@ const LINES: &[(&str, &[After])] = &[
     ("docker images --filter label=x", &[Refused(2, "--filter")]),
     ("docker save -o out quiet", &[Refused(2, "is a directory")]),
     ("docker buildx bake --push", &[Refused(2, "bake")]),
-    ("docker buildx build --attest=type=sbom -t x .", &[Refused(2, "--sbom")]),
     ("docker buildx build --push .", &[Refused(2, "tag is needed when pushing to registry")]),
     ("docker buildx build -t x", &[Refused(2, "context")]),
     ("docker buildx build -t x nowhere", &[Refused(2, "nowhere")]),

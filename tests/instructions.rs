@@ -98,7 +98,7 @@ fn a4_15_automatic_arguments_in_steps() {
         "BUILDKIT_SANDBOX_HOSTNAME=box",
     ]);
     assert_eq!(image.text("out"), format!("[]\nlinux/{arch} linux {arch} [10] named\nbox\n1\n"));
-    let refused = bench.build(&["--build-arg", "BUILDKIT_SBOM_SCAN_STAGE=true"]);
+    let refused = bench.build(&["--build-arg", "BUILDKIT_SBOM_SCAN_CONTEXT=true"]);
     assert_ne!(refused.code, 0);
 }
 

@@ -47,13 +47,16 @@ impl Builder {
     ) -> Result<Told, BuildError> {
         let asked = request.attest.asked.provenance.as_ref();
         let wanted = asked.filter(|p| request.outputs.iter().any(|output| output.takes(p.inline_only, p.unasked)));
+        let listed = self.list_software(request, solver, graph, front).await?;
         if wanted.is_none() && !request.attest.report {
-            return Ok(Told { provenance: None, attestations: Vec::new() });
+            return Ok(Told { provenance: None, attestations: listed.attestations });
         }
         let options = asked.cloned().unwrap_or_default();
         let finished = Timestamp::now();
         let inputs = self.inputs(request, solver).await?;
-        let (capture, context) = captured(request, inputs, solver, graph).await?;
+        let (mut capture, context) = captured(request, inputs, solver, graph).await?;
+        capture.images.extend(listed.scanner);
+        let capture = capture.sorted();
         let mut provenance = Provenance {
             request: asked_for(request, inputs, context),
             capture,
@@ -74,7 +77,8 @@ impl Builder {
                 .collect();
         }
         let provenance = Arc::new(provenance);
-        let attestations = wanted.map(|options| attestation(options, &provenance)).into_iter().collect();
+        let provenances = wanted.map(|options| attestation(options, &provenance));
+        let attestations = listed.attestations.into_iter().chain(provenances).collect();
         Ok(Told { provenance: Some(provenance), attestations })
     }
 }

@@ -854,13 +854,13 @@ pub struct Build {
     pub debug: bool,
 
     /// What is said of how the image was built: false, true, or fields such as mode=max
-    #[arg(long, value_name = "SPEC", hide = true)]
+    #[arg(long, value_name = "SPEC", help_heading = "Attestations")]
     pub provenance: Option<String>,
-    /// Attestations: only `false` is supported yet
-    #[arg(long, value_name = "SPEC", hide = true)]
+    /// The software in the image: true, or generator=IMAGE to scan it with, or generator=builtin
+    #[arg(long, value_name = "SPEC", help_heading = "Attestations")]
     pub sbom: Option<String>,
-    /// What is said about the image: type=provenance,mode=…
-    #[arg(long, value_name = "SPEC", hide = true)]
+    /// What is said about the image: type=provenance,mode=… or type=sbom,generator=…
+    #[arg(long, value_name = "SPEC", help_heading = "Attestations")]
     pub attest: Vec<String>,
     /// There is one builder, built in
     #[arg(long, value_name = "NAME", hide = true)]

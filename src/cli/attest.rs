@@ -37,9 +37,6 @@ pub(super) fn asked(
             asked.short(kind, text).map_err(|e| usage(format!("--{kind}: {e}")))?;
         }
     }
-    if asked.sbom.is_some() {
-        return Err(usage("a list of software (--sbom) is not supported yet").hint("use --sbom=false"));
-    }
     Ok(asked)
 }
 

@@ -53,11 +53,13 @@ pub(super) fn meaning(args: &IndexMap<String, String>) -> Result<Meaning, Fronte
             // Read by who knows the platforms and the caches.
             "BUILDKIT_MULTI_PLATFORM" | "BUILDKIT_INLINE_CACHE" => {}
             "BUILDKIT_BUILD_NAME" => return refuse("leave the argument out"),
-            "BUILDKIT_SBOM_SCAN_CONTEXT" | "BUILDKIT_SBOM_SCAN_STAGE" => {
+            "BUILDKIT_SBOM_SCAN_CONTEXT" => {
                 if boolean(value) != Some(false) {
-                    return refuse("attestations are not made yet: leave the argument out");
+                    return refuse("leave the argument out: stages can be scanned, with BUILDKIT_SBOM_SCAN_STAGE");
                 }
             }
+            // Read where the stages are known.
+            "BUILDKIT_SBOM_SCAN_STAGE" => {}
             // Read by who makes attestations.
             "BUILDKIT_ATTEST_PROVENANCE" | "BUILDKIT_ATTEST_SBOM" => {}
             _ => {
@@ -176,7 +178,7 @@ mod tests {
 
     #[test]
     fn a4_17_what_is_not_built_yet_is_refused_by_name() {
-        for (name, value) in [("BUILDKIT_SBOM_SCAN_STAGE", "true"), ("BUILDKIT_BUILD_NAME", "x")] {
+        for (name, value) in [("BUILDKIT_SBOM_SCAN_CONTEXT", "true"), ("BUILDKIT_BUILD_NAME", "x")] {
             let error = meaning(&args(&[(name, value)])).expect_err("refused");
             assert!(error.message.contains(name) && error.hint.is_some(), "{error:?}");
         }

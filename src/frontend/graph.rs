@@ -1,7 +1,7 @@
 //! The graph while it is being written.
 //!
 //! Ops refer to each other by [`NodeId`], not by digest, because one thing is only known at the end: which paths of
-//! a local context are needed (SPEC A9.06). [`Draft::finish`] fills that in and hands over to [`Builder`].
+//! a local context are needed (SPEC A9.06). [`Draft::finish_all`] fills that in and hands over to [`Builder`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -78,10 +78,12 @@ impl Draft {
         }
     }
 
-    /// The definition whose result is `root`.
-    pub(super) fn finish(mut self, root: Option<NodeId>, filename: &str, source: &[u8]) -> Definition {
-        if let Some(Node { body: Body::Local(local), .. }) = root.map(|id| &mut self.nodes[id.0]) {
-            local.paths.insert(String::new());
+    /// The definitions whose results are `roots`; they share steps.
+    pub(super) fn finish_all(mut self, roots: &[Option<NodeId>], filename: &str, source: &[u8]) -> Vec<Definition> {
+        for root in roots.iter().flatten() {
+            if let Body::Local(local) = &mut self.nodes[root.0].body {
+                local.paths.insert(String::new());
+            }
         }
         let mut builder = Builder::with_source(filename, source);
         let mut edges: Vec<Edge> = Vec::with_capacity(self.nodes.len());
@@ -93,7 +95,7 @@ impl Draft {
             op.inputs = node.inputs.iter().map(|id| Builder::input(&edges[id.0])).collect();
             edges.push(builder.add(&op, node.metadata, &node.lines));
         }
-        builder.finish(root.map(|id| &edges[id.0]))
+        roots.iter().map(|root| builder.finish(root.map(|id| &edges[id.0]))).collect()
     }
 
     fn push(&mut self, node: Node) -> NodeId {
@@ -159,7 +161,7 @@ mod tests {
         let copy = Kind::Merge(crate::llb::op::MergeOp::default());
         let root = draft.add(copy, vec![context], None, OpMetadata::default(), vec![(2, 2)]);
         assert_eq!(draft.local("context", String::new(), vec![]), context);
-        let graph = draft.finish(Some(root), "Dockerfile", b"").graph().expect("valid");
+        let graph = draft.finish_all(&[Some(root)], "Dockerfile", b"")[0].graph().expect("valid");
         let local = graph.vertices.values().find(|v| v.inputs.is_empty()).expect("there");
         let Some(Kind::Source(op)) = &local.op.kind else { panic!("not a source") };
         assert_eq!(op.attrs["local.followpaths"], r#"["a","b"]"#);

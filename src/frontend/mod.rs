@@ -24,6 +24,7 @@ mod pipeline;
 mod plan;
 pub mod remote;
 mod run;
+pub mod sbom;
 mod state;
 mod syntax;
 #[cfg(test)]
@@ -67,7 +68,7 @@ pub async fn dockerfile_to_llb(
     };
     let warnings = checks.into_warnings();
     let epoch = converted.epoch;
-    let (state, definition) = converted.result(&input)?;
+    let (state, definition, scanned) = converted.result(&input)?;
     let State { mut image, base_image, .. } = state;
     finish_config(&mut image, &input.options);
     let base_layers = base_image.as_ref().map_or(0, |base| base.rootfs.diff_ids.len());
@@ -76,6 +77,7 @@ pub async fn dockerfile_to_llb(
     let config = image;
     Ok(FrontendResult {
         definition,
+        scanned,
         config,
         platform,
         base_config: base_image,

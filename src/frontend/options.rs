@@ -85,6 +85,8 @@ pub enum NoCache {
 pub struct FrontendResult {
     /// The graph of the target stage.
     pub definition: Definition,
+    /// Graphs of other stages that a scanner is to see, by name (SPEC C8.13).
+    pub scanned: Vec<(String, Definition)>,
     /// The config of the result. Its history holds the base's entries and one for each instruction, its
     /// `rootfs.diff_ids` are those of the base.
     pub config: ImageConfig,

@@ -9,11 +9,12 @@ use super::contexts::Contexts;
 use super::convert::{self, Converter};
 use super::epoch::Surroundings;
 use super::error::FrontendError;
-use super::graph::Draft;
+use super::graph::{Draft, NodeId};
 use super::options::FrontendInput;
 use super::plan::{self, Outlook, Plan};
 use super::state::State;
 use super::{syntax, words};
+use crate::base::values::boolean;
 use crate::dockerfile::ast::Dockerfile;
 use crate::dockerfile::ignore::IgnoreFile;
 use crate::dockerfile::{Diagnostic, Parsed, Stages};
@@ -46,14 +47,39 @@ pub(super) struct Converted {
     pub(super) epoch: Option<i64>,
 }
 
+/// Graphs by name.
+type Named = Vec<(String, Definition)>;
+
 impl Converted {
-    /// The target and its graph.
-    pub(super) fn result(mut self, input: &FrontendInput<'_>) -> Result<(State, Definition), FrontendError> {
+    /// The target, its graph, and those of other stages that are to be scanned for software, by name.
+    pub(super) fn result(mut self, input: &FrontendInput<'_>) -> Result<(State, Definition, Named), FrontendError> {
+        let (names, nodes): (Vec<String>, Vec<_>) = self.scanned(input).into_iter().unzip();
         let Some(state) = self.states.get_mut(self.plan.target).and_then(Option::take) else {
             return Err(FrontendError::internal("the target was not converted"));
         };
-        let definition = self.draft.finish(state.node, input.filename, input.source);
-        Ok((state, definition))
+        let roots: Vec<_> = std::iter::once(state.node).chain(nodes).collect();
+        let mut definitions = self.draft.finish_all(&roots, input.filename, input.source).into_iter();
+        let definition = definitions.next().unwrap_or_default();
+        Ok((state, definition, names.into_iter().zip(definitions).collect()))
+    }
+
+    /// Stages beside the target that say so themselves, or all of them if the build does (SPEC C8.13).
+    fn scanned(&self, input: &FrontendInput<'_>) -> Vec<(String, Option<NodeId>)> {
+        const ARGUMENT: &str = "BUILDKIT_SBOM_SCAN_STAGE";
+        let on = |text: &str| boolean(text) == Some(true);
+        let all = input.options.build_args.get(ARGUMENT).is_some_and(|text| on(text));
+        let wanted = |state: &State| {
+            let own = state.args.iter().rev().find(|(name, _)| name == ARGUMENT);
+            all || own.and_then(|(_, value)| value.as_deref()).is_some_and(on)
+        };
+        let mut stages = self.plan.needed_by_target();
+        stages.sort_unstable();
+        let others = stages.into_iter().filter(|id| *id != self.plan.target && !self.plan.is_external(*id));
+        let scanned = others.filter_map(|id| {
+            let state = self.states.get(id)?.as_ref().filter(|state| wanted(state))?;
+            Some((self.plan.stages[id].name.clone().unwrap_or_else(|| format!("stage-{id}")), state.node))
+        });
+        scanned.collect()
     }
 }
 

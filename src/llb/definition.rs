@@ -286,6 +286,23 @@ impl Builder {
         Edge { vertex: digest, index: 0 }
     }
 
+    /// Adds a whole graph, byte for byte; its result, unless that is an empty tree.
+    pub fn include(&mut self, definition: &Definition) -> Option<Edge> {
+        let (last, ops) = definition.pb.def.split_last()?;
+        for bytes in ops {
+            let digest = Digest::sha256(bytes);
+            if !self.seen.contains_key(&digest) {
+                self.seen.insert(digest.clone(), self.ops.len());
+                self.ops.push(bytes.clone());
+                let metadata = definition.pb.metadata.get(digest.as_str()).cloned();
+                self.metadata.insert(digest.to_string(), metadata.unwrap_or_default());
+            }
+        }
+        let terminal = Op::decode(last.as_slice()).ok()?;
+        let input = terminal.inputs.first()?;
+        Some(Edge { vertex: input.digest.parse().ok()?, index: usize::try_from(input.index).ok()? })
+    }
+
     /// The protobuf form of an edge.
     #[must_use]
     pub fn input(edge: &Edge) -> Input {
@@ -349,6 +366,20 @@ mod tests {
         let first = &graph.vertices[&a.vertex];
         assert_eq!(first.name(), "first");
         assert_eq!(first.location, Some(("Dockerfile".into(), vec![(1, 1)])));
+    }
+
+    #[test]
+    fn a_graph_can_be_part_of_another() {
+        let mut inner = Builder::default();
+        let a = inner.add(&source("a", &[]), OpMetadata::named("first"), &[]);
+        let inner = inner.finish(Some(&a));
+        let mut outer = Builder::default();
+        assert_eq!(outer.include(&Definition::default()), None);
+        let found = outer.include(&inner).expect("a result");
+        assert_eq!((&found, outer.include(&inner).as_ref()), (&a, Some(&a)));
+        let b = outer.add(&source("b", &[&found]), OpMetadata::default(), &[]);
+        let graph = outer.finish(Some(&b)).graph().expect("valid");
+        assert_eq!((graph.vertices.len(), graph.vertices[&a.vertex].name().as_str()), (2, "first"));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Sources: images and directories are what they are; the others are pinned first and brought in only on a miss.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -147,13 +148,97 @@ impl Solver {
     }
 }
 
+impl Solver {
+    /// Looks at the tree of a graph's result; `None` if that is empty.
+    ///
+    /// # Errors
+    /// When the graph cannot be solved, or the tree not be opened.
+    pub async fn look<T: Send + 'static>(
+        self: &Arc<Self>,
+        graph: &Arc<Graph>,
+        look: impl FnOnce(&Path) -> T + Send + 'static,
+    ) -> Result<Option<T>, SolveError> {
+        let root = graph.root.as_ref().and_then(|root| Some((root, graph.vertices.get(&root.vertex).cloned()?)));
+        let Some((root, vertex)) = root else { return Ok(None) };
+        let tree = self.edge(graph, root).await?;
+        let opened = self.open(&vertex, &tree).await?;
+        blocking(move || Ok(Some(look(&opened.source.root)))).await
+    }
+
+    /// The regular files of a directory of a graph's result, by name; none if there is no such directory.
+    ///
+    /// # Errors
+    /// When the graph cannot be solved, a file not be read, or one has more than `limit` bytes.
+    pub async fn read_dir(
+        self: &Arc<Self>,
+        graph: &Arc<Graph>,
+        path: &str,
+        limit: u64,
+    ) -> Result<BTreeMap<String, Vec<u8>>, SolveError> {
+        let root = graph.root.as_ref().and_then(|root| Some((root, graph.vertices.get(&root.vertex).cloned()?)));
+        let Some((root, vertex)) = root else { return Ok(BTreeMap::new()) };
+        self.announce(graph, root);
+        let tree = self.edge(graph, root).await?;
+        let opened = self.open(&vertex, &tree).await?;
+        let path = PathBuf::from(path.trim_start_matches('/'));
+        blocking(move || {
+            let read = || {
+                let mut files = BTreeMap::new();
+                for name in names(&opened.source.root, &path)? {
+                    let at = path.join(&name);
+                    let Some(bytes) = regular(read_regular(&opened.source.root, &at, limit + 1))? else { continue };
+                    if bytes.len() as u64 > limit {
+                        let text = format!("{} has more than {} MiB", at.display(), limit >> 20);
+                        return Err(io::Error::other(text));
+                    }
+                    files.insert(name, bytes);
+                }
+                Ok(files)
+            };
+            read().map_err(|e: io::Error| {
+                let message = format!("cannot read {}: {e}", path.display());
+                SolveError::at(&vertex, FaultKind::Input, message, None)
+            })
+        })
+        .await
+    }
+}
+
+/// Names in a directory below `root`, those of dot files left out.
+fn names(root: &Path, path: &Path) -> io::Result<Vec<String>> {
+    let root = file::open_dir(root)?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    let dir = match file::open_in_root(&root, path, flags, Mode::empty()) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        dir => dir?,
+    };
+    let mut names = Vec::new();
+    for entry in rustix::fs::Dir::new(dir)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if !name.starts_with('.') {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+/// What is no regular file is nothing.
+fn regular(read: io::Result<Vec<u8>>) -> io::Result<Option<Vec<u8>>> {
+    match read {
+        Err(e) if e.kind() == io::ErrorKind::Other && e.to_string() == NOT_REGULAR => Ok(None),
+        read => read.map(Some),
+    }
+}
+
+const NOT_REGULAR: &str = "not a regular file";
+
 /// The beginning of a file below `root`, wherever links want to lead.
 fn read_regular(root: &Path, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let root = file::open_dir(root)?;
     let fd = file::open_in_root(&root, path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())?;
     let opened = File::from(fd);
     if !opened.metadata()?.is_file() {
-        return Err(io::Error::other("not a regular file"));
+        return Err(io::Error::other(NOT_REGULAR));
     }
     let mut bytes = Vec::new();
     opened.take(limit).read_to_end(&mut bytes)?;

@@ -11,7 +11,7 @@ pub(super) async fn convertllb(input: &FrontendInput<'_>, host: &dyn FrontendHos
     let source = Source::read(input)?;
     let mut checks = source.checks()?;
     let converted = source.convert(input, Scope::Target, host, &mut checks).await?;
-    let (_, definition) = converted.result(input)?;
+    let (_, definition, _) = converted.result(input)?;
     let internal = |error: &dyn std::fmt::Display| FrontendError::internal(format!("cannot show the graph: {error}"));
     let json = json::to_json(&definition).map_err(|error| internal(&error))?;
     let text = serde_json::to_string_pretty(&json).map_err(|error| internal(&error))? + "\n";
