@@ -27,8 +27,9 @@ use crate::exec::run::{RunResult, Runner};
 use crate::exporter::cache::CacheExportError;
 use crate::exporter::{self, Ahead, BuildResult, ExportContext, ExportError, ExportReport, ImageResult, OutputSpec};
 use crate::frontend::{self, Answer, Call, FrontendError, FrontendInput, FrontendOptions, FrontendResult};
+use crate::llb::host::RESOLVE_MODE;
 use crate::llb::op::{Kind, NetMode, SecurityMode, SourceOp};
-use crate::llb::{FrontendHost, Graph, HostError, ResolveMode, ResolvedImage};
+use crate::llb::{Definition, FrontendHost, Graph, HostError, PolicyError, ResolveMode, ResolvedImage, SourcePolicy};
 use crate::oci::Platform;
 use crate::registry::Client;
 use crate::solver::{ContextDir, Environment, KeptFailure, Secrets, SolveError, Solver, Tree, Visit};
@@ -65,6 +66,8 @@ pub struct BuildRequest {
     pub multi_platform: bool,
     /// Local directories by context name; the main one is `context`.
     pub contexts: BTreeMap<String, ContextDir>,
+    /// Which sources may be used (SPEC C9.01).
+    pub policy: SourcePolicy,
     /// Secret values by id.
     pub secrets: Secrets,
     /// What steps may have beyond the sandbox (SPEC C5.15).
@@ -213,14 +216,13 @@ impl Builder {
         };
         let inputs = self.inputs(request, solver).await?;
         self.definition_loaded(inputs);
-        let host = self.host(solver, multi);
+        let host = self.host(request, solver, multi);
         let fronts = try_join_all(targets.into_iter().map(|p| front_end(&host, request, inputs, p, multi))).await;
         self.warn(&inputs.filename, &fronts);
         let fronts = fronts?;
         let mut graphs = Vec::new();
         for front in &fronts {
-            let graph = front.definition.graph();
-            let graph = graph.map_err(|e| BuildError::Internal(format!("the front end made a bad graph: {e}")))?;
+            let graph = graph(&request.policy, &front.definition)?;
             request.entitlements.check(&graph)?;
             graphs.push(Arc::new(graph));
         }
@@ -302,7 +304,7 @@ impl Builder {
         let solver = self.solver(request, None);
         let inputs = self.inputs(request, &solver).await?;
         self.definition_loaded(inputs);
-        let host = self.host(&solver, false);
+        let host = self.host(request, &solver, false);
         let platform = request.platforms.first().cloned();
         Ok(frontend::call(call, &definition(request, inputs, platform, false), &host).await?)
     }
@@ -409,8 +411,9 @@ impl Builder {
         })
     }
 
-    fn host<'a>(&'a self, solver: &'a Arc<Solver>, multi: bool) -> Host<'a> {
-        Host { images: &self.images, solver, events: &self.events, multi, resolved: Mutex::default() }
+    fn host<'a>(&'a self, request: &'a BuildRequest, solver: &'a Arc<Solver>, multi: bool) -> Host<'a> {
+        let (images, events, policy) = (&self.images, &self.events, &request.policy);
+        Host { images, solver, events, policy, multi, resolved: Mutex::default() }
     }
 
     fn definition_loaded(&self, inputs: &Inputs) {
@@ -481,6 +484,7 @@ struct Host<'a> {
     images: &'a ImageSource,
     solver: &'a Arc<Solver>,
     events: &'a Events,
+    policy: &'a SourcePolicy,
     /// Names carry the platform.
     multi: bool,
     /// Images asked for so far: each platform asks for those of shared stages again.
@@ -490,7 +494,8 @@ struct Host<'a> {
 #[async_trait::async_trait]
 impl FrontendHost for Host<'_> {
     async fn source_time(&self, source: &SourceOp) -> Result<Option<i64>, HostError> {
-        let time = self.solver.source_time(source).await;
+        let source = self.policy.apply(source).map_err(refused)?;
+        let time = self.solver.source_time(&source).await;
         time.map_err(|e| HostError { kind: e.kind(), message: e.to_string(), hint: e.hint().map(ToOwned::to_owned) })
     }
 
@@ -513,13 +518,46 @@ impl Host<'_> {
         let shown = identifier.split_once("://").map_or(identifier, |(_, rest)| rest);
         let prefix = if self.multi { format!("{platform} ") } else { String::new() };
         let id = internal(self.events, &format!("[{prefix}internal] load metadata for {shown}"));
-        let resolved = self.images.resolve(identifier, platform, mode).await;
+        let resolved = self.resolve(identifier, platform, mode).await;
         match &resolved {
             Ok(_) => self.events.completed(&id, Outcome::Done),
             Err(error) => self.events.completed(&id, Outcome::Failed(error.to_string())),
         }
-        resolved.map_err(|e| HostError { kind: e.kind(), message: e.to_string(), hint: e.hint() })
+        resolved
     }
+
+    async fn resolve(
+        &self,
+        identifier: &str,
+        platform: &Platform,
+        mode: ResolveMode,
+    ) -> Result<ResolvedImage, HostError> {
+        let mut asked = SourceOp { identifier: identifier.to_owned(), ..SourceOp::default() };
+        asked.attrs.extend(mode.attribute().map(|mode| (RESOLVE_MODE.to_owned(), mode.to_owned())));
+        let source = self.policy.apply_to_image(&asked).map_err(refused)?;
+        let mut resolved = self.images.resolve_op(&source, platform).await?;
+        resolved.converted = (source.identifier != identifier).then(|| source.identifier.clone());
+        Ok(resolved)
+    }
+}
+
+fn refused(error: PolicyError) -> HostError {
+    HostError { kind: FaultKind::Input, message: error.to_string(), hint: Some(error.hint()) }
+}
+
+/// What is solved of a definition: its sources are those that the policy allows.
+fn graph(policy: &SourcePolicy, definition: &Definition) -> Result<Graph, BuildError> {
+    let read = |definition: &Definition| {
+        definition.graph().map_err(|e| BuildError::Internal(format!("the front end made a bad graph: {e}")))
+    };
+    let (at, error) = match policy.apply_to_graph(definition) {
+        Ok(allowed) => return read(&allowed),
+        Err(denied) => denied,
+    };
+    Err(match read(definition)?.vertices.get(&at) {
+        Some(vertex) => SolveError::refused(vertex, FaultKind::Input, error.to_string(), error.hint()).into(),
+        None => BuildError::Internal(error.to_string()),
+    })
 }
 
 impl BuildError {

@@ -29,6 +29,9 @@ const CASES: &[Case] = &[
     (&["-t", "a", "--annotation", "x"], "--annotation", "expected key=value"),
     (&["-t", "a", "--annotation", "indx:x=y"], "--annotation", "unknown annotation type \"indx\""),
     (&["-t", "a", "--annotation", "index:x=y"], "--annotation", "not supported for single platform"),
+    // Policies
+    (&["--source-policy-file", "/nowhere/policy.json"], "--source-policy-file", "No such file"),
+    (&["--source-policy-file", "/dev/null"], "--source-policy-file", "EOF"),
     // Outputs
     (&["-o", ""], "--output", "an output is empty"),
     (&["-o", "type="], "--output", "unknown output type"),

@@ -74,7 +74,9 @@ fn b2_20_output_is_a_directory_a_tar_on_standard_output_or_a_record() {
 #[test]
 fn b2_22_a_policy_is_applied_or_refused() {
     let bench = copies();
-    bench.build(&["--policy", "filename=p.rego"]).fails(2, &["--policy filename=p.rego is not supported yet"]);
+    bench
+        .build(&["--policy", "filename=p.rego"])
+        .fails(2, &["--policy filename=p.rego is not supported yet", "--source-policy-file"]);
     bench.build(&["--policy", "reset=true,strict=true"]).fails(2, &["--policy"]);
     bench.build(&["--policy", "disabled=true"]).ok();
 }

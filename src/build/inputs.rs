@@ -12,7 +12,6 @@ use crate::base::{Digest, FaultKind};
 use crate::dockerfile::gitref::GitRef;
 use crate::frontend::FrontendError;
 use crate::frontend::remote::{CONTEXT_FILE, RemoteContext, without_credentials};
-use crate::llb::Graph;
 use crate::solver::Solver;
 use crate::store::{Store, StoreError};
 
@@ -109,9 +108,11 @@ impl Builder {
             (DockerfileAt::Url(url), _) => {
                 let source = RemoteContext::http(url);
                 let name = without_credentials(url).rsplit('/').next().unwrap_or_default().to_owned();
-                Some((name, read(solver, &source, CONTEXT_FILE, MAX_DOCKERFILE + 1).await?))
+                Some((name, read(request, solver, &source, CONTEXT_FILE, MAX_DOCKERFILE + 1).await?))
             }
-            (DockerfileAt::InContext(path), Some(context)) => Some(in_context(path.as_deref(), context, solver).await?),
+            (DockerfileAt::InContext(path), Some(context)) => {
+                Some(in_context(request, path.as_deref(), context, solver).await?)
+            }
             (DockerfileAt::InContext(_), None) => {
                 return Err(BuildError::Internal("the Dockerfile of a context that is not remote".into()));
             }
@@ -145,7 +146,7 @@ impl Builder {
             }
             MainContext::Url(url) => {
                 let file = RemoteContext::http(url);
-                let head = read(solver, &file, CONTEXT_FILE, PEEK).await?.unwrap_or_default();
+                let head = read(request, solver, &file, CONTEXT_FILE, PEEK).await?.unwrap_or_default();
                 if looks_like_archive(&head) { file.unpacked() } else { file }
             }
             MainContext::Archive(stream) => {
@@ -161,6 +162,7 @@ impl Builder {
 
 /// Name and text of the Dockerfile inside a remote context.
 async fn in_context(
+    request: &BuildRequest,
     path: Option<&str>,
     context: &RemoteContext,
     solver: &Arc<Solver>,
@@ -172,7 +174,7 @@ async fn in_context(
         None => &["Dockerfile", "dockerfile"],
     };
     for name in names {
-        if let Some(text) = read(solver, context, name, MAX_DOCKERFILE + 1).await? {
+        if let Some(text) = read(request, solver, context, name, MAX_DOCKERFILE + 1).await? {
             return Ok(((*name).to_owned(), Some(text)));
         }
     }
@@ -181,15 +183,13 @@ async fn in_context(
 
 /// Up to `limit` bytes of a file of a context; `None` if there is none.
 async fn read(
+    request: &BuildRequest,
     solver: &Arc<Solver>,
     context: &RemoteContext,
     path: &str,
     limit: u64,
 ) -> Result<Option<Vec<u8>>, BuildError> {
-    let graph: Graph = context
-        .definition()
-        .graph()
-        .map_err(|e| BuildError::Internal(format!("the graph of the context is wrong: {e}")))?;
+    let graph = super::graph(&request.policy, &context.definition())?;
     Ok(solver.read_file(&Arc::new(graph), path, limit).await?)
 }
 

@@ -865,6 +865,9 @@ pub struct Build {
     /// There is one builder, built in
     #[arg(long, value_name = "NAME", hide = true)]
     pub builder: Option<String>,
+    /// Rules (JSON) that say which sources may be used; also EXPERIMENTAL_BUILDKIT_SOURCE_POLICY
+    #[arg(long, value_name = "FILE", help_heading = "What to build")]
+    pub source_policy_file: Option<PathBuf>,
     /// Policies: only disabled ones are supported yet
     #[arg(long, value_name = "SPEC", hide = true)]
     pub policy: Vec<String>,

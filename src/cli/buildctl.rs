@@ -28,6 +28,7 @@ const SAME: &[(&str, &str)] = &[
     ("--ssh", "--ssh"),
     ("--metadata-file", "--metadata-file"),
     ("--allow", "--allow"),
+    ("--source-policy-file", "--source-policy-file"),
     ("--export-cache", "--cache-to"),
     ("--import-cache", "--cache-from"),
 ];

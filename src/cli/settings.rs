@@ -22,8 +22,8 @@ use crate::build::{Attest, DockerfileAt, Entitlements, MainContext};
 use crate::exec::run::{DefaultNetwork, StepOptions};
 use crate::exec::ssh::AgentSpec;
 use crate::frontend::{Call, FrontendOptions, NoCache};
-use crate::llb::ResolveMode;
 use crate::llb::op::NetMode;
+use crate::llb::{ResolveMode, SourcePolicy};
 use crate::registry::cloud::CloudEnvironment;
 use crate::registry::{ProxyOptions, TrustOptions};
 use crate::solver::Secrets;
@@ -32,6 +32,9 @@ use crate::ui::{Colors, Mode, Style};
 
 /// Larger secrets are refused (SPEC B2.27).
 const MAX_SECRET: u64 = 500 << 10;
+
+/// Larger source policies are refused.
+const MAX_POLICY: u64 = 16 << 20;
 
 /// A build, ready to run.
 pub struct BuildSettings {
@@ -214,6 +217,7 @@ impl BuildSettings {
             context: MainContext::Local,
             dockerfile_at: DockerfileAt::Given,
             inputs: OnceLock::new(),
+            policy: source_policy(args)?,
             secrets,
             entitlements,
             outputs,
@@ -334,14 +338,14 @@ fn refuse_unsupported(args: &Build, notices: &mut Vec<String>) -> Result<(), Fai
         // A policy that is not applied protects nobody; none at all is what there is (SPEC B2.22).
         let fields = grammar::fields(spec).map_err(|e| usage(format!("--policy: {e}")))?;
         if !grammar::is_set(&fields, "disabled") {
-            return Err(not_yet(&format!("--policy {spec}")));
+            return Err(not_yet(&format!("--policy {spec}")).hint("write the rules as JSON, for --source-policy-file"));
         }
     }
-    for name in ["EXPERIMENTAL_BUILDKIT_SOURCE_POLICY", "BUILDX_DEFAULT_POLICY"] {
-        // SPEC B5.06, B5.08: a policy that is not applied protects nobody.
-        if variable(name).is_some() {
-            return Err(not_yet(name).hint("unset it if this build may use any source"));
-        }
+    // SPEC B5.06: a policy that is not applied protects nobody.
+    if let Some(text) = variable("BUILDX_DEFAULT_POLICY")
+        && grammar::boolean(&text) != Some(false)
+    {
+        return Err(not_yet("BUILDX_DEFAULT_POLICY").hint("unset it, or set it to 0, if this build may use any source"));
     }
     for entitlement in &args.allow {
         // Which device is behind the entitlement's name (`devices`).
@@ -357,6 +361,22 @@ fn refuse_unsupported(args: &Build, notices: &mut Vec<String>) -> Result<(), Fai
         }
     }
     Ok(())
+}
+
+/// `--source-policy-file`, or the variable of buildx (SPEC B5.08, C9.01).
+fn source_policy(args: &Build) -> Result<SourcePolicy, Failure> {
+    const NAME: &str = "EXPERIMENTAL_BUILDKIT_SOURCE_POLICY";
+    let (name, path) = match (&args.source_policy_file, variable(NAME)) {
+        (Some(path), _) => ("--source-policy-file", path.clone()),
+        (None, Some(path)) => (NAME, path.into()),
+        (None, None) => return Ok(SourcePolicy::default()),
+    };
+    let fail = |why: String| usage(format!("{name}: {}: {why}", path.display()));
+    let text = read_limited(&path, MAX_POLICY).map_err(|e| fail(e.to_string()))?;
+    if text.len() as u64 > MAX_POLICY {
+        return Err(fail("larger than 16 MiB".into()));
+    }
+    SourcePolicy::parse(&text, &path.display().to_string()).map_err(|e| fail(e.to_string()))
 }
 
 /// `--call`, `--check` (SPEC A10.25, A10.26).

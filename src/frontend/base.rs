@@ -11,7 +11,7 @@ use super::words::{closest, parse_trigger};
 use crate::base::Digest;
 use crate::dockerfile::ast::Instruction;
 use crate::llb::{FrontendHost, ResolveMode};
-use crate::oci::{ImageConfig, Platform};
+use crate::oci::{ImageConfig, Platform, Reference};
 
 /// An image that was asked for.
 #[derive(Debug, Clone)]
@@ -20,6 +20,8 @@ pub(super) struct Resolved {
     pub(super) digest: Digest,
     /// Its config.
     pub(super) config: ImageConfig,
+    /// The image that a policy put in its place (SPEC C9.02).
+    pub(super) converted: Option<Reference>,
 }
 
 /// Images by identifier and platform.
@@ -87,7 +89,13 @@ async fn fetch(
         let config = serde_json::from_slice(&answer.config).map_err(|error| {
             FrontendError::input(format!("failed to parse image config of {}: {error}", stage.base)).at(&stage.place)
         })?;
-        Ok::<_, FrontendError>((key, Resolved { digest: answer.digest, config }))
+        let converted = answer.converted.as_deref().map(|text| {
+            let text = text.strip_prefix("docker-image://").unwrap_or(text);
+            text.parse::<Reference>().map_err(|error| {
+                FrontendError::input(format!("the policy converts {} to {text}: {error}", stage.base)).at(&stage.place)
+            })
+        });
+        Ok::<_, FrontendError>((key, Resolved { digest: answer.digest, config, converted: converted.transpose()? }))
     }))
     .await?;
     images.extend(answers);

@@ -1,7 +1,7 @@
 //! Instruction by instruction: a stage's tree, config and history.
 
 use super::args::{Globals, Meaning, Variables};
-use super::base::{Images, base_platform};
+use super::base::{Images, Resolved, base_platform};
 use super::checks::Checks;
 use super::contexts::{Content, NamedContext, pinned_layout};
 use super::error::{FrontendError, Place};
@@ -14,7 +14,7 @@ use super::words::{Lex, Mode, closest};
 use crate::dockerfile::ast::{Kind as Instruction, Word};
 use crate::dockerfile::ignore::IgnoreFile;
 use crate::dockerfile::lint::Rule;
-use crate::llb::ResolveMode;
+use crate::llb::host::RESOLVE_MODE;
 use crate::llb::op::{Kind, OpMetadata, SourceOp};
 use crate::oci::{ImageConfig, Platform};
 
@@ -102,9 +102,9 @@ impl Converter<'_> {
             Origin::Scratch => Ok(State::scratch(self.outlook.platform)),
             Origin::Context(context) => self.context(context, id, platform),
             Origin::Image(reference) => {
-                let (digest, config) = self.image(id, &platform)?;
+                let Resolved { digest, config, converted } = self.image(id, &platform)?;
                 let platform = self.detect_platform(stage.platform.is_none(), &config, platform);
-                let name = reference.with_digest(digest);
+                let name = converted.as_ref().unwrap_or(reference).with_digest(digest);
                 let title = self.title(progress, &format!("FROM {name}"), &platform, &Variables::new());
                 let node = (!is_empty(&config)).then(|| {
                     let mut metadata = OpMetadata::named(title);
@@ -140,16 +140,16 @@ impl Converter<'_> {
                 return Ok(state);
             }
             Content::Image(reference) => {
-                let (digest, _) = self.image(id, &platform)?;
-                let name = reference.with_digest(digest);
+                let Resolved { digest, converted, .. } = self.image(id, &platform)?;
+                let name = converted.as_ref().unwrap_or(reference).with_digest(digest);
                 (format!("docker-image://{name}"), format!("[context {title}] {name}"))
             }
             Content::Layout(layout) => {
-                let (digest, _) = self.image(id, &platform)?;
+                let digest = self.image(id, &platform)?.digest;
                 (pinned_layout(layout, &digest), format!("[context {title}] OCI load from client"))
             }
         };
-        let (_, config) = self.image(id, &platform)?;
+        let config = self.image(id, &platform)?.config;
         let node =
             (!is_empty(&config)).then(|| self.image_source(identifier, &platform, OpMetadata::named(named), &place));
         let has_own = self.plan.stages[id].replaced && !config.architecture.is_empty() && !config.os.is_empty();
@@ -157,24 +157,20 @@ impl Converter<'_> {
         Ok(State::on_image(node, config, platform))
     }
 
-    fn image(&self, id: StageId, platform: &Platform) -> Result<(crate::base::Digest, ImageConfig), FrontendError> {
+    fn image(&self, id: StageId, platform: &Platform) -> Result<Resolved, FrontendError> {
         let stage = &self.plan.stages[id];
         let key = stage.identifier().map(|identifier| (identifier, platform.clone()));
         match key.and_then(|key| self.images.get(&key)) {
-            Some(image) => Ok((image.digest.clone(), image.config.clone())),
+            Some(image) => Ok(image.clone()),
             None => Err(FrontendError::internal(format!("image {} was not resolved in time", stage.base))),
         }
     }
 
     fn image_source(&mut self, identifier: String, platform: &Platform, metadata: OpMetadata, place: &Place) -> NodeId {
         let mut source = SourceOp { identifier, ..SourceOp::default() };
-        let mode = match self.input.options.image_resolve_mode {
-            ResolveMode::Default => None,
-            ResolveMode::Pull => Some("pull"),
-            ResolveMode::Local => Some("local"),
-        };
+        let mode = self.input.options.image_resolve_mode.attribute();
         if let Some(mode) = mode.filter(|_| source.identifier.starts_with("docker-image://")) {
-            source.attrs.insert("image.resolvemode".into(), mode.into());
+            source.attrs.insert(RESOLVE_MODE.into(), mode.into());
         }
         self.draft.add(Kind::Source(source), Vec::new(), Some(platform.into()), metadata, vec![place.lines])
     }

@@ -18,6 +18,21 @@ pub enum ResolveMode {
     Local,
 }
 
+/// The attribute of an image source that says how its name is resolved (SPEC C2.01).
+pub const RESOLVE_MODE: &str = "image.resolvemode";
+
+impl ResolveMode {
+    /// The value of [`RESOLVE_MODE`]; the usual mode has none.
+    #[must_use]
+    pub fn attribute(self) -> Option<&'static str> {
+        match self {
+            Self::Default => None,
+            Self::Pull => Some("pull"),
+            Self::Local => Some("local"),
+        }
+    }
+}
+
 /// An image reference pinned down for one platform.
 #[derive(Debug, Clone)]
 pub struct ResolvedImage {
@@ -25,6 +40,8 @@ pub struct ResolvedImage {
     pub digest: Digest,
     /// The image config as stored.
     pub config: Bytes,
+    /// The identifier that took the place of the one asked for (SPEC C9.02).
+    pub converted: Option<String>,
 }
 
 /// Why the host could not answer.

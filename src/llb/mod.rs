@@ -1,17 +1,19 @@
 //! Layer 1: LLB, the build graph, wire-compatible with BuildKit's `pb` package (SPEC C1).
 //!
 //! Plain data: equal input gives equal bytes. [`op`] has the operations, [`definition`] the graph and how it is
-//! built and read back, [`dump`] shows one as text, [`json`] as BuildKit's JSON, [`steps`] as provenance tells it, [`host`] what a front end may ask of the builder. Executing a
-//! graph is `solver`'s business.
+//! built and read back, [`dump`] shows one as text, [`json`] as BuildKit's JSON, [`steps`] as provenance tells it, [`host`] what a
+//! front end may ask of the builder, [`policy`] which sources it may have. Executing a graph is `solver`'s business.
 
 pub mod definition;
 pub mod dump;
 pub mod host;
 pub mod json;
 pub mod op;
+pub mod policy;
 pub mod steps;
 
 pub use definition::{Builder, Definition, DefinitionError, Edge, Graph, Vertex};
 pub use host::{FrontendHost, HostError, ResolveMode, ResolvedImage};
 pub use op::Op;
+pub use policy::{PolicyError, PolicySyntax, SourcePolicy};
 pub use steps::Steps;

@@ -25,7 +25,7 @@ impl Solver {
         match scheme {
             "docker-image" | "oci-layout" => {
                 let platform = vertex.op.platform.as_ref().map_or_else(crate::oci::Platform::host, Into::into);
-                let layers = self.env.images.layers(&source.identifier, &platform).await;
+                let layers = self.env.images.layers_op(source, &platform).await;
                 let layers = layers.map_err(|e| failed(vertex, &e))?;
                 let canonical = key::leaf("image", layers.last().map_or("scratch", |l| l.as_str()));
                 let outputs = vec![Tree::Layers(layers)];

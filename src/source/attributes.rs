@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::SourceError;
 use crate::base::Digest;
-use crate::llb::host::ResolveMode;
+use crate::llb::host::{RESOLVE_MODE, ResolveMode};
 
 /// What an image source op says beside its identifier. Attributes of no consequence here (`image.recordtype`,
 /// `oci.session`, `oci.store`) are accepted and ignored.
@@ -28,12 +28,12 @@ impl ImageAttributes {
         for (name, value) in attrs {
             let fail = |name| SourceError::Attribute { name, value: value.clone() };
             match name.as_str() {
-                "image.resolvemode" => {
+                RESOLVE_MODE => {
                     out.mode = match value.as_str() {
                         "" | "default" => ResolveMode::Default,
                         "pull" => ResolveMode::Pull,
                         "local" => ResolveMode::Local,
-                        _ => return Err(fail("image.resolvemode")),
+                        _ => return Err(fail(RESOLVE_MODE)),
                     }
                 }
                 "image.layerlimit" => {

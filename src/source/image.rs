@@ -129,7 +129,7 @@ impl ImageSource {
         mode: ResolveMode,
     ) -> Result<ResolvedImage, SourceError> {
         let image = self.image(&Place::parse(identifier)?, platform, mode).await?;
-        Ok(ResolvedImage { digest: image.root.clone(), config: image.config.clone() })
+        Ok(ResolvedImage { digest: image.root.clone(), config: image.config.clone(), converted: None })
     }
 
     /// The manifest of a registry's image for a platform, not the index that it may be found in.

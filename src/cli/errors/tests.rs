@@ -28,7 +28,7 @@ impl FrontendHost for Alpine {
             platform.os,
             Digest::sha256(b"layer"),
         );
-        Ok(ResolvedImage { digest: Digest::sha256(identifier), config: config.into() })
+        Ok(ResolvedImage { digest: Digest::sha256(identifier), config: config.into(), converted: None })
     }
 }
 

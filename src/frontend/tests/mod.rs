@@ -79,7 +79,9 @@ impl FrontendHost for Host {
         let _ = mode;
         self.asked.lock().expect("no panic while locked").push(format!("{identifier} {platform}"));
         match self.config(identifier, platform) {
-            Some(config) => Ok(ResolvedImage { digest: Digest::sha256(identifier), config: config.into() }),
+            Some(config) => {
+                Ok(ResolvedImage { digest: Digest::sha256(identifier), config: config.into(), converted: None })
+            }
             None => {
                 let hint = identifier.contains("offli").then(|| "check the network".to_owned());
                 Err(HostError { kind: FaultKind::Remote, message: format!("{identifier}: not found"), hint })

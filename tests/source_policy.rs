@@ -1,0 +1,98 @@
+//! Source policies: what a build may not use is not asked for, and what takes its place is what is built from.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![allow(clippy::print_stderr, reason = "skip reasons are collected by scripts/test")]
+#![allow(missing_docs, unreachable_pub, reason = "a test program")]
+
+mod support;
+
+use support::Bench;
+use support::registry::Registry;
+use support::web::{Answer, Web};
+
+/// A bench with a policy of these rules.
+fn bench(rules: &str) -> Bench {
+    let bench = Bench::new();
+    std::fs::write(bench.path("out/policy.json"), format!("{{\"version\":1,\"rules\":[{rules}]}}")).unwrap();
+    bench
+}
+
+const FLAG: [&str; 2] = ["--source-policy-file", "policy.json"];
+
+// SPEC C9.01, C9.02, B5.08: by flag and by variable; nothing is asked of what is denied.
+#[test]
+fn c9_02_what_is_denied_is_not_asked_for() {
+    let web = Web::start(|_| Answer::new(200).with_body("text/plain", b"tool".to_vec()));
+    let mut bench = bench(&format!(r#"{{"action":"DENY","selector":{{"identifier":"http://{}/*"}}}}"#, web.host));
+    bench.dockerfile(&format!("FROM scratch\nADD {} /tool\n", web.url("/tool")));
+    let denied = format!("source \"{}\" denied by policy", web.url("/tool"));
+    bench.build(&FLAG).fails(4, &[&denied, "hint: rule 1 of policy.json says so", ">>> ADD"]);
+    bench.env.push(("EXPERIMENTAL_BUILDKIT_SOURCE_POLICY".into(), "policy.json".into()));
+    bench.build(&[]).fails(4, &[&denied]);
+    let context = web.url("/context.tar");
+    bench.rbuild(&["build", &context]).fails(4, &["denied by policy"]);
+    assert!(web.requests().is_empty());
+    // The flag counts before the variable.
+    std::fs::write(bench.path("out/any.json"), "{}").unwrap();
+    bench.build(&["--source-policy-file", "any.json"]).ok();
+    bench.dockerfile("FROM nowhere.invalid/app\n");
+    std::fs::write(
+        bench.path("out/policy.json"),
+        r#"{"rules":[{"action":"DENY","selector":{"identifier":"docker-image://*"}}]}"#,
+    )
+    .unwrap();
+    let error = "source \"docker-image://nowhere.invalid/app:latest\" denied by policy";
+    bench.build(&[]).fails(4, &[error, ">>> FROM nowhere"]);
+    bench.build(&["--check"]).fails(1, &[error]);
+}
+
+// SPEC C9.01, C9.02, A6.19: an attribute that a rule sets counts, and a URL that takes another's place is what is loaded.
+#[test]
+fn c9_02_a_url_is_converted_and_gets_a_checksum() {
+    let web = Web::start(|request| Answer::new(200).with_body("text/plain", request.path().as_bytes().to_vec()));
+    let rules = format!(
+        r#"{{"action":"CONVERT","selector":{{"identifier":"https://old.invalid/*"}},"updates":{{"identifier":"http://{}/new/$1"}}}}"#,
+        web.host
+    );
+    let bench = bench(&rules);
+    bench.dockerfile("FROM scratch\nADD https://old.invalid/tool /\n");
+    assert_eq!(bench.build_image(&FLAG).text("tool"), "/new/tool");
+    let set = format!(
+        r#"{rules},{{"action":"CONVERT","selector":{{"identifier":"http://{}/*"}},"updates":{{"attrs":{{"http.checksum":"sha256:{}"}}}}}}"#,
+        web.host,
+        "0".repeat(64)
+    );
+    std::fs::write(bench.path("out/policy.json"), format!("{{\"rules\":[{set}]}}")).unwrap();
+    bench.build(&FLAG).fails(4, &["digest mismatch"]);
+}
+
+// SPEC C9.02: the front end goes on with the image that took the place of the one that the Dockerfile names.
+#[test]
+fn c9_02_an_image_is_converted() {
+    let bases = match support::bases() {
+        Ok(bases) => bases,
+        Err(why) => skip!("{why}"),
+    };
+    let registry = match Registry::start() {
+        Ok(registry) => registry,
+        Err(why) => skip!("{why}"),
+    };
+    registry.put(&bases.join("busybox"), "hub/app:1");
+    let host = &registry.host;
+    let rule = |from: &str, to: &str| {
+        format!(
+            r#"{{"action":"CONVERT","selector":{{"identifier":"docker-image://{from}"}},"updates":{{"identifier":"docker-image://{to}"}}}}"#
+        )
+    };
+    let bench = bench(&rule("docker.io/library/*", &format!("{host}/hub/$1")));
+    bench.dockerfile(
+        "FROM app:1 AS base\nFROM scratch\nCOPY --from=base /bin/busybox /\nCOPY --from=app:1 /bin/busybox /two\n",
+    );
+    let image = bench.build_image(&FLAG);
+    assert!(image.has("busybox") && image.has("two"));
+    std::fs::write(
+        bench.path("out/policy.json"),
+        format!("{{\"rules\":[{}]}}", rule("docker.io/library/*", "x").replace("docker-image://x", "https://x")),
+    )
+    .unwrap();
+    bench.build(&FLAG).fails(4, &["no image of a registry"]);
+}
