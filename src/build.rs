@@ -10,6 +10,7 @@ pub mod record;
 mod sbom;
 mod writable;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -547,17 +548,22 @@ fn refused(error: PolicyError) -> HostError {
 
 /// What is solved of a definition: its sources are those that the policy allows.
 fn graph(policy: &SourcePolicy, definition: &Definition) -> Result<Graph, BuildError> {
-    let read = |definition: &Definition| {
-        definition.graph().map_err(|e| BuildError::Internal(format!("the front end made a bad graph: {e}")))
-    };
-    let (at, error) = match policy.apply_to_graph(definition) {
-        Ok(allowed) => return read(&allowed),
-        Err(denied) => denied,
-    };
-    Err(match read(definition)?.vertices.get(&at) {
-        Some(vertex) => SolveError::refused(vertex, FaultKind::Input, error.to_string(), error.hint()).into(),
-        None => BuildError::Internal(error.to_string()),
-    })
+    read(&*allowed(policy, definition)?)
+}
+
+fn read(definition: &Definition) -> Result<Graph, BuildError> {
+    definition.graph().map_err(|e| BuildError::Internal(format!("the front end made a bad graph: {e}")))
+}
+
+/// A definition as the policy has it.
+fn allowed<'a>(policy: &SourcePolicy, definition: &'a Definition) -> Result<Cow<'a, Definition>, BuildError> {
+    match policy.apply_to_graph(definition) {
+        Ok(allowed) => Ok(allowed),
+        Err((at, error)) => Err(match read(definition)?.vertices.get(&at) {
+            Some(vertex) => SolveError::refused(vertex, FaultKind::Input, error.to_string(), error.hint()).into(),
+            None => BuildError::Internal(error.to_string()),
+        }),
+    }
 }
 
 impl BuildError {

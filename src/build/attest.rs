@@ -67,9 +67,10 @@ impl Builder {
             options,
         };
         if provenance.options.mode == Mode::Max {
-            let steps = Steps::new(&front.definition);
-            provenance.steps =
-                steps.map_err(|e| BuildError::Internal(format!("the front end made a bad graph: {e}")))?;
+            // The graph that was solved: its sources are as the policy has them.
+            let solved = super::allowed(&request.policy, &front.definition)?;
+            provenance.steps = Steps::new(&solved)
+                .map_err(|e| BuildError::Internal(format!("the front end made a bad graph: {e}")))?;
             let names = &provenance.steps.names;
             let chains = solver.chains(graph).into_iter();
             provenance.chains = chains
@@ -103,21 +104,25 @@ async fn captured(
     let mut context = None;
     let named = !matches!(request.context, MainContext::Archive(_));
     if let Some(remote) = inputs.context.as_ref().filter(|_| named) {
-        let found = of_remote(solver, remote).await?;
+        let found = of_remote(request, solver, remote).await?;
         context = found.first().cloned();
         capture.remote.extend(found);
     }
     match &request.dockerfile_at {
         DockerfileAt::Given => capture.locals.push("dockerfile".into()),
-        DockerfileAt::Url(url) => capture.remote.extend(of_remote(solver, &RemoteContext::http(url)).await?),
+        DockerfileAt::Url(url) => capture.remote.extend(of_remote(request, solver, &RemoteContext::http(url)).await?),
         DockerfileAt::InContext(_) => {}
     }
     Ok((capture.sorted(), context))
 }
 
-async fn of_remote(solver: &Arc<Solver>, context: &RemoteContext) -> Result<Vec<Material>, BuildError> {
-    let graph = context.definition().graph();
-    let graph = graph.map_err(|e| BuildError::Internal(format!("the graph of the context is wrong: {e}")))?;
+/// What a remote context came from: what the policy made of its source, as where it was brought in.
+async fn of_remote(
+    request: &BuildRequest,
+    solver: &Arc<Solver>,
+    context: &RemoteContext,
+) -> Result<Vec<Material>, BuildError> {
+    let graph = super::graph(&request.policy, &context.definition())?;
     Ok(solver.capture(&Arc::new(graph)).await?.remote)
 }
 
