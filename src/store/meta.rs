@@ -6,10 +6,10 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior};
 use rustix::fs::FlockOperation;
 
 use super::StoreError;
@@ -197,9 +197,16 @@ fn create(connection: &Connection) -> rusqlite::Result<()> {
         tx.pragma_update(None, "user_version", SCHEMA)?;
     }
     tx.commit()?;
-    // A property of the file that stays.
-    connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0))?;
-    Ok(())
+    // A property of the file that stays. Changing it does not wait as transactions do, and others may just be reading.
+    let until = Instant::now() + BUSY;
+    loop {
+        match connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0)) {
+            Err(e) if e.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            other => return other.map(|_| ()),
+        }
+    }
 }
 
 /// Whether the tables that came later are there.

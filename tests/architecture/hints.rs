@@ -79,6 +79,7 @@ fn hints() -> BTreeMap<String, PathBuf> {
         for mark in [
             ".hint(",
             "fn hint(&self) -> Option<",
+            "fn hint(&self) -> String ",
             "let hint = ",
             "let safe = ",
             "hint: Some(",

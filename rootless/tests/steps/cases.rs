@@ -280,6 +280,7 @@ fn failures_name_their_cause(b: &Bench) {
 fn insecure(b: &Bench) {
     let mut spec = b.sh("grep -E 'CapEff|Seccomp:' /proc/self/status; mount -t tmpfs tmpfs /tmp && echo mounted; cat /proc/timer_list | head -c 1 | wc -c");
     spec.insecure = true;
+    spec.emulation = b.context.emulation(true);
     let ran = b.run(&spec);
     assert!(ran.out.contains("Seccomp:\t0") && ran.out.contains("mounted"), "{ran:?}");
     let mask = ran.out.lines().find_map(|l| l.strip_prefix("CapEff:\t")).expect("a line");
