@@ -96,3 +96,27 @@ fn c9_02_an_image_is_converted() {
     .unwrap();
     bench.build(&FLAG).fails(4, &["no image of a registry"]);
 }
+
+// SPEC C9.02, C8.13, C8.15: a scanner is an image as others are, and what is listed is what was built.
+#[test]
+fn c9_02_scanners_and_what_they_look_at_are_as_the_policy_has_them() {
+    let web = Web::start(|request| Answer::new(200).with_body("text/plain", request.path().as_bytes().to_vec()));
+    let rules = format!(
+        r#"{{"action":"DENY","selector":{{"identifier":"docker-image://nowhere.invalid/*"}}}},
+        {{"action":"CONVERT","selector":{{"identifier":"https://old.invalid/*"}},"updates":{{"identifier":"http://{}/new/$1"}}}}"#,
+        web.host
+    );
+    let bench = bench(&rules);
+    bench.dockerfile(
+        "FROM scratch AS early\nARG BUILDKIT_SBOM_SCAN_STAGE=true\nADD https://old.invalid/tool /\n\
+         FROM scratch\nCOPY --from=early /tool /\n",
+    );
+    let build = |sbom: &str| bench.build(&[&FLAG[..], &[sbom, "-o", "type=local,dest=files"]].concat());
+    let denied =
+        "the scanner nowhere.invalid/scan:1: source \"docker-image://nowhere.invalid/scan:1\" denied by policy";
+    build("--sbom=generator=nowhere.invalid/scan:1").fails(4, &[denied, "hint: rule 1 of policy.json says so"]);
+    build("--sbom=generator=builtin").ok();
+    for name in ["sbom.spdx.json", "sbom-early.spdx.json"] {
+        assert!(bench.path("out/files").join(name).is_file(), "{name}");
+    }
+}

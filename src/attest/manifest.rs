@@ -11,9 +11,11 @@ use crate::oci::{Descriptor, Manifest, Platform};
 
 /// What marks an entry of an index as one about another.
 const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
-const REFERENCE_DIGEST: &str = "vnd.docker.reference.digest";
+/// Which image such an entry is about.
+pub const REFERENCE_DIGEST: &str = "vnd.docker.reference.digest";
 const ATTESTATION: &str = "attestation-manifest";
-const PREDICATE_TYPE: &str = "in-toto.io/predicate-type";
+/// What a layer of the manifest says.
+pub const PREDICATE_TYPE: &str = "in-toto.io/predicate-type";
 
 /// A manifest of statements, and the blobs it consists of.
 #[derive(Debug, Clone)]

@@ -11,6 +11,8 @@ use crate::llb::Steps;
 use crate::oci::{Descriptor, Platform};
 use crate::store::LayerId;
 
+/// What the types of provenance begin with.
+pub const SLSA: &str = "https://slsa.dev/provenance/";
 const SLSA_V1: &str = "https://slsa.dev/provenance/v1";
 const SLSA_V02: &str = "https://slsa.dev/provenance/v0.2";
 /// What the members of the predicate mean: those of BuildKit.

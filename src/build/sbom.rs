@@ -12,7 +12,8 @@ use crate::attest::{Attestation, Material, Predicate, SbomOptions};
 use crate::base::FaultKind;
 use crate::frontend::sbom::{STATEMENTS, Scan};
 use crate::frontend::{FrontendError, FrontendResult};
-use crate::llb::{Definition, Graph, ResolveMode};
+use crate::llb::Graph;
+use crate::llb::op::SourceOp;
 use crate::oci::{ImageConfig, Platform, Reference};
 use crate::solver::Solver;
 
@@ -52,7 +53,7 @@ impl Builder {
             }
             return self.list_built_in(request, solver, graph, front, &title).await;
         }
-        self.scan(options, solver, front, title).await
+        self.scan(request, options, solver, front, title).await
     }
 
     async fn list_built_in(
@@ -70,7 +71,8 @@ impl Builder {
         let created = epoch.unwrap_or_else(Timestamp::now).strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let mut trees = vec![("sbom".to_owned(), name.clone(), Arc::clone(graph))];
         for (stage, definition) in &front.scanned {
-            trees.push((format!("sbom-{stage}"), format!("{name} ({stage})"), parsed(definition)?));
+            let graph = super::graph(&request.policy, definition)?;
+            trees.push((format!("sbom-{stage}"), format!("{name} ({stage})"), Arc::new(graph)));
         }
         let mut attestations = Vec::new();
         for (file, name, graph) in trees {
@@ -85,6 +87,7 @@ impl Builder {
 
     async fn scan(
         &self,
+        request: &BuildRequest,
         options: &SbomOptions,
         solver: &Arc<Solver>,
         front: &FrontendResult,
@@ -94,9 +97,13 @@ impl Builder {
         let reference: Reference = generator
             .parse()
             .map_err(|e| refused(FaultKind::Usage, format!("--sbom: invalid generator \"{generator}\": {e}")))?;
-        let identifier = format!("docker-image://{reference}");
+        let asked = SourceOp { identifier: format!("docker-image://{reference}"), ..SourceOp::default() };
+        // A scanner is a program from outside as any other image is.
+        let source = request.policy.apply_to_image(&asked).map_err(super::refused).map_err(|e| {
+            refused(e.kind, format!("the scanner {reference}: {}", e.message)).hint(e.hint.unwrap_or_default())
+        })?;
         let platform = Platform::host();
-        let image = self.images.resolve(&identifier, &platform, ResolveMode::Default).await.map_err(|e| {
+        let image = self.images.resolve_op(&source, &platform).await.map_err(|e| {
             let docker = if *generator == DEFAULT_SCANNER { ", docker's default," } else { "" };
             let message = format!("the scanner {reference}{docker} that --sbom needs cannot be had: {e}");
             refused(e.kind(), message).hint(
@@ -107,7 +114,7 @@ impl Builder {
             refused(FaultKind::Input, format!("the config of the scanner {reference} is malformed: {e}"))
         })?;
         let scan = Scan {
-            identifier: &identifier,
+            identifier: &asked.identifier,
             name: &reference.to_string(),
             config: &config,
             platform: &platform,
@@ -119,7 +126,8 @@ impl Builder {
         let definition = scan.definition().ok_or_else(|| {
             refused(FaultKind::Input, format!("the image {reference} is no scanner: it says no program to run"))
         })?;
-        let files = solver.read_dir(&parsed(&definition)?, STATEMENTS, MAX_STATEMENT).await?;
+        let graph = Arc::new(super::graph(&request.policy, &definition)?);
+        let files = solver.read_dir(&graph, STATEMENTS, MAX_STATEMENT).await?;
         let mut attestations = Vec::new();
         for (name, bytes) in files {
             let bad = |why: String| refused(FaultKind::Input, format!("the scanner {reference} wrote {name}: {why}"));
@@ -135,7 +143,7 @@ impl Builder {
             let message = format!("the scanner {reference} wrote no statement into {STATEMENTS}");
             return Err(refused(FaultKind::Input, message).into());
         }
-        Ok(Listed { attestations, scanner: Some(Material::image(&identifier, &image.digest, &platform)) })
+        Ok(Listed { attestations, scanner: Some(Material::image(&source.identifier, &image.digest, &platform)) })
     }
 }
 
@@ -150,11 +158,6 @@ struct Scanned {
 fn known(filename: String, kind: String, value: serde_json::Value) -> Attestation {
     let predicate = Predicate::Known { kind, value: Arc::new(value) };
     Attestation { predicate, filename, inline_only: false, unasked: false }
-}
-
-fn parsed(definition: &Definition) -> Result<Arc<Graph>, BuildError> {
-    let graph = definition.graph();
-    Ok(Arc::new(graph.map_err(|e| BuildError::Internal(format!("the graph of a scan is wrong: {e}")))?))
 }
 
 fn refused(kind: FaultKind, message: String) -> FrontendError {

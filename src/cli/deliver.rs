@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::errors::Failure;
 use super::image_commands::usage;
-use crate::base::FaultKind;
+use crate::base::{FaultKind, file};
 
 /// Whether an archive can go there at all, before anything is done for it.
 ///
@@ -41,14 +41,11 @@ pub(super) fn archive(
         out.flush().map_err(|e| fail(&e, Path::new("standard output")))?;
         return Ok(0);
     };
-    let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let temp = tempfile::Builder::new().prefix(".rbuild-").tempfile_in(dir).map_err(|e| fail(&e, dir))?;
+    let temp = file::beside(path).map_err(|e| fail(&e, path))?;
     let mut out = BufWriter::with_capacity(1 << 20, temp.as_file());
     write(&mut out)?;
     out.flush().map_err(|e| fail(&e, path))?;
     drop(out);
-    let mode = rustix::fs::Mode::from_raw_mode(0o666 & !crate::base::file::umask());
-    rustix::fs::fchmod(temp.as_file(), mode).map_err(|e| fail(&e.into(), path))?;
-    temp.persist(path).map_err(|e| fail(&e.error, path))?;
+    file::publish(temp, path).map_err(|e| fail(&e, path))?;
     Ok(0)
 }

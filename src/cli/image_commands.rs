@@ -8,8 +8,7 @@ use serde_json::{Value, json};
 use super::args::{History, Images as List, Inspect, Load, ProgressArgs, Pull, Push, Save, Unpack};
 use super::errors::Failure;
 use super::worker::{Inside, store_failure};
-use super::{deliver, table};
-use super::{print, settings};
+use super::{deliver, print, settings, table};
 use crate::base::budget::Budget;
 use crate::base::values::boolean;
 use crate::base::{Events, FaultKind};
@@ -60,28 +59,36 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
         .map_err(|e| Failure::new(FaultKind::Internal, format!("cannot start threads: {e}")))
 }
 
+/// Runs work with progress, until it is done or somebody interrupts it; and whether only digests are to be said.
+pub(super) fn shown<T>(
+    inside: &Inside,
+    args: &ProgressArgs,
+    work: impl AsyncFnOnce(Events) -> Result<T, Failure>,
+) -> Result<(T, bool), Failure> {
+    let (mode, quiet) = settings::progress(args.kind.as_deref(), args.quiet, &inside.config)?;
+    let runtime = runtime()?;
+    let (progress, events) = Progress::start(mode, std::io::stderr(), settings::style()?);
+    let result = runtime.block_on(async {
+        tokio::select! {
+            result = work(events) => result,
+            () = super::build::interrupted() => Err(Failure::new(FaultKind::Interrupted, "canceled")),
+        }
+    });
+    progress.finish(None);
+    runtime.shutdown_background();
+    Ok((result?, quiet))
+}
+
 /// Runs a transfer with progress; prints the digest it gives where only that is wanted.
 fn transfer(
     inside: &Inside,
     args: &ProgressArgs,
     work: impl AsyncFnOnce(&Images) -> Result<crate::base::Digest, ImageError>,
 ) -> Result<u8, Failure> {
-    let (mode, quiet) = settings::progress(args.kind.as_deref(), args.quiet, &inside.config)?;
-    let runtime = runtime()?;
-    let (progress, events) = Progress::start(mode, std::io::stderr(), settings::style()?);
-    let result = open(inside, events).and_then(|(images, lease)| {
-        let result = runtime.block_on(async {
-            tokio::select! {
-                result = work(&images) => result.map_err(|e| failure(&e)),
-                () = super::build::interrupted() => Err(Failure::new(FaultKind::Interrupted, "canceled")),
-            }
-        });
-        drop(lease);
-        result
-    });
-    progress.finish(None);
-    runtime.shutdown_background();
-    let digest = result?;
+    let (digest, quiet) = shown(inside, args, async |events| {
+        let (images, _lease) = open(inside, events)?;
+        work(&images).await.map_err(|e| failure(&e))
+    })?;
     if quiet { print(&format!("{digest}\n")) } else { Ok(0) }
 }
 
@@ -119,10 +126,10 @@ impl<'a> Wanted<'a> {
 }
 
 pub(super) fn images(inside: &Inside, args: &List) -> Result<u8, Failure> {
+    let wanted = Wanted::new(args)?;
     let (images, _lease) = open(inside, Events::none())?;
     let records = inside.store(Events::none())?.images().map_err(|e| store_failure(&e))?;
     let (mut cells, mut rows, mut digests) = (Vec::new(), Vec::<Value>::new(), String::new());
-    let wanted = Wanted::new(args)?;
     for record in &records {
         let (name, tag) = match record.name.parse::<Reference>() {
             Ok(r) => {
@@ -138,12 +145,13 @@ pub(super) fn images(inside: &Inside, args: &List) -> Result<u8, Failure> {
         let (created, size, platforms) = images.summary(&record.descriptor).unwrap_or_default();
         let made = created.unwrap_or(record.created);
         let created = table::time(made);
+        let since = jiff::Timestamp::try_from(made).map_or_else(|_| String::new(), table::ago);
         let platforms: Vec<String> = platforms.iter().map(ToString::to_string).collect();
         let shown = if args.no_trunc { digest.to_string() } else { digest.short().to_owned() };
         cells.push(vec![name.clone(), tag.clone(), shown, platforms.join(","), created.clone(), table::size(size)]);
         rows.push(json!({
             "Repository": name, "Tag": tag, "Name": record.name, "Digest": digest, "Platforms": platforms,
-            "CreatedAt": created, "CreatedSince": jiff::Timestamp::try_from(made).map_or_else(|_| String::new(), table::ago), "Size": size, "ID": digest.short(),
+            "CreatedAt": created, "CreatedSince": since, "Size": size, "ID": digest.short(),
             "MediaType": record.descriptor.media_type,
         }));
         digests.push_str(&format!("{digest}\n"));

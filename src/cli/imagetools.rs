@@ -8,14 +8,12 @@ use serde_json::{Map, Value, json};
 
 use super::args::{Imagetools, ImagetoolsCreate, ImagetoolsInspect};
 use super::errors::Failure;
-use super::image_commands::{failure, platform, runtime, usage};
+use super::image_commands::{failure, platform, runtime, shown, usage};
 use super::worker::Inside;
-use super::{print, settings, template};
+use super::{print, template};
 use crate::base::{Events, FaultKind, file};
-use crate::images::ImageError;
 use crate::images::remote::{Combination, Combined, Details, Looked, Part, Place, RemoteImages};
 use crate::oci::{Descriptor, Platform};
-use crate::ui::Progress;
 
 /// Keeps what a Go struct is as JSON beside its fields; no document has such a key.
 const AS_JSON: &str = "\0json";
@@ -29,28 +27,14 @@ pub(super) fn run(inside: &Inside, command: &Imagetools) -> Result<u8, Failure> 
 
 fn create(inside: &Inside, args: &ImagetoolsCreate) -> Result<u8, Failure> {
     let wish = wish(args)?;
-    let (mode, quiet) = settings::progress(args.progress.kind.as_deref(), args.progress.quiet, &inside.config)?;
-    let runtime = runtime()?;
-    let (progress, events) = Progress::start(mode, std::io::stderr(), settings::style()?);
-    let result = inside.client(events.clone()).and_then(|client| {
-        let images = RemoteImages::new(client, events);
-        let work = async {
-            let combined = images.combine(&wish).await?;
-            if !args.dry_run {
-                images.publish(&combined, &wish.targets).await?;
-            }
-            Ok::<_, ImageError>(combined)
-        };
-        runtime.block_on(async {
-            tokio::select! {
-                result = work => result.map_err(|e| failure(&e)),
-                () = super::build::interrupted() => Err(Failure::new(FaultKind::Interrupted, "canceled")),
-            }
-        })
-    });
-    progress.finish(None);
-    runtime.shutdown_background();
-    let combined = result?;
+    let (combined, quiet) = shown(inside, &args.progress, async |events| {
+        let images = RemoteImages::new(inside.client(events.clone())?, events);
+        let combined = images.combine(&wish).await.map_err(|e| failure(&e))?;
+        if !args.dry_run {
+            images.publish(&combined, &wish.targets).await.map_err(|e| failure(&e))?;
+        }
+        Ok(combined)
+    })?;
     if args.dry_run {
         return print(&format!("{}\n", String::from_utf8_lossy(&combined.bytes)));
     }

@@ -308,14 +308,9 @@ pub fn put_blob(dir: &Path, digest: &Digest, source: &mut impl io::Read) -> Resu
 
 /// Writes a file that is there whole or not at all.
 fn store_blob(path: &Path, source: &mut impl io::Read) -> Result<(), ExportError> {
-    let dir = path.parent().unwrap_or(Path::new("."));
-    let temp = tempfile::Builder::new().prefix(".rbuild-").tempfile_in(dir);
-    let mut temp = temp.map_err(ExportError::io("create a file in", dir))?;
+    let mut temp = file::beside(path).map_err(ExportError::io("create", path))?;
     io::copy(source, temp.as_file_mut()).map_err(ExportError::io("write", path))?;
-    let mode = rustix::fs::Mode::from_raw_mode(0o666 & !file::umask());
-    rustix::fs::fchmod(temp.as_file(), mode).map_err(|e| ExportError::io("write", path)(e.into()))?;
-    temp.persist(path).map_err(|e| ExportError::io("rename to", path)(e.error))?;
-    Ok(())
+    file::publish(temp, path).map_err(ExportError::io("rename to", path))
 }
 
 /// A stream that fails at its end where it is not what it should be.

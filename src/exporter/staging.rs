@@ -32,10 +32,7 @@ impl StagedFile {
         if path.is_dir() {
             return Err(ExportError::io("write", path)(io::ErrorKind::IsADirectory.into()));
         }
-        let temp = tempfile::Builder::new()
-            .prefix(".rbuild-")
-            .tempfile_in(parent)
-            .map_err(ExportError::io("create a file in", parent))?;
+        let temp = file::beside(path).map_err(ExportError::io("create a file in", parent))?;
         // Finding room at once is cheaper than page by page. A file that takes another's place goes the usual way: ext4 sees to
         // it that after a crash of the machine it is not empty.
         if let Some(size) = size.filter(|size| *size >= ROOM && fs::symlink_metadata(path).is_err()) {
@@ -46,15 +43,12 @@ impl StagedFile {
         write(&mut out)?;
         out.flush().map_err(ExportError::io("write", path))?;
         drop(out);
-        let mode = rustix::fs::Mode::from_raw_mode(0o666 & !file::umask());
-        rustix::fs::fchmod(temp.as_file(), mode).map_err(|e| ExportError::io("write", path)(e.into()))?;
         Ok(Self { temp, path: path.to_owned() })
     }
 
     /// Gives it its name.
     pub(super) fn publish(self) -> Result<(), ExportError> {
-        let path = self.path;
-        self.temp.persist(&path).map(drop).map_err(|e| ExportError::io("rename to", path)(e.error))
+        file::publish(self.temp, &self.path).map_err(ExportError::io("rename to", self.path))
     }
 }
 

@@ -9,7 +9,7 @@ use crate::oci::{Descriptor, Manifest, media_type};
 use crate::store::Store;
 
 /// Index in index in index: no deeper.
-const MAX_DEPTH: usize = 4;
+pub(super) const MAX_DEPTH: usize = 4;
 
 /// Everything that an image consists of, each thing once.
 #[derive(Debug, Default)]

@@ -1,12 +1,9 @@
 //! Sources: images and directories are what they are; the others are pinned first and brought in only on a miss.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-use rustix::fs::{Mode, OFlags};
 
 use super::keys::{Hit, Keyed};
 use super::tree::{self, Tree};
@@ -137,7 +134,11 @@ impl Solver {
         let opened = self.open(&vertex, &tree).await?;
         let path = PathBuf::from(path.trim_start_matches('/'));
         blocking(move || match read_regular(&opened.source.root, &path, limit) {
-            Ok(bytes) => Ok(Some(bytes)),
+            Ok(Some(bytes)) => Ok(Some(bytes)),
+            Ok(None) => {
+                let message = format!("cannot read {}: not a regular file", path.display());
+                Err(SolveError::at(&vertex, FaultKind::Input, message, None))
+            }
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => {
                 let message = format!("cannot read {}: {e}", path.display());
@@ -165,7 +166,7 @@ impl Solver {
         blocking(move || Ok(Some(look(&opened.source.root)))).await
     }
 
-    /// The regular files of a directory of a graph's result, by name; none if there is no such directory.
+    /// The regular files of a directory of a graph's result, by name, hidden ones left out; none if there is no such directory.
     ///
     /// # Errors
     /// When the graph cannot be solved, a file not be read, or one has more than `limit` bytes.
@@ -184,9 +185,13 @@ impl Solver {
         blocking(move || {
             let read = || {
                 let mut files = BTreeMap::new();
-                for name in names(&opened.source.root, &path)? {
+                for name in file::names_in_root(file::open_dir(&opened.source.root)?, &path)? {
                     let at = path.join(&name);
-                    let Some(bytes) = regular(read_regular(&opened.source.root, &at, limit + 1))? else { continue };
+                    let name = name.to_string_lossy().into_owned();
+                    if name.starts_with('.') {
+                        continue;
+                    }
+                    let Some(bytes) = read_regular(&opened.source.root, &at, limit + 1)? else { continue };
                     if bytes.len() as u64 > limit {
                         let text = format!("{} has more than {} MiB", at.display(), limit >> 20);
                         return Err(io::Error::other(text));
@@ -204,45 +209,12 @@ impl Solver {
     }
 }
 
-/// Names in a directory below `root`, those of dot files left out.
-fn names(root: &Path, path: &Path) -> io::Result<Vec<String>> {
-    let root = file::open_dir(root)?;
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-    let dir = match file::open_in_root(&root, path, flags, Mode::empty()) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        dir => dir?,
-    };
-    let mut names = Vec::new();
-    for entry in rustix::fs::Dir::new(dir)? {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        if !name.starts_with('.') {
-            names.push(name);
-        }
-    }
-    Ok(names)
-}
-
-/// What is no regular file is nothing.
-fn regular(read: io::Result<Vec<u8>>) -> io::Result<Option<Vec<u8>>> {
-    match read {
-        Err(e) if e.kind() == io::ErrorKind::Other && e.to_string() == NOT_REGULAR => Ok(None),
-        read => read.map(Some),
-    }
-}
-
-const NOT_REGULAR: &str = "not a regular file";
-
-/// The beginning of a file below `root`, wherever links want to lead.
-fn read_regular(root: &Path, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    let root = file::open_dir(root)?;
-    let fd = file::open_in_root(&root, path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())?;
-    let opened = File::from(fd);
-    if !opened.metadata()?.is_file() {
-        return Err(io::Error::other(NOT_REGULAR));
-    }
+/// The beginning of a regular file below `root`, wherever links want to lead; `None` for what is something else.
+fn read_regular(root: &Path, path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
+    let Some(opened) = file::regular_in_root(file::open_dir(root)?, path)? else { return Ok(None) };
     let mut bytes = Vec::new();
     opened.take(limit).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    Ok(Some(bytes))
 }
 
 fn failed(vertex: &Vertex, error: &SourceError) -> SolveError {

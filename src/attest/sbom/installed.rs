@@ -42,9 +42,7 @@ pub(super) fn packages(tree: &Tree<'_>, system: &System) -> Vec<Package> {
 /// Images without a package manager have a file for each package.
 fn distroless(tree: &Tree<'_>) -> Vec<String> {
     const DIR: &str = "var/lib/dpkg/status.d";
-    let Ok(entries) = std::fs::read_dir(tree.root.join(DIR)) else { return Vec::new() };
-    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    names.filter(|name| !name.ends_with(".md5sums")).map(|name| format!("{DIR}/{name}")).collect()
+    tree.names(DIR).into_iter().filter(|name| !name.ends_with(".md5sums")).map(|name| format!("{DIR}/{name}")).collect()
 }
 
 /// Stanzas of `Key: value` lines.
@@ -134,5 +132,25 @@ mod tests {
             ]
         );
         assert_eq!(found[2].licence.as_deref(), Some("MIT"));
+    }
+
+    #[test]
+    fn a_link_leads_nowhere_outside_of_the_tree() {
+        let (dir, outside) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+        std::fs::write(outside.path().join("package"), "Package: x\nVersion: 1\n").expect("written");
+        std::fs::create_dir_all(dir.path().join("var/lib/dpkg")).expect("made");
+        std::os::unix::fs::symlink(outside.path(), dir.path().join("var/lib/dpkg/status.d")).expect("linked");
+        let tree = Tree { root: dir.path() };
+        assert_eq!(tree.names("var/lib/dpkg/status.d"), [""; 0]);
+        // What would be waited for is nothing.
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            dir.path().join("var/lib/dpkg/status"),
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR,
+            0,
+        )
+        .expect("a pipe");
+        assert_eq!(tree.bytes("var/lib/dpkg/status"), None);
     }
 }

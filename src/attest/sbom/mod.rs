@@ -6,6 +6,7 @@ mod languages;
 mod rpm;
 mod spdx;
 
+use std::io::Read as _;
 use std::path::Path;
 
 pub use spdx::Document;
@@ -44,8 +45,16 @@ impl Tree<'_> {
     }
 
     pub(super) fn bytes(&self, path: &str) -> Option<Vec<u8>> {
-        let root = file::open_dir(self.root).ok()?;
-        file::read_in_root(root, Path::new(path), MAX_FILE).ok()
+        let file = file::regular_in_root(file::open_dir(self.root).ok()?, Path::new(path)).ok()??;
+        let mut bytes = Vec::new();
+        file.take(MAX_FILE + 1).read_to_end(&mut bytes).ok()?;
+        (bytes.len() as u64 <= MAX_FILE).then_some(bytes)
+    }
+
+    /// The names in a directory.
+    pub(super) fn names(&self, path: &str) -> Vec<String> {
+        let names = file::open_dir(self.root).and_then(|root| file::names_in_root(root, Path::new(path)));
+        names.unwrap_or_default().into_iter().filter_map(|name| name.into_string().ok()).collect()
     }
 }
 

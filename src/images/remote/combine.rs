@@ -5,8 +5,9 @@ use futures_util::future::try_join_all;
 
 use super::super::ImageError;
 use super::super::parts::is_image;
-use super::look::{ABOUT, Looked};
+use super::look::Looked;
 use super::{Place, RemoteImages};
+use crate::attest::manifest::REFERENCE_DIGEST;
 use crate::base::Digest;
 use crate::exporter::annotations::{Annotations, Level};
 use crate::oci::manifest::{Document, to_json_pretty};
@@ -211,7 +212,7 @@ fn keep(members: &mut Vec<(Place, Descriptor)>, platforms: &[Platform]) -> Resul
     }
     let kept: Vec<String> =
         members.iter().filter(|(_, d)| is_image(d) && wanted(d)).map(|(_, d)| d.digest.to_string()).collect();
-    members.retain(|(_, d)| match d.annotations.get(ABOUT) {
+    members.retain(|(_, d)| match d.annotations.get(REFERENCE_DIGEST) {
         Some(about) => kept.contains(about),
         None => kept.contains(&d.digest.to_string()),
     });

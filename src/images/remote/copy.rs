@@ -6,9 +6,9 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt as _, try_join_all};
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 
-use super::super::parts::document;
+use super::super::parts::{MAX_DEPTH, document};
+use super::super::transfer::PARALLEL;
 use super::super::{ImageError, blocking};
-use super::place::kind_of;
 use super::{Combined, Place, RemoteImages};
 use crate::base::Digest;
 use crate::base::events::Outcome;
@@ -17,10 +17,6 @@ use crate::oci::manifest::Document;
 use crate::oci::{Descriptor, Reference, media_type};
 use crate::registry::{Progress, PushOutcome};
 
-/// Blobs on their way at a time; the client bounds them per host too.
-const PARALLEL: usize = 4;
-/// Index in index in index: no deeper.
-const MAX_DEPTH: usize = 4;
 /// Behind `sha256-<hex>`: where cosign keeps signatures, attestations and SBOMs.
 const COSIGN: [&str; 3] = ["sig", "att", "sbom"];
 
@@ -122,8 +118,7 @@ impl RemoteImages {
     async fn put(&self, there: &Place, descriptor: &Descriptor, bytes: Bytes) -> Result<(), ImageError> {
         match there {
             Place::Registry(reference) => {
-                let kind = kind_of(&bytes, &descriptor.media_type);
-                self.client.push_manifest(reference, &kind, bytes).await?;
+                self.client.push_manifest(reference, &descriptor.media_type, bytes).await?;
                 Ok(())
             }
             Place::Layout(directory) => {

@@ -8,15 +8,11 @@ use serde_json::Value;
 use super::super::ImageError;
 use super::super::parts::{document, is_image};
 use super::{Place, RemoteImages};
+use crate::attest::manifest::{PREDICATE_TYPE, REFERENCE_DIGEST};
+use crate::attest::predicate::SLSA;
+use crate::attest::statement::SPDX;
 use crate::oci::manifest::Document;
 use crate::oci::{Descriptor, ImageConfig, Index, Manifest, Platform};
-
-/// Which image an attestation is about.
-pub(super) const ABOUT: &str = "vnd.docker.reference.digest";
-/// What a layer of an attestation says.
-const PREDICATE_TYPE: &str = "in-toto.io/predicate-type";
-const PROVENANCE: &str = "https://slsa.dev/provenance/";
-const SPDX: &str = "https://spdx.dev/Document";
 
 /// A manifest or an index.
 #[derive(Debug, Clone)]
@@ -94,7 +90,7 @@ impl RemoteImages {
             details.images.insert(platform, config);
         }
         for (entry, manifest) in manifests.iter().flatten().filter(|(entry, _)| !is_image(entry)) {
-            if let Some(platform) = entry.annotations.get(ABOUT).and_then(|digest| names.get(digest)) {
+            if let Some(platform) = entry.annotations.get(REFERENCE_DIGEST).and_then(|digest| names.get(digest)) {
                 self.attestations(&looked.place, platform, manifest, &mut details).await?;
             }
         }
@@ -121,7 +117,7 @@ impl RemoteImages {
     ) -> Result<(), ImageError> {
         for layer in &manifest.layers {
             let Some(kind) = layer.annotations.get(PREDICATE_TYPE) else { continue };
-            if !kind.starts_with(PROVENANCE) && kind != SPDX {
+            if !kind.starts_with(SLSA) && kind != SPDX {
                 continue;
             }
             let bytes = place.small(&self.client, layer).await?;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::super::{ImageError, blocking};
 use crate::base::Digest;
-use crate::oci::{Descriptor, Reference, media_type};
+use crate::oci::{Descriptor, Reference};
 use crate::registry::{BlobSource, Client, no_progress};
 use crate::source::oci_layout::Layout;
 
@@ -154,22 +154,5 @@ impl Read for Chunks {
                 Err(_) => return Ok(0),
             }
         }
-    }
-}
-
-/// The media type that a document has where nobody says one.
-pub(super) fn kind_of(bytes: &[u8], said: &str) -> String {
-    #[derive(serde::Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Kind {
-        #[serde(default)]
-        media_type: String,
-        manifests: Option<serde::de::IgnoredAny>,
-    }
-    match serde_json::from_slice::<Kind>(bytes) {
-        Ok(kind) if !kind.media_type.is_empty() => kind.media_type,
-        _ if !said.is_empty() => said.to_owned(),
-        Ok(Kind { manifests: Some(_), .. }) => media_type::OCI_INDEX.into(),
-        _ => media_type::OCI_MANIFEST.into(),
     }
 }
