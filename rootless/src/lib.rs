@@ -7,6 +7,7 @@
 //!
 //! All `unsafe` code of the project lives in this crate.
 
+pub mod binfmt;
 pub mod cgroup;
 pub mod doctor;
 pub mod enter;
@@ -21,7 +22,6 @@ pub mod step;
 pub mod terminal;
 pub mod worker;
 
-mod binfmt;
 mod explain;
 mod furnish;
 mod landlock;

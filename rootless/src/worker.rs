@@ -152,7 +152,6 @@ pub fn worker_init(options: &WorkerOptions) -> Result<WorkerContext, WorkerError
                 hide_cgroups()?;
             } else {
                 mask_cgroups()?;
-                crate::binfmt::register(&context.state_dir.join("binfmt"));
             }
         }
     }

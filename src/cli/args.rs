@@ -78,6 +78,10 @@ pub struct Global {
     /// Isolation of RUN steps: auto, root, userns, userns-one, chroot or none [default: auto]
     #[arg(long = "isolation", global = true, value_name = "RUNG")]
     pub isolation: Option<String>,
+    /// An emulator for RUN of another architecture: [ARCH=]PATH of a static qemu or of a directory of them (beginning with /
+    /// or .), or the name of an image that has them, as tonistiigi/binfmt; can be repeated
+    #[arg(long = "emulator", global = true, value_name = "PATH|IMAGE")]
+    pub emulator: Vec<String>,
     /// The configuration file [default: $XDG_CONFIG_HOME/rbuild/rbuild.toml or ~/.config/rbuild/rbuild.toml]
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,

@@ -6,10 +6,10 @@ use rootless::Rung;
 use serde_json::{Value, json};
 
 use super::errors::Failure;
-use super::table;
 use super::worker::{Inside, store_failure};
+use super::{settings, table};
 use crate::base::Events;
-use crate::exec::emulation;
+use crate::exec::emulators::Emulators;
 use crate::oci::Platform;
 use crate::store::{PruneOptions, SnapshotterChoice};
 
@@ -23,7 +23,8 @@ pub(super) fn info(inside: &Inside, format: &str) -> Result<u8, Failure> {
     let chosen = if inside.snapshotter == SnapshotterChoice::Auto { "auto" } else { "asked for" };
     let rung = inside.context.rung;
     let (uids, gids) = inside.context.ids.sizes();
-    let emulated = emulation::platforms(&inside.context.state_dir);
+    let emulators = Emulators::new(&inside.context, &inside.config.steps.emulators);
+    let emulated = emulators.map_err(|e| settings::usage(e.to_string()))?.platforms();
     let platforms: Vec<String> = emulated.iter().map(ToString::to_string).collect();
     let rules = store.gc_rules(&inside.config.gc).map_err(|e| store_failure(&e))?;
     let controllers: serde_json::Map<String, Value> =

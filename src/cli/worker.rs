@@ -322,8 +322,13 @@ fn inside(told: &OsString, cli: &super::Cli) -> Result<Inside, Failure> {
     let context = rootless::worker_init(&told.options).map_err(|e| {
         Failure::new(FaultKind::Isolation, e.to_string()).hint("`rbuild doctor` shows what this machine allows")
     })?;
-    let config = Config::load(&cli.global)?;
+    let mut config = Config::load(&cli.global)?;
     config.unpack.apply();
+    if !cli.global.emulator.is_empty() {
+        let named = cli.global.emulator.iter().map(|text| text.parse());
+        config.steps.emulators =
+            named.collect::<Result<_, _>>().map_err(|e: String| settings::usage(format!("--emulator: {e}")))?;
+    }
     Ok(Inside {
         context,
         root: settings::store_root(&cli.global, &config)?,

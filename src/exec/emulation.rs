@@ -38,6 +38,9 @@ const PROGRAMS: &[Program] = &[
     program("s390x", 22, true, true, 0, &[0xa7, 0x29, 0, 0, 0x0a, 0x01]),
     // li.w $a7,93; li.w $a0,0; syscall 0 (double-float ABI)
     program("loong64", 258, true, false, 0x43, &[0x0b, 0x74, 0x81, 0x03, 0x04, 0, 0x80, 0x03, 0, 0, 0x2b, 0]),
+    // li $v0,5058; li $a0,0; syscall (64-bit ABI, release 2)
+    program("mips64le", 8, true, false, 0x8000_0000, &[0xc2, 0x13, 2, 0x24, 0, 0, 4, 0x24, 12, 0, 0, 0]),
+    program("mips64", 8, true, true, 0x8000_0000, &[0x24, 2, 0x13, 0xc2, 0x24, 4, 0, 0, 0, 0, 0, 12]),
 ];
 
 const fn program(
@@ -158,11 +161,16 @@ fn runs(program: &Program, dir: &Path) -> io::Result<bool> {
     Ok(status?.success())
 }
 
-/// How to make it possible.
+/// How to make it possible, where emulators can be registered for steps alone or cannot.
 #[must_use]
-pub fn remedy(platform: &Platform) -> String {
+pub fn remedy(platform: &Platform, for_steps_alone: bool) -> String {
+    let own = if for_steps_alone {
+        "give rbuild an emulator (package qemu-user-static, `rbuild pull tonistiigi/binfmt`, or --emulator), or "
+    } else {
+        ""
+    };
     format!(
-        "keep RUN on the machine's own platform (FROM --platform=$BUILDPLATFORM … and cross-compile), or register an \
+        "keep RUN on the machine's own platform (FROM --platform=$BUILDPLATFORM … and cross-compile), or {own}register an \
          emulator for {} with the kernel (package qemu-user-static with binfmt-support, or `docker run --privileged \
          --rm tonistiigi/binfmt --install {}`)",
         platform.architecture, platform.architecture
@@ -205,6 +213,7 @@ mod tests {
             let name = match program.architecture {
                 "arm64" => "aarch64",
                 "loong64" => "loongarch64",
+                "mips64le" => "mips64el",
                 "amd64" => "x86_64",
                 "386" => "i386",
                 other => other,

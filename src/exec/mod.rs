@@ -4,6 +4,7 @@
 pub mod cdi;
 mod cwd;
 pub mod emulation;
+pub mod emulators;
 pub mod file;
 mod hosts;
 mod network;

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use rootless::binfmt::EmulatorError;
 pub use rootless::cgroup::Resources;
 use rootless::cgroup::{LimitError, StepGroup};
 use rootless::step::{
@@ -26,6 +27,7 @@ use tokio::net::unix::pipe;
 use tokio::sync::RwLock;
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use super::emulators::{EmulatorSource, Emulators};
 pub use super::hosts::DnsOptions;
 pub use super::network::DefaultNetwork;
 use super::network::{self, Networks, StepNetwork};
@@ -172,6 +174,9 @@ pub enum ExecError {
     /// A step took too long.
     #[error("the step was stopped: it took longer than {0:?}")]
     TimedOut(Duration),
+    /// What was named is no emulator.
+    #[error("cannot use an emulator: {0}")]
+    Emulator(#[from] EmulatorError),
     /// Mounts could not be replaced by moves and copies.
     #[error(transparent)]
     Place(#[from] PlaceError),
@@ -193,7 +198,7 @@ impl ExecError {
             Self::Limit(_) => FaultKind::Isolation,
             Self::TimedOut(_) => FaultKind::Step,
             Self::User(_) | Self::Cwd { .. } => FaultKind::Input,
-            Self::Ulimit { .. } => FaultKind::Usage,
+            Self::Ulimit { .. } | Self::Emulator(_) => FaultKind::Usage,
             Self::Place(PlaceError::Io { source, .. }) if source.kind() == std::io::ErrorKind::InvalidInput => {
                 FaultKind::Input
             }
@@ -237,6 +242,8 @@ pub struct StepOptions {
     pub network: DefaultNetwork,
     /// Limits that somebody asked for: they are set, or the step fails.
     pub resources: Resources,
+    /// Emulators of other architectures that somebody named.
+    pub emulators: Vec<EmulatorSource>,
     /// How long a step may take; `None` for [`DEFAULT_TIMEOUT`], zero for ever.
     pub timeout: Option<Duration>,
 }
@@ -256,6 +263,7 @@ pub struct Runner {
     no_network: OnceLock<String>,
     /// A step had one.
     had_network: AtomicBool,
+    emulators: Emulators,
     next: AtomicU64,
     /// Held alone by confidential steps where steps cannot be kept apart.
     together: RwLock<()>,
@@ -265,7 +273,7 @@ impl Runner {
     /// A runner for this worker.
     ///
     /// # Errors
-    /// When the program cannot be protected from the steps.
+    /// When the program cannot be protected from the steps, or an emulator that was named is none.
     pub fn new(context: WorkerContext, options: StepOptions) -> Result<Self, ExecError> {
         let exe = match context.switch() {
             RootSwitch::Pivot => SealedExe::new().map_err(io_error("protect the program from the steps it runs"))?,
@@ -275,10 +283,11 @@ impl Runner {
         if context.switch() == RootSwitch::Chroot {
             let _ = no_network.set(format!("isolation {} has no namespaces", context.rung));
         }
+        let emulators = Emulators::new(&context, &options.emulators)?;
         let (next, together) = (AtomicU64::new(0), RwLock::new(()));
         let had_network = AtomicBool::new(false);
         let spawner = Arc::new(Spawner::new(exe));
-        Ok(Self { context, spawner, options, networks, no_network, had_network, next, together })
+        Ok(Self { context, spawner, options, networks, no_network, had_network, emulators, next, together })
     }
 
     /// To be called when a step will run soon: its process and its network are made meanwhile.
@@ -295,6 +304,12 @@ impl Runner {
             let networks = Arc::clone(&self.networks);
             drop(tokio::task::spawn_blocking(move || networks.make_spare()));
         }
+    }
+
+    /// Who makes programs of other architectures run.
+    #[must_use]
+    pub fn emulators(&self) -> &Emulators {
+        &self.emulators
     }
 
     /// The worker it runs steps for.

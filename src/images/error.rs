@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::base::{Digest, FaultKind};
-use crate::exec::emulation;
+use crate::exec::emulators::NoEmulator;
 use crate::exec::run::ExecError;
 use crate::exporter::ExportError;
 use crate::oci::Platform;
@@ -78,8 +78,8 @@ pub enum ImageError {
     #[error(transparent)]
     Export(#[from] ExportError),
     /// A program for machines of this platform.
-    #[error("programs for {0} do not run here: this machine is {host}", host = Platform::host())]
-    Foreign(Box<Platform>),
+    #[error("programs for {0} do not run here: this machine is {host}, and {1}", host = Platform::host())]
+    Foreign(Box<Platform>, NoEmulator),
     /// A program of the image.
     #[error(transparent)]
     Exec(#[from] ExecError),
@@ -106,7 +106,7 @@ impl ImageError {
             Self::Registry(e) => e.kind(),
             Self::Source(e) => e.kind(),
             Self::Export(e) => e.kind(),
-            Self::Foreign(_) => FaultKind::Isolation,
+            Self::Foreign(..) => FaultKind::Isolation,
             Self::Exec(e) => e.kind(),
             Self::Internal(_) => FaultKind::Internal,
         }
@@ -120,7 +120,7 @@ impl ImageError {
             Self::NotFound { near: None, .. } => Some("`rbuild images` lists what is there".into()),
             Self::Ambiguous { .. } => Some("give more of the digest".into()),
             Self::Incomplete { .. } => Some("pull or build the image again".into()),
-            Self::Foreign(platform) => Some(emulation::remedy(platform)),
+            Self::Foreign(_, why) => Some(why.hint.clone()),
             Self::Store(e) => e.hint(),
             Self::Registry(e) => e.hint(),
             Self::Source(e) => e.hint(),

@@ -2,7 +2,6 @@
 //!
 //! The layers are below a throw-away one: nothing the program does changes the store.
 
-use crate::exec::emulation;
 use crate::exec::run::{self, Attachment, RunRequest, RunResult, Runner};
 use crate::llb::op::{Meta, NetMode, SecurityMode};
 use crate::oci::{ImageConfig, Platform};
@@ -49,9 +48,9 @@ impl Images {
         program: Program,
         attachment: Attachment,
     ) -> Result<RunResult, ImageError> {
-        let (wanted, dir) = (platform.clone(), runner.context().state_dir.clone());
-        if !blocking(move || Ok(emulation::can_run(&wanted, &dir))).await? {
-            return Err(ImageError::Foreign(Box::new(platform.clone())));
+        let provided = runner.emulators().provide(platform, &self.source, &self.store).await;
+        if let Some(note) = provided.map_err(|why| ImageError::Foreign(Box::new(platform.clone()), why))? {
+            self.events.notice("emulator", note);
         }
         let Program { meta, network, mounts } = program;
         let stubs = run::required_stubs(&meta, &mounts);

@@ -13,7 +13,6 @@ use super::{SolveError, Solver, blocking, lock};
 use crate::base::{FaultKind, file as base_file};
 use crate::cache::key::{self, Part, Selection};
 use crate::exec::cdi::{DeviceError, Devices, Edits};
-use crate::exec::emulation;
 use crate::exec::file;
 use crate::exec::run::{self, ExecError, RunRequest, Runner};
 use crate::exec::secret::SecretFile;
@@ -88,7 +87,7 @@ impl Solver {
         trees: &[Tree],
     ) -> Result<Vec<Vec<LayerId>>, SolveError> {
         let runner = self.runner(vertex)?;
-        self.check_platform(vertex).await?;
+        self.check_platform(vertex, &runner).await?;
         // Waiting for a turn is not running: the vertex starts afterwards.
         let _turn = tokio::select! {
             turn = self.steps.acquire() => turn.map_err(|_| SolveError::cancelled())?,
@@ -226,16 +225,24 @@ impl Solver {
         })
     }
 
-    /// Refuses steps for another architecture than this machine runs, unless the kernel has an emulator (SPEC A5.18).
-    async fn check_platform(&self, vertex: &Arc<Vertex>) -> Result<(), SolveError> {
+    /// Refuses steps for another architecture than this machine runs, unless there is an emulator (SPEC A5.18).
+    async fn check_platform(&self, vertex: &Arc<Vertex>, runner: &Runner) -> Result<(), SolveError> {
         let Some(platform) = vertex.op.platform.as_ref().map(crate::oci::Platform::from) else { return Ok(()) };
-        let (dir, wanted) = (self.env.state_dir.clone(), platform.clone());
-        if blocking(move || Ok(emulation::can_run(&wanted, &dir))).await? {
-            return Ok(());
+        match runner.emulators().provide(&platform, &self.env.images, &self.env.store).await {
+            Ok(note) => {
+                if let Some(note) = note {
+                    self.env.events.notice("emulator", note);
+                }
+                Ok(())
+            }
+            Err(why) => {
+                let host = crate::oci::Platform::host();
+                let message = format!(
+                    "runtime execution on platform {platform} not supported: this machine is {host}, and {why}"
+                );
+                Err(SolveError::at(vertex, FaultKind::Isolation, message, Some(why.hint)))
+            }
         }
-        let host = crate::oci::Platform::host();
-        let message = format!("runtime execution on platform {platform} not supported: this machine is {host}");
-        Err(SolveError::at(vertex, FaultKind::Isolation, message, Some(emulation::remedy(&platform))))
     }
 
     /// Prepares one mount; `None` for an optional secret that is not there.

@@ -128,6 +128,13 @@ pub(super) const KEYS: &[Key] = &[
         "what the default network is: auto, sandbox (one of their own, or an error) or host (the machine's)",
     ),
     own(
+        "steps.emulators",
+        "[\"/opt/qemu-aarch64\", \"tonistiigi/binfmt\"]",
+        "this machine's, and those of tonistiigi/binfmt if that is in the store",
+        "`--emulator`",
+        "emulators for RUN of other architectures: `[ARCH=]PATH` of a static qemu or of a directory of them, or the name of an image that has them",
+    ),
+    own(
         "steps.timeout",
         "\"2h\"",
         "24h",

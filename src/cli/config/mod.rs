@@ -213,6 +213,9 @@ impl Config {
             let limit = found.read(|n| u64::try_from(*n).map_err(|_| "expected a number of processes"))?;
             self.steps.resources.processes = Some(limit);
         }
+        if let Some(found) = steps.texts("emulators")? {
+            self.steps.emulators = found.read(|all| all.iter().map(|text| text.parse()).collect::<Result<_, _>>())?;
+        }
         if let Some(found) = steps.text("timeout")? {
             self.steps.timeout = Some(found.read(|text| parse_span(text))?);
         }
