@@ -155,12 +155,6 @@ fn b2_33_flags_of_the_old_builder_do_nothing_and_say_so_where_it_matters() {
     bench.build(&["--isolation=hyperv"]).fails(2, &["--isolation: hyperv is an isolation of Windows containers"]);
 }
 
-// SPEC B2.11
-#[test]
-fn b2_11_a_parent_for_control_groups_is_refused_with_the_way_round() {
-    copies().build(&["--cgroup-parent", "builds"]).fails(2, &["--cgroup-parent is not supported", "systemd-run"]);
-}
-
 // SPEC B2.35: what each kind of failure ends with is in docs/cli/exit-codes.md; an interrupt is in crash.rs.
 #[test]
 fn b2_35_exit_codes() {

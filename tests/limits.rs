@@ -76,3 +76,49 @@ fn b2_26_mistakes_are_named() {
         bench.build(&args).fails(2, &[text]);
     }
 }
+
+// SPEC B2.11, C9.10
+#[test]
+fn b2_11_a_build_runs_below_the_control_group_that_is_named() {
+    need_run!();
+    let bench = Bench::new();
+    bench.dockerfile("FROM busybox\nRUN grep Cpus_allowed_list /proc/self/status > /cpus\n");
+    bench.build(&["--cgroup-parent", "../up"]).fails(2, &["--cgroup-parent: \"../up\" names no control group"]);
+    let name = format!("rbuild-test-{}", std::process::id());
+    let below = format!("{name}/builds");
+    let places = ["/sys/fs/cgroup/cpuset", "/sys/fs/cgroup"].map(|at| std::path::Path::new(at).join(&name));
+    let parent = places.iter().find(|dir| std::fs::create_dir(dir).is_ok() && dir.join("cpuset.cpus").exists());
+    let Some(parent) = parent else {
+        let run = bench.build(&["--cgroup-parent", &below]);
+        let run = run.fails(
+            10,
+            &["--cgroup-parent", "the control group", "Permission denied", "hint: name a group that is yours"],
+        );
+        assert!(!run.stderr.contains("load build definition"), "there was work before: {}", run.stderr);
+        skip!("no control groups of one's own here: --cgroup-parent was seen to be refused only");
+    };
+    for (file, text) in [("cpuset.mems", "0"), ("cpuset.cpus", "0")] {
+        std::fs::write(parent.join(file), text).unwrap();
+    }
+    let image = bench.build_image(&["--cgroup-parent", &below]);
+    assert_eq!(image.text("cpus").split_whitespace().last(), Some("0"));
+    assert_eq!(bench.build(&[]).ok().count("CACHED"), 1, "where a step runs changes nothing about it");
+    std::fs::create_dir_all(bench.path("home/.config/rbuild")).unwrap();
+    std::fs::write(
+        bench.path("home/.config/rbuild/rbuild.toml"),
+        format!("[worker.oci]\ndefaultCgroupParent = \"/{below}\"\n"),
+    )
+    .unwrap();
+    assert_eq!(bench.build_image(&["--no-cache"]).text("cpus").split_whitespace().last(), Some("0"));
+    // Late housekeeping is still in there: whoever looks at the store waits for its end.
+    bench.rbuild(&["du"]).ok();
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    for hierarchy in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+        for dir in [hierarchy.path().join(&below), hierarchy.path().join(&name)] {
+            for group in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+                let _ = std::fs::remove_dir(group.path());
+            }
+            let _ = std::fs::remove_dir(dir);
+        }
+    }
+}

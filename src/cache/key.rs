@@ -114,7 +114,7 @@ fn exec_dependencies(exec: &ExecOp, deps: &mut [Dependency]) {
     }
 }
 
-/// The digest of the operation itself, without what must not matter: host addresses, proxies, names of cache
+/// The digest of the operation itself, without what must not matter: host addresses, proxies, control groups, names of cache
 /// mounts, paths whose content is hashed instead (C4.03, C4.05).
 #[must_use]
 pub fn operation(vertex: &Vertex) -> Digest {
@@ -129,6 +129,7 @@ pub fn operation(vertex: &Vertex) -> Digest {
         Some(Kind::Exec(exec)) => {
             if let Some(meta) = &mut exec.meta {
                 meta.proxy_env = None;
+                meta.cgroup_parent.clear();
                 meta.extra_hosts.iter_mut().for_each(|h| h.ip.clear());
             }
             for mount in &mut exec.mounts {

@@ -834,8 +834,8 @@ pub struct Build {
     /// When a step fails: shell opens one where it failed
     #[arg(long, value_name = "ACTION", help_heading = "RUN steps", value_parser = ["shell"], hide_possible_values = true)]
     pub on_error: Option<String>,
-    /// Parent cgroup (not supported yet)
-    #[arg(long, value_name = "PATH", hide = true)]
+    /// Run the build in a control group below this one, which is made if it is missing
+    #[arg(long, value_name = "PATH", help_heading = "RUN steps")]
     pub cgroup_parent: Option<String>,
 
     /// Progress on standard error: auto, tty, plain, quiet, none or rawjson

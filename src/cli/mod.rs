@@ -74,7 +74,7 @@ pub fn run(args: Vec<OsString>) -> u8 {
         Command::Doctor(options) => doctor::doctor(&cli.global, options),
         Command::Login(options) => login::login(&cli.global, options),
         Command::Logout(options) => login::logout(options),
-        _ => worker::start(&cli.global, &args),
+        _ => worker::start(&cli, &args),
     };
     finish(result)
 }

@@ -151,6 +151,12 @@ pub fn git(state_dir: &Path) -> GitOptions {
 }
 
 impl BuildSettings {
+    /// Whether somebody reads what is said on standard error.
+    #[must_use]
+    pub fn shows(&self) -> bool {
+        matches!(self.progress, Mode::Tty | Mode::Plain)
+    }
+
     /// Everything a build needs to know.
     ///
     /// # Errors
@@ -306,6 +312,8 @@ pub(super) fn step_options(args: &Build, config: &Config) -> Result<StepOptions,
             grammar::resource(key, value, &mut options.resources).map_err(|e| usage(format!("--resource: {e}")))?;
         }
     }
+    options.cgroup_parent =
+        args.cgroup_parent.clone().or_else(|| config.build.cgroup_parent.clone()).unwrap_or_default();
     options.resources.processes = args.pids_limit.or(options.resources.processes);
     if let Some(text) = &args.step_timeout {
         options.timeout = Some(parse_span(text).map_err(|e| usage(format!("--step-timeout: {e}")))?);
@@ -328,12 +336,6 @@ fn writable(flag: &str, path: &Path) -> Result<(), Failure> {
 /// What later versions will do is refused by name, never ignored.
 fn refuse_unsupported(args: &Build, notices: &mut Vec<String>) -> Result<(), Failure> {
     let not_yet = |flag: &str| usage(format!("{flag} is not supported yet"));
-    if args.cgroup_parent.is_some() {
-        return Err(usage(
-            "--cgroup-parent is not supported: steps run in the control group that rbuild was started in",
-        )
-        .hint("start rbuild there, e.g. with systemd-run --user --scope --slice=NAME -p Delegate=yes rbuild …"));
-    }
     for spec in &args.policy {
         // A policy that is not applied protects nobody; none at all is what there is (SPEC B2.22).
         let fields = grammar::fields(spec).map_err(|e| usage(format!("--policy: {e}")))?;
@@ -477,7 +479,8 @@ pub(super) fn network(mode: &str) -> Result<NetMode, String> {
 }
 
 fn options(args: &Build) -> Result<FrontendOptions, Failure> {
-    let mut options = FrontendOptions { target: args.target.clone(), ..FrontendOptions::default() };
+    let (target, cgroup_parent) = (args.target.clone(), args.cgroup_parent.clone());
+    let mut options = FrontendOptions { target, cgroup_parent, ..FrontendOptions::default() };
     for text in &args.build_arg {
         let (key, value) = match text.split_once('=') {
             Some((key, value)) => (key, Some(value.to_owned())),

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use rootless::cgroup::{Joined, ParentError};
 use rootless::{ProbeInput, ProbeReport, Rung, WorkerCommand, WorkerContext, WorkerOptions};
 use rustix::fs::{AtFlags, CWD, Mode};
 
-use super::args::{Command, Global, System};
+use super::args::{Cli, Command, System};
 use super::config::Config;
 use super::errors::Failure;
 use super::once::Once;
@@ -23,7 +24,8 @@ use crate::registry::{Anonymous, Client, ClientOptions, RetryPolicy, Timeouts};
 use crate::store::{GcPolicy, SnapshotterChoice, Store, StoreOptions};
 
 /// Probes, enters, waits. Runs before any thread exists.
-pub(super) fn start(global: &Global, args: &[OsString]) -> Result<u8, Failure> {
+pub(super) fn start(cli: &Cli, args: &[OsString]) -> Result<u8, Failure> {
+    let global = &cli.global;
     let config = Config::load(global)?;
     let root = settings::store_root(global, &config)?;
     let pinned = match (&global.isolation, &config.isolation) {
@@ -32,6 +34,7 @@ pub(super) fn start(global: &Global, args: &[OsString]) -> Result<u8, Failure> {
         (None, None) => None,
     };
     let report = probe(&root, pinned)?;
+    let _joined = cgroup_parent(&cli.command, &config).map(join).transpose()?;
     let options = WorkerOptions::new(&report, state_dir(report.rung)?.join("worker"));
     let isolation = |e: &dyn std::fmt::Display| {
         Failure::new(FaultKind::Isolation, format!("cannot start the worker: {e}"))
@@ -59,6 +62,26 @@ pub(super) fn start(global: &Global, args: &[OsString]) -> Result<u8, Failure> {
     let status = handle.wait().map_err(|e| isolation(&e))?;
     let code = status.code().or_else(|| std::os::unix::process::ExitStatusExt::signal(&status).map(|s| 128 + s));
     Ok(code.and_then(|c| u8::try_from(c).ok()).unwrap_or(1))
+}
+
+/// Below which control group a build is to run. A question about one runs nothing.
+fn cgroup_parent(command: &Command, config: &Config) -> Option<String> {
+    match command {
+        Command::Build(args) if args.call.is_none() && !args.check => {
+            args.cgroup_parent.clone().or_else(|| config.build.cgroup_parent.clone())
+        }
+        _ => None,
+    }
+}
+
+fn join(parent: String) -> Result<Joined, Failure> {
+    rootless::cgroup::join(&parent).map_err(|e| match e {
+        ParentError::Name(_) => settings::usage(format!("--cgroup-parent: {e}")),
+        _ => Failure::new(FaultKind::Isolation, format!("--cgroup-parent {parent}: {e}")).hint(
+            "name a group that is yours: systemd-run --user --scope -p Delegate=yes bash starts in one; in a container \
+             mount /sys/fs/cgroup writable",
+        ),
+    })
 }
 
 /// What the broker tells the worker about the machine.

@@ -168,6 +168,9 @@ pub enum ExecError {
     /// `--network=sandbox` where steps cannot have networks of their own.
     #[error("steps cannot have a network of their own here: {0} (--network=host shares the machine's)")]
     NoNetwork(String),
+    /// A step asks for another parent of its control group than rbuild was given.
+    #[error("the step is to run in a control group below \"{0}\"")]
+    CgroupParent(String),
     /// A limit cannot be set.
     #[error(transparent)]
     Limit(#[from] LimitError),
@@ -195,7 +198,7 @@ impl ExecError {
         match self {
             Self::Canceled => FaultKind::Interrupted,
             Self::NoRung | Self::UnmappedId { .. } | Self::NoNetwork(_) | Self::NotStarted(_) => FaultKind::Isolation,
-            Self::Limit(_) => FaultKind::Isolation,
+            Self::Limit(_) | Self::CgroupParent(_) => FaultKind::Isolation,
             Self::TimedOut(_) => FaultKind::Step,
             Self::User(_) | Self::Cwd { .. } => FaultKind::Input,
             Self::Ulimit { .. } | Self::Emulator(_) => FaultKind::Usage,
@@ -221,6 +224,7 @@ impl ExecError {
                  container mount /sys/fs/cgroup writable"
                     .into(),
             ),
+            Self::CgroupParent(parent) => Some(format!("say so to rbuild, too: --cgroup-parent {parent}")),
             Self::TimedOut(_) => Some("--step-timeout allows more".into()),
             _ => None,
         }
@@ -244,6 +248,8 @@ pub struct StepOptions {
     pub resources: Resources,
     /// Emulators of other architectures that somebody named.
     pub emulators: Vec<EmulatorSource>,
+    /// The control group below which this process runs; empty for where it was started.
+    pub cgroup_parent: String,
     /// How long a step may take; `None` for [`DEFAULT_TIMEOUT`], zero for ever.
     pub timeout: Option<Duration>,
 }
@@ -357,8 +363,10 @@ impl Runner {
         if self.context.rung == Rung::None {
             return Err(ExecError::NoRung);
         }
-        if !request.meta.cgroup_parent.is_empty() {
-            events.notice("cgroup-parent", "--cgroup-parent has no effect: steps run in rbuild's own cgroup");
+        // What a front end asks for only the command line can give: it is too late to go there. Who looks around in a step is
+        // where he came from.
+        if matches!(output, Output::Events(_)) && request.meta.cgroup_parent != self.options.cgroup_parent {
+            return Err(ExecError::CgroupParent(request.meta.cgroup_parent.clone()));
         }
         let separate = self.context.steps_are_separate();
         if request.confidential && !separate {
@@ -474,7 +482,7 @@ impl Runner {
     /// The control group of a step, where somebody asked for limits; where nobody did, a bound on its processes if that is
     /// easily had (in a user namespace a plain resource limit does it).
     fn group(&self, id: &str) -> Result<Option<StepGroup>, ExecError> {
-        let name = format!("rbuild-{}-{id}", std::process::id());
+        let name = format!("{}{}-{id}", rootless::cgroup::PREFIX, std::process::id());
         let groups = &self.context.groups;
         if !self.options.resources.is_empty() {
             return Ok(Some(groups.create(&name, &self.options.resources, true)?));

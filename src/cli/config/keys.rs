@@ -225,6 +225,13 @@ pub(super) const KEYS: &[Key] = &[
         "`steps.network`",
         "BuildKit's name of `steps.network`: auto or host",
     ),
+    key(
+        "worker.oci.defaultCgroupParent",
+        "\"/builds\"",
+        "the group that rbuild is started in",
+        "`--cgroup-parent`",
+        "builds run in control groups below this one",
+    ),
     key("worker.oci.max-parallelism", "8", "4 for each processor, at least 16", "", "RUN steps at a time"),
     key("worker.oci.gc", "true", "`true`", "", "collect after a build what the caps do not allow"),
     key(

@@ -91,6 +91,8 @@ pub struct BuildDefaults {
     pub shm_size: Option<String>,
     /// `--ulimit`
     pub ulimit: Vec<String>,
+    /// `--cgroup-parent`, BuildKit's `[worker.oci] defaultCgroupParent`.
+    pub cgroup_parent: Option<String>,
 }
 
 /// How much of a step's output is shown, in bytes; -1 is all.
@@ -276,6 +278,7 @@ impl Config {
                 other => found.strange(format!("there is no network \"{other}\"; expected auto or host"))?,
             }
         }
+        self.build.cgroup_parent = section.text("defaultCgroupParent")?.map(|found| found.value);
         self.parallelism = count(section.number("max-parallelism")?)?;
         let on = section.flag("gc")?.unwrap_or(true);
         let old = space(section.quantity("gckeepstorage")?)?;
@@ -320,6 +323,7 @@ impl BuildDefaults {
             add_host: each(section.texts("add-host")?, |text| grammar::hosts(text).map(drop))?,
             shm_size: checked(section.quantity("shm-size")?, |text| grammar::bytes(text).map(drop))?,
             ulimit: each(section.texts("ulimit")?, |text| grammar::ulimit(text).map(drop))?,
+            cgroup_parent: None,
         };
         section.finish()?;
         Ok(read)
@@ -339,6 +343,7 @@ impl BuildDefaults {
         fill(&mut args.cache_to, &self.cache_to);
         fill(&mut args.add_host, &self.add_host);
         fill(&mut args.ulimit, &self.ulimit);
+        args.cgroup_parent = args.cgroup_parent.take().or_else(|| self.cgroup_parent.clone());
         args.network = args.network.take().or_else(|| self.network.clone());
         args.shm_size = args.shm_size.take().or_else(|| self.shm_size.clone());
         args.pull = args.pull.or(self.pull);

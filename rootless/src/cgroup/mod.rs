@@ -4,14 +4,19 @@
 //! and makes a group below them for each step that is limited. Both versions of control groups are spoken, controller by
 //! controller: machines have either, or both.
 
+mod parent;
+
+pub use parent::{Joined, ParentError, join};
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, mkdirat, openat, unlinkat};
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, mkdirat, openat, unlinkat};
 use rustix::io::Errno;
 
 /// What steps may use.
@@ -93,6 +98,8 @@ impl Resources {
 }
 
 const CONTROLLERS: [&str; 4] = ["memory", "cpu", "cpuset", "pids"];
+/// What groups of this program are called, before the number of their process.
+pub const PREFIX: &str = "rbuild-";
 /// Version 2 among the names of version 1's controllers.
 const UNIFIED: &str = "";
 
@@ -137,9 +144,10 @@ fn directory(mount: &str, controller: &str, path: &str) -> Option<PathBuf> {
 }
 
 /// The groups this process was started in.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Cgroups {
     dirs: BTreeMap<String, OwnedFd>,
+    swept: Once,
 }
 
 /// Why steps cannot be limited.
@@ -158,7 +166,8 @@ impl Cgroups {
     pub fn open(groups: &[(String, PathBuf)]) -> Self {
         let open =
             |path: &PathBuf| openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-        Self { dirs: groups.iter().filter_map(|(name, path)| Some((name.clone(), open(path).ok()?))).collect() }
+        let swept = Once::new();
+        Self { swept, dirs: groups.iter().filter_map(|(name, path)| Some((name.clone(), open(path).ok()?))).collect() }
     }
 
     /// Makes a group for a step. With `force` the processes of this program are moved out of the way where version 2 wants
@@ -167,6 +176,7 @@ impl Cgroups {
     /// # Errors
     /// Where a controller is not there or not ours to use.
     pub fn create(&self, name: &str, resources: &Resources, force: bool) -> Result<StepGroup, LimitError> {
+        self.swept.call_once(|| self.dirs.values().for_each(sweep));
         let mut group = StepGroup { name: name.to_owned(), dirs: Vec::new() };
         for controller in CONTROLLERS {
             let v2 = self.dirs.get(UNIFIED).filter(|dir| has_word(dir, "cgroup.controllers", controller));
@@ -215,6 +225,24 @@ impl Cgroups {
         let told = self.dirs.values().filter_map(oom_kills).max();
         told.unwrap_or_else(|| field(&fs::read_to_string("/proc/vmstat").unwrap_or_default(), "oom_kill").unwrap_or(0))
     }
+}
+
+/// Removes what steps of builds that were killed have left.
+fn sweep(dir: &OwnedFd) {
+    let open = openat(dir, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    let Some(entries) = open.ok().and_then(|open| Dir::new(open).ok()) else { return };
+    for entry in entries.flatten() {
+        if entry.file_name().to_str().is_ok_and(is_abandoned) {
+            // One that is in use cannot be removed.
+            let _ = unlinkat(dir, entry.file_name(), AtFlags::REMOVEDIR);
+        }
+    }
+}
+
+/// Whether a group is called after a process that is not there any more. Of one that is it may be entered in a moment.
+fn is_abandoned(name: &str) -> bool {
+    let process = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+    process.is_some_and(|process| !Path::new(&format!("/proc/{process}")).exists())
 }
 
 /// Lets groups below `dir` use a controller of version 2.
@@ -383,11 +411,20 @@ mod tests {
     }
 
     #[test]
+    fn groups_of_processes_that_ended_are_abandoned() {
+        assert!(is_abandoned(&format!("rbuild-{}-s3", u32::MAX)) && is_abandoned(&format!("rbuild-{}", u32::MAX)));
+        for other in [format!("rbuild-{}-s3", std::process::id()), "rbuild".into(), "rbuild-x".into(), "user-1".into()]
+        {
+            assert!(!is_abandoned(&other), "{other}");
+        }
+    }
+
+    #[test]
     fn a_limit_that_cannot_be_set_says_why() {
-        let error = Cgroups::default()
+        let error = Cgroups::open(&[])
             .create("x", &Resources { memory: Some(1), ..Resources::default() }, true)
             .expect_err("no groups");
         assert!(error.to_string().starts_with("cannot limit memory: no control group"), "{error}");
-        assert!(Cgroups::default().create("x", &Resources::default(), true).is_ok());
+        assert!(Cgroups::open(&[]).create("x", &Resources::default(), true).is_ok());
     }
 }
