@@ -3,8 +3,13 @@
 #![allow(clippy::print_stderr, reason = "skip reasons are collected by scripts/test")]
 #![allow(missing_docs, unreachable_pub, reason = "a test program")]
 
+// Of use to nobody else.
+#[path = "support/grpc.rs"]
+mod grpc;
 mod support;
 
+use grpc::Grpc;
+use prost::Message as _;
 use serde_json::Value;
 use support::Bench;
 use support::web::{Answer, Web};
@@ -79,13 +84,14 @@ fn a_collector_gets_the_spans_of_a_build_and_steps_their_parent() {
 fn a_trace_changes_no_result() {
     need_run!();
     let collector = Web::start(|_| Answer::new(200));
-    let mut bench = bench(&format!("http://{}", collector.host), &[]);
+    let protocol = ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf");
+    let mut bench = bench(&format!("http://{}", collector.host), &[protocol]);
     bench.dockerfile(
         "FROM busybox\nRUN test -n \"$TRACEPARENT\" && touch /x\nENV TRACEPARENT=mine\nRUN test $TRACEPARENT = mine\n",
     );
     bench.build(&[]).ok();
     let requests = collector.requests();
-    assert!(requests.iter().all(|r| r.header("content-type") == Some("application/x-protobuf")), "the usual encoding");
+    assert!(requests.iter().all(|r| r.header("content-type") == Some("application/x-protobuf")));
     assert!(requests.iter().any(|r| r.body.windows(12).any(|w| w == b"rbuild build")));
     bench.env.clear();
     assert_eq!(bench.build(&[]).ok().count("CACHED"), 2, "without a trace the same steps are cached");
@@ -95,12 +101,15 @@ fn a_trace_changes_no_result() {
 #[test]
 fn a_collector_that_is_away_or_refuses_never_fails_a_build() {
     let refusing = Web::start(|_| Answer::new(403));
+    let denying = Grpc::start(16, "no%20key");
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let silent_at = silent.local_addr().unwrap();
     for (endpoint, said) in [
-        ("http://127.0.0.1:1".to_owned(), "spans did not reach http://127.0.0.1:1/v1/traces: "),
-        (format!("http://{}", refusing.host), "it answers 403 Forbidden"),
+        ("http://127.0.0.1:1/v1".to_owned(), "spans did not reach http://127.0.0.1:1/v1/v1/traces: "),
+        ("http://127.0.0.1:1".to_owned(), "spans did not reach http://127.0.0.1:1/opentelemetry.proto.collector"),
+        (format!("http://{}/otlp", refusing.host), "it answers 403 Forbidden"),
         (format!("http://{silent_at}"), "it does not answer in time"),
+        (format!("http://{}", denying.host), "it answers UNAUTHENTICATED: no key"),
         (
             "unix:///dev/otel-grpc.sock".into(),
             "no spans are sent: OTEL_EXPORTER_OTLP_ENDPOINT is not an http or https URL",
@@ -114,4 +123,133 @@ fn a_collector_that_is_away_or_refuses_never_fails_a_build() {
             assert!(!bench.build(&[]).ok().stderr.contains("spans did not reach"));
         }
     }
+}
+
+/// The messages of opentelemetry-proto, as far as they are looked at.
+mod proto {
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct Traces {
+        #[prost(message, repeated, tag = "1")]
+        pub resources: Vec<Resource>,
+    }
+
+    /// ResourceSpans and ResourceMetrics.
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct Resource {
+        #[prost(message, repeated, tag = "2")]
+        pub scopes: Vec<Scope>,
+    }
+
+    /// ScopeSpans.
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct Scope {
+        #[prost(message, repeated, tag = "2")]
+        pub spans: Vec<Span>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct Span {
+        #[prost(bytes = "vec", tag = "1")]
+        pub trace_id: Vec<u8>,
+        #[prost(bytes = "vec", tag = "2")]
+        pub span_id: Vec<u8>,
+        #[prost(bytes = "vec", tag = "4")]
+        pub parent_span_id: Vec<u8>,
+        #[prost(string, tag = "5")]
+        pub name: String,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct Metrics {
+        #[prost(message, repeated, tag = "1")]
+        pub resources: Vec<ResourceMetrics>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct ResourceMetrics {
+        #[prost(message, repeated, tag = "2")]
+        pub scopes: Vec<ScopeMetrics>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct ScopeMetrics {
+        #[prost(message, repeated, tag = "2")]
+        pub metrics: Vec<Metric>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct Metric {
+        #[prost(string, tag = "1")]
+        pub name: String,
+        #[prost(message, optional, tag = "5")]
+        pub gauge: Option<Gauge>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct Gauge {
+        #[prost(message, repeated, tag = "1")]
+        pub points: Vec<Point>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct Point {
+        #[prost(double, tag = "4")]
+        pub value: f64,
+    }
+}
+
+// SPEC C9.12, B5.10
+#[test]
+fn c9_12_grpc_is_what_is_spoken_unless_something_says_http() {
+    let collector = Grpc::start(0, "");
+    for protocol in [None, Some(("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"))] {
+        let before = collector.calls().len();
+        let more = [("TRACEPARENT", PARENT), ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=secret%20words")];
+        let more: Vec<_> = more.into_iter().chain(protocol).collect();
+        let run = bench(&format!("http://{}", collector.host), &more).build(&[]).ok();
+        assert!(!run.stderr.contains("spans"), "{}", run.stderr);
+        let mut spans = Vec::new();
+        for call in &collector.calls()[before..] {
+            assert_eq!(call.path, "/opentelemetry.proto.collector.trace.v1.TraceService/Export");
+            assert_eq!((call.header("content-type"), call.header("te")), (Some("application/grpc"), Some("trailers")));
+            assert_eq!(call.header("api-key"), Some("secret words"));
+            let message = proto::Traces::decode(call.message.as_slice()).unwrap();
+            spans.extend(message.resources.into_iter().flat_map(|r| r.scopes).flat_map(|s| s.spans));
+        }
+        let named = |name: &str| spans.iter().find(|s| s.name.contains(name)).unwrap();
+        let (build, step) = (named("rbuild build"), named("COPY Dockerfile"));
+        assert_eq!(build.parent_span_id, [0xb7, 0xad, 0x6b, 0x71, 0x69, 0x20, 0x33, 0x31]);
+        assert_eq!((&step.parent_span_id, &step.trace_id), (&build.span_id, &build.trace_id));
+    }
+}
+
+// SPEC B5.10
+#[test]
+fn b5_10_metrics_are_sent_to_who_asks_for_them() {
+    let (grpc, web) = (Grpc::start(0, ""), Web::start(|_| Answer::new(200)));
+    let mut bench = bench(&format!("http://{}", grpc.host), &[("OTEL_TRACES_EXPORTER", "none")]);
+    bench.build(&[]).ok();
+    assert!(grpc.calls().is_empty(), "nobody asked");
+    bench.env.push(("OTEL_METRICS_EXPORTER".into(), "otlp".into()));
+    bench.build(&[]).ok();
+    let [call] = &grpc.calls()[..] else { panic!("{:?}", grpc.calls()) };
+    assert_eq!(call.path, "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export");
+    let message = proto::Metrics::decode(call.message.as_slice()).unwrap();
+    let metrics: Vec<_> = message.resources.into_iter().flat_map(|r| r.scopes).flat_map(|s| s.metrics).collect();
+    let value = |name: &str| metrics.iter().find(|m| m.name == name).unwrap().gauge.as_ref().unwrap().points[0].value;
+    assert_eq!(["rbuild.build.success", "rbuild.build.steps", "rbuild.build.steps.cached"].map(value), [1.0; 3]);
+    bench.env.push(("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT".into(), format!("http://{}/m", web.host)));
+    bench.env.push(("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL".into(), "http/json".into()));
+    bench.dockerfile("FROM scratch\nCOPY missing /\n");
+    assert_ne!(bench.build(&[]).code, 0);
+    let [request] = &web.requests()[..] else { panic!("one request") };
+    let body: Value = serde_json::from_slice(&request.body).unwrap();
+    let first = &body["resourceMetrics"][0]["scopeMetrics"][0]["metrics"][0];
+    assert_eq!(
+        (&first["name"], &first["gauge"]["dataPoints"][0]["asDouble"]),
+        (&"rbuild.build.success".into(), &0.0.into())
+    );
+    bench.env.push(("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT".into(), "http://127.0.0.1:1/m".into()));
+    let run = bench.build(&[]);
+    assert!(run.stderr.contains("notice: metrics did not reach http://127.0.0.1:1/m: "), "{}", run.stderr);
 }

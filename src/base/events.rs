@@ -114,6 +114,9 @@ pub struct Warning {
     pub location: Option<(String, u32, u32)>,
 }
 
+/// How items begin that say which layer did not have to be sent to a registry; its digest and size follow.
+pub const SAVED: [&str; 2] = ["already there: ", "mounted: "];
+
 /// What the progress item begins with that says why a vertex was not found in a cache.
 pub const NOT_CACHED: &str = "not cached: ";
 

@@ -22,7 +22,7 @@ use crate::exec::run::StepOptions;
 use crate::frontend::Answer;
 use crate::source::{ImageSource, Sources};
 use crate::store::Store;
-use crate::ui::{Ended, Mode, Progress, Summary, Trace};
+use crate::ui::{Ended, Progress, Summary, Trace};
 
 pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
     let mut settings = BuildSettings::new(args, &inside.config)?;
@@ -50,7 +50,7 @@ pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
     let (progress, events) = Progress::start(settings.progress, std::io::stderr(), settings.style.clone());
     let plan = telemetry::Plan::new(&settings::variable);
     settings.notices.extend(plan.notices);
-    let trace = (settings.trace.is_some() || plan.exporter.is_some()).then(Trace::default);
+    let trace = (settings.trace.is_some() || plan.spans.is_some()).then(Trace::default);
     let events = trace.as_ref().map_or(events.clone(), |trace| trace.tee(events));
     let recorder = Recorder::default();
     let events = recorder.before(events);
@@ -59,11 +59,11 @@ pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
     for notice in &settings.notices {
         events.notice(format!("settings {notice}"), notice.clone());
     }
-    let context = plan.exporter.as_ref().map(|exporter| exporter.context);
+    let context = plan.spans.as_ref().map(|exporter| exporter.context);
     let kept = Kept { logs: &logs, recorder: &recorder, head: records::head(args, &settings) };
     let result = runtime.block_on(async {
         let client = inside.hasty_client(Events::none()).ok();
-        let sending = plan.exporter.zip(trace.clone()).zip(client);
+        let sending = plan.spans.zip(trace.clone()).zip(client);
         let sending = sending.map(|((exporter, trace), client)| Telemetry::start(exporter, trace, client));
         let result = run(inside, &settings, budget, events.clone(), kept, steps.clone(), context).await;
         recorder.end(records::end(&result), &events);
@@ -79,6 +79,13 @@ pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
     };
     let Ended { step, summary, findings } = progress.finish(failed.as_ref());
     let log = failed.as_ref().and_then(|vertex| logs.path(vertex));
+    if let (Some(exporter), Some(summary), None) = (plan.metrics, &summary, settings.call)
+        && let Ok(client) = inside.hasty_client(Events::none())
+        && let Some(trouble) = runtime.block_on(exporter.send(&client, summary, result.is_ok()))
+        && settings.shows()
+    {
+        let _ = writeln!(std::io::stderr(), "notice: {trouble}");
+    }
     // Detached blocking work (a copy that nobody waits for) must not hold up the end.
     runtime.shutdown_background();
     if let (Some(summary), None) = (&summary, settings.call) {
@@ -87,7 +94,7 @@ pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
     if let (Some(path), Some(trace)) = (&settings.trace, trace) {
         write(path, trace.to_json().as_bytes())?;
     }
-    if matches!(settings.progress, Mode::Tty | Mode::Plain) {
+    if settings.shows() {
         let (name, text) = settings.request.file();
         list(&findings, settings.debug.then_some((name, text)));
     }
@@ -260,7 +267,7 @@ fn answered(answer: &Answer, how: CallOptions) -> Result<u8, Failure> {
 
 /// The build in numbers: for people, and where scripts and fleets asked for it.
 fn report(settings: &BuildSettings, summary: &Summary, succeeded: bool) -> Result<(), Failure> {
-    if succeeded && matches!(settings.progress, Mode::Tty | Mode::Plain) {
+    if succeeded && settings.shows() {
         let _ = writeln!(std::io::stderr(), "{}", summary.text());
     }
     if let Some(path) = &settings.summary_file {

@@ -323,7 +323,7 @@ fn trace(record: &BuildRecord, args: &TraceBuild) -> Result<u8, Failure> {
             let service = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
             let attributes = [("service.name", "rbuild"), ("service.version", record.head.version.as_str())];
             let resource = Resource { attributes: attributes.map(service).into(), state: String::new() };
-            let bytes = otlp::request(&TraceContext::root(), &resource, &spans, Encoding::Json);
+            let bytes = otlp::spans(&TraceContext::root(), &resource, &spans, Encoding::Json);
             String::from_utf8_lossy(&bytes).into_owned() + "\n"
         }
     };

@@ -9,6 +9,7 @@ use super::assembly::{Assembly, Document};
 use super::image::Layer;
 use super::{ExportContext, ExportError, OutputSpec};
 use crate::base::Digest;
+use crate::base::events::SAVED;
 use crate::oci::{Descriptor, Reference, media_type};
 use crate::registry::{BlobSource, Progress, PushOutcome};
 
@@ -52,7 +53,8 @@ pub(super) async fn prepare(
         // SPEC E3.11: nothing to do at all, the most frequent case of a rebuild.
         if context.client.pushed(&target).await?.as_ref() == Some(&root.descriptor.digest) {
             whole.insert(name.repository());
-            context.events.progress(id, format!("already there: {target}"), 0, None, true);
+            let size = assembly.images.iter().flat_map(|image| &image.layers).map(|layer| layer.descriptor.size).sum();
+            context.events.progress(id, format!("{}{target}", SAVED[0]), size, Some(size), true);
             continue;
         }
         if whole.insert(name.repository()) {
@@ -150,9 +152,13 @@ pub(super) async fn push_layer(
     };
     let source = source(context, layer);
     let outcome = context.client.push_blob(target, &layer.descriptor, &source, &from, &progress).await?;
-    if outcome == PushOutcome::Uploaded {
-        context.events.progress(id, item, layer.descriptor.size, Some(layer.descriptor.size), true);
-    }
+    let [there, mounted] = SAVED.map(|how| format!("{how}{}", layer.descriptor.digest));
+    let item = match outcome {
+        PushOutcome::Uploaded => item,
+        PushOutcome::Exists => there,
+        PushOutcome::Mounted => mounted,
+    };
+    context.events.progress(id, item, layer.descriptor.size, Some(layer.descriptor.size), true);
     Ok(())
 }
 

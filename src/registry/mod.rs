@@ -16,6 +16,7 @@ mod auth;
 mod challenge;
 mod client;
 mod flight;
+pub mod grpc;
 pub mod helper;
 mod host;
 mod mirrors;

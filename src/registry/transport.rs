@@ -25,6 +25,16 @@ enum Kind {
     Host(String),
 }
 
+/// A lazily built client.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Key {
+    kind: Kind,
+    /// Proxies are asked, if there are any.
+    proxied: bool,
+    /// HTTP/2 and nothing else.
+    http2: bool,
+}
+
 /// Why a request brought no answer.
 #[derive(Debug)]
 pub(super) struct SendError {
@@ -67,7 +77,7 @@ impl SendError {
 /// Sends requests; follows no redirects, retries nothing, decodes nothing.
 pub(super) struct Transport {
     options: ClientOptions,
-    clients: Mutex<HashMap<(Kind, bool), reqwest::Client>>,
+    clients: Mutex<HashMap<Key, reqwest::Client>>,
     /// Hosts with certificates of their own, and those without.
     own_files: Mutex<HashMap<String, Option<Arc<HostFiles>>>>,
     /// One trust store set-up at a time.
@@ -94,6 +104,13 @@ impl Transport {
         client.execute(request).await.map_err(|e| classify(&url, &e))
     }
 
+    /// The same by HTTP/2, also where there is no TLS to agree on it.
+    pub(super) async fn send_http2(&self, request: Request) -> Result<Response, SendError> {
+        let url = request.url().clone();
+        let client = self.build(&url, false, true).await.map_err(SendError::fatal)?;
+        client.execute(request).await.map_err(|e| classify(&url, &e))
+    }
+
     /// Whether the server at `url` speaks TLS. Carries no credentials and verifies nothing: loopback registries
     /// usually speak plain HTTP, and finding that out must not cost the set-up of a trust store.
     pub(super) async fn speaks_tls(&self, url: &Url) -> Result<bool, SendError> {
@@ -112,6 +129,10 @@ impl Transport {
     }
 
     pub(super) async fn client(&self, url: &Url, insecure: bool) -> Result<reqwest::Client, Fault> {
+        self.build(url, insecure, false).await
+    }
+
+    async fn build(&self, url: &Url, insecure: bool, http2: bool) -> Result<reqwest::Client, Fault> {
         let authority = host::authority(url);
         let mut files = None;
         let kind = match url.scheme() {
@@ -122,7 +143,7 @@ impl Transport {
                 if files.is_some() { Kind::Host(authority.clone()) } else { Kind::Verified }
             }
         };
-        let key = (kind, !host::is_loopback(&authority));
+        let key = Key { kind, proxied: !host::is_loopback(&authority), http2 };
         if let Some(client) = self.built(&key) {
             return Ok(client);
         }
@@ -130,8 +151,8 @@ impl Transport {
         if let Some(client) = self.built(&key) {
             return Ok(client);
         }
-        let (options, kind) = (self.options.clone(), key.0.clone());
-        let config = match kind {
+        let (options, kind) = (self.options.clone(), key.kind.clone());
+        let mut config = match kind {
             // Never used for TLS, but reqwest wants one; this one costs nothing.
             Kind::Plain | Kind::Unverified => tls::unverified()?,
             Kind::Verified | Kind::Host(_) => {
@@ -140,9 +161,11 @@ impl Transport {
                     .map_err(|e| Fault::Setting(format!("cannot set up TLS: {e}")))??
             }
         };
-        let mut builder = reqwest::Client::builder()
-            .tls_backend_preconfigured(config)
-            .http1_only()
+        if http2 {
+            config.alpn_protocols = vec![b"h2".to_vec()];
+        }
+        let builder = reqwest::Client::builder().tls_backend_preconfigured(config);
+        let mut builder = if http2 { builder.http2_prior_knowledge() } else { builder.http1_only() }
             .redirect(Policy::none())
             .retry(reqwest::retry::never())
             .referer(false)
@@ -151,7 +174,7 @@ impl Transport {
             .tcp_keepalive(Duration::from_secs(30))
             .pool_idle_timeout(Duration::from_secs(30))
             .no_proxy();
-        if key.1 {
+        if key.proxied {
             for proxy in proxies(&self.options)? {
                 builder = builder.proxy(proxy);
             }
@@ -173,7 +196,7 @@ impl Transport {
         Ok(files)
     }
 
-    fn built(&self, key: &(Kind, bool)) -> Option<reqwest::Client> {
+    fn built(&self, key: &Key) -> Option<reqwest::Client> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
     }
 }

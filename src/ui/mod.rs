@@ -19,7 +19,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 pub use style::{Colors, Style};
-pub use summary::{StepSummary, Summary};
+pub use summary::{Gauge, StepSummary, Summary};
 pub use terminal::Connection;
 pub use trace::{Span, Trace};
 

@@ -1,5 +1,6 @@
 //! Where a build's time went, for people, for scripts (JSON) and for fleets (Prometheus text).
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::time::SystemTime;
 
@@ -7,7 +8,7 @@ use serde::Serialize;
 
 use super::state::{State, is_instruction};
 use super::tty::fit;
-use crate::base::events::Outcome;
+use crate::base::events::{Outcome, SAVED};
 use crate::base::wording::size;
 
 /// Steps that are named as the slowest.
@@ -41,6 +42,21 @@ pub struct Summary {
     pub bytes_pulled: u64,
     /// Bytes that went to registries.
     pub bytes_pushed: u64,
+    /// Bytes of layers that did not have to go there: the registry has them, or took them from another repository.
+    pub bytes_saved: u64,
+}
+
+/// A number about a build, for whoever collects numbers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Gauge {
+    /// With dots, as OpenTelemetry has it.
+    pub name: &'static str,
+    /// As OpenTelemetry has it: `s`, `By`, or nothing.
+    pub unit: &'static str,
+    /// A sentence.
+    pub help: &'static str,
+    /// In this unit.
+    pub value: f64,
 }
 
 impl Summary {
@@ -63,6 +79,9 @@ impl Summary {
             })
             .collect();
         let items = || state.all().flat_map(|v| &v.items);
+        // A layer that was sent ahead is there when its image is pushed: that saved nothing.
+        let sent: HashSet<&str> = items().filter_map(|i| i.name.strip_prefix("pushing ")).collect();
+        let saved = items().filter_map(|i| Some((i, SAVED.iter().find_map(|how| i.name.strip_prefix(how))?)));
         Self {
             seconds,
             instructions: steps.iter().filter(|s| s.instruction).count(),
@@ -70,6 +89,7 @@ impl Summary {
             steps,
             bytes_pulled: items().filter(|i| i.name.starts_with("sha256:")).map(|i| i.current).sum(),
             bytes_pushed: items().filter(|i| i.name.starts_with("pushing sha256:")).map(|i| i.current).sum(),
+            bytes_saved: saved.filter(|(_, layer)| !sent.contains(layer)).map(|(i, _)| i.current).sum(),
         }
     }
 
@@ -86,7 +106,8 @@ impl Summary {
                 let _ = write!(out, ": {} of {all} steps cached", self.cached);
             }
         }
-        for (bytes, what) in [(self.bytes_pulled, "pulled"), (self.bytes_pushed, "pushed")] {
+        let transfers = [(self.bytes_pulled, "pulled"), (self.bytes_pushed, "pushed"), (self.bytes_saved, "saved")];
+        for (bytes, what) in transfers {
             if bytes > 0 {
                 let _ = write!(out, ", {} {what}", size(bytes));
             }
@@ -107,19 +128,37 @@ impl Summary {
         serde_json::to_string_pretty(self).unwrap_or_default()
     }
 
-    /// Gauges in Prometheus's text format, for node_exporter's textfile collector.
+    /// What it came to in numbers.
+    #[must_use]
+    pub fn gauges(&self, succeeded: bool) -> Vec<Gauge> {
+        #[expect(clippy::cast_precision_loss, reason = "nobody has 2^53 of them")]
+        let gauge = |name, unit, help, value: u64| Gauge { name, unit, help, value: value as f64 };
+        let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+        let seconds = (self.seconds * 1000.0).round() / 1000.0;
+        vec![
+            gauge("build.success", "", "1 if the last build succeeded.", succeeded.into()),
+            Gauge { name: "build.duration", unit: "s", help: "Wall-clock time of the last build.", value: seconds },
+            gauge("build.steps", "", "Instructions the last build came to.", count(self.instructions)),
+            gauge("build.steps.cached", "", "Instructions of the last build found in a cache.", count(self.cached)),
+            gauge("build.pulled", "By", "Bytes the last build downloaded.", self.bytes_pulled),
+            gauge("build.pushed", "By", "Bytes the last build uploaded.", self.bytes_pushed),
+            gauge("build.saved", "By", "Bytes of layers the last build did not have to upload.", self.bytes_saved),
+        ]
+    }
+
+    /// The same in Prometheus's text format, for node_exporter's textfile collector.
     #[must_use]
     pub fn prometheus(&self, succeeded: bool) -> String {
         let mut out = String::new();
-        let mut gauge = |name: &str, help: &str, value: String| {
-            let _ = write!(out, "# HELP rbuild_{name} {help}\n# TYPE rbuild_{name} gauge\nrbuild_{name} {value}\n");
-        };
-        gauge("build_success", "1 if the last build succeeded.", u8::from(succeeded).to_string());
-        gauge("build_duration_seconds", "Wall-clock time of the last build.", format!("{:.3}", self.seconds));
-        gauge("build_steps", "Instructions the last build came to.", self.instructions.to_string());
-        gauge("build_steps_cached", "Instructions of the last build found in a cache.", self.cached.to_string());
-        gauge("build_pulled_bytes", "Bytes the last build downloaded.", self.bytes_pulled.to_string());
-        gauge("build_pushed_bytes", "Bytes the last build uploaded.", self.bytes_pushed.to_string());
+        for Gauge { name, unit, help, value } in self.gauges(succeeded) {
+            let unit = match unit {
+                "s" => "_seconds",
+                "By" => "_bytes",
+                _ => "",
+            };
+            let name = format!("rbuild_{}{unit}", name.replace('.', "_"));
+            let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n");
+        }
         out
     }
 }
@@ -146,7 +185,7 @@ mod tests {
             let id = Digest::sha256(i.to_string());
             state.take(&Event::Vertex { id: id.clone(), name: name.into(), inputs: vec![] });
             state.take(&Event::Started { id: id.clone(), at: start });
-            for item in ["sha256:00", "pushing sha256:00"] {
+            for item in ["sha256:00", "pushing sha256:00", "already there: sha256:00", "mounted: sha256:11"] {
                 state.take(&Event::Progress {
                     id: id.clone(),
                     item: item.into(),
@@ -166,7 +205,7 @@ mod tests {
     fn for_people() {
         assert_eq!(
             summary().text(),
-            "built in 10.0s: 1 of 3 steps cached, 2.00MB pulled, 2.00MB pushed\n     9.0s [2/3] RUN slow\n     1.0s [3/3] RUN quick"
+            "built in 10.0s: 1 of 3 steps cached, 2.00MB pulled, 2.00MB pushed, 2.00MB saved\n     9.0s [2/3] RUN slow\n     1.0s [3/3] RUN quick"
         );
     }
 
@@ -177,6 +216,9 @@ mod tests {
         assert_eq!((&json["instructions"], &json["steps"][3]["instruction"]), (&3.into(), &false.into()));
         let text = summary().prometheus(true);
         assert!(text.contains("# TYPE rbuild_build_success gauge\nrbuild_build_success 1\n"), "{text}");
-        assert!(text.contains("rbuild_build_duration_seconds 10.000\n"), "{text}");
+        assert!(text.contains("rbuild_build_duration_seconds 10\n"), "{text}");
+        assert!(
+            text.contains("\nrbuild_build_steps_cached 1\n") && text.contains("\nrbuild_build_saved_bytes 2000000\n")
+        );
     }
 }

@@ -1,4 +1,7 @@
-//! Spans as OpenTelemetry's protocol has them (OTLP 1.x, `opentelemetry/proto/collector/trace/v1`), in both encodings.
+//! Spans as OpenTelemetry's protocol has them (OTLP 1.x, `opentelemetry/proto/collector/trace/v1`), in both encodings; numbers
+//! are in [`metrics`].
+
+mod metrics;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -7,6 +10,8 @@ use serde_json::{Value, json};
 
 use super::trace::Span;
 use crate::base::trace::{TraceContext, hex};
+
+pub use metrics::metrics;
 
 /// What a request says about who sends it.
 #[derive(Debug, Clone, Default)]
@@ -40,15 +45,14 @@ impl Encoding {
 /// The span of a build as a whole, that all others are in.
 pub const BUILD: &str = "build";
 
-/// A request to a collector. No spans make a request that asks whether it is there.
+/// A request to a collector of spans. No spans make a request that asks whether it is there.
 #[must_use]
-pub fn request(context: &TraceContext, resource: &Resource, spans: &[Span], encoding: Encoding) -> Vec<u8> {
-    let attribute = |(key, value): &(String, String)| text(key, value);
+pub fn spans(context: &TraceContext, resource: &Resource, spans: &[Span], encoding: Encoding) -> Vec<u8> {
     let request = Request {
         resource_spans: vec![ResourceSpans {
-            resource: Some(ResourceMessage { attributes: resource.attributes.iter().map(attribute).collect() }),
+            resource: Some(ResourceMessage::of(resource)),
             scope_spans: vec![ScopeSpans {
-                scope: Some(Scope { name: "rbuild".into(), version: env!("CARGO_PKG_VERSION").into() }),
+                scope: Some(Scope::here()),
                 spans: spans.iter().map(|span| message(context, resource, span)).collect(),
             }],
         }],
@@ -57,6 +61,18 @@ pub fn request(context: &TraceContext, resource: &Resource, spans: &[Span], enco
     match encoding {
         Encoding::Protobuf => request.encode_to_vec(),
         Encoding::Json => request.json().to_string().into_bytes(),
+    }
+}
+
+impl ResourceMessage {
+    fn of(resource: &Resource) -> Self {
+        Self { attributes: resource.attributes.iter().map(|(key, value)| text(key, value)).collect() }
+    }
+}
+
+impl Scope {
+    fn here() -> Self {
+        Self { name: "rbuild".into(), version: env!("CARGO_PKG_VERSION").into() }
     }
 }
 
@@ -243,7 +259,7 @@ mod tests {
     use super::*;
     use crate::base::Digest;
 
-    fn spans() -> Vec<Span> {
+    fn some() -> Vec<Span> {
         let at = |ms| UNIX_EPOCH + Duration::from_millis(ms);
         let vertex = Digest::sha256("v");
         let span = |name: &str, item: Option<&str>, error: Option<&str>| Span {
@@ -269,7 +285,7 @@ mod tests {
     fn json_has_the_shape_of_the_protocol() {
         let resource = Resource { attributes: vec![("service.name".into(), "ci".into())], state: "a=b".into() };
         let value: Value =
-            serde_json::from_slice(&request(&context(), &resource, &spans(), Encoding::Json)).expect("JSON");
+            serde_json::from_slice(&spans(&context(), &resource, &some(), Encoding::Json)).expect("JSON");
         let group = &value["resourceSpans"][0];
         let name = json!({"attributes": [{"key": "service.name", "value": {"stringValue": "ci"}}]});
         assert_eq!(group["resource"], name);
@@ -286,7 +302,7 @@ mod tests {
         assert_eq!(root.get("status"), None);
         let bytes = json!({"key": "rbuild.bytes", "value": {"intValue": "300"}});
         assert!(item["attributes"].as_array().is_some_and(|all| all.contains(&bytes)));
-        assert_eq!(request(&context(), &resource, &[], Encoding::Json), br#"{"resourceSpans":[]}"#);
+        assert_eq!(super::spans(&context(), &resource, &[], Encoding::Json), br#"{"resourceSpans":[]}"#);
     }
 
     /// The fields of a message on the wire: number and, for those with a length, content.
@@ -327,7 +343,7 @@ mod tests {
     // SPEC C9.12: numbers of fields as in opentelemetry-proto's trace.proto.
     #[test]
     fn protobuf_has_the_numbers_of_the_protocol() {
-        let wire = request(&context(), &Resource::default(), &spans()[1..2], Encoding::Protobuf);
+        let wire = spans(&context(), &Resource::default(), &some()[1..2], Encoding::Protobuf);
         let get = |wire: &[u8], number: u64| {
             fields(wire).into_iter().find(|(n, _)| *n == number).map(|(_, content)| content).unwrap_or_default()
         };
@@ -342,6 +358,6 @@ mod tests {
         assert_eq!(get(&get(&span, 15), 3), 2_u64.to_le_bytes());
         assert_eq!(get(&span, 16), 1_u32.to_le_bytes());
         assert_eq!(get(&get(&get(&span, 9), 2), 1), b"done");
-        assert!(request(&context(), &Resource::default(), &[], Encoding::Protobuf).is_empty());
+        assert!(spans(&context(), &Resource::default(), &[], Encoding::Protobuf).is_empty());
     }
 }
