@@ -6,11 +6,11 @@
 mod attest;
 mod caches;
 mod inputs;
+mod policy;
 pub mod record;
 mod sbom;
 mod writable;
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -30,7 +30,7 @@ use crate::exporter::{self, Ahead, BuildResult, ExportContext, ExportError, Expo
 use crate::frontend::{self, Answer, Call, FrontendError, FrontendInput, FrontendOptions, FrontendResult};
 use crate::llb::host::RESOLVE_MODE;
 use crate::llb::op::{Kind, NetMode, SecurityMode, SourceOp};
-use crate::llb::{Definition, FrontendHost, Graph, HostError, PolicyError, ResolveMode, ResolvedImage, SourcePolicy};
+use crate::llb::{FrontendHost, Graph, HostError, ResolveMode, ResolvedImage, SourcePolicy};
 use crate::oci::Platform;
 use crate::registry::Client;
 use crate::solver::{ContextDir, Environment, KeptFailure, Secrets, SolveError, Solver, Tree, Visit};
@@ -38,8 +38,11 @@ use crate::source::Sources;
 use crate::source::image::ImageSource;
 use crate::store::Store;
 
+use policy::Gate;
+
 pub use attest::Attest;
-pub use inputs::{DockerfileAt, Inputs, MAX_DOCKERFILE, MainContext, Stream};
+pub use inputs::{DockerfileAt, Inputs, MAX_DOCKERFILE, MAX_POLICY, MainContext, Stream};
+pub use policy::RegoRequest;
 
 /// What to build.
 pub struct BuildRequest {
@@ -69,6 +72,8 @@ pub struct BuildRequest {
     pub contexts: BTreeMap<String, ContextDir>,
     /// Which sources may be used (SPEC C9.01).
     pub policy: SourcePolicy,
+    /// What policies in Rego say to them (SPEC B2.22).
+    pub rego: RegoRequest,
     /// Secret values by id.
     pub secrets: Secrets,
     /// What steps may have beyond the sandbox (SPEC C5.15).
@@ -217,13 +222,14 @@ impl Builder {
         };
         let inputs = self.inputs(request, solver).await?;
         self.definition_loaded(inputs);
-        let host = self.host(request, solver, multi);
+        let gate = self.gate(request, solver)?;
+        let host = self.host(&gate, solver, multi);
         let fronts = try_join_all(targets.into_iter().map(|p| front_end(&host, request, inputs, p, multi))).await;
         self.warn(&inputs.filename, &fronts);
         let fronts = fronts?;
         let mut graphs = Vec::new();
         for front in &fronts {
-            let graph = graph(&request.policy, &front.definition)?;
+            let graph = gate.graph(&front.definition).await?;
             request.entitlements.check(&graph)?;
             graphs.push(Arc::new(graph));
         }
@@ -275,7 +281,12 @@ impl Builder {
         devices: Arc<Devices>,
         visit: Visit,
     ) -> Result<RunResult, SolveError> {
-        let solver = Solver::new(Environment {
+        Solver::new(self.bare_environment(secrets, devices)).visit(failed, visit).await
+    }
+
+    /// What a solver needs that serves no build.
+    fn bare_environment(&self, secrets: Secrets, devices: Arc<Devices>) -> Environment {
+        Environment {
             store: self.store.clone(),
             images: self.images.clone(),
             sources: self.sources.clone(),
@@ -293,8 +304,7 @@ impl Builder {
             imports: None,
             mounts: None,
             trace: self.trace,
-        });
-        solver.visit(failed, visit).await
+        }
     }
 
     /// Answers a question about a request's Dockerfile, for its first platform; nothing is built.
@@ -305,7 +315,8 @@ impl Builder {
         let solver = self.solver(request, None);
         let inputs = self.inputs(request, &solver).await?;
         self.definition_loaded(inputs);
-        let host = self.host(request, &solver, false);
+        let gate = self.gate(request, &solver)?;
+        let host = self.host(&gate, &solver, false);
         let platform = request.platforms.first().cloned();
         Ok(frontend::call(call, &definition(request, inputs, platform, false), &host).await?)
     }
@@ -412,9 +423,8 @@ impl Builder {
         })
     }
 
-    fn host<'a>(&'a self, request: &'a BuildRequest, solver: &'a Arc<Solver>, multi: bool) -> Host<'a> {
-        let (images, events, policy) = (&self.images, &self.events, &request.policy);
-        Host { images, solver, events, policy, multi, resolved: Mutex::default() }
+    fn host<'a>(&'a self, gate: &'a Gate<'a>, solver: &'a Arc<Solver>, multi: bool) -> Host<'a> {
+        Host { images: &self.images, solver, events: &self.events, gate, multi, resolved: Mutex::default() }
     }
 
     fn definition_loaded(&self, inputs: &Inputs) {
@@ -485,7 +495,7 @@ struct Host<'a> {
     images: &'a ImageSource,
     solver: &'a Arc<Solver>,
     events: &'a Events,
-    policy: &'a SourcePolicy,
+    gate: &'a Gate<'a>,
     /// Names carry the platform.
     multi: bool,
     /// Images asked for so far: each platform asks for those of shared stages again.
@@ -495,9 +505,8 @@ struct Host<'a> {
 #[async_trait::async_trait]
 impl FrontendHost for Host<'_> {
     async fn source_time(&self, source: &SourceOp) -> Result<Option<i64>, HostError> {
-        let source = self.policy.apply(source).map_err(refused)?;
-        let time = self.solver.source_time(&source).await;
-        time.map_err(|e| HostError { kind: e.kind(), message: e.to_string(), hint: e.hint().map(ToOwned::to_owned) })
+        let source = self.gate.source(source, &Platform::host(), false).await?;
+        self.solver.source_time(&source).await.map_err(|e| policy::host_error(&e))
     }
 
     async fn resolve_image(
@@ -535,34 +544,10 @@ impl Host<'_> {
     ) -> Result<ResolvedImage, HostError> {
         let mut asked = SourceOp { identifier: identifier.to_owned(), ..SourceOp::default() };
         asked.attrs.extend(mode.attribute().map(|mode| (RESOLVE_MODE.to_owned(), mode.to_owned())));
-        let source = self.policy.apply_to_image(&asked).map_err(refused)?;
+        let source = self.gate.source(&asked, platform, true).await?;
         let mut resolved = self.images.resolve_op(&source, platform).await?;
         resolved.converted = (source.identifier != identifier).then(|| source.identifier.clone());
         Ok(resolved)
-    }
-}
-
-fn refused(error: PolicyError) -> HostError {
-    HostError { kind: FaultKind::Input, message: error.to_string(), hint: Some(error.hint()) }
-}
-
-/// What is solved of a definition: its sources are those that the policy allows.
-fn graph(policy: &SourcePolicy, definition: &Definition) -> Result<Graph, BuildError> {
-    read(&*allowed(policy, definition)?)
-}
-
-fn read(definition: &Definition) -> Result<Graph, BuildError> {
-    definition.graph().map_err(|e| BuildError::Internal(format!("the front end made a bad graph: {e}")))
-}
-
-/// A definition as the policy has it.
-fn allowed<'a>(policy: &SourcePolicy, definition: &'a Definition) -> Result<Cow<'a, Definition>, BuildError> {
-    match policy.apply_to_graph(definition) {
-        Ok(allowed) => Ok(allowed),
-        Err((at, error)) => Err(match read(definition)?.vertices.get(&at) {
-            Some(vertex) => SolveError::refused(vertex, FaultKind::Input, error.to_string(), error.hint()).into(),
-            None => BuildError::Internal(error.to_string()),
-        }),
     }
 }
 

@@ -16,6 +16,7 @@ pub mod frontend;
 pub mod images;
 pub mod llb;
 pub mod oci;
+pub mod policy;
 pub mod registry;
 pub mod solver;
 pub mod source;

@@ -17,6 +17,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("llb", 1),
     ("store", 2),
     ("tree", 2),
+    ("policy", 2),
     ("attest", 3),
     ("registry", 3),
     ("engine", 4),

@@ -70,17 +70,6 @@ fn b2_20_output_is_a_directory_a_tar_on_standard_output_or_a_record() {
     assert_eq!(entry["annotations"]["org.opencontainers.image.ref.name"], "1");
 }
 
-// SPEC B2.22
-#[test]
-fn b2_22_a_policy_is_applied_or_refused() {
-    let bench = copies();
-    bench
-        .build(&["--policy", "filename=p.rego"])
-        .fails(2, &["--policy filename=p.rego is not supported yet", "--source-policy-file"]);
-    bench.build(&["--policy", "reset=true,strict=true"]).fails(2, &["--policy"]);
-    bench.build(&["--policy", "disabled=true"]).ok();
-}
-
 // SPEC B2.25, B6.05, B2.23
 #[test]
 fn b2_25_quiet_prints_the_id_and_none_nothing() {

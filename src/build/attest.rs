@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::policy::Gate;
 use super::{BuildError, BuildRequest, Builder, DockerfileAt, Inputs, MainContext};
 use crate::attest::options::Mode;
 use crate::attest::predicate::{Request, Run, is_told};
@@ -54,7 +55,7 @@ impl Builder {
         let options = asked.cloned().unwrap_or_default();
         let finished = Timestamp::now();
         let inputs = self.inputs(request, solver).await?;
-        let (mut capture, context) = captured(request, inputs, solver, graph).await?;
+        let (mut capture, context) = captured(&self.gate(request, solver)?, request, inputs, solver, graph).await?;
         capture.images.extend(listed.scanner);
         let capture = capture.sorted();
         let mut provenance = Provenance {
@@ -68,7 +69,8 @@ impl Builder {
         };
         if provenance.options.mode == Mode::Max {
             // The graph that was solved: its sources are as the policy has them.
-            let solved = super::allowed(&request.policy, &front.definition)?;
+            let gate = self.gate(request, solver)?;
+            let solved = gate.definition(&front.definition).await?;
             provenance.steps = Steps::new(&solved)
                 .map_err(|e| BuildError::Internal(format!("the front end made a bad graph: {e}")))?;
             let names = &provenance.steps.names;
@@ -95,6 +97,7 @@ fn attestation(options: &ProvenanceOptions, provenance: &Arc<Provenance>) -> Att
 
 /// What a graph, its context and its Dockerfile came from; and the context, if it is not a directory of this machine.
 async fn captured(
+    gate: &Gate<'_>,
     request: &BuildRequest,
     inputs: &Inputs,
     solver: &Arc<Solver>,
@@ -104,13 +107,13 @@ async fn captured(
     let mut context = None;
     let named = !matches!(request.context, MainContext::Archive(_));
     if let Some(remote) = inputs.context.as_ref().filter(|_| named) {
-        let found = of_remote(request, solver, remote).await?;
+        let found = of_remote(gate, solver, remote).await?;
         context = found.first().cloned();
         capture.remote.extend(found);
     }
     match &request.dockerfile_at {
         DockerfileAt::Given => capture.locals.push("dockerfile".into()),
-        DockerfileAt::Url(url) => capture.remote.extend(of_remote(request, solver, &RemoteContext::http(url)).await?),
+        DockerfileAt::Url(url) => capture.remote.extend(of_remote(gate, solver, &RemoteContext::http(url)).await?),
         DockerfileAt::InContext(_) => {}
     }
     Ok((capture.sorted(), context))
@@ -118,11 +121,11 @@ async fn captured(
 
 /// What a remote context came from: what the policy made of its source, as where it was brought in.
 async fn of_remote(
-    request: &BuildRequest,
+    gate: &Gate<'_>,
     solver: &Arc<Solver>,
     context: &RemoteContext,
 ) -> Result<Vec<Material>, BuildError> {
-    let graph = super::graph(&request.policy, &context.definition())?;
+    let graph = gate.graph(&context.definition()).await?;
     Ok(solver.capture(&Arc::new(graph)).await?.remote)
 }
 

@@ -5,6 +5,7 @@
 use std::io::{self, Read, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::policy::{self, Decided, Gate};
 use super::{BuildError, BuildRequest, Builder};
 use crate::archive::looks_like_archive;
 use crate::base::values::boolean;
@@ -12,11 +13,14 @@ use crate::base::{Digest, FaultKind};
 use crate::dockerfile::gitref::GitRef;
 use crate::frontend::FrontendError;
 use crate::frontend::remote::{CONTEXT_FILE, RemoteContext, without_credentials};
+use crate::policy::{Policies, PolicyFile};
 use crate::solver::Solver;
 use crate::store::{Store, StoreError};
 
 /// Larger Dockerfiles are refused.
 pub const MAX_DOCKERFILE: u64 = 16 << 20;
+/// Larger policies are refused.
+pub const MAX_POLICY: u64 = 1 << 20;
 /// How much of a downloaded context decides what it is (B1.04).
 const PEEK: u64 = 1024;
 
@@ -75,6 +79,10 @@ pub struct Inputs {
     pub dockerfile: Vec<u8>,
     /// The main context, if it is not a directory.
     pub context: Option<RemoteContext>,
+    /// Policies about sources, compiled.
+    pub(super) policies: Policies,
+    /// What they said.
+    pub(super) decided: Arc<Decided>,
 }
 
 impl BuildRequest {
@@ -98,20 +106,25 @@ impl Builder {
         if let Some(known) = request.inputs.get() {
             return Ok(known);
         }
+        policy::announce(self, &request.rego.policies);
+        let policies = request.policies(&request.rego.policies, &request.filename)?;
+        let decided = Arc::default();
+        let gate = self.gate_with(request, solver, &policies, &decided);
         let mut inputs = Inputs {
             filename: request.filename.clone(),
             dockerfile: request.dockerfile.clone(),
-            context: self.context(request, solver).await?,
+            context: self.context(request, solver, &gate).await?,
+            ..Inputs::default()
         };
         let file = match (&request.dockerfile_at, &inputs.context) {
             (DockerfileAt::Given, _) => None,
             (DockerfileAt::Url(url), _) => {
                 let source = RemoteContext::http(url);
                 let name = without_credentials(url).rsplit('/').next().unwrap_or_default().to_owned();
-                Some((name, read(request, solver, &source, CONTEXT_FILE, MAX_DOCKERFILE + 1).await?))
+                Some((name, read(&gate, solver, &source, CONTEXT_FILE, MAX_DOCKERFILE + 1).await?))
             }
             (DockerfileAt::InContext(path), Some(context)) => {
-                Some(in_context(request, path.as_deref(), context, solver).await?)
+                Some(in_context(&gate, path.as_deref(), context, solver).await?)
             }
             (DockerfileAt::InContext(_), None) => {
                 return Err(BuildError::Internal("the Dockerfile of a context that is not remote".into()));
@@ -127,10 +140,33 @@ impl Builder {
             }
             (inputs.filename, inputs.dockerfile) = (name, text);
         }
+        // The context itself is asked about when the build's graph is.
+        let beside = match (&inputs.context, &request.dockerfile_at) {
+            (Some(context), DockerfileAt::InContext(_)) if request.rego.beside && !context.is_file() => {
+                let name = format!("{}.rego", inputs.filename);
+                read(&gate, solver, context, &name, MAX_POLICY + 1).await?.map(|text| (name, text))
+            }
+            _ => None,
+        };
+        (inputs.policies, inputs.decided) = match beside {
+            None => (policies, decided),
+            Some((name, text)) => {
+                let file = PolicyFile { text: policy_text(&name, text)?, name, root: None };
+                let mut all = request.rego.policies.clone();
+                all.insert(0, vec![file]);
+                policy::announce(self, &all[..1]);
+                (request.policies(&all, &inputs.filename)?, Arc::default())
+            }
+        };
         Ok(request.inputs.get_or_init(|| inputs))
     }
 
-    async fn context(&self, request: &BuildRequest, solver: &Arc<Solver>) -> Result<Option<RemoteContext>, BuildError> {
+    async fn context(
+        &self,
+        request: &BuildRequest,
+        solver: &Arc<Solver>,
+        gate: &Gate<'_>,
+    ) -> Result<Option<RemoteContext>, BuildError> {
         Ok(Some(match &request.context {
             MainContext::Local => return Ok(None),
             MainContext::Git(reference) => {
@@ -146,7 +182,7 @@ impl Builder {
             }
             MainContext::Url(url) => {
                 let file = RemoteContext::http(url);
-                let head = read(request, solver, &file, CONTEXT_FILE, PEEK).await?.unwrap_or_default();
+                let head = read(gate, solver, &file, CONTEXT_FILE, PEEK).await?.unwrap_or_default();
                 if looks_like_archive(&head) { file.unpacked() } else { file }
             }
             MainContext::Archive(stream) => {
@@ -160,9 +196,17 @@ impl Builder {
     }
 }
 
+/// A policy of a context as text.
+fn policy_text(name: &str, bytes: Vec<u8>) -> Result<String, BuildError> {
+    if bytes.len() as u64 > MAX_POLICY {
+        return Err(fault(format!("{name} is larger than 1 MiB"), "is this a policy?"));
+    }
+    String::from_utf8(bytes).map_err(|_| fault(format!("{name} is not UTF-8"), "is this a policy?"))
+}
+
 /// Name and text of the Dockerfile inside a remote context.
 async fn in_context(
-    request: &BuildRequest,
+    gate: &Gate<'_>,
     path: Option<&str>,
     context: &RemoteContext,
     solver: &Arc<Solver>,
@@ -174,7 +218,7 @@ async fn in_context(
         None => &["Dockerfile", "dockerfile"],
     };
     for name in names {
-        if let Some(text) = read(request, solver, context, name, MAX_DOCKERFILE + 1).await? {
+        if let Some(text) = read(gate, solver, context, name, MAX_DOCKERFILE + 1).await? {
             return Ok(((*name).to_owned(), Some(text)));
         }
     }
@@ -183,13 +227,13 @@ async fn in_context(
 
 /// Up to `limit` bytes of a file of a context; `None` if there is none.
 async fn read(
-    request: &BuildRequest,
+    gate: &Gate<'_>,
     solver: &Arc<Solver>,
     context: &RemoteContext,
     path: &str,
     limit: u64,
 ) -> Result<Option<Vec<u8>>, BuildError> {
-    let graph = super::graph(&request.policy, &context.definition())?;
+    let graph = gate.graph(&context.definition()).await?;
     Ok(solver.read_file(&Arc::new(graph), path, limit).await?)
 }
 

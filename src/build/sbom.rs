@@ -71,7 +71,7 @@ impl Builder {
         let created = epoch.unwrap_or_else(Timestamp::now).strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let mut trees = vec![("sbom".to_owned(), name.clone(), Arc::clone(graph))];
         for (stage, definition) in &front.scanned {
-            let graph = super::graph(&request.policy, definition)?;
+            let graph = self.gate(request, solver)?.graph(definition).await?;
             trees.push((format!("sbom-{stage}"), format!("{name} ({stage})"), Arc::new(graph)));
         }
         let mut attestations = Vec::new();
@@ -99,10 +99,10 @@ impl Builder {
             .map_err(|e| refused(FaultKind::Usage, format!("--sbom: invalid generator \"{generator}\": {e}")))?;
         let asked = SourceOp { identifier: format!("docker-image://{reference}"), ..SourceOp::default() };
         // A scanner is a program from outside as any other image is.
-        let source = request.policy.apply_to_image(&asked).map_err(super::refused).map_err(|e| {
+        let (gate, platform) = (self.gate(request, solver)?, Platform::host());
+        let source = gate.source(&asked, &platform, true).await.map_err(|e| {
             refused(e.kind, format!("the scanner {reference}: {}", e.message)).hint(e.hint.unwrap_or_default())
         })?;
-        let platform = Platform::host();
         let image = self.images.resolve_op(&source, &platform).await.map_err(|e| {
             let docker = if *generator == DEFAULT_SCANNER { ", docker's default," } else { "" };
             let message = format!("the scanner {reference}{docker} that --sbom needs cannot be had: {e}");
@@ -126,7 +126,7 @@ impl Builder {
         let definition = scan.definition().ok_or_else(|| {
             refused(FaultKind::Input, format!("the image {reference} is no scanner: it says no program to run"))
         })?;
-        let graph = Arc::new(super::graph(&request.policy, &definition)?);
+        let graph = Arc::new(gate.graph(&definition).await?);
         let files = solver.read_dir(&graph, STATEMENTS, MAX_STATEMENT).await?;
         let mut attestations = Vec::new();
         for (name, bytes) in files {

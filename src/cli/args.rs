@@ -142,6 +142,13 @@ pub enum Command {
         #[command(subcommand)]
         command: Imagetools,
     },
+    /// Try policies about sources without a build
+    #[command(override_usage = "rbuild policy <COMMAND>")]
+    Policy {
+        /// What to do.
+        #[command(subcommand)]
+        command: Policy,
+    },
     /// Look at builds that were: what they did, how long it took, what their steps said
     #[command(override_usage = "rbuild builds <COMMAND>")]
     Builds {
@@ -517,6 +524,47 @@ pub enum Imagetools {
     Inspect(ImagetoolsInspect),
 }
 
+/// `rbuild policy` (SPEC B8.09).
+#[derive(Debug, Subcommand)]
+pub enum Policy {
+    /// Ask the policy of a Dockerfile about a source
+    Eval(PolicyEval),
+    /// Run the tests of a policy: the rules called test_… of files *_test.rego
+    Test(PolicyTest),
+}
+
+/// `rbuild policy eval`.
+#[derive(Debug, Args)]
+pub struct PolicyEval {
+    /// docker-image://NAME, a repository, a URL, or a directory
+    pub source: String,
+    /// Fields to look up for --print, e.g. image.labels
+    #[arg(long, value_name = "FIELD", value_delimiter = ',')]
+    pub fields: Vec<String>,
+    /// The Dockerfile whose policy it is: FILE.rego
+    #[arg(short, long = "file", visible_alias = "filename", value_name = "FILE", default_value = "Dockerfile")]
+    pub file: PathBuf,
+    /// For which platform
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<String>,
+    /// Print what policies see of the source, and ask none
+    #[arg(long)]
+    pub print: bool,
+}
+
+/// `rbuild policy test`.
+#[derive(Debug, Args)]
+pub struct PolicyTest {
+    /// A directory with files *_test.rego, or one of them
+    pub path: PathBuf,
+    /// The Dockerfile whose policy it is: FILE.rego, beside the tests
+    #[arg(long, value_name = "FILE", default_value = "Dockerfile")]
+    pub filename: String,
+    /// Only tests whose names contain this
+    #[arg(long, value_name = "TEXT")]
+    pub run: Option<String>,
+}
+
 /// `rbuild imagetools create`.
 #[derive(Debug, Args)]
 pub struct ImagetoolsCreate {
@@ -872,7 +920,7 @@ pub struct Build {
     /// Rules (JSON) that say which sources may be used; also EXPERIMENTAL_BUILDKIT_SOURCE_POLICY
     #[arg(long, value_name = "FILE", help_heading = "What to build")]
     pub source_policy_file: Option<PathBuf>,
-    /// Policies: only disabled ones are supported yet
+    /// Rules (Rego) about sources beside FILE.rego: filename=FILE, reset=true, disabled=true, strict=true, log-level=debug
     #[arg(long, value_name = "SPEC", hide = true)]
     pub policy: Vec<String>,
     /// Kept so that old command lines work, like the next four (SPEC B2.33)

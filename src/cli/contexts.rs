@@ -26,21 +26,25 @@ fn input(message: String) -> Failure {
     Failure::new(FaultKind::Input, message)
 }
 
-/// The context and the Dockerfile.
-pub(super) fn main_context(args: &Build, context: &str, request: &mut BuildRequest) -> Result<(), Failure> {
+/// The context and the Dockerfile; where that is, if it is a file of this machine.
+pub(super) fn main_context(
+    args: &Build,
+    context: &str,
+    request: &mut BuildRequest,
+) -> Result<Option<PathBuf>, Failure> {
     if context == "-" {
-        return from_stdin(args, request);
+        return from_stdin(args, request).map(|()| None);
     }
     let reference = GitRef::parse(context).transpose();
     let reference = reference.map_err(|reason| usage(format!("unable to prepare context: {context}: {reason}")))?;
     // `github.com/x/y` may also be a directory.
     if let Some(reference) = reference.filter(|r| !r.like_a_path || !Path::new(context).exists()) {
         request.context = MainContext::Git(Box::new(reference));
-        return remote_dockerfile(args, request);
+        return remote_dockerfile(args, request).map(|()| None);
     }
     if is_url(context) {
         request.context = MainContext::Url(context.into());
-        return remote_dockerfile(args, request);
+        return remote_dockerfile(args, request).map(|()| None);
     }
     let dir = Path::new(context);
     if !dir.is_dir() {
@@ -77,7 +81,7 @@ pub(super) fn main_context(args: &Build, context: &str, request: &mut BuildReque
     }
     request.contexts.insert("context".into(), context_dir(&dir, ignore.as_ref())?);
     request.ignore = ignore;
-    Ok(())
+    Ok(path)
 }
 
 /// An archive, or a Dockerfile without a context (B1.02).

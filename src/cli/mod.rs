@@ -28,6 +28,7 @@ mod login;
 mod metadata;
 mod once;
 mod outputs;
+mod policies;
 mod records;
 mod registries;
 mod run;

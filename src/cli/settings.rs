@@ -15,15 +15,16 @@ use super::devices::{self, DEVICE};
 use super::errors::Failure;
 use super::grammar::{self, SecretSource};
 use super::outputs;
+use super::policies;
 use crate::base::FaultKind;
 use crate::base::duration::parse_span;
 use crate::base::wording::did_you_mean;
-use crate::build::{Attest, DockerfileAt, Entitlements, MainContext};
+use crate::build::{Attest, DockerfileAt, Entitlements, MainContext, RegoRequest};
 use crate::exec::run::{DefaultNetwork, StepOptions};
 use crate::exec::ssh::AgentSpec;
 use crate::frontend::{Call, FrontendOptions, NoCache};
+use crate::llb::ResolveMode;
 use crate::llb::op::NetMode;
-use crate::llb::{ResolveMode, SourcePolicy};
 use crate::registry::cloud::CloudEnvironment;
 use crate::registry::{ProxyOptions, TrustOptions};
 use crate::solver::Secrets;
@@ -32,9 +33,6 @@ use crate::ui::{Colors, Mode, Style};
 
 /// Larger secrets are refused (SPEC B2.27).
 const MAX_SECRET: u64 = 500 << 10;
-
-/// Larger source policies are refused.
-const MAX_POLICY: u64 = 16 << 20;
 
 /// A build, ready to run.
 pub struct BuildSettings {
@@ -223,7 +221,8 @@ impl BuildSettings {
             context: MainContext::Local,
             dockerfile_at: DockerfileAt::Given,
             inputs: OnceLock::new(),
-            policy: source_policy(args)?,
+            policy: policies::in_json(args)?,
+            rego: RegoRequest::default(),
             secrets,
             entitlements,
             outputs,
@@ -232,7 +231,8 @@ impl BuildSettings {
             cache_to,
             attest: Attest { asked, report: false, vcs: BTreeMap::new() },
         };
-        contexts::main_context(args, &context, &mut request)?;
+        let dockerfile = contexts::main_context(args, &context, &mut request)?;
+        request.rego = policies::in_rego(args, dockerfile.as_deref())?;
         contexts::named_contexts(args, &mut request)?;
         git_labels(args, &mut request, &mut notices);
         let metadata_provenance = attest::metadata(&variable)?;
@@ -336,13 +336,6 @@ fn writable(flag: &str, path: &Path) -> Result<(), Failure> {
 /// What later versions will do is refused by name, never ignored.
 fn refuse_unsupported(args: &Build, notices: &mut Vec<String>) -> Result<(), Failure> {
     let not_yet = |flag: &str| usage(format!("{flag} is not supported yet"));
-    for spec in &args.policy {
-        // A policy that is not applied protects nobody; none at all is what there is (SPEC B2.22).
-        let fields = grammar::fields(spec).map_err(|e| usage(format!("--policy: {e}")))?;
-        if !grammar::is_set(&fields, "disabled") {
-            return Err(not_yet(&format!("--policy {spec}")).hint("write the rules as JSON, for --source-policy-file"));
-        }
-    }
     // SPEC B5.06: a policy that is not applied protects nobody.
     if let Some(text) = variable("BUILDX_DEFAULT_POLICY")
         && grammar::boolean(&text) != Some(false)
@@ -363,22 +356,6 @@ fn refuse_unsupported(args: &Build, notices: &mut Vec<String>) -> Result<(), Fai
         }
     }
     Ok(())
-}
-
-/// `--source-policy-file`, or the variable of buildx (SPEC B5.08, C9.01).
-fn source_policy(args: &Build) -> Result<SourcePolicy, Failure> {
-    const NAME: &str = "EXPERIMENTAL_BUILDKIT_SOURCE_POLICY";
-    let (name, path) = match (&args.source_policy_file, variable(NAME)) {
-        (Some(path), _) => ("--source-policy-file", path.clone()),
-        (None, Some(path)) => (NAME, path.into()),
-        (None, None) => return Ok(SourcePolicy::default()),
-    };
-    let fail = |why: String| usage(format!("{name}: {}: {why}", path.display()));
-    let text = read_limited(&path, MAX_POLICY).map_err(|e| fail(e.to_string()))?;
-    if text.len() as u64 > MAX_POLICY {
-        return Err(fail("larger than 16 MiB".into()));
-    }
-    SourcePolicy::parse(&text, &path.display().to_string()).map_err(|e| fail(e.to_string()))
 }
 
 /// `--call`, `--check` (SPEC A10.25, A10.26).

@@ -28,6 +28,7 @@ const COMMANDS: &[&str] = &[
     "images",
     "imagetools",
     "ls",
+    "policy",
     "pull",
     "push",
     "login",
@@ -54,7 +55,7 @@ const COMMANDS: &[&str] = &[
 
 /// What `buildx` and `builder` have in common with us under the same name. `image prune` is none of them: docker deletes no
 /// cache with it.
-const SHARED: &[&str] = &["build", "b", "du", "imagetools", "prune"];
+const SHARED: &[&str] = &["build", "b", "du", "imagetools", "policy", "prune"];
 
 /// What `buildx` says about builders.
 const BUILDERS: &[&str] = &["create", "use", "ls", "inspect", "rm", "stop", "version", "install", "uninstall"];
@@ -286,6 +287,7 @@ mod tests {
             ("rbuild image", "rbuild build image"),
             ("rbuild buildx ls", "rbuild builder ls"),
             ("rbuild buildx imagetools inspect x", "rbuild imagetools inspect x"),
+            ("rbuild buildx policy test .", "rbuild policy test ."),
             ("rbuild buildx history logs ^1", "rbuild builds logs ^1"),
             ("rbuild container run x", "rbuild run x"),
             ("rbuild buildx --help", "rbuild --help"),

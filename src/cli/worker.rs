@@ -14,7 +14,7 @@ use super::config::Config;
 use super::errors::Failure;
 use super::once::Once;
 use super::{
-    WORKER_ROLE, broker, build, builds, debug, image_commands, imagetools, info, registries, run, settings,
+    WORKER_ROLE, broker, build, builds, debug, image_commands, imagetools, info, policies, registries, run, settings,
     store_commands,
 };
 use crate::base::wording::shell_word;
@@ -386,6 +386,7 @@ fn command(inside: &Inside, cli: &super::Cli) -> Result<u8, Failure> {
         Command::Inspect(args) => image_commands::inspect(inside, args),
         Command::History(args) => image_commands::history(inside, args),
         Command::Imagetools { command } => imagetools::run(inside, command),
+        Command::Policy { command } => policies::run(inside, command),
         Command::Run(args) => run::run(inside, args),
         Command::Builds { command } => builds::run(inside, command),
         Command::Debug(args) => debug::debug(inside, args),

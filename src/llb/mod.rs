@@ -15,5 +15,5 @@ pub mod steps;
 pub use definition::{Builder, Definition, DefinitionError, Edge, Graph, Vertex};
 pub use host::{FrontendHost, HostError, ResolveMode, ResolvedImage};
 pub use op::Op;
-pub use policy::{PolicyError, PolicySyntax, SourcePolicy};
+pub use policy::{PolicyError, PolicySyntax, SourcePolicy, with_sources};
 pub use steps::Steps;

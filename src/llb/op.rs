@@ -358,7 +358,7 @@ pub struct SecretOpt {
 }
 
 /// Brings in content from outside (C1.08, C2).
-#[derive(Clone, PartialEq, Eq, prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct SourceOp {
     /// `scheme://ref`.
     #[prost(string, tag = "1")]

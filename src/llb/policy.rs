@@ -274,46 +274,62 @@ impl SourcePolicy {
         if self.is_empty() {
             return Ok(Cow::Borrowed(definition));
         }
-        let mut renamed: HashMap<String, String> = HashMap::new();
-        let mut out = definition.clone();
-        for bytes in &mut out.pb.def {
-            // What is no op is told when the graph is read.
-            let Ok(mut op) = Op::decode(bytes.as_slice()) else { continue };
-            let mut changed = false;
-            for input in &mut op.inputs {
-                if let Some(new) = renamed.get(&input.digest) {
-                    input.digest.clone_from(new);
-                    changed = true;
-                }
-            }
-            if let Some(Kind::Source(source)) = &mut op.kind
-                && let Cow::Owned(new) = self.apply(source).map_err(|e| (Digest::sha256(bytes.as_slice()), e))?
-            {
-                *source = new;
+        with_sources(definition, |_, source| match self.apply(source)? {
+            Cow::Owned(new) => Ok(Some(new)),
+            Cow::Borrowed(_) => Ok(None),
+        })
+    }
+}
+
+/// A graph in which `change` has its say about every source; what depends on a changed one follows it.
+///
+/// # Errors
+/// The first of `change`, with its vertex.
+pub fn with_sources<'a, E>(
+    definition: &'a Definition,
+    mut change: impl FnMut(&Op, &SourceOp) -> Result<Option<SourceOp>, E>,
+) -> Result<Cow<'a, Definition>, (Digest, E)> {
+    let mut renamed: HashMap<String, String> = HashMap::new();
+    let mut out = definition.clone();
+    for bytes in &mut out.pb.def {
+        // What is no op is told when the graph is read.
+        let Ok(mut op) = Op::decode(bytes.as_slice()) else { continue };
+        let mut changed = false;
+        for input in &mut op.inputs {
+            if let Some(new) = renamed.get(&input.digest) {
+                input.digest.clone_from(new);
                 changed = true;
             }
-            if changed {
-                let old = Digest::sha256(bytes.as_slice()).to_string();
-                *bytes = op.encode_to_vec();
-                renamed.insert(old, Digest::sha256(bytes.as_slice()).to_string());
-            }
         }
-        if renamed.is_empty() {
-            return Ok(Cow::Borrowed(definition));
+        let new = match &op.kind {
+            Some(Kind::Source(source)) => change(&op, source).map_err(|e| (Digest::sha256(bytes.as_slice()), e))?,
+            _ => None,
+        };
+        if let Some(new) = new {
+            op.kind = Some(Kind::Source(new));
+            changed = true;
         }
-        // Where two have become one, the graph has the op twice, which reads as one.
-        for (old, new) in &renamed {
-            if let Some(metadata) = out.pb.metadata.remove(old) {
-                out.pb.metadata.insert(new.clone(), metadata);
-            }
-            if let Some(source) = &mut out.pb.source
-                && let Some(places) = source.locations.remove(old)
-            {
-                source.locations.insert(new.clone(), places);
-            }
+        if changed {
+            let old = Digest::sha256(bytes.as_slice()).to_string();
+            *bytes = op.encode_to_vec();
+            renamed.insert(old, Digest::sha256(bytes.as_slice()).to_string());
         }
-        Ok(Cow::Owned(out))
     }
+    if renamed.is_empty() {
+        return Ok(Cow::Borrowed(definition));
+    }
+    // Where two have become one, the graph has the op twice, which reads as one.
+    for (old, new) in &renamed {
+        if let Some(metadata) = out.pb.metadata.remove(old) {
+            out.pb.metadata.insert(new.clone(), metadata);
+        }
+        if let Some(source) = &mut out.pb.source
+            && let Some(places) = source.locations.remove(old)
+        {
+            source.locations.insert(new.clone(), places);
+        }
+    }
+    Ok(Cow::Owned(out))
 }
 
 impl Rule {

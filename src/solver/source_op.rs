@@ -104,16 +104,33 @@ impl Solver {
     /// # Errors
     /// When the source cannot be had.
     pub async fn source_time(self: &Arc<Self>, source: &SourceOp) -> Result<Option<i64>, SolveError> {
+        let (vertex, pinned) = self.source_now(source).await?;
+        let Some(pinned) = pinned else { return Ok(None) };
+        let request = self.request(&vertex, source);
+        self.unless_cancelled(pinned.time(&request)).await?.map_err(|e| failed(&vertex, &e))
+    }
+
+    /// What a source is now; `None` for a kind that is not asked.
+    ///
+    /// # Errors
+    /// When the source cannot be had.
+    pub async fn source_pin(self: &Arc<Self>, source: &SourceOp) -> Result<Option<Arc<dyn Pinned>>, SolveError> {
+        Ok(self.source_now(source).await?.1)
+    }
+
+    async fn source_now(
+        self: &Arc<Self>,
+        source: &SourceOp,
+    ) -> Result<(Arc<Vertex>, Option<Arc<dyn Pinned>>), SolveError> {
         let mut builder = Builder::default();
         let op = Op { kind: Some(Kind::Source(source.clone())), ..Op::default() };
-        let root = builder.add(&op, OpMetadata::named("[internal] load the time of a source"), &[]);
+        let root = builder.add(&op, OpMetadata::named("[internal] load what a source is"), &[]);
         let graph = builder.finish(Some(&root)).graph();
         let graph = Arc::new(graph.map_err(|e| SolveError::internal(e.to_string()))?);
-        let Some(vertex) = graph.vertices.get(&root.vertex) else { return Ok(None) };
+        let vertex = graph.vertices.get(&root.vertex).cloned();
+        let vertex = vertex.ok_or_else(|| SolveError::internal("a source that is in no graph"))?;
         let keyed = self.keyed(&graph, &vertex.digest).await?;
-        let Some(pinned) = &keyed.pinned else { return Ok(None) };
-        let request = self.request(vertex, source);
-        self.unless_cancelled(pinned.time(&request)).await?.map_err(|e| failed(vertex, &e))
+        Ok((vertex, keyed.pinned.clone()))
     }
 
     /// Up to `limit` bytes of a file of a graph's result; `None` if there is no such file.

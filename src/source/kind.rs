@@ -49,6 +49,11 @@ pub trait Pinned: Send + Sync + std::fmt::Debug {
     /// What it is, for provenance.
     fn material(&self) -> Material;
 
+    /// The full name of the ref that was asked for, of a repository.
+    fn reference(&self) -> Option<String> {
+        None
+    }
+
     /// Seconds since 1970 at which the content was made, where the source knows it (SPEC A4.18).
     ///
     /// # Errors

@@ -164,6 +164,10 @@ impl Pinned for PinnedCommit {
         key
     }
 
+    fn reference(&self) -> Option<String> {
+        self.resolved.name.clone()
+    }
+
     fn material(&self) -> Material {
         let mut uri = self.spec.shown();
         let short = |name: &str| {

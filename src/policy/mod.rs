@@ -1,0 +1,252 @@
+//! Layer 2: build policies in Rego: which sources a build may have, by rules that look at what a source is (SPEC B2.22, B8.09, C9.03).
+//!
+//! A policy is asked about each source and answers with `data.docker.decision`. [`input`] makes what it sees, [`engine`] evaluates it.
+//! Facts that have to be asked for (digests, configurations) are found only where the text of a policy speaks of them. Nothing
+//! here reaches the network: [`Facts`] is the builder's.
+
+mod engine;
+mod input;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::base::Digest;
+use crate::llb::HostError;
+use crate::llb::op::SourceOp;
+use crate::oci::{Platform, Reference};
+use engine::Engine;
+
+pub use engine::{PolicyTest, UNVERIFIED};
+pub use input::{FIELDS, Input, unresolved};
+
+/// A policy file.
+#[derive(Debug, Clone)]
+pub struct PolicyFile {
+    /// How it is called in messages.
+    pub name: String,
+    /// Its text.
+    pub text: String,
+    /// Where what it imports and reads is; nowhere for a policy that came with a remote context.
+    pub root: Option<PathBuf>,
+}
+
+/// What policies learn of the build.
+#[derive(Debug, Clone, Default)]
+pub struct Env {
+    /// Build arguments of the command line.
+    pub args: std::collections::BTreeMap<String, String>,
+    /// Labels of the command line.
+    pub labels: std::collections::BTreeMap<String, String>,
+    /// The Dockerfile's name.
+    pub filename: String,
+    /// The target stage, if one was named.
+    pub target: Option<String>,
+}
+
+/// What is known of an image once it was asked for.
+#[derive(Debug, Clone)]
+pub struct ImageFacts {
+    /// Of the index where there is one, else of the manifest.
+    pub digest: Digest,
+    /// The configuration of the platform's image.
+    pub config: bytes::Bytes,
+}
+
+/// What is known of a repository or a download once it was asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Pin {
+    /// `sha256:…` of a file, the commit of a repository.
+    pub checksum: String,
+    /// The full name of the ref, `refs/heads/main`.
+    pub reference: Option<String>,
+}
+
+/// Finds out what a policy asks for.
+#[async_trait::async_trait]
+pub trait Facts: Send + Sync {
+    /// Digest and configuration of an image.
+    ///
+    /// # Errors
+    /// When it cannot be had.
+    async fn image(&self, source: &SourceOp, platform: &Platform) -> Result<ImageFacts, HostError>;
+
+    /// What a download or a ref is now.
+    ///
+    /// # Errors
+    /// When it cannot be had.
+    async fn pin(&self, source: &SourceOp) -> Result<Pin, HostError>;
+}
+
+/// What is wrong with a policy.
+#[derive(Debug, thiserror::Error)]
+pub enum RegoError {
+    /// It does not compile, needs what is not here, or fails when it is evaluated.
+    #[error("policy {name}: {reason}")]
+    Policy {
+        /// The file.
+        name: String,
+        /// Why.
+        reason: String,
+    },
+    /// It says no.
+    #[error("source \"{identifier}\" not allowed by policy: action DENY{}", listed(messages))]
+    Denied {
+        /// The source.
+        identifier: String,
+        /// The file.
+        name: String,
+        /// What `deny_msg` said.
+        messages: Vec<String>,
+    },
+    /// What it asked for cannot be had.
+    #[error("{0}")]
+    Facts(#[from] HostError),
+}
+
+fn listed(messages: &[String]) -> String {
+    if messages.is_empty() { String::new() } else { format!(": {}", messages.join("; ")) }
+}
+
+impl RegoError {
+    /// The remedy, where there is one.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Denied { name, .. } => {
+                Some(format!("{name} says so; --policy log-level=debug shows what it looked at"))
+            }
+            Self::Policy { .. } => Some("rbuild policy eval SOURCE evaluates a policy alone".into()),
+            Self::Facts(error) => error.hint.clone(),
+        }
+    }
+}
+
+/// How much is told about policies (SPEC B2.22 `log-level`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum LogLevel {
+    /// Nothing.
+    Quiet,
+    /// What was asked and decided.
+    #[default]
+    Info,
+    /// Also what policies looked at.
+    Debug,
+}
+
+/// Says what policies do.
+pub type Log<'a> = &'a (dyn Fn(LogLevel, &str) + Send + Sync);
+
+/// What was decided about a source that may be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// As it is.
+    Allow,
+    /// As this one: the policy pinned it.
+    Convert(SourceOp),
+}
+
+/// Policies of a build, all of which have to allow a source. None allow everything.
+#[derive(Debug, Clone, Default)]
+pub struct Policies {
+    engines: Vec<Engine>,
+    env: Env,
+}
+
+impl Policies {
+    /// Compiles policies; the files of one belong together.
+    ///
+    /// # Errors
+    /// When one cannot be applied as it is.
+    pub fn new(policies: &[Vec<PolicyFile>], env: Env) -> Result<Self, RegoError> {
+        let engines = policies.iter().map(|files| Engine::new(files)).collect::<Result<Vec<_>, _>>()?;
+        let policies = Self { engines, env };
+        for engine in &policies.engines {
+            engine.refuse_capabilities(&policies.input(Input::default()))?;
+        }
+        Ok(policies)
+    }
+
+    /// Whether there is nothing to ask.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.engines.is_empty()
+    }
+
+    /// Asks all policies about a source for `platform`.
+    ///
+    /// # Errors
+    /// When one says no or cannot be evaluated, or when what it looks at cannot be had.
+    pub async fn check(
+        &self,
+        source: &SourceOp,
+        platform: &Platform,
+        facts: &dyn Facts,
+        log: Log<'_>,
+    ) -> Result<Decision, RegoError> {
+        for engine in &self.engines {
+            let shown = input::shown(source, platform);
+            log(LogLevel::Info, &format!("checking policy for source {shown}"));
+            let mut input = Input::new(source, platform).map_err(|reason| engine.fault(reason))?;
+            input.resolve(source, platform, facts, &|field| engine.mentions(field)).await?;
+            let value = self.input(input);
+            log(LogLevel::Debug, &format!("policy input: {value:#}"));
+            let answer = engine.decide(&value, log)?;
+            if !answer.allow {
+                log(LogLevel::Info, &format!("policy decision for source {shown}: DENY"));
+                for message in &answer.messages {
+                    log(LogLevel::Info, &format!(" - {message}"));
+                }
+                let (identifier, name) = (source.identifier.clone(), engine.name().to_owned());
+                return Err(RegoError::Denied { identifier, name, messages: answer.messages });
+            }
+            match answer.pins.as_slice() {
+                [] => log(LogLevel::Info, &format!("policy decision for source {shown}: ALLOW")),
+                [pin] => {
+                    let pinned = pinned(source, pin).map_err(|reason| engine.fault(reason))?;
+                    log(
+                        LogLevel::Info,
+                        &format!("policy decision for source {shown}: convert to {}", pinned.identifier),
+                    );
+                    // What is asked next is the pinned one; the others are asked about that one then.
+                    return Ok(if pinned == *source { Decision::Allow } else { Decision::Convert(pinned) });
+                }
+                _ => return Err(engine.fault(format!("multiple image pins set to {shown}"))),
+            }
+        }
+        Ok(Decision::Allow)
+    }
+
+    /// Evaluates the rules called `test_…` of more files beside the policies (SPEC B8.09 `policy test`).
+    ///
+    /// # Errors
+    /// When a file does not compile, or a test cannot be evaluated.
+    pub fn tests(&self, files: &[PolicyFile], only: Option<&str>) -> Result<Vec<PolicyTest>, RegoError> {
+        let mut all = Vec::new();
+        for engine in &self.engines {
+            all.extend(engine.tests(files, only)?);
+        }
+        Ok(all)
+    }
+
+    fn input(&self, input: Input) -> Value {
+        input.into_value(&self.env)
+    }
+}
+
+/// An image source by digest.
+fn pinned(source: &SourceOp, digest: &Digest) -> Result<SourceOp, String> {
+    let reference = source.identifier.strip_prefix("docker-image://").ok_or("only images can be pinned")?;
+    let reference = Reference::parse_raw(reference).map_err(|e| e.to_string())?;
+    match &reference.digest {
+        Some(known) if known != digest => {
+            Err(format!("{} is to be pinned to {digest}, and has another digest", source.identifier))
+        }
+        _ => {
+            let identifier = format!("docker-image://{}", reference.with_digest(digest.clone()));
+            Ok(SourceOp { identifier, ..source.clone() })
+        }
+    }
+}

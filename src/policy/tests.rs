@@ -1,0 +1,215 @@
+//! Policies over a world that answers everything.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+use std::sync::Mutex;
+
+use serde_json::json;
+
+use super::*;
+use crate::base::FaultKind;
+
+/// Knows one of each, and counts how often it was asked.
+#[derive(Default)]
+struct World(Mutex<Vec<String>>);
+
+#[async_trait::async_trait]
+impl Facts for World {
+    async fn image(&self, source: &SourceOp, _: &Platform) -> Result<ImageFacts, HostError> {
+        self.0.lock().unwrap().push(source.identifier.clone());
+        let config = json!({"created": "2024-05-01T00:00:00Z", "config": {"User": "app", "Labels": {"team": "infra"},
+            "Env": ["A=b"], "Volumes": {"/data": {}}, "WorkingDir": "/srv"}});
+        Ok(ImageFacts { digest: Digest::sha256("index"), config: config.to_string().into() })
+    }
+
+    async fn pin(&self, source: &SourceOp) -> Result<Pin, HostError> {
+        self.0.lock().unwrap().push(source.identifier.clone());
+        match source.identifier.starts_with("git://") {
+            true => Ok(Pin { checksum: "a".repeat(40), reference: Some("refs/heads/main".into()) }),
+            false if source.identifier.ends_with("gone") => {
+                Err(HostError { kind: FaultKind::Remote, message: "it is gone".into(), hint: None })
+            }
+            false => Ok(Pin { checksum: "sha256:12".into(), reference: None }),
+        }
+    }
+}
+
+fn policies(rules: &str) -> Result<Policies, RegoError> {
+    let file = PolicyFile { name: "p.rego".into(), text: format!("package docker\n{rules}"), root: None };
+    let env = Env { args: [("V".to_owned(), "1".to_owned())].into(), filename: "Dockerfile".into(), ..Env::default() };
+    Policies::new(&[vec![file]], env)
+}
+
+fn source(identifier: &str) -> SourceOp {
+    SourceOp { identifier: identifier.into(), ..SourceOp::default() }
+}
+
+fn ask(rules: &str, identifier: &str, world: &World) -> Result<Decision, RegoError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let policies = policies(rules)?;
+    runtime.block_on(policies.check(&source(identifier), &Platform::new("linux", "amd64", ""), world, &|_, _| {}))
+}
+
+fn allows(condition: &str, identifier: &str) -> bool {
+    let rules = format!("default allow := false\nallow if {{ {condition} }}\ndecision := {{\"allow\": allow}}");
+    match ask(&rules, identifier, &World::default()) {
+        Ok(_) => true,
+        Err(RegoError::Denied { .. }) => false,
+        Err(e) => panic!("{condition}: {e}"),
+    }
+}
+
+const ALPINE: &str = "docker-image://docker.io/library/alpine:3.19";
+
+// SPEC B8.09: what policies see of each kind of source.
+#[test]
+fn b8_09_policies_see_what_a_source_is() {
+    let digest = Digest::sha256("x");
+    let pinned = format!("{ALPINE}@{digest}");
+    let http = "https://Example.com:8443/a/b.tgz?x=1&x=2";
+    let git = "git://github.com/moby/buildkit#refs/tags/v1:sub/dir";
+    for (condition, identifier) in [
+        ("input.image.repo == \"alpine\"", ALPINE),
+        ("input.image.fullRepo == \"docker.io/library/alpine\"", ALPINE),
+        ("input.image.host == \"docker.io\"; input.image.tag == \"3.19\"", ALPINE),
+        ("input.image.ref == \"docker.io/library/alpine:3.19\"", ALPINE),
+        ("input.image.platform == \"linux/amd64\"; input.image.os == \"linux\"; input.image.arch == \"amd64\"", ALPINE),
+        ("not input.image.isCanonical", ALPINE),
+        ("input.image.isCanonical; startswith(input.image.checksum, \"sha256:\")", &pinned),
+        ("input.image.repo == \"r.example:5000/a/b\"", "docker-image://r.example:5000/a/b:1"),
+        ("input.http.host == \"example.com:8443\"; input.http.schema == \"https\"", http),
+        ("input.http.path == \"/a/b.tgz\"; input.http.query.x == [\"1\", \"2\"]", http),
+        ("input.git.host == \"github.com\"; input.git.tagName == \"v1\"; input.git.subDir == \"sub/dir\"", git),
+        ("input.git.remote == \"https://github.com/moby/buildkit\"; not input.git.branch", git),
+        ("input.local.name == \"context\"", "local://context"),
+        ("input.env.args.V == \"1\"; input.env.filename == \"Dockerfile\"", "local://context"),
+        ("not input.env.capsRequest; not input.env.target", "local://context"),
+    ] {
+        assert!(allows(condition, identifier), "{condition} of {identifier}");
+    }
+    assert!(!allows("input.image", "local://context"));
+    let error = ask("decision := {\"allow\": true}", "oci-layout://x", &World::default()).unwrap_err();
+    assert_eq!(error.to_string(), "policy p.rego: unsupported source scheme: oci-layout");
+}
+
+// SPEC B8.09: unknown fields are asked for only if a rule speaks of them; comments do not count.
+#[test]
+fn b8_09_facts_are_asked_for_where_rules_speak_of_them() {
+    for (condition, identifier, asked) in [
+        ("input.image.labels.team == \"infra\"", ALPINE, 1),
+        ("input.image.user == \"app\"; input.image.env == [\"A=b\"]; input.image.volumes == [\"/data\"]", ALPINE, 1),
+        ("input.image.workingDir == \"/srv\"; input.image[\"checksum\"]", ALPINE, 1),
+        ("time.parse_rfc3339_ns(input.image.createdTime) < time.now_ns()", ALPINE, 1),
+        ("input.image.repo == \"alpine\" # labels, checksum\n", ALPINE, 0),
+        ("input.http.checksum == \"sha256:12\"", "https://example.com/x", 1),
+        ("input.git.branch == \"main\"; input.git.ref == \"refs/heads/main\"", "git://example.com/x.git", 1),
+        ("count(input.git.commitChecksum) == 40; not input.git.isSHA256", "git://example.com/x.git", 1),
+        ("input.local; not input.image.labels", "local://context", 0),
+    ] {
+        let world = World::default();
+        let rules = format!("default allow := false\nallow if {{ {condition} }}\ndecision := {{\"allow\": allow}}");
+        ask(&rules, identifier, &world).unwrap_or_else(|e| panic!("{condition}: {e}"));
+        assert_eq!(world.0.lock().unwrap().len(), asked, "{condition}");
+    }
+    let error =
+        ask("decision := {\"allow\": input.http.checksum == \"\"}", "https://e.example/gone", &World::default());
+    assert!(matches!(error, Err(RegoError::Facts(e)) if e.message == "it is gone"));
+}
+
+// SPEC B8.09: `decision`, and what is said of a denied source.
+#[test]
+fn b8_09_decisions_are_an_object_with_allow() {
+    let say = |rules: &str| ask(rules, ALPINE, &World::default()).map_err(|e| e.to_string());
+    assert_eq!(say("decision := {\"allow\": true}"), Ok(Decision::Allow));
+    let denied = format!("source \"{ALPINE}\" not allowed by policy: action DENY");
+    assert_eq!(say("decision := {}"), Err(denied.clone()));
+    let messages = "deny_msg contains msg if { msg := sprintf(\"no %s\", [input.image.repo]) }\n\
+        decision := {\"allow\": count(deny_msg) == 0, \"deny_msg\": deny_msg}";
+    assert_eq!(say(messages), Err(format!("{denied}: no alpine")));
+    for (rules, said) in [
+        ("decision := true", "data.docker.decision is true, not an object"),
+        ("decision := {\"allow\": \"yes\"}", "decision.allow is \"yes\""),
+        ("decision := {\"allow\": true} if input.git", "data.docker.decision is undefined"),
+        ("allow := true", "p.rego"),
+        ("decision := {", "p.rego:2"),
+        ("decision := {\"allow\": nothing(1)}", "nothing"),
+        ("decision := {\"allow\": true, \"caps\": {\"exec.proxy\": true}}", "the capability exec.proxy"),
+        ("decision := {\"allow\": docker_github_builder(input.image, \"a/b\")}", "needs docker_github_builder"),
+        ("decision := {\"allow\": count(input.image.signatures) > 0}", "needs image.signatures"),
+        ("decision := {\"allow\": true} if input.git.commit.author.name == \"x\"", "needs git.commit"),
+        ("import data.lib\ndecision := {\"allow\": true}", "a policy of a remote context cannot read other files"),
+        ("decision := {\"allow\": true} if { pin_image(input.image, \"x\") }", "pin_image"),
+    ] {
+        let error = say(rules).expect_err(rules);
+        assert!(error.contains(said), "{rules}: {error}");
+    }
+    assert_eq!(say("# image.signatures\ndecision := {\"allow\": true}"), Ok(Decision::Allow));
+}
+
+// SPEC B8.09 `pin_image`.
+#[test]
+fn b8_09_a_pinned_image_is_another_source() {
+    let digest = Digest::sha256("x");
+    let rules = format!("decision := {{\"allow\": true}} if {{ pin_image(input.image, \"{digest}\") }}");
+    let pinned = source(&format!("{ALPINE}@{digest}"));
+    assert_eq!(ask(&rules, ALPINE, &World::default()).unwrap(), Decision::Convert(pinned.clone()));
+    assert_eq!(ask(&rules, &pinned.identifier, &World::default()).unwrap(), Decision::Allow);
+    let other = format!("{ALPINE}@{}", Digest::sha256("y"));
+    assert!(ask(&rules, &other, &World::default()).unwrap_err().to_string().contains("has another digest"));
+    let two = format!(
+        "decision := {{\"allow\": true}} if {{ pin_image(input.image, \"{digest}\"); pin_image(input.image, \"{}\") }}",
+        Digest::sha256("y")
+    );
+    assert!(ask(&two, ALPINE, &World::default()).unwrap_err().to_string().contains("multiple image pins"));
+}
+
+// SPEC B8.09: imports and `load_json` stay below the policy's directory; a policy does not run for ever.
+#[test]
+fn b8_09_policies_read_beside_themselves_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let inner = dir.path().join("in");
+    std::fs::create_dir_all(inner.join("lib")).unwrap();
+    std::fs::write(inner.join("lib/names.rego"), "package whatever\nok(name) if name == \"alpine\"\n").unwrap();
+    std::fs::write(inner.join("list.json"), "{\"repos\": [\"alpine\"]}").unwrap();
+    std::fs::write(dir.path().join("outside.json"), "{\"repos\": [\"alpine\"]}").unwrap();
+    std::os::unix::fs::symlink("../outside.json", inner.join("link.json")).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let say = |rules: &str| {
+        let text = format!("package docker\n{rules}");
+        let file = PolicyFile { name: "p.rego".into(), text, root: Some(inner.clone()) };
+        let policies = Policies::new(&[vec![file]], Env::default()).map_err(|e| e.to_string())?;
+        let platform = Platform::new("linux", "amd64", "");
+        let (asked, world) = (source(ALPINE), World::default());
+        runtime.block_on(policies.check(&asked, &platform, &world, &|_, _| {})).map_err(|e| e.to_string())
+    };
+    assert_eq!(
+        say("import data.lib.names\ndecision := {\"allow\": true} if names.ok(input.image.repo)"),
+        Ok(Decision::Allow)
+    );
+    assert_eq!(
+        say(
+            "import data.lib.names as n # names.ok(\nx := \"n.ok(1)\"\ndecision := {\"allow\": n.ok(input.image.repo)}"
+        ),
+        Ok(Decision::Allow)
+    );
+    let load = |path: &str| say(&format!("decision := {{\"allow\": input.image.repo in load_json(\"{path}\").repos}}"));
+    assert_eq!(load("list.json"), Ok(Decision::Allow));
+    for path in ["../outside.json", "link.json", "/etc/passwd", "none.json"] {
+        assert!(load(path).is_err(), "{path}");
+    }
+    assert!(
+        say("import data.missing.one\ndecision := {\"allow\": true}").unwrap_err().contains("import data.missing.one")
+    );
+}
+
+// SPEC B8.09 `policy test`.
+#[test]
+fn b8_09_tests_are_rules_called_test() {
+    let policies = policies("allow if input.image.repo == \"alpine\"\ndecision := {\"allow\": allow}").unwrap();
+    let text = "package docker\ntest_alpine if { decision.allow with input as {\"image\": {\"repo\": \"alpine\"}} }\n\
+        test_other if { decision.allow with input as {\"image\": {\"repo\": \"busybox\"}} }\n";
+    let file = PolicyFile { name: "p_test.rego".into(), text: text.into(), root: None };
+    let results = policies.tests(std::slice::from_ref(&file), None).unwrap();
+    let shown: Vec<_> = results.iter().map(|test| (test.name.as_str(), test.passed)).collect();
+    assert_eq!(shown, [("test_alpine", true), ("test_other", false)]);
+    assert_eq!(policies.tests(&[file], Some("alp")).unwrap().len(), 1);
+}

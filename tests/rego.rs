@@ -1,0 +1,187 @@
+//! Policies in Rego: asked about each source before it is used, found beside the Dockerfile or named (SPEC B2.22, B8.09).
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![allow(clippy::print_stderr, reason = "skip reasons are collected by scripts/test")]
+#![allow(missing_docs, unreachable_pub, reason = "a test program")]
+
+mod support;
+
+use support::Bench;
+use support::git::{Repositories, daemon};
+use support::registry::Registry;
+use support::web::{Answer, Web};
+
+fn rules(condition: &str) -> String {
+    format!(
+        "package docker\ndefault allow := false\nallow if {{ {condition} }}\n\
+         deny_msg contains \"ask the platform team\" if not allow\ndecision := {{\"allow\": allow, \"deny_msg\": deny_msg}}\n"
+    )
+}
+
+// SPEC B2.22, B8.09, C9.03: the policy beside the Dockerfile counts by itself, others with it; a denied source is not asked for.
+#[test]
+fn b2_22_the_policy_beside_the_dockerfile_is_applied() {
+    let web = Web::start(|_| Answer::new(200).with_body("text/plain", b"tool".to_vec()));
+    let bench = Bench::new();
+    bench.dockerfile(&format!("FROM scratch\nADD {} /tool\nCOPY Dockerfile /\n", web.url("/tool")));
+    let policy = |name: &str, condition: &str| std::fs::write(bench.ctx().join(name), rules(condition)).unwrap();
+    policy("Dockerfile.rego", "input.local");
+    let denied = format!("source \"{}\" not allowed by policy: action DENY: ask the platform team", web.url("/tool"));
+    bench.build(&[]).fails(4, &[&denied, "hint: Dockerfile.rego says so", ">>> ADD"]);
+    bench.build(&["--check"]).ok();
+    assert!(web.requests().is_empty());
+    bench.build(&["--policy", "disabled=true"]).ok();
+    policy("Dockerfile.rego", &format!("input.http.host == \"{}\"", web.host));
+    bench.build(&[]).fails(4, &["source \"local://context\" not allowed by policy", ">>> COPY"]);
+    let both = format!("input.local\n}}\nallow if {{ input.http.host == \"{}\"", web.host);
+    policy("Dockerfile.rego", &both);
+    let run = bench.build(&["--policy", "log-level=debug", "--no-cache"]).ok();
+    for said in ["loading policies", "Dockerfile.rego", "policy input: {", "\"schema\": \"http\"", "local://context"] {
+        assert!(run.stderr.contains(said), "{said}: {}", run.stderr);
+    }
+    assert!(run.stderr.contains("policy decision for source local://context (linux/amd64): ALLOW"), "{}", run.stderr);
+    // All have to allow; without the first one the named ones remain.
+    std::fs::write(bench.path("out/none.rego"), rules("false")).unwrap();
+    std::fs::write(bench.path("out/all.rego"), rules("true")).unwrap();
+    bench
+        .build(&["--policy", "filename=all.rego", "--policy", "filename=none.rego"])
+        .fails(4, &["hint: none.rego says so"]);
+    policy("Dockerfile.rego", "false");
+    bench.build(&["--policy", "reset=true,filename=cwd://all.rego,strict=true"]).ok();
+    bench.build(&["--policy", "filename=all.rego"]).fails(4, &["hint: Dockerfile.rego says so"]);
+    // Another Dockerfile has its own.
+    std::fs::write(bench.ctx().join("b.Dockerfile"), "FROM scratch\nCOPY Dockerfile /\n").unwrap();
+    bench.build(&["-f", "../ctx/b.Dockerfile"]).ok();
+    std::fs::write(bench.ctx().join("b.Dockerfile.rego"), "package docker\ndecision := {\"allow\": false}").unwrap();
+    bench.build(&["-f", "../ctx/b.Dockerfile"]).fails(4, &["action DENY"]);
+}
+
+// SPEC B8.09: arguments and target of the build, and what a download is.
+#[test]
+fn b8_09_rules_look_at_the_build_and_at_what_is_downloaded() {
+    let web = Web::start(|_| Answer::new(200).with_body("text/plain", b"tool".to_vec()));
+    let bench = Bench::new();
+    bench.dockerfile(&format!("FROM scratch AS app\nARG V\nADD {} /tool\n", web.url("/tool")));
+    let policy = |condition: &str| std::fs::write(bench.ctx().join("Dockerfile.rego"), rules(condition)).unwrap();
+    policy("input.env.args.V == \"1\"; input.env.target == \"app\"; input.env.labels.l == \"x\"");
+    bench.build(&["--build-arg", "V=2", "--target", "app", "--label", "l=x"]).fails(4, &["not allowed by policy"]);
+    bench.build(&["--build-arg", "V=1", "--target", "app", "--label", "l=x"]).ok();
+    policy("input.http.checksum == \"sha256:0000\"");
+    bench.build(&[]).fails(4, &["not allowed by policy"]);
+    policy("startswith(input.http.checksum, \"sha256:\"); count(input.http.checksum) == 71");
+    bench.build(&[]).ok();
+}
+
+// SPEC B8.09: a policy that cannot be applied fails the build and says why.
+#[test]
+fn b2_22_a_policy_that_cannot_be_applied_is_refused() {
+    let bench = Bench::new();
+    bench.dockerfile("FROM scratch\nCOPY Dockerfile /\n");
+    for (text, said) in [
+        ("package docker\ndecision := {", "policy Dockerfile.rego: Dockerfile.rego:2"),
+        ("package docker\ndecision := {\"allow\": count(input.image.signatures) > 0}", "it needs image.signatures"),
+        ("package other\nx := 1", "policy Dockerfile.rego"),
+        (
+            "package docker\ndecision := {\"allow\": true, \"caps\": {\"exec.proxy\": true}}",
+            "the capability exec.proxy",
+        ),
+    ] {
+        std::fs::write(bench.ctx().join("Dockerfile.rego"), text).unwrap();
+        bench.build(&[]).fails(4, &[said]);
+    }
+    std::fs::remove_file(bench.ctx().join("Dockerfile.rego")).unwrap();
+    for (flag, said) in [
+        ("filename=", "--policy: invalid value filename="),
+        ("filename=none.rego", "--policy: none.rego: no such file or directory"),
+        ("reset=perhaps", "--policy: invalid value reset=perhaps: true or false"),
+        ("log-level=loud", "--policy: invalid value log-level=loud"),
+        ("colour=red", "--policy: invalid value colour=red"),
+    ] {
+        bench.build(&["--policy", flag]).fails(2, &[said]);
+    }
+    bench
+        .build(&["--policy", "disabled=true", "--policy", "reset=true"])
+        .fails(2, &["disabled cannot be combined with other policies"]);
+}
+
+// SPEC B8.09: images are looked at where a rule needs it, and pinned where one says so.
+#[test]
+fn b8_09_images_are_looked_at_and_pinned() {
+    let bases = match support::bases() {
+        Ok(bases) => bases,
+        Err(why) => skip!("{why}"),
+    };
+    let registry = match Registry::start() {
+        Ok(registry) => registry,
+        Err(why) => skip!("{why}"),
+    };
+    registry.put(&bases.join("busybox"), "app:1");
+    let bench = Bench::new();
+    bench.dockerfile(&format!("FROM {}/app:1\n", registry.host));
+    let policy = |text: &str| std::fs::write(bench.ctx().join("Dockerfile.rego"), text).unwrap();
+    policy(&rules(&format!("input.image.host == \"{}\"; input.image.tag == \"1\"", registry.host)));
+    bench.build(&[]).ok();
+    policy(&rules("input.image.labels.team == \"infra\""));
+    bench.build(&[]).fails(4, &["not allowed by policy", ">>> FROM"]);
+    policy(&rules("startswith(input.image.checksum, \"sha256:\"); not input.image.labels"));
+    bench.build(&[]).ok();
+    let digest = format!("sha256:{}", "0".repeat(64));
+    policy(&format!("package docker\ndecision := {{\"allow\": true}} if {{ pin_image(input.image, \"{digest}\") }}"));
+    bench.build(&["--no-cache", "--pull"]).fails(5, &[&digest]);
+    // `policy eval` says the same without a build.
+    let name = format!("docker-image://{}/app:1", registry.host);
+    let eval = |args: &[&str]| bench.rbuild(&[&["policy", "eval"], args, &[name.as_str()]].concat());
+    let run = eval(&["--print", "--fields", "image.checksum"]).ok();
+    let input: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(input["image"]["tag"], "1");
+    assert!(input["image"]["checksum"].as_str().unwrap().starts_with("sha256:"));
+    policy(&rules("input.image.tag == \"2\""));
+    eval(&["-f", "../ctx/Dockerfile"]).fails(4, &["not allowed by policy: action DENY: ask the platform team"]);
+    policy(&rules("input.image.tag == \"1\""));
+    eval(&["-f", "../ctx/Dockerfile"]).ok();
+    eval(&["-f", "nothing"]).fails(4, &["there is no policy nothing.rego"]);
+    eval(&["--print", "--fields", "image.colour"]).fails(2, &["--fields: unknown field \"image.colour\""]);
+}
+
+// SPEC B8.09: the policy of a remote context comes with it, and says something about that context too.
+#[test]
+fn b8_09_a_remote_context_has_its_own_policy() {
+    let repositories = Repositories::new();
+    let repository = repositories.create("a.git", &[]);
+    repository.file("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n");
+    repository.file("Dockerfile.rego", &rules("input.git.branch == \"good\""));
+    repository.commit("one");
+    repository.git(&["branch", "good"]);
+    repository.git(&["branch", "bad"]);
+    let server = match daemon(&repositories) {
+        Ok(server) => server,
+        Err(why) => skip!("{why}"),
+    };
+    let bench = Bench::new();
+    let build = |branch: &str, args: &[&str]| {
+        let context = format!("git://{}/a.git#{branch}", server.host);
+        bench.rbuild(&[&["build"], args, &[context.as_str()]].concat())
+    };
+    build("good", &[]).ok();
+    build("bad", &[]).fails(4, &["not allowed by policy: action DENY", "Dockerfile.rego says so"]);
+    build("bad", &["--policy", "reset=true"]).ok();
+}
+
+// SPEC B8.09 `policy test`
+#[test]
+fn b8_09_policies_are_tested() {
+    let bench = Bench::new();
+    let write = |name: &str, text: &str| std::fs::write(bench.path("out").join(name), text).unwrap();
+    write("Dockerfile.rego", &rules("input.image.repo == \"alpine\""));
+    let test = |name: &str, repo: &str| {
+        format!("{name} if {{ decision.allow with input as {{\"image\": {{\"repo\": \"{repo}\"}}}} }}\n")
+    };
+    write("Dockerfile_test.rego", &format!("package docker\n{}", test("test_alpine", "alpine")));
+    let run = bench.rbuild(&["policy", "test", "."]).ok();
+    assert_eq!(run.stdout, "test_alpine: PASS\n");
+    write("more_test.rego", &format!("package docker\n{}", test("test_other", "other")));
+    let run = bench.rbuild(&["policy", "test", "."]);
+    assert_eq!((run.code, run.stdout.as_str()), (4, "test_alpine: PASS\ntest_other: FAIL\n"), "{}", run.stderr);
+    bench.rbuild(&["buildx", "policy", "test", "--run", "alp", "."]).ok();
+    bench.rbuild(&["policy", "test", "--run", "none", "."]).fails(4, &["no policy tests found"]);
+    bench.rbuild(&["policy", "test", "Dockerfile.rego"]).fails(2, &["_test.rego suffix"]);
+}
