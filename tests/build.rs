@@ -258,6 +258,7 @@ fn n2_15_an_epoch_alone_rewrites_no_file_times() {
     let rewritten = support::image::Image::open_tar(&tar);
     assert_eq!(rewritten.node("f").mtime, 1_000_000_000);
     assert_eq!(rewritten.manifest["layers"][0], alone.manifest["layers"][0], "the base's");
+    assert_eq!(rewritten.manifest["layers"][1]["annotations"]["buildkit/rewritten-timestamp"], "1000000000");
     let both = "type=image,name=a,rewrite-timestamp=true,unpack=true";
     bench.build(&["-o", both]).fails(2, &["conflicts with unpack"]);
 }

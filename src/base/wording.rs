@@ -7,11 +7,11 @@ use std::fmt::Write as _;
 #[must_use]
 pub fn closest<'a>(word: &str, options: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase();
-    // A third of a short word is already another word.
+    // Two, as BuildKit has it; of a single letter everything would be near, and long words bear more.
     let limit = match word.chars().count() {
         0 => return None,
-        1..=4 => 1,
-        5..=7 => 2,
+        1 => 1,
+        2..=7 => 2,
         _ => 3,
     };
     let mut best = None;

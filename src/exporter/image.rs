@@ -139,7 +139,8 @@ async fn layer(
     let wanted = LayerOptions { codec: options.codec, level: options.level, epoch: rewrite, threads: context.threads };
     let (store, part) = (context.store.clone(), chain[..=at].to_vec());
     let blob = blocking(move || Ok(store.derive_blob(&part, &wanted)?)).await?;
-    let descriptor = Descriptor::new(options.family.layer(blob.codec), blob.digest.clone(), blob.size);
+    let mut descriptor = Descriptor::new(options.family.layer(blob.codec), blob.digest.clone(), blob.size);
+    descriptor.annotations.extend(rewritten(rewrite));
     let layer = Layer { id: record.id.clone(), descriptor, remotes: record.remotes.clone() };
     Ok((layer, blob.diff_id, record.created))
 }
@@ -182,9 +183,15 @@ async fn estargz_layer(
     let mut descriptor = Descriptor::new(options.family.layer(Codec::Gzip), digest, size);
     descriptor.annotations.insert("containerd.io/snapshot/stargz/toc.digest".into(), summary.toc.to_string());
     descriptor.annotations.insert("io.containers.estargz.uncompressed-size".into(), summary.tar_size.to_string());
+    descriptor.annotations.extend(rewritten(epoch));
     // Where the plain blob is does not matter: this one is in no registry yet.
     let layer = Layer { id: record.id, descriptor, remotes: Vec::new() };
     Ok((layer, summary.diff_id, record.created))
+}
+
+/// What BuildKit says in a manifest of a layer whose times it rewrote (SPEC C6.09).
+fn rewritten(epoch: Option<i64>) -> Option<(String, String)> {
+    Some(("buildkit/rewritten-timestamp".to_owned(), epoch?.to_string()))
 }
 
 /// The epoch in force for one output.

@@ -107,7 +107,7 @@ impl Converter<'_> {
         Ok(())
     }
 
-    /// ARG inside a stage (SPEC A4.10–A4.13).
+    /// ARG inside a stage (SPEC A4.10–A4.13). A name may be made of variables, too.
     pub(super) fn arg(
         &mut self,
         state: &mut State,
@@ -118,13 +118,17 @@ impl Converter<'_> {
         let mut declared = Vec::with_capacity(declarations.len());
         let mut text = String::from("ARG");
         for ArgDeclaration { name, value } in declarations {
-            let key = &name.text;
+            let key = self.expand(state, name, place)?;
+            if key.is_empty() {
+                // Its variables are not set: there is nothing to declare.
+                continue;
+            }
             let mut inherited = false;
-            let value = match (self.build_args.get(key), value) {
+            let value = match (self.build_args.get(&key), value) {
                 (Some(given), _) => Some(given.clone()),
                 (None, Some(word)) => Some(self.expand(state, word, place)?),
                 (None, None) => {
-                    let value = self.globals.values.get(key).cloned();
+                    let value = self.globals.values.get(&key).cloned();
                     inherited = value.is_some();
                     value
                 }
@@ -132,7 +136,7 @@ impl Converter<'_> {
             if inherited {
                 state.uses.inherited.push(key.clone());
             } else {
-                let description = command.instruction.description(key).map(str::to_owned);
+                let description = command.instruction.description(&name.text).map(str::to_owned);
                 let (name, value, lines) = (key.clone(), value.clone(), place.lines);
                 state.uses.arguments.push(Argument { name, value, description, lines, needs: Vec::new() });
             }
@@ -140,7 +144,7 @@ impl Converter<'_> {
             if let Some(value) = &value {
                 text.push_str(&format!("={value}"));
             }
-            declared.push((key.clone(), value));
+            declared.push((key, value));
         }
         // All values are those of before the instruction (SPEC A3.08).
         state.args.extend(declared);

@@ -118,7 +118,7 @@ impl Surroundings<'_> {
             match &instruction.kind {
                 Kind::Arg(declarations) => {
                     for declaration in declarations {
-                        let name = &declaration.name.text;
+                        let name = &self.lex.expand(&declaration.name.text, Mode::Word, &variables)?.text;
                         let own = match &declaration.value {
                             Some(word) => Some(self.lex.expand(&word.text, Mode::Word, &variables)?.text),
                             None => self.globals.values.get(name).cloned(),

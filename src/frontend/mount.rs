@@ -31,6 +31,9 @@ const KINDS: [(&str, MountKind); 5] = [
 /// Sharing modes of a cache, at the index that LLB gives them.
 const SHARING: [&str; 3] = ["shared", "private", "locked"];
 
+/// buildah's words for a label that several containers share, or one alone has.
+const RELABEL: [&str; 2] = ["z", "Z"];
+
 const KEYS: [&str; 19] = [
     "type",
     "from",
@@ -156,6 +159,8 @@ fn bare(out: &mut MountSpec, readonly: &mut Option<bool>, field: &str, key: &str
             allowed(out.kind, key, &[MountKind::Secret, MountKind::Ssh])?;
             out.required = true;
         }
+        // buildah's way to say that SELinux shall let the step in (SPEC A5.03): here it always may.
+        _ if RELABEL.contains(&field) => allowed(out.kind, field, &[MountKind::Bind, MountKind::Cache])?,
         _ => {
             let known = KEYS.contains(&key).then(|| format!("write {key}=VALUE"));
             let error = FrontendError::input(format!("invalid field '{field}' must be a key=value pair"));
@@ -210,6 +215,9 @@ fn with_value(
                     .suggest(value, SHARING)
                     .hint("the values are shared, private and locked")
             })?);
+        }
+        "relabel" if matches!(value, "shared" | "private") => {
+            allowed(out.kind, key, &[MountKind::Bind, MountKind::Cache])?;
         }
         "mode" => out.mode = Some(number(8)?),
         "uid" => out.uid = Some(number(10)?),
@@ -287,6 +295,17 @@ mod tests {
         assert_eq!(ok("type=secret,id=a,env=TOKEN").env.as_deref(), Some("TOKEN"));
         assert_eq!(ok("from=$,target=/x").from.as_deref(), Some("$"));
         assert_eq!(ok("\"target=/a,b\"").target, "/a,b");
+    }
+
+    #[test]
+    fn a5_03_labels_of_selinux_are_taken() {
+        let plain = ok("type=bind,target=/x");
+        for label in ["z", "Z", "relabel=shared", "relabel=private"] {
+            assert_eq!(ok(&format!("type=bind,target=/x,{label}")), plain, "{label}");
+            assert_eq!(ok(&format!("type=cache,target=/x,{label}")), ok("type=cache,target=/x"), "{label}");
+        }
+        assert_eq!(error("type=tmpfs,target=/x,Z"), "unexpected key 'Z' for mount type 'tmpfs'");
+        assert_eq!(error("target=/x,relabel=no"), "unexpected key 'relabel' in 'relabel=no'");
     }
 
     #[test]

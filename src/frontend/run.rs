@@ -10,7 +10,8 @@ use super::state::State;
 use super::text::{absolute, base_name};
 use super::uses;
 use super::words::Mode;
-use crate::dockerfile::ast::{CommandLine, Heredoc, Run};
+use crate::dockerfile::ast::{CommandLine, Run};
+use crate::dockerfile::parser::is_one_heredoc;
 use crate::llb::op::{
     CacheOpt, ChownOpt, ExecOp, FileAction, FileActionCopy, FileActionKind, FileActionMkDir, FileActionMkFile, FileOp,
     Kind, Meta, Mount, MountType, NetMode, OpMetadata, SecretEnv, SecretOpt, SecurityMode, TmpfsOpt, UserKind, UserOpt,
@@ -134,7 +135,7 @@ impl Converter<'_> {
                 return Err(FrontendError::internal(message));
             }
             (CommandLine::Shell(text), []) => return Ok((state.with_shell(text), String::new())),
-            (CommandLine::Shell(text), [only]) if is_whole_command(text, only) => {
+            (CommandLine::Shell(text), [only]) if is_one_heredoc(text) => {
                 let summary = format!(" ({})", summary(&only.body));
                 let script = only.content();
                 if !script.starts_with("#!") || state.is_windows() {
@@ -332,15 +333,6 @@ fn security(run: &Run) -> Result<SecurityMode, FrontendError> {
     }
 }
 
-/// Whether the heredoc is all there is to the command: `RUN <<EOF`.
-fn is_whole_command(text: &str, heredoc: &Heredoc) -> bool {
-    let text = text.trim();
-    let Some(rest) = text.trim_start_matches(|c: char| c.is_ascii_digit()).strip_prefix("<<") else { return false };
-    let rest = rest.strip_prefix('-').unwrap_or(rest);
-    let plain: String = rest.trim().chars().filter(|c| !matches!(c, '"' | '\'' | '\\')).collect();
-    plain == heredoc.name
-}
-
 /// The first line of a script, for progress.
 fn summary(body: &str) -> String {
     let mut lines = body.trim().lines();
@@ -413,20 +405,6 @@ pub(super) fn timestamp(epoch: Option<i64>) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn heredoc(name: &str) -> Heredoc {
-        Heredoc { name: name.into(), expand: true, chomp: false, fd: None, body: String::new(), span: 0..0 }
-    }
-
-    #[test]
-    fn a2_06_only_a_lone_heredoc_is_the_script() {
-        for text in ["<<EOF", "<<-EOF ", "<<'EOF'", "<<\"EOF\"", "0<<E\"O\"F", "<< EOF"] {
-            assert!(is_whole_command(text, &heredoc("EOF")), "{text}");
-        }
-        for text in ["cat <<EOF", "<<EOF cat", "<<EOF > x", "<<<EOF"] {
-            assert!(!is_whole_command(text, &heredoc("EOF")), "{text}");
-        }
-    }
 
     #[test]
     fn a2_09_summaries() {

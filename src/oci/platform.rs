@@ -163,7 +163,8 @@ impl FromStr for Platform {
         let first = parts.next().unwrap_or_default();
         let rest: Vec<&str> = parts.collect();
         let word = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
-        let (os, os_version) = match first.split_once('(') {
+        // `windows(10.0.17763+win32k)`: a version, and features behind plus signs.
+        let (os, os_options) = match first.split_once('(') {
             Some((os, version)) => (os, version.strip_suffix(')').ok_or_else(form)?),
             None => (first, ""),
         };
@@ -183,14 +184,25 @@ impl FromStr for Platform {
             [arch, variant] => Self::new(os, arch, variant),
             _ => return Err(form()),
         };
-        os_version.clone_into(&mut platform.os_version);
+        let mut options = os_options.split('+').map(str::to_owned);
+        platform.os_version = options.next().unwrap_or_default();
+        platform.os_features = options.filter(|feature| !feature.is_empty()).collect();
         Ok(platform)
     }
 }
 
+/// All of it, as it can be read back: what a platform is called in directories, keys and variables.
 impl fmt::Display for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.os, self.architecture)?;
+        f.write_str(&self.os)?;
+        if !self.os_version.is_empty() || !self.os_features.is_empty() {
+            write!(f, "({}", self.os_version)?;
+            for feature in &self.os_features {
+                write!(f, "+{feature}")?;
+            }
+            f.write_str(")")?;
+        }
+        write!(f, "/{}", self.architecture)?;
         if !self.variant.is_empty() {
             write!(f, "/{}", self.variant)?;
         }
@@ -218,6 +230,9 @@ mod tests {
         assert!(canon("linux/").starts_with("\"\" is an invalid component of \"linux/\": platform specifier"));
         assert_eq!(canon("nonsense"), "\"nonsense\": unknown operating system or architecture: invalid argument");
         assert_eq!(canon("a/b/c/d"), "\"a/b/c/d\": cannot parse platform specifier: invalid argument");
+        for text in ["windows(10.0.1)/amd64", "windows(10.0.1+win32k)/amd64", "windows(+a+b)/amd64"] {
+            assert_eq!(canon(text), text);
+        }
         assert_eq!("windows(10.0.1)/amd64".parse::<Platform>().map(|p| p.os_version), Ok("10.0.1".into()));
     }
 

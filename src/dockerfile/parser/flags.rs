@@ -62,8 +62,7 @@ impl Flags {
             let name = &flag.name;
             let fail = |message: String| Problem::new(message).at(flag.span.clone());
             let Some((_, takes)) = known.iter().find(|(known, _)| known == name) else {
-                let mut problem = fail(format!("unknown flag: --{name}")).suggest(name, known.iter().map(|k| k.0));
-                problem.suggestion = problem.suggestion.map(|name| format!("--{name}"));
+                let problem = fail(format!("unknown flag: --{name}")).suggest(name, known.iter().map(|k| k.0));
                 return Err(match (&problem.suggestion, known) {
                     (Some(_), _) => problem,
                     (None, []) => problem.hint("this instruction has no flags; put -- in front of what is not one"),
@@ -158,7 +157,7 @@ mod tests {
             flags.map_err(|p| (p.message, p.suggestion, p.span))
         };
         let fails = |text: &str| check(text).expect_err(text);
-        assert_eq!(fails("--links x"), ("unknown flag: --links".into(), Some("--link".into()), Some(0..7)));
+        assert_eq!(fails("--links x"), ("unknown flag: --links".into(), Some("link".into()), Some(0..7)));
         assert_eq!(fails("--xyzzy x"), ("unknown flag: --xyzzy".into(), None, Some(0..7)));
         assert_eq!(fails("--from=a --from=b x").0, "duplicate flag specified: --from");
         assert_eq!(fails("--link --link=false x").0, "duplicate flag specified: --link");

@@ -44,6 +44,12 @@ pub(super) fn starts<'a>(args: &Slice<'a>, list: bool) -> Parse<Vec<Start<'a>>> 
     Ok(found)
 }
 
+/// Whether the text of a command is a single heredoc and nothing else: `RUN <<EOF` (SPEC A2.06).
+#[must_use]
+pub fn is_one_heredoc(text: &str) -> bool {
+    opening(text.trim()).is_some_and(|(_, _, raw)| matches!(delimiter(raw), Ok(Some(_))))
+}
+
 /// `^(\d*)<<(-?)\s*([^<]*)$`
 fn opening(word: &str) -> Option<(Option<u32>, bool, &str)> {
     let (fd, rest) = word.split_once("<<")?;
@@ -79,6 +85,7 @@ fn shell_words(text: &str) -> Option<Vec<Range<usize>>> {
             '\'' | '"' if quote.is_none() => quote = Some(c),
             c if quote == Some(c) => quote = None,
             '<' if quote.is_none() && chars.next_if(|(_, c)| *c == '<').is_some() => {
+                chars.next_if(|(_, c)| *c == '-');
                 while chars.next_if(|(_, c)| is_blank(*c)).is_some() {}
             }
             _ => {}
@@ -114,7 +121,7 @@ impl Start<'_> {
 #[cfg(test)]
 mod tests {
     use super::super::lines::Logical;
-    use super::starts;
+    use super::{is_one_heredoc, starts};
 
     fn find(text: &str) -> Vec<(String, bool, bool, Option<u32>)> {
         let mut logical = Logical::default();
@@ -133,10 +140,23 @@ mod tests {
         assert_eq!(find("cat <<-EOF >x"), one("EOF", true, true, None));
         assert_eq!(find("3<<EOF"), one("EOF", true, false, Some(3)));
         assert_eq!(find("<<  EOF x"), one("EOF", true, false, None));
-        assert_eq!(find("<<- EOF"), vec![], "the blank ends the word behind the dash");
+        assert_eq!(find("<<- EOF"), one("EOF", true, true, None));
+        assert_eq!(find("<< -EOF"), one("-EOF", true, false, None));
         assert_eq!(find("<<$EOF"), one("$EOF", true, false, None));
         assert_eq!(find("cat <<A <<B").len(), 2);
         assert_eq!(find("<<É"), one("É", true, false, None));
+    }
+
+    #[test]
+    fn a2_06_only_a_lone_heredoc_is_the_script() {
+        for text in
+            ["<<EOF", "<<-EOF ", "<<'EOF'", "<<\"EOF\"", "0<<E\"O\"F", "<< EOF", "<<E\\'F", "<<'E'\\'F", "<<'one two'"]
+        {
+            assert!(is_one_heredoc(text), "{text}");
+        }
+        for text in ["cat <<EOF", "<<EOF cat", "<<EOF > x", "<<<EOF", "<<"] {
+            assert!(!is_one_heredoc(text), "{text}");
+        }
     }
 
     #[test]

@@ -25,6 +25,7 @@ use lines::{Cursor, Line, Logical, Source};
 pub(super) use lines::continued;
 
 pub use directives::{Syntax, detect_check, detect_syntax};
+pub use heredoc::is_one_heredoc;
 
 /// A tree and what is wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

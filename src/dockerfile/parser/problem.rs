@@ -27,8 +27,10 @@ impl Problem {
         self
     }
 
+    /// In small letters where the word is.
     pub(super) fn suggest<'a>(mut self, word: &str, options: impl IntoIterator<Item = &'a str>) -> Self {
-        self.suggestion = closest(word, options).map(str::to_owned);
+        let small = word.chars().all(|c| !c.is_uppercase());
+        self.suggestion = closest(word, options).map(|near| if small { near.to_lowercase() } else { near.to_owned() });
         self
     }
 }

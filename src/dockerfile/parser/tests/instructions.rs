@@ -216,7 +216,7 @@ fn healthcheck_a8_11() {
     insta::assert_snapshot!(error("HEALTHCHECK --timeout=5 CMD a"), @r#"time: missing unit in duration "5""#);
     insta::assert_snapshot!(error("HEALTHCHECK --retries=-1 CMD a"), @"--retries cannot be negative (-1)");
     insta::assert_snapshot!(error("HEALTHCHECK --retries=x CMD a"), @r#"invalid number of retries: "x""#);
-    insta::assert_snapshot!(error("HEALTHCHECK --interva=1s CMD a"), @"unknown flag: --interva (did you mean --interval?)");
+    insta::assert_snapshot!(error("HEALTHCHECK --interva=1s CMD a"), @"unknown flag: --interva (did you mean interval?)");
 }
 
 #[test]

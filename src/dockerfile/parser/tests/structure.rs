@@ -134,7 +134,7 @@ fn keywords_a1_14() {
         "dockerfile parse error on line 1: unknown instruction: FORM (did you mean FROM?)",
         "dockerfile parse error on line 3: unknown instruction: RNU (did you mean RUN?)",
         "dockerfile parse error on line 4: unknown instruction: INSTALL",
-        "dockerfile parse error on line 5: unknown instruction: runs (did you mean RUN?)",
+        "dockerfile parse error on line 5: unknown instruction: runs (did you mean run?)",
     ]
     "#);
 }
@@ -183,7 +183,7 @@ fn flags_are_checked_for_every_instruction_a1_16() {
     for line in ["ENV --x=1 a=b", "USER --x u", "STOPSIGNAL --x 9", "VOLUME --x /a", "MAINTAINER --x me", "CMD --x a"] {
         assert!(error(line).starts_with("unknown flag: --x"), "{line}");
     }
-    insta::assert_snapshot!(error("COPY --form=a b c"), @"unknown flag: --form (did you mean --from?)");
+    insta::assert_snapshot!(error("COPY --form=a b c"), @"unknown flag: --form (did you mean from?)");
     insta::assert_snapshot!(error("ADD --from=a b c"), @"unknown flag: --from");
     insta::assert_snapshot!(error("COPY --chown=1 --chown=2 b c"), @"duplicate flag specified: --chown");
     insta::assert_snapshot!(error("COPY --link= b c"), @"missing a value on flag: --link");
