@@ -53,8 +53,8 @@ fn ignore_files() {
     corpus::golden("ignore", IGNORE);
 }
 
-// SPEC A1.02, A1.06, A1.08, A1.09, A1.12, A1.13, A1.14, A1.15, A3.01, A3.02, A3.03, A3.04, A3.05, A3.06, A3.08, A3.11,
-// A4.01, A4.02, A4.03, A4.06, A4.07, A4.10, A4.11, A4.12, A4.13, A4.14, A4.15, A4.19, A6.16, N2.01
+// SPEC A1.02, A1.06, A1.08, A1.09, A1.12, A1.13, A1.14, A1.15, A3.01, A3.02, A3.03, A3.04, A3.05, A3.06, A3.07, A3.08,
+// A3.11, A4.01, A4.02, A4.03, A4.06, A4.07, A4.10, A4.11, A4.12, A4.13, A4.14, A4.15, A4.19, A6.16, N2.01
 #[test]
 fn stages_and_arguments() {
     corpus::golden("stages", STAGES);
@@ -73,7 +73,7 @@ fn steps_and_layers() {
     corpus::golden("run", RUN);
 }
 
-// SPEC A2.01, A2.04, A2.05, A2.06, A2.07, A2.08, A2.09, A3.07, A5.16, A6.01, A6.04, A6.05, A8.12
+// SPEC A2.01, A2.02, A2.04, A2.05, A2.06, A2.07, A2.08, A2.09, A3.07, A5.16, A6.01, A6.04, A6.05, A8.12
 #[test]
 fn heredocs() {
     corpus::golden("heredoc", HEREDOC);

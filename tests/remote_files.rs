@@ -38,10 +38,11 @@ fn a6_18_a_file_from_a_server() {
     });
     let bench = Bench::new();
     let image = bench.image_of(&format!(
-        "FROM scratch\nADD {0} /plain/\nADD --chmod=755 --chown=5:6 {1} /renamed\nADD {0} {1} /both/\nADD {2} /root/\n",
+        "FROM scratch\nADD {0} /plain/\nADD --chmod=755 --chown=5:6 {1} /renamed\nADD {0} {1} /both/\nADD {2} {3} /root/\n",
         web.url("/dated.txt?x=1"),
         web.url("/b/undated"),
         web.url("/"),
+        web.url("/a-1%2Bb%20c"),
     ));
     let node = image.node("plain/dated.txt");
     assert_eq!((node.mode, node.uid, node.gid, node.mtime), (0o600, 0, 0, MODIFIED_SECONDS));
@@ -50,6 +51,7 @@ fn a6_18_a_file_from_a_server() {
     assert_eq!((node.mode, node.uid, node.gid, node.mtime), (0o755, 5, 6, 0));
     assert_eq!(image.text("both/undated"), "this is /b/undated\n");
     assert!(image.has("both/dated.txt") && image.has("root/__unnamed__"));
+    assert!(image.has("root/a-1+b c"), "what is escaped in a URL is not in the name");
     let history = image.config["history"].to_string();
     assert!(history.contains("ADD http://127.0.0.1"), "{history}");
 }

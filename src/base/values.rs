@@ -10,6 +10,28 @@ pub fn boolean(text: &str) -> Option<bool> {
     }
 }
 
+/// The bytes that a part of a URL stands for: `%2B` is a plus, and a `%` without two digits is itself.
+#[must_use]
+pub fn percent_decode(text: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let code = tail.get(..2).filter(|hex| hex.iter().all(u8::is_ascii_hexdigit));
+        let code = code.and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
+        match (first, code) {
+            (b'%', Some(byte)) => {
+                out.push(byte);
+                rest = &tail[2..];
+            }
+            _ => {
+                out.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    out
+}
+
 /// Bytes: a number, whole or not, with an optional unit; units are powers of 1024.
 #[must_use]
 pub fn byte_size(text: &str) -> Option<u64> {
@@ -98,6 +120,12 @@ mod tests {
         assert_eq!(["1", "T", "True"].map(boolean), [Some(true); 3]);
         assert_eq!(["0", "f", "FALSE"].map(boolean), [Some(false); 3]);
         assert_eq!(["yes", "", "tRUE"].map(boolean), [None; 3]);
+    }
+
+    #[test]
+    fn parts_of_urls() {
+        assert_eq!(percent_decode("a%2Bb%20c+d%2f"), b"a+b c+d/");
+        assert_eq!(percent_decode("100%, %+f, %f"), b"100%, %+f, %f");
     }
 
     #[test]

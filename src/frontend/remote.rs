@@ -3,6 +3,7 @@
 
 use super::graph::{Draft, NodeId};
 use crate::base::Digest;
+use crate::base::values::percent_decode;
 use crate::dockerfile::gitref::GitRef;
 use crate::llb::op::{FileAction, FileActionCopy, FileActionKind, FileOp, Kind, Op, OpMetadata, SourceOp};
 use crate::llb::{Builder, Definition};
@@ -41,11 +42,13 @@ pub fn is_url(text: &str) -> bool {
     text.starts_with("http://") || text.starts_with("https://")
 }
 
-/// The last component of a URL's path, as ADD names the file.
+/// The last component of a URL's path, as ADD names the file: what is escaped in the URL is not in the name.
 pub(super) fn file_name(url: &str) -> String {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let rest = rest.split(['?', '#']).next().unwrap_or_default();
     let path = rest.split_once('/').map_or("", |(_, path)| path);
+    let decoded = String::from_utf8(percent_decode(path)).ok().filter(|decoded| !decoded.contains('\0'));
+    let path = decoded.as_deref().unwrap_or(path);
     match path.trim_end_matches('/').rsplit('/').next().unwrap_or_default() {
         "" | "." | ".." => "__unnamed__".into(),
         name => name.into(),
@@ -226,6 +229,11 @@ mod tests {
             ("https://h", "__unnamed__"),
             ("https://h/a/", "a"),
             ("https://h/a/..", "__unnamed__"),
+            ("https://h/whl/torch-1.13.1%2Bcu117-cp310.whl", "torch-1.13.1+cu117-cp310.whl"),
+            ("https://h/a%20b%2Fc%3fd+e", "c?d+e"),
+            ("https://h/a/%2e%2e", "__unnamed__"),
+            ("https://h/a/100%", "100%"),
+            ("https://h/a/%00%ff", "%00%ff"),
         ] {
             assert_eq!(file_name(url), name, "{url}");
         }

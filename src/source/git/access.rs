@@ -14,6 +14,7 @@ use base64::Engine as _;
 
 use super::attributes::GitSpec;
 use super::error::GitError;
+use crate::base::values::percent_decode;
 use crate::base::wording::shell_word;
 use crate::dockerfile::gitref;
 use crate::exec::ssh::AgentSocket;
@@ -208,7 +209,7 @@ fn header(spec: &GitSpec, secrets: &SecretValues) -> Result<Option<(String, Stri
         };
     }
     let authority = rest.split('/').next().unwrap_or_default();
-    Ok(authority.rsplit_once('@').map(|(user, _)| (scope, basic(&super::super::http::percent_decode(user)))))
+    Ok(authority.rsplit_once('@').map(|(user, _)| (scope, basic(&percent_decode(user)))))
 }
 
 /// A value in a configuration file of git.

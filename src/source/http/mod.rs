@@ -17,6 +17,7 @@ use super::file::{FileAttributes, newest_entry, safe_name};
 use super::kind::{Pinned, Request, SecretValues, Source};
 use super::once::Told;
 use crate::attest::Material;
+use crate::base::values::percent_decode;
 use crate::base::{Digest, Events};
 use crate::registry::{Client, web};
 use crate::store::{Download, Store};
@@ -235,25 +236,6 @@ fn secret(url: &Url, request: &Request<'_>) -> Option<Vec<u8>> {
         }
     }
     None
-}
-
-pub(super) fn percent_decode(text: &str) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let code = tail.get(..2).and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
-        match (first, code) {
-            (b'%', Some(byte)) => {
-                out.push(byte);
-                rest = &tail[2..];
-            }
-            _ => {
-                out.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    out
 }
 
 /// `http.header.NAME`; only two names are honoured.
