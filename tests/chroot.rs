@@ -107,14 +107,30 @@ fn a5_03_cache_mounts_are_moved_in_and_out() {
 #[test]
 fn a_target_below_a_link_to_nowhere_has_a_name() {
     let Some(bench) = bench() else { return };
-    bench.dockerfile(
-        "FROM busybox\nRUN --mount=type=cache,target=/c ln -s /nowhere/x /c/l && touch /c/f\n\
-         RUN --mount=type=cache,target=/c --mount=type=tmpfs,target=/c/l/t true\n",
-    );
-    let wanted = "cannot put /c/l/t in place without mounting: /c/l is a file, or a link that leads nowhere";
-    chroot(&bench, &[]).fails(4, &[wanted]);
-    bench.dockerfile("FROM busybox\nRUN --mount=type=cache,target=/c --mount=type=tmpfs,target=/c/f/t true\n");
-    chroot(&bench, &[]).fails(4, &["/c/f is a file, or a link"]);
+    const LINK: &str = "FROM busybox\nRUN --mount=type=cache,target=/c ln -sfn /nowhere/x /c/l && touch /c/f && mkdir -p /c/d\n\
+         RUN --mount=type=cache,target=/c --mount=type=tmpfs,target=/c/l/t true\n";
+    bench.dockerfile(LINK);
+    // The same on a rung with mounts.
+    for rung in ["chroot", "root"] {
+        let run = bench.build(&["--isolation", rung]);
+        if run.stderr.contains("does not work here") {
+            eprintln!("skipped: no isolation {rung} here");
+            continue;
+        }
+        run.fails(4, &["cannot mount /c/l/t: /c/l is a link that leads nowhere"]);
+        for (mounts, wanted) in [
+            ("--mount=type=tmpfs,target=/c/f/t", "cannot mount /c/f/t: /c/f is a file, and not a directory"),
+            ("--mount=type=tmpfs,target=/c/f", "cannot mount /c/f: /c/f is a file, and not a directory"),
+            (
+                "--mount=type=bind,source=Dockerfile,target=/c/d",
+                "cannot mount /c/d: /c/d is a directory, and not a file",
+            ),
+        ] {
+            bench.dockerfile(&format!("FROM busybox\nRUN --mount=type=cache,target=/c {mounts} true\n"));
+            bench.build(&["--isolation", rung]).fails(4, &[wanted]);
+        }
+        bench.dockerfile(LINK);
+    }
 }
 
 #[test]
@@ -204,6 +220,66 @@ echo all-good
     let run = chroot(&bench, &[]).ok();
     for text in ["all-good", "to-stderr", "to-stdout", "piped", "Linux"] {
         assert!(run.stderr.contains(text), "{text}: {}", run.stderr);
+    }
+}
+
+/// By their names in `/proc/self/fd`, where nothing of that name is.
+#[test]
+fn what_is_done_to_open_files_is_done_to_them() {
+    let Some(bench) = bench() else { return };
+    let Ok(bases) = support::bases() else { return };
+    if !bases.join("python/index.json").is_file() {
+        skip!("no base image python");
+    }
+    let script = r#"
+import os
+d = "/srv"
+fd = os.open(d + "/f", os.O_RDWR | os.O_CREAT, 0o600)
+os.write(fd, b"0123456789")
+name = f"/proc/self/fd/{fd}"
+os.truncate(name, 4)
+os.chmod(name, 0o640)
+os.chown(name, 33, -1)
+os.utime(name, ns=(10**9, 2 * 10**9))
+os.setxattr(name, "user.a", b"value")
+assert os.getxattr(name, "user.a") == b"value"
+assert "user.a" in os.listxattr(name)
+os.setxattr(name, "user.b", b"")
+os.removexattr(name, "user.b")
+s = os.fstat(fd)
+assert (s.st_size, s.st_mode & 0o7777, s.st_uid, s.st_mtime_ns) == (4, 0o640, 33, 2 * 10**9), s
+assert os.getxattr(fd, "user.a") == b"value" and os.listxattr(fd) == ["user.a"]
+# A file without a name gets one.
+tmp = os.open(d, os.O_TMPFILE | os.O_RDWR, 0o604)
+os.write(tmp, b"named")
+# (With a directory python asks for links to be followed.)
+os.link(f"/proc/self/fd/{tmp}", d + "/named", src_dir_fd=os.open("/", os.O_RDONLY), follow_symlinks=True)
+assert open(d + "/named").read() == "named"
+# A descriptor gives no rights that its process does not have to the file.
+os.close(os.open(d + "/roots", os.O_CREAT | os.O_WRONLY, 0o644))
+fd = os.open(d + "/roots", os.O_RDONLY)
+os.setresuid(1000, 1000, 1000)
+for work in (lambda n: os.truncate(n, 0), lambda n: os.chmod(n, 0o777), lambda n: os.chown(n, 1000, -1), lambda n: os.setxattr(n, "user.x", b"")):
+    try:
+        work(f"/proc/self/fd/{fd}")
+    except PermissionError:
+        continue
+    raise SystemExit("allowed")
+print("all-good")
+"#;
+    bench.file("script.py", script).dockerfile("FROM python\nCOPY script.py /\nRUN python3 /script.py\n");
+    // As with a `/proc`.
+    for rung in ["root", "chroot"] {
+        let run = bench.build(&["--isolation", rung, "--no-cache"]);
+        if run.stderr.contains("does not work here") {
+            eprintln!("skipped: no isolation {rung} here");
+            continue;
+        }
+        assert!(run.ok().stderr.contains("all-good"), "{rung}");
+        let image = image(&bench, rung, &[]);
+        let node = image.node("srv/f");
+        assert_eq!((node.uid, node.mode, node.mtime), (33, 0o640, 2));
+        assert_eq!(image.text("srv/named"), "named");
     }
 }
 

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::explain::{status, sysctl};
 use crate::idmap::{IdMaps, parse_subids, user_name};
+use crate::operations::{Operation, operations};
 use crate::probe::{IDS_NEEDED, ProbeInput, find_program, probe, probe_all};
 use crate::report::{Blocker, ProbeReport, ProcMode, Rung};
 
@@ -28,6 +29,8 @@ pub struct DoctorReport {
     pub probe: ProbeReport,
     /// Every rung, best first.
     pub rungs: Vec<RungStatus>,
+    /// The operations that rungs are made of.
+    pub operations: Vec<Operation>,
     /// What was looked at besides.
     pub facts: Vec<Fact>,
 }
@@ -52,7 +55,9 @@ pub fn doctor(input: &ProbeInput<'_>) -> DoctorReport {
         .map(|(rung, blockers)| RungStatus { rung, works: blockers.is_empty(), blockers })
         .collect();
     let facts = facts(&probe);
-    DoctorReport { probe, rungs, facts }
+    let place = input.store.ancestors().find(|dir| dir.is_dir()).unwrap_or(Path::new("/"));
+    let operations = operations(place);
+    DoctorReport { probe, rungs, operations, facts }
 }
 
 fn facts(probe: &ProbeReport) -> Vec<Fact> {

@@ -38,20 +38,21 @@ pub(crate) fn no_helper(helper: &str) -> Blocker {
 }
 
 /// A subid file has too few ids for the user.
-pub(crate) fn no_subids(file: &str, name: Option<&str>, uid: u32, count: u64) -> Blocker {
+/// `free` is the first id that nobody has there.
+pub(crate) fn no_subids(file: &str, name: Option<&str>, uid: u32, count: u64, free: u32) -> Blocker {
     let who = name.map_or_else(|| uid.to_string(), str::to_owned);
     let flag = if file.ends_with("gid") { "--add-subgids" } else { "--add-subuids" };
     let remedy = if name.is_some() {
-        format!("sudo usermod {flag} 100000-165535 {who}")
+        format!("sudo usermod {flag} {free}-{} {who}", u64::from(free) + 65535)
     } else {
-        format!("as root: echo {uid}:100000:65536 >> {file}")
+        format!("as root: echo {uid}:{free}:65536 >> {file}")
     };
     Blocker {
         rung: Rung::Userns,
         what: format!("{who} has {} in {file}", if count == 0 { "no ids".into() } else { format!("only {count} ids") }),
         evidence: format!("{file} gives {who} {count} ids, 65535 are needed"),
         remedy: format!(
-            "{remedy} (ranges of different users must not overlap); in a container: run it as user 0 (Kubernetes: \
+            "{remedy} (which adds the line {who}:{free}:65536); in a container: run it as user 0 (Kubernetes: \
              securityContext.runAsUser: 0)"
         ),
     }
@@ -171,8 +172,11 @@ mod tests {
 
     #[test]
     fn missing_subids_name_the_command() {
-        let b = no_subids("/etc/subgid", Some("alice"), 1000, 0);
-        assert!(b.remedy.starts_with("sudo usermod --add-subgids 100000-165535 alice"), "{}", b.remedy);
+        let b = no_subids("/etc/subgid", Some("alice"), 1000, 0, 165_536);
+        assert!(b.remedy.starts_with("sudo usermod --add-subgids 165536-231071 alice"), "{}", b.remedy);
+        assert!(b.remedy.contains("the line alice:165536:65536"), "{}", b.remedy);
+        let b = no_subids("/etc/subuid", None, 61_998, 0, 100_000);
+        assert!(b.remedy.starts_with("as root: echo 61998:100000:65536 >> /etc/subuid"), "{}", b.remedy);
         assert_eq!(b.what, "alice has no ids in /etc/subgid");
     }
 

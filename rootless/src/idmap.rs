@@ -96,6 +96,15 @@ pub(crate) fn identity_map(ranges: &[IdRange]) -> String {
     out
 }
 
+/// The first id above every range in the text of a subid file, where distributions begin at the earliest.
+pub(crate) fn free_subids(text: &str) -> u32 {
+    let end = |line: &str| {
+        let mut fields = line.split(':').skip(1).map(|field| field.trim().parse::<u32>());
+        Some(fields.next()?.ok()?.saturating_add(fields.next()?.ok()?))
+    };
+    text.lines().filter_map(end).fold(100_000, u32::max)
+}
+
 /// The user's subordinate ranges in a file like `/etc/subuid`: lines may name him or give his number.
 pub(crate) fn parse_subids(text: &str, name: Option<&str>, uid: u32) -> Vec<IdRange> {
     let number = uid.to_string();
@@ -180,5 +189,12 @@ mod tests {
         fs::write(&path, "root:x:0:0::/root:/bin/sh\nbroken\nalice:x:1000:1000::/:/bin/sh\n").expect("writable");
         assert_eq!(user_name(&path, 1000).as_deref(), Some("alice"));
         assert_eq!(user_name(&path, 7), None);
+    }
+
+    #[test]
+    fn free_ids_are_above_all_others() {
+        assert_eq!(free_subids(""), 100_000);
+        assert_eq!(free_subids("a:100000:65536\nb:300000:10\n# c\n"), 300_010);
+        assert_eq!(free_subids("a:1000:10\n"), 100_000);
     }
 }

@@ -15,7 +15,7 @@ use rustix::thread::{CapabilitySet, UnshareFlags};
 
 use crate::enter::{EnterError, become_root, expect_ready, unshare_rung, write_maps};
 use crate::explain;
-use crate::idmap::{IdMaps, IdRange, parse_subids, user_name};
+use crate::idmap::{IdMaps, IdRange, free_subids, parse_subids, user_name};
 use crate::report::{Blocker, IdMapping, ProbeReport, ProcMode, Rung};
 use crate::seccomp::{Action, When};
 use crate::sys::{self, Context, Fork, SysError};
@@ -124,7 +124,7 @@ fn empty_report(input: &ProbeInput<'_>) -> ProbeReport {
         proc_mode: ProcMode::default(),
         mapping: None,
         landlock_abi: crate::landlock::abi(),
-        notify: try_notify(),
+        notify: try_notify().is_ok(),
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
         key: cache_key(input),
     }
@@ -144,14 +144,14 @@ fn try_rung(rung: Rung, input: &ProbeInput<'_>, notify: bool) -> Result<Found, V
 }
 
 /// Whether a seccomp filter can ask another process for answers.
-fn try_notify() -> bool {
+pub(crate) fn try_notify() -> Result<(), EnterError> {
     let install = || {
         rustix::thread::set_no_new_privs(true).what(|| "set no_new_privs".into())?;
         let filter = crate::seccomp::trap_filter(&[("readlink", When::Always, Action::Notify)]);
         sys::install_listener(&filter).what(|| "install a filter with notifications".into())?;
         Ok(ProcMode::default())
     };
-    in_child(|| Ok(()), |_| Ok(()), install).is_ok()
+    in_child(|| Ok(()), |_| Ok(()), install).map(drop)
 }
 
 /// The ids a user without subordinate ones has.
@@ -252,7 +252,7 @@ fn try_chroot(store: &Path, asked_for: bool) -> Result<(), Vec<Blocker>> {
 }
 
 /// Makes a /dev/null at `path` and writes to it.
-fn try_node(path: &Path) -> std::io::Result<()> {
+pub(crate) fn try_node(path: &Path) -> std::io::Result<()> {
     use rustix::fs::{CWD, FileType, Mode, OFlags, makedev};
     rustix::fs::mknodat(CWD, path, FileType::CharacterDevice, Mode::RUSR | Mode::WUSR, makedev(1, 3))?;
     let opened = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
@@ -324,7 +324,7 @@ fn try_userns() -> Result<(IdMapping, ProcMode), Vec<Blocker>> {
 }
 
 /// How ids could be mapped here, or why they cannot.
-fn choose_mapping() -> Result<IdMapping, Vec<Blocker>> {
+pub(crate) fn choose_mapping() -> Result<IdMapping, Vec<Blocker>> {
     let own = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let caps = sys::effective_capabilities();
     let set_ids = CapabilitySet::SETUID | CapabilitySet::SETGID;
@@ -341,11 +341,12 @@ fn choose_mapping() -> Result<IdMapping, Vec<Blocker>> {
     }
     let mut ranges = Vec::new();
     for file in ["/etc/subuid", "/etc/subgid"] {
-        let found = parse_subids(&fs::read_to_string(file).unwrap_or_default(), name.as_deref(), own.0);
+        let text = fs::read_to_string(file).unwrap_or_default();
+        let found = parse_subids(&text, name.as_deref(), own.0);
         let count: u64 = found.iter().map(|r| u64::from(r.count)).sum();
         // The user himself is id 0, so one less is needed.
         if count < IDS_NEEDED - 1 {
-            blockers.push(explain::no_subids(file, name.as_deref(), own.0, count));
+            blockers.push(explain::no_subids(file, name.as_deref(), own.0, count, free_subids(&text)));
         }
         ranges.push(found);
     }
@@ -364,7 +365,7 @@ pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
 }
 
 /// Does what a worker on `rung` does, in a child.
-fn perform(rung: Rung, mapping: Option<&IdMapping>) -> Result<ProcMode, EnterError> {
+pub(crate) fn perform(rung: Rung, mapping: Option<&IdMapping>) -> Result<ProcMode, EnterError> {
     in_child(
         || unshare_rung(rung),
         |pid| mapping.map_or(Ok(()), |m| write_maps(pid, m)),
@@ -383,7 +384,7 @@ fn perform_unmapped() -> Result<(), EnterError> {
 }
 
 /// Runs `first` in a child, then `middle` here, then `last` in the child.
-fn in_child(
+pub(crate) fn in_child(
     first: impl FnOnce() -> Result<(), SysError>,
     middle: impl FnOnce(i32) -> Result<(), EnterError>,
     last: impl FnOnce() -> Result<ProcMode, SysError>,
@@ -441,7 +442,7 @@ fn try_mounts() -> Result<ProcMode, SysError> {
     Ok(if fresh_proc_works() { ProcMode::Fresh } else { ProcMode::Bind })
 }
 
-fn private_tmpfs() -> Result<(), SysError> {
+pub(crate) fn private_tmpfs() -> Result<(), SysError> {
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .what(|| "make mounts private".into())?;
     // Over the root itself: the one directory that certainly exists. Paths already resolved are not affected.
@@ -450,7 +451,7 @@ fn private_tmpfs() -> Result<(), SysError> {
 }
 
 /// Whether the kernel lets us mount a procfs for a new pid namespace (it does not where the visible one is masked).
-fn fresh_proc_works() -> bool {
+pub(crate) fn fresh_proc_works() -> bool {
     if sys::unshare(UnshareFlags::NEWPID).is_err() {
         return false;
     }

@@ -57,8 +57,7 @@ impl Rung {
                  the builder",
             ),
             Self::UsernsOne => Some(
-                "there is one user id only: the others are emulated, and symbolic links, pipes and devices cannot have another \
-                 owner than root",
+                "there is one user id only: the others are emulated, and permissions are not checked between the users of a step",
             ),
             Self::Root | Self::Userns | Self::None => None,
         }

@@ -373,6 +373,20 @@ pub(crate) fn as_real_ids<T>(uid: u32, gid: u32, work: impl FnOnce() -> io::Resu
     result
 }
 
+/// Lets the parent trace this process, which has nothing to do but end.
+pub(crate) fn trace_me() -> io::Result<()> {
+    // SAFETY: the request takes no pointers; what it changes is who is told of this process's signals.
+    let done = unsafe {
+        libc::ptrace(
+            libc::PTRACE_TRACEME,
+            0,
+            std::ptr::null_mut::<libc::c_void>(),
+            std::ptr::null_mut::<libc::c_void>(),
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Runs `work` with another user's and group's rights to files. The caller must be single-threaded.
 pub(crate) fn as_file_ids<T>(uid: u32, gid: u32, work: impl FnOnce() -> T) -> T {
     // SAFETY: plain numbers; only this thread's credentials change, and there is no other. The calls cannot fail but

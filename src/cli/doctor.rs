@@ -36,6 +36,14 @@ pub(super) fn doctor(global: &Global, options: &Doctor) -> Result<u8, Failure> {
                 };
                 let _ = writeln!(out, "  {mark} {}: {}", fact.name, fact.value);
             }
+            let _ = writeln!(out, "\nwhat works here (each was performed):");
+            for operation in &report.operations {
+                if operation.works {
+                    let _ = writeln!(out, "  ✓ {}", operation.name);
+                } else {
+                    let _ = writeln!(out, "  ✗ {}: {}", operation.name, operation.evidence);
+                }
+            }
             let _ = writeln!(out, "\nrungs, best first:");
             for status in &report.rungs {
                 let mark = if status.works { "✓" } else { "✗" };

@@ -13,4 +13,5 @@ pub mod run;
 pub mod secret;
 mod spawner;
 pub mod ssh;
+mod targets;
 mod user;

@@ -33,6 +33,7 @@ pub use super::network::DefaultNetwork;
 use super::network::{self, Networks, StepNetwork};
 use super::place::{PlaceError, Placement};
 use super::spawner::Spawner;
+use super::targets::{self, TargetError};
 pub use super::user::UserError;
 use super::{cwd, hosts, user};
 use crate::base::events::Stream;
@@ -180,6 +181,9 @@ pub enum ExecError {
     /// What was named is no emulator.
     #[error("cannot use an emulator: {0}")]
     Emulator(#[from] EmulatorError),
+    /// Something is in the way of a mount.
+    #[error(transparent)]
+    Target(#[from] TargetError),
     /// Mounts could not be replaced by moves and copies.
     #[error(transparent)]
     Place(#[from] PlaceError),
@@ -208,7 +212,7 @@ impl ExecError {
             Self::Io { source, .. } | Self::Place(PlaceError::Io { source, .. }) => {
                 FaultKind::of_io(source, FaultKind::Internal)
             }
-            Self::Place(PlaceError::Lost { .. }) => FaultKind::Input,
+            Self::Target(_) | Self::Place(PlaceError::Lost { .. }) => FaultKind::Input,
             Self::Spawn(_) => FaultKind::Internal,
         }
     }
@@ -517,6 +521,7 @@ impl Runner {
         mounts.extend(request.mounts.iter().cloned());
         // Parents first; among equals the last one is on top, as asked for.
         mounts.sort_by_key(|m| m.target().components().count());
+        targets::check(request.root, &mounts)?;
         let spec = StepSpec {
             version: STEP_VERSION,
             id,

@@ -13,27 +13,61 @@ use super::memory::{Ids, Memory};
 
 /// Our `/proc`, opened once.
 #[derive(Debug)]
-pub(super) struct Proc(OwnedFd);
+pub(super) struct Proc {
+    dir: OwnedFd,
+    /// The root of all of the step's processes, as long as none has changed its own.
+    shared_root: SharedRoot,
+}
+
+#[derive(Debug)]
+enum SharedRoot {
+    /// Nobody would tell of changes, or somebody has changed it.
+    No,
+    Unknown,
+    Known(OwnedFd),
+}
 
 impl Proc {
     pub(super) fn open() -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(Self(rustix::fs::openat(CWD, "/proc", flags, Mode::empty())?))
+        Ok(Self { dir: rustix::fs::openat(CWD, "/proc", flags, Mode::empty())?, shared_root: SharedRoot::No })
+    }
+
+    /// Every process has the same root until [`Self::roots_differ`] is called.
+    pub(super) fn share_root(&mut self) {
+        self.shared_root = SharedRoot::Unknown;
+    }
+
+    /// A process changes its root.
+    pub(super) fn roots_differ(&mut self) {
+        self.shared_root = SharedRoot::No;
+    }
+
+    /// Looks the root up where it is shared, for a thread that makes a call.
+    pub(super) fn remember_root(&mut self, tid: i32) {
+        if matches!(self.shared_root, SharedRoot::Unknown) {
+            self.shared_root = self.root_of(tid).map_or(SharedRoot::No, SharedRoot::Known);
+        }
+    }
+
+    fn root_of(&self, tid: i32) -> io::Result<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(rustix::fs::openat(self.fd(), format!("{tid}/root"), flags, Mode::empty())?)
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.dir.as_fd()
     }
 
     /// The ids a thread's files in `/proc` belong to: its effective ones, or root's where it is not dumpable.
     pub(super) fn owner(&self, tid: i32) -> io::Result<Ids> {
-        let stat = rustix::fs::statat(&self.0, tid.to_string(), AtFlags::empty())?;
+        let stat = rustix::fs::statat(&self.dir, tid.to_string(), AtFlags::empty())?;
         Ok(Ids { uid: stat.st_uid, gid: stat.st_gid })
     }
 
     /// Reads a small file.
     pub(super) fn read(&self, path: &str) -> io::Result<String> {
-        let fd = rustix::fs::openat(&self.0, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let fd = rustix::fs::openat(&self.dir, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         let mut text = String::new();
         io::Read::read_to_string(&mut std::fs::File::from(fd), &mut text)?;
         Ok(text)
@@ -41,7 +75,7 @@ impl Proc {
 
     /// The text of a link.
     pub(super) fn link(&self, path: &str) -> io::Result<Vec<u8>> {
-        Ok(rustix::fs::readlinkat(&self.0, path, Vec::new())?.into_bytes())
+        Ok(rustix::fs::readlinkat(&self.dir, path, Vec::new())?.into_bytes())
     }
 
     /// A field of a process's `status`, as numbers.
@@ -82,9 +116,15 @@ impl Proc {
             joined = PathBuf::from(OsString::from_vec(self.link(&link)?)).join(text);
             inside = joined.as_os_str();
         }
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::openat(self.fd(), format!("{tid}/root"), flags, Mode::empty())?;
-        Ok(rustix::fs::openat2(&root, inside, open, mode, ResolveFlags::IN_ROOT)?)
+        let own;
+        let root = match &self.shared_root {
+            SharedRoot::Known(root) => root,
+            SharedRoot::No | SharedRoot::Unknown => {
+                own = self.root_of(tid)?;
+                &own
+            }
+        };
+        Ok(rustix::fs::openat2(root, inside, open, mode, ResolveFlags::IN_ROOT)?)
     }
 
     /// Opens what a call names, as a place only.

@@ -12,6 +12,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
@@ -63,8 +64,9 @@ const SET_IDS: [&str; 16] = [
     "setfsuid32",
     "setfsgid32",
 ];
-/// What tells ids, makes files, starts programs or changes the record of an owner.
-const OTHERS: [&str; 28] = [
+/// What tells ids, makes files, starts programs, changes a root or the record of an owner.
+const OTHERS: [&str; 29] = [
+    "chroot",
     "getgroups",
     "getgroups32",
     "getuid",
@@ -135,7 +137,11 @@ pub(crate) struct IdEmulation {
     proc: Proc,
     initial: Creds,
     table: HashMap<i32, Known>,
+    /// When the table has so many entries, those of ended processes are thrown away.
+    sweep_at: usize,
 }
+
+const FIRST_SWEEP: usize = 1024;
 
 /// `/proc/<pid>/stat`: parent and start time.
 struct Life {
@@ -146,7 +152,12 @@ struct Life {
 impl IdEmulation {
     pub(crate) fn new(spec: &StepSpec) -> io::Result<Self> {
         let initial = Creds { uid: [spec.uid; 3], gid: [spec.gid; 3], groups: spec.groups.clone(), keep: false };
-        Ok(Self { proc: Proc::open()?, initial, table: HashMap::new() })
+        let mut proc = Proc::open()?;
+        if !spec.insecure {
+            // All that can change a root is `chroot`, which is among the traps.
+            proc.share_root();
+        }
+        Ok(Self { proc, initial, table: HashMap::new(), sweep_at: FIRST_SWEEP })
     }
 
     pub(crate) fn answer(&mut self, call: &Call) -> Answer {
@@ -155,6 +166,7 @@ impl IdEmulation {
 
     fn try_answer(&mut self, call: &Call) -> io::Result<Answer> {
         let a = &call.args;
+        self.proc.remember_root(call.tid);
         // The 16-bit calls of i386 end where their 32-bit ones have a suffix.
         let (name, narrow) = match call.name.strip_suffix("32") {
             Some(name) => (name, false),
@@ -219,7 +231,7 @@ impl IdEmulation {
                 self.change(call.tid, |creds| {
                     let root = if name == "setuid" { creds.uid[1] == 0 } else { creds.may_set_groups() };
                     let ids = if name == "setuid" { &mut creds.uid } else { &mut creds.gid };
-                    match (root, ids.contains(&id)) {
+                    match (root, ids[0] == id || ids[2] == id) {
                         (true, _) => *ids = [id; 3],
                         (false, true) => ids[1] = id,
                         (false, false) => return Err(error(libc::EPERM)),
@@ -234,7 +246,10 @@ impl IdEmulation {
                 self.change(call.tid, |creds| {
                     let root = if name.ends_with("uid") { creds.uid[1] == 0 } else { creds.may_set_groups() };
                     let ids = if name.ends_with("uid") { &mut creds.uid } else { &mut creds.gid };
-                    if !root && [real, effective, saved].iter().any(|id| *id != KEEP && !ids.contains(id)) {
+                    // The real one of two cannot become the saved one.
+                    let for_real = if three { &ids[..] } else { &ids[..2] };
+                    let may = |id: u32, of: &[u32]| root || id == KEEP || of.contains(&id);
+                    if !(may(real, for_real) && may(effective, &ids[..]) && may(saved, &ids[..])) {
                         return Err(error(libc::EPERM));
                     }
                     let old_real = ids[0];
@@ -282,6 +297,10 @@ impl IdEmulation {
                 })?;
                 Ok(Answer::Continue)
             }
+            "chroot" => {
+                self.proc.roots_differ();
+                Ok(Answer::Continue)
+            }
             "execve" => self.exec(call, at_cwd, a[0], 0),
             "execveat" => self.exec(call, call.int(0), a[1], call.int(4)),
             "setxattr" | "lsetxattr" | "fsetxattr" | "setxattrat" => {
@@ -322,20 +341,29 @@ impl IdEmulation {
         if self.table.is_empty() {
             return Ok(self.initial.clone());
         }
+        let life = self.life(tid)?;
+        // The first thread of a process has the process's number, and most have one only.
+        if let Some(known) = self.table.get(&tid)
+            && known.start == life.start
+        {
+            return Ok(known.creds.clone());
+        }
         let own = self.proc.process_of(tid)?;
+        let start = self.life(own)?.start;
+        let creds = self.inherited(own)?;
+        self.forget_the_dead();
+        // From now on its own: the parent may change, or end.
+        self.table.insert(own, Known { start, creds: creds.clone() });
+        Ok(creds)
+    }
+
+    /// What a process has by its own entry or the one of its nearest ancestor.
+    fn inherited(&mut self, own: i32) -> io::Result<Creds> {
         let mut pid = own;
         for _ in 0..1000 {
             let life = self.life(pid)?;
             match self.table.get(&pid) {
-                Some(known) if known.start == life.start => {
-                    let creds = known.creds.clone();
-                    if pid != own {
-                        // From now on its own: the parent may change, or end.
-                        let start = self.life(own)?.start;
-                        self.table.insert(own, Known { start, creds: creds.clone() });
-                    }
-                    return Ok(creds);
-                }
+                Some(known) if known.start == life.start => return Ok(known.creds.clone()),
                 // The number belongs to somebody else now.
                 Some(_) => drop(self.table.remove(&pid)),
                 None => {}
@@ -346,6 +374,16 @@ impl IdEmulation {
             pid = life.parent;
         }
         Ok(self.initial.clone())
+    }
+
+    /// Entries of processes that have ended are of no use to anybody.
+    fn forget_the_dead(&mut self) {
+        if self.table.len() >= self.sweep_at {
+            let mut table = std::mem::take(&mut self.table);
+            table.retain(|pid, known| self.life(*pid).is_ok_and(|life| life.start == known.start));
+            self.sweep_at = FIRST_SWEEP.max(2 * table.len());
+            self.table = table;
+        }
     }
 
     fn change(&mut self, tid: i32, work: impl FnOnce(&mut Creds) -> io::Result<i64>) -> io::Result<Answer> {
@@ -380,7 +418,7 @@ impl IdEmulation {
         if creds.uid[1] != 0 {
             let may = creds.uid[1] == now.0
                 && (uid == KEEP || uid == now.0)
-                && (gid == KEEP || gid == now.1 || creds.gid.contains(&gid) || creds.groups.contains(&gid));
+                && (gid == KEEP || gid == now.1 || creds.gid[1] == gid || creds.groups.contains(&gid));
             if !may {
                 return Err(error(libc::EPERM));
             }
@@ -548,6 +586,18 @@ impl IdEmulation {
             "newfstatat" | "fstatat64" => (call.int(0), Some(a[1]), call.int(3), a[2]),
             _ => (call.int(0), Some(a[1]), call.int(2), a[4]),
         };
+        if flags & libc::AT_EMPTY_PATH != 0 && Self::is_empty(call.tid, path) {
+            // By the descriptor's name, without opening what it stands for: programs do this to all they open.
+            let name =
+                if dir == libc::AT_FDCWD { format!("{}/cwd", call.tid) } else { format!("{}/fd/{dir}", call.tid) };
+            let Ok(stat) = rustix::fs::statat(self.proc.fd(), &name, AtFlags::empty()) else {
+                return Ok(Answer::Continue);
+            };
+            let kind = FileType::from_raw_mode(stat.st_mode);
+            if Record::through(Path::new("/proc").join(name), kind)? == Record::default() {
+                return Ok(Answer::Continue);
+            }
+        }
         // Through /proc/self, pipes and the like: the kernel knows better.
         let Ok(fd) = self.proc.resolve(call.tid, dir, path, flags) else { return Ok(Answer::Continue) };
         let (_, record) = recorded(&fd)?;
@@ -564,6 +614,14 @@ impl IdEmulation {
         };
         Memory::new(call.tid, MemoryIds::ROOT).write(to, &bytes)?;
         Ok(Answer::Value(0))
+    }
+
+    /// Whether a call names its descriptor itself: with an empty path, or with none.
+    fn is_empty(tid: i32, path: Option<u64>) -> bool {
+        match path {
+            None | Some(0) => true,
+            Some(address) => Memory::new(tid, MemoryIds::ROOT).bytes(address, 1).is_ok_and(|bytes| bytes == [0]),
+        }
     }
 }
 

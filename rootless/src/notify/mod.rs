@@ -10,6 +10,7 @@ mod files;
 mod ids;
 mod memory;
 mod nodes;
+mod open_files;
 mod procfs;
 mod stat;
 
@@ -19,7 +20,7 @@ use std::os::unix::net::UnixStream;
 
 use rustix::event::{PollFd, PollFlags, poll};
 
-use crate::seccomp::{Trap, call_name};
+use crate::seccomp::{CallNames, Trap};
 use crate::step::{Emulation, StepSpec};
 use crate::sys::{self, Answer, Notification};
 pub(crate) use procfs::{MACHINE_FILES, MADE_UP_FILES, PRIVATE_FILES, PUBLIC_FILES};
@@ -31,7 +32,7 @@ use procfs::ProcEmulation;
 /// The calls a step's emulation takes from the kernel.
 pub(crate) fn traps(emulation: Emulation) -> Vec<Trap> {
     match emulation {
-        Emulation::Proc => procfs::TRAPS.to_vec(),
+        Emulation::Proc => procfs::traps(),
         Emulation::Ids => ids::traps(),
         Emulation::Nodes => nodes::TRAPS.to_vec(),
         Emulation::None | Emulation::Errno => Vec::new(),
@@ -50,7 +51,7 @@ pub(crate) struct Supervisor {
     listener: Option<OwnedFd>,
     /// Nobody uses the filter any more.
     closed: bool,
-    names: Vec<&'static str>,
+    names: CallNames,
     emulator: Emulator,
 }
 
@@ -73,7 +74,7 @@ pub(crate) struct Call {
 
 impl Supervisor {
     pub(crate) fn new(spec: &StepSpec, socket: UnixStream) -> io::Result<Self> {
-        let names = traps(spec.emulation).iter().map(|(name, _, _)| *name).collect();
+        let names = CallNames::new(traps(spec.emulation).iter().map(|(name, _, _)| *name));
         let emulator = match spec.emulation {
             Emulation::Ids => Emulator::Ids(IdEmulation::new(spec)?),
             Emulation::Nodes => Emulator::Nodes(NodeEmulation::new()?),
@@ -102,7 +103,12 @@ impl Supervisor {
         let Some(listener) = &self.listener else {
             self.listener = sys::receive_fd(self.socket.as_fd())?;
             match &self.listener {
-                Some(listener) => sys::notify_wake_up_in_step(listener.as_fd()),
+                Some(listener) => {
+                    sys::notify_wake_up_in_step(listener.as_fd());
+                    if matches!(self.emulator, Emulator::Ids(_)) {
+                        crate::ownership::work_among_descriptors();
+                    }
+                }
                 // The program ended before it had a filter.
                 None => self.closed = true,
             }
@@ -127,8 +133,8 @@ impl Supervisor {
     }
 }
 
-fn decode(names: &[&'static str], request: &Notification) -> Option<Call> {
-    let name = call_name(names, request.arch, request.nr)?;
+fn decode(names: &CallNames, request: &Notification) -> Option<Call> {
+    let name = names.find(request.arch, request.nr)?;
     let mut args = request.args;
     let compat = crate::seccomp::is_32_bit(request.arch);
     if compat {

@@ -3,27 +3,28 @@
 //! The step's root has a skeleton of empty files ([`crate::furnish_proc`]), so that `stat`, `access` and directory
 //! listings find something without costing a round trip; only opening and `readlink` come here. Given out are files,
 //! never directories: a directory outside of the root is a way out of a chroot. Of other processes only those of the step
-//! exist, and only what every user may read of them.
+//! exist, and only what every user may read of them. What is done to open files is [`open_files`]'s.
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, MemfdFlags, Mode, OFlags, ResolveFlags};
 
-use super::Call;
 use super::files::{Proc, components};
 use super::memory::{Ids, Memory};
+use super::{Call, open_files};
 use crate::seccomp::{Action, Trap, When};
 use crate::sys::{self, Answer};
 
-/// Every way to open a file or read a link, and to change the mode of an open file by its name: the C library does so where
-/// a link must not be followed.
-pub(super) const TRAPS: [Trap; 7] = [
-    ("chmod", When::Always, Action::Notify),
-    ("fchmodat", When::Always, Action::Notify),
+/// Every way to open a file or read a link, and what is done to open files by their names.
+pub(super) fn traps() -> Vec<Trap> {
+    OPENING.into_iter().chain(open_files::traps()).collect()
+}
+
+const OPENING: [Trap; 5] = [
     ("open", When::Always, Action::Notify),
     ("openat", When::Always, Action::Notify),
     ("openat2", When::Always, Action::Notify),
@@ -141,9 +142,11 @@ impl ProcEmulation {
     }
 
     pub(crate) fn answer(&mut self, call: &Call) -> Answer {
-        let (dir, path) = match call.name {
-            "open" | "readlink" | "chmod" => (libc::AT_FDCWD, call.args[0]),
-            _ => (call.int(0), call.args[1]),
+        let on_open_file = open_files::place(call);
+        let (dir, path) = match (on_open_file, call.name) {
+            (Some(place), _) => place,
+            (None, "open" | "readlink") => (libc::AT_FDCWD, call.args[0]),
+            (None, _) => (call.int(0), call.args[1]),
         };
         let Some((memory, path)) = self.read_path(call.tid, path) else { return Answer::Continue };
         let Some(path) = self.absolute(call.tid, dir, path) else { return Answer::Continue };
@@ -164,8 +167,7 @@ impl ProcEmulation {
                 Err(e) => Err(e),
             },
             "open" => self.open(call.tid, &entry, call.word(1)),
-            "chmod" => self.chmod(call.tid, &entry, call.word(1)),
-            "fchmodat" => self.chmod(call.tid, &entry, call.word(2)),
+            _ if on_open_file.is_some() => self.on_open_file(call, &entry, memory),
             _ => self.open(call.tid, &entry, call.word(2)),
         };
         result.unwrap_or_else(|e| Answer::Error(e.raw_os_error().unwrap_or(libc::EIO)))
@@ -344,22 +346,15 @@ impl ProcEmulation {
         Ok(fd)
     }
 
-    /// Changes the mode of an open file, by its name in `/proc`: the skeleton's file of that name is another one.
-    fn chmod(&self, tid: i32, entry: &Entry<'_>, mode: u32) -> io::Result<Answer> {
+    /// A call on an open file, by its name in `/proc`: the skeleton's file of that name is another one.
+    fn on_open_file(&self, call: &Call, entry: &Entry<'_>, memory: Memory) -> io::Result<Answer> {
         let Entry::Process(pid, parts) = entry else { return Ok(Answer::Continue) };
         let ["fd", number] = parts.as_slice() else { return Ok(Answer::Continue) };
         let number: u32 = number.parse().map_err(|_| error(libc::ENOENT))?;
-        if self.proc.process_of(tid)? != *pid {
+        if self.proc.process_of(call.tid)? != *pid {
             return Err(error(libc::EACCES));
         }
-        // With the rights the process has for the file itself; a descriptor gives none that it could not use.
-        let owner = self.proc.owner(*pid)?;
-        sys::as_file_ids(owner.uid, owner.gid, || {
-            let name = format!("{pid}/fd/{number}");
-            let fd = rustix::fs::openat(self.proc.fd(), name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-            rustix::fs::chmod(format!("/proc/self/fd/{}", fd.as_raw_fd()), Mode::from_raw_mode(mode & 0o7777))
-        })?;
-        Ok(Answer::Value(0))
+        open_files::answer(&self.proc, call, memory, *pid, number)
     }
 
     /// A directory inside of the root that lists the process's descriptors.

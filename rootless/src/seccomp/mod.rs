@@ -11,4 +11,4 @@ mod profile;
 mod trap;
 
 pub(crate) use filter::default_filter;
-pub(crate) use trap::{Action, Trap, When, call_name, is_32_bit, trap_filter};
+pub(crate) use trap::{Action, CallNames, Trap, When, is_32_bit, trap_filter};

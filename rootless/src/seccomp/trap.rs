@@ -2,6 +2,8 @@
 //!
 //! The kernel takes the strictest answer of all filters: an error of one wins over a notification of another.
 
+use std::collections::HashMap;
+
 use libc::sock_filter;
 
 use super::filter::{ARCH, ARG0, NR, X32, alu_and, arches, goto, jump, load, ret};
@@ -101,16 +103,34 @@ fn decide(when: When, value: u32) -> Vec<sock_filter> {
     }
 }
 
-/// The name of the call behind a notification's architecture and number, among `names`.
-pub(crate) fn call_name(names: &[&'static str], audit: u32, nr: i32) -> Option<&'static str> {
-    let arch = arches().iter().find(|a| a.audit == audit)?;
-    let raw = u32::from_ne_bytes(nr.to_ne_bytes());
-    let (column, number) = match arch.marked {
-        Some(marked) if raw & X32 != 0 => (marked, raw & !X32),
-        _ => (arch.column, raw),
-    };
-    let number = i32::try_from(number).ok()?;
-    names.iter().copied().find(|name| numbers(name).is_some_and(|n| n[column as usize] == number))
+/// The calls of some names, by the architecture and number that notifications have. One is asked for at every call.
+#[derive(Debug)]
+pub(crate) struct CallNames(HashMap<(u32, i32), &'static str>);
+
+impl CallNames {
+    /// Of several names for one call the first one counts.
+    pub(crate) fn new(names: impl IntoIterator<Item = &'static str>) -> Self {
+        let mut out = HashMap::new();
+        for name in names {
+            let Some(numbers) = numbers(name) else { continue };
+            for arch in arches() {
+                let own = numbers[arch.column as usize];
+                if own >= 0 {
+                    out.entry((arch.audit, own)).or_insert(name);
+                }
+                let marked = arch.marked.and_then(|column| u32::try_from(numbers[column as usize]).ok());
+                if let Some(number) = marked {
+                    out.entry((arch.audit, i32::from_ne_bytes((number | X32).to_ne_bytes()))).or_insert(name);
+                }
+            }
+        }
+        Self(out)
+    }
+
+    /// The name of the call with this number on this architecture.
+    pub(crate) fn find(&self, audit: u32, nr: i32) -> Option<&'static str> {
+        self.0.get(&(audit, nr)).copied()
+    }
 }
 
 /// Whether calls of this architecture pass 32-bit arguments.
@@ -134,11 +154,11 @@ mod tests {
     #[cfg(target_arch = "x86_64")]
     #[test]
     fn names_are_found_for_every_way_to_call() {
-        let names = ["chown", "chown32", "openat"];
-        assert_eq!(call_name(&names, 0xc000_003e, 92), Some("chown"));
-        assert_eq!(call_name(&names, 0x4000_0003, 212), Some("chown32"));
-        assert_eq!(call_name(&names, 0xc000_003e, 0x4000_0101), Some("openat"));
-        assert_eq!(call_name(&names, 0xc000_003e, 1), None);
+        let names = CallNames::new(["chown", "chown32", "openat"]);
+        assert_eq!(names.find(0xc000_003e, 92), Some("chown"));
+        assert_eq!(names.find(0x4000_0003, 212), Some("chown32"));
+        assert_eq!(names.find(0xc000_003e, 0x4000_0101), Some("openat"));
+        assert_eq!(names.find(0xc000_003e, 1), None);
         assert!(is_32_bit(0x4000_0003) && !is_32_bit(0xc000_003e));
     }
 
