@@ -10,8 +10,9 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 use support::image::Image;
@@ -528,6 +529,69 @@ fn cve_2024_23652_a_mountpoint_that_became_a_link_takes_nothing_outside_with_it(
     }
 }
 
+/// What a command has said so far, line by line.
+fn lines_of(child: &mut Child) -> impl Iterator<Item = String> {
+    BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok)
+}
+
+// SPEC C4.07: whoever is second waits for the first one's result, in other processes and from other contexts too.
+#[test]
+fn c4_07_processes_that_build_the_same_step_at_once_run_it_once() {
+    need_run!();
+    const STEPS: &str = "FROM busybox\nCOPY f /f\nRUN sleep 2; NONCE > /n\nRUN NONCE > /m\n";
+    let bench = bench(STEPS);
+    bench.file("f", "f");
+    let other = bench.path("elsewhere");
+    fs::create_dir(&other).unwrap();
+    for name in ["f", "Dockerfile"] {
+        fs::copy(bench.ctx().join(name), other.join(name)).unwrap();
+    }
+    let builds: Vec<_> = (0..4)
+        .map(|n| {
+            let tar = bench.path(&format!("{n}.tar"));
+            let context = if n % 2 == 0 { bench.ctx() } else { other.clone() };
+            let out = format!("type=oci,dest={}", tar.display());
+            let mut command = bench.command(["build", "-o", &out, &context.display().to_string()]);
+            (tar, command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+        })
+        .collect();
+    let mut runs = BTreeSet::new();
+    for (tar, child) in builds {
+        finish(child.wait_with_output().unwrap()).ok();
+        let image = Image::open_tar(&tar);
+        runs.insert((image.text("n"), image.text("m")));
+    }
+    assert_eq!(runs.len(), 1, "{runs:?}");
+}
+
+// SPEC C4.07: who waits for another build's step does not wait for one that is gone.
+#[test]
+fn c4_07_a_step_whose_build_was_killed_is_run_by_who_waited_for_it() {
+    need_run!();
+    // The value of a secret is not in the key: this is the same step for both.
+    let bench =
+        bench("FROM busybox\nRUN --mount=type=secret,id=ends echo begun; [ -s /run/secrets/ends ] || sleep 100000\n");
+    let yes = bench.path("yes");
+    fs::write(&yes, "yes").unwrap();
+    let start = |args: &[&str]| {
+        let mut command = bench.build_command(args);
+        command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let mut first = start(&[]);
+    // Read on until it ends: who cannot say anything any more ends by itself.
+    let mut heard = lines_of(&mut first);
+    assert!(heard.any(|line| line.ends_with(" begun")), "the step was not begun");
+    let secret = format!("id=ends,src={}", yes.display());
+    let mut second = start(&["--secret", &secret]);
+    let mut said = lines_of(&mut second);
+    assert!(said.any(|line| line.contains("FROM docker.io/library/busybox")), "the second build was not begun");
+    first.kill().unwrap();
+    first.wait().unwrap();
+    assert!(said.any(|line| line.ends_with(" begun")), "nobody runs the step");
+    said.for_each(drop);
+    assert!(second.wait().unwrap().success());
+}
+
 // SPEC B2.19, C4.08: stages by name whatever the case, several at once; the others stay cached. That everything built on a
 // stage is in the cache does not spare the stage from running.
 #[test]
@@ -638,7 +702,7 @@ fn b8_05_prune_takes_what_its_filters_name_and_nothing_else() {
         let found = all.iter().find(|r| r["Type"] == type_ && r["Description"].as_str().unwrap().contains(text));
         found.unwrap_or_else(|| panic!("no {type_} with {text} in {all:?}"))["ID"].as_str().unwrap().to_owned()
     };
-    let (top, mount) = (find("regular", "echo two"), find("exec.cachemount", ""));
+    let (below, top, mount) = (find("regular", "echo one"), find("regular", "echo two"), find("exec.cachemount", ""));
     let cases: Vec<Vec<String>> = vec![
         vec!["until=24h".into()],
         vec!["type=exec.cachemount".into(), "until=1h".into()],
@@ -653,6 +717,8 @@ fn b8_05_prune_takes_what_its_filters_name_and_nothing_else() {
         vec!["immutable".into(), "description~=echo two$".into()],
         vec!["description~=^no such step$".into()],
         vec!["type=regular".into(), "private".into()],
+        vec!["shared".into()],
+        vec![format!("parents={below}")],
     ];
     for case in cases {
         let filters: Vec<&str> = case.iter().map(String::as_str).collect();

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -13,7 +13,7 @@ use crate::cache::backend::{CacheBackend, CacheError};
 /// How long what takes.
 #[derive(Debug, Clone, Copy)]
 struct Pace {
-    /// Builds that are over by then do not ask.
+    /// Builds that are over by then ask only when that saves them a longer wait.
     soon: Duration,
     /// Who says nothing for that long is not asked for more.
     silence: Duration,
@@ -21,6 +21,8 @@ struct Pace {
     pause: Duration,
     /// What is waited for an answer at least.
     least: Duration,
+    /// A question is given so much time to be answered, from when it was asked.
+    fair: Duration,
 }
 
 const PACE: Pace = Pace {
@@ -28,12 +30,14 @@ const PACE: Pace = Pace {
     silence: Duration::from_secs(10),
     pause: Duration::from_secs(5),
     least: Duration::from_millis(500),
+    fair: Duration::from_secs(2),
 };
 
 #[derive(Debug, Clone)]
 enum State {
     Unknown,
-    Asked,
+    /// Since then.
+    Asked(Instant),
     Ready,
     /// It said no, or something that makes no sense.
     Trouble(CacheError),
@@ -46,6 +50,8 @@ pub(super) struct Writable {
     pace: Pace,
     began: Instant,
     state: watch::Receiver<State>,
+    /// Asks at once.
+    now: Arc<Notify>,
     asking: JoinHandle<()>,
 }
 
@@ -63,10 +69,11 @@ impl Writable {
 
     fn with_pace(backend: Arc<dyn CacheBackend>, pace: Pace) -> Self {
         let (said, state) = watch::channel(State::Unknown);
-        let asked = Arc::clone(&backend);
+        let (asked, now) = (Arc::clone(&backend), Arc::new(Notify::new()));
+        let begin = Arc::clone(&now);
         let asking = tokio::spawn(async move {
-            sleep(pace.soon).await;
-            said.send_replace(State::Asked);
+            let _ = timeout(pace.soon, begin.notified()).await;
+            said.send_replace(State::Asked(Instant::now()));
             let mut pause = pace.pause / 4;
             loop {
                 let began = Instant::now();
@@ -85,36 +92,45 @@ impl Writable {
                 pause = (pause * 2).min(pace.pause);
             }
         });
-        Self { backend, pace, began: Instant::now(), state, asking }
+        Self { backend, pace, began: Instant::now(), state, now, asking }
     }
 
     /// Whether it is worth while to begin to write, now that the build is done. Where a failure is `ignored` anyway, an answer is
-    /// waited for a twentieth of the time that the build took; else as long as a healthy server may need.
+    /// waited for a twentieth of the time that the build took, or until the question is old enough to have been answered by
+    /// anybody; else as long as a healthy server may need.
     ///
     /// # Errors
     /// What is known to be wrong with the cache.
     pub(super) async fn check(&self, ignored: bool) -> Result<(), CacheError> {
+        let mut state = self.state.clone();
         let patience = if ignored {
-            (self.began.elapsed() / 20).clamp(self.pace.least, self.pace.silence)
+            // A build that was over at once has not asked: writing to who is silent would take longer than to ask now.
+            self.now.notify_one();
+            let asked = state.wait_for(|state| !matches!(state, State::Unknown)).await;
+            let asked = asked.map_or(Duration::MAX, |state| match *state {
+                State::Asked(since) => since.elapsed(),
+                _ => Duration::MAX,
+            });
+            let patience = (self.began.elapsed() / 20).clamp(self.pace.least, self.pace.silence);
+            patience.max(self.pace.fair.saturating_sub(asked))
         } else {
             self.pace.silence
         };
-        let mut state = self.state.clone();
-        let known = state.wait_for(|state| !matches!(state, State::Asked));
+        let known = state.wait_for(|state| !matches!(state, State::Asked(_)));
         let known = timeout(patience, known).await.map(|state| state.map_or(State::Unknown, |state| state.clone()));
         match known {
-            Err(_) => Err(silent(self.began.elapsed())),
+            Err(_) => Err(silent(patience)),
             Ok(State::Silent(error)) => Err(error),
             Ok(State::Trouble(error)) if ignored => Err(error),
             // It may have recovered, and if not, this is what the user has to see.
             Ok(State::Trouble(_)) => Ok(()),
-            Ok(State::Ready | State::Unknown | State::Asked) => Ok(()),
+            Ok(State::Ready | State::Unknown | State::Asked(_)) => Ok(()),
         }
     }
 }
 
 fn silent(span: Duration) -> CacheError {
-    CacheError::new(format!("no answer for {} s", span.as_secs()))
+    CacheError::new(format!("no answer for {:.1} s", span.as_secs_f32()))
 }
 
 #[cfg(test)]
@@ -129,7 +145,8 @@ mod tests {
     use crate::registry::Progress;
 
     const NEVER: Duration = Duration::from_secs(3600);
-    const HERE: Pace = Pace { soon: Duration::ZERO, silence: NEVER, pause: NEVER, least: Duration::ZERO };
+    const HERE: Pace =
+        Pace { soon: Duration::ZERO, silence: NEVER, pause: NEVER, least: Duration::ZERO, fair: Duration::ZERO };
 
     /// Answers a probe once it may, with an error or without.
     struct Probed(Semaphore, bool);
@@ -176,9 +193,17 @@ mod tests {
         let short = Pace { silence: Duration::from_millis(1), ..HERE };
         let silent = asked(0, true, short, |state| matches!(state, State::Silent(_))).await;
         assert!(silent.check(true).await.is_err() && silent.check(false).await.is_err());
-        // A short build asks nobody.
-        let short = Writable::with_pace(Arc::new(Probed(Semaphore::new(1), false)), Pace { soon: NEVER, ..HERE });
-        assert!(short.check(true).await.is_ok() && short.check(false).await.is_ok());
+        // A short build asks nobody, but for where that is shorter than to find out by writing.
+        let never = Pace { soon: NEVER, ..HERE };
+        let short = Writable::with_pace(Arc::new(Probed(Semaphore::new(1), false)), never);
+        assert!(short.check(false).await.is_ok());
+        let fair = Pace { fair: NEVER, ..never };
+        for (well, pace) in [(true, fair), (false, fair), (false, never)] {
+            let short = Writable::with_pace(Arc::new(Probed(Semaphore::new(1), well)), pace);
+            assert_eq!(short.check(true).await.is_ok(), well);
+        }
+        let silent = Writable::with_pace(Arc::new(Probed(Semaphore::new(0), true)), never);
+        assert!(silent.check(true).await.is_err());
     }
 
     // Slow is not silent where it would fail the build.
@@ -186,7 +211,7 @@ mod tests {
     async fn c7_10_a_slow_cache_is_waited_for_where_that_counts() {
         let probed = Arc::new(Probed(Semaphore::new(0), true));
         let slow = Writable::with_pace(Arc::clone(&probed) as Arc<dyn CacheBackend>, HERE);
-        slow.state.clone().wait_for(|state| matches!(state, State::Asked)).await.expect("asks");
+        slow.state.clone().wait_for(|state| matches!(state, State::Asked(_))).await.expect("asks");
         assert!(slow.check(true).await.is_err(), "nobody waits for what may fail");
         let (checked, ()) = tokio::join!(slow.check(false), async { probed.0.add_permits(1) });
         assert!(checked.is_ok());

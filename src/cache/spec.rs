@@ -109,7 +109,7 @@ pub struct GhaOptions {
     pub version: u8,
     /// The job's token.
     pub token: Hidden<String>,
-    /// How long an export may wait for the service.
+    /// How long an export may wait for a service that is busy or out of order, for each request.
     pub timeout: Duration,
     /// The cache is only read: waiting is worse than building.
     pub hasty: bool,
@@ -399,9 +399,13 @@ pub fn export(fields: &[Field], env: Variables<'_>) -> Result<Vec<ExportSpec>, S
             Location::Object(Service::Azure(options))
         }
         "gha" => {
-            let Some(options) = gha(&mut fields, env, false)? else { return Ok(Vec::new()) };
+            let Some(mut gha) = gha(&mut fields, env, false)? else { return Ok(Vec::new()) };
             fields.done(&[&common[..], &compression, GHA_KEYS].concat())?;
-            Location::Gha(options)
+            if options.ignore_error {
+                // Who can do without the cache does not wait for a service that is busy for minutes.
+                gha.timeout = gha.timeout.min(GHA_PATIENCE);
+            }
+            Location::Gha(gha)
         }
         _ => {
             if options.everything {
@@ -582,6 +586,9 @@ fn azure(fields: &mut Fields, env: Variables<'_>) -> Result<AzureOptions, SpecEr
         credentials: Hidden(credentials),
     })
 }
+
+/// How long an export that may fail waits for a service that is busy.
+const GHA_PATIENCE: Duration = Duration::from_secs(15);
 
 const GHA_KEYS: &[&str] = &["scope", "url", "url_v2", "token", "version", "timeout", "ghtoken", "repository"];
 
@@ -770,6 +777,11 @@ mod tests {
         assert_eq!((one.url.as_str(), one.version, one.scope.as_str()), ("https://one/", 1, "buildkit"));
         assert_eq!((two.url.as_str(), two.version, two.timeout), ("https://two/", 2, Duration::from_secs(300)));
         assert_eq!(of("type=gha,version=2", false).url, "https://two/");
+        // A service that is busy is not waited for long where the cache may be done without.
+        assert_eq!(
+            (one.timeout, of("type=gha,ignore-error=true", true).timeout),
+            (Duration::from_secs(600), GHA_PATIENCE)
+        );
         assert!(export(&fields("type=gha,version=3"), &env(true)).is_err());
     }
 }

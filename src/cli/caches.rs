@@ -1,10 +1,12 @@
 //! `--cache-from` and `--cache-to` to settings (SPEC B2.09, B4).
 
+use std::collections::BTreeMap;
+
 use super::args::Build;
 use super::errors::Failure;
 use super::{grammar, settings};
 use crate::base::FaultKind;
-use crate::cache::spec::{self, ExportSpec, ImportSpec, Location};
+use crate::cache::spec::{self, ExportSpec, Field, ImportSpec, Location};
 use crate::frontend::FrontendOptions;
 
 fn usage(message: impl Into<String>) -> Failure {
@@ -20,16 +22,34 @@ pub(super) fn imports(args: &Build) -> Result<Vec<ImportSpec>, Failure> {
     Ok(specs)
 }
 
+/// Keys for a bucket that are in the file which Amazon's tools share (SPEC B4.07).
+fn shared_keys(fields: &[Field]) -> Result<BTreeMap<&'static str, String>, String> {
+    let has = |key: &str, value: Option<&str>| {
+        fields.iter().any(|(k, v)| k == key && (value.is_none() || v.as_deref() == value))
+    };
+    if has("type", Some("s3")) && !has("access_key_id", None) {
+        settings::cloud().aws_profile()
+    } else {
+        Ok(BTreeMap::new())
+    }
+}
+
+fn variable(shared: &BTreeMap<&'static str, String>, name: &str) -> Option<String> {
+    settings::variable(name).or_else(|| shared.get(name).cloned())
+}
+
 /// One value of `--cache-from`.
 pub(super) fn import(text: &str) -> Result<Vec<ImportSpec>, String> {
     let fields = grammar::fields(text).map_err(|e| e.to_string())?;
-    spec::import(&fields, &settings::variable).map_err(|e| e.to_string())
+    let shared = shared_keys(&fields)?;
+    spec::import(&fields, &|name| variable(&shared, name)).map_err(|e| e.to_string())
 }
 
 /// One value of `--cache-to`.
 pub(super) fn export(text: &str) -> Result<Vec<ExportSpec>, String> {
     let fields = grammar::fields(text).map_err(|e| e.to_string())?;
-    spec::export(&fields, &settings::variable).map_err(|e| e.to_string())
+    let shared = shared_keys(&fields)?;
+    spec::export(&fields, &|name| variable(&shared, name)).map_err(|e| e.to_string())
 }
 
 /// The caches to write; the build argument `BUILDKIT_INLINE_CACHE=1` asks for an inline one (SPEC B4.02).

@@ -14,7 +14,7 @@ use rbuild::registry::{Client, ClientOptions};
 use rbuild::source::{ImageSource, Sources};
 use rbuild::store::{SnapshotterChoice, Store, StoreOptions};
 
-use super::{Dice, Shape, dockerfile, edit, fill, level};
+use super::{Dice, Shape, dockerfile, edit, fill, level, rewrite};
 use crate::support::image::Image;
 
 /// What a process has to do: `FIRST COUNT NUMBER DIRECTORY`.
@@ -83,11 +83,17 @@ impl Project {
     }
 
     fn edit(&mut self) {
-        let what = if self.dice.roll(12) == 0 {
-            self.base = 1 - self.base;
-            "the base".to_owned()
-        } else {
-            edit(&mut self.dice, &self.context, &mut self.arg)
+        let what = match self.dice.roll(14) {
+            0 => {
+                self.base = 1 - self.base;
+                "the base".to_owned()
+            }
+            1 | 2 => {
+                let what = rewrite(&mut self.dice, &mut self.text, instruction);
+                std::fs::write(self.context.join("Dockerfile"), &self.text).unwrap();
+                what
+            }
+            _ => edit(&mut self.dice, &self.context, &mut self.arg),
         };
         let _ = writeln!(self.log, "edit: {what}");
     }

@@ -45,7 +45,7 @@ pub fn fill(context: &Path) {
 pub fn edit(dice: &mut Dice, context: &Path, arg: &mut u64) -> String {
     let name = dice.pick(FILES);
     let path = context.join(name);
-    let what = dice.roll(11);
+    let what = dice.roll(12);
     if matches!(what, 0 | 7 | 9) {
         // An earlier edit may have made it read-only, which only root can write to.
         let mode = path.metadata().unwrap().permissions().mode();
@@ -110,8 +110,38 @@ pub fn edit(dice: &mut Dice, context: &Path, arg: &mut u64) -> String {
             let set = rustix::fs::setxattr(&path, "user.flavour", value.as_bytes(), XattrFlags::empty());
             format!("an extended attribute of {name}: {set:?}")
         }
+        10 => {
+            // Only who may give files away can; for others nothing changes.
+            let owner = u32::try_from(dice.roll(9)).unwrap();
+            let given = std::os::unix::fs::chown(&path, Some(owner), Some(owner));
+            format!("the owner of {name}: {given:?}")
+        }
         _ => "nothing".into(),
     }
+}
+
+/// Adds an instruction somewhere to a Dockerfile that [`dockerfile`] made, or takes one away; says what.
+pub fn rewrite(dice: &mut Dice, text: &mut String, instruction: fn(&mut Dice, usize) -> String) -> String {
+    let mut lines: Vec<String> = text.lines().map(ToOwned::to_owned).collect();
+    let one_line = |line: &String| {
+        let known = ["COPY ", "ADD ", "RUN ", "ENV ", "LABEL ", "WORKDIR ", "USER "];
+        known.iter().any(|word| line.starts_with(word)) && !line.contains("<<")
+    };
+    let places: Vec<usize> = (0..lines.len()).filter(|at| one_line(&lines[*at])).collect();
+    let place =
+        if places.is_empty() { None } else { Some(places[usize::try_from(dice.roll(places.len() as u64)).unwrap()]) };
+    let what = match place {
+        Some(at) if dice.roll(3) == 0 => format!("without {}", lines.remove(at)),
+        _ => {
+            let at = place.unwrap_or(lines.len());
+            let stage = lines[..at].iter().filter(|line| line.starts_with("FROM ")).count() - 1;
+            let new = instruction(dice, stage);
+            lines.insert(at, new.clone());
+            format!("new: {new}")
+        }
+    };
+    *text = lines.join("\n") + "\n";
+    what
 }
 
 /// Gives everything below `context` the same modification time.

@@ -2,14 +2,17 @@
 
 use std::fmt::Write as _;
 
-use super::{Dice, Shape, dockerfile, edit, fill};
+use super::{Dice, Shape, dockerfile, edit, fill, rewrite};
 use crate::support::image::Image;
 use crate::support::{self, Bench};
+
+/// Modes, owners and sizes of what is mounted, without times and what the file system says of directories.
+const LOOK: &str = "find /mnt -type f -o -type l | sort | xargs stat -c '%A %u:%g %s %N'";
 
 fn instruction(dice: &mut Dice, stages: usize) -> String {
     let file = dice.pick(super::FILES);
     let n = dice.roll(4);
-    match dice.roll(16) {
+    match dice.roll(22) {
         0 => format!("COPY {file} /x{n}"),
         1 => format!("COPY d /dir{n}"),
         2 => format!("COPY . /all{n}/"),
@@ -25,6 +28,23 @@ fn instruction(dice: &mut Dice, stages: usize) -> String {
         12 => format!("ENV E{n}={}", dice.roll(3)),
         13 => format!("WORKDIR /w{n}"),
         14 => format!("COPY --link {file} /linked{n}/"),
+        15 => format!("RUN --mount=type=bind,target=/mnt {LOOK} > /look{n}"),
+        16 if stages > 0 => {
+            let from = dice.roll(stages as u64);
+            format!(
+                "RUN --mount=type=bind,from=s{from},source=/etc,target=/mnt,rw echo x > /mnt/x; rm /mnt/x; {LOOK} > /etc{n}"
+            )
+        }
+        // What is in a cache mount is nobody's input: a step must give the same with whatever is in there.
+        17 => format!(
+            "RUN --mount=type=cache,target=/c{n} echo {n} $V > /c{n}/$$ && cat /c{n}/$$ > /kept{n} && rm /c{n}/$$"
+        ),
+        18 => format!("RUN --mount=type=tmpfs,target=/t cp -p /d* /x* /t 2>/dev/null; ls /t > /list{n}"),
+        // The value is not in the key; here it is always the same.
+        19 => format!(
+            "RUN --mount=type=secret,id=s,mode=0440,uid={n} stat -c '%a %u' /run/secrets/s > /secret{n}; cat /run/secrets/s >> /secret{n}"
+        ),
+        20 => format!("RUN --network=none [ -e /sys/class/net/eth0 ] && echo net > /net{n}; true"),
         _ => format!("RUN ln /bin/busybox /hard{n} 2>/dev/null; chown {n}:{n} /etc/group; true"),
     }
 }
@@ -33,7 +53,8 @@ fn build(bench: &Bench, store: &str, args: &[&str], arg: u64) -> Result<Image, S
     let tar = bench.path("p.tar");
     let _ = std::fs::remove_file(&tar);
     let (out, value) = (format!("type=oci,dest={},compression=uncompressed", tar.display()), format!("V={arg}"));
-    let mut all = vec!["-o", out.as_str(), "--build-arg", value.as_str()];
+    let secret = format!("id=s,src={}", bench.path("secret").display());
+    let mut all = vec!["-o", out.as_str(), "--build-arg", value.as_str(), "--secret", secret.as_str()];
     all.extend(args);
     let mut command = bench.build_command(&all);
     command.arg("--root").arg(bench.path(store));
@@ -46,12 +67,20 @@ pub fn project(seed: u64) -> Result<u64, String> {
     let mut dice = Dice(seed);
     let bench = Bench::new();
     fill(&bench.ctx());
-    let text = dockerfile(&mut dice, &["busybox"], instruction);
+    std::fs::write(bench.path("secret"), "geheim\n").unwrap();
+    let mut text = dockerfile(&mut dice, &["busybox"], instruction);
     bench.dockerfile(&text);
     let (mut arg, mut runs, mut log) = (0, 0, String::new());
     for round in 0..3 {
         if round > 0 {
-            let _ = writeln!(log, "edit: {}", edit(&mut dice, &bench.ctx(), &mut arg));
+            let what = if dice.roll(5) == 0 {
+                let what = rewrite(&mut dice, &mut text, instruction);
+                bench.dockerfile(&text);
+                what
+            } else {
+                edit(&mut dice, &bench.ctx(), &mut arg)
+            };
+            let _ = writeln!(log, "edit: {what}");
         }
         let cached = build(&bench, "store-overlay", &["--snapshotter", "overlay"], arg);
         let plain = build(&bench, "store-overlay", &["--snapshotter", "overlay", "--no-cache"], arg);

@@ -1,12 +1,13 @@
 //! ECR: temporary passwords for an AWS identity, found as Amazon's tools find it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use base64::Engine as _;
 use serde::Deserialize;
 
 use super::sigv4::{Keys, Signed};
-use super::{Ask, CloudKeychain, METADATA_PATIENCE, PATIENCE, REUSE};
+use super::{Ask, CloudEnvironment, CloudKeychain, METADATA_PATIENCE, PATIENCE, REUSE};
 use crate::registry::Credential;
 
 /// Where the metadata service of a machine is.
@@ -26,6 +27,44 @@ struct Session {
 impl From<Session> for Keys {
     fn from(s: Session) -> Self {
         Self { id: s.access_key_id, secret: s.secret_access_key, session: s.token }
+    }
+}
+
+impl CloudEnvironment {
+    /// What Amazon's variables would say if they said what `~/.aws/credentials` does: keys, under the names of variables. Nothing
+    /// where variables have keys, or an identity to get some for.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or has no keys for the profile that `AWS_PROFILE` names.
+    pub fn aws_profile(&self) -> Result<BTreeMap<&'static str, String>, String> {
+        if self.get("AWS_ACCESS_KEY_ID").is_some() || self.get("AWS_WEB_IDENTITY_TOKEN_FILE").is_some() {
+            return Ok(BTreeMap::new());
+        }
+        let Some(keys) = self.shared_aws_keys()? else {
+            return match self.get("AWS_PROFILE") {
+                None => Ok(BTreeMap::new()),
+                Some(profile) => Err(format!(
+                    "no keys for AWS_PROFILE={profile} in the shared credentials file; for SSO and roles run `eval \"$(aws configure \
+                     export-credentials --format env)\"` before"
+                )),
+            };
+        };
+        let known = [("AWS_ACCESS_KEY_ID", Some(keys.id)), ("AWS_SECRET_ACCESS_KEY", Some(keys.secret))];
+        let all = known.into_iter().chain([("AWS_SESSION_TOKEN", keys.session)]);
+        Ok(all.filter_map(|(name, value)| Some((name, value?))).collect())
+    }
+
+    /// `~/.aws/credentials`.
+    fn shared_aws_keys(&self) -> Result<Option<Keys>, String> {
+        let named = self.get("AWS_SHARED_CREDENTIALS_FILE").map(std::path::PathBuf::from);
+        let Some(path) = named.or_else(|| Some(self.home.as_ref()?.join(".aws/credentials"))) else { return Ok(None) };
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(format!("cannot read {}: {e}", path.display())),
+        };
+        let profile = self.get("AWS_PROFILE").unwrap_or("default");
+        Ok(read_profile(&text, profile))
     }
 }
 
@@ -97,7 +136,7 @@ impl CloudKeychain {
         if let (Some(token), Some(role)) = (env.file("AWS_WEB_IDENTITY_TOKEN_FILE")?, env.get("AWS_ROLE_ARN")) {
             return self.web_identity(token.trim(), role, region, suffix).await.map(Some);
         }
-        if let Some(keys) = self.shared_file()? {
+        if let Some(keys) = env.shared_aws_keys()? {
             return Ok(Some(keys));
         }
         let container =
@@ -144,20 +183,6 @@ impl CloudKeychain {
             (Some(id), Some(secret), session) => Ok(Keys { id, secret, session }),
             _ => Err("the token service's answer holds no keys".into()),
         }
-    }
-
-    /// `~/.aws/credentials`.
-    fn shared_file(&self) -> Result<Option<Keys>, String> {
-        let env = &self.environment;
-        let named = env.get("AWS_SHARED_CREDENTIALS_FILE").map(std::path::PathBuf::from);
-        let Some(path) = named.or_else(|| Some(env.home.as_ref()?.join(".aws/credentials"))) else { return Ok(None) };
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(format!("cannot read {}: {e}", path.display())),
-        };
-        let profile = env.get("AWS_PROFILE").unwrap_or("default");
-        Ok(read_profile(&text, profile))
     }
 
     /// The role of the machine, by the metadata service's second version.
