@@ -769,7 +769,7 @@ fn b4_07_s3_that_misbehaves_is_a_miss() {
         Err(why) => skip!("{why}"),
     };
     let proxy = Proxy::start(&service.host);
-    let cache = service.s3_cache("access_key_id=id,secret_access_key=geheim,retry_max_attempts=1");
+    let cache = service.s3_cache("access_key_id=id,secret_access_key=geheim,retry_max_attempts=1,retry_mode=adaptive");
     let cache = cache.replace(&service.host, &proxy.host);
     without_trouble(&cache, &proxy, "/manifests/", "/blobs/", "/caches/");
 }

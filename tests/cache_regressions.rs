@@ -530,7 +530,7 @@ fn cve_2024_23652_a_mountpoint_that_became_a_link_takes_nothing_outside_with_it(
 }
 
 /// What a command has said so far, line by line.
-fn lines_of(child: &mut Child) -> impl Iterator<Item = String> {
+fn lines_of(child: &mut Child) -> impl Iterator<Item = String> + use<> {
     BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok)
 }
 

@@ -75,6 +75,8 @@ pub struct S3Options {
     pub upload_parallelism: usize,
     /// How often a request is tried.
     pub retry_max_attempts: usize,
+    /// A refusal slows down all requests (`retry_mode=adaptive`).
+    pub adaptive: bool,
 }
 
 /// `type=azblob` (SPEC B4.08).
@@ -504,13 +506,11 @@ fn s3(fields: &mut Fields, env: Variables<'_>) -> Result<S3Options, SpecError> {
         }
         _ => return fail("access_key_id and secret_access_key belong together"),
     }
-    // The adaptive mode of the AWS SDK also slows down the requests that follow a refusal; here each waits for itself, longer each
-    // time, so both mean the same.
-    if let Some(mode) = fields.take("retry_mode")
-        && !matches!(mode.as_str(), "standard" | "adaptive")
-    {
-        return fail(format!("invalid retry_mode \"{mode}\": expected standard or adaptive"));
-    }
+    let adaptive = match fields.take("retry_mode").as_deref() {
+        None | Some("standard") => false,
+        Some("adaptive") => true,
+        Some(mode) => return fail(format!("invalid retry_mode \"{mode}\": expected standard or adaptive")),
+    };
     // Requests never carry such a header in their signature, so there is nothing to switch off.
     fields.boolean("disable_accept_encoding")?;
     Ok(S3Options {
@@ -529,6 +529,7 @@ fn s3(fields: &mut Fields, env: Variables<'_>) -> Result<S3Options, SpecError> {
         touch_refresh: fields.duration("touch_refresh")?.unwrap_or(Duration::from_secs(24 * 3600)),
         upload_parallelism: fields.number("upload_parallelism")?.unwrap_or(4).clamp(1, 64),
         retry_max_attempts: fields.number("retry_max_attempts")?.unwrap_or(3).clamp(1, 20),
+        adaptive,
     })
 }
 
@@ -738,7 +739,7 @@ mod tests {
         assert_eq!((s3.bucket.as_str(), s3.credentials.0.len()), ("x", 2));
         assert!(!format!("{s3:?}").contains("geheim"), "secrets are not shown");
         assert!(of("type=s3,access_key_id=a").is_err_and(|e| e.contains("belong together")));
-        assert!(of("type=s3,retry_mode=adaptive").is_ok());
+        assert!(of("type=s3,retry_mode=adaptive").is_ok_and(|s3| s3.adaptive) && !s3.adaptive);
         assert!(of("type=s3,retry_mode=fast").is_err_and(|e| e.contains("expected standard or adaptive")));
         assert!(of("type=s3,touch_refresh=soon").is_err_and(|e| e.contains("touch_refresh: invalid duration")));
         let missing = import(&fields("type=s3,bucket=b"), &none).expect_err("no region").0;

@@ -7,6 +7,7 @@ mod document;
 pub mod gha;
 pub mod local;
 pub mod object;
+mod pace;
 pub mod registry;
 
 use std::time::SystemTime;

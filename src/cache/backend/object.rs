@@ -21,6 +21,7 @@ use tokio::time::timeout;
 use url::Url;
 
 use super::document::{annotated, parse_config};
+use super::pace::Paced;
 use super::{CacheBackend, CacheBlob, CacheError, MountPlace, Moved};
 use crate::cache::config::CacheConfig;
 use crate::cache::import::{Import, Place};
@@ -69,11 +70,16 @@ struct Inner {
 
 /// Hands the crate a client with our proxies and trust.
 #[derive(Debug)]
-struct Connector(reqwest::Client);
+struct Connector {
+    client: reqwest::Client,
+    /// All requests are held back when some are refused.
+    adaptive: bool,
+}
 
 impl HttpConnector for Connector {
     fn connect(&self, _: &object_store::ClientOptions) -> object_store::Result<HttpClient> {
-        Ok(HttpClient::new(self.0.clone()))
+        let client = self.client.clone();
+        Ok(if self.adaptive { HttpClient::new(Paced::new(client)) } else { HttpClient::new(client) })
     }
 }
 
@@ -189,7 +195,8 @@ impl ObjectCache {
     async fn connector(&self, url: &str) -> Result<Connector, CacheError> {
         let parsed = Url::parse(url).map_err(|e| CacheError::new(format!("{url} is not a URL: {e}")))?;
         let client = self.inner.http.http(&parsed).await.map_err(|e| CacheError::new(e.to_string()))?;
-        Ok(Connector(client))
+        let adaptive = matches!(&self.inner.service, Service::S3(s3) if s3.adaptive);
+        Ok(Connector { client, adaptive })
     }
 
     /// Makes the container; Azure has none until somebody does.
@@ -205,7 +212,7 @@ impl ObjectCache {
         AzureAuthorizer::new(&credential, &azure.account_name)
             .try_authorize(&mut request)
             .map_err(|e| fail(e.to_string()))?;
-        let client = HttpClient::new(self.connector(&azure.account_url).await?.0);
+        let client = HttpClient::new(self.connector(&azure.account_url).await?.client);
         let answer = client.execute(request).await.map_err(|e| fail(e.to_string()))?;
         // 409: somebody else was faster.
         if answer.status().is_success() || answer.status().as_u16() == 409 {

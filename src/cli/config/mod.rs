@@ -175,6 +175,11 @@ impl Config {
     }
 
     fn top(&mut self, mut top: Section<'_>) -> Result<(), Failure> {
+        top.never(
+            "cache",
+            "caches of GitHub's service are neither signed nor verified here",
+            "remove the table, and keep a cache that must be trusted in a registry or a bucket with credentials of its own",
+        )?;
         self.root = top.path("root")?;
         self.isolation = checked(top.text("isolation")?, |rung| worker::pinned(rung).map(drop))?;
         if let Some(found) = top.texts("insecure-entitlements")? {

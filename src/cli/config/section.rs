@@ -237,6 +237,16 @@ impl<'a> Section<'a> {
         usage(format!("{}: {}: {why}", self.reader.path.display(), self.full(key)))
     }
 
+    /// Refuses a key that asks for a protection which is not here, in a `buildkitd.toml` too: to go on without it would be worse.
+    pub(super) fn never(&mut self, key: &str, why: &str, remedy: &str) -> Result<(), Failure> {
+        match self.entries.iter().find(|entry| entry.key == key) {
+            None => Ok(()),
+            Some(entry) => {
+                Err(usage(format!("{}: {}: {why}", self.reader.place(entry.at), self.full(key))).hint(remedy))
+            }
+        }
+    }
+
     /// Refuses what nobody took.
     pub(super) fn finish(self) -> Result<(), Failure> {
         for entry in &self.entries {

@@ -185,6 +185,15 @@ insecure-entitlements = [ "network.host" ]
     assert!(parse_as("buildkitd.toml", "[worker.oci]\ngc = \"often\"").is_err());
 }
 
+// SPEC B4.06: who asks for verified caches does not get others.
+#[test]
+fn b4_06_signed_caches_are_refused_by_name() {
+    for name in ["rbuild.toml", "buildkitd.toml"] {
+        let error = parse_as(name, "[cache.gha.verify]\nrequired = true\n").map(drop).expect_err("refused");
+        assert!(format!("{error:?}").contains("neither signed nor verified"), "{error:?}");
+    }
+}
+
 #[test]
 fn flags_and_variables_go_before_the_file() {
     let parsed = |flags: &[&str]| {
