@@ -578,13 +578,13 @@ fn c4_07_a_step_whose_build_was_killed_is_run_by_who_waited_for_it() {
         command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
     };
     let mut first = start(&[]);
-    // Read on until it ends: who cannot say anything any more ends by itself.
+    // Kept open: who cannot say anything any more ends by itself.
     let mut heard = lines_of(&mut first);
     assert!(heard.any(|line| line.ends_with(" begun")), "the step was not begun");
     let secret = format!("id=ends,src={}", yes.display());
     let mut second = start(&["--secret", &secret]);
     let mut said = lines_of(&mut second);
-    assert!(said.any(|line| line.contains("FROM docker.io/library/busybox")), "the second build was not begun");
+    assert!(said.any(|line| line.contains("busybox")), "the second build was not begun");
     first.kill().unwrap();
     first.wait().unwrap();
     assert!(said.any(|line| line.ends_with(" begun")), "nobody runs the step");
