@@ -22,7 +22,7 @@ use crate::exec::run::StepOptions;
 use crate::frontend::Answer;
 use crate::source::{ImageSource, Sources};
 use crate::store::Store;
-use crate::ui::{Ended, Progress, Summary, Trace};
+use crate::ui::{Ended, Progress, Summary, Trace, columns};
 
 pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
     let mut settings = BuildSettings::new(args, &inside.config)?;
@@ -268,7 +268,7 @@ fn answered(answer: &Answer, how: CallOptions) -> Result<u8, Failure> {
 /// The build in numbers: for people, and where scripts and fleets asked for it.
 fn report(settings: &BuildSettings, summary: &Summary, succeeded: bool) -> Result<(), Failure> {
     if succeeded && settings.shows() {
-        let _ = writeln!(std::io::stderr(), "{}", summary.text());
+        let _ = writeln!(std::io::stderr(), "{}", summary.text(columns()));
     }
     if let Some(path) = &settings.summary_file {
         write(path, summary.json().as_bytes())?;

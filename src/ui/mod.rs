@@ -22,6 +22,7 @@ pub use style::{Colors, Style};
 pub use summary::{Gauge, StepSummary, Summary};
 pub use terminal::Connection;
 pub use trace::{Span, Trace};
+pub use tty::columns;
 
 use crate::base::events::Warning;
 use crate::base::{Digest, Event, Events};

@@ -34,13 +34,12 @@ pub(super) struct Item {
     pub(super) total: Option<u64>,
     pub(super) done: bool,
     pub(super) begun: SystemTime,
-    pub(super) last: SystemTime,
 }
 
 impl Item {
-    /// Bytes a second, once it has run long enough to tell.
-    pub(super) fn rate(&self) -> Option<u64> {
-        let seconds = self.last.duration_since(self.begun).ok()?.as_secs_f64();
+    /// Bytes a second, once it has run long enough to tell. One that stalls becomes slower and slower.
+    pub(super) fn rate(&self, now: SystemTime) -> Option<u64> {
+        let seconds = now.duration_since(self.begun).ok()?.as_secs_f64();
         #[expect(
             clippy::cast_precision_loss,
             clippy::cast_possible_truncation,
@@ -104,7 +103,7 @@ impl State {
                 if let Some(vertex) = self.vertices.get_mut(id) {
                     match vertex.items.iter_mut().find(|i| i.name == *item) {
                         Some(known) => {
-                            *known = Item { current: *current, total: *total, done: *done, last: *at, ..known.clone() };
+                            *known = Item { current: *current, total: *total, done: *done, ..known.clone() };
                         }
                         None => vertex.items.push(Item {
                             name: item.clone(),
@@ -112,7 +111,6 @@ impl State {
                             total: *total,
                             done: *done,
                             begun: *at,
-                            last: *at,
                         }),
                     }
                 }
@@ -158,6 +156,11 @@ impl Vertex {
                 self.push(&line);
             }
         }
+    }
+
+    /// Whether it has said anything.
+    pub(super) fn has_output(&self) -> bool {
+        !self.tail.is_empty() || !self.partial.is_empty()
     }
 
     /// The last `count` lines of its output; one that has not ended yet is among them, as a progress bar's.

@@ -93,9 +93,9 @@ impl Summary {
         }
     }
 
-    /// A line for people, and the slowest steps where there are several slow ones.
+    /// A line for people, and the slowest steps where there are several slow ones, in so many columns.
     #[must_use]
-    pub fn text(&self) -> String {
+    pub fn text(&self, width: usize) -> String {
         let mut out = format!("built in {:.1}s", self.seconds);
         match self.instructions {
             // Nothing but metadata.
@@ -116,7 +116,8 @@ impl Summary {
         slow.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
         if slow.len() > 1 {
             for step in slow.iter().take(SLOWEST) {
-                let _ = write!(out, "\n  {:>6.1}s {}", step.seconds, fit(&step.name, 67));
+                let time = format!("  {:>6.1}s ", step.seconds);
+                let _ = write!(out, "\n{time}{}", fit(&step.name, width.saturating_sub(time.len())));
             }
         }
         out
@@ -204,7 +205,7 @@ mod tests {
     #[test]
     fn for_people() {
         assert_eq!(
-            summary().text(),
+            summary().text(80),
             "built in 10.0s: 1 of 3 steps cached, 2.00MB pulled, 2.00MB pushed, 2.00MB saved\n     9.0s [2/3] RUN slow\n     1.0s [3/3] RUN quick"
         );
     }

@@ -72,6 +72,12 @@ impl Sink for Tty {
     }
 }
 
+/// Columns of the terminal on standard error, or what is usual.
+#[must_use]
+pub fn columns() -> usize {
+    window().0
+}
+
 /// Columns and rows of the terminal on standard error.
 fn window() -> (usize, usize) {
     match rustix::termios::tcgetwinsize(rustix::stdio::stderr()) {
@@ -85,11 +91,23 @@ struct Row<'a> {
     text: String,
     /// SGR parameters; empty for none.
     color: &'a str,
-    /// What goes first when room is short goes with the smaller number.
-    worth: u8,
-    /// For steps that have ended: whether they were found in a cache.
-    ended: Option<bool>,
+    worth: Worth,
+    /// How many steps that have ended it stands for, and how many of them were found in a cache.
+    ended: (usize, usize),
 }
+
+/// What goes first when room is short.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Worth {
+    Ended,
+    DoneTransfer,
+    Output,
+    Transfer,
+    Running,
+}
+
+/// So many cached steps in a row are one.
+const CACHED_TOGETHER: usize = 3;
 
 fn paint(text: &str, color: &str) -> String {
     if color.is_empty() { text.to_owned() } else { format!("\u{1b}[{color}m{text}\u{1b}[0m") }
@@ -114,37 +132,76 @@ fn render<'a>(
     if finished {
         header.push_str(" FINISHED");
     }
-    let mut rows: Vec<Row<'_>> = started.iter().flat_map(|v| rows_of(v, now, width, finished, style)).collect();
+    let all = |lines: usize| -> Vec<Row<'_>> {
+        let together = |a: &&Vertex, b: &&Vertex| is_cached(a) && is_cached(b);
+        let groups = started.chunk_by(together);
+        let rows = groups.flat_map(|group| match group {
+            [first, .., last] if group.len() >= CACHED_TOGETHER => {
+                vec![cached_row(first, last, group.len(), width, style)]
+            }
+            _ => group.iter().flat_map(|v| rows_of(v, now, width, finished, lines, style)).collect(),
+        });
+        rows.collect()
+    };
+    let mut rows = all(style.log_lines);
     let room = height.saturating_sub(2).max(3);
     if !finished && rows.len() > room {
+        // Every running step shows as much as the others; those that have ended make room.
+        let fits = |rows: &[Row<'_>]| rows.iter().filter(|row| row.worth != Worth::Ended).count() < room;
+        for lines in (0..style.log_lines).rev() {
+            if fits(&rows) {
+                break;
+            }
+            rows = all(lines);
+        }
         fold(&mut rows, room, width);
     }
-    rows.insert(0, Row { text: fit(&header, width), color: "", worth: u8::MAX, ended: None });
+    rows.insert(0, Row { text: fit(&header, width), color: "", worth: Worth::Running, ended: (0, 0) });
     rows
+}
+
+fn is_cached(vertex: &Vertex) -> bool {
+    vertex.outcome == Some(Outcome::Cached)
+}
+
+/// Several cached steps in one row.
+fn cached_row<'a>(first: &Vertex, last: &Vertex, count: usize, width: usize, style: &'a Style) -> Row<'a> {
+    // Where in its stage: what is in brackets.
+    let place = |vertex: &Vertex| vertex.name.split_inclusive(']').next().unwrap_or_default().to_owned();
+    let text = format!(" => CACHED {count} steps: {} … {}", place(first), place(last));
+    let color = style.colors.as_ref().map_or("", |colors| colors.run.as_str());
+    Row { text: fit(&text, width), color, worth: Worth::Ended, ended: (count, count) }
 }
 
 /// Leaves `room` rows: steps that have ended are folded into one row first, then output, then transfers.
 fn fold(rows: &mut Vec<Row<'_>>, room: usize, width: usize) {
-    let mut excess = rows.len() - room + 1;
+    let mut excess = (rows.len() + 1).saturating_sub(room);
     let (mut ended, mut cached) = (0, 0);
-    for worth in 0..3 {
+    for worth in [Worth::Ended, Worth::DoneTransfer, Worth::Output, Worth::Transfer] {
         rows.retain(|row| {
             let drop = row.worth == worth && excess > 0;
             excess -= usize::from(drop);
-            if let (true, Some(from_cache)) = (drop, row.ended) {
-                ended += 1;
-                cached += usize::from(from_cache);
+            if drop {
+                ended += row.ended.0;
+                cached += row.ended.1;
             }
             !drop
         });
     }
     if ended > 0 {
         let text = format!(" => {ended} earlier steps, {cached} of them cached");
-        rows.insert(0, Row { text: fit(&text, width), color: "", worth: 3, ended: None });
+        rows.insert(0, Row { text: fit(&text, width), color: "", worth: Worth::Running, ended: (0, 0) });
     }
 }
 
-fn rows_of<'a>(vertex: &Vertex, now: SystemTime, width: usize, finished: bool, style: &'a Style) -> Vec<Row<'a>> {
+fn rows_of<'a>(
+    vertex: &Vertex,
+    now: SystemTime,
+    width: usize,
+    finished: bool,
+    lines: usize,
+    style: &'a Style,
+) -> Vec<Row<'a>> {
     let colors = style.colors.as_ref();
     let (mark, color) = match &vertex.outcome {
         Some(Outcome::Cached) => ("CACHED ", colors.map(|c| &c.run)),
@@ -156,18 +213,19 @@ fn rows_of<'a>(vertex: &Vertex, now: SystemTime, width: usize, finished: bool, s
     let time = format!("{:.1}s", vertex.seconds(now));
     let name = fit(&format!(" => {mark}{}", vertex.name), width.saturating_sub(time.len() + 1));
     let gap = width.saturating_sub(name.width() + time.len());
-    let ended = vertex.outcome.as_ref().map(|o| *o == Outcome::Cached);
+    let ended = vertex.outcome.is_some();
     let failed = matches!(vertex.outcome, Some(Outcome::Failed(_)));
     let mut rows = vec![Row {
         text: fit(&format!("{name}{}{time}", " ".repeat(gap)), width),
         color: color.map_or("", String::as_str),
-        worth: if ended.is_some() && !failed { 0 } else { 3 },
-        ended,
+        worth: if ended && !failed { Worth::Ended } else { Worth::Running },
+        ended: (usize::from(ended), usize::from(is_cached(vertex))),
     }];
-    let mut more = |worth, text: &str| rows.push(Row { text: fit(text, width), color: "", worth, ended: None });
+    let mut more = |worth, text: &str| rows.push(Row { text: fit(text, width), color: "", worth, ended: (0, 0) });
     let running = vertex.outcome.is_none() && !finished;
     for item in &vertex.items {
-        if item.done && !running {
+        // What it says is more than what it moved before.
+        if item.done && (!running || vertex.has_output()) {
             continue;
         }
         let mut text = format!(" => => {}", short_digests(&item.name));
@@ -176,14 +234,14 @@ fn rows_of<'a>(vertex: &Vertex, now: SystemTime, width: usize, finished: bool, s
             (current, Some(total)) => text.push_str(&format!(" {} / {}", size(current), size(total))),
             (current, None) => text.push_str(&format!(" {}", size(current))),
         }
-        if let (false, Some(rate)) = (item.done, item.rate()) {
+        if let (false, Some(rate)) = (item.done, item.rate(now)) {
             text.push_str(&format!(" ({}/s)", size(rate)));
         }
-        more(2, &text);
+        more(if item.done { Worth::DoneTransfer } else { Worth::Transfer }, &text);
     }
     if running || failed {
-        for line in vertex.last_lines(style.log_lines) {
-            more(1, &format!(" => => # {line}"));
+        for line in vertex.last_lines(lines) {
+            more(Worth::Output, &format!(" => => # {line}"));
         }
     }
     rows
@@ -273,6 +331,47 @@ mod tests {
         assert_eq!(rows[1], " => 25 earlier steps, 0 of them cached", "{rows:#?}");
         assert_eq!(rows.iter().filter(|r| r.contains("# line")).count(), Style::default().log_lines);
         assert_eq!(shown(&state(40), true, 80, 24).len(), 41, "at the end every step is there");
+    }
+
+    #[test]
+    fn b6_03_cached_steps_are_one_row() {
+        let mut state = State::default();
+        for (i, outcome) in
+            [Outcome::Cached, Outcome::Cached, Outcome::Cached, Outcome::Done, Outcome::Cached].into_iter().enumerate()
+        {
+            let id = Digest::sha256(i.to_string());
+            state.take(&Event::Vertex { id: id.clone(), name: format!("[a {i}/5] RUN x"), inputs: vec![] });
+            state.take(&Event::Completed { id, at: SystemTime::now(), outcome });
+        }
+        let rows = shown(&state, true, 80, 24);
+        assert_eq!(rows.len(), 4, "{rows:#?}");
+        assert_eq!(rows[1], " => CACHED 3 steps: [a 0/5] … [a 2/5]");
+        assert!(rows[3].starts_with(" => CACHED [a 4/5] RUN x"));
+    }
+
+    // What a step says goes before what it moved; several show as much as each other.
+    #[test]
+    fn b6_03_running_steps_share_the_room() {
+        let mut state = State::default();
+        for i in 0..4 {
+            let id = Digest::sha256(i.to_string());
+            state.take(&Event::Vertex { id: id.clone(), name: format!("[{i} 1/1] RUN x"), inputs: vec![] });
+            let at = SystemTime::now();
+            state.take(&Event::Started { id: id.clone(), at });
+            state.take(&Event::Progress {
+                id: id.clone(),
+                item: "extracting".into(),
+                current: 1,
+                total: None,
+                done: true,
+                at,
+            });
+            let data = "line\n".repeat(20).into();
+            state.take(&Event::Log { id: id.clone(), stream: Stream::Stdout, data, at });
+        }
+        let rows = shown(&state, false, 80, 20);
+        assert_eq!(rows.iter().filter(|r| r.contains("# line")).count(), 4 * 3, "{rows:#?}");
+        assert!(!rows.iter().any(|r| r.contains("extracting")));
     }
 
     #[test]
