@@ -173,7 +173,7 @@ fn every_bad_flag_is_refused_by_name_before_any_work() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-// SPEC B5.03, B5.04, B5.06, B5.08, B5.09
+// SPEC B5.03, B5.04, B5.06, B5.08, B5.09, B5.13, B5.14
 #[test]
 fn bad_variables_are_named() {
     for (name, value) in [
@@ -186,6 +186,13 @@ fn bad_variables_are_named() {
         ("BUILDKIT_STEP_LOG_MAX_SPEED", "-2"),
         ("EXPERIMENTAL_BUILDKIT_SOURCE_POLICY", "policy.json"),
         ("BUILDX_DEFAULT_POLICY", "policy.rego"),
+        ("BUILDAH_FORMAT", "v2s2"),
+        ("BUILDAH_ISOLATION", "vm"),
+        ("BUILDAH_LAYERS", "some"),
+        ("BUILD_REGISTRY_SOURCES", "{\"allowedRegistries\": 1}"),
+        ("KANIKO_NO_PUSH", "perhaps"),
+        ("KANIKO_REGISTRY_MAP", "gcr.io"),
+        ("KANIKO_REGISTRY_MIRROR", "https://m.example"),
     ] {
         let mut bench = Bench::new();
         bench.dockerfile("FROM scratch\nCOPY Dockerfile /\n");

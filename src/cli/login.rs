@@ -166,7 +166,7 @@ pub(super) fn ask(prompt: &str, secret: bool) -> Result<String, Failure> {
 
 fn verify(global: &Global, host: &str, credential: &Credential) -> Result<(), Failure> {
     let config = Config::load(global)?;
-    let options = super::registries::client_options(&config, Arc::new(Typed(credential.clone())), Events::none());
+    let options = super::registries::client_options(&config, Arc::new(Typed(credential.clone())), Events::none())?;
     let client = Client::new(options).map_err(|e| Failure::new(e.kind(), e.to_string()))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Failure::new(FaultKind::Internal, format!("cannot start: {e}")))?;

@@ -20,6 +20,7 @@ mod docs;
 mod doctor;
 mod engine;
 pub mod errors;
+mod foreign;
 pub mod grammar;
 mod image_commands;
 mod imagetools;

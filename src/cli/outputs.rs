@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use super::args::Build;
 use super::devices::DEVICE;
 use super::errors::Failure;
+use super::foreign::Foreign;
 use super::grammar;
 use super::settings::{usage, variable};
 use crate::attest::Asked;
 use crate::base::wording::did_you_mean;
 use crate::exporter::{Dest, OutputKind, OutputSpec};
 use crate::frontend::FrontendOptions;
+use crate::oci::media_type::{Codec, Family};
 use crate::oci::{Platform, PlatformError, Reference};
 
 /// The entitlement that lets `mode=delete` work on any directory (SPEC B2.02).
@@ -70,6 +72,7 @@ pub(super) fn multi_platform(options: &FrontendOptions, platforms: usize) -> Res
 /// All outputs, checked against each other.
 pub(super) fn outputs(
     args: &Build,
+    foreign: &Foreign,
     multi: bool,
     asked: &Asked,
     notices: &mut Vec<String>,
@@ -82,6 +85,12 @@ pub(super) fn outputs(
     one_stdout(&outputs)?;
     if args.push {
         push(&mut outputs, &tags)?;
+    }
+    if foreign.no_push {
+        for output in outputs.iter_mut().filter(|output| output.push) {
+            (output.push, output.by_digest) = (false, false);
+            notices.push(format!("KANIKO_NO_PUSH is set: \"{}\" is not pushed", output.title()));
+        }
     }
     if args.load && !outputs.iter().any(|o| o.kind == OutputKind::Docker && o.dest.is_none()) {
         outputs.push(OutputSpec::new(OutputKind::Docker));
@@ -96,6 +105,10 @@ pub(super) fn outputs(
         }
         if output.kind == OutputKind::Docker && output.dest.is_none() {
             load(output, notices)?;
+        }
+        let chosen = output.image.family_given || output.image.estargz || output.image.codec == Codec::Zstd;
+        if foreign.docker_format && output.kind == OutputKind::Image && !chosen {
+            (output.image.family, output.image.family_given) = (Family::Docker, true);
         }
         check(output, args)?;
         for annotation in args.annotation.iter().filter(|_| output.kind.is_image()) {
@@ -287,7 +300,8 @@ mod tests {
     fn error(flags: &[&str]) -> String {
         let args = args(flags);
         let multi = platforms(&args).map(|p| p.len() > 1);
-        let result = multi.and_then(|multi| outputs(&args, multi, &Asked::default(), &mut Vec::new()));
+        let result =
+            multi.and_then(|multi| outputs(&args, &Foreign::default(), multi, &Asked::default(), &mut Vec::new()));
         result.err().map_or_else(|| "fine".into(), |e| e.message)
     }
 
@@ -332,13 +346,18 @@ mod tests {
         assert_eq!(error(&["-o", "type=registry"]), "--output: tag is needed when pushing to registry");
         // SPEC B2.14: pushed, and loaded or kept; what is in the store already is no second output.
         let both = ["--push", "--load", "-t", "r.example/a"];
-        let both = outputs(&args(&both), false, &Asked::default(), &mut Vec::new()).expect("fine");
+        let both = outputs(&args(&both), &Foreign::default(), false, &Asked::default(), &mut Vec::new()).expect("fine");
         assert!(both.iter().any(|o| o.push) && both.iter().filter(|o| o.kind == OutputKind::Image).count() == 1);
         // Both are meant: a directory and a push of the named image.
         assert_eq!(error(&["--push", "-t", "r.example/a", "-o", "out"]), "fine");
-        let pushed =
-            outputs(&args(&["--push", "-t", "r.example/a", "-o", "out"]), false, &Asked::default(), &mut Vec::new())
-                .expect("fine");
+        let pushed = outputs(
+            &args(&["--push", "-t", "r.example/a", "-o", "out"]),
+            &Foreign::default(),
+            false,
+            &Asked::default(),
+            &mut Vec::new(),
+        )
+        .expect("fine");
         assert_eq!(pushed.iter().filter(|o| o.push).count(), 1);
     }
 

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use toml::{Table, Value};
 
 use super::config::Config;
+use super::errors::Failure;
+use super::foreign;
 use super::settings::{self, home, variable};
 use crate::base::Events;
 use crate::registry::{ClientOptions, CredentialProvider, HostOptions, Mirror, Pulls, Route};
@@ -17,24 +19,27 @@ pub(super) fn client_options(
     config: &Config,
     credentials: Arc<dyn CredentialProvider>,
     events: Events,
-) -> ClientOptions {
+) -> Result<ClientOptions, Failure> {
     let mut found = Found::default();
+    let foreign = foreign::registries(&variable)?;
+    found.foreign(foreign.routes, &foreign.insecure);
     found.own(config);
     found.machine();
     for notice in &found.notices {
         events.notice(format!("registry-configuration {notice}"), notice.clone());
     }
     let usual = ClientOptions::default();
-    ClientOptions {
+    Ok(ClientOptions {
         credentials,
         events,
         hosts: found.hosts,
         routes: found.routes,
+        permitted: foreign.permitted,
         proxies: settings::proxies(),
         trust: settings::trust(),
         parallel: config.registry_parallel.unwrap_or(usual.parallel),
         ..usual
-    }
+    })
 }
 
 /// What the files say. What is found first counts.
@@ -48,6 +53,13 @@ struct Found {
 }
 
 impl Found {
+    /// What the environment says goes before all files.
+    fn foreign(&mut self, routes: Vec<Route>, insecure: &[String]) {
+        self.settled.extend(routes.iter().map(|route| route.prefix.clone()));
+        self.routes.extend(routes);
+        insecure.iter().for_each(|host| self.insecure(host));
+    }
+
     fn own(&mut self, config: &Config) {
         for (host, section) in &config.registries {
             let options = HostOptions {

@@ -13,6 +13,7 @@ use super::config::Config;
 use super::contexts;
 use super::devices::{self, DEVICE};
 use super::errors::Failure;
+use super::foreign::Foreign;
 use super::grammar::{self, SecretSource};
 use super::outputs;
 use super::policies;
@@ -166,16 +167,22 @@ impl BuildSettings {
         args.file = args.file.take().filter(|file| !file.is_empty());
         let args = &args;
         refuse_unsupported(args, &mut notices)?;
+        let foreign = Foreign::new(&variable, &mut notices)?;
+        // Better now than at the first request.
+        super::foreign::registries(&variable)?;
         let (progress, quiet) = progress(args.progress.as_deref(), args.quiet, config)?;
         let call = call(args)?;
-        let options = options(args)?;
+        let mut options = options(args)?;
+        if foreign.no_cache {
+            options.no_cache = NoCache::All;
+        }
         let platforms = outputs::platforms(args)?;
         let multi_platform = outputs::multi_platform(&options, platforms.len())?;
         let asked = attest::asked(args, &options.build_args, &variable)?;
         // A question has no result to put anywhere (A10.26); the flags are still read for mistakes.
         let outputs = match call {
-            Some(_) => outputs::outputs(args, multi_platform, &asked, &mut Vec::new()).map(|_| Vec::new())?,
-            None => outputs::outputs(args, multi_platform, &asked, &mut notices)?,
+            Some(_) => outputs::outputs(args, &foreign, multi_platform, &asked, &mut Vec::new()).map(|_| Vec::new())?,
+            None => outputs::outputs(args, &foreign, multi_platform, &asked, &mut notices)?,
         };
         let cache_to = caches::exports(args, &options, &mut notices)?;
         for (flag, path) in [
@@ -234,6 +241,10 @@ impl BuildSettings {
         let dockerfile = contexts::main_context(args, &context, &mut request)?;
         request.rego = policies::in_rego(args, dockerfile.as_deref())?;
         contexts::named_contexts(args, &mut request)?;
+        if let MainContext::Git(reference) = &request.context {
+            request.secrets.for_sources =
+                super::foreign::git_login(&variable, &reference.remote, &request.secrets.values);
+        }
         git_labels(args, &mut request, &mut notices);
         let metadata_provenance = attest::metadata(&variable)?;
         request.attest.report = args.metadata_file.is_some() && metadata_provenance.is_some();

@@ -14,8 +14,8 @@ use super::config::Config;
 use super::errors::Failure;
 use super::once::Once;
 use super::{
-    WORKER_ROLE, broker, build, builds, debug, image_commands, imagetools, info, policies, registries, run, settings,
-    store_commands,
+    WORKER_ROLE, broker, build, builds, debug, foreign, image_commands, imagetools, info, policies, registries, run,
+    settings, store_commands,
 };
 use crate::base::wording::shell_word;
 use crate::base::{Events, FaultKind};
@@ -28,7 +28,8 @@ pub(super) fn start(cli: &Cli, args: &[OsString]) -> Result<u8, Failure> {
     let global = &cli.global;
     let config = Config::load(global)?;
     let root = settings::store_root(global, &config)?;
-    let pinned = match (&global.isolation, &config.isolation) {
+    let named = foreign::isolation(&settings::variable)?;
+    let pinned = match (&global.isolation, named.as_ref().or(config.isolation.as_ref())) {
         (Some(rung), _) => pinned(rung).map_err(|e| settings::usage(format!("--isolation: {e}")))?,
         (None, Some(rung)) => pinned(rung).map_err(settings::usage)?,
         (None, None) => None,
@@ -288,8 +289,13 @@ impl Inside {
 
     fn client_options(&self, events: Events) -> Result<ClientOptions, Failure> {
         // Several files, read once for all clients; what is wrong with them is said once.
-        let read = || registries::client_options(&self.config, Arc::new(Anonymous), events.clone());
-        let found = self.registries.get_or_init(read);
+        let found = match self.registries.get() {
+            Some(found) => found,
+            None => {
+                let read = registries::client_options(&self.config, Arc::new(Anonymous), events.clone())?;
+                self.registries.get_or_init(|| read)
+            }
+        };
         let broker = broker::Broker::new(self.broker.clone(), found.clone(), &events)?;
         Ok(self.once.apply(ClientOptions { credentials: Arc::new(broker), events, ..found.clone() }))
     }

@@ -53,6 +53,29 @@ impl Mirror {
     }
 }
 
+/// Which registries may be used, by the host of a name. A mirror is not asked for its own.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Permitted {
+    /// These alone; `None` for all.
+    pub allowed: Option<Vec<String>>,
+    /// None of these.
+    pub blocked: Vec<String>,
+    /// Who says so, for messages.
+    pub by: &'static str,
+}
+
+impl Permitted {
+    fn check(&self, host: &str) -> Result<(), Fault> {
+        let is = |named: &String| named == host;
+        let why = match &self.allowed {
+            _ if self.blocked.iter().any(is) => "blocks it",
+            Some(allowed) if !allowed.iter().any(is) => "does not allow it",
+            _ => return Ok(()),
+        };
+        Err(Fault::Setting(format!("the registry {host} must not be used: {} {why}", self.by)))
+    }
+}
+
 /// One place to ask.
 #[derive(Clone)]
 pub(super) struct Endpoint {
@@ -97,6 +120,7 @@ impl Inner {
 
     /// The registry itself, where pushes go.
     pub(super) fn origin(&self, reference: &Reference) -> Result<Endpoint, Fault> {
+        self.options.permitted.check(&reference.domain)?;
         let name = reference.repository();
         let Some((route, covered)) = self.route(&name) else { return Ok(self.endpoint(reference)) };
         if route.blocked {
@@ -194,6 +218,23 @@ mod tests {
         assert_eq!(route("*.example").covers("r.example/x"), Some(9));
         assert_eq!(route("*.example").covers("example/x"), None);
         assert_eq!(route("*").covers("r/x"), Some(0));
+    }
+
+    // SPEC B5.13
+    #[test]
+    fn b5_13_only_permitted_registries_are_used() {
+        let names = |all: &[&str]| all.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let permitted = |allowed: Option<&[&str]>, blocked: &[&str]| Permitted {
+            allowed: allowed.map(names),
+            blocked: names(blocked),
+            by: "a rule",
+        };
+        assert!(Permitted::default().check("a").is_ok());
+        let some = permitted(Some(&["a", "b"]), &["b"]);
+        assert!(some.check("a").is_ok());
+        let said = |host: &str| some.check(host).err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(said("b").contains("the registry b must not be used: a rule blocks it"), "{}", said("b"));
+        assert!(said("c").contains("a rule does not allow it"), "{}", said("c"));
     }
 
     #[test]

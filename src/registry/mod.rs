@@ -33,7 +33,7 @@ pub mod web;
 pub use client::{BlobSource, Client, FetchedManifest, Progress, PushOutcome, no_progress};
 pub use credential::{Anonymous, Credential, CredentialProvider, Wanted};
 pub use error::{Fault, RegistryError};
-pub use mirrors::{Mirror, Pulls, Route};
+pub use mirrors::{Mirror, Permitted, Pulls, Route};
 pub use options::{ClientOptions, HostOptions, ProxyOptions, RetryPolicy, Timeouts, TrustOptions};
 pub use tls::engine_tls;
 

@@ -23,6 +23,8 @@ pub struct ClientOptions {
     pub hosts: BTreeMap<String, HostOptions>,
     /// Mirrors and stand-ins, by the beginning of a name (SPEC E2.04).
     pub routes: Vec<Route>,
+    /// Which registries may be used at all.
+    pub permitted: super::Permitted,
     /// `HTTP_PROXY` and friends (SPEC E2.06).
     pub proxies: ProxyOptions,
     /// Whom to trust (SPEC E2.03).
@@ -45,6 +47,7 @@ impl Default for ClientOptions {
             events: Events::none(),
             hosts: BTreeMap::new(),
             routes: Vec::new(),
+            permitted: super::Permitted::default(),
             proxies: ProxyOptions::default(),
             trust: TrustOptions::default(),
             retry: RetryPolicy::default(),

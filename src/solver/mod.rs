@@ -54,6 +54,8 @@ pub struct Secrets {
     pub values: BTreeMap<String, Arc<Vec<u8>>>,
     /// SSH agents by id.
     pub agents: BTreeMap<String, Arc<dyn Agent>>,
+    /// What sources get in place of `values`, where there is something that steps must not have.
+    pub for_sources: Option<BTreeMap<String, Arc<Vec<u8>>>>,
 }
 
 /// Who wants to know when the layers of a chain are ready; the flag says that the chain is a base image.

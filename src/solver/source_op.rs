@@ -88,7 +88,9 @@ impl Solver {
     }
 
     fn request<'a>(&'a self, vertex: &'a Vertex, op: &'a SourceOp) -> Request<'a> {
-        Request { vertex: &vertex.digest, op, secrets: &self.env.secrets.values, agents: &self.env.secrets.agents }
+        let given = &self.env.secrets;
+        let secrets = given.for_sources.as_ref().unwrap_or(&given.values);
+        Request { vertex: &vertex.digest, op, secrets, agents: &given.agents }
     }
 
     /// Downloads end with the build.
