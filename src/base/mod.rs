@@ -3,6 +3,7 @@
 //! Owns digests, build events, fault kinds and small file-system primitives. Knows nothing of images,
 //! Dockerfiles, stores or terminals. Start reading at [`digest`] and [`events`].
 
+pub mod blocking;
 pub mod budget;
 pub mod cancel;
 pub mod digest;

@@ -11,6 +11,7 @@ mod network;
 mod place;
 pub mod run;
 pub mod secret;
+mod spare;
 mod spawner;
 pub mod ssh;
 mod targets;

@@ -37,7 +37,7 @@ use super::targets::{self, TargetError};
 pub use super::user::UserError;
 use super::{cwd, hosts, user};
 use crate::base::events::Stream;
-use crate::base::{Digest, Events, FaultKind, file};
+use crate::base::{Digest, Events, FaultKind, blocking, file};
 use crate::llb::op::{Meta, NetMode, ProxyEnv, SecurityMode};
 use crate::store::CacheMount;
 
@@ -307,12 +307,10 @@ impl Runner {
         }
         // Control groups of version 2 can be made only where no process is beside them.
         if self.options.resources.is_empty() {
-            let spawner = Arc::clone(&self.spawner);
-            drop(tokio::task::spawn_blocking(move || spawner.make_spare()));
+            self.spawner.expect();
         }
         if self.options.network != DefaultNetwork::Host && self.no_network.get().is_none() {
-            let networks = Arc::clone(&self.networks);
-            drop(tokio::task::spawn_blocking(move || networks.make_spare()));
+            self.networks.expect();
         }
     }
 
@@ -386,7 +384,7 @@ impl Runner {
                 (false, true) => (Some(self.together.write().await), None),
                 (false, false) => (None, Some(self.together.read().await)),
             };
-            let network = tokio::task::block_in_place(|| self.network(&request, events))?;
+            let network = self.network(&request, events).await?;
             let (mut spec, files) = self.prepare(&request, &network)?;
             let placement = match (&request.aside, spec.switch) {
                 (Some(aside), RootSwitch::Chroot) => {
@@ -451,7 +449,7 @@ impl Runner {
     }
 
     /// The network of a step (SPEC A5.08, C5.12).
-    fn network(&self, request: &RunRequest<'_>, events: &Events) -> Result<Way, ExecError> {
+    async fn network(&self, request: &RunRequest<'_>, events: &Events) -> Result<Way, ExecError> {
         match (request.network, self.options.network) {
             (NetMode::None, _) => return Ok(Way::None),
             (NetMode::Host, _) | (_, DefaultNetwork::Host) => return Ok(Way::Host),
@@ -462,7 +460,9 @@ impl Runner {
             (None, Some(proxy)) => format!("the proxy {proxy} is on its loopback"),
             (None, None) => {
                 let wants_host = request.meta.extra_hosts.iter().any(|h| h.ip == hosts::HOST_GATEWAY);
-                match self.networks.open(&resolv_conf(), wants_host) {
+                let networks = Arc::clone(&self.networks);
+                let opening = blocking::brief(move || networks.open(&resolv_conf(), wants_host));
+                match opening.await.map_err(io::Error::other).flatten() {
                     Ok(network) => {
                         self.had_network.store(true, Ordering::Relaxed);
                         return Ok(Way::Own(network));
@@ -686,7 +686,7 @@ async fn start(
     held: HeldHandles,
     begin: impl FnOnce(StepHandles<'_>) -> Result<RunningStep, SpawnError> + Send + 'static,
 ) -> Result<(RunningStep, HeldHandles), ExecError> {
-    let starting = tokio::task::spawn_blocking(move || {
+    let starting = blocking::brief(move || {
         let step = begin(StepHandles { network: held.0.namespace(), group: held.1.as_ref() })?;
         Ok::<_, SpawnError>((step, held))
     });
@@ -746,7 +746,7 @@ async fn read_status(fd: Option<std::os::fd::OwnedFd>) -> io::Result<Vec<u8>> {
 
 async fn outcome(step: RunningStep, status: io::Result<Vec<u8>>) -> Result<StepOutcome, ExecError> {
     let status = status.map_err(io_error("read the step's result"))?;
-    let outcome = tokio::task::spawn_blocking(move || step.finish(&status))
+    let outcome = blocking::brief(move || step.finish(&status))
         .await
         .map_err(|e| io_error("wait for a step")(io::Error::other(e)))??;
     Ok(outcome)
@@ -759,12 +759,16 @@ async fn copy_output(
     vertex: &Digest,
 ) -> io::Result<()> {
     let Some(fd) = fd else { return Ok(()) };
-    let mut pipe = pipe::Receiver::from_owned_fd(fd)?;
-    let mut buf = vec![0; CHUNK];
+    let pipe = pipe::Receiver::from_owned_fd(fd)?;
     loop {
-        match pipe.read(&mut buf).await? {
-            0 => return Ok(()),
-            n => events.log(vertex, stream, bytes::Bytes::copy_from_slice(&buf[..n])),
+        pipe.readable().await?;
+        // Made when there is something: most of the time steps that run side by side say nothing.
+        let mut buf = vec![0; CHUNK];
+        match pipe.try_read(&mut buf) {
+            Ok(0) => return Ok(()),
+            Ok(n) => events.log(vertex, stream, bytes::Bytes::copy_from_slice(&buf[..n])),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Err(e) => return Err(e),
         }
     }
 }

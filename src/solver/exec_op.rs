@@ -9,7 +9,7 @@ use rootless::step::StepMount;
 use rustix::fs::{Mode, OFlags};
 
 use super::tree::{self, Tree};
-use super::{SolveError, Solver, blocking, lock};
+use super::{SolveError, Solver, blocking, lock, patiently};
 use crate::base::{FaultKind, file as base_file};
 use crate::cache::key::{self, Part, Selection};
 use crate::exec::cdi::{DeviceError, Devices, Edits};
@@ -388,7 +388,7 @@ impl Solver {
         let (store, place, id) = (self.env.store.clone(), Arc::clone(vertex), id.to_owned());
         let (this, runtime) = (Arc::clone(self), tokio::runtime::Handle::current());
         let src = if selector.is_empty() { "/".to_owned() } else { selector.to_owned() };
-        blocking(move || {
+        patiently(move || {
             let fail = |e| tree::store_error(&place, &e);
             let mut seed = |dir: &Path| {
                 // This thread may block: it is none of the runtime's.

@@ -38,6 +38,7 @@ pub use tree::{ContextDir, Tree};
 
 use crate::archive::LayerOptions;
 use crate::attest::Material;
+use crate::base::blocking::brief;
 use crate::base::events::Outcome;
 use crate::base::{CacheKey, Cancel, Digest, Events, TraceContext};
 use crate::exec::ssh::Agent;
@@ -324,12 +325,20 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// Runs blocking work off the async threads.
+/// Runs blocking work off the async threads; [`brief`] tells what it may not wait for.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, SolveError> + Send + 'static,
 ) -> Result<T, SolveError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(panic) => Err(SolveError::internal(format!("a task ended unexpectedly: {panic}"))),
-    }
+    ended(brief(work).await)
+}
+
+/// The same for work that may wait for what other tasks of this process do.
+async fn patiently<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, SolveError> + Send + 'static,
+) -> Result<T, SolveError> {
+    ended(tokio::task::spawn_blocking(work).await)
+}
+
+fn ended<T>(task: Result<Result<T, SolveError>, tokio::task::JoinError>) -> Result<T, SolveError> {
+    task.unwrap_or_else(|panic| Err(SolveError::internal(format!("a task ended unexpectedly: {panic}"))))
 }

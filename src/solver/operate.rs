@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use futures_util::future::try_join_all;
 
 use super::tree::{self, Tree};
-use super::{SolveError, Solved, Solver, blocking, lock};
+use super::{SolveError, Solved, Solver, blocking, lock, patiently};
 use crate::base::{CacheKey, FaultKind};
 use crate::cache::key::{self, Dependency, Part};
 use crate::llb::op::Kind;
@@ -84,7 +84,7 @@ impl Solver {
         // One process runs a vertex while others wait for its result.
         let lock = {
             let (store, key, vertex) = (self.env.store.clone(), key.clone(), Arc::clone(vertex));
-            blocking(move || store.key_lock(&key).map_err(|e| tree::store_error(&vertex, &e))).await?
+            patiently(move || store.key_lock(&key).map_err(|e| tree::store_error(&vertex, &e))).await?
         };
         if let Some(hit) = self.look_up(vertex, &key).await? {
             return Ok(Solved::late(hit));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::keys::{Hit, Keyed};
 use super::tree::{self, Tree};
-use super::{SolveError, Solved, Solver, blocking, lock};
+use super::{SolveError, Solved, Solver, blocking, lock, patiently};
 use crate::base::{CacheKey, FaultKind, file};
 use crate::cache::key;
 use crate::llb::op::{Kind, Op, OpMetadata, SourceOp};
@@ -66,7 +66,7 @@ impl Solver {
         let solved = |outputs| Solved { canonical: key.clone(), outputs, cached: false, known: false };
         let lock = {
             let (store, key, vertex) = (self.env.store.clone(), key.clone(), Arc::clone(vertex));
-            blocking(move || store.key_lock(&key).map_err(|e| tree::store_error(&vertex, &e))).await?
+            patiently(move || store.key_lock(&key).map_err(|e| tree::store_error(&vertex, &e))).await?
         };
         if let Some(hit) = self.look_up(vertex, key).await? {
             return Ok(solved(hit.outputs));

@@ -17,10 +17,11 @@ use std::fs;
 use std::io;
 use std::net::{IpAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use rootless::network::{Cable, CableMaker, CablePlan};
 
+use super::spare::{self, Spare};
 use addresses::Destinations;
 
 /// What `default` means for the network of a step.
@@ -53,7 +54,7 @@ impl DefaultNetwork {
 pub(super) struct Networks {
     cables: CableMaker,
     /// One that was made in advance.
-    spare: Mutex<Option<Cable>>,
+    spare: Spare<Cable>,
     /// Whether the machine has IPv6 to anywhere.
     v6: OnceLock<bool>,
 }
@@ -70,27 +71,16 @@ pub(super) struct StepNetwork {
 impl Networks {
     /// A network. `resolv_conf` names the machine's name servers; `host` makes its loopback reachable.
     pub(super) fn open(&self, resolv_conf: &str, host: bool) -> io::Result<StepNetwork> {
-        // (A statement of its own, so that the lock is not held longer.)
-        let spare = self.spare().take();
-        let cable = spare.map_or_else(|| self.cable(), Ok)?;
+        let cable = self.spare.take().map_or_else(|| self.cable(), Ok)?;
         let resolvers = addresses::resolvers(resolv_conf, interface_number);
         let name_servers = resolvers.len();
         let stop = bridge::start(cable.end, Destinations { resolvers, host })?;
         Ok(StepNetwork { namespace: cable.namespace, stop, name_servers })
     }
 
-    /// Makes what the next step needs, unless it is there: that takes milliseconds, most of them the kernel waiting for itself.
-    /// Trouble is for the step to meet.
-    pub(super) fn make_spare(&self) {
-        // Held meanwhile: a step that comes now waits for this one.
-        let mut spare = self.spare();
-        if spare.is_none() {
-            *spare = self.cable().ok();
-        }
-    }
-
-    fn spare(&self) -> std::sync::MutexGuard<'_, Option<Cable>> {
-        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Makes what the next step needs: that takes milliseconds, most of them the kernel waiting for itself.
+    pub(super) fn expect(self: &Arc<Self>) {
+        spare::expect(self, |this| &this.spare, |this| this.cable().ok());
     }
 
     fn cable(&self) -> io::Result<Cable> {
