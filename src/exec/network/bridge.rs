@@ -92,7 +92,7 @@ impl Bridge {
             destinations,
             next: CABLE + 1,
             begun: Instant::now(),
-            scratch: vec![0; 1 << 16],
+            scratch: Vec::new(),
         })
     }
 
@@ -298,6 +298,8 @@ impl Bridge {
     /// Passes answers on to the step.
     fn answers(&mut self, id: u64) {
         let mut scratch = std::mem::take(&mut self.scratch);
+        // Most steps ask nobody anything.
+        scratch.resize(1 << 16, 0);
         for _ in 0..BATCH {
             let Some(flow) = self.flows.get(id) else { break };
             let (step, peer) = (flow.step, flow.peer);

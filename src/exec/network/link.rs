@@ -22,7 +22,7 @@ pub(super) struct Link {
     end: OwnedFd,
     /// The frame being sent.
     frame: Vec<u8>,
-    /// The frame being received, with room for the largest the kernel makes.
+    /// The frame being received; once one came, with room for the largest the kernel makes.
     received: Vec<u8>,
 }
 
@@ -35,11 +35,13 @@ pub(super) struct Received {
 
 impl Link {
     pub(super) fn new(end: OwnedFd) -> Self {
-        Self { end, frame: Vec::new(), received: vec![0; CABLE_HEADER + (1 << 16)] }
+        Self { end, frame: Vec::new(), received: Vec::new() }
     }
 
     /// The next packet that waits, if any.
     pub(super) fn receive(&mut self) -> io::Result<Option<Received>> {
+        // Most steps send nothing.
+        self.received.resize(CABLE_HEADER + (1 << 16), 0);
         match rustix::net::recv(&self.end, &mut self.received[..], RecvFlags::DONTWAIT) {
             Ok((length, _)) if length < CABLE_HEADER => Ok(Some(Received { pieces: None, length: 0 })),
             Ok((length, _)) => {
