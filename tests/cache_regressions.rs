@@ -534,6 +534,38 @@ fn lines_of(child: &mut Child) -> impl Iterator<Item = String> + use<> {
     BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok)
 }
 
+// SPEC C4.07: whoever is second waits for the first one's result, in other processes and from other contexts too.
+#[test]
+fn c4_07_processes_that_build_the_same_step_at_once_run_it_once() {
+    need_run!();
+    const STEPS: &str = "FROM busybox\nCOPY f /f\nRUN sleep 2; NONCE > /n\nRUN NONCE > /m\n";
+    let bench = bench(STEPS);
+    bench.file("f", "f");
+    let other = bench.path("elsewhere");
+    fs::create_dir(&other).unwrap();
+    for name in ["f", "Dockerfile"] {
+        fs::copy(bench.ctx().join(name), other.join(name)).unwrap();
+    }
+    let builds: Vec<_> = (0..4)
+        .map(|n| {
+            let tar = bench.path(&format!("{n}.tar"));
+            let out = format!("type=oci,dest={}", tar.display());
+            let context = if n % 2 == 0 { bench.ctx() } else { other.clone() };
+            let mut words = vec!["build".to_owned(), "-o".into(), out, context.display().to_string()];
+            words.extend(bench.args.iter().cloned());
+            let mut command = bench.command(words);
+            (tar, command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+        })
+        .collect();
+    let mut runs = BTreeSet::new();
+    for (tar, child) in builds {
+        finish(child.wait_with_output().unwrap()).ok();
+        let image = Image::open_tar(&tar);
+        runs.insert((image.text("n"), image.text("m")));
+    }
+    assert_eq!(runs.len(), 1, "{runs:?}");
+}
+
 // SPEC C4.07: who waits for another build's step does not wait for one that is gone.
 #[test]
 fn c4_07_a_step_whose_build_was_killed_is_run_by_who_waited_for_it() {
