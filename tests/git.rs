@@ -84,7 +84,7 @@ fn a7_02_refs_of_every_kind() {
     let image = bench.image_of(&add(&format!("{url}#v1:sub/dir")));
     assert_eq!((image.text("r/inner").as_str(), image.has("r/file")), ("inner one", false));
     for (what, error) in [
-        (format!("{url}#nowhere"), "does not contain ref nowhere".to_owned()),
+        (format!("{url}#nowhere"), "repository does not contain ref nowhere".to_owned()),
         (format!("{url}#:missing"), "invalid subdir missing".into()),
         (format!("{url}#:file"), "it is not a directory".into()),
         (format!("{url}#:outside"), "it is not a directory".into()),

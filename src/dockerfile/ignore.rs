@@ -63,17 +63,23 @@ impl IgnoreFile {
         self.patterns.iter().map(|p| (String::from_utf8_lossy(&p.text).into_owned(), p.line)).unzip()
     }
 
-    /// Whether any pattern is an exception.
-    #[must_use]
-    pub fn has_exceptions(&self) -> bool {
-        self.patterns.iter().any(|p| p.text.starts_with(b"!"))
-    }
-
     /// The pattern that hides `path`, by itself or through a parent; `None` if it is visible.
     #[must_use]
     pub fn excluded_by(&self, path: &[u8]) -> Option<&IgnorePattern> {
         let path = clean(&[b"/", path].concat());
         self.matcher.deciding(&path[1..]).map(|i| &self.patterns[i])
+    }
+
+    /// Whether `path`, which may have wildcards, and all below it are hidden.
+    #[must_use]
+    pub fn hides_all(&self, path: &[u8]) -> bool {
+        let path = clean(&[b"/", path].concat());
+        if path != b"/" {
+            return self.matcher.matches_all_below(&path[1..]);
+        }
+        let all = |pattern: &IgnorePattern| matches!(pattern.text.as_slice(), b"*" | b"**" | b"**/*");
+        let last = self.patterns.iter().rposition(all);
+        last.is_some_and(|last| self.patterns[last..].iter().all(|pattern| !pattern.text.starts_with(b"!")))
     }
 }
 
@@ -154,7 +160,6 @@ mod tests {
         assert_eq!(line("keep.log"), None);
         assert_eq!(line("./node_modules/a/../b.js"), Some(5));
         assert_eq!(line("src"), None);
-        assert!(file.has_exceptions());
     }
 
     #[test]

@@ -176,6 +176,19 @@ impl Matcher {
         decided
     }
 
+    /// Whether `path` matches and so does all below it: no exception that comes later can be about any of that.
+    ///
+    /// A component with wildcards stands for any name.
+    #[must_use]
+    pub fn matches_all_below(&self, path: &[u8]) -> bool {
+        let Some(last) = self.patterns.iter().rposition(|p| !p.exception && p.matches(path)) else { return false };
+        let known: Vec<&[u8]> =
+            path.split(|b| *b == b'/').take_while(|component| !pattern::has_wildcards(component)).collect();
+        let known = known.join(&b'/');
+        let excepts = |p: &Pattern| known.is_empty() || p.matches(path) || p.kind.may_match_below(&known);
+        !self.patterns[last + 1..].iter().any(|p| p.exception && excepts(p))
+    }
+
     /// Whether the directory `path` matches, and what its contents inherit. `parent` is `None` at the top.
     ///
     /// moby's walk forgets a `!` pattern that matched a directory before anything excluded it (`*/*` with `!src` hides
@@ -305,6 +318,29 @@ mod tests {
             (&["dir", "", "  ", "!dir/**"], "dir/a/b", false),
         ] {
             assert_eq!(matcher(patterns).matches(path.as_bytes()), want, "{patterns:?} against {path}");
+        }
+    }
+
+    #[test]
+    fn a6_23_exceptions_below_a_path() {
+        for (patterns, path, want) in [
+            (&["sub"][..], "sub/a", true),
+            (&["sub"], "other", false),
+            (&["sub", "!sub/b"], "sub/a", true),
+            (&["sub", "!sub/b"], "sub", false),
+            (&["sub", "!sub/b"], "sub/b", false),
+            (&["sub", "!sub/b"], "sub/*", false),
+            (&["sub", "!other", "!nope/b", "!other/*"], "sub/a", true),
+            (&["!sub/b", "sub"], "sub", true),
+            (&["!sub/b", "sub", "!sub/b"], "sub", false),
+            (&["sub", "!sub/b", "sub"], "sub", true),
+            (&["sub", "!sub/x/y"], "sub", false),
+            (&["sub", "!*/b"], "sub", false),
+            (&["su.b", "!su\\.b/c"], "su.b", false),
+            (&["**", "!sub"], "sub/a", false),
+            (&["*.x", "!a.x"], "*.x", false),
+        ] {
+            assert_eq!(matcher(patterns).matches_all_below(path.as_bytes()), want, "{patterns:?} against {path}");
         }
     }
 

@@ -350,16 +350,8 @@ impl Converter<'_> {
 
     /// SPEC A6.23, A10.19.
     fn check_ignored(&mut self, path: &str, add: bool, place: &Place) {
-        if self.ignore.patterns().is_empty() || self.ignore.has_exceptions() {
-            return;
-        }
         let clean = super::text::clean(path);
-        let ignored = if clean == "." || clean == "/" {
-            self.ignore.patterns().iter().any(|pattern| matches!(pattern.text.as_slice(), b"*" | b"**" | b"**/*"))
-        } else {
-            self.ignore.excluded_by(clean.trim_start_matches('/').as_bytes()).is_some()
-        };
-        if ignored {
+        if self.ignore.hides_all(clean.as_bytes()) {
             let verb = if add { "Add" } else { "Copy" };
             let message = Rule::copy_ignored_file(verb, &clean);
             self.checks.warn(Rule::CopyIgnoredFile, message, place);

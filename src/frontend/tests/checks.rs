@@ -103,7 +103,9 @@ fn copies_of_ignored_files() {
             "CopyIgnoredFile: Attempting to Add file \"dir/b\" that is excluded by .dockerignore (line 3)",
         ],
     );
-    assert_eq!(with("a\n!kept\n"), NOTHING, "with exceptions it is not looked at");
+    assert_eq!(with("a\n!kept\n").len(), 1, "the exception is about another file");
+    assert_eq!(with("*\n!a\n!dir/b\n!kept\n"), NOTHING);
+    assert_eq!(with("!a\n!dir/b\n*\n").len(), 4, "what comes last wins");
     assert_eq!(with("**\n").len(), 4);
 }
 

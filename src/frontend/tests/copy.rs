@@ -68,7 +68,8 @@ fn a6_23_copying_what_is_ignored() {
             "CopyIgnoredFile: Attempting to Copy file \"dir/x\" that is excluded by .dockerignore (line 2)"
         ]
     );
-    assert_eq!(warnings(&with_ignore(text, "*.log\n!x\n")).len(), 0);
+    assert_eq!(warnings(&with_ignore(text, "*.log\n!x\n")).len(), 1);
+    assert_eq!(warnings(&with_ignore(text, "*.log\n!a.*\n")).len(), 0);
     assert_eq!(warnings(&with_ignore("FROM alpine\nCOPY . /\n", "**\n")).len(), 1);
 }
 

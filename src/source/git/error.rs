@@ -23,7 +23,7 @@ pub enum GitError {
         message: String,
     },
     /// The repository has no such branch, tag or commit.
-    #[error("repository {remote} does not contain ref {reference}")]
+    #[error("{remote}: repository does not contain ref {reference}")]
     NoRef {
         /// The repository.
         remote: String,
