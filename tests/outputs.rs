@@ -383,6 +383,50 @@ fn e3_11_an_unchanged_image_is_pushed_with_three_requests_that_carry_a_token() {
     assert!(again.iter().all(|r| !["PUT", "PATCH"].contains(&r.method.as_str())), "{again:?}");
 }
 
+// The same image under another tag, by a build and by `rbuild push`: what the registry has is not asked for piece by piece.
+#[test]
+fn e3_11_another_tag_of_an_unchanged_image_costs_three_requests() {
+    let registry = FakeRegistry::start();
+    let bench = Bench::new();
+    copies(&bench);
+    let tag = |tag: &str| format!("{}/app:{tag}", registry.host());
+    let asked = |args: &[&str]| {
+        let before = registry.requests().len();
+        bench.rbuild(args).ok();
+        registry.requests().split_off(before)
+    };
+    let context = bench.path("ctx").display().to_string();
+    let build = |tag: &str, flags: &[&str]| {
+        asked(&[&["build", &context, "-t", tag, "--push", "--provenance=false"], flags].concat())
+    };
+    assert!(build(&tag("1"), &[]).len() > 3);
+    let again = build(&tag("2"), &[]);
+    assert!(again.len() <= 3 && again.iter().all(|r| !r.target.contains("/blobs/")), "{again:?}");
+    bench.rbuild(&["tag", &tag("1"), &tag("3")]).ok();
+    let again = asked(&["push", &tag("3")]);
+    assert!(again.len() <= 3 && again.iter().all(|r| !r.target.contains("/blobs/")), "{again:?}");
+    assert!(asked(&["push", &tag("3")]).len() <= 3);
+    let state = registry.state().repositories["app"].clone();
+    assert!(state.tags["1"] == state.tags["2"] && state.tags["1"] == state.tags["3"]);
+    // What is said about the image names the tag, so that is new; the image is not.
+    let attested = build(&tag("4"), &["--provenance=true"]);
+    let statement = |r: &&fake_registry::Request| r.method == "PUT" && r.target.contains("/blobs/");
+    assert!(attested.iter().filter(statement).count() <= 2, "its config and what it says: {attested:?}");
+    let layers: Vec<String> = bench
+        .rbuild(&["inspect", "--format", "{{json .}}", &tag("1")])
+        .ok()
+        .stdout
+        .split('"')
+        .filter(|text| text.starts_with("sha256:"))
+        .map(ToOwned::to_owned)
+        .collect();
+    let manifest = state.tags["1"].clone();
+    let blobs = layers.iter().filter(|digest| **digest != manifest);
+    for digest in blobs {
+        assert!(attested.iter().all(|r| !r.target.contains(digest.as_str())), "{digest}: {attested:?}");
+    }
+}
+
 /// Calls of a build, by name with their arguments; `Err` where they cannot be watched.
 fn calls(bench: &Bench, output: &str) -> Result<Vec<String>, String> {
     let log = bench.path("calls");

@@ -9,6 +9,7 @@ mod support;
 
 use std::io::Write as _;
 use std::process::Stdio;
+use std::sync::Arc;
 
 use fake_registry::{Action, Auth, FakeRegistry, Tokens};
 use serde_json::Value;
@@ -132,6 +133,70 @@ fn mirrors_of_podman_s_configuration() {
     bench.dockerfile(&format!("FROM {}/team/base:1\nENV A=b\n", origin.host()));
     bench.build(&["-t", "app"]).ok();
     assert!(origin.requests().is_empty());
+}
+
+/// A registry that talks to those only who have a certificate of ours.
+fn closed_registry() -> FakeRegistry {
+    use rustls::pki_types::pem::PemObject as _;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    let chain = |bytes: &[u8]| CertificateDer::pem_slice_iter(bytes).collect::<Result<Vec<_>, _>>().unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut clients = rustls::RootCertStore::empty();
+    clients.add_parsable_certificates(chain(include_bytes!("support/tls/clients.crt")));
+    let clients = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(clients), Arc::clone(&provider));
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(clients.build().unwrap())
+        .with_single_cert(
+            chain(include_bytes!("support/tls/server.crt")),
+            PrivateKeyDer::from_pem_slice(include_bytes!("support/tls/server.key")).unwrap(),
+        )
+        .unwrap();
+    FakeRegistry::start_tls(Arc::new(config))
+}
+
+// SPEC E2.03, C9.11: an authority and a client certificate from each place that may name them.
+#[test]
+fn e2_03_client_certificates_from_every_place() {
+    let registry = closed_registry();
+    let host = registry.host();
+    let files = |dir: &std::path::Path, names: [&str; 3]| {
+        std::fs::create_dir_all(dir).unwrap();
+        let texts: [&[u8]; 3] = [
+            include_bytes!("support/tls/ca.crt"),
+            include_bytes!("support/tls/client.crt"),
+            include_bytes!("support/tls/client.key"),
+        ];
+        for (name, text) in names.iter().zip(texts) {
+            std::fs::write(dir.join(name), text).unwrap();
+        }
+    };
+    let keypair = format!(
+        "[registry.\"{host}\"]\nca = [\"ca.pem\"]\n[[registry.\"{host}\".keypair]]\nkey = \"c.key\"\ncert = \"c.pem\"\n"
+    );
+    let directory = format!("[registry.\"{host}\"]\ntlsconfigdir = [\"tls\"]\n");
+    let (usual, pem) = (["ca.crt", "client.cert", "client.key"], ["ca.pem", "c.pem", "c.key"]);
+    let certs = format!("home/.config/docker/certs.d/{host}");
+    let ours = "home/.config/rbuild";
+    for (place, names, config) in [
+        (ours.to_owned(), pem, Some(("rbuild.toml", &keypair))),
+        (format!("{ours}/tls"), usual, Some(("../rbuild.toml", &directory))),
+        (certs, usual, None),
+    ] {
+        let bench = Bench::new();
+        bench.file("f", "x").dockerfile("FROM scratch\nCOPY f /f\n");
+        let tag = format!("{host}/app:1");
+        bench.build(&["-t", &tag, "--push"]).fails(7, &["failed to push", "wants a client certificate"]);
+        let dir = bench.path(&place);
+        files(&dir, names);
+        if let Some((name, text)) = config {
+            std::fs::write(dir.join(name), text).unwrap();
+        }
+        registry.state().repositories.clear();
+        bench.build(&["-t", &tag, "--push"]).ok();
+        assert!(registry.state().repositories["app"].tags.contains_key("1"), "{place}");
+    }
 }
 
 // SPEC E1.14: a registry that a pipeline's environment signs in to, without any login.

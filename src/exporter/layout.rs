@@ -17,7 +17,7 @@ use crate::oci::{Descriptor, Index, Reference, media_type};
 use crate::store::Store;
 
 /// Everything a layout holds.
-pub(super) struct Content {
+pub struct Content {
     store: Store,
     small: Vec<Document>,
     layers: Vec<Descriptor>,
@@ -56,6 +56,16 @@ pub(super) async fn prepare(
 }
 
 impl Content {
+    /// Documents, blobs that are in the store, and what `index.json` names of them; each thing once.
+    #[must_use]
+    pub fn new(store: Store, mut small: Vec<Document>, mut blobs: Vec<Descriptor>, entries: Vec<Descriptor>) -> Self {
+        let mut seen = std::collections::HashSet::new();
+        // Attestations of several platforms share a config.
+        small.retain(|document| seen.insert(document.descriptor.digest.clone()));
+        blobs.retain(|blob| seen.insert(blob.digest.clone()));
+        Self { store, small, layers: blobs, entries }
+    }
+
     /// Brings in every byte, those of base layers nobody has read included.
     pub(super) async fn gather(
         context: &ExportContext<'_>,
@@ -83,15 +93,8 @@ impl Content {
             small.push(attested.manifest.clone());
         }
         small.extend(assembly.index.clone());
-        // Attestations of several platforms share a config.
-        let mut seen = std::collections::HashSet::new();
-        small.retain(|document: &Document| seen.insert(document.descriptor.digest.clone()));
-        Ok(Self {
-            store: context.store.clone(),
-            small,
-            layers: layers.into_iter().map(|l| l.descriptor.clone()).collect(),
-            entries: assembly.entries(names),
-        })
+        let layers = layers.into_iter().map(|l| l.descriptor.clone()).collect();
+        Ok(Self::new(context.store.clone(), small, layers, assembly.entries(names)))
     }
 
     /// `manifest.json` of a Docker archive, which describes one image.
@@ -101,12 +104,9 @@ impl Content {
         names: &[Reference],
     ) -> Result<Option<Vec<u8>>, ExportError> {
         let (None, [image]) = (&assembly.index, assembly.images.as_slice()) else { return Ok(None) };
-        let manifest = serde_json::json!([{
-            "Config": blob_path(&image.config.digest),
-            "RepoTags": names.iter().filter(|n| n.tag.is_some()).map(Reference::familiar).collect::<Vec<_>>(),
-            "Layers": image.layers.iter().map(|l| blob_path(&l.descriptor.digest)).collect::<Vec<_>>(),
-        }]);
-        Ok(Some(serde_json::to_vec(&manifest).map_err(|e| ExportError::Internal(e.to_string()))?))
+        let tags = names.iter().filter(|n| n.tag.is_some()).map(Reference::familiar).collect();
+        let entry = docker_entry(&image.config.digest, tags, image.layers.iter().map(|l| &l.descriptor.digest));
+        Ok(Some(serde_json::Value::from(vec![entry]).to_string().into_bytes()))
     }
 
     /// What the archive has at least: all but its directories, its index and its end.
@@ -116,8 +116,11 @@ impl Content {
         contents.map(|size| RECORD + size.next_multiple_of(RECORD)).sum()
     }
 
-    /// Writes one archive; `name` is for messages.
-    pub(super) fn write_tar<W: Write + ?Sized>(
+    /// Writes one archive, with this `manifest.json` where it is Docker's; `name` is for messages.
+    ///
+    /// # Errors
+    /// If a blob is not there, or `out` takes no more.
+    pub fn write_tar<W: Write + ?Sized>(
         &self,
         manifest: Option<&[u8]>,
         out: &mut W,
@@ -214,6 +217,17 @@ impl<W: Write + ?Sized> Archive<'_, W> {
         }
         self.pad()
     }
+}
+
+/// An image in the `manifest.json` of a Docker archive.
+#[must_use]
+pub fn docker_entry<'a>(
+    config: &Digest,
+    tags: Vec<String>,
+    layers: impl Iterator<Item = &'a Digest>,
+) -> serde_json::Value {
+    let layers: Vec<String> = layers.map(blob_path).collect();
+    serde_json::json!({"Config": blob_path(config), "RepoTags": tags, "Layers": layers})
 }
 
 fn blob_path(digest: &Digest) -> String {

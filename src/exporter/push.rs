@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use super::assembly::{Assembly, Document};
-use super::image::Layer;
+use super::image::{Assembled, Layer};
 use super::{ExportContext, ExportError, OutputSpec};
 use crate::base::Digest;
 use crate::base::events::SAVED;
@@ -46,7 +46,7 @@ pub(super) async fn prepare(
             context.client.set_insecure(&name.domain);
         }
         let target = if spec.by_digest {
-            Reference { tag: None, digest: Some(root.descriptor.digest.clone()), ..name.clone() }
+            by_digest(name, &root.descriptor.digest)
         } else {
             Reference { digest: None, ..name.clone() }
         };
@@ -75,11 +75,21 @@ async fn blobs(
     id: &Digest,
     pushed: &mut Pushed,
 ) -> Result<(), ExportError> {
+    let mut there = HashSet::new();
+    for image in assembly.images.iter().filter(|image| may_have(repository, image)) {
+        let digest = &image.descriptor.digest;
+        let target = by_digest(repository, digest);
+        // Under another tag, or in another index: nothing of it needs a request.
+        if context.client.pushed(&target).await?.as_ref() == Some(digest) {
+            let size = image.layers.iter().map(|layer| layer.descriptor.size).sum();
+            context.events.progress(id, format!("{}{target}", SAVED[0]), size, Some(size), true);
+            there.insert(digest);
+        }
+    }
+    let images = || assembly.images.iter().filter(|image| !there.contains(&image.descriptor.digest));
     // Platforms share layers: each goes once. Those that must not be distributed stay away (SPEC E3.12).
     let mut seen = HashSet::new();
-    let layers: Vec<&Layer> = assembly
-        .images
-        .iter()
+    let layers: Vec<&Layer> = images()
         .flat_map(|image| &image.layers)
         .filter(|layer| !media_type::is_foreign(&layer.descriptor.media_type))
         .filter(|layer| seen.insert(&layer.descriptor.digest))
@@ -87,7 +97,7 @@ async fn blobs(
     let sending = layers.iter().map(|layer| push_layer(context, repository, layer, id));
     stream::iter(sending).buffer_unordered(PARALLEL).try_collect::<Vec<()>>().await?;
     pushed.holders.extend(layers.into_iter().map(|layer| (layer.clone(), repository.clone())));
-    let configs = assembly.images.iter().map(|image| (&image.config, &image.config_bytes));
+    let configs = images().map(|image| (&image.config, &image.config_bytes));
     let statements = assembly.attested.iter().flat_map(|a| &a.blobs).map(|blob| (&blob.descriptor, &blob.bytes));
     let small = configs.chain(statements).filter(|(descriptor, _)| seen.insert(&descriptor.digest));
     let sending = small.map(|(descriptor, bytes)| async move {
@@ -96,11 +106,27 @@ async fn blobs(
         context.client.push_blob(repository, descriptor, &source, &[], &silent).await
     });
     stream::iter(sending).buffer_unordered(PARALLEL).try_collect::<Vec<_>>().await?;
-    for child in assembly.children() {
-        let target = Reference { tag: None, digest: Some(child.descriptor.digest.clone()), ..repository.clone() };
-        pushed.children.push((target, child));
+    for child in assembly.children().into_iter().filter(|child| !there.contains(&child.descriptor.digest)) {
+        pushed.children.push((by_digest(repository, &child.descriptor.digest), child));
     }
     Ok(())
+}
+
+/// A name of the same repository.
+fn by_digest(repository: &Reference, digest: &Digest) -> Reference {
+    Reference { tag: None, digest: Some(digest.clone()), ..repository.clone() }
+}
+
+/// Whether a repository is known to have every layer of an image, so that it is worth a question whether it has all of it.
+fn may_have(repository: &Reference, image: &Assembled) -> bool {
+    let mut layers = image.layers.iter().filter(|layer| !media_type::is_foreign(&layer.descriptor.media_type));
+    layers.all(|layer| {
+        layer.remotes.iter().any(|remote| {
+            remote.host == repository.domain
+                && remote.repository == repository.path
+                && remote.descriptor.digest == layer.descriptor.digest
+        })
+    })
 }
 
 impl Pushed {

@@ -1,17 +1,15 @@
 //! Images of the store as an archive (SPEC B8.15), byte for byte.
 
-use std::collections::HashSet;
-use std::io::{self, Read, Write};
+use std::io::Write;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use super::parts::Parts;
 use super::transfer::PARALLEL;
 use super::{ImageError, Images};
-use crate::base::Digest;
-use crate::oci::layout::{MARKER, MARKER_NAME};
-use crate::oci::manifest::to_json_pretty;
-use crate::oci::{Descriptor, Index, Reference};
+use crate::exporter::assembly::Document;
+use crate::exporter::layout::{self, Content};
+use crate::oci::Reference;
 
 /// Kinds of archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +28,6 @@ impl Images {
     /// # Errors
     /// If something is missing, or `out` takes no more.
     pub fn save(&self, names: &[String], format: Format, out: &mut dyn Write) -> Result<(), ImageError> {
-        let shown = "the archive";
         let (mut entries, mut docker) = (Vec::new(), Vec::new());
         let mut all = Parts::default();
         for name in names {
@@ -54,40 +51,11 @@ impl Images {
             all.configs.extend(parts.configs);
             all.layers.extend(parts.layers);
         }
-        let mut tar = tar::Builder::new(out);
-        let fail = || ImageError::io("write", shown);
-        for dir in ["blobs/", "blobs/sha256/"] {
-            let mut header = tar::Header::new_ustar();
-            header.set_entry_type(tar::EntryType::Directory);
-            header.set_mode(0o755);
-            header.set_size(0);
-            tar.append_data(&mut header, dir, io::empty()).map_err(fail())?;
-        }
-        let mut add = |name: &str, size: u64, reader: &mut dyn Read| {
-            let mut header = tar::Header::new_ustar();
-            header.set_mode(0o644);
-            header.set_size(size);
-            tar.append_data(&mut header, name, reader).map_err(fail())
-        };
-        let mut done: HashSet<Digest> = HashSet::new();
-        for (descriptor, bytes) in &all.documents {
-            if done.insert(descriptor.digest.clone()) {
-                add(&path(&descriptor.digest), bytes.len() as u64, &mut &bytes[..])?;
-            }
-        }
-        for blob in all.configs.iter().chain(&all.layers) {
-            if done.insert(blob.digest.clone()) {
-                add(&path(&blob.digest), blob.size, &mut self.store.open_blob(&blob.digest)?)?;
-            }
-        }
-        let index = to_json_pretty(&Index::new(entries));
-        add("index.json", index.len() as u64, &mut index.as_slice())?;
-        if format == Format::Docker {
-            let manifest = serde_json::to_vec(&docker).map_err(|e| ImageError::Internal(e.to_string()))?;
-            add("manifest.json", manifest.len() as u64, &mut manifest.as_slice())?;
-        }
-        add(MARKER_NAME, MARKER.len() as u64, &mut &MARKER[..])?;
-        tar.finish().map_err(fail())
+        let documents = all.documents.into_iter().map(|(descriptor, bytes)| Document { descriptor, bytes });
+        let blobs = all.configs.into_iter().chain(all.layers).collect();
+        let content = Content::new(self.store.clone(), documents.collect(), blobs, entries);
+        let manifest = (format == Format::Docker).then(|| serde_json::Value::from(docker).to_string().into_bytes());
+        Ok(content.write_tar(manifest.as_deref(), out, "the archive")?)
     }
 
     /// Fetches what the images consist of and is not here.
@@ -115,10 +83,6 @@ impl Images {
     }
 }
 
-fn path(digest: &Digest) -> String {
-    format!("blobs/{}/{}", digest.algorithm(), digest.hex())
-}
-
 fn docker_entry(name: &str, reference: Option<&Reference>, parts: &Parts) -> Result<serde_json::Value, ImageError> {
     let images: Vec<_> = parts.manifests.iter().filter(|(d, _)| super::parts::is_image(d)).collect();
     let [(_, manifest)] = images.as_slice() else {
@@ -127,9 +91,6 @@ fn docker_entry(name: &str, reference: Option<&Reference>, parts: &Parts) -> Res
             images.len()
         )));
     };
-    Ok(serde_json::json!({
-        "Config": path(&manifest.config.digest),
-        "RepoTags": reference.map(|r| vec![r.familiar()]).unwrap_or_default(),
-        "Layers": manifest.layers.iter().map(|l: &Descriptor| path(&l.digest)).collect::<Vec<_>>(),
-    }))
+    let tags = reference.map(Reference::familiar).into_iter().collect();
+    Ok(layout::docker_entry(&manifest.config.digest, tags, manifest.layers.iter().map(|layer| &layer.digest)))
 }

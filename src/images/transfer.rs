@@ -123,16 +123,17 @@ impl Images {
             self.events.progress(id, format!("already there: {target}"), 0, None, true);
             return Ok(root.digest);
         }
-        let blobs = parts.layers.iter().chain(&parts.configs).map(|blob| self.send_blob(target, blob, id));
-        stream::iter(blobs).buffer_unordered(PARALLEL).try_collect::<Vec<()>>().await?;
-        self.events.progress(id, "pushing layers", 0, None, true);
-        for (descriptor, bytes) in &parts.documents {
+        let by_digest = |digest: &Digest| Reference { tag: None, digest: Some(digest.clone()), ..target.clone() };
+        // Under another tag it is there with all that it consists of.
+        let there = self.client.pushed(&by_digest(&root.digest)).await?.as_ref() == Some(&root.digest);
+        if !there {
+            let blobs = parts.layers.iter().chain(&parts.configs).map(|blob| self.send_blob(target, blob, id));
+            stream::iter(blobs).buffer_unordered(PARALLEL).try_collect::<Vec<()>>().await?;
+            self.events.progress(id, "pushing layers", 0, None, true);
+        }
+        for (descriptor, bytes) in parts.documents.iter().filter(|(d, _)| !there || d.digest == root.digest) {
             let last = descriptor.digest == root.digest;
-            let place = if last {
-                Reference { digest: None, ..target.clone() }
-            } else {
-                Reference { tag: None, digest: Some(descriptor.digest.clone()), ..target.clone() }
-            };
+            let place = if last { tagged.clone() } else { by_digest(&descriptor.digest) };
             self.client.push_manifest(&place, &descriptor.media_type, bytes.clone()).await?;
         }
         self.events.progress(id, format!("pushing manifest for {target}@{}", root.digest), 0, None, true);

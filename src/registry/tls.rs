@@ -24,6 +24,11 @@ impl HostFiles {
     fn is_empty(&self) -> bool {
         self.roots.is_empty() && self.identity.is_none()
     }
+
+    /// Whether there is a client certificate among them.
+    pub(super) fn identifies(&self) -> bool {
+        self.identity.is_some()
+    }
 }
 
 /// What the host has of its own: files named for it, then `HOST:PORT/` in the configured directories; `None` if nothing.
@@ -39,7 +44,9 @@ pub(super) fn host_files(
         found.identity.clone_from(&own.identity);
         dirs.extend(own.cert_dirs.iter().cloned());
     }
-    dirs.extend(trust.host_dirs.iter().map(|dir| dir.join(host)));
+    // Where there is a `hosts.toml`, that names the files, and names of others mean nothing (SPEC E2.05).
+    let by_name = trust.host_dirs.iter().map(|dir| dir.join(host)).filter(|dir| !dir.join("hosts.toml").exists());
+    dirs.extend(by_name);
     for dir in dirs {
         // Missing or unreadable directories are the normal case: system-wide ones may be closed to us.
         let Ok(entries) = std::fs::read_dir(&dir) else { continue };
@@ -89,10 +96,14 @@ pub(super) fn verified(trust: &TrustOptions, host: Option<&HostFiles>, events: &
 }
 
 /// A configuration that accepts any certificate: for hosts marked insecure, and for finding out whether a loopback
-/// server speaks TLS at all.
-pub(super) fn unverified() -> Result<ClientConfig, Fault> {
+/// server speaks TLS at all. Who we are is said all the same: there are servers that want to know first.
+pub(super) fn unverified(host: Option<&HostFiles>) -> Result<ClientConfig, Fault> {
     let verifier = Arc::new(AnyCertificate(Arc::new(ring::default_provider())));
-    Ok(builder()?.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
+    let builder = builder()?.dangerous().with_custom_certificate_verifier(verifier);
+    match host.and_then(|h| h.identity.as_ref()) {
+        None => Ok(builder.with_no_client_auth()),
+        Some((cert, key)) => with_identity(builder, cert, key),
+    }
 }
 
 /// A configuration for a docker engine whose directory of certificates (`ca.pem`, `cert.pem`, `key.pem`) is `dir`; without
@@ -101,7 +112,7 @@ pub(super) fn unverified() -> Result<ClientConfig, Fault> {
 /// # Errors
 /// When the certificates cannot be used.
 pub fn engine_tls(dir: Option<&Path>) -> Result<ClientConfig, Fault> {
-    let Some(dir) = dir else { return unverified() };
+    let Some(dir) = dir else { return unverified(None) };
     let mut roots = RootCertStore::empty();
     add_pem(&mut roots, &dir.join("ca.pem"))?;
     let builder = builder()?.with_root_certificates(roots);

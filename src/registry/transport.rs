@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use reqwest::redirect::Policy;
 use reqwest::{NoProxy, Proxy, Request, Response, Url};
+use rustls::AlertDescription;
 
 use super::tls::HostFiles;
 use super::{ClientOptions, Fault, HostOptions, host, tls};
@@ -19,8 +20,8 @@ enum Kind {
     Plain,
     /// HTTPS with the usual trust.
     Verified,
-    /// HTTPS with any certificate.
-    Unverified,
+    /// HTTPS with any certificate of the server; with a client certificate for this host.
+    Unverified(Option<String>),
     /// HTTPS with files of the host's own.
     Host(String),
 }
@@ -137,10 +138,14 @@ impl Transport {
         let mut files = None;
         let kind = match url.scheme() {
             "http" => Kind::Plain,
-            _ if insecure => Kind::Unverified,
             _ => {
                 files = self.host_files(&authority)?;
-                if files.is_some() { Kind::Host(authority.clone()) } else { Kind::Verified }
+                let own = files.as_ref().filter(|files| !insecure || files.identifies()).map(|_| authority.clone());
+                match (insecure, own) {
+                    (true, own) => Kind::Unverified(own),
+                    (false, Some(own)) => Kind::Host(own),
+                    (false, None) => Kind::Verified,
+                }
             }
         };
         let key = Key { kind, proxied: !host::is_loopback(&authority), http2 };
@@ -154,7 +159,8 @@ impl Transport {
         let (options, kind) = (self.options.clone(), key.kind.clone());
         let mut config = match kind {
             // Never used for TLS, but reqwest wants one; this one costs nothing.
-            Kind::Plain | Kind::Unverified => tls::unverified()?,
+            Kind::Plain => tls::unverified(None)?,
+            Kind::Unverified(_) => tls::unverified(files.as_deref())?,
             Kind::Verified | Kind::Host(_) => {
                 tokio::task::spawn_blocking(move || tls::verified(&options.trust, files.as_deref(), &options.events))
                     .await
@@ -258,6 +264,12 @@ pub(super) fn classify(url: &Url, error: &reqwest::Error) -> SendError {
             rustls::Error::InvalidCertificate(_) => Some(
                 "add the registry's CA to the system's certificates or name it in SSL_CERT_FILE, or set `ca` or `insecure = true` for it in rbuild.toml",
             ),
+            // Go's servers call a missing one bad.
+            rustls::Error::AlertReceived(AlertDescription::CertificateRequired | AlertDescription::BadCertificate) => {
+                Some(
+                    "the server wants a client certificate that it trusts: set `keypair` or `tlsconfigdir` for it in rbuild.toml",
+                )
+            }
             _ if not_tls => Some(
                 "the server seems to speak plain HTTP: set `http = true` for it in rbuild.toml, or registry.insecure=true for the output",
             ),

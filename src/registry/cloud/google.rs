@@ -35,6 +35,10 @@ enum Key {
         credential_source: Source,
         service_account_impersonation_url: Option<String>,
     },
+    ImpersonatedServiceAccount {
+        service_account_impersonation_url: String,
+        source_credentials: Box<Key>,
+    },
 }
 
 /// Where the token of another identity provider is.
@@ -126,6 +130,10 @@ impl CloudKeychain {
                     None => Ok(token),
                     Some(url) => self.impersonate(&url, &token.access_token).await,
                 }
+            }
+            Key::ImpersonatedServiceAccount { service_account_impersonation_url, source_credentials } => {
+                let token = Box::pin(self.of_key(*source_credentials)).await?;
+                self.impersonate(&service_account_impersonation_url, &token.access_token).await
             }
         }
     }

@@ -129,6 +129,50 @@ async fn ecr_on_a_machine_with_a_role() {
     assert!(requests[1..3].iter().all(|r| r.header("x-aws-ec2-metadata-token") == Some("imds")));
 }
 
+// In a task of ECS, and in a pod of EKS that has an identity.
+#[tokio::test]
+async fn ecr_in_a_container_with_credentials_of_its_own() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("token");
+    std::fs::write(&file, "from a file").expect("written");
+    let stub = Stub::start(|request| match request.target.as_str() {
+        "/v1/credentials" => (200, r#"{"AccessKeyId":"AK","SecretAccessKey":"SK","Token":"T"}"#.into()),
+        _ => (200, ecr_token()),
+    });
+    let (url, endpoint) = (format!("{}/v1/credentials", stub.url()), stub.url());
+    let file = file.display().to_string();
+    let place = ("AWS_CONTAINER_CREDENTIALS_FULL_URI", url.as_str());
+    let ecr = ("AWS_ENDPOINT_URL_ECR", endpoint.as_str());
+    for (token, wanted) in [
+        (("AWS_CONTAINER_AUTHORIZATION_TOKEN", "as it is"), "as it is"),
+        (("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", file.as_str()), "from a file"),
+    ] {
+        assert_eq!(keychain(&[place, ecr, token]).credential(ECR).await, Ok(temporary()));
+        let requests = stub.requests();
+        let (asked, used) = (&requests[requests.len() - 2], &requests[requests.len() - 1]);
+        assert_eq!((asked.method.as_str(), asked.header("authorization")), ("GET", Some(wanted)));
+        assert_eq!(used.header("x-amz-security-token"), Some("T"));
+        assert!(used.header("authorization").is_some_and(|text| text.contains("Credential=AK/")));
+    }
+}
+
+#[tokio::test]
+async fn ecr_with_a_profile_of_the_shared_file() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("credentials");
+    let text = "[default]\naws_access_key_id = OTHER\naws_secret_access_key = x\n\n[ci]\naws_access_key_id=MINE\naws_secret_access_key=y\n";
+    std::fs::write(&file, text).expect("written");
+    let stub = Stub::start(|_| (200, r#"{"authorizationData":{"authorizationToken":"QVdTOnRlbXBvcmFyeQ=="}}"#.into()));
+    let (file, url) = (file.display().to_string(), stub.url());
+    let variables = [("AWS_SHARED_CREDENTIALS_FILE", file.as_str()), ("AWS_PROFILE", "ci"), ("AWS_ENDPOINT_URL", &url)];
+    // Amazon's public registry is in one region, and answers in another form.
+    assert_eq!(keychain(&variables).credential("public.ecr.aws").await, Ok(temporary()));
+    let request = &stub.requests()[0];
+    assert_eq!(request.header("x-amz-target"), Some("SpencerFrontendService.GetAuthorizationToken"));
+    let scope = request.header("authorization").unwrap_or_default();
+    assert!(scope.contains("Credential=MINE/") && scope.contains("/us-east-1/ecr-public/aws4_request"), "{scope}");
+}
+
 #[tokio::test]
 async fn ecr_with_nothing_to_sign_in_with_is_anonymous() {
     let keychain = keychain(&[("AWS_EC2_METADATA_DISABLED", "true")]);
@@ -209,6 +253,98 @@ async fn google_with_another_provider_s_token() {
     assert_eq!(requests[1].header("authorization"), Some("Bearer federated"));
 }
 
+// As `gcloud auth application-default login` leaves it, alone and in place of a service account.
+#[tokio::test]
+async fn google_with_a_user_s_login() {
+    let stub = Stub::start(|request| {
+        if request.target.starts_with("/impersonate") {
+            (200, r#"{"accessToken":"for-account","expireTime":"2030-01-01T00:00:00Z"}"#.into())
+        } else {
+            (200, r#"{"access_token":"user","expires_in":3600}"#.into())
+        }
+    });
+    let dir = tempfile::tempdir().expect("a directory");
+    let home = dir.path().join(".config/gcloud");
+    std::fs::create_dir_all(&home).expect("a directory");
+    let user = serde_json::json!({
+        "type": "authorized_user", "client_id": "id", "client_secret": "s", "refresh_token": "r",
+        "token_uri": format!("{}/token", stub.url()),
+    });
+    let account = serde_json::json!({
+        "type": "impersonated_service_account", "source_credentials": user,
+        "service_account_impersonation_url": format!("{}/impersonate", stub.url()),
+    });
+    for (key, wanted) in [(&user, "user"), (&account, "for-account")] {
+        std::fs::write(home.join("application_default_credentials.json"), key.to_string()).expect("written");
+        let environment = CloudEnvironment { variables: BTreeMap::new(), home: Some(dir.path().into()) };
+        let keychain = CloudKeychain::new(environment, ClientOptions::default()).expect("a keychain");
+        let found = keychain.credential("europe-docker.pkg.dev").await;
+        let login = Credential::Basic { username: "oauth2accesstoken".into(), password: wanted.into() };
+        assert_eq!(found, Ok(Some(login)));
+    }
+    let requests = stub.requests();
+    let form = String::from_utf8_lossy(&requests[0].body).into_owned();
+    for (name, value) in [("grant_type", "refresh_token"), ("client_id", "id"), ("refresh_token", "r")] {
+        assert_eq!(field(&form, name).as_deref(), Some(value), "{form}");
+    }
+    assert_eq!(requests[2].header("authorization"), Some("Bearer user"));
+}
+
+#[tokio::test]
+async fn google_with_a_token_that_a_server_of_the_pipeline_gives() {
+    let stub = Stub::start(|request| match request.target.as_str() {
+        "/oidc?audience=x" => (200, r#"{"value":"from-url"}"#.into()),
+        _ => (200, r#"{"access_token":"federated","expires_in":3600}"#.into()),
+    });
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("wif.json");
+    let key = serde_json::json!({
+        "type": "external_account", "audience": "//iam/x", "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
+        "token_url": format!("{}/sts", stub.url()),
+        "credential_source": {
+            "url": format!("{}/oidc?audience=x", stub.url()), "headers": {"Authorization": "Bearer pipeline"},
+            "format": {"type": "json", "subject_token_field_name": "value"},
+        },
+    });
+    std::fs::write(&file, key.to_string()).expect("written");
+    let keychain = keychain(&[("GOOGLE_APPLICATION_CREDENTIALS", &file.display().to_string())]);
+    assert!(keychain.credential("gcr.io").await.is_ok_and(|c| c.is_some()));
+    let requests = stub.requests();
+    assert_eq!(requests[0].header("authorization"), Some("Bearer pipeline"));
+    let form = String::from_utf8_lossy(&requests[1].body).into_owned();
+    assert_eq!(field(&form, "subject_token").as_deref(), Some("from-url"));
+    assert_eq!(field(&form, "grant_type").as_deref(), Some("urn:ietf:params:oauth:grant-type:token-exchange"));
+}
+
+#[tokio::test]
+async fn azure_with_a_secret_and_with_a_service_s_endpoint() {
+    let stub = Stub::start(|_| (200, r#"{"access_token":"aad"}"#.into()));
+    let url = stub.url();
+    let secret = [
+        ("AZURE_TENANT_ID", "tenant"),
+        ("AZURE_CLIENT_ID", "client"),
+        ("AZURE_CLIENT_SECRET", "hush"),
+        ("AZURE_AUTHORITY_HOST", url.as_str()),
+    ];
+    assert_eq!(keychain(&secret).directory_token("team.azurecr.us").await, Ok(Some("aad".into())));
+    let endpoint = format!("{url}/msi/token");
+    let service = [("IDENTITY_ENDPOINT", endpoint.as_str()), ("IDENTITY_HEADER", "key")];
+    assert_eq!(keychain(&service).directory_token("team.azurecr.cn").await, Ok(Some("aad".into())));
+    let requests = stub.requests();
+    let form = String::from_utf8_lossy(&requests[0].body).into_owned();
+    for (name, value) in [
+        ("grant_type", "client_credentials"),
+        ("client_id", "client"),
+        ("client_secret", "hush"),
+        // Each of Microsoft's clouds has its own.
+        ("scope", "https://management.usgovcloudapi.net/.default"),
+    ] {
+        assert_eq!(field(&form, name).as_deref(), Some(value), "{form}");
+    }
+    let target = "/msi/token?api-version=2019-08-01&resource=https://management.chinacloudapi.cn/";
+    assert_eq!((requests[1].target.as_str(), requests[1].header("x-identity-header")), (target, Some("key")));
+}
+
 #[tokio::test]
 async fn azure_exchanges_a_directory_token_for_the_registry_s() {
     let stub = Stub::start(|request| {
@@ -244,7 +380,7 @@ async fn azure_exchanges_a_directory_token_for_the_registry_s() {
 async fn azure_on_a_machine_with_an_identity() {
     let stub = Stub::start(|_| (200, r#"{"access_token":"aad"}"#.into()));
     let keychain = keychain(&[("AZURE_POD_IDENTITY_AUTHORITY_HOST", &stub.url()), ("AZURE_CLIENT_ID", "mine")]);
-    assert_eq!(keychain.directory_token().await, Ok(Some("aad".into())));
+    assert_eq!(keychain.directory_token("team.azurecr.io").await, Ok(Some("aad".into())));
     let request = &stub.requests()[0];
     assert!(
         request.target.starts_with("/metadata/identity/oauth2/token?api-version=2018-02-01&resource="),

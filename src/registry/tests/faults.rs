@@ -37,11 +37,44 @@ async fn e3_07_a_broken_upload_goes_on_where_it_broke() {
 async fn e3_07_a_session_that_is_lost_begins_anew() {
     let registry = FakeRegistry::start();
     registry.fault("PUT", "/uploads/", 1, Action::CloseAfterReading(300_000));
-    let (client, blob) = (client(), content(1_000_000));
+    let (events, seen) = notices();
+    let client = Client::new(ClientOptions { events, ..options() }).expect("a client");
+    let blob = content(1_000_000);
     let (target, source) = (reference(&registry, "a/b:1"), BlobSource::bytes(blob.clone().into()));
     client.push_blob(&target, &describe(&blob), &source, &[], &no_progress()).await.expect("pushed");
-    assert_eq!(registry.blob("a/b", &sha256(&blob)), Some(blob));
+    let digest = sha256(&blob);
+    assert_eq!(registry.blob("a/b", &digest), Some(blob));
     assert!(registry.state().uploads.is_empty(), "no session is left behind");
+    // At least what the registry had read went twice, at most everything.
+    let seen = seen.lock().expect("not poisoned");
+    let extra = seen.iter().find_map(|text| text.split_once(&format!(" bytes of {digest} were sent to "))).map(|t| t.0);
+    let extra: u64 = extra.and_then(|text| text.parse().ok()).unwrap_or_default();
+    assert!((300_000..=1_000_000).contains(&extra), "{seen:?}");
+}
+
+// A token of a minute that ends while a layer is on its way, with the connection and without.
+#[tokio::test]
+async fn e3_02_a_token_that_ends_in_mid_upload_is_renewed() {
+    for (resumable, action, resent) in [
+        (true, Action::EndTokens, "1000000"),
+        (true, Action::EndTokensAfterReading(300_000), "700000"),
+        (false, Action::EndTokensAfterReading(300_000), "1000000"),
+    ] {
+        let registry = FakeRegistry::start();
+        registry.set_auth(Auth::Token(Tokens { anonymous_pull: false, ..Tokens::default() }));
+        registry.state().resumable = resumable;
+        registry.fault("PUT", "/uploads/", 1, action.clone());
+        let (client, _) = client_with(&registry, user("secret"));
+        let blob = content(1_000_000);
+        let (target, source) = (reference(&registry, "a/b:1"), BlobSource::bytes(blob.clone().into()));
+        let pushed = client.push_blob(&target, &describe(&blob), &source, &[], &no_progress()).await;
+        pushed.unwrap_or_else(|e| panic!("{action:?}: {e}"));
+        assert_eq!(registry.blob("a/b", &sha256(&blob)), Some(blob), "{action:?}");
+        let puts: Vec<_> = registry.requests().into_iter().filter(|r| r.method == "PUT").collect();
+        let last = puts.last().and_then(|put| put.header("content-length").map(str::to_owned));
+        assert_eq!((puts.len(), last.as_deref()), (2, Some(resent)), "{action:?}");
+        assert_eq!(registry.count("POST", "/token"), 2, "{action:?}: one more token, no other login");
+    }
 }
 
 /// Numbers that look random and are the same in every run.
@@ -65,15 +98,20 @@ async fn e3_13_every_push_ends_right_whatever_fails() {
         let registry = FakeRegistry::start();
         registry.set_auth(Auth::Token(Tokens { anonymous_pull: false, ..Tokens::default() }));
         registry.state().resumable = dice.below(2) == 0;
+        let mut ended = false;
         for _ in 0..8 {
             let method = ["PUT", "POST", "HEAD", "PUT"][usize::try_from(dice.below(4)).unwrap_or(0)];
-            let action = match dice.below(8) {
+            let action = match dice.below(9) {
                 0 => Action::Status(429, pauses(), String::new()),
                 1 => Action::Status(500, vec![], String::new()),
                 2 => Action::Status(503, pauses(), String::new()),
                 3 => Action::Close,
                 4 => Action::LoseAnswer,
                 5 => Action::Delay(Duration::from_millis(20)),
+                6 if !ended => {
+                    ended = true;
+                    Action::EndTokens
+                }
                 _ if method == "PUT" => Action::CloseAfterReading(usize::try_from(dice.below(120_000)).unwrap_or(0)),
                 _ => Action::Close,
             };
@@ -112,7 +150,8 @@ async fn e3_13_every_pull_ends_right_or_says_what_is_wrong() {
         }
         let mut corrupt = false;
         for _ in 0..8 {
-            let action = match dice.below(9) {
+            let action = match dice.below(10) {
+                9 => Action::Trickle(20_000, Duration::from_millis(1)),
                 0 => Action::Status(429, pauses(), String::new()),
                 1 => Action::Status(500, vec![], String::new()),
                 2 => Action::Status(503, pauses(), String::new()),
@@ -177,6 +216,20 @@ async fn e3_13_a_registry_that_cuts_every_answer_is_not_asked_for_ever() {
     let (pulled, asked) = asked_before_giving_up(RetryPolicy { breaks: 3, ..quick }, 2_000_000, 150_000).await;
     pulled.expect_err("gives up");
     assert_eq!(asked, 4);
+}
+
+#[tokio::test]
+async fn e3_13_slow_is_not_silent() {
+    let registry = FakeRegistry::start();
+    let blob = content(40_000);
+    registry.put_blob("a/b", &blob);
+    // In all much longer than a silence may be.
+    registry.fault("GET", "/blobs/", 1, Action::Trickle(1000, Duration::from_millis(25)));
+    let timeouts = Timeouts { stall: Duration::from_millis(500), ..Timeouts::default() };
+    let client = Client::new(ClientOptions { timeouts, ..options() }).expect("a client");
+    let pulled = client.blob(&reference(&registry, "a/b:1"), &describe(&blob), Vec::new(), &no_progress()).await;
+    assert_eq!(pulled.expect("pulled"), blob);
+    assert_eq!(registry.count("GET", "/blobs/"), 1);
 }
 
 #[tokio::test]

@@ -43,6 +43,12 @@ pub(crate) enum Action {
     LoseAnswer,
     /// Send nothing for so long, then serve the answer.
     Delay(Duration),
+    /// All tokens given out so far end in the middle of the request: it is taken, and refused.
+    EndTokens,
+    /// All tokens given out so far end, and the connection is closed after reading so many bytes of the request's body.
+    EndTokensAfterReading(usize),
+    /// Serve the answer's body in pieces of so many bytes, with a pause before each.
+    Trickle(usize, Duration),
     /// Ignore a `Range` header.
     IgnoreRange,
     /// Serve the answer without this header.
@@ -262,7 +268,10 @@ fn converse<S: std::io::Read + Write>(stream: &mut S, state: &Mutex<State>) -> s
             while !matches!(stream.read(&mut [0]), Ok(0) | Err(_)) {}
             return Ok(());
         }
-        if let Some(Action::CloseAfterReading(n)) = action {
+        if let Some(Action::EndTokens | Action::EndTokensAfterReading(_)) = action {
+            lock().tokens.clear();
+        }
+        if let Some(Action::CloseAfterReading(n) | Action::EndTokensAfterReading(n)) = action {
             let arrived = http::read_body(stream, &mut buffer, n.min(length))?;
             lock().partial(&request, &arrived);
             lock().log.push(request);
@@ -335,7 +344,16 @@ fn send<S: Write>(
         Some(Action::Without(name)) => answer.headers.retain(|(k, _)| !k.eq_ignore_ascii_case(name)),
         _ => {}
     }
-    stream.write_all(&answer.to_bytes(head_only))?;
+    let wire = answer.to_bytes(head_only);
+    if let Some(Action::Trickle(size, pause)) = action {
+        for piece in wire.chunks(*size) {
+            std::thread::sleep(*pause);
+            stream.write_all(piece)?;
+            stream.flush()?;
+        }
+        return Ok(true);
+    }
+    stream.write_all(&wire)?;
     stream.flush()?;
     Ok(true)
 }
