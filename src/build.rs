@@ -3,6 +3,7 @@
 //! Runs the front end, solves its graph and hands the result to the exporters. One [`Builder`] serves a whole
 //! invocation, so that several requests share work.
 
+pub mod attachments;
 mod attest;
 mod caches;
 mod inputs;
@@ -20,6 +21,7 @@ use futures_util::future::try_join_all;
 use jiff::Timestamp;
 use tokio::sync::OnceCell;
 
+use crate::attest::Statement;
 use crate::base::events::Outcome;
 use crate::base::{Cancel, Digest, Event, Events, FaultKind, TraceContext};
 use crate::cache::spec::{ExportSpec, ImportSpec};
@@ -132,6 +134,8 @@ pub struct BuildReport {
     pub exports: Vec<ExportReport>,
     /// How each platform's result came to be, if the request wanted to know (SPEC B2.16).
     pub provenance: Vec<(Platform, serde_json::Value)>,
+    /// All that is known of each platform's result, for the record of the build (SPEC B8.07).
+    pub statements: Vec<(Platform, Statement)>,
 }
 
 /// Why a build failed.
@@ -242,7 +246,7 @@ impl Builder {
             epoch,
             threads: self.threads,
         };
-        let (made, provenance) = loop {
+        let report = loop {
             let made = self.deliver(request, solver, &graphs, &fronts, began, &context).await;
             match made {
                 // A layer that a cache promised: the result is made again without it.
@@ -252,7 +256,7 @@ impl Builder {
         };
         solver.end_imports().await;
         self.export_caches(exports, solver, &graphs, &context).await?;
-        Ok(BuildReport { id: request.id.clone(), exports: made, provenance })
+        Ok(report)
     }
 
     /// Says which checks failed, each once: every platform finds the same ones again.
@@ -330,14 +334,14 @@ impl Builder {
         fronts: &[FrontendResult],
         began: Timestamp,
         context: &ExportContext<'_>,
-    ) -> Result<(Vec<ExportReport>, Vec<(Platform, serde_json::Value)>), BuildError> {
+    ) -> Result<BuildReport, BuildError> {
         let solving = try_join_all(graphs.iter().map(|graph| solver.solve(graph)));
         // A push that will be refused is known before a long build, not after it.
         let solved = self.while_allowed(request, solving).await;
         solver.save_hints();
         solver.save_explanations(graphs).await;
         let mut images = Vec::new();
-        let mut provenance = Vec::new();
+        let (mut provenance, mut statements) = (Vec::new(), Vec::new());
         for ((tree, front), graph) in solved?.into_iter().zip(fronts).zip(graphs) {
             let Tree::Layers(chain) = tree else {
                 return Err(BuildError::Internal("the result is a local directory".into()));
@@ -345,6 +349,7 @@ impl Builder {
             let mut config = front.config.clone();
             caches::inline(request, solver, graph, &mut config).await?;
             let told = self.tell(request, solver, graph, front, began).await?;
+            statements.extend(told.statements.into_iter().map(|statement| (front.platform.clone(), statement)));
             let reported = told.provenance.filter(|_| request.attest.report);
             provenance.extend(reported.map(|told| (front.platform.clone(), told.predicate(&|_| None))));
             images.push(ImageResult {
@@ -357,7 +362,7 @@ impl Builder {
         }
         let multi = request.multi_platform || request.platforms.len() > 1;
         let exports = exporter::export(context, &BuildResult { images, multi }, &request.outputs).await?;
-        Ok((exports, provenance))
+        Ok(BuildReport { id: request.id.clone(), exports, provenance, statements })
     }
 
     /// Waits for `work`, and stops it early if a registry says that the push at the end will not be allowed.

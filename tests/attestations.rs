@@ -12,7 +12,9 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use fake_registry::{FakeRegistry, sha256};
 use serde_json::{Value, json};
+use support::git::Repositories;
 use support::registry::Registry;
+use support::web::Web;
 use support::{Bench, Run};
 
 const USAGE: i32 = 2;
@@ -392,6 +394,44 @@ fn c8_13_a_scanner_is_run_over_the_result() {
     bench.build(&["-o", &local, "--sbom=generator=UP"]).fails(USAGE, &["invalid generator \"UP\""]);
 }
 
+// SPEC C8.05: what has no digest is not passed over.
+#[test]
+fn c8_05_materials_can_be_asked_to_be_complete() {
+    let bench = copies();
+    let wish = "--provenance=complete-materials=true";
+    bench.build(&["-t", "x", wish]).fails(4, &["materials are incomplete: the local directory", "--network=none"]);
+    let repositories = Repositories::new();
+    let repository = repositories.create("a.git", &[]);
+    repository.file("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n").commit("first");
+    let web = Web::git(repositories.path(), None);
+    bench.rbuild(&["build", &web.url("/a.git"), "-t", "x", wish]).ok();
+}
+
+// SPEC C8.11, C9.09
+#[test]
+fn c8_11_the_machine_says_what_it_is() {
+    let bench = copies();
+    let dir = bench.path("env.d");
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::write(dir.join("10.json"), r#"{"runner": "one", "pool": 7, "builderPlatform": "mine"}"#).unwrap();
+    std::fs::write(dir.join("20.json"), r#"{"runner": "two"}"#).unwrap();
+    std::fs::write(dir.join("README"), "no JSON").unwrap();
+    let config = bench.path("rbuild.toml");
+    std::fs::write(&config, "provenanceEnvDir = \"env.d\"\n").unwrap();
+    let build = || {
+        let context = bench.path("ctx");
+        let flags = ["--config", config.to_str().unwrap(), "build", "-o", "files", "--provenance=true"];
+        bench.rbuild(&[&flags[..], &[context.to_str().unwrap()]].concat())
+    };
+    build().ok();
+    let told: Value = serde_json::from_slice(&std::fs::read(bench.path("out/files/provenance.json")).unwrap()).unwrap();
+    let told = &told["predicate"]["buildDefinition"]["internalParameters"];
+    assert_eq!((&told["runner"], &told["pool"]), (&json!("two"), &json!(7)));
+    assert_ne!(told["builderPlatform"], "mine", "what is known counts");
+    std::fs::write(dir.join("30.json"), "[]").unwrap();
+    build().fails(USAGE, &["provenanceEnvDir: ", "30.json: it is no JSON object"]);
+}
+
 // SPEC C8.15, B2.06
 #[test]
 fn c8_15_the_built_in_generator_needs_no_image() {
@@ -415,6 +455,15 @@ fn c8_15_the_built_in_generator_needs_no_image() {
         .filter_map(|package| package["externalRefs"][0]["referenceLocator"].as_str())
         .collect();
     assert_eq!(purls, ["pkg:npm/left-pad@1.3.0", "pkg:deb/debian/libc6@2.36?arch=amd64"]);
+    // The context is scanned where that is asked for, without what .dockerignore leaves out.
+    bench.file("Cargo.lock", "version = 3\n[[package]]\nname = \"left\"\nversion = \"1.0.0\"\nsource = \"registry+https://example.org/index\"\n");
+    bench.file("old/Cargo.lock", "version = 3\n[[package]]\nname = \"ignored\"\nversion = \"1.0.0\"\nsource = \"registry+https://example.org/index\"\n");
+    bench.file(".dockerignore", "old\n");
+    let out = format!("type=local,dest={}", bench.path("out/files").display());
+    let context = ["--sbom=generator=builtin", "--build-arg=BUILDKIT_SBOM_SCAN_CONTEXT=true", "-o", out.as_str()];
+    bench.build(&context).ok();
+    let text = std::fs::read_to_string(bench.path("out/files/sbom-context.spdx.json")).unwrap();
+    assert!(text.contains("pkg:cargo/left@1.0.0") && !text.contains("ignored"), "{text}");
     // The scanner that docker runs cannot be had here: the remedy is named.
     let name = format!("--sbom=generator={}/none:1", registry.host());
     let refused = bench.build(&["-t", "x", &name]);

@@ -69,6 +69,7 @@ fn b8_06_builds_are_listed_filtered_and_inspected() {
     assert_eq!((build["Target"].as_str(), build["Status"].as_str()), (Some("one"), Some("completed")));
     assert_eq!(build["BuildArgs"][0], serde_json::json!({"Name": "A", "Value": "b"}));
     assert_eq!(build["Labels"][0]["Value"], "m");
+    assert_eq!(build["Images"][0]["Digest"], metadata["containerimage.digest"]);
     assert_eq!(build["Attachments"][0]["Digest"], metadata["containerimage.digest"]);
     assert_eq!(build["NumCompletedSteps"], build["NumTotalSteps"]);
     let failed = inspect(&bench, "^0");
@@ -96,6 +97,82 @@ fn b8_06_builds_are_listed_filtered_and_inspected() {
     assert!(rows(&bench, &[]).is_empty());
     assert_eq!(internal(&bench), 0);
     bench.rbuild(&["builds", "open"]).fails(2, &["there is no Docker Desktop here"]);
+}
+
+fn attachment(bench: &Bench, args: &[&str]) -> Value {
+    let all = [&["builds", "inspect", "attachment"], args].concat();
+    serde_json::from_str(&bench.rbuild(&all).ok().stdout).unwrap()
+}
+
+// SPEC B8.07, B8.08, C8.12
+#[test]
+fn b8_07_records_keep_what_is_said_about_results() {
+    let bench = Bench::new();
+    bench.dockerfile("FROM scratch\nARG A\nCOPY Dockerfile /\n");
+    let flags = ["--platform=linux/amd64,linux/arm64", "--sbom=generator=builtin", "--build-arg=A=b"];
+    bench.build(&[&flags[..], &["-t", "app:1", "--provenance=mode=min"]].concat()).ok();
+    let index = attachment(&bench, &["^0", "--type=index"]);
+    let image = |n: usize| index["manifests"][n]["digest"].as_str().unwrap().to_owned();
+    let arm = ["--platform=linux/arm64"];
+    let manifest = attachment(&bench, &[&arm[..], &["--type=manifest"]].concat());
+    assert_eq!(attachment(&bench, &["^0", &image(1)]), manifest, "by digest");
+    let config = attachment(&bench, &[&arm[..], &["--type=image"]].concat());
+    assert_eq!((&config["architecture"], &config["os"]), (&"arm64".into(), &"linux".into()));
+    // The record has all that is known; what goes with the image is what was asked for.
+    let full = attachment(&bench, &[&arm[..], &["--type=provenance"]].concat());
+    let request = |statement: &Value| {
+        statement["predicate"]["buildDefinition"]["externalParameters"]["request"]["args"]["build-arg:A"].clone()
+    };
+    assert_eq!(
+        (full["predicateType"].as_str(), &request(&full)),
+        (Some("https://slsa.dev/provenance/v1"), &"b".into())
+    );
+    let listed = inspect(&bench, "^0");
+    let provenances: Vec<&Value> = listed["Attachments"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|a| a["Type"] == "https://slsa.dev/provenance/v1" && a["Platform"] == "linux/arm64")
+        .collect();
+    assert_eq!(provenances.len(), 2);
+    let beside = attachment(&bench, &["^0", provenances[1]["Digest"].as_str().unwrap()]);
+    assert_eq!(request(&beside), Value::Null);
+    assert_eq!(beside["subject"][0]["digest"]["sha256"], image(1).trim_start_matches("sha256:"));
+    assert_eq!(attachment(&bench, &["--type=sbom"])["predicateType"], "https://spdx.dev/Document");
+    let pretty = bench.rbuild(&["builds", "inspect"]).ok().stdout;
+    assert!(pretty.contains("\nAttachments:\nDIGEST") && pretty.contains("linux/arm64"), "{pretty}");
+
+    // Files have none beside them, and the record still says how they came to be.
+    bench.build(&["-o", "files"]).ok();
+    let said = attachment(&bench, &["--type=https://slsa.dev/provenance/v1"]);
+    assert_eq!(said["subject"], serde_json::json!([]));
+    bench.rbuild(&["builds", "inspect", "attachment", "--type=index"]).fails(2, &["none of them is that"]);
+    bench.rbuild(&["builds", "inspect", "attachment", "--type=idnex"]).fails(2, &["unknown type \"idnex\""]);
+    bench.rbuild(&["builds", "inspect", "attachment", "^0", "x"]).fails(2, &["builds inspect attachment: "]);
+    bench.rbuild(&["builds", "inspect", "attachment", "--platform=a/b/c/d"]).fails(2, &["--platform: "]);
+
+    // They go along.
+    bench.rbuild(&["builds", "export", "^1", "-o", "all.tgz"]).ok();
+    let other = Bench::new();
+    let bundle = bench.path("out/all.tgz");
+    other.rbuild(&["builds", "import", bundle.to_str().unwrap()]).ok();
+    assert_eq!(inspect(&other, "^0")["Attachments"], listed["Attachments"]);
+    assert_eq!(attachment(&other, &["^0", "--type=provenance", arm[0]]), full);
+    assert_eq!(attachment(&other, &["^0", "--type=index"]), index);
+}
+
+// SPEC B8.07
+#[test]
+fn b8_07_materials_are_told() {
+    need_run!();
+    let bench = Bench::new();
+    bench.dockerfile("FROM busybox\n");
+    bench.build(&[]).ok();
+    let build = inspect(&bench, "^0");
+    let material = &build["Materials"][0];
+    assert!(material["URI"].as_str().unwrap().contains("busybox"), "{build}");
+    assert!(material["Digests"][0].as_str().unwrap().starts_with("sha256:"), "{build}");
+    assert!(bench.rbuild(&["builds", "inspect"]).ok().stdout.contains("\nMaterials:\nURI"));
 }
 
 // SPEC B8.08

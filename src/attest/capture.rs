@@ -80,6 +80,14 @@ impl Capture {
         self
     }
 
+    /// What the build may have been made from that has no digest; empty if there is nothing.
+    #[must_use]
+    pub fn missing(&self) -> Vec<String> {
+        let local = |name: &String| format!("the local directory \"{name}\" has no digest");
+        let network = self.network.then(|| "a step may have used the network".to_owned());
+        self.locals.iter().map(local).chain(network).collect()
+    }
+
     /// Everything that has a digest.
     pub fn materials(&self) -> impl Iterator<Item = &Material> {
         self.images.iter().chain(&self.remote)

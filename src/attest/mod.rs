@@ -14,4 +14,4 @@ pub mod statement;
 pub use capture::{Capture, Material};
 pub use options::{Asked, ProvenanceOptions, SbomOptions};
 pub use predicate::Provenance;
-pub use statement::{Attestation, Predicate, Subject};
+pub use statement::{Attestation, Predicate, Statement, Subject};

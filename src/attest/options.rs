@@ -43,6 +43,8 @@ pub struct ProvenanceOptions {
     pub inline_only: bool,
     /// `version`
     pub version: Version,
+    /// `complete-materials`: without a digest of every input there is no result.
+    pub complete_materials: bool,
     /// Nobody asked: this is the default.
     pub unasked: bool,
 }
@@ -56,6 +58,7 @@ impl Default for ProvenanceOptions {
             reproducible: false,
             inline_only: false,
             version: Version::default(),
+            complete_materials: false,
             unasked: false,
         }
     }
@@ -180,13 +183,25 @@ fn provenance(fields: impl Iterator<Item = (String, String)>) -> Result<Provenan
                     _ => return Err(AttestError(format!("invalid version \"{value}\": expected v1 or v0.2"))),
                 }
             }
-            "capture-usage" | "complete-materials" => {
+            "complete-materials" => out.complete_materials = flag(&key, &value)?,
+            "capture-usage" => {
                 if flag(&key, &value)? {
-                    return Err(AttestError(format!("{key}={value} is not supported yet")));
+                    return Err(AttestError(format!(
+                        "{key}={value} is not supported: nothing measures what steps use; leave it out"
+                    )));
                 }
             }
             _ => {
-                let known = ["mode", "builder-id", "filename", "reproducible", "inline-only", "version", "disabled"];
+                let known = [
+                    "mode",
+                    "builder-id",
+                    "filename",
+                    "reproducible",
+                    "inline-only",
+                    "version",
+                    "complete-materials",
+                    "disabled",
+                ];
                 return Err(AttestError(format!("unknown field \"{key}\"{}", did_you_mean(&key, known))));
             }
         }
@@ -245,6 +260,9 @@ mod tests {
         let all = all.expect("valid").provenance.expect("asked for");
         assert_eq!((all.version, all.builder_id.as_str(), all.reproducible), (Version::V02, "https://ci/1", true));
         assert_eq!(all.filename, "p.json");
+        let complete = |value: &str| asked(&[value]).expect("valid").provenance.map(|p| p.complete_materials);
+        assert_eq!(complete("provenance:complete-materials=true"), Some(true));
+        assert_eq!(complete("provenance:capture-usage=false"), Some(false));
     }
 
     // SPEC B2.06, C8.13
@@ -269,7 +287,7 @@ mod tests {
         assert_eq!(error("provenance:modus=max"), "unknown field \"modus\" (did you mean mode?)");
         assert_eq!(error("provenance:version=v2"), "invalid version \"v2\": expected v1 or v0.2");
         assert_eq!(error("provenance:inline-only=perhaps"), "invalid boolean value \"perhaps\" for inline-only");
-        assert_eq!(error("provenance:capture-usage=true"), "capture-usage=true is not supported yet");
+        assert!(error("provenance:capture-usage=true").starts_with("capture-usage=true is not supported: "));
         assert!(error("provenance:filename=a/b").starts_with("invalid filename"));
     }
 }

@@ -60,6 +60,8 @@ pub struct Provenance {
     pub run: Run,
     /// The machine.
     pub builder: Platform,
+    /// What its owner says about it (SPEC C8.11); what is known here goes before it.
+    pub environment: Map<String, Value>,
     /// The steps.
     pub steps: Steps,
     /// Layers of the results of steps, by `stepN:INDEX`.
@@ -79,7 +81,16 @@ impl Provenance {
     /// The predicate. `layer` tells the blobs of layers, where they are known.
     #[must_use]
     pub fn predicate(&self, layer: &dyn Fn(&LayerId) -> Option<Descriptor>) -> Value {
-        let max = self.options.mode == Mode::Max;
+        self.told(self.options.mode == Mode::Max, layer)
+    }
+
+    /// The predicate with everything that is known, whatever the options leave out.
+    #[must_use]
+    pub fn in_full(&self) -> Value {
+        self.told(true, &|_| None)
+    }
+
+    fn told(&self, max: bool, layer: &dyn Fn(&LayerId) -> Option<Descriptor>) -> Value {
         let build_config = max.then(|| json!({"llbDefinition": self.steps.list, "digestMapping": self.mapping()}));
         let parameters = self.parameters(max);
         let metadata = self.metadata(max, layer);
@@ -88,7 +99,8 @@ impl Provenance {
         let hermetic = materials && !self.capture.network;
         match self.options.version {
             Version::V1 => {
-                let mut internal = json!({"builderPlatform": self.builder.to_string()});
+                let mut internal = Value::Object(self.environment.clone());
+                internal["builderPlatform"] = self.builder.to_string().into();
                 put(&mut internal, "dockerfileVersion", &self.request.frontend_version);
                 put_some(&mut internal, "buildConfig", build_config);
                 let mut run = self.run("invocationID", "startedOn", "finishedOn");
@@ -107,7 +119,8 @@ impl Provenance {
                 })
             }
             Version::V02 => {
-                let mut environment = json!({"platform": self.builder.to_string()});
+                let mut environment = Value::Object(self.environment.clone());
+                environment["platform"] = self.builder.to_string().into();
                 put(&mut environment, "dockerfileVersion", &self.request.frontend_version);
                 let mut run = self.run("buildInvocationID", "buildStartedOn", "buildFinishedOn");
                 run["completeness"] = json!({"parameters": complete, "environment": true, "materials": materials});
@@ -288,6 +301,7 @@ mod tests {
                 finished: "2026-01-02T03:04:06.5Z".parse().expect("a time"),
             },
             builder: amd64,
+            environment: Map::new(),
             steps: Steps::new(&builder.finish(Some(&root))).expect("valid"),
             chains: BTreeMap::from([("step0:0".to_owned(), vec![LayerId::from_text("layer")])]),
         }
@@ -335,6 +349,25 @@ mod tests {
         assert_eq!(all.predicate(&|_| None)["runDetails"]["metadata"]["buildkit_hermetic"], true);
         assert!(["platform", "attest:sbom", "cgroup-parent"].iter().all(|name| !is_told(name)));
         assert!(is_told("build-arg:platform"));
+    }
+
+    // SPEC C8.11
+    #[test]
+    fn c8_11_the_owner_of_the_machine_adds_to_what_is_known() {
+        for (version, at) in
+            [(Version::V1, "/buildDefinition/internalParameters"), (Version::V02, "/invocation/environment")]
+        {
+            let mut all = provenance(ProvenanceOptions { version, ..ProvenanceOptions::default() });
+            for (name, value) in [("runner", json!({"pool": 7})), ("builderPlatform", json!(1)), ("platform", json!(2))]
+            {
+                all.environment.insert(name.into(), value);
+            }
+            let told = all.predicate(&|_| None);
+            let told = told.pointer(at).expect("there");
+            assert_eq!(told["runner"]["pool"], 7);
+            let own = if version == Version::V1 { "builderPlatform" } else { "platform" };
+            assert_eq!(told[own], "linux/amd64", "nobody says otherwise");
+        }
     }
 
     // SPEC B2.16

@@ -86,6 +86,12 @@ pub struct Statement {
 }
 
 impl Statement {
+    /// Says something about subjects; none says it of a build that may have made nothing.
+    #[must_use]
+    pub fn new(predicate_type: impl Into<String>, subject: Vec<Subject>, predicate: Value) -> Self {
+        Self { kind: STATEMENT.into(), predicate_type: predicate_type.into(), subject, predicate }
+    }
+
     /// Compact, as it stands beside images.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
@@ -118,7 +124,7 @@ impl Attestation {
             Predicate::Provenance(provenance) => (provenance.predicate_type().to_owned(), provenance.predicate(layer)),
             Predicate::Known { kind, value } => (kind.clone(), Value::clone(value)),
         };
-        Statement { kind: STATEMENT.into(), predicate_type, subject, predicate }
+        Statement::new(predicate_type, subject, predicate)
     }
 }
 

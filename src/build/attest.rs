@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use serde_json::{Map, Value};
 
 use super::policy::Gate;
 use super::{BuildError, BuildRequest, Builder, DockerfileAt, Inputs, MainContext};
-use crate::attest::options::Mode;
 use crate::attest::predicate::{Request, Run, is_told};
-use crate::attest::{Asked, Attestation, Capture, Material, Predicate, Provenance, ProvenanceOptions};
+use crate::attest::{Asked, Attestation, Capture, Material, Predicate, Provenance, ProvenanceOptions, Statement};
+use crate::base::FaultKind;
 use crate::frontend::remote::{RemoteContext, without_credentials};
-use crate::frontend::{self, FrontendResult, NoCache};
+use crate::frontend::{self, FrontendError, FrontendResult, NoCache};
 use crate::llb::op::NetMode;
 use crate::llb::{Graph, Steps};
 use crate::oci::Platform;
@@ -26,14 +27,18 @@ pub struct Attest {
     pub report: bool,
     /// The repository that the context is in: `source`, `revision`, `localdir:…` (SPEC B5.06).
     pub vcs: BTreeMap<String, String>,
+    /// What the machine's owner says about it in provenance (SPEC C8.11).
+    pub environment: Map<String, Value>,
 }
 
 /// How one platform's result came to be.
 pub(super) struct Told {
-    /// The provenance, if anybody wants it.
+    /// The provenance, as it was asked for; none only where nobody but the record wants it and an input cannot be told.
     pub(super) provenance: Option<Arc<Provenance>>,
     /// What goes with outputs.
     pub(super) attestations: Vec<Attestation>,
+    /// What a record of the build keeps: all that is known, about nothing in particular.
+    pub(super) statements: Vec<Statement>,
 }
 
 impl Builder {
@@ -49,40 +54,49 @@ impl Builder {
         let asked = request.attest.asked.provenance.as_ref();
         let wanted = asked.filter(|p| request.outputs.iter().any(|output| output.takes(p.inline_only, p.unasked)));
         let listed = self.list_software(request, solver, graph, front).await?;
-        if wanted.is_none() && !request.attest.report {
-            return Ok(Told { provenance: None, attestations: listed.attestations });
-        }
         let options = asked.cloned().unwrap_or_default();
         let finished = Timestamp::now();
         let inputs = self.inputs(request, solver).await?;
-        let (mut capture, context) = captured(&self.gate(request, solver)?, request, inputs, solver, graph).await?;
+        let gate = self.gate(request, solver)?;
+        let (mut capture, context) = match captured(&gate, request, inputs, solver, graph).await {
+            Ok(captured) => captured,
+            // Nothing fails for the sake of a record.
+            Err(_) if wanted.is_none() && !request.attest.report => {
+                return Ok(Told { provenance: None, attestations: listed.attestations, statements: Vec::new() });
+            }
+            Err(error) => return Err(error),
+        };
         capture.images.extend(listed.scanner);
         let capture = capture.sorted();
-        let mut provenance = Provenance {
+        let missing = capture.missing();
+        if options.complete_materials && !missing.is_empty() {
+            let message = format!("provenance materials are incomplete: {}", missing.join(", "));
+            let hint =
+                "build from a git repository or a URL, with --network=none; or leave complete-materials=true out";
+            return Err(FrontendError::outside(FaultKind::Input, message, None).hint(hint).into());
+        }
+        // The graph that was solved: its sources are as the policy has them.
+        let solved = gate.definition(&front.definition).await?;
+        let steps =
+            Steps::new(&solved).map_err(|e| BuildError::Internal(format!("the front end made a bad graph: {e}")))?;
+        let chain = |((vertex, index), chain)| Some((format!("{}:{index}", steps.names.get(&vertex)?), chain));
+        let chains = solver.chains(graph).into_iter().filter_map(chain).collect();
+        let provenance = Provenance {
             request: asked_for(request, inputs, context),
             capture,
             run: Run { id: request.id.clone(), started: began, finished },
             builder: Platform::host().normalised(),
-            steps: Steps::default(),
-            chains: BTreeMap::new(),
+            environment: request.attest.environment.clone(),
+            steps,
+            chains,
             options,
         };
-        if provenance.options.mode == Mode::Max {
-            // The graph that was solved: its sources are as the policy has them.
-            let gate = self.gate(request, solver)?;
-            let solved = gate.definition(&front.definition).await?;
-            provenance.steps = Steps::new(&solved)
-                .map_err(|e| BuildError::Internal(format!("the front end made a bad graph: {e}")))?;
-            let names = &provenance.steps.names;
-            let chains = solver.chains(graph).into_iter();
-            provenance.chains = chains
-                .filter_map(|((vertex, index), chain)| Some((format!("{}:{index}", names.get(&vertex)?), chain)))
-                .collect();
-        }
+        let mut statements = vec![Statement::new(provenance.predicate_type(), Vec::new(), provenance.in_full())];
+        statements.extend(listed.attestations.iter().map(|listed| listed.statement(Vec::new(), &|_| None)));
         let provenance = Arc::new(provenance);
         let provenances = wanted.map(|options| attestation(options, &provenance));
         let attestations = listed.attestations.into_iter().chain(provenances).collect();
-        Ok(Told { provenance: Some(provenance), attestations })
+        Ok(Told { provenance: Some(provenance), attestations, statements })
     }
 }
 

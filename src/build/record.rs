@@ -17,6 +17,8 @@ use crate::base::{Digest, Event, Events};
 use crate::solver::KeptFailure;
 use crate::store::{BuildHistory, KeptBuild, Store, StoreError};
 
+use super::attachments::Attachment;
+
 /// More records than this are never kept, unless somebody asks for more.
 const MOST: usize = 500;
 /// Of so many failed builds the failed step can be entered again.
@@ -79,6 +81,14 @@ pub struct Head {
     pub extra_hosts: Vec<String>,
     /// `--pull`
     pub pull: bool,
+    /// The host name of steps.
+    pub hostname: Option<String>,
+    /// `--shm-size`
+    pub shm_size: Option<String>,
+    /// `--ulimit`
+    pub ulimits: Vec<String>,
+    /// `--cgroup-parent`
+    pub cgroup_parent: Option<String>,
     /// Version of rbuild.
     pub version: String,
 }
@@ -152,6 +162,7 @@ enum Entry {
     Log { id: Digest, number: u32 },
     Warning(crate::base::events::Warning),
     Failed(KeptFailure),
+    Attachment(Attachment),
     End(End),
 }
 
@@ -183,6 +194,8 @@ pub struct BuildRecord {
     pub warnings: Vec<crate::base::events::Warning>,
     /// What is kept of the step that failed.
     pub failed: Option<KeptFailure>,
+    /// Documents that are kept: of its images, and about its results.
+    pub attachments: Vec<Attachment>,
     /// How it ended.
     pub end: Option<End>,
     /// Its files.
@@ -198,7 +211,7 @@ impl BuildRecord {
         let journal = kept.journal()?;
         let mut head = None;
         let mut steps: IndexMap<Digest, StepRecord> = IndexMap::new();
-        let (mut warnings, mut failed, mut end) = (Vec::new(), None, None);
+        let (mut warnings, mut failed, mut attachments, mut end) = (Vec::new(), None, Vec::new(), None);
         for line in journal.lines() {
             // Of a later version's lines those that are understood count.
             let Ok(entry) = serde_json::from_str::<Entry>(line) else { continue };
@@ -232,11 +245,12 @@ impl BuildRecord {
                 }
                 Entry::Warning(warning) => warnings.push(warning),
                 Entry::Failed(step) => failed = Some(step),
+                Entry::Attachment(attachment) => attachments.push(attachment),
                 Entry::End(found) => end = Some(found),
             }
         }
         let steps = steps.into_values().collect();
-        Ok(head.map(|head| Self { head, steps, warnings, failed, end, kept }))
+        Ok(head.map(|head| Self { head, steps, warnings, failed, attachments, end, kept }))
     }
 
     /// How it is or ended.
@@ -382,6 +396,8 @@ pub struct ForeignJournal {
     pub begun: SystemTime,
     /// The numbers of its logs.
     pub logs: Vec<u32>,
+    /// The documents that were kept of it.
+    pub attachments: Vec<Digest>,
     /// What may be kept of it.
     pub text: String,
 }
@@ -390,16 +406,17 @@ pub struct ForeignJournal {
 #[must_use]
 pub fn foreign_journal(text: &str) -> Option<ForeignJournal> {
     let entries = text.lines().filter_map(|line| serde_json::from_str::<Entry>(line).ok());
-    let (mut head, mut logs) = (None, Vec::new());
+    let (mut head, mut logs, mut attachments) = (None, Vec::new(), Vec::new());
     for entry in entries {
         match entry {
             Entry::Head(found) => head = Some(found),
             Entry::Log { number, .. } => logs.push(number),
+            Entry::Attachment(attachment) => attachments.push(attachment.digest),
             _ => {}
         }
     }
     let head = head.filter(|head: &Head| !head.id.is_empty())?;
-    Some(ForeignJournal { id: head.id, begun: head.started.into(), logs, text: without_failure(text) })
+    Some(ForeignJournal { id: head.id, begun: head.started.into(), logs, attachments, text: without_failure(text) })
 }
 
 /// Forgets a build, and what is kept of its failed step. One that runs stays; whether it is gone.
@@ -478,6 +495,19 @@ impl Recorder {
         self.write(&Entry::Failed(step.clone()), events);
     }
 
+    /// A document of the build.
+    pub fn attach(&self, attachment: &Attachment, bytes: &[u8], events: &Events) {
+        let Some(history) = self.0.history.get() else { return };
+        match history.attach(&attachment.digest, bytes) {
+            Ok(true) => self.write(&Entry::Attachment(attachment.clone()), events),
+            Ok(false) => {
+                let text = format!("the record of this build is without {}: it is too large", attachment.kind());
+                events.notice("build-record", text);
+            }
+            Err(e) => self.broke(&e, events),
+        }
+    }
+
     /// The end.
     pub fn end(&self, end: End, events: &Events) {
         self.write(&Entry::End(end), events);
@@ -489,10 +519,14 @@ impl Recorder {
             return;
         }
         let line = serde_json::to_string(entry).unwrap_or_default();
-        if let Err(e) = history.note(&line)
-            && !self.0.broken.swap(true, Ordering::Relaxed)
-        {
-            events.notice("build-record", format!("no record of this build is kept: {e}"));
+        if let Err(e) = history.note(&line) {
+            self.broke(&e, events);
+        }
+    }
+
+    fn broke(&self, error: &StoreError, events: &Events) {
+        if !self.0.broken.swap(true, Ordering::Relaxed) {
+            events.notice("build-record", format!("no record of this build is kept: {error}"));
         }
     }
 }

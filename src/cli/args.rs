@@ -349,12 +349,34 @@ pub struct ListBuilds {
 
 /// `rbuild builds inspect`.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct InspectBuild {
     /// The build: its ID or the beginning of it, or ^N for the Nth before the last [default: the last]
     pub build: Option<String>,
     /// pretty, json or a Go template
     #[arg(long, default_value = "pretty")]
     pub format: String,
+    /// A part of it
+    #[command(subcommand)]
+    pub part: Option<InspectPart>,
+}
+
+/// Parts of a build.
+#[derive(Debug, Subcommand)]
+pub enum InspectPart {
+    /// Print a document of a build: an index, a manifest or a config of its images, provenance, a list of software
+    Attachment {
+        /// The build: its ID or the beginning of it, or ^N for the Nth before the last [default: the last]
+        build: Option<String>,
+        /// The document's digest
+        digest: Option<String>,
+        /// index, manifest, image, provenance, sbom, or the URI of a predicate
+        #[arg(long = "type", value_name = "TYPE")]
+        kind: Option<String>,
+        /// Of this platform's result
+        #[arg(long)]
+        platform: Option<String>,
+    },
 }
 
 /// `rbuild builds export`.

@@ -4,15 +4,19 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
+use serde_json::{Map, Value};
 
 use super::args::Build;
 use super::errors::Failure;
-use super::settings::usage;
+use super::settings::{read_limited, usage};
 use super::vcs;
 use crate::attest::Asked;
 pub use crate::attest::options::Mode;
 use crate::base::values::boolean;
 use crate::build::BuildRequest;
+
+/// A file about the machine that has more bytes is a mistake.
+const MAX_ENVIRONMENT: u64 = 1 << 20;
 
 type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
 
@@ -38,6 +42,30 @@ pub(super) fn asked(
         }
     }
     Ok(asked)
+}
+
+/// What the files `*.json` of a directory say about this machine, later names before earlier ones (SPEC C8.11). Without the
+/// directory that is nothing.
+///
+/// # Errors
+/// Names the file that cannot be read or is no object.
+pub(super) fn environment(dir: &Path) -> Result<Map<String, Value>, Failure> {
+    let wrong = |path: &Path, why: String| usage(format!("provenanceEnvDir: {}: {why}", path.display()));
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Map::new()),
+        Err(e) => return Err(wrong(dir, e.to_string())),
+    };
+    let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    files.retain(|path| path.extension().is_some_and(|end| end == "json"));
+    files.sort();
+    let mut all = Map::new();
+    for path in files {
+        let bytes = read_limited(&path, MAX_ENVIRONMENT).map_err(|e| wrong(&path, e.to_string()))?;
+        let object = serde_json::from_slice::<Map<String, Value>>(&bytes);
+        all.extend(object.map_err(|e| wrong(&path, format!("it is no JSON object: {e}")))?);
+    }
+    Ok(all)
 }
 
 /// How much provenance the metadata file has: inputs, unless the environment says otherwise.

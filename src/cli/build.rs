@@ -15,6 +15,7 @@ use super::{debug, records};
 use crate::base::budget::Budget;
 use crate::base::events::Warning;
 use crate::base::{Cancel, Events, FaultKind, TraceContext, file};
+use crate::build::attachments::attachments;
 use crate::build::record::{self, Head, Recorder};
 use crate::build::{BuildError, BuildReport, Builder};
 use crate::dockerfile::excerpt::excerpt;
@@ -66,6 +67,11 @@ pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
         let sending = plan.spans.zip(trace.clone()).zip(client);
         let sending = sending.map(|((exporter, trace), client)| Telemetry::start(exporter, trace, client));
         let result = run(inside, &settings, budget, events.clone(), kept, steps.clone(), context).await;
+        if let Ok(Done::Built(report)) = &result {
+            for (attachment, bytes) in attachments(report) {
+                recorder.attach(&attachment, &bytes, &events);
+            }
+        }
         recorder.end(records::end(&result), &events);
         if let Some(sending) = sending {
             sending.finish(result.as_ref().err().map(Stopped::message), &events).await;

@@ -1,5 +1,6 @@
 //! `rbuild builds`: builds that were, and those under way (SPEC B8.06–B8.08). `rbuild buildx history` is the same.
 
+mod attachment;
 mod export;
 mod filter;
 mod import;
@@ -11,13 +12,15 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::args::{Builds, InspectBuild, ListBuilds, TraceBuild};
+use super::args::{Builds, InspectBuild, InspectPart, ListBuilds, TraceBuild};
 use super::errors::Failure;
 use super::image_commands::usage;
 use super::worker::{Inside, store_failure};
 use super::{settings, table};
 use crate::base::events::Outcome;
+use crate::base::values::boolean;
 use crate::base::{Events, FaultKind, TraceContext};
+use crate::build::attachments::Attachment;
 use crate::build::record::{self, BuildRecord, Status};
 use crate::ui::otlp::{self, Encoding, Resource};
 use crate::ui::{Mode, Progress, Span, Trace};
@@ -28,7 +31,13 @@ pub(super) fn run(inside: &Inside, command: &Builds) -> Result<u8, Failure> {
     let records = record::records(&store).map_err(|e| store_failure(&e))?;
     match command {
         Builds::Ls(args) => list(&records, args),
-        Builds::Inspect(args) => inspect(one(&records, args.build.as_deref())?, args),
+        Builds::Inspect(args) => match &args.part {
+            None => inspect(one(&records, args.build.as_deref())?, args),
+            Some(InspectPart::Attachment { build, digest, kind, platform }) => {
+                let wanted = attachment::Wanted::new(digest.as_deref(), kind.as_deref(), platform.as_deref())?;
+                attachment::show(one(&records, build.as_deref())?, &wanted)
+            }
+        },
         Builds::Logs { build, progress } => logs(inside, one(&records, build.as_deref())?, progress),
         Builds::Rm { builds, all } => {
             let wanted = several(&records, builds, *all, "to forget")?;
@@ -157,14 +166,20 @@ fn details(record: &BuildRecord) -> Value {
     let pairs = |map: &std::collections::BTreeMap<String, String>| -> Value {
         map.iter().map(|(name, value)| json!({"Name": name, "Value": value})).collect()
     };
-    let attachments: Value = record
-        .end
-        .iter()
-        .flat_map(|end| &end.images)
+    let images = record.end.iter().flat_map(|end| &end.images);
+    let images: Value = images
         .map(
             |image| json!({"Digest": image.digest, "Type": image.media_type, "Size": image.size, "Names": image.names}),
         )
         .collect();
+    let attachments = record.attachments.iter();
+    let attachments: Value = attachments
+        .map(|a| json!({"Digest": a.digest, "Platform": a.platform.as_deref().unwrap_or_default(), "Type": a.kind()}))
+        .collect();
+    let materials = attachment::materials(record).into_iter();
+    let materials: Value = materials.map(|(uri, digests)| json!({"URI": uri, "Digests": digests})).collect();
+    let argument = |name: &str| head.build_args.get(name);
+    let set = |name: &str| argument(name).is_some_and(|text| boolean(text) == Some(true));
     let steps: Value = record
         .steps
         .iter()
@@ -194,9 +209,13 @@ fn details(record: &BuildRecord) -> Value {
         "Config": {
             "Network": head.network, "ExtraHosts": head.extra_hosts, "NoCache": head.no_cache,
             "NoCacheFilter": head.no_cache_filter, "ImageResolveMode": if head.pull { "pull" } else { "local" },
-            "MultiPlatform": head.platforms.len() > 1, "Tags": head.tags,
+            "MultiPlatform": head.platforms.len() > 1 || set("BUILDKIT_MULTI_PLATFORM"), "Tags": head.tags,
+            "ShmSize": head.shm_size, "Ulimit": head.ulimits, "CgroupParent": head.cgroup_parent,
+            "Hostname": head.hostname, "SandboxHostname": argument("BUILDKIT_SANDBOX_HOSTNAME"), "CacheMountNS": argument("BUILDKIT_CACHE_MOUNT_NS"),
+            "DockerfileCheckConfig": argument("BUILDKIT_DOCKERFILE_CHECK"),
+            "SourceDateEpoch": argument("SOURCE_DATE_EPOCH"), "KeepGitDir": set("BUILDKIT_CONTEXT_KEEP_GIT_DIR"),
         },
-        "Attachments": attachments, "Steps": steps, "Warnings": record.warnings.iter().map(|w| &w.short).collect::<Vec<_>>(),
+        "Images": images, "Materials": materials, "Attachments": attachments, "Steps": steps, "Warnings": record.warnings.iter().map(|w| &w.short).collect::<Vec<_>>(),
         "Debug": record.failed.is_some(), "Size": record.kept.size(), "Version": head.version,
     })
 }
@@ -270,6 +289,19 @@ fn pretty(record: &BuildRecord) -> String {
         let rows = images.iter().map(|image| vec![image.digest.to_string(), image.names.join(", ")]);
         let rows: Vec<Vec<String>> = std::iter::once(vec!["DIGEST".into(), "NAMES".into()]).chain(rows).collect();
         let _ = write!(out, "\nImages:\n{}", table::columns(&rows));
+    }
+    let materials = attachment::materials(record);
+    if !materials.is_empty() {
+        let rows = materials.into_iter().map(|(uri, digests)| vec![uri, digests.join(", ")]);
+        let rows: Vec<Vec<String>> = std::iter::once(vec!["URI".into(), "DIGEST".into()]).chain(rows).collect();
+        let _ = write!(out, "\nMaterials:\n{}", table::columns(&rows));
+    }
+    if !record.attachments.is_empty() {
+        let row =
+            |a: &Attachment| vec![a.digest.to_string(), a.platform.clone().unwrap_or_default(), a.kind().to_owned()];
+        let heading = vec!["DIGEST".into(), "PLATFORM".into(), "TYPE".into()];
+        let rows: Vec<Vec<String>> = std::iter::once(heading).chain(record.attachments.iter().map(row)).collect();
+        let _ = write!(out, "\nAttachments:\n{}", table::columns(&rows));
     }
     let _ = writeln!(out, "\nLogs:           rbuild builds logs {}", head.id);
     if record.failed.is_some() {

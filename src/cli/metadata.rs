@@ -80,6 +80,7 @@ mod tests {
             config: config.map(Digest::sha256),
             created: "2026-01-02T03:04:05Z".into(),
             names: names.iter().map(|n| (*n).to_owned()).collect(),
+            parts: Vec::new(),
         }
     }
 
@@ -87,7 +88,7 @@ mod tests {
     #[test]
     fn the_file_of_one_image() {
         let exports = vec![export(media_type::OCI_MANIFEST, Some("config"), &["r.example/a:1", "r.example/b:2"])];
-        let report = BuildReport { id: "abc".into(), exports, provenance: Vec::new() };
+        let report = BuildReport { id: "abc".into(), exports, provenance: Vec::new(), statements: Vec::new() };
         insta::assert_snapshot!("metadata_of_one_image", metadata(&report, None, &[]));
     }
 
@@ -95,7 +96,7 @@ mod tests {
     fn an_index_has_no_config() {
         let exports =
             vec![export(media_type::OCI_MANIFEST, Some("config"), &[]), export(media_type::OCI_INDEX, None, &[])];
-        let report = BuildReport { id: "abc".into(), exports, provenance: Vec::new() };
+        let report = BuildReport { id: "abc".into(), exports, provenance: Vec::new(), statements: Vec::new() };
         let value: Value = serde_json::from_str(&metadata(&report, None, &[])).expect("JSON");
         assert_eq!(value.get("containerimage.config.digest"), None);
         assert_eq!(value["containerimage.descriptor"]["mediaType"], media_type::OCI_INDEX);

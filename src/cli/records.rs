@@ -45,6 +45,10 @@ pub(super) fn head(args: &Build, settings: &BuildSettings) -> Head {
         network: args.network.clone(),
         extra_hosts: args.add_host.clone(),
         pull: args.pull == Some(true),
+        hostname: request.options.hostname.clone(),
+        shm_size: args.shm_size.clone(),
+        ulimits: args.ulimit.clone(),
+        cgroup_parent: args.cgroup_parent.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     head.name = name(&head);

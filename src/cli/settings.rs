@@ -236,7 +236,12 @@ impl BuildSettings {
             cache_from: caches::imports(args)?,
             cache_patience: cache_patience()?,
             cache_to,
-            attest: Attest { asked, report: false, vcs: BTreeMap::new() },
+            attest: Attest {
+                asked,
+                report: false,
+                vcs: BTreeMap::new(),
+                environment: attest::environment(&config.provenance_dir())?,
+            },
         };
         let dockerfile = contexts::main_context(args, &context, &mut request)?;
         request.rego = policies::in_rego(args, dockerfile.as_deref())?;

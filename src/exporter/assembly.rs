@@ -15,7 +15,7 @@ use crate::attest::{Attestation, Subject};
 use crate::base::Digest;
 use crate::oci::manifest::{Document as Parsed, parse_document, to_json_pretty};
 use crate::oci::media_type::Family;
-use crate::oci::{Descriptor, Index, Manifest, Reference};
+use crate::oci::{Descriptor, Index, Manifest, Reference, media_type};
 use crate::store::{LayerId, Store};
 
 /// A manifest or index with its bytes.
@@ -172,6 +172,27 @@ impl Assembly {
             .iter()
             .map(|image| Document { descriptor: image.descriptor.clone(), bytes: image.manifest_bytes.clone() });
         images.chain(self.attested.iter().map(|attested| attested.manifest.clone())).collect()
+    }
+
+    /// Every document but the attestation manifests: what a record of the build keeps (SPEC B8.07).
+    pub(super) fn parts(&self) -> Vec<Document> {
+        let mut parts: Vec<Document> = self.index.iter().cloned().collect();
+        for image in &self.images {
+            let platform = &image.descriptor.platform;
+            let of_platform = |descriptor: &Descriptor, bytes: &Bytes| Document {
+                descriptor: Descriptor { platform: platform.clone(), ..descriptor.clone() },
+                bytes: bytes.clone(),
+            };
+            parts.push(of_platform(&image.descriptor, &image.manifest_bytes));
+            parts.push(of_platform(&image.config, &image.config_bytes));
+            let said = self.attested.iter().filter(|attested| {
+                manifest::about(std::slice::from_ref(&attested.manifest.descriptor), &image.descriptor).is_some()
+            });
+            let statements = said.flat_map(|attested| &attested.blobs);
+            let statements = statements.filter(|blob| blob.descriptor.media_type == media_type::IN_TOTO);
+            parts.extend(statements.map(|blob| of_platform(&blob.descriptor, &blob.bytes)));
+        }
+        parts
     }
 
     /// The image ID: only a single image has one (SPEC B2.12).

@@ -88,6 +88,8 @@ pub struct ExportReport {
     pub created: String,
     /// Names it was given.
     pub names: Vec<String>,
+    /// Its documents: index, manifests, configs, statements; with their platforms.
+    pub parts: Vec<assembly::Document>,
 }
 
 impl ExportReport {
@@ -373,7 +375,8 @@ async fn publish(context: &ExportContext<'_>, job: Job<'_>) -> Result<Option<Exp
         keep(context, &descriptor, &names, spec.name_canonical, &id).await?;
     }
     let names = names.iter().map(Reference::to_string).collect();
-    Ok(Some(ExportReport { descriptor, config: assembly.config(), created: assembly.created(), names }))
+    let (config, created, parts) = (assembly.config(), assembly.created(), assembly.parts());
+    Ok(Some(ExportReport { descriptor, config, created, names, parts }))
 }
 
 /// Keeps the image in the store under its names.

@@ -6,7 +6,6 @@ use super::epoch::EPOCH;
 use super::error::{FrontendError, Place};
 use super::uses::Argument;
 use super::words::{Lex, Mode};
-use crate::base::values::boolean;
 use crate::dockerfile::ast::{ArgDeclaration, Instruction, Kind};
 use crate::llb::op::ProxyEnv;
 use crate::oci::Platform;
@@ -14,8 +13,12 @@ use crate::oci::Platform;
 /// Variables by name, in order of first appearance.
 pub(super) type Variables = IndexMap<String, String>;
 
+/// Lets the build context be scanned for software (SPEC C8.13).
+pub(super) const SCAN_CONTEXT: &str = "BUILDKIT_SBOM_SCAN_CONTEXT";
+/// Lets stages beside the target be scanned.
+pub(super) const SCAN_STAGE: &str = "BUILDKIT_SBOM_SCAN_STAGE";
 /// Arguments that steer SBOM scanning and never become variables of a step (SPEC A4.17).
-const SCAN_ARGS: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
+const SCAN_ARGS: [&str; 2] = [SCAN_CONTEXT, SCAN_STAGE];
 
 /// Whether a declared argument reaches the environment of a step.
 pub(super) fn is_variable(name: &str) -> bool {
@@ -53,13 +56,8 @@ pub(super) fn meaning(args: &IndexMap<String, String>) -> Result<Meaning, Fronte
             // Read by who knows the platforms and the caches.
             "BUILDKIT_MULTI_PLATFORM" | "BUILDKIT_INLINE_CACHE" => {}
             "BUILDKIT_BUILD_NAME" => return refuse("leave the argument out"),
-            "BUILDKIT_SBOM_SCAN_CONTEXT" => {
-                if boolean(value) != Some(false) {
-                    return refuse("leave the argument out: stages can be scanned, with BUILDKIT_SBOM_SCAN_STAGE");
-                }
-            }
             // Read where the stages are known.
-            "BUILDKIT_SBOM_SCAN_STAGE" => {}
+            SCAN_CONTEXT | SCAN_STAGE => {}
             // Read by who makes attestations.
             "BUILDKIT_ATTEST_PROVENANCE" | "BUILDKIT_ATTEST_SBOM" => {}
             _ => {
@@ -178,10 +176,8 @@ mod tests {
 
     #[test]
     fn a4_17_what_is_not_built_yet_is_refused_by_name() {
-        for (name, value) in [("BUILDKIT_SBOM_SCAN_CONTEXT", "true"), ("BUILDKIT_BUILD_NAME", "x")] {
-            let error = meaning(&args(&[(name, value)])).expect_err("refused");
-            assert!(error.message.contains(name) && error.hint.is_some(), "{error:?}");
-        }
+        let error = meaning(&args(&[("BUILDKIT_BUILD_NAME", "x")])).expect_err("refused");
+        assert!(error.message.contains("BUILDKIT_BUILD_NAME") && error.hint.is_some(), "{error:?}");
         let fine = args(&[
             ("BUILDKIT_INLINE_CACHE", "1"),
             ("BUILDKIT_SANDBOX_HOSTNAME", "box"),

@@ -15,7 +15,7 @@ use crate::dockerfile::ast::{Kind as Instruction, Word};
 use crate::dockerfile::ignore::IgnoreFile;
 use crate::dockerfile::lint::Rule;
 use crate::llb::host::RESOLVE_MODE;
-use crate::llb::op::{Kind, OpMetadata, SourceOp};
+use crate::llb::op::{FileAction, FileActionCopy, FileActionKind, FileOp, Kind, OpMetadata, SourceOp};
 use crate::oci::{ImageConfig, Platform};
 
 /// Key of [`OpMetadata::description`] that holds an instruction as written (SPEC C1.03).
@@ -287,6 +287,25 @@ impl Converter<'_> {
         }
         let excludes = self.ignore.texts_and_lines().0;
         self.draft.local("context", "[internal] load build context".into(), excludes)
+    }
+
+    /// What of the build context COPY could have taken, as a tree of its own (SPEC C8.13).
+    pub(super) fn scanned_context(&mut self) -> NodeId {
+        let context = self.build_context();
+        self.draft.whole(context);
+        let copy = FileActionCopy {
+            src: "/".into(),
+            dest: "/".into(),
+            mode: -1,
+            timestamp: -1,
+            dir_copy_contents: true,
+            create_dest_path: true,
+            ..FileActionCopy::default()
+        };
+        let action = FileAction { input: -1, secondary_input: 0, output: 0, action: Some(FileActionKind::Copy(copy)) };
+        let kind = Kind::File(FileOp { actions: vec![action] });
+        let metadata = OpMetadata::named("[sbom] the build context");
+        self.draft.add(kind, vec![context], None, metadata, Vec::new())
     }
 
     /// The finished stage with this number; `None` if it does not come before the one at work.

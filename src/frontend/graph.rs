@@ -78,12 +78,17 @@ impl Draft {
         }
     }
 
+    /// Notes that everything in `tree` is read. Of use for local contexts only.
+    pub(super) fn whole(&mut self, tree: NodeId) {
+        if let Body::Local(local) = &mut self.nodes[tree.0].body {
+            local.paths.insert(String::new());
+        }
+    }
+
     /// The definitions whose results are `roots`; they share steps.
     pub(super) fn finish_all(mut self, roots: &[Option<NodeId>], filename: &str, source: &[u8]) -> Vec<Definition> {
         for root in roots.iter().flatten() {
-            if let Body::Local(local) = &mut self.nodes[root.0].body {
-                local.paths.insert(String::new());
-            }
+            self.whole(*root);
         }
         let mut builder = Builder::with_source(filename, source);
         let mut edges: Vec<Edge> = Vec::with_capacity(self.nodes.len());

@@ -11,7 +11,7 @@ use super::epoch::Surroundings;
 use super::error::FrontendError;
 use super::graph::{Draft, NodeId};
 use super::options::FrontendInput;
-use super::plan::{self, Outlook, Plan};
+use super::plan::{self, Outlook, Plan, StageId};
 use super::state::State;
 use super::{syntax, words};
 use crate::base::values::boolean;
@@ -45,6 +45,8 @@ pub(super) struct Converted {
     pub(super) draft: Draft,
     pub(super) globals: Globals,
     pub(super) epoch: Option<i64>,
+    /// The build context, where it is to be scanned for software.
+    context: Option<NodeId>,
 }
 
 /// Graphs by name.
@@ -63,24 +65,38 @@ impl Converted {
         Ok((state, definition, names.into_iter().zip(definitions).collect()))
     }
 
-    /// Stages beside the target that say so themselves, or all of them if the build does (SPEC C8.13).
+    /// The context, and stages beside the target, where an argument says so (SPEC C8.13).
     fn scanned(&self, input: &FrontendInput<'_>) -> Vec<(String, Option<NodeId>)> {
-        const ARGUMENT: &str = "BUILDKIT_SBOM_SCAN_STAGE";
-        let on = |text: &str| boolean(text) == Some(true);
-        let all = input.options.build_args.get(ARGUMENT).is_some_and(|text| on(text));
-        let wanted = |state: &State| {
-            let own = state.args.iter().rev().find(|(name, _)| name == ARGUMENT);
-            all || own.and_then(|(_, value)| value.as_deref()).is_some_and(on)
+        let wanted = |id: StageId, state: &State| {
+            let name = self.plan.stages[id].name.as_deref();
+            scans(args::SCAN_STAGE, name, state, &self.globals, &input.options.build_args)
         };
         let mut stages = self.plan.needed_by_target();
         stages.sort_unstable();
         let others = stages.into_iter().filter(|id| *id != self.plan.target && !self.plan.is_external(*id));
         let scanned = others.filter_map(|id| {
-            let state = self.states.get(id)?.as_ref().filter(|state| wanted(state))?;
+            let state = self.states.get(id)?.as_ref().filter(|state| wanted(id, state))?;
             Some((self.plan.stages[id].name.clone().unwrap_or_else(|| format!("stage-{id}")), state.node))
         });
-        scanned.collect()
+        let context = self.context.map(|node| ("context".to_owned(), Some(node)));
+        context.into_iter().chain(scanned).collect()
     }
+}
+
+/// Whether an argument that steers scanning says yes to a stage: a boolean for all of them, or their names. It counts in the
+/// stage, in front of all of them, and on the command line.
+fn scans(
+    argument: &str,
+    stage: Option<&str>,
+    state: &State,
+    globals: &Globals,
+    build_args: &IndexMap<String, String>,
+) -> bool {
+    let own = state.args.iter().rev().find(|(name, _)| name == argument).and_then(|(_, value)| value.as_deref());
+    let others = || globals.values.get(argument).or_else(|| build_args.get(argument)).map(String::as_str);
+    let Some(text) = own.or_else(others) else { return false };
+    let named = |name: &str| text.split(',').any(|part| part.trim().eq_ignore_ascii_case(name));
+    boolean(text).unwrap_or_else(|| stage.is_some_and(named))
 }
 
 impl Source {
@@ -182,7 +198,11 @@ impl Source {
             states: Vec::new(),
         };
         converter.run()?;
+        let target = converter.finished(plan.target);
+        let name = plan.stages[plan.target].name.as_deref();
+        let wanted = target.is_some_and(|state| scans(args::SCAN_CONTEXT, name, state, &globals, &options.build_args));
+        let context = wanted.then(|| converter.scanned_context());
         let Converter { draft, states, .. } = converter;
-        Ok(Converted { plan, states, draft, globals, epoch })
+        Ok(Converted { plan, states, draft, globals, epoch, context })
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! `journal` is written line by line while the build runs, so that whatever happens to the process, what it did until
 //! then is known; `alive` is locked meanwhile. Steps' logs are `steps/NN.log.zst` (DESIGN section 6), numbered in the
-//! order in which the steps began to speak. What the lines of a journal say is the builder's business.
+//! order in which the steps began to speak; documents about what was made are `attachments/DIGEST.zst`. What the lines of a
+//! journal say is the builder's business.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write as _};
@@ -14,6 +15,7 @@ use std::time::{Duration, SystemTime};
 use super::lock::{FileLock, Mode, is_held};
 use super::sweep::{Patience, list};
 use super::{LayerId, Store, StoreError};
+use crate::base::Digest;
 
 /// Output of one step beyond this many bytes is not kept.
 pub const MAX_STEP_LOG: u64 = 64 << 20;
@@ -21,6 +23,8 @@ pub const MAX_STEP_LOG: u64 = 64 << 20;
 const FLUSH_EVERY: u64 = 64 << 10;
 /// A journal is not read beyond this many bytes.
 const MAX_JOURNAL: u64 = 64 << 20;
+/// Larger documents are not kept.
+const MAX_ATTACHMENT: u64 = 64 << 20;
 const JOURNAL: &str = "journal";
 const ALIVE: &str = "alive";
 
@@ -72,12 +76,22 @@ impl Store {
         dirs.into_iter().map(KeptBuild::open).collect()
     }
 
-    /// Keeps a build of another store: its journal, and its steps' logs by number, compressed as they are here.
+    /// Keeps a build of another store: its journal, its steps' logs by number, compressed as they are here, and its
+    /// documents.
     ///
     /// # Errors
     /// If files cannot be written.
-    pub fn import_build(&self, begun: SystemTime, journal: &str, logs: &[(u32, Vec<u8>)]) -> Result<(), StoreError> {
+    pub fn import_build(
+        &self,
+        begun: SystemTime,
+        journal: &str,
+        logs: &[(u32, Vec<u8>)],
+        attachments: &[(Digest, Vec<u8>)],
+    ) -> Result<(), StoreError> {
         let history = self.history_of(begun);
+        for (digest, bytes) in attachments {
+            history.attach(digest, bytes)?;
+        }
         let steps = history.dir.join("steps");
         fs::create_dir_all(&steps).map_err(StoreError::io("create", &steps))?;
         for (number, bytes) in logs {
@@ -158,11 +172,33 @@ impl KeptBuild {
         Ok(CutShort(open().map_err(StoreError::io("read", &path))?))
     }
 
+    /// A document of the build.
+    ///
+    /// # Errors
+    /// If it is not there, cannot be read, or is not what it should be.
+    pub fn attachment(&self, digest: &Digest) -> Result<Vec<u8>, StoreError> {
+        let path = attachment_path(&self.dir, digest);
+        let read = || {
+            let mut bytes = Vec::new();
+            zstd::stream::read::Decoder::new(File::open(&path)?)?.take(MAX_ATTACHMENT + 1).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        let bytes = read().map_err(StoreError::io("read", &path))?;
+        let mut hasher = digest.hasher();
+        hasher.update(&bytes);
+        let actual = hasher.finish();
+        if actual != *digest {
+            let (expected, size) = (digest.clone(), bytes.len() as u64);
+            return Err(StoreError::DigestMismatch { expected, actual, size });
+        }
+        Ok(bytes)
+    }
+
     /// Bytes of everything that is kept.
     #[must_use]
     pub fn size(&self) -> u64 {
-        let steps = list(&self.dir.join("steps")).unwrap_or_default();
-        let files = steps.into_iter().chain([self.dir.join(JOURNAL)]);
+        let of = |name| list(&self.dir.join(name)).unwrap_or_default().into_iter();
+        let files = of("steps").chain(of("attachments")).chain([self.dir.join(JOURNAL)]);
         files.filter_map(|path| Some(fs::metadata(path).ok()?.len())).sum()
     }
 }
@@ -182,6 +218,10 @@ impl<R: Read> Read for CutShort<R> {
 /// Whether the process of the build lives.
 pub(crate) fn is_running(dir: &Path) -> Result<bool, StoreError> {
     is_held(&dir.join(ALIVE))
+}
+
+fn attachment_path(dir: &Path, digest: &Digest) -> PathBuf {
+    dir.join("attachments").join(format!("{}.zst", digest.hex()))
 }
 
 fn log_path(dir: &Path, number: u32) -> PathBuf {
@@ -209,6 +249,22 @@ impl BuildHistory {
         }
         let Some((file, _)) = journal.as_mut() else { return Ok(()) };
         file.write_all(format!("{line}\n").as_bytes()).map_err(StoreError::io("write", &path))
+    }
+
+    /// Keeps a document under its digest. Whether it is kept: one that is too large is not.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn attach(&self, digest: &Digest, bytes: &[u8]) -> Result<bool, StoreError> {
+        if bytes.len() as u64 > MAX_ATTACHMENT {
+            return Ok(false);
+        }
+        let path = attachment_path(&self.dir, digest);
+        let dir = self.dir.join("attachments");
+        fs::create_dir_all(&dir).map_err(StoreError::io("create", &dir))?;
+        let write = || fs::write(&path, zstd::encode_all(bytes, 3)?);
+        write().map_err(StoreError::io("write", &path))?;
+        Ok(true)
     }
 
     /// Opens the log of the next step.
@@ -346,7 +402,20 @@ mod tests {
         let mut text = Vec::new();
         kept.log(1).expect("opens").read_to_end(&mut text).expect("reads");
         assert!(text.len() >= 65_536 && text.iter().all(|b| *b == b'x'), "{}", text.len());
-        assert!(kept.size() > 0);
+        let size = kept.size();
+        assert!(size > 0);
+        // Documents are what they were, or not there.
+        let history = store.history_of(kept.begun);
+        let digest = Digest::sha256("statement");
+        assert!(history.attach(&digest, b"statement").expect("writes"));
+        let other = KeptBuild { dir: history.dir.clone(), ..kept.clone() };
+        assert_eq!(other.attachment(&digest).expect("reads"), b"statement");
+        assert!(other.size() > 0);
+        fs::write(attachment_path(&other.dir, &digest), zstd::encode_all(&b"another"[..], 3).expect("encodes"))
+            .expect("writes");
+        assert!(matches!(other.attachment(&digest), Err(StoreError::DigestMismatch { .. })));
+        assert!(other.attachment(&Digest::sha256("none")).is_err());
+        fs::remove_dir_all(&other.dir).expect("removes");
         assert!(store.forget_build(&kept).expect("forgets"));
         assert!(store.builds().expect("lists").is_empty());
     }

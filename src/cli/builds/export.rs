@@ -1,8 +1,8 @@
 //! `rbuild builds export`: records and logs as a gzipped OCI layout, to keep or to send to somebody (SPEC B8.08).
 //!
 //! Each build is an artifact: its first layer is the record as JSON, for people and programs; then come the journal that
-//! [`super::import`] reads and the logs of its steps, titled by their numbers. (Docker
-//! Desktop's bundles look like this from outside; what is inside them is BuildKit's own record, so it reads none of ours.)
+//! [`super::import`] reads, the logs of its steps, titled by their numbers, and the documents of its images and about its
+//! results. (Docker Desktop's bundles look like this from outside; what is inside them is BuildKit's own record, so it reads none of ours.)
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -11,6 +11,7 @@ use std::path::Path;
 use flate2::write::GzEncoder;
 
 use super::details;
+use crate::attest::manifest::PREDICATE_TYPE;
 use crate::base::{Digest, FaultKind};
 use crate::build::record::BuildRecord;
 use crate::cli::deliver;
@@ -51,6 +52,16 @@ fn write(builds: &[&BuildRecord], out: impl Write) -> io::Result<()> {
             log.annotations.insert("org.opencontainers.image.title".into(), format!("{number:02}.log.zst"));
             log.annotations.insert("vnd.rbuild.step".into(), step.name.clone());
             layers.push(log);
+        }
+        for attachment in &build.attachments {
+            let bytes = build.kept.attachment(&attachment.digest).map_err(io::Error::other)?;
+            let mut document = archive.blob(&attachment.media_type, &bytes)?;
+            let predicate = attachment.predicate.iter().map(|kind| (PREDICATE_TYPE.to_owned(), kind.clone()));
+            document.annotations.extend(predicate);
+            let platform =
+                attachment.platform.iter().map(|platform| ("vnd.rbuild.platform".to_owned(), platform.clone()));
+            document.annotations.extend(platform);
+            layers.push(document);
         }
         let manifest = serde_json::json!({
             "schemaVersion": 2, "mediaType": MANIFEST, "artifactType": RECORD, "config": empty, "layers": layers,

@@ -37,7 +37,9 @@ pub(super) fn import(store: &Store, known: &[BuildRecord], args: &ImportBuilds) 
                 continue;
             }
             let journal = &build.journal;
-            store.import_build(journal.begun, &journal.text, &build.logs).map_err(|e| store_failure(&e))?;
+            store
+                .import_build(journal.begun, &journal.text, &build.logs, &build.attachments)
+                .map_err(|e| store_failure(&e))?;
             crate::cli::print(&format!("{}\n", journal.id))?;
         }
     }
@@ -48,6 +50,7 @@ pub(super) fn import(store: &Store, known: &[BuildRecord], args: &ImportBuilds) 
 struct Imported {
     journal: ForeignJournal,
     logs: Vec<(u32, Vec<u8>)>,
+    attachments: Vec<(Digest, Vec<u8>)>,
 }
 
 /// The files of an archive.
@@ -107,16 +110,24 @@ impl Archive {
                 logs.push((number, self.blob(layer)?.to_vec()));
             }
         }
-        Ok(Imported { journal, logs })
+        let mut attachments = Vec::new();
+        for digest in &journal.attachments {
+            attachments.push((digest.clone(), self.content(digest)?.to_vec()));
+        }
+        Ok(Imported { journal, logs, attachments })
     }
 
     fn blob(&self, descriptor: &Value) -> Result<&[u8], String> {
         let digest: Digest = descriptor["digest"].as_str().unwrap_or_default().parse().map_err(|e| format!("{e}"))?;
+        self.content(&digest)
+    }
+
+    fn content(&self, digest: &Digest) -> Result<&[u8], String> {
         let name = format!("blobs/{}/{}", digest.algorithm(), digest.hex());
         let bytes = self.0.get(&name).ok_or_else(|| format!("{digest} is missing"))?;
         let mut hasher = digest.hasher();
         hasher.update(bytes);
-        if hasher.finish() != digest {
+        if hasher.finish() != *digest {
             return Err(format!("{digest} is damaged"));
         }
         Ok(bytes)

@@ -63,6 +63,13 @@ pub(super) const KEYS: &[Key] = &[
         "",
         "what `--allow` may be given for: `network.host`, `security.insecure`, `device`; a build that asks for others is refused",
     ),
+    key(
+        "provenanceEnvDir",
+        "\"/etc/buildkit/provenance.d\"",
+        "`/etc/buildkit/provenance.d`",
+        "",
+        "a directory whose `*.json` files, objects, are added to provenance: what there is to say about this machine; relative to the file",
+    ),
     own(
         "build.platform",
         "[\"linux/amd64\"]",

@@ -30,6 +30,8 @@ use crate::store::{Filter, GcCaps, GcPolicy, GcRule, Space};
 
 /// The larger part of a configuration file is a mistake.
 const MAX_SIZE: u64 = 1 << 20;
+/// Where BuildKit has files about the machine for provenance.
+const PROVENANCE_ENV: &str = "/etc/buildkit/provenance.d";
 /// BuildKit's file.
 const BUILDKITD: &str = "buildkitd.toml";
 
@@ -44,6 +46,8 @@ pub struct Config {
     pub isolation: Option<String>,
     /// `insecure-entitlements`: what may be allowed; `None` for all.
     pub entitlements: Option<Vec<String>>,
+    /// `provenanceEnvDir`
+    pub provenance_env: Option<PathBuf>,
     /// `[build]`
     pub build: BuildDefaults,
     /// `[dns]`, `[steps]` and `[worker.oci] networkMode`.
@@ -146,6 +150,12 @@ impl Config {
         Ok(Self::default())
     }
 
+    /// Where files are that say something about this machine in provenance (SPEC C8.11).
+    #[must_use]
+    pub fn provenance_dir(&self) -> PathBuf {
+        self.provenance_env.clone().unwrap_or_else(|| PROVENANCE_ENV.into())
+    }
+
     /// `None` if there is no such file.
     fn read(path: &Path) -> Result<Option<Self>, Failure> {
         let bytes = match settings::read_limited(path, MAX_SIZE) {
@@ -188,6 +198,7 @@ impl Config {
             }
             self.entitlements = Some(found.value);
         }
+        self.provenance_env = top.path("provenanceEnvDir")?;
         self.build = BuildDefaults::read(top.table("build")?)?;
         let mut dns = top.table("dns")?;
         self.steps.dns = DnsOptions {

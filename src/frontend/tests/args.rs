@@ -87,6 +87,32 @@ fn a4_17_arguments_for_the_builder() {
     insta::assert_snapshot!(show_error(&error.expect_err("refused")), @"build argument BUILDKIT_BUILD_NAME=x is not supported yet [hint: leave the argument out]");
 }
 
+// SPEC A4.17, C8.13
+#[test]
+fn c8_13_arguments_say_what_is_scanned() {
+    let names = |text: &str, args: &[(&str, &str)]| -> Vec<String> {
+        with(text, args).scanned.into_iter().map(|(name, _)| name).collect()
+    };
+    let file = |globals: &str| {
+        format!(
+            "{globals}FROM alpine AS one\nFROM alpine AS two\nFROM scratch AS end\nCOPY --from=one /a /\nCOPY --from=two /b /\n"
+        )
+    };
+    let none: [&str; 0] = [];
+    assert_eq!(names(&file(""), &[]), none);
+    assert_eq!(names(&file(""), &[("BUILDKIT_SBOM_SCAN_STAGE", "true")]), ["one", "two"]);
+    assert_eq!(names(&file("ARG BUILDKIT_SBOM_SCAN_STAGE=two,other\n"), &[]), ["two"]);
+    assert_eq!(names(&file("ARG BUILDKIT_SBOM_SCAN_STAGE=two\n"), &[("BUILDKIT_SBOM_SCAN_STAGE", "false")]), none);
+    assert_eq!(names(&file("ARG BUILDKIT_SBOM_SCAN_CONTEXT=true\n"), &[]), ["context"]);
+    assert_eq!(names(&file(""), &[("BUILDKIT_SBOM_SCAN_CONTEXT", "end")]), ["context"]);
+    assert_eq!(names(&file(""), &[("BUILDKIT_SBOM_SCAN_CONTEXT", "one")]), none, "it counts for the target");
+    // What is scanned is what COPY could have taken; the result stays as it is.
+    let scanned = with("FROM scratch\nCOPY x /\n", &[("BUILDKIT_SBOM_SCAN_CONTEXT", "1")]);
+    let context = dump::to_text(&scanned.scanned[0].1).expect("a valid definition");
+    assert!(context.contains("local://context") && !context.contains("followpaths"), "{context}");
+    assert!(graph(&scanned).contains("[1/1] COPY x /"), "{}", graph(&scanned));
+}
+
 #[test]
 fn a4_18_the_epoch_reaches_stages_and_what_the_builder_writes() {
     let text = "ARG SOURCE_DATE_EPOCH=0100\nFROM alpine\nARG SOURCE_DATE_EPOCH\nWORKDIR /w\nCOPY <<F /f\nF\nRUN x\n";
