@@ -9,17 +9,15 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, WWW_A
 use reqwest::{Method, Url};
 use tokio::time::{Duration, Instant};
 
+use super::answers::{self, error_message};
 use super::challenge::{self, Challenge};
 use super::client::Inner;
-use super::error::body_message;
 use super::host::{self, Host};
 use super::request::{Answer, Backoff, Payload, Wire};
 use super::scopes::Scopes;
 use super::transport::SendError;
 use super::{Credential, Fault, Wanted};
 
-/// How long a token lives whose server does not say (SPEC E3.02).
-const DEFAULT_LIFE: Duration = Duration::from_secs(60);
 /// How often one request may be answered with 401: no credentials, an old token, one without the scope.
 const MAX_REFUSALS: u32 = 4;
 
@@ -165,7 +163,7 @@ impl<'a> Session<'a> {
             .flat_map(challenge::parse)
             .collect();
         let find = |scheme: &str| challenges.iter().find(|c| c.scheme == scheme);
-        let mut detail = body_message(body);
+        let mut detail = error_message(body);
         self.refusals += 1;
         if self.refusals > MAX_REFUSALS {
             return Err(SendError::fatal(self.refused(sent, detail)));
@@ -396,7 +394,7 @@ impl<'a> Session<'a> {
     }
 
     fn token_refused(&self, realm: &Url, status: u16, body: &[u8], credential: Option<&Credential>) -> Fault {
-        let detail = body_message(body);
+        let detail = error_message(body);
         match (status, credential) {
             (400 | 401, Some(credential)) => Fault::BadCredentials {
                 host: self.host.name.clone(),
@@ -409,29 +407,13 @@ impl<'a> Session<'a> {
     }
 
     fn answer(&self, realm: &Url, body: &[u8], credential: Option<&Credential>) -> Result<Token, SendError> {
-        #[derive(serde::Deserialize)]
-        struct Body {
-            #[serde(default)]
-            token: String,
-            #[serde(default)]
-            access_token: String,
-            #[serde(default)]
-            expires_in: u64,
-        }
-        let invalid = |reason: String| SendError::fatal(Fault::Invalid { url: host::show(realm), reason });
-        // The body holds the token: it stays out of the message.
-        let body: Body = serde_json::from_slice(body)
-            .map_err(|_| invalid("the token server's answer is not the expected JSON".into()))?;
-        let text = if body.token.is_empty() { body.access_token } else { body.token };
-        if text.is_empty() {
-            return Err(invalid("the token server's answer holds no token".into()));
-        }
-        let life = if body.expires_in == 0 { DEFAULT_LIFE } else { Duration::from_secs(body.expires_in) };
+        let reason = |reason: &str| SendError::fatal(Fault::Invalid { url: host::show(realm), reason: reason.into() });
+        let answers::TokenAnswer { token, life } = answers::token(body).map_err(reason)?;
         // A little less, for the time a request is on its way. Lives are counted from now on our own clock, so a
         // skewed clock on either side does no harm.
         let margin = (life / 10).min(Duration::from_secs(10));
         Ok(Token {
-            header: bearer_header(&text),
+            header: bearer_header(&token),
             expires: Instant::now() + (life - margin),
             anonymous: credential.is_none(),
         })

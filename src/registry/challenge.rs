@@ -2,23 +2,25 @@
 
 /// One challenge of a 401 answer.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Challenge {
+pub struct Challenge {
     /// Lower case, e.g. `bearer`.
-    pub(super) scheme: String,
+    pub scheme: String,
     /// Names in lower case; values without their quotes.
-    pub(super) params: Vec<(String, String)>,
+    pub params: Vec<(String, String)>,
 }
 
 impl Challenge {
     /// A parameter's value.
-    pub(super) fn param(&self, name: &str) -> Option<&str> {
+    #[must_use]
+    pub fn param(&self, name: &str) -> Option<&str> {
         self.params.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 }
 
 /// Parses one header value, which may hold several challenges. What cannot be understood is skipped: a server's
 /// odd extra challenge must not hide the usable one.
-pub(super) fn parse(header: &str) -> Vec<Challenge> {
+#[must_use]
+pub fn parse(header: &str) -> Vec<Challenge> {
     let mut out: Vec<Challenge> = Vec::new();
     let mut rest = header;
     loop {

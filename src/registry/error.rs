@@ -234,51 +234,6 @@ fn server_message(detail: &str) -> String {
     if detail.is_empty() { String::new() } else { format!(": server message: {detail}") }
 }
 
-/// The server's own words out of an error body (SPEC E3.14): one line, at most a few hundred characters.
-pub(super) fn body_message(body: &[u8]) -> String {
-    #[derive(serde::Deserialize)]
-    struct Entry {
-        #[serde(default)]
-        code: String,
-        #[serde(default)]
-        message: String,
-    }
-    #[derive(serde::Deserialize)]
-    struct Body {
-        #[serde(default)]
-        errors: Vec<Entry>,
-        // Token servers use one of these instead.
-        #[serde(default)]
-        details: String,
-        #[serde(default)]
-        error_description: String,
-    }
-    let text = match serde_json::from_slice::<Body>(body) {
-        Ok(parsed) if !parsed.errors.is_empty() => {
-            let entries: Vec<String> = parsed
-                .errors
-                .iter()
-                .map(|e| match (e.code.to_lowercase(), e.message.as_str()) {
-                    (code, "") => code,
-                    (code, message) if code.is_empty() => message.to_owned(),
-                    // Many a registry says everything twice.
-                    (code, message) if code.replace('_', " ") == message.to_lowercase() => message.to_owned(),
-                    (code, message) => format!("{}: {message}", code.replace('_', " ")),
-                })
-                .collect();
-            entries.join("; ")
-        }
-        Ok(parsed) if !parsed.details.is_empty() => parsed.details,
-        Ok(parsed) => parsed.error_description,
-        // A proxy's HTML page helps nobody.
-        Err(_) if body.trim_ascii_start().starts_with(b"<") => String::new(),
-        Err(_) => String::from_utf8_lossy(body).into_owned(),
-    };
-    let line: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    // Terminal control sequences have no place in a message.
-    line.chars().filter(|c| !c.is_control()).take(300).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -307,16 +262,6 @@ mod tests {
         let fault = |actual| Fault::SizeMismatch { what: "blob".into(), expected: 5, actual }.to_string();
         assert_eq!(fault(3), "blob is truncated: expected 5 bytes, got 3");
         assert_eq!(fault(7), "blob is too long: expected 5 bytes, got 7");
-    }
-
-    #[test]
-    fn e3_14_bodies_become_one_line() {
-        let body = br#"{"errors":[{"code":"DENIED","message":"no \u001b[31maccess\n here","detail":{}},{"code":"NAME_UNKNOWN"}]}"#;
-        assert_eq!(body_message(body), "denied: no [31maccess here; name_unknown");
-        assert_eq!(body_message(br#"{"details":"incorrect username or password"}"#), "incorrect username or password");
-        assert_eq!(body_message(b"<html><body>502</body></html>"), "");
-        assert_eq!(body_message(b" plain\ntext "), "plain text");
-        assert_eq!(body_message(b""), "");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! One registry host: its address, its scheme, its slots and what is known about its authentication.
 
 use std::collections::{HashMap, HashSet};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -167,17 +167,44 @@ pub(super) fn is_loopback(authority: &str) -> bool {
         || host.parse::<Ipv6Addr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-/// Whether a URL names a link-local address, where clouds keep the machine's own credentials: nobody sends us there.
-pub(super) fn is_link_local(url: &Url) -> bool {
-    /// Amazon's metadata service.
-    const METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
-    match url.host() {
-        Some(url::Host::Ipv4(ip)) => ip.is_link_local(),
-        Some(url::Host::Ipv6(ip)) => {
-            ip.is_unicast_link_local() || ip == METADATA || ip.to_ipv4_mapped().is_some_and(|ip| ip.is_link_local())
+/// Google's metadata service.
+pub(super) const GOOGLE: &str = "metadata.google.internal";
+
+/// Whether a cloud has its metadata service there, which gives the machine's own credentials to whoever asks.
+pub(super) fn is_metadata(ip: IpAddr) -> bool {
+    match ip {
+        // Most clouds and Amazon's for containers, Alibaba's, Azure's second one.
+        IpAddr::V4(ip) => {
+            matches!(ip.octets(), [169, 254, 169 | 170, _] | [100, 100, 100, 200] | [168, 63, 129, 16])
         }
-        _ => false,
+        // Amazon's, for machines and for containers, and Google's.
+        IpAddr::V6(ip) => {
+            matches!(ip.segments(), [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254 | 0x23] | [0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254])
+                || ip.to_ipv4_mapped().is_some_and(|ip| is_metadata(IpAddr::V4(ip)))
+        }
     }
+}
+
+/// Whether a URL names the metadata service of a cloud.
+pub(super) fn names_metadata(url: &Url) -> bool {
+    match url.host() {
+        Some(url::Host::Ipv4(ip)) => is_metadata(IpAddr::V4(ip)),
+        Some(url::Host::Ipv6(ip)) => is_metadata(IpAddr::V6(ip)),
+        Some(url::Host::Domain(name)) => name.trim_end_matches('.') == GOOGLE,
+        None => false,
+    }
+}
+
+/// Whether a URL names a link-local address, or a metadata service elsewhere: nobody sends us there.
+pub(super) fn is_link_local(url: &Url) -> bool {
+    names_metadata(url)
+        || match url.host() {
+            Some(url::Host::Ipv4(ip)) => ip.is_link_local(),
+            Some(url::Host::Ipv6(ip)) => {
+                ip.is_unicast_link_local() || ip.to_ipv4_mapped().is_some_and(|ip| ip.is_link_local())
+            }
+            _ => false,
+        }
 }
 
 /// A URL for messages: no user, no password, and no query, which may hold a signature.

@@ -5,6 +5,8 @@
 //! enter through a [`BlobSource`]. Start reading at [`Client`]; one request's way through authentication,
 //! redirects and retries is `request.rs`.
 
+pub mod answers;
+pub mod challenge;
 pub mod cloud;
 pub mod credential;
 pub mod docker_config;
@@ -13,7 +15,6 @@ pub mod login;
 pub mod options;
 
 mod auth;
-mod challenge;
 mod client;
 mod flight;
 pub mod grpc;
@@ -24,6 +25,7 @@ mod pull;
 mod push;
 mod referrers;
 mod request;
+mod resolve;
 mod scopes;
 mod tls;
 mod transport;

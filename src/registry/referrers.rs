@@ -8,6 +8,7 @@ use reqwest::Method;
 use reqwest::StatusCode;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, LINK};
 
+use super::answers::next_page;
 use super::client::{Client, Inner};
 use super::mirrors::{Endpoint, failed};
 use super::request::{Call, Payload, Small};
@@ -74,7 +75,7 @@ impl Inner {
             // Some answer every unknown path with a page of their own.
             let Ok(index) = serde_json::from_slice::<Index>(&answer.body) else { return Ok(None) };
             all.extend(index.manifests);
-            match next_page(&answer, &place.repository) {
+            match answer.header(LINK).and_then(|link| next_page(link, &answer.url, &place.repository)) {
                 Some(next) => path = next,
                 None => break,
             }
@@ -135,16 +136,4 @@ impl Inner {
 /// `sha256-<hex>`.
 fn tag(subject: &Digest) -> String {
     format!("{}-{}", subject.algorithm(), subject.hex())
-}
-
-/// The path behind `/v2/REPOSITORY/` of `Link: <…>; rel="next"`.
-fn next_page(answer: &Small, repository: &str) -> Option<String> {
-    let link = answer.header(LINK)?;
-    let (target, rest) = link.strip_prefix('<')?.split_once('>')?;
-    if !rest.contains("next") {
-        return None;
-    }
-    let url = answer.url.join(target).ok()?;
-    let path = url.path().split_once(&format!("/v2/{repository}/"))?.1;
-    Some(url.query().map_or_else(|| path.to_owned(), |query| format!("{path}?{query}")))
 }

@@ -9,9 +9,9 @@ use reqwest::{Method, Request, Response, StatusCode, Url};
 use tokio::sync::SemaphorePermit;
 use tokio::time::{Duration, Instant, timeout};
 
+use super::answers::error_message;
 use super::auth::Session;
 use super::client::{BlobSource, Inner, Progress};
-use super::error::body_message;
 use super::host::{self, Host};
 use super::mirrors::Endpoint;
 use super::scopes::Scopes;
@@ -250,7 +250,7 @@ impl<'a> Answer<'a> {
 
     /// The server's words, as far as they can be had.
     pub(super) async fn detail(mut self, stall: Duration) -> String {
-        body_message(&self.error_body(stall).await)
+        error_message(&self.error_body(stall).await)
     }
 
     async fn error_body(&mut self, stall: Duration) -> Vec<u8> {
@@ -292,12 +292,12 @@ impl Fault {
 impl Small {
     /// The error this answer means where its status was not expected.
     pub(super) fn unexpected(&self, method: &Method) -> Fault {
-        Fault::status(method.as_str(), &self.url, self.status.as_u16(), body_message(&self.body))
+        Fault::status(method.as_str(), &self.url, self.status.as_u16(), error_message(&self.body))
     }
 
     /// The server's words.
     pub(super) fn words(&self) -> String {
-        body_message(&self.body)
+        error_message(&self.body)
     }
 
     /// A header as text.

@@ -179,6 +179,7 @@ impl Transport {
             .connect_timeout(self.options.timeouts.connect)
             .tcp_keepalive(Duration::from_secs(30))
             .pool_idle_timeout(Duration::from_secs(30))
+            .dns_resolver(std::sync::Arc::new(super::resolve::Resolver))
             .no_proxy();
         if key.proxied {
             for proxy in proxies(&self.options)? {

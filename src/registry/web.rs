@@ -65,6 +65,18 @@ pub fn same_origin(a: &Url, b: &Url) -> bool {
     host::same_origin(a, b)
 }
 
+/// Whether a URL names a link-local address or the metadata service of a cloud: no redirect leads there.
+#[must_use]
+pub fn is_link_local(url: &Url) -> bool {
+    host::is_link_local(url)
+}
+
+/// Whether a URL names the metadata service of a cloud, which gives the machine's own credentials to whoever asks.
+#[must_use]
+pub fn names_metadata(url: &Url) -> bool {
+    host::names_metadata(url)
+}
+
 /// A URL for messages: no user, no password, and no query, which may hold a signature.
 #[must_use]
 pub fn show(url: &Url) -> String {

@@ -245,6 +245,10 @@ impl Fetch<'_> {
         let mut url = self.url.clone();
         let _ = url.set_username("");
         let _ = url.set_password(None);
+        // A Dockerfile is not to be trusted with what the machine's cloud tells the machine.
+        if web::names_metadata(&url) {
+            return Err(self.invalid("the metadata service of a cloud is not for builds").into());
+        }
         for _ in 0..=self.limits.redirects {
             let mut request = reqwest::Request::new(method.clone(), url.clone());
             request.headers_mut().extend(self.headers.clone());
@@ -268,6 +272,9 @@ impl Fetch<'_> {
             let next = url.join(&location).map_err(|e| self.invalid(&format!("redirect to \"{location}\": {e}")))?;
             if !matches!(next.scheme(), "http" | "https") {
                 return Err(self.invalid(&format!("redirect to {}, which is not HTTP", next.scheme())).into());
+            }
+            if web::is_link_local(&next) && !web::is_link_local(&url) {
+                return Err(self.invalid(&format!("redirect to the link-local address {}", web::show(&next))).into());
             }
             url = next;
         }

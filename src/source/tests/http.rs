@@ -205,6 +205,7 @@ async fn a_busy_server_is_asked_again_and_a_refusal_is_not() {
 async fn hostile_servers_come_to_an_end() {
     let web = Web::start(|request| match request.path() {
         "/loop" => Reply::Whole(Answer::new(302).with("Location", "/loop")),
+        "/metadata" => Reply::Whole(Answer::new(302).with("Location", "http://169.254.169.254/latest/meta-data/")),
         "/file" => Reply::Whole(Answer::new(302).with("Location", "file:///etc/passwd")),
         "/announced" => Reply::Whole(Answer::new(200).with_body("text/plain", vec![0; 2000])),
         _ => Reply::Endless,
@@ -214,11 +215,16 @@ async fn hostile_servers_come_to_an_end() {
     for (path, text) in [
         ("/loop", "redirects more than 10 times"),
         ("/file", "redirect to file, which is not HTTP"),
+        ("/metadata", "redirect to the link-local address http://169.254.169.254/latest/meta-data/"),
         ("/announced", "is larger than 1000 bytes"),
         ("/endless", "is larger than 1000 bytes"),
     ] {
         let error = files.fails(&web.url(path), &[]).await.to_string();
         assert!(error.contains(text), "{path}: {error}");
+    }
+    for url in ["http://169.254.169.254/latest/", "http://[fd00:ec2::254]/", "http://metadata.google.internal./x"] {
+        let error = files.fails(url, &[]).await.to_string();
+        assert!(error.contains("the metadata service of a cloud is not for builds"), "{url}: {error}");
     }
     files.limits = Limits { size: u64::MAX, time: Duration::from_millis(200), ..Limits::default() };
     let error = files.fails(&web.url("/endless"), &[]).await.to_string();
