@@ -53,6 +53,11 @@ const ENVIRONMENTS: &[Environment] = &[
         rung: "chroot",
         place: Pod(&["--read-only", "--tmpfs", "/tmp", "--tmpfs", "/root"]),
     },
+    Environment {
+        name: "root pod, stock, tiny home, store on a volume",
+        rung: "chroot",
+        place: Pod(&["--tmpfs", "/root:1m", "--tmpfs", "/data", "--env", "XDG_DATA_HOME=/data"]),
+    },
     Environment { name: "root pod, seccomp unconfined", rung: "userns", place: Pod(&["--seccomp", "unconfined"]) },
     Environment {
         name: "root pod, seccomp unconfined, store on a volume",
@@ -75,6 +80,31 @@ const ENVIRONMENTS: &[Environment] = &[
         name: "arbitrary user, seccomp unconfined",
         rung: "userns-one",
         place: Pod(&["--user", "1000650000:0", "--seccomp", "unconfined", "--no-new-privs", "--tmpfs", "/h"]),
+    },
+    Environment {
+        name: "arbitrary user, seccomp unconfined, read-only root, tiny home",
+        rung: "userns-one",
+        place: Pod(&[
+            "--user",
+            "1000650000:0",
+            "--seccomp",
+            "unconfined",
+            "--no-new-privs",
+            "--read-only",
+            "--tmpfs",
+            "/tmp",
+            "--tmpfs",
+            "/h:1m",
+            "--tmpfs",
+            "/data",
+            "--env",
+            "XDG_DATA_HOME=/data",
+        ]),
+    },
+    Environment {
+        name: "arbitrary user, stock",
+        rung: "none",
+        place: Pod(&["--user", "1000650000:0", "--no-new-privs", "--tmpfs", "/h"]),
     },
     Environment {
         name: "non-root pod, stock",
@@ -247,7 +277,7 @@ fn every_environment_has_its_rung_and_builds() {
         if rung != environment.rung {
             wrong.push(format!("{}: rung {rung:?}, expected {}\n{text}", environment.name, environment.rung));
         }
-        for Case(name, fast, run, _) in CASES.iter().filter(|c| c.1 || long) {
+        for Case(name, _, run, _) in CASES.iter().filter(|c| c.1 || long) {
             let code = results.get(*name).map_or("?", String::as_str);
             let wanted = if *run && environment.rung == "none" { "10" } else { "0" };
             if code != wanted {
@@ -255,12 +285,12 @@ fn every_environment_has_its_rung_and_builds() {
                 let excerpt: String = excerpt.split("RESULT").next().unwrap_or("").chars().take(3000).collect();
                 wrong.push(format!("{}: {name} ended with {code}, expected {wanted}\n{excerpt}", environment.name));
             }
-            let _ = fast;
             table.insert((at, *name), (code.to_owned(), wanted));
         }
     }
     if let Some(path) = std::env::var_os("RBUILD_TEST_TABLE") {
-        fs::write(path, markdown(&table, long)).unwrap();
+        let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/ROOTLESS.md");
+        fs::write(path, markdown(&table, &fs::read_to_string(document).unwrap())).unwrap();
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }
@@ -496,37 +526,38 @@ fn parse(text: &str) -> BTreeMap<String, String> {
     lines.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
-fn markdown(table: &BTreeMap<(usize, &str), (String, &str)>, long: bool) -> String {
+/// The table: a row for each environment that was run whole, the others as they are in the document (each says when it was
+/// run).
+fn markdown(table: &BTreeMap<(usize, &str), (String, &str)>, document: &str) -> String {
     let command = |args: &[&str]| {
         let output = Command::new(args[0]).args(&args[1..]).output().unwrap();
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     };
-    let mut out = format!(
-        "Run on {} with Linux {}{}. ✓ works; – refused with the remedy, as it must be; ✗ fails.\n\n",
-        command(&["date", "+%Y-%m-%d"]),
-        command(&["uname", "-r"]),
-        if long { "" } else { ", the fast Dockerfiles only" }
-    );
+    let when = format!("{}, {}", command(&["date", "+%Y-%m-%d"]), command(&["uname", "-r"]));
+    let mut out = String::from("✓ works; – refused with the remedy, as it must be; ✗ fails.\n\n");
     let _ = writeln!(
         out,
-        "| environment | rung |{}",
-        CASES.iter().filter(|c| c.1 || long).map(|c| format!(" {} |", c.0)).collect::<String>()
+        "| environment | rung | run on, Linux |{}",
+        CASES.iter().map(|c| format!(" {} |", c.0)).collect::<String>()
     );
-    let _ =
-        writeln!(out, "| --- | --- |{}", CASES.iter().filter(|c| c.1 || long).map(|_| " --- |").collect::<String>());
+    let _ = writeln!(out, "| --- | --- | --- |{}", " --- |".repeat(CASES.len()));
     for (at, environment) in ENVIRONMENTS.iter().enumerate() {
-        let _ = write!(out, "| {} | `{}` |", environment.name, environment.rung);
-        for Case(name, ..) in CASES.iter().filter(|c| c.1 || long) {
-            let mark = match table.get(&(at, *name)) {
-                Some((code, wanted)) if code == wanted => {
-                    if *wanted == "0" {
-                        "✓"
-                    } else {
-                        "–"
-                    }
-                }
-                Some(_) => "✗",
-                None => "not run",
+        let start = format!("| {} | `{}` | ", environment.name, environment.rung);
+        let results: Vec<_> = CASES.iter().filter_map(|c| table.get(&(at, c.0))).collect();
+        if results.len() < CASES.len() {
+            let kept = document.lines().find(|line| line.starts_with(&start)).map(str::to_owned);
+            let never = || format!("{start}never |{}", " not run |".repeat(CASES.len()));
+            let _ = writeln!(out, "{}", kept.unwrap_or_else(never));
+            continue;
+        }
+        let _ = write!(out, "{start}{when} |");
+        for (code, wanted) in results {
+            let mark = if code != wanted {
+                "✗"
+            } else if *wanted == "0" {
+                "✓"
+            } else {
+                "–"
             };
             let _ = write!(out, " {mark} |");
         }
@@ -534,4 +565,23 @@ fn markdown(table: &BTreeMap<(usize, &str), (String, &str)>, long: bool) -> Stri
     }
     let _ = writeln!(out, "\nUntested, because it cannot be made here: {}.", UNTESTED.join("; "));
     out
+}
+
+/// The document has a whole row for each environment: whoever adds one runs it.
+#[test]
+fn the_table_is_of_these_environments_and_dockerfiles() {
+    let document = include_str!("../docs/ROOTLESS.md");
+    assert!(CASES.len() >= 20, "{} Dockerfiles", CASES.len());
+    let heads: String = CASES.iter().map(|c| format!(" {} |", c.0)).collect();
+    assert!(document.contains(&format!("\n| environment | rung | run on, Linux |{heads}\n")), "other Dockerfiles");
+    for Environment { name, rung, .. } in ENVIRONMENTS {
+        let line = document.lines().find(|line| line.starts_with(&format!("| {name} | `{rung}` | ")));
+        let cells: Vec<_> = line.unwrap_or_else(|| panic!("no row for {name}")).split(" | ").skip(3).collect();
+        assert_eq!(cells.len(), CASES.len(), "{name}");
+        for (cell, Case(case, _, runs, _)) in cells.iter().zip(CASES) {
+            let wanted = if *runs && *rung == "none" { "–" } else { "✓" };
+            assert_eq!(cell.trim_end_matches(" |"), wanted, "{name}: {case}");
+        }
+    }
+    assert!(document.contains(&UNTESTED.join("; ")), "what is untested is said");
 }

@@ -8,9 +8,15 @@
 mod bombs;
 #[path = "hostile/git.rs"]
 mod git;
+#[path = "hostile/limits.rs"]
+mod limits;
 #[path = "hostile/races.rs"]
 mod races;
+#[path = "hostile/registries.rs"]
+mod registries;
 mod support;
+#[path = "hostile/table.rs"]
+mod table;
 
 use std::io::Write as _;
 
@@ -545,6 +551,7 @@ fn base_images_that_are_traps() {
                 "SHELL [\"/bin2\"]\nRUN __worker",
             ),
         ];
+        assert_eq!(traps.iter().map(|trap| trap.0).collect::<Vec<_>>(), table::TRAPS, "the table of cases");
         bench.file("f", "mine");
         std::fs::write(bench.ctx().join("a.tar"), raw_tar(&[("planted", Regular, "", b"x")])).unwrap();
         std::fs::write(bench.path("token"), "t").unwrap();
@@ -612,6 +619,10 @@ fn documents_that_are_bombs() {
         ("deep JSON", deep.clone()),
         ("deep annotations", format!(r#"{{"schemaVersion":2,"manifests":[],"annotations":{deep}}}"#)),
         ("very many entries", many),
+        (
+            "a million small entries",
+            format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, vec!["{}"; 1_000_000].join(",")),
+        ),
         ("negative size", entry.replace("\"size\":2", "\"size\":-1")),
         (
             "a size beyond everything",
@@ -629,6 +640,7 @@ fn documents_that_are_bombs() {
         ("nothing", String::new()),
         ("numbers that are none", r#"{"schemaVersion":1e999,"manifests":[]}"#.into()),
     ];
+    assert_eq!(documents.iter().map(|d| d.0).collect::<Vec<_>>(), table::DOCUMENTS, "the table of cases");
     bench.dockerfile("FROM bomb\nCOPY Dockerfile /f\n");
     let context = format!("bomb=oci-layout://{}", dir.display());
     for (name, text) in &documents {
@@ -640,10 +652,10 @@ fn documents_that_are_bombs() {
         assert!(!run.stderr.contains("panicked") && run.stderr.contains("error: "), "{name}: {}", run.stderr);
         assert!(!run.stderr.contains("root:x:0"), "{name}: a file of the machine was shown");
     }
-    // An index that leads to itself.
+    // Dockerfiles, beside an image that is none of this.
     let _ = std::fs::remove_dir_all(&dir);
     layout(&dir, &[empty]);
-    for (name, text) in [
+    let dockerfiles = [
         ("recursive arguments", "ARG a=${b}\nARG b=${a}${a}\nFROM scratch\nENV x=$a$b\n".to_owned()),
         (
             "growing words",
@@ -661,7 +673,9 @@ fn documents_that_are_bombs() {
         ),
         ("a heredoc without end", "FROM scratch\nCOPY <<EOF /f\nx\n".to_owned()),
         ("many stages", (0..3_000).map(|n| format!("FROM scratch AS s{n}\n")).collect()),
-    ] {
+    ];
+    assert_eq!(dockerfiles.iter().map(|d| d.0).collect::<Vec<_>>(), table::DOCKERFILES, "the table of cases");
+    for (name, text) in dockerfiles {
         bench.dockerfile(&text);
         let run = bench.build(&[]);
         assert!(![70, 101, 134, 139, -1].contains(&run.code), "{name}: exit code {}: {}", run.code, run.stderr);
@@ -729,6 +743,7 @@ fn registries_that_lie() {
         ("a token server that is no URL", wants("::::")),
         ("a header with a line break", b"HTTP/1.1 200 OK\r\nDocker-Content-Digest: sha256:x\r\n evil: y\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}".to_vec()),
     ];
+    assert_eq!(answers.iter().map(|answer| answer.0).collect::<Vec<_>>(), table::ANSWERS, "the table of cases");
     // Those that may be the network's fault are asked again, with pauses.
     let long = long();
     let patient = ["a length that is not kept", "no HTTP at all", "nothing"];

@@ -60,6 +60,82 @@ fn b2_26_limits_of_control_groups() {
     assert!(image.text("bomb").contains("fork"), "60 processes within a limit of 30: {}", image.text("bomb"));
 }
 
+// SPEC B2.26, C5.10: a group that an ordinary user was given is enough, and the build never leaves it.
+#[test]
+fn b2_26_a_delegated_group_limits_the_steps_of_a_user() {
+    use std::os::unix::fs::{PermissionsExt as _, chown};
+    need_run!();
+    if !rustix::process::geteuid().is_root() {
+        skip!("only root can give control groups away");
+    }
+    let user = std::env::var("RBUILD_TEST_USER").unwrap_or_else(|_| "rbuild-test".into());
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap();
+    let Some(line) = passwd.lines().find(|line| line.starts_with(&format!("{user}:"))) else {
+        skip!("there is no test user");
+    };
+    let ids: Vec<u32> = line.split(':').skip(2).take(2).map(|id| id.parse().unwrap()).collect();
+    let name = format!("rbuild-delegated-{}", std::process::id());
+    let groups =
+        ["memory", "pids"].map(|controller| std::path::Path::new("/sys/fs/cgroup").join(controller).join(&name));
+    if groups.iter().any(|group| std::fs::create_dir(group).is_err() || !group.join("cgroup.procs").exists()) {
+        groups.iter().for_each(|group| drop(std::fs::remove_dir(group)));
+        skip!("no control groups of version 1 can be made here");
+    }
+    for group in &groups {
+        chown(group, Some(ids[0]), Some(ids[1])).unwrap();
+        chown(group.join("cgroup.procs"), Some(ids[0]), Some(ids[1])).unwrap();
+    }
+    let dir = tempfile::Builder::new().prefix("rbuild-delegated-").tempdir_in("/var/tmp").unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::copy(support::rbuild_path(), dir.path().join("rbuild")).unwrap();
+    for (at, text) in [
+        "FROM busybox\nRUN dd if=/dev/zero of=/dev/null bs=400M count=1\n",
+        "FROM busybox\nRUN (for i in $(seq 60); do sleep 5 & done) 2> /bomb; grep -q fork /bomb\n",
+    ]
+    .iter()
+    .enumerate()
+    {
+        std::fs::create_dir(dir.path().join(at.to_string())).unwrap();
+        std::fs::write(dir.path().join(format!("{at}/Dockerfile")), text).unwrap();
+    }
+    let home = dir.path().join("home");
+    std::fs::create_dir(&home).unwrap();
+    chown(&home, Some(ids[0]), Some(ids[1])).unwrap();
+    let rbuild = |args: &str| {
+        let busybox = support::bases().unwrap().join("busybox");
+        let script = format!(
+            "for g in {} {}; do echo $$ > $g/cgroup.procs || exit 99; done; \
+             exec setpriv --reuid {} --regid {} --clear-groups env -i HOME={} PATH=/usr/sbin:/usr/bin:/sbin:/bin \
+             {}/rbuild build --progress plain --isolation userns --build-context busybox=oci-layout://{} {args}",
+            groups[0].display(),
+            groups[1].display(),
+            ids[0],
+            ids[1],
+            home.display(),
+            dir.path().display(),
+            busybox.display(),
+        );
+        support::finish(std::process::Command::new("sh").args(["-c", &script]).current_dir("/").output().unwrap())
+    };
+    let memory = rbuild(&format!("--memory 64m {}", dir.path().join("0").display()));
+    let processes = rbuild(&format!("--pids-limit 30 {}", dir.path().join("1").display()));
+    // Housekeeping of the builds may still be in there.
+    for _ in 0..50 {
+        for group in &groups {
+            for step in std::fs::read_dir(group).into_iter().flatten().flatten() {
+                let _ = std::fs::remove_dir(step.path());
+            }
+            let _ = std::fs::remove_dir(group);
+        }
+        if !groups.iter().any(|group| group.exists()) {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    memory.fails(9, &["exit code: 137: cannot allocate memory", "hint: the kernel killed a process of the step"]);
+    processes.ok();
+}
+
 // SPEC B2.26
 #[test]
 fn b2_26_mistakes_are_named() {

@@ -70,7 +70,7 @@ pub fn parser(bytes: &[u8]) {
 pub fn expansion(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let (text, value) = text.split_once('\0').unwrap_or((&text, "a b"));
-    let escape = if bytes.len() % 2 == 0 { '`' } else { '\\' };
+    let escape = if bytes.len() & 1 == 0 { '`' } else { '\\' };
     // Some variables are set, some are empty, the others unset.
     let lookup = |name: &str| match name.len() % 3 {
         0 => None,

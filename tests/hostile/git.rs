@@ -109,6 +109,7 @@ fn repositories_that_are_traps() {
             ),
             ("a repository in a repository", vec![("40000", b"hooks", &hooks), ("100644", b"config", &config)]),
         ];
+        assert_eq!(trees.iter().map(|tree| tree.0).collect::<Vec<_>>(), super::table::TREES, "the table of cases");
         let mut asked: Vec<(String, String)> = Vec::new();
         for (at, (name, entries)) in trees.into_iter().enumerate() {
             let mut entries = entries;

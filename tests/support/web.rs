@@ -115,6 +115,11 @@ fn serve(
     handler: &dyn Fn(&Request) -> Reply,
 ) -> Result<(), std::io::Error> {
     stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    // Who greets with TLS is told that there is none.
+    let mut first = [0];
+    if stream.peek(&mut first)? == 1 && first[0] == 0x16 {
+        return Ok(());
+    }
     let mut buffer = Vec::new();
     while let Some((mut request, length)) = http::read_head(&mut stream, &mut buffer)? {
         request.body = if request.header("transfer-encoding").is_some_and(|t| t.contains("chunked")) {
