@@ -150,6 +150,9 @@ pub fn name_representable(name: &OsStr) -> bool {
 /// `None` if it contains `..` (which would leave the directory, or hide where it leads) or a NUL.
 #[must_use]
 pub fn clean_path(raw: &[u8]) -> Option<PathBuf> {
+    if is_clean(raw) {
+        return Some(PathBuf::from(OsStr::from_bytes(raw)));
+    }
     if raw.contains(&0) {
         return None;
     }
@@ -164,6 +167,13 @@ pub fn clean_path(raw: &[u8]) -> Option<PathBuf> {
     Some(out)
 }
 
+/// Whether [`clean_path`] would change nothing of it.
+#[must_use]
+pub fn is_clean(raw: &[u8]) -> bool {
+    let plain = |part: &[u8]| !matches!(part, b"" | b"." | b"..") && !part.contains(&0);
+    raw.is_empty() || raw.split(|b| *b == b'/').all(plain)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,7 +184,16 @@ mod tests {
         assert_eq!(clean("./a//b/./c/").as_deref(), Some("a/b/c"));
         assert_eq!(clean("/etc/passwd").as_deref(), Some("etc/passwd"));
         assert_eq!(clean("./").as_deref(), Some(""));
+        for raw in ["", "a", "a/b/c", ".a/..b/c."] {
+            assert!(is_clean(raw.as_bytes()), "{raw:?}");
+            assert_eq!(clean(raw).as_deref(), Some(raw));
+        }
+        for raw in [".", "/", "/a", "a/", "a//b", "./a", "a/.", "a/./b"] {
+            assert!(!is_clean(raw.as_bytes()), "{raw:?}");
+            assert_ne!(clean(raw).as_deref(), Some(raw));
+        }
         for bad in ["..", "../x", "a/../../x", "a/..", "a\0b"] {
+            assert!(!is_clean(bad.as_bytes()), "{bad:?}");
             assert_eq!(clean(bad), None, "{bad:?}");
         }
     }

@@ -3,6 +3,7 @@
 //! What decides bytes is written down here once and pinned by golden tests: numeric ids and no names, `0`-padded octal
 //! numbers, records in a fixed order, the name of the PAX member fixed, every other field of it zero.
 
+use std::borrow::Cow;
 use std::os::unix::ffi::OsStrExt;
 
 use super::entry::{Entry, EntryKind, OPAQUE_NAME, Timestamp, WHITEOUT_PREFIX};
@@ -66,9 +67,9 @@ pub fn encode(entry: &Entry, out: &mut Vec<u8>) {
     }
 
     if !records.is_empty() {
-        let mut header = Header::new(b'x', PAX_NAME, b"");
+        let mut header = Header::new(out, b'x', PAX_NAME, b"");
         header.octal(124, 11, records.len() as u64);
-        out.extend_from_slice(&header.finish());
+        header.finish();
         out.extend_from_slice(&records);
         out.resize(out.len() + padding(records.len() as u64), 0);
     }
@@ -81,7 +82,7 @@ pub fn encode(entry: &Entry, out: &mut Vec<u8>) {
         EntryKind::Dir => b'5',
         EntryKind::Fifo => b'6',
     };
-    let mut header = Header::new(type_flag, short_name, prefix);
+    let mut header = Header::new(out, type_flag, short_name, prefix);
     header.octal(100, 7, u64::from(entry.mode & 0o7777));
     header.octal(108, 7, Some(u64::from(entry.uid)).filter(|id| *id <= MAX_OCTAL_7).unwrap_or(0));
     header.octal(116, 7, Some(u64::from(entry.gid)).filter(|id| *id <= MAX_OCTAL_7).unwrap_or(0));
@@ -93,21 +94,21 @@ pub fn encode(entry: &Entry, out: &mut Vec<u8>) {
         header.octal(329, 7, u64::from(entry.device.0) & MAX_OCTAL_7);
         header.octal(337, 7, u64::from(entry.device.1) & MAX_OCTAL_7);
     }
-    out.extend_from_slice(&header.finish());
+    header.finish();
 }
 
 /// The name as it stands in the tar: directories end with a slash, deletions are called `.wh.<name>`.
 #[must_use]
-pub fn member_name(entry: &Entry) -> Vec<u8> {
+pub fn member_name(entry: &Entry) -> Cow<'_, [u8]> {
     let path = entry.path.as_os_str().as_bytes();
     match entry.kind {
-        EntryKind::Dir if path.is_empty() => b"./".to_vec(),
-        EntryKind::Dir => [path, b"/"].concat(),
+        EntryKind::Dir if path.is_empty() => b"./".into(),
+        EntryKind::Dir => [path, b"/"].concat().into(),
         EntryKind::Whiteout => {
             let base = path.iter().rposition(|b| *b == b'/').map_or(0, |slash| slash + 1);
-            [&path[..base], WHITEOUT_PREFIX, &path[base..]].concat()
+            [&path[..base], WHITEOUT_PREFIX, &path[base..]].concat().into()
         }
-        _ => path.to_vec(),
+        _ => path.into(),
     }
 }
 
@@ -166,12 +167,14 @@ fn decimal_time(time: Timestamp) -> String {
     format!("{sign}{secs}.{}", format!("{nanos:09}").trim_end_matches('0'))
 }
 
-/// One header block under construction.
-struct Header([u8; BLOCK]);
+/// One header block under construction, where it will stay.
+struct Header<'a>(&'a mut [u8]);
 
-impl Header {
-    fn new(type_flag: u8, name: &[u8], prefix: &[u8]) -> Self {
-        let mut header = Self([0; BLOCK]);
+impl<'a> Header<'a> {
+    fn new(out: &'a mut Vec<u8>, type_flag: u8, name: &[u8], prefix: &[u8]) -> Self {
+        let start = out.len();
+        out.resize(start + BLOCK, 0);
+        let mut header = Self(&mut out[start..]);
         header.bytes(0, 100, name);
         for (at, digits) in [(100, 7), (108, 7), (116, 7), (124, 11), (136, 11)] {
             header.octal(at, digits, 0);
@@ -195,12 +198,12 @@ impl Header {
         }
     }
 
-    fn finish(mut self) -> [u8; BLOCK] {
+    fn finish(mut self) {
         self.0[148..156].fill(b' ');
-        let sum: u64 = self.0.iter().map(|b| u64::from(*b)).sum();
-        self.octal(148, 6, sum);
+        // 512 bytes make less than 2^17.
+        let sum: u32 = self.0.iter().map(|b| u32::from(*b)).sum();
+        self.octal(148, 6, u64::from(sum));
         self.0[154] = 0;
-        self.0
     }
 }
 
@@ -265,9 +268,9 @@ mod tests {
 
     #[test]
     fn whiteouts_and_directories_are_named() {
-        assert_eq!(member_name(&Entry::whiteout("a/b")), b"a/.wh.b");
-        assert_eq!(member_name(&Entry::whiteout("b")), b".wh.b");
-        assert_eq!(member_name(&Entry::dir("a", 0o755)), b"a/");
-        assert_eq!(member_name(&Entry::dir("", 0o755)), b"./");
+        assert_eq!(*member_name(&Entry::whiteout("a/b")), *b"a/.wh.b");
+        assert_eq!(*member_name(&Entry::whiteout("b")), *b".wh.b");
+        assert_eq!(*member_name(&Entry::dir("a", 0o755)), *b"a/");
+        assert_eq!(*member_name(&Entry::dir("", 0o755)), *b"./");
     }
 }

@@ -18,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::block::{Cutter, MAX_BLOCK, Method, Trailer};
 use super::content::{EntryDigest, Opener, Part, Recipe};
-use super::entry::{Entry, EntryKind, Timestamp, clean_path};
+use super::entry::{Entry, EntryKind, Timestamp, is_clean};
 use super::error::ArchiveError;
 use super::header;
 use super::index::{IndexBuilder, TreeIndex};
@@ -203,9 +203,7 @@ impl<W: Write + Send> LayerWriter<W> {
     /// # Errors
     /// As [`append`](Self::append).
     pub fn append_content(&mut self, entry: &Entry, content: Option<Content<'_>>) -> Result<(), ArchiveError> {
-        // Compared as bytes: `Path` takes `a//b` and `a/b` for equal.
-        let clean = clean_path(entry.path.as_os_str().as_encoded_bytes());
-        if clean.is_none_or(|clean| clean.as_os_str() != entry.path.as_os_str())
+        if !is_clean(entry.path.as_os_str().as_encoded_bytes())
             || (entry.path.as_os_str().is_empty() && entry.kind != EntryKind::Dir)
         {
             return Err(ArchiveError::refused(&entry.path, "not a relative path without \"..\""));

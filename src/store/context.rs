@@ -4,6 +4,7 @@
 //! atomically. A file whose times are too close to the moment the index was opened is not recorded: it could change
 //! again within the same tick of the clock and look the same ("racily clean").
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
@@ -180,6 +181,11 @@ impl Store {
     }
 }
 
+thread_local! {
+    /// The entry behind the one that this thread found last, in whichever index.
+    static NEXT: Cell<usize> = const { Cell::new(0) };
+}
+
 impl ContextIndex {
     /// The content of the file at `path` (relative to the context), if it still looks as it did when it was read.
     pub fn get(&self, path: &Path, key: &StatKey) -> Option<Digest> {
@@ -199,11 +205,25 @@ impl ContextIndex {
         {
             return new.known(key);
         }
-        let position = self.starts.binary_search_by(|start| self.entry(*start).path.cmp(path)).ok()?;
+        let position = self.position(path)?;
         let entry = self.entry(self.starts[position]);
         let known = entry.known(key)?;
         self.seen[position].store(true, Ordering::Relaxed);
         Some(known)
+    }
+
+    /// Where the entry of `path` is. Whoever looks at a directory asks in the order of the entries, so the next one is tried first:
+    /// a search takes forty times as long.
+    fn position(&self, path: &[u8]) -> Option<usize> {
+        let next = NEXT.get();
+        let is_next = self.starts.get(next).is_some_and(|start| self.entry(*start).path == path);
+        let found = if is_next {
+            next
+        } else {
+            self.starts.binary_search_by(|start| self.entry(*start).path.cmp(path)).ok()?
+        };
+        NEXT.set(found + 1);
+        Some(found)
     }
 
     /// Remembers what the file at `path` contained when it looked like `key`, and whether it had no extended
@@ -492,6 +512,27 @@ mod tests {
         let index = open(&store);
         assert_eq!(index.get(Path::new("a"), &key(50)), Some(Digest::sha256("new")));
         assert_eq!(index.get(Path::new("b"), &key(0)), Some(Digest::sha256("b")));
+    }
+
+    #[test]
+    fn entries_are_found_in_whatever_order_and_index_they_are_asked_for() {
+        let (_dir, store) = store();
+        let other = store.context_index(Path::new("/elsewhere")).expect("opens");
+        other.put(Path::new("f1"), &key(1), &Digest::sha256("elsewhere"), false);
+        other.save().expect("saves");
+        let index = open(&store);
+        for i in 0..9_u64 {
+            index.put(Path::new(&format!("f{i}")), &key(i), &Digest::sha256(format!("{i}")), true);
+        }
+        index.save().expect("saves");
+        let (index, other) = (open(&store), store.context_index(Path::new("/elsewhere")).expect("opens"));
+        let get = |index: &ContextIndex, i: u64| index.get(Path::new(&format!("f{i}")), &key(i));
+        for i in (0..9).chain((0..9).rev()).chain([3, 3, 4, 8, 0, 1, 7]) {
+            assert_eq!(get(&index, i), Some(Digest::sha256(format!("{i}"))), "f{i}");
+            // Behind each of them: what was found there is no place here.
+            assert_eq!(get(&other, i), (i == 1).then(|| Digest::sha256("elsewhere")), "f{i}");
+            assert_eq!(index.get(Path::new("f"), &key(i)), None);
+        }
     }
 
     #[test]
