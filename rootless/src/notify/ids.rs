@@ -696,7 +696,12 @@ mod tests {
 
     fn emulation(uid: u32) -> IdEmulation {
         let creds = Creds { uid: [uid; 3], gid: [uid; 3], groups: vec![uid], keep: false };
-        IdEmulation { proc: Proc::open().expect("a /proc"), initial: creds, table: HashMap::new() }
+        IdEmulation {
+            proc: Proc::open().expect("a /proc"),
+            initial: creds,
+            table: HashMap::new(),
+            sweep_at: FIRST_SWEEP,
+        }
     }
 
     fn call(name: &'static str, args: [u64; 6]) -> Call {
