@@ -175,9 +175,9 @@ mod tests {
         let b = no_subids("/etc/subgid", Some("alice"), 1000, 0, 165_536);
         assert!(b.remedy.starts_with("sudo usermod --add-subgids 165536-231071 alice"), "{}", b.remedy);
         assert!(b.remedy.contains("the line alice:165536:65536"), "{}", b.remedy);
+        assert_eq!(b.what, "alice has no ids in /etc/subgid");
         let b = no_subids("/etc/subuid", None, 61_998, 0, 100_000);
         assert!(b.remedy.starts_with("as root: echo 61998:100000:65536 >> /etc/subuid"), "{}", b.remedy);
-        assert_eq!(b.what, "alice has no ids in /etc/subgid");
     }
 
     #[test]
