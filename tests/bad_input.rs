@@ -166,13 +166,6 @@ fn stores_of_a_newer_version_and_unwritable_homes() {
 }
 
 #[test]
-fn what_is_not_built_yet_is_refused_by_name() {
-    let bench = Bench::new();
-    bench.dockerfile("FROM scratch\n");
-    bench.build(&["--policy", "filename=x"]).fails(USAGE, &["--policy filename=x is not supported yet"]);
-}
-
-#[test]
 fn a_full_disk_is_named_and_leaves_the_store_whole() {
     let bench = Bench::new();
     bench.file("big", vec![7_u8; 6 << 20]).dockerfile("FROM scratch\nCOPY big /big\n");
