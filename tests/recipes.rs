@@ -68,6 +68,10 @@ fn every_recipe_is_a_command() {
     std::fs::write(context.path().join("Dockerfile"), "FROM scratch\n").unwrap();
     for words in commands {
         let shown = words.join(" ");
+        if words[1] == "login" {
+            Cli::parse_words(&words).unwrap_or_else(|e| panic!("{shown}: {e}"));
+            continue;
+        }
         assert!(!shown.contains('$'), "what is the variable in {shown}?");
         // `rbuild PATH` is `rbuild build PATH`, which the program's own first look makes of it.
         let mut words = [&["rbuild".to_owned(), "build".to_owned()], &words[1..]].concat();
