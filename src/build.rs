@@ -43,8 +43,8 @@ use crate::store::Store;
 use policy::Gate;
 
 pub use attest::Attest;
-pub use inputs::{DockerfileAt, Inputs, MAX_DOCKERFILE, MAX_POLICY, MainContext, Stream};
-pub use policy::RegoRequest;
+pub use inputs::{DockerfileAt, Inputs, MAX_DOCKERFILE, MainContext, Stream};
+pub use policy::{MAX_POLICY, RegoRequest};
 
 /// What to build.
 pub struct BuildRequest {

@@ -46,8 +46,6 @@ pub struct StepSpec {
     pub rlimits: Vec<Rlimit>,
     /// All capabilities, no seccomp filter (`--security=insecure`).
     pub insecure: bool,
-    /// Parent cgroup for the step; empty for none.
-    pub cgroup_parent: String,
     /// What the step sees at `/proc`, where it has mounts.
     pub proc_mode: ProcMode,
     /// How the root is changed.

@@ -134,7 +134,6 @@ fn worker(options: &str, what: &str) -> ExitCode {
                 shm_size: 1 << 20,
                 rlimits: vec![],
                 insecure: false,
-                cgroup_parent: String::new(),
                 proc_mode: context.proc_mode,
                 switch: context.switch(),
                 emulation: context.emulation(false),

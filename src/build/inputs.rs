@@ -5,7 +5,7 @@
 use std::io::{self, Read, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::policy::{self, Decided, Gate};
+use super::policy::{self, Decided, Gate, MAX_POLICY};
 use super::{BuildError, BuildRequest, Builder};
 use crate::archive::looks_like_archive;
 use crate::base::values::boolean;
@@ -13,14 +13,12 @@ use crate::base::{Digest, FaultKind};
 use crate::dockerfile::gitref::GitRef;
 use crate::frontend::FrontendError;
 use crate::frontend::remote::{CONTEXT_FILE, RemoteContext, without_credentials};
-use crate::policy::{Policies, PolicyFile};
+use crate::policy::Policies;
 use crate::solver::Solver;
 use crate::store::{Store, StoreError};
 
 /// Larger Dockerfiles are refused.
 pub const MAX_DOCKERFILE: u64 = 16 << 20;
-/// Larger policies are refused.
-pub const MAX_POLICY: u64 = 1 << 20;
 /// How much of a downloaded context decides what it is (B1.04).
 const PEEK: u64 = 1024;
 
@@ -151,7 +149,7 @@ impl Builder {
         (inputs.policies, inputs.decided) = match beside {
             None => (policies, decided),
             Some((name, text)) => {
-                let file = PolicyFile { text: policy_text(&name, text)?, name, root: None };
+                let file = policy::of_context(name, text)?;
                 let mut all = request.rego.policies.clone();
                 all.insert(0, vec![file]);
                 policy::announce(self, &all[..1]);
@@ -194,14 +192,6 @@ impl Builder {
             }
         }))
     }
-}
-
-/// A policy of a context as text.
-fn policy_text(name: &str, bytes: Vec<u8>) -> Result<String, BuildError> {
-    if bytes.len() as u64 > MAX_POLICY {
-        return Err(fault(format!("{name} is larger than 1 MiB"), "is this a policy?"));
-    }
-    String::from_utf8(bytes).map_err(|_| fault(format!("{name} is not UTF-8"), "is this a policy?"))
 }
 
 /// Name and text of the Dockerfile inside a remote context.
@@ -258,7 +248,7 @@ fn keep(store: &Store, mut reader: Box<dyn Read + Send>) -> Result<Digest, Build
     writer.commit(None).map(|(digest, _)| digest).map_err(|e| failed(&e))
 }
 
-fn fault(message: String, hint: &str) -> BuildError {
+pub(super) fn fault(message: String, hint: &str) -> BuildError {
     let hint = (!hint.is_empty()).then(|| hint.to_owned());
     BuildError::Frontend(FrontendError::outside(FaultKind::Input, message, hint))
 }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{BuildError, BuildRequest, Builder, internal};
+use super::{BuildError, BuildRequest, Builder, inputs, internal};
 use crate::base::events::{Outcome, Stream};
 use crate::base::{Digest, FaultKind};
 use crate::llb::op::{Op, SourceOp};
@@ -16,6 +16,8 @@ use crate::policy::{
 use crate::solver::{Secrets, SolveError, Solver};
 use crate::source::image::ImageSource;
 
+/// Larger policies are refused.
+pub const MAX_POLICY: u64 = 1 << 20;
 /// Policies that convert a source more often go in a circle.
 const MAX_CONVERSIONS: usize = 20;
 
@@ -120,6 +122,17 @@ impl Builder {
         input.resolve(source, platform, &lookup, &wanted).await?;
         let unknown = unresolved(&input);
         Ok((input.into_value(&Env::default()), unknown))
+    }
+}
+
+/// The policy that came with a remote context; nothing is beside it.
+pub(super) fn of_context(name: String, bytes: Vec<u8>) -> Result<PolicyFile, BuildError> {
+    if bytes.len() as u64 > MAX_POLICY {
+        return Err(inputs::fault(format!("{name} is larger than 1 MiB"), "is this a policy?"));
+    }
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(PolicyFile { name, text, root: None }),
+        Err(_) => Err(inputs::fault(format!("{name} is not UTF-8"), "is this a policy?")),
     }
 }
 

@@ -147,15 +147,20 @@ impl Found {
             Err(e) => return self.ignored(file, &e),
         };
         let mut route = Route { prefix: prefix.to_owned(), ..Route::default() };
-        if let Some(server) = table.get("server").and_then(Value::as_str)
-            && let Some((location, http)) = split_url(server)
-        {
-            let usual = location == prefix || (prefix == "docker.io" && location == "registry-1.docker.io");
-            if http {
-                self.hosts
-                    .entry(location.clone())
-                    .or_insert(HostOptions { plain_http: Some(true), ..HostOptions::default() });
+        let server = table.get("server").and_then(Value::as_str).and_then(split_url);
+        // What stands at the top is about the server; without one that is the registry itself.
+        let options = host_options(file, &table, server.as_ref().is_some_and(|(_, http)| *http));
+        let host = server.as_ref().map_or(prefix, |(location, _)| location.split('/').next().unwrap_or(location));
+        if options != HostOptions::default() {
+            if host == "*" {
+                self.notices
+                    .push(format!("{}: ca, client and skip_verify are left out: they need a server", file.display()));
+            } else {
+                self.hosts.entry(host.to_owned()).or_insert(options);
             }
+        }
+        if let Some((location, _)) = server {
+            let usual = location == prefix || (prefix == "docker.io" && location == "registry-1.docker.io");
             route.location = (!usual && prefix != "*").then_some(location);
         }
         let hosts = table.get("host").and_then(Value::as_table);
@@ -192,28 +197,7 @@ impl Found {
             (true, path) => format!("{host}/{}", path.strip_prefix("v2/").ok_or("its path is not below /v2")?),
             (false, _) => return Err("an API below another path than /v2 is not supported".into()),
         };
-        let dir = file.parent().unwrap_or(Path::new(""));
-        let paths = |key: &str| -> Vec<PathBuf> {
-            match entry.get(key) {
-                Some(Value::String(one)) => vec![dir.join(one)],
-                Some(Value::Array(all)) => all.iter().filter_map(Value::as_str).map(|p| dir.join(p)).collect(),
-                _ => Vec::new(),
-            }
-        };
-        let identity = match entry.get("client").and_then(Value::as_array).map(Vec::as_slice) {
-            Some([Value::Array(pair)]) => match pair.as_slice() {
-                [Value::String(cert), Value::String(key)] => Some((dir.join(cert), dir.join(key))),
-                _ => None,
-            },
-            _ => paths("client").first().map(|both| (both.clone(), both.clone())),
-        };
-        let options = HostOptions {
-            plain_http: http.then_some(true),
-            insecure: entry.get("skip_verify").and_then(Value::as_bool).unwrap_or(false),
-            roots: paths("ca"),
-            identity,
-            cert_dirs: Vec::new(),
-        };
+        let options = host_options(file, entry, http);
         if options != HostOptions::default() {
             self.hosts.entry(host.to_owned()).or_insert(options);
         }
@@ -315,6 +299,32 @@ fn port_of(name: &str) -> String {
     }
 }
 
+/// How to speak with a server, as a table of a `hosts.toml` says it; its files are beside that.
+fn host_options(file: &Path, table: &Table, http: bool) -> HostOptions {
+    let dir = file.parent().unwrap_or(Path::new(""));
+    let paths = |key: &str| -> Vec<PathBuf> {
+        match table.get(key) {
+            Some(Value::String(one)) => vec![dir.join(one)],
+            Some(Value::Array(all)) => all.iter().filter_map(Value::as_str).map(|p| dir.join(p)).collect(),
+            _ => Vec::new(),
+        }
+    };
+    let identity = match table.get("client").and_then(Value::as_array).map(Vec::as_slice) {
+        Some([Value::Array(pair)]) => match pair.as_slice() {
+            [Value::String(cert), Value::String(key)] => Some((dir.join(cert), dir.join(key))),
+            _ => None,
+        },
+        _ => paths("client").first().map(|both| (both.clone(), both.clone())),
+    };
+    HostOptions {
+        plain_http: http.then_some(true),
+        insecure: table.get("skip_verify").and_then(Value::as_bool).unwrap_or(false),
+        roots: paths("ca"),
+        identity,
+        cert_dirs: Vec::new(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -355,6 +365,25 @@ server = "https://registry-1.docker.io"
         assert_eq!(found.notices.len(), 1, "{:?}", found.notices);
         assert_eq!(port_of("r.example_5000_"), "r.example:5000");
         assert_eq!(port_of("r.example"), "r.example");
+    }
+
+    // SPEC E2.05: what is said of the server itself.
+    #[test]
+    fn hosts_toml_says_how_to_speak_with_the_server() {
+        let mut found = Found::default();
+        let text = "server = \"https://s.example:5000\"\nca = \"ca.crt\"\nclient = \"both.pem\"\n";
+        found.hosts_toml(Path::new("/certs.d/r.example/hosts.toml"), "r.example", text);
+        let server = &found.hosts["s.example:5000"];
+        assert_eq!(server.roots, [Path::new("/certs.d/r.example/ca.crt")]);
+        let both = PathBuf::from("/certs.d/r.example/both.pem");
+        assert_eq!(server.identity, Some((both.clone(), both)));
+        assert_eq!(found.routes[0].location.as_deref(), Some("s.example:5000"));
+        found.hosts_toml(Path::new("/certs.d/own.example/hosts.toml"), "own.example", "skip_verify = true\n");
+        assert!(found.hosts["own.example"].insecure && found.notices.is_empty());
+        found.hosts_toml(Path::new("/certs.d/_default/hosts.toml"), "*", "skip_verify = true\n");
+        assert!(!found.hosts.contains_key("*") && found.notices[0].contains("need a server"), "{:?}", found.notices);
+        found.hosts_toml(Path::new("/certs.d/h.example/hosts.toml"), "h.example", "server = \"http://h.example\"\n");
+        assert_eq!(found.hosts["h.example"].plain_http, Some(true));
     }
 
     // SPEC E2.04, PAIN 95

@@ -539,7 +539,6 @@ impl Runner {
             shm_size: if request.shm_size == 0 { DEFAULT_SHM } else { request.shm_size },
             rlimits: self.limits(meta)?,
             insecure: request.security == SecurityMode::Insecure,
-            cgroup_parent: String::new(),
             proc_mode: self.context.proc_mode,
             switch: self.context.switch(),
             emulation: self.context.emulation(request.security == SecurityMode::Insecure),

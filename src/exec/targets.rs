@@ -1,7 +1,9 @@
 //! Mounts inside of other mounts: what is in the way of one is found before the kernel, or whoever puts things in place instead,
 //! says so in words of its own.
 
+use std::ffi::OsString;
 use std::io;
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use rootless::step::StepMount;
@@ -71,7 +73,7 @@ fn obstacle(
             }
             FileType::Symlink => {
                 let text = rustix::fs::readlinkat(&dir, part.as_os_str(), Vec::new()).ok()?;
-                let text = PathBuf::from(std::ffi::OsString::from(text.to_string_lossy().into_owned()));
+                let text = PathBuf::from(OsString::from_vec(text.into_bytes()));
                 let to = by_name(&path.parent().unwrap_or(Path::new("/")).join(text));
                 return (!elsewhere(&to) && is_missing(root, &to))
                     .then(|| format!("{} is a link that leads nowhere", path.display()));

@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use regorus::Value as Rego;
 use regorus::utils::limits::ExecutionTimerConfig;
 use serde_json::Value;
 
 use super::{Log, LogLevel, PolicyFile, RegoError};
 use crate::base::Digest;
+use crate::base::duration::parse_duration;
 use crate::base::file::{open_dir, read_in_root};
 
 /// What a policy may ask for and cannot have: nothing here verifies signatures or reads provenance of others. A rule about them is
@@ -39,6 +41,27 @@ const MAX_JSON: u64 = 4 << 20;
 const MAX_MODULE: u64 = 1 << 20;
 /// A policy that takes longer is stopped: it may have come with a Dockerfile that nobody has read.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A function of time: its arguments to nanoseconds.
+type Time = fn(&[Rego]) -> anyhow::Result<i64>;
+
+/// Rego's functions of time that compare ages, and how many arguments they have. The library's own bring all time zones along, whose
+/// tables every process would have to relocate when it starts.
+const TIMES: &[(&str, u8, Time)] = &[
+    ("time.now_ns", 0, |_| Ok(i64::try_from(Timestamp::now().as_nanosecond())?)),
+    ("time.parse_rfc3339_ns", 1, |args| {
+        let time: Timestamp = text(args)?.parse().map_err(|e| anyhow::anyhow!("time.parse_rfc3339_ns: {e}"))?;
+        Ok(i64::try_from(time.as_nanosecond())?)
+    }),
+    ("time.parse_duration_ns", 1, |args| {
+        parse_duration(text(args)?).map_err(|e| anyhow::anyhow!("time.parse_duration_ns: {e}"))
+    }),
+];
+
+fn text(args: &[Rego]) -> anyhow::Result<&str> {
+    let first = args.first().ok_or_else(|| anyhow::anyhow!("an argument is missing"))?;
+    Ok(first.as_string()?)
+}
 
 /// A compiled policy.
 #[derive(Clone)]
@@ -230,6 +253,10 @@ impl Engine {
             }
             Ok(Rego::from(true))
         };
+        for (name, arguments, function) in TIMES {
+            let function = move |args: Vec<Rego>| function(&args).map(Rego::from);
+            engine.add_extension((*name).into(), *arguments, Box::new(function)).map_err(|e| fault(&e))?;
+        }
         engine.add_extension("load_json".into(), 1, Box::new(load)).map_err(|e| fault(&e))?;
         engine.add_extension("pin_image".into(), 2, Box::new(pin)).map_err(|e| fault(&e))?;
         engine.set_input(Rego::from(input.clone()));

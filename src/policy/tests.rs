@@ -98,7 +98,7 @@ fn b8_09_facts_are_asked_for_where_rules_speak_of_them() {
         ("input.image.labels.team == \"infra\"", ALPINE, 1),
         ("input.image.user == \"app\"; input.image.env == [\"A=b\"]; input.image.volumes == [\"/data\"]", ALPINE, 1),
         ("input.image.workingDir == \"/srv\"; input.image[\"checksum\"]", ALPINE, 1),
-        ("time.parse_rfc3339_ns(input.image.createdTime) < time.now_ns()", ALPINE, 1),
+        ("time.now_ns() - time.parse_rfc3339_ns(input.image.createdTime) > time.parse_duration_ns(\"1h\")", ALPINE, 1),
         ("input.image.repo == \"alpine\" # labels, checksum\n", ALPINE, 0),
         ("input.http.checksum == \"sha256:12\"", "https://example.com/x", 1),
         ("input.git.branch == \"main\"; input.git.ref == \"refs/heads/main\"", "git://example.com/x.git", 1),

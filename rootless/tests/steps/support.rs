@@ -89,7 +89,6 @@ impl Bench {
             shm_size: 64 << 20,
             rlimits: vec![],
             insecure: false,
-            cgroup_parent: String::new(),
             proc_mode: self.context.proc_mode,
             switch: self.context.switch(),
             emulation: self.context.emulation(false),
