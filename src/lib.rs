@@ -4,6 +4,7 @@
 
 pub mod archive;
 pub mod attest;
+pub mod bake;
 pub mod base;
 pub mod build;
 pub mod cache;

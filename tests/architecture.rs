@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 /// Layer numbers; a module may use modules with smaller numbers and itself.
 const LAYERS: &[(&str, u32)] = &[
     ("base", 0),
+    ("bake", 1),
     ("oci", 1),
     ("dockerfile", 1),
     ("archive", 1),

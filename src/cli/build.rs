@@ -28,15 +28,7 @@ use crate::ui::{Ended, Progress, Summary, Trace, columns};
 pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
     let mut settings = BuildSettings::new(args, &inside.config)?;
     let steps = settings::step_options(args, &inside.config)?;
-    for spec in std::mem::take(&mut settings.agents) {
-        // Better now than after ten minutes of steps.
-        inside.broker.agent(&spec).map_err(|(message, hint)| {
-            let failure = Failure::new(FaultKind::Usage, format!("--ssh {}: {message}", spec.id));
-            hint.map_or(failure.clone(), |hint| failure.hint(hint))
-        })?;
-        let agent = BrokeredAgent { client: Arc::clone(&inside.broker), spec: spec.clone() };
-        settings.request.secrets.agents.insert(spec.id, Arc::new(agent));
-    }
+    lend_agents(inside, &mut settings)?;
     if let Some(path) = &settings.iidfile {
         // An old ID must not be taken for the new one (B2.12).
         let _ = std::fs::remove_file(path);
@@ -129,6 +121,20 @@ pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
     }
 }
 
+/// Steps reach the agents of the request through the broker.
+pub(super) fn lend_agents(inside: &Inside, settings: &mut BuildSettings) -> Result<(), Failure> {
+    for spec in std::mem::take(&mut settings.agents) {
+        // Better now than after ten minutes of steps.
+        inside.broker.agent(&spec).map_err(|(message, hint)| {
+            let failure = Failure::new(FaultKind::Usage, format!("--ssh {}: {message}", spec.id));
+            hint.map_or(failure.clone(), |hint| failure.hint(hint))
+        })?;
+        let agent = BrokeredAgent { client: Arc::clone(&inside.broker), spec: spec.clone() };
+        settings.request.secrets.agents.insert(spec.id, Arc::new(agent));
+    }
+    Ok(())
+}
+
 pub(super) enum Done {
     Built(BuildReport),
     Answered(Answer, CallOptions),
@@ -149,13 +155,14 @@ impl Stopped {
 }
 
 /// Where what happens is kept.
-struct Kept<'a> {
-    logs: &'a StepLogs,
-    recorder: &'a Recorder,
-    head: Head,
+pub(super) struct Kept<'a> {
+    pub(super) logs: &'a StepLogs,
+    pub(super) recorder: &'a Recorder,
+    pub(super) head: Head,
 }
 
-async fn run(
+/// One build, or the answer to a question.
+pub(super) async fn run(
     inside: &Inside,
     settings: &BuildSettings,
     budget: Budget,
@@ -262,7 +269,7 @@ pub(super) async fn interrupted() {
 }
 
 /// Prints an answer (SPEC A10.25, A10.26).
-fn answered(answer: &Answer, how: CallOptions) -> Result<u8, Failure> {
+pub(super) fn answered(answer: &Answer, how: CallOptions) -> Result<u8, Failure> {
     if how.json {
         super::print(&format!("{:#}\n", answer.json))?;
     } else {
@@ -317,7 +324,7 @@ fn list(findings: &[Warning], dockerfile: Option<(&str, &[u8])>) {
 }
 
 /// Files and output after success.
-fn done(settings: &BuildSettings, report: &BuildReport, findings: &[Warning]) -> Result<u8, Failure> {
+pub(super) fn done(settings: &BuildSettings, report: &BuildReport, findings: &[Warning]) -> Result<u8, Failure> {
     let image = report.exports.first();
     if let (Some(path), Some(image)) = (&settings.iidfile, image) {
         write(path, image.id().as_str().as_bytes())?;

@@ -5,6 +5,7 @@
 
 pub mod args;
 pub mod attest;
+mod bake;
 mod broker;
 mod build;
 mod buildctl;

@@ -18,8 +18,10 @@ use crate::base::FaultKind;
 
 /// Words that begin a command; anything else is the beginning of a build. A test compares them with the parser's.
 const COMMANDS: &[&str] = &[
+    "bake",
     "build",
     "b",
+    "f",
     "builder",
     "completion",
     "docker-cli-plugin-metadata",
@@ -55,7 +57,7 @@ const COMMANDS: &[&str] = &[
 
 /// What `buildx` and `builder` have in common with us under the same name. `image prune` is none of them: docker deletes no
 /// cache with it.
-const SHARED: &[&str] = &["build", "b", "du", "imagetools", "policy", "prune"];
+const SHARED: &[&str] = &["bake", "build", "b", "du", "f", "imagetools", "policy", "prune"];
 
 /// What `buildx` says about builders.
 const BUILDERS: &[&str] = &["create", "use", "ls", "inspect", "rm", "stop", "version", "install", "uninstall"];
@@ -288,6 +290,8 @@ mod tests {
             ("rbuild buildx ls", "rbuild builder ls"),
             ("rbuild buildx imagetools inspect x", "rbuild imagetools inspect x"),
             ("rbuild buildx policy test .", "rbuild policy test ."),
+            ("docker buildx bake --print app", "rbuild bake --print app"),
+            ("docker buildx f app", "rbuild f app"),
             ("rbuild buildx history logs ^1", "rbuild builds logs ^1"),
             ("rbuild container run x", "rbuild run x"),
             ("rbuild buildx --help", "rbuild --help"),

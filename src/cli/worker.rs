@@ -14,8 +14,8 @@ use super::config::Config;
 use super::errors::Failure;
 use super::once::Once;
 use super::{
-    WORKER_ROLE, broker, build, builds, debug, foreign, image_commands, imagetools, info, policies, registries, run,
-    settings, store_commands,
+    WORKER_ROLE, bake, broker, build, builds, debug, foreign, image_commands, imagetools, info, policies, registries,
+    run, settings, store_commands,
 };
 use crate::base::wording::shell_word;
 use crate::base::{Events, FaultKind};
@@ -380,6 +380,7 @@ fn command(inside: &Inside, cli: &super::Cli) -> Result<u8, Failure> {
     let defect =
         |e: &dyn std::fmt::Display| Failure::new(FaultKind::Internal, format!("the worker was started wrongly: {e}"));
     match &cli.command {
+        Command::Bake(args) => bake::bake(inside, args),
         Command::Build(args) => build::build(inside, args),
         Command::Images(args) => image_commands::images(inside, args),
         Command::Pull(args) => image_commands::pull(inside, args),

@@ -1,0 +1,331 @@
+//! Layer 1: bake files, which describe several builds at once (SPEC B7).
+//!
+//! Pure: files in, targets out. [`source`] reads HCL and its JSON form into blocks, [`scope`] gives names their values, [`eval`] and
+//! [`functions`] evaluate, [`target`] says what a target's attributes are and how they merge, [`overrides`] what `--set` changes.
+//! [`Bake`] is all of it. Building the targets is the command line's business.
+
+mod eval;
+mod functions;
+mod overrides;
+mod scope;
+mod source;
+mod target;
+#[cfg(test)]
+mod tests;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+
+use indexmap::IndexMap;
+use serde_json::{Map, Value, json};
+
+use scope::Names;
+use source::Sources;
+
+pub use eval::EvalError;
+pub use overrides::Override;
+pub use source::SourceFile;
+pub use target::Target;
+
+/// Larger definitions are refused (SPEC B7.21).
+pub const MAX_FILE: u64 = 2 << 20;
+
+/// Why a bake file says nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BakeError {
+    /// A file that cannot be read as what it is.
+    #[error("{file}: {reason}")]
+    Syntax {
+        /// The file.
+        file: String,
+        /// Why, with the place where it is known.
+        reason: String,
+    },
+    /// Something that has no value, or one that cannot be used.
+    #[error("{place}: {reason}")]
+    Value {
+        /// `target "app", tags`
+        place: String,
+        /// Why.
+        reason: String,
+    },
+    /// A name that nothing has.
+    #[error("failed to find target {0}")]
+    Missing(String),
+}
+
+impl BakeError {
+    fn value(place: impl Into<String>, reason: impl ToString) -> Self {
+        Self::Value { place: place.into(), reason: reason.to_string() }
+    }
+}
+
+/// What a definition is evaluated with.
+pub struct Surroundings<'a> {
+    /// `--var`.
+    pub vars: BTreeMap<String, String>,
+    /// Variables of the environment; nothing where they are not to be looked at.
+    pub environment: &'a dyn Fn(&str) -> Option<String>,
+    /// `BAKE_LOCAL_PLATFORM`.
+    pub local_platform: String,
+    /// `BAKE_CMD_CONTEXT`.
+    pub command_context: String,
+}
+
+/// A variable, for `--list=variables`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VariableInfo {
+    /// Its name.
+    pub name: String,
+    /// Its type, if one is given.
+    pub kind: String,
+    /// Its value, as JSON if it is no text.
+    pub value: String,
+    /// What it is for.
+    pub description: String,
+}
+
+/// Groups and targets as they are after everything was evaluated.
+#[derive(Debug, Clone, Default)]
+pub struct Bake {
+    targets: IndexMap<String, Target>,
+    groups: IndexMap<String, Group>,
+    variables: Vec<VariableInfo>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Group {
+    targets: Vec<String>,
+    description: String,
+    /// It stands for the targets that a matrix makes of one.
+    matrix: bool,
+}
+
+impl Bake {
+    /// Evaluates files, in their order.
+    ///
+    /// # Errors
+    /// See [`BakeError`].
+    pub fn new(files: &[SourceFile], with: &Surroundings<'_>) -> Result<Self, BakeError> {
+        let sources = Sources::read(files)?;
+        let names = Names::new(&sources, with);
+        let mut bake = Self { variables: names.variables()?, ..Self::default() };
+        for (name, blocks) in &sources.groups {
+            let mut group = Group::default();
+            for block in blocks {
+                for (key, expression) in &block.attributes {
+                    let place = || format!("group \"{name}\", {key}");
+                    let value = names.evaluate(expression).map_err(|e| BakeError::value(place(), e))?;
+                    match key.as_str() {
+                        "targets" => group.targets = target::texts(&value).map_err(|e| BakeError::value(place(), e))?,
+                        "description" => group.description = value.as_str().unwrap_or_default().to_owned(),
+                        _ => return Err(BakeError::value(place(), "a group has targets and description only")),
+                    }
+                }
+            }
+            bake.groups.insert(name.clone(), group);
+        }
+        for (name, blocks) in &sources.targets {
+            bake.add_target(name, blocks, &names)?;
+        }
+        Ok(bake)
+    }
+
+    fn add_target(&mut self, name: &str, blocks: &[source::Block], names: &Names<'_>) -> Result<(), BakeError> {
+        let combinations = matrix(name, blocks, names)?;
+        let Some(combinations) = combinations else {
+            let target = Target::of_blocks(name, blocks, &|e| names.evaluate(e))?;
+            self.targets.insert(name.to_owned(), target);
+            return Ok(());
+        };
+        let place = format!("target \"{name}\", name");
+        let naming = blocks.iter().rev().find_map(|block| block.attributes.get("name"));
+        let naming = naming.ok_or_else(|| BakeError::value(&place, "a target with a matrix needs a name"))?;
+        let mut made = Vec::new();
+        for bound in combinations {
+            let evaluate = |e: &hcl::Expression| names.evaluate_with(e, bound.clone());
+            let own = evaluate(naming).map_err(|e| BakeError::value(&place, e))?;
+            let own = own.as_str().map(ToOwned::to_owned).ok_or_else(|| BakeError::value(&place, "not a string"))?;
+            if !is_name(&own) {
+                return Err(BakeError::value(&place, format!("invalid name \"{own}\": letters, digits, _ and - only")));
+            }
+            if made.contains(&own) || self.targets.contains_key(&own) {
+                return Err(BakeError::value(&place, format!("duplicate name \"{own}\"")));
+            }
+            self.targets.insert(own.clone(), Target::of_blocks(&own, blocks, &evaluate)?);
+            made.push(own);
+        }
+        self.groups.insert(name.to_owned(), Group { targets: made, matrix: true, ..Group::default() });
+        Ok(())
+    }
+
+    /// The targets of some names, groups taken apart, each resolved, in the order in which they are named.
+    ///
+    /// # Errors
+    /// When a name is unknown, an override does not fit, or targets inherit from each other.
+    pub fn resolve(&self, names: &[String], overrides: &[Override]) -> Result<IndexMap<String, Target>, BakeError> {
+        for given in overrides {
+            if !self.targets.keys().any(|name| given.matches(name)) {
+                return Err(BakeError::value(
+                    "--set",
+                    format!("could not find any target matching '{}'", given.pattern()),
+                ));
+            }
+        }
+        let found = self.members(names)?;
+        let mut out = IndexMap::new();
+        for name in found {
+            let target = self.inherited(&name, overrides, &mut Vec::new())?;
+            out.insert(name, target.finished());
+        }
+        // What others are made of comes along.
+        loop {
+            let needed = out.values().flat_map(Target::needs);
+            let Some(next) = needed.into_iter().find(|name| !out.contains_key(name)) else { return Ok(out) };
+            for name in self.members(&[next])? {
+                let target = self.inherited(&name, overrides, &mut Vec::new())?;
+                out.insert(name, target.finished());
+            }
+        }
+    }
+
+    /// The targets that names stand for, without what those are made of.
+    ///
+    /// # Errors
+    /// When a name is unknown.
+    pub fn members(&self, names: &[String]) -> Result<Vec<String>, BakeError> {
+        let mut found = Vec::new();
+        for name in names {
+            self.expand(name, &mut found, &mut BTreeSet::new())?;
+        }
+        Ok(found)
+    }
+
+    fn expand(&self, name: &str, out: &mut Vec<String>, seen: &mut BTreeSet<String>) -> Result<(), BakeError> {
+        if !seen.insert(name.to_owned()) {
+            return Ok(());
+        }
+        match self.groups.get(name) {
+            Some(group) => group.targets.iter().try_for_each(|inner| self.expand(inner, out, seen)),
+            None if self.targets.contains_key(name) => {
+                if !out.iter().any(|known| known == name) {
+                    out.push(name.to_owned());
+                }
+                Ok(())
+            }
+            None => Err(BakeError::Missing(name.to_owned())),
+        }
+    }
+
+    fn inherited(&self, name: &str, overrides: &[Override], path: &mut Vec<String>) -> Result<Target, BakeError> {
+        let place = || format!("target \"{name}\", inherits");
+        if path.iter().any(|outer| outer == name) {
+            return Err(BakeError::value(place(), format!("infinite recursion: {}", path.join(" → "))));
+        }
+        let Some(own) = self.targets.get(name) else {
+            if self.groups.get(name).is_some_and(|group| group.matrix) {
+                return Err(BakeError::value(place(), "a target with a matrix cannot be inherited"));
+            }
+            return Err(BakeError::Missing(name.to_owned()));
+        };
+        path.push(name.to_owned());
+        let mut target = Target::default();
+        for parent in own.inherits() {
+            target.merge(&self.inherited(&parent, overrides, path)?);
+        }
+        path.pop();
+        target.merge(own);
+        for given in overrides.iter().filter(|given| given.matches(name)) {
+            given.apply(&mut target)?;
+        }
+        Ok(target)
+    }
+
+    /// Groups and targets, for `--list=targets`: name and description.
+    #[must_use]
+    pub fn listed(&self) -> Vec<(String, String)> {
+        let groups = self.groups.iter().map(|(name, group)| {
+            let members = group.targets.join(", ");
+            let text = if group.description.is_empty() { members } else { group.description.clone() };
+            (name.clone(), text)
+        });
+        let targets = self.targets.iter().filter(|(name, _)| !self.groups.contains_key(*name));
+        let mut all: Vec<_> =
+            groups.chain(targets.map(|(name, target)| (name.clone(), target.description()))).collect();
+        all.sort_by_key(|(name, _)| (name != "default", name.clone()));
+        all
+    }
+
+    /// Variables, for `--list=variables`.
+    #[must_use]
+    pub fn variables(&self) -> &[VariableInfo] {
+        &self.variables
+    }
+
+    /// The document of `--print` (SPEC B7.18).
+    #[must_use]
+    pub fn printed(&self, names: &[String], targets: &IndexMap<String, Target>) -> Value {
+        let mut groups: BTreeMap<String, Value> = BTreeMap::new();
+        let members = |names: &[String]| json!({ "targets": names });
+        let mut pending: Vec<String> = names.to_vec();
+        while let Some(name) = pending.pop() {
+            if let Some(group) = self.groups.get(&name)
+                && groups.insert(name.clone(), members(&group.targets)).is_none()
+            {
+                pending.extend(group.targets.clone());
+            }
+        }
+        if names != ["default"] || !self.groups.contains_key("default") {
+            groups.insert("default".into(), members(names));
+        }
+        let shown: BTreeMap<&String, Value> = targets.iter().map(|(name, target)| (name, target.printed())).collect();
+        json!({ "group": groups, "target": shown })
+    }
+}
+
+/// What may name a target of a matrix (SPEC B7.08).
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+}
+
+/// The combinations of a matrix; `None` without one.
+fn matrix(
+    name: &str,
+    blocks: &[source::Block],
+    names: &Names<'_>,
+) -> Result<Option<Vec<BTreeMap<String, Value>>>, BakeError> {
+    let place = || format!("target \"{name}\", matrix");
+    let Some(expression) = blocks.iter().rev().find_map(|block| block.attributes.get("matrix")) else {
+        return Ok(None);
+    };
+    let value = names.evaluate(expression).map_err(|e| BakeError::value(place(), e))?;
+    let Value::Object(axes) = value else { return Err(BakeError::value(place(), "a map of lists is required")) };
+    let axes: BTreeMap<String, Value> = axes.into_iter().collect();
+    let mut all = vec![BTreeMap::new()];
+    for (axis, values) in axes {
+        let Value::Array(values) = values else {
+            return Err(BakeError::value(place(), format!("{axis} is no list")));
+        };
+        let with = |row: &BTreeMap<String, Value>| {
+            let more = |value: &Value| {
+                let mut row = row.clone();
+                row.insert(axis.clone(), value.clone());
+                row
+            };
+            values.iter().map(more).collect::<Vec<_>>()
+        };
+        all = all.iter().flat_map(with).collect();
+        if all.len() > 10_000 {
+            return Err(BakeError::value(place(), "more than 10,000 combinations"));
+        }
+    }
+    Ok(Some(all))
+}
+
+/// Values that were found before.
+type Memory<T> = RefCell<BTreeMap<String, T>>;
+
+/// An object of texts.
+fn text_map(fields: impl IntoIterator<Item = (String, String)>) -> Value {
+    Value::Object(fields.into_iter().map(|(key, value)| (key, Value::String(value))).collect::<Map<_, _>>())
+}

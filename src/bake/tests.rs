@@ -1,0 +1,347 @@
+//! Definitions, and what becomes of them.
+
+use serde_json::json;
+
+use super::*;
+
+fn none(_: &str) -> Option<String> {
+    None
+}
+
+fn surroundings(environment: &dyn Fn(&str) -> Option<String>) -> Surroundings<'_> {
+    Surroundings {
+        vars: BTreeMap::new(),
+        environment,
+        local_platform: "linux/amd64".into(),
+        command_context: "cwd://".into(),
+    }
+}
+
+fn file(name: &str, text: &str) -> SourceFile {
+    SourceFile { name: name.into(), text: text.into() }
+}
+
+fn bake(files: &[SourceFile]) -> Result<Bake, String> {
+    Bake::new(files, &surroundings(&none)).map_err(|e| e.to_string())
+}
+
+fn print(text: &str, names: &[&str], set: &[&str]) -> Result<Value, String> {
+    let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+    let set: Vec<String> = set.iter().map(ToString::to_string).collect();
+    let bake = bake(&[file("docker-bake.hcl", text)])?;
+    let overrides =
+        Override::parse(&set, &|name| (name == "FROM_ENV").then(|| "env".to_owned())).map_err(|e| e.to_string())?;
+    let targets = bake.resolve(&names, &overrides).map_err(|e| e.to_string())?;
+    Ok(bake.printed(&names, &targets))
+}
+
+fn target(text: &str, name: &str) -> Value {
+    let printed = print(text, &[name], &[]).unwrap_or_else(|e| panic!("{text}: {e}"));
+    printed["target"][name].clone()
+}
+
+// SPEC B7.03, B7.06, B7.18
+#[test]
+fn b7_18_a_definition_is_printed_as_it_is_resolved() {
+    let text = r#"
+        group "default" { targets = ["app", "db"] }
+        target "app" {
+          dockerfile = "app.Dockerfile"
+          tags = ["docker.io/me/app"]
+          args = { A = "1", NONE = null, T = "$${x}" }
+          cache-from = ["user/app:cache", "type=local,src=c", { type = "gha" }]
+          output = ["out", "type=image,push=true"]
+          secret = ["id=s,env=S"]
+          ssh = ["default", "key=a,b"]
+          no-cache = true
+        }
+        target "db" { context = "db" }
+    "#;
+    let printed = print(text, &["default"], &[]).expect("valid");
+    let expected = json!({
+        "group": {"default": {"targets": ["app", "db"]}},
+        "target": {
+            "app": {
+                "context": ".", "dockerfile": "app.Dockerfile", "args": {"A": "1", "T": "$${x}"}, "tags": ["docker.io/me/app"],
+                "cache-from": [{"ref": "user/app:cache", "type": "registry"}, {"src": "c", "type": "local"}, {"type": "gha"}],
+                "secret": [{"env": "S", "id": "s"}], "ssh": [{"id": "default"}, {"id": "key", "paths": "a,b"}],
+                "output": [{"dest": "out", "type": "local"}, {"push": "true", "type": "image"}], "no-cache": true,
+            },
+            "db": {"context": "db", "dockerfile": "Dockerfile"},
+        },
+    });
+    assert_eq!(printed, expected);
+    let one = print(text, &["db"], &[]).expect("valid");
+    assert_eq!(one["group"], json!({"default": {"targets": ["db"]}}));
+    assert_eq!(one["target"].as_object().map(Map::len), Some(1));
+    assert_eq!(print(text, &["none"], &[]), Err("failed to find target none".into()));
+}
+
+// SPEC B7.05, B7.07: parents first, the later one wins; what merges and what does not.
+#[test]
+fn b7_07_targets_inherit() {
+    let text = r#"
+        target "a" {
+          args = { X = "a", Y = "a" }
+          tags = ["a"]
+          secret = ["id=s,src=a"]
+          platforms = ["linux/amd64"]
+        }
+        target "b" {
+          args = { X = "b" }
+          labels = { l = "b" }
+          cache-from = ["one"]
+        }
+        target "c" {
+          inherits = ["a", "b"]
+          args = { Z = "c", Y = null }
+          tags = ["c"]
+          secret = ["id=s,src=c", "id=t,src=t"]
+          cache-from = ["one", "two"]
+        }
+        target "loop" { inherits = ["pool"] }
+        target "pool" { inherits = ["loop"] }
+    "#;
+    let c = target(text, "c");
+    assert_eq!(c["args"], json!({"X": "b", "Z": "c"}));
+    assert_eq!(c["tags"], json!(["c"]));
+    assert_eq!(c["labels"], json!({"l": "b"}));
+    assert_eq!(c["secret"], json!([{"id": "s", "src": "c"}, {"id": "t", "src": "t"}]));
+    assert_eq!(c["cache-from"].as_array().map(Vec::len), Some(2));
+    assert_eq!(c["platforms"], json!(["linux/amd64"]));
+    let error = print(text, &["loop"], &[]).expect_err("a circle");
+    assert!(error.contains("infinite recursion"), "{error}");
+}
+
+// SPEC B7.05: files merge in their order, in both languages.
+#[test]
+fn b7_05_files_merge() {
+    let hcl = file(
+        "docker-bake.hcl",
+        "target \"app\" {\n args = { A = \"1\", B = \"1\" }\n tags = [\"x\"]\n}\nvariable \"V\" { default = \"hcl\" }",
+    );
+    let json = file(
+        "docker-bake.override.json",
+        r#"{"variable": {"V": {"default": "json"}}, "target": {"app": {"args": {"B": "${V}-2"}, "tags": ["y"]}}}"#,
+    );
+    let bake = bake(&[hcl, json]).expect("valid");
+    let targets = bake.resolve(&["app".into()], &[]).expect("found");
+    assert_eq!(targets["app"].map("args"), BTreeMap::from([("A".into(), "1".into()), ("B".into(), "json-2".into())]));
+    assert_eq!(targets["app"].printed()["tags"], json!(["y"]));
+}
+
+// SPEC B7.08
+#[test]
+fn b7_08_a_matrix_makes_targets() {
+    let text = r#"
+        group "default" { targets = ["app"] }
+        target "app" {
+          name = "app-${os}-${replace(item.v, ".", "-")}"
+          matrix = { os = ["a", "b"], item = [{ v = "1.0" }, { v = "2.0" }] }
+          args = { V = item.v, OS = os }
+        }
+        target "child" { inherits = ["app"] }
+    "#;
+    let printed = print(text, &["default"], &[]).expect("valid");
+    let names: Vec<&String> = printed["target"].as_object().expect("targets").keys().collect();
+    assert_eq!(names, ["app-a-1-0", "app-a-2-0", "app-b-1-0", "app-b-2-0"]);
+    assert_eq!(printed["target"]["app-b-2-0"]["args"], json!({"OS": "b", "V": "2.0"}));
+    assert!(print(text, &["child"], &[]).expect_err("a matrix").contains("cannot be inherited"));
+    let nameless = "target \"app\" { matrix = { a = [\"1\"] } }";
+    assert!(print(nameless, &["app"], &[]).expect_err("no name").contains("needs a name"));
+    let twice = "target \"app\" {\n name = \"x\"\n matrix = { a = [\"1\", \"2\"] }\n}";
+    assert!(print(twice, &["app"], &[]).expect_err("twice").contains("duplicate name"));
+}
+
+// SPEC B7.09, B7.10
+#[test]
+fn b7_10_variables_come_from_flags_the_environment_and_defaults() {
+    let text = r#"
+        variable "TAG" { default = "latest" }
+        variable "FULL" { default = "app:${TAG}" }
+        variable "DEBUG" { default = false }
+        variable "COUNT" { default = 1 }
+        variable "EMPTY" {}
+        variable "LIST" {
+          type = list(string)
+          default = ["a"]
+        }
+        variable "OBJ" {
+          type = object({ name = string, n = optional(number) })
+          default = { name = "x" }
+        }
+        variable "SMALL" {
+          default = 3
+          validation {
+            condition = SMALL < 10
+            error_message = "SMALL is too large"
+          }
+        }
+        target "app" {
+          args = { T = TAG, F = FULL, D = DEBUG ? "yes" : "no", C = COUNT + 1, E = EMPTY, L = join("-", LIST), O = OBJ.name, S = SMALL }
+        }
+    "#;
+    let args = |vars: &[(&str, &str)], env: &[(&str, &str)]| -> Result<BTreeMap<String, String>, String> {
+        let environment =
+            |name: &str| env.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+        let vars = vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let with = Surroundings { vars, ..surroundings(&environment) };
+        let bake = Bake::new(&[file("docker-bake.hcl", text)], &with).map_err(|e| e.to_string())?;
+        Ok(bake.resolve(&["app".into()], &[]).map_err(|e| e.to_string())?["app"].map("args"))
+    };
+    let shown =
+        |map: BTreeMap<String, String>| map.into_iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(" ");
+    let default = shown(args(&[], &[]).expect("valid"));
+    assert_eq!(default, "C=2 D=no F=app:latest L=a O=x S=3 T=latest");
+    let env = [
+        ("TAG", "env"),
+        ("DEBUG", "1"),
+        ("COUNT", "4"),
+        ("LIST", "x,y"),
+        ("OBJ_JSON", "{\"name\": \"j\"}"),
+        ("EMPTY", "e"),
+    ];
+    assert_eq!(shown(args(&[], &env).expect("valid")), "C=5 D=yes E=e F=app:env L=x-y O=j S=3 T=env");
+    assert_eq!(args(&[("TAG", "flag")], &env).expect("valid")["F"], "app:flag");
+    for (vars, env, said) in [
+        (&[("NONE", "x")][..], &[][..], "--var: there is no variable named \"NONE\""),
+        (&[], &[("DEBUG", "perhaps")], "DEBUG: \"perhaps\" is no bool"),
+        (&[], &[("COUNT", "x")], "COUNT: \"x\" is no number"),
+        (&[], &[("SMALL", "12")], "SMALL is too large"),
+        (&[], &[("OBJ", "{}")], "OBJ: attribute \"name\" is required"),
+    ] {
+        let error = args(vars, env).expect_err(said);
+        assert!(error.contains(said), "{error}");
+    }
+}
+
+// SPEC B7.11, B7.12, B7.14, B7.15
+#[test]
+fn b7_14_expressions_have_values() {
+    let value = |expression: &str| {
+        let text = format!(
+            "list = [\"a\", \"b\"]\nobj = {{ k = \"v\", n = {{ m = [1, 2] }} }}\n\
+             function \"greet\" {{\n params = [name]\n variadic_params = rest\n result = \"hi ${{name}}${{length(rest)}}\"\n}}\n\
+             function \"twice\" {{\n params = [x]\n result = greet(\"${{x}}${{x}}\")\n}}\n\
+             function \"forever\" {{\n params = []\n result = forever()\n}}\n\
+             circle = back\nback = circle\n\
+             target \"other\" {{\n args = {{ A = \"${{obj.k}}!\" }}\n tags = [\"t\"]\n}}\n\
+             target \"app\" {{\n args = {{ X = {expression} }}\n}}\n"
+        );
+        print(&text, &["app"], &[])
+            .map(|printed| printed["target"]["app"]["args"]["X"].as_str().unwrap_or_default().to_owned())
+    };
+    for (expression, expected) in [
+        ("\"${upper(\"a\")}-${list[1]}\"", "A-b"),
+        ("obj.n.m[1] * 2 + 1", "5"),
+        ("obj[\"k\"]", "v"),
+        ("join(\",\", [for i, x in list : \"${i}${x}\"])", "0a,1b"),
+        ("join(\",\", [for k, v in {b = 1, a = 2} : k if v > 1])", "a"),
+        ("{for x in list : x => upper(x)}.b", "B"),
+        ("join(\",\", {for x in [\"a1\", \"a2\"] : substr(x, 0, 1) => x...}.a)", "a1,a2"),
+        ("join(\",\", [{ n = \"x\" }, { n = \"y\" }][*].n)", "x,y"),
+        ("join(\",\", [{ n = \"x\" }].*.n)", "x"),
+        ("\"%{ if true }yes%{ else }no%{ endif }\"", "yes"),
+        ("\"%{ for x in list ~} ${x} %{ endfor }\"", "a b "),
+        ("<<EOT\nline ${list[0]}\nEOT", "line a\n"),
+        ("<<-EOT\n    a\n      b\n    EOT", "a\n  b\n"),
+        ("greet(\"x\", 1, 2)", "hi x2"),
+        ("twice(\"y\")", "hi yy0"),
+        ("max(list2...)", "ERR there is no variable named \"list2\""),
+        ("max([1, 7, 3]...)", "7"),
+        ("try(nothing, \"else\")", "else"),
+        ("can(obj.none) ? \"yes\" : \"no\"", "no"),
+        ("target.other.args.A", "v!"),
+        ("target.other.tags[0]", "t"),
+        ("!false && (1 <= 2) && 7 % 4 == 3 && -1 < 0", "true"),
+        ("BAKE_LOCAL_PLATFORM", "linux/amd64"),
+        ("circle", "ERR refers to itself"),
+        ("target.app.args.X", "ERR refers to itself"),
+        ("forever()", "ERR more than 100 deep"),
+        ("nothing()", "ERR there is no function named \"nothing\""),
+        ("greet()", "ERR greet: 1 arguments are required, not 0"),
+        ("1 / 0", "ERR division by zero"),
+        ("target.none.args", "ERR there is no target named \"none\""),
+        ("list[7]", "ERR invalid index 7"),
+    ] {
+        match (value(expression), expected.strip_prefix("ERR ")) {
+            (Ok(found), None) => assert_eq!(found, expected, "{expression}"),
+            (Err(error), Some(expected)) => assert!(error.contains(expected), "{expression}: {error}"),
+            (found, _) => panic!("{expression}: {found:?}"),
+        }
+    }
+}
+
+// SPEC B7.17
+#[test]
+fn b7_17_overrides_change_what_they_match() {
+    let text = "target \"app-a\" {\n args = { A = \"1\" }\n tags = [\"x\"]\n platforms = [\"linux/amd64\"]\n}\ntarget \"app-b\" {}\ntarget \"db\" {}\n\
+                group \"default\" { targets = [\"app-a\", \"app-b\", \"db\"] }";
+    let set = |set: &[&str]| print(text, &["default"], set).map(|printed| printed["target"].clone());
+    let all =
+        set(&["*.args.A=2", "app-?.tags=new", "app-[ab].tags+=more", "db.platform=linux/arm64", "db.no-cache=true"])
+            .expect("valid");
+    assert_eq!(all["app-a"]["args"], json!({"A": "2"}));
+    assert_eq!(all["db"]["args"], json!({"A": "2"}));
+    assert_eq!(all["db"]["platforms"], json!(["linux/arm64"]));
+    assert_eq!(all["db"]["no-cache"], json!(true));
+    assert_eq!(set(&["*.tags=a", "*.tags=b"]).expect("valid")["db"]["tags"], json!(["a", "b"]));
+    assert_eq!(set(&["app-a.tags+=y"]).expect("valid")["app-a"]["tags"], json!(["x", "y"]));
+    assert_eq!(set(&["app-a.tags="]).expect("valid")["app-a"].get("tags"), None);
+    assert_eq!(set(&["app-a.args.FROM_ENV"]).expect("valid")["app-a"]["args"]["FROM_ENV"], "env");
+    assert_eq!(set(&["*.push=true"]).expect("valid")["db"]["output"], json!([{"type": "image", "push": "true"}]));
+    assert_eq!(set(&["*.output=type=local,dest=o", "*.push=true"]).expect("valid")["db"]["output"][0]["type"], "local");
+    for (given, said) in [
+        ("none.tags=a", "could not find any target matching 'none'"),
+        ("app-a=1", "expected TARGET.KEY=VALUE"),
+        ("app-a.colour=red", "unknown key \"colour\""),
+        ("app-a.args=1", "expected TARGET.KEY.NAME=VALUE"),
+        ("app-a.tags.x=1", "this key has no names"),
+        ("app-a.tags", "a value is missing"),
+        ("app-a.pull=perhaps", "a bool is required"),
+    ] {
+        let error = set(&[given]).expect_err(given);
+        assert!(error.contains(said), "{given}: {error}");
+    }
+}
+
+// SPEC B7.02, B7.16: what a build is told, and what it waits for.
+#[test]
+fn b7_16_a_target_is_a_command_line() {
+    let text = "target \"base\" {}\ntarget \"app\" {\n contexts = { base = \"target:base\", src = \"docker-image://a\" }\n pull = true\n no-cache = true\n\
+                secret = [{ id = \"s\", src = \"a,b\" }]\n ulimits = [\"nofile=1:2\"]\n entitlements = [\"network.host\"]\n extra-hosts = { h = \"1.2.3.4\" }\n}";
+    let bake = bake(&[file("docker-bake.hcl", text)]).expect("valid");
+    let targets = bake.resolve(&["app".into()], &[]).expect("found");
+    assert_eq!(targets.keys().collect::<Vec<_>>(), ["app", "base"]);
+    assert_eq!(targets["app"].linked(), BTreeMap::from([("base".into(), "base".into())]));
+    let expected = [
+        "--build-context=src=docker-image://a",
+        "--secret=id=s,\"src=a,b\"",
+        "--pull=true",
+        "--no-cache",
+        "--ulimit=nofile=1:2",
+        "--allow=network.host",
+        "--add-host=h=1.2.3.4",
+    ];
+    assert_eq!(targets["app"].arguments(), expected);
+}
+
+#[test]
+fn b7_03_mistakes_are_named() {
+    for (text, said) in [
+        ("target \"app\" {\n tag = [\"x\"]\n}", "target \"app\", tag: unsupported attribute"),
+        ("target \"app\" {\n tags = \"x\"\n}", "target \"app\", tags: a list of strings is required, not string"),
+        ("target \"app\" {\n args = [1]\n}", "a map of strings is required"),
+        ("target \"app\" {\n args = { A = NONE }\n}", "there is no variable named \"NONE\""),
+        ("target \"app\" {\n", "docker-bake.hcl:"),
+        ("targets \"app\" {}", "unsupported block type \"targets\""),
+        ("target \"a\" \"b\" {}", "needs one name"),
+        ("group \"default\" {\n target = [\"x\"]\n}", "targets and description only"),
+    ] {
+        let error = bake(&[file("docker-bake.hcl", text)]).expect_err(text);
+        assert!(error.contains(said), "{text}: {error}");
+    }
+    assert!(
+        bake(&[file("compose.yaml", "services: {}")]).expect_err("compose").contains("compose files are not supported")
+    );
+}

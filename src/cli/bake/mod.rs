@@ -1,0 +1,409 @@
+//! `rbuild bake`: several builds that files describe (SPEC B7).
+//!
+//! The definition is evaluated by [`crate::bake`]; [`privileges`] asks whether what it wants of this machine was allowed. Each target
+//! becomes the command line of a build, so that it means what that means; they run side by side, those that others are made of first.
+
+mod privileges;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use indexmap::IndexMap;
+use serde_json::{Map, Value};
+
+use super::args::{Bake, Build, Cli, Command};
+use super::build::{Done, Kept, Stopped, answered, done, lend_agents, run};
+use super::errors::{Aftermath, Failure};
+use super::image_commands::usage;
+use super::settings::{self, BuildSettings, read_limited, variable};
+use super::step_logs::{ClipLimits, StepLogs};
+use super::worker::Inside;
+use super::{print, records};
+use crate::bake::{BakeError, MAX_FILE, Override, SourceFile, Surroundings, Target};
+use crate::base::budget::Budget;
+use crate::base::values::{boolean, csv_record};
+use crate::base::{Event, Events, FaultKind, file};
+use crate::build::BuildError;
+use crate::build::record::Recorder;
+use crate::dockerfile::gitref::GitRef;
+use crate::oci::Platform;
+use crate::ui::{Ended, Progress};
+
+/// Where definitions are looked for, in this order (SPEC B7.01).
+const FILES: [&str; 4] =
+    ["docker-bake.json", "docker-bake.hcl", "docker-bake.override.json", "docker-bake.override.hcl"];
+
+pub(super) fn bake(inside: &Inside, args: &Bake) -> Result<u8, Failure> {
+    let environment = |name: &str| {
+        let off = variable("BUILDX_BAKE_DISABLE_VARS_ENV_LOOKUP").is_some_and(|text| boolean(&text) != Some(false));
+        if off { None } else { variable(name) }
+    };
+    let with = Surroundings {
+        vars: vars(&args.var)?,
+        environment: &environment,
+        local_platform: Platform::host().to_string(),
+        command_context: "cwd://".into(),
+    };
+    let bake = crate::bake::Bake::new(&files(args)?, &with).map_err(|e| failure(&e))?;
+    if let Some(list) = &args.list {
+        return listed(&bake, list);
+    }
+    let overrides = Override::parse(&overrides(args), &variable).map_err(|e| failure(&e))?;
+    let mut targets = bake.resolve(&args.targets, &overrides).map_err(|e| failure(&e))?;
+    let wanted = bake.members(&args.targets).map_err(|e| failure(&e))?;
+    for (name, target) in &mut targets {
+        if !wanted.contains(name) {
+            target.goes_nowhere();
+            continue;
+        }
+        for (given, to) in [(args.push, "push"), (args.load, "load")] {
+            if given {
+                target.send(to);
+            }
+        }
+    }
+    if args.print {
+        return print(&format!("{:#}\n", bake.printed(&args.targets, &targets)));
+    }
+    privileges::check(&targets, &args.allow)?;
+    build_all(inside, args, &targets, &wanted)
+}
+
+fn failure(error: &BakeError) -> Failure {
+    let kind = match error {
+        BakeError::Value { place, .. } if place.starts_with("--") => FaultKind::Usage,
+        _ => FaultKind::Input,
+    };
+    let failure = Failure::new(kind, error.to_string());
+    match error {
+        BakeError::Missing(_) => failure.hint("rbuild bake --list=targets shows what there is"),
+        _ => failure,
+    }
+}
+
+/// `--var`; without a value it is taken from the environment.
+fn vars(texts: &[String]) -> Result<BTreeMap<String, String>, Failure> {
+    let var = |text: &String| match text.split_once('=') {
+        Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
+        None => match variable(text) {
+            Some(value) => Ok((text.clone(), value)),
+            None => Err(usage(format!("--var {text}: expected NAME=VALUE"))),
+        },
+    };
+    texts.iter().map(var).collect()
+}
+
+/// What flags that stand for overrides say.
+fn overrides(args: &Bake) -> Vec<String> {
+    let mut all = args.set.clone();
+    if args.no_cache {
+        all.push("*.no-cache=true".into());
+    }
+    if let Some(pull) = args.pull {
+        all.push(format!("*.pull={pull}"));
+    }
+    for (kind, given) in [("provenance", &args.provenance), ("sbom", &args.sbom)] {
+        all.extend(given.as_ref().map(|text| match boolean(text) {
+            Some(true) => format!("*.attest=type={kind}"),
+            Some(false) => format!("*.attest=type={kind},disabled=true"),
+            None => format!("*.attest=type={kind},{text}"),
+        }));
+    }
+    all.extend(args.call.iter().map(|call| format!("*.call={call}")));
+    if args.check {
+        all.push("*.call=check".into());
+    }
+    all.extend(args.policy.iter().map(|policy| format!("*.policy+={policy}")));
+    all
+}
+
+/// The definition's files: `-f`, `BUILDX_BAKE_FILE`, or the usual ones.
+fn files(args: &Bake) -> Result<Vec<SourceFile>, Failure> {
+    if args.targets.first().is_some_and(|first| first.contains("://") || GitRef::parse(first).is_some()) {
+        return Err(usage(format!("{}: definitions of other places are not supported", args.targets[0]))
+            .hint("clone the repository and bake there"));
+    }
+    let separator = variable("BUILDX_BAKE_FILE_SEPARATOR").unwrap_or_else(|| ":".into());
+    let of_variable = variable("BUILDX_BAKE_FILE").filter(|text| !text.is_empty());
+    let named: Vec<String> = match (&args.file, of_variable) {
+        (given, _) if !given.is_empty() => given.clone(),
+        (_, Some(list)) => list.split(separator.as_str()).map(ToOwned::to_owned).collect(),
+        _ => {
+            let found = FILES.into_iter().filter(|name| Path::new(name).exists());
+            let found: Vec<String> = found.map(ToOwned::to_owned).collect();
+            if found.is_empty() {
+                let message = format!("there is no bake file here: {}", FILES.join(", "));
+                return Err(Failure::new(FaultKind::Input, message).hint("name one with -f FILE"));
+            }
+            found
+        }
+    };
+    let read = |name: String| {
+        let path = name.strip_prefix("cwd://").unwrap_or(&name);
+        let bytes = match path {
+            "-" => {
+                let mut bytes = Vec::new();
+                std::io::stdin().take(MAX_FILE + 1).read_to_end(&mut bytes).map(|_| bytes)
+            }
+            path => read_limited(Path::new(path), MAX_FILE),
+        };
+        let bytes = bytes
+            .map_err(|e| Failure::new(FaultKind::Input, format!("couldn't find or read bake file {name}: {e}")))?;
+        let text = String::from_utf8(bytes);
+        let text = text.map_err(|_| Failure::new(FaultKind::Input, format!("bake file {name} is not UTF-8")))?;
+        Ok(SourceFile { name, text })
+    };
+    named.into_iter().map(read).collect()
+}
+
+/// `--list` (SPEC B7.19).
+fn listed(bake: &crate::bake::Bake, what: &str) -> Result<u8, Failure> {
+    let fields = csv_record(what).map_err(|e| usage(format!("--list: {e}")))?;
+    let (mut kind, mut json) = ("targets".to_owned(), false);
+    for field in fields {
+        match field.split_once('=').unwrap_or(("type", &field)) {
+            ("type", value) => value.clone_into(&mut kind),
+            ("format", "json") => json = true,
+            ("format", "table") => json = false,
+            _ => {
+                return Err(usage(format!("--list: invalid value {field}"))
+                    .hint("targets, variables, or type=targets,format=json"));
+            }
+        }
+    }
+    let (heads, rows): (&[&str], Vec<Vec<String>>) = match kind.as_str() {
+        "targets" => {
+            (&["target", "description"], bake.listed().into_iter().map(|(name, text)| vec![name, text]).collect())
+        }
+        "variables" => {
+            let row = |v: &crate::bake::VariableInfo| {
+                vec![v.name.clone(), v.kind.clone(), v.value.clone(), v.description.clone()]
+            };
+            (&["variable", "type", "value", "description"], bake.variables().iter().map(row).collect())
+        }
+        other => {
+            return Err(usage(format!("--list: unknown type \"{other}\""))
+                .hint("targets, variables, or type=targets,format=json"));
+        }
+    };
+    if json {
+        let object = |row: &Vec<String>| {
+            let names = heads.iter().map(|head| if matches!(*head, "target" | "variable") { "name" } else { head });
+            let fields = names.zip(row).filter(|(name, value)| *name == "name" || !value.is_empty());
+            fields.map(|(name, value)| (name.to_owned(), Value::from(value.clone()))).collect::<Map<_, _>>()
+        };
+        return print(&format!("{:#}\n", Value::Array(rows.iter().map(|row| Value::Object(object(row))).collect())));
+    }
+    let heads: Vec<String> = heads.iter().map(|head| head.to_uppercase()).collect();
+    print(&super::table::columns(&[vec![heads], rows].concat()))
+}
+
+/// A target on its way.
+struct Job {
+    name: String,
+    args: Build,
+    settings: BuildSettings,
+    /// Others that it is made of, with the context's name.
+    links: BTreeMap<String, String>,
+}
+
+/// What a build of a target left.
+struct Outcome {
+    result: Result<Done, Stopped>,
+    logs: StepLogs,
+}
+
+fn build_all(
+    inside: &Inside,
+    args: &Bake,
+    targets: &IndexMap<String, Target>,
+    wanted: &[String],
+) -> Result<u8, Failure> {
+    let room =
+        tempfile::tempdir().map_err(|e| Failure::new(FaultKind::Store, format!("cannot make a directory: {e}")))?;
+    let parts: BTreeSet<String> = targets.values().flat_map(|target| target.linked().into_values()).collect();
+    let mut jobs = Vec::new();
+    for (name, target) in targets {
+        let part = parts.contains(name).then(|| room.path().join("parts").join(name));
+        jobs.push(job(inside, args, name, target, part.as_deref(), room.path())?);
+    }
+    let (mode, _) = settings::progress(args.progress.kind.as_deref(), args.progress.quiet, &inside.config)?;
+    let budget = Budget::detect();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(budget.cpus.clamp(2, 8))
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::new(FaultKind::Internal, format!("cannot start threads: {e}")))?;
+    let clip = ClipLimits::new(inside.config.log)?;
+    let (progress, events) = Progress::start(mode, std::io::stderr(), settings::style()?);
+    let many = jobs.len() > 1;
+    let mut waiting: Vec<Job> = jobs;
+    let mut finished: Vec<(Job, Outcome)> = Vec::new();
+    runtime.block_on(async {
+        loop {
+            let made = |name: &String| finished.iter().any(|(job, o)| job.name == *name && o.result.is_ok());
+            let (ready, later): (Vec<Job>, Vec<Job>) = waiting.drain(..).partition(|job| job.links.values().all(made));
+            waiting = later;
+            if ready.is_empty() {
+                break;
+            }
+            let builds = ready.into_iter().map(|job| {
+                let events = events.clone();
+                async move {
+                    let outcome = one(inside, &job, budget, events, clip, many).await;
+                    (job, outcome)
+                }
+            });
+            finished.extend(futures_util::future::join_all(builds).await);
+        }
+    });
+    drop(events);
+    let failed = finished.iter().find_map(|(job, outcome)| match &outcome.result {
+        Err(Stopped::Build(BuildError::Solve(e))) => Some((job, outcome, e.vertex().cloned()?)),
+        _ => None,
+    });
+    let Ended { step, findings, .. } = progress.finish(failed.as_ref().map(|(_, _, vertex)| vertex));
+    let log = failed.as_ref().and_then(|(_, outcome, vertex)| outcome.logs.path(vertex));
+    runtime.shutdown_background();
+    let (mut code, mut metadata) = (0, Map::new());
+    for (job, Outcome { result, .. }) in &finished {
+        let settings = &job.settings;
+        let ended = match result {
+            Ok(Done::Built(report)) => {
+                let ended = done(settings, report, &findings)?;
+                let told = settings.metadata_file.as_ref().and_then(|path| std::fs::read(path).ok());
+                if let Some(Ok(value)) = told.map(|bytes| serde_json::from_slice(&bytes)) {
+                    metadata.insert(job.name.clone(), value);
+                }
+                ended
+            }
+            Ok(Done::Answered(answer, how)) => answered(answer, *how)?,
+            Err(Stopped::Early(failure)) => {
+                let failure = of_target(failure.clone(), &job.name, many);
+                let _ = failure.print(&mut std::io::stderr(), &Aftermath::default());
+                failure.code()
+            }
+            Err(Stopped::Build(error)) => {
+                let (name, text) = settings.request.file();
+                let said = step.as_ref().map(|step| step.tail.as_slice()).unwrap_or_default();
+                let failure = of_target(Failure::of_build(error, name, text, said), &job.name, many);
+                let after = Aftermath { step: step.as_ref(), log: log.as_deref(), enter: None };
+                let _ = failure.print(&mut std::io::stderr(), &after);
+                failure.code()
+            }
+        };
+        code = code.max(ended);
+    }
+    if let (Some(path), 0) = (&args.metadata_file, code) {
+        metadata.retain(|name, _| wanted.contains(name));
+        let text = format!("{:#}\n", Value::Object(metadata));
+        file::write_atomic(path, text.as_bytes())
+            .map_err(|e| Failure::new(FaultKind::Store, format!("cannot write {}: {e}", path.display())))?;
+    }
+    Ok(code)
+}
+
+fn of_target(failure: Failure, name: &str, many: bool) -> Failure {
+    if many { Failure { message: format!("target {name}: {}", failure.message), ..failure } } else { failure }
+}
+
+/// A target as the build that it is.
+fn job(
+    inside: &Inside,
+    args: &Bake,
+    name: &str,
+    target: &Target,
+    part: Option<&Path>,
+    room: &Path,
+) -> Result<Job, Failure> {
+    let fault = |e: std::io::Error| Failure::new(FaultKind::Store, format!("cannot make a directory: {e}"));
+    let mut words = vec!["rbuild".to_owned(), "build".to_owned()];
+    words.extend(target.arguments());
+    // What a target may do was asked about for all of them.
+    words.extend(args.allow.iter().filter(|allow| allow.starts_with("device")).map(|allow| format!("--allow={allow}")));
+    let links = target.linked();
+    for (context, other) in &links {
+        let place = room.join("parts").join(other);
+        words.push(format!("--build-context={context}=oci-layout://{}", place.display()));
+    }
+    if let Some(place) = part {
+        std::fs::create_dir_all(place).map_err(fault)?;
+        words.push(format!("--output=type=oci,tar=false,compression=uncompressed,dest={}", place.display()));
+        words.push("--provenance=false".into());
+    }
+    let context = target.text("context").unwrap_or(".");
+    words.push(format!("--file={}", dockerfile(name, target, context, room)?.display()));
+    words.push("--".into());
+    words.push(context.strip_prefix("cwd://").unwrap_or(context).to_owned());
+    let words: Vec<std::ffi::OsString> = words.into_iter().map(Into::into).collect();
+    let parsed = Cli::parse_words(&words).map_err(|e| {
+        let text = e.to_string();
+        let line = text.lines().next().unwrap_or_default();
+        Failure::new(FaultKind::Input, format!("target {name}: {}", line.trim_start_matches("error: ")))
+    })?;
+    let Command::Build(mut build) = parsed.command else {
+        return Err(Failure::new(FaultKind::Internal, format!("target {name} is no build")));
+    };
+    if args.metadata_file.is_some() {
+        build.metadata_file = Some(room.join(format!("{name}.json")));
+    }
+    build.progress.clone_from(&args.progress.kind);
+    let named = |failure: Failure| of_target(failure, name, true);
+    let mut settings = BuildSettings::new(&build, &inside.config).map_err(named)?;
+    lend_agents(inside, &mut settings).map_err(named)?;
+    Ok(Job { name: name.to_owned(), args: *build, settings, links })
+}
+
+/// The Dockerfile's path: inside the context, unlike that of a build.
+fn dockerfile(name: &str, target: &Target, context: &str, room: &Path) -> Result<PathBuf, Failure> {
+    if let Some(text) = target.text("dockerfile-inline") {
+        let dir = room.join("inline").join(name);
+        let path = dir.join("Dockerfile");
+        let written = std::fs::create_dir_all(&dir).and_then(|()| std::fs::write(&path, text));
+        written.map_err(|e| Failure::new(FaultKind::Store, format!("cannot write {}: {e}", path.display())))?;
+        return Ok(path);
+    }
+    let path = target.text("dockerfile").unwrap_or("Dockerfile");
+    if let Some(path) = path.strip_prefix("cwd://") {
+        return Ok(path.into());
+    }
+    let remote = context.contains("://") && !context.starts_with("cwd://") || GitRef::parse(context).is_some();
+    let dir = context.strip_prefix("cwd://").unwrap_or(context);
+    Ok(if remote || path.contains("://") { path.into() } else { Path::new(dir).join(path) })
+}
+
+async fn one(inside: &Inside, job: &Job, budget: Budget, events: Events, clip: ClipLimits, many: bool) -> Outcome {
+    let events = if many { of_name(events, job.name.clone()) } else { events };
+    let recorder = Recorder::default();
+    let events = recorder.before(events);
+    let logs = StepLogs::default();
+    let events = logs.before(events, clip);
+    for notice in &job.settings.notices {
+        events.notice(format!("settings {notice}"), notice.clone());
+    }
+    let kept = Kept { logs: &logs, recorder: &recorder, head: records::head(&job.args, &job.settings) };
+    let steps = match settings::step_options(&job.args, &inside.config) {
+        Ok(steps) => steps,
+        Err(failure) => return Outcome { result: Err(Stopped::Early(failure)), logs },
+    };
+    let result = run(inside, &job.settings, budget, events.clone(), kept, steps, None).await;
+    recorder.end(records::end(&result), &events);
+    Outcome { result, logs }
+}
+
+/// Steps say which target they belong to: `[app 1/2] FROM …`.
+fn of_name(events: Events, target: String) -> Events {
+    Events::new(move |event| {
+        events.send(match event {
+            Event::Vertex { id, name, inputs } => {
+                let name = match name.strip_prefix('[') {
+                    Some(rest) => format!("[{target} {rest}"),
+                    None => format!("[{target}] {name}"),
+                };
+                Event::Vertex { id, name, inputs }
+            }
+            other => other,
+        });
+    })
+}
