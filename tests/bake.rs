@@ -100,7 +100,7 @@ fn b7_16_targets_are_made_of_others() {
     bench.rbuild(&["bake", "app"]).ok();
     let image = Image::open_tar(&bench.path("out/app.tar"));
     assert!(image.has("base") && image.has("copy"));
-    assert_eq!(image.config["config"]["Env"][0], "BASE=1");
+    assert!(image.config["config"]["Env"].as_array().unwrap().contains(&"BASE=1".into()));
     assert!(!bench.path("out/not-made").exists());
     // Nothing changed, so nothing is made again.
     let again = bench.rbuild(&["bake", "--progress", "plain", "app"]).ok();

@@ -1,6 +1,8 @@
 //! The command line as clap sees it: one definition gives the parser and the help.
 
+mod bake;
 mod builders;
+mod policy;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -10,7 +12,9 @@ use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Su
 
 use crate::base::values::boolean;
 
+pub use bake::Bake;
 pub use builders::{Builders, CreateBuilder, RemoveBuilder};
+pub use policy::{Policy, PolicyEval, PolicyTest};
 
 /// Builds container images without a daemon and without root
 #[derive(Debug, Parser)]
@@ -547,112 +551,6 @@ pub enum Imagetools {
     Create(ImagetoolsCreate),
     /// Show an image of a registry or of an OCI layout
     Inspect(ImagetoolsInspect),
-}
-
-/// `rbuild bake` (SPEC B7.02).
-#[derive(Debug, Args)]
-pub struct Bake {
-    /// Targets and groups
-    #[arg(default_value = "default")]
-    pub targets: Vec<String>,
-    /// A bake file, `-` for standard input (repeatable) [default: docker-bake.json, docker-bake.hcl and their .override ones]
-    #[arg(short, long, value_name = "FILE", help_heading = "What to build")]
-    pub file: Vec<String>,
-    /// Change targets: TARGET.KEY[.NAME][+]=VALUE, e.g. *.args.V=1 (repeatable)
-    #[arg(long, value_name = "OVERRIDE", help_heading = "What to build")]
-    pub set: Vec<String>,
-    /// Set a variable (repeatable)
-    #[arg(long, value_name = "NAME=VALUE", help_heading = "What to build")]
-    pub var: Vec<String>,
-    /// Print the targets as JSON and build nothing
-    #[arg(long, help_heading = "What to build")]
-    pub print: bool,
-    /// List targets or variables: targets, variables, or type=targets,format=json
-    #[arg(long, value_name = "WHAT", help_heading = "What to build")]
-    pub list: Option<String>,
-    /// Answer a question about each target instead of building it: check, outline, targets
-    #[arg(long, value_name = "METHOD", help_heading = "What to build")]
-    pub call: Option<String>,
-    /// Short for --call=check
-    #[arg(long, help_heading = "What to build")]
-    pub check: bool,
-    /// Allow fs=PATH, fs.read=PATH, fs.write=PATH, ssh, network.host, security.insecure or device (repeatable)
-    #[arg(long, value_name = "ENTITLEMENT", help_heading = "What to build")]
-    pub allow: Vec<String>,
-
-    /// Load into the local docker or podman if one answers, else keep in the store
-    #[arg(long, help_heading = "Where the result goes")]
-    pub load: bool,
-    /// Push to the registries of the tags
-    #[arg(long, help_heading = "Where the result goes")]
-    pub push: bool,
-    /// Write what was built as JSON to a file, by target
-    #[arg(long, value_name = "FILE", help_heading = "Where the result goes")]
-    pub metadata_file: Option<PathBuf>,
-    /// Short for --set=*.attest=type=provenance,…
-    #[arg(long, value_name = "OPTIONS", help_heading = "Where the result goes", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub provenance: Option<String>,
-    /// Short for --set=*.attest=type=sbom,…
-    #[arg(long, value_name = "OPTIONS", help_heading = "Where the result goes", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub sbom: Option<String>,
-
-    /// Do not use the cache
-    #[arg(long, help_heading = "Cache")]
-    pub no_cache: bool,
-    /// Ask the registry for newer versions of base images
-    #[arg(long, help_heading = "Cache", num_args = 0..=1, require_equals = true, value_name = "BOOL", default_missing_value = "true", value_parser = go_boolean())]
-    pub pull: Option<bool>,
-
-    /// Rules (Rego) about sources for every target; as rbuild build --policy
-    #[arg(long, value_name = "SPEC", help_heading = "What to build")]
-    pub policy: Vec<String>,
-    /// How it is shown.
-    #[command(flatten)]
-    pub progress: ProgressArgs,
-    /// There is one builder, built in
-    #[arg(long, hide = true)]
-    pub builder: Option<String>,
-}
-
-/// `rbuild policy` (SPEC B8.09).
-#[derive(Debug, Subcommand)]
-pub enum Policy {
-    /// Ask the policy of a Dockerfile about a source
-    Eval(PolicyEval),
-    /// Run the tests of a policy: the rules called test_… of files *_test.rego
-    Test(PolicyTest),
-}
-
-/// `rbuild policy eval`.
-#[derive(Debug, Args)]
-pub struct PolicyEval {
-    /// docker-image://NAME, a repository, a URL, or a directory
-    pub source: String,
-    /// Fields to look up for --print, e.g. image.labels
-    #[arg(long, value_name = "FIELD", value_delimiter = ',')]
-    pub fields: Vec<String>,
-    /// The Dockerfile whose policy it is: FILE.rego
-    #[arg(short, long = "file", visible_alias = "filename", value_name = "FILE", default_value = "Dockerfile")]
-    pub file: PathBuf,
-    /// For which platform
-    #[arg(long, value_name = "PLATFORM")]
-    pub platform: Option<String>,
-    /// Print what policies see of the source, and ask none
-    #[arg(long)]
-    pub print: bool,
-}
-
-/// `rbuild policy test`.
-#[derive(Debug, Args)]
-pub struct PolicyTest {
-    /// A directory with files *_test.rego, or one of them
-    pub path: PathBuf,
-    /// The Dockerfile whose policy it is: FILE.rego, beside the tests
-    #[arg(long, value_name = "FILE", default_value = "Dockerfile")]
-    pub filename: String,
-    /// Only tests whose names contain this
-    #[arg(long, value_name = "TEXT")]
-    pub run: Option<String>,
 }
 
 /// `rbuild imagetools create`.
