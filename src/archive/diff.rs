@@ -25,13 +25,18 @@ use std::fs::{File, Metadata};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use super::before::{Before, Known, OldDir, OldNode};
 use super::entry::{Entry, EntryKind, Timestamp, name_representable};
 use super::error::ArchiveError;
-use super::lowers::{LowerDir, LowerNode, Lowers, is_opaque, is_whiteout};
+use super::index::{IndexEntry, TreeIndex};
+use super::lowers::{LowerNode, Lowers, is_opaque, is_whiteout};
 use super::notes::{Note, NoteKind, Notes};
+use super::places::Places;
 use super::scan::{device_at, entry_of, kind_of, mtime_of, owner_of, xattrs_of};
 use super::writer::{Content, LayerWriter};
+use crate::base::digest::DigestWriter;
 
 /// What a diff found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -49,12 +54,31 @@ pub struct DiffStats {
 }
 
 /// What the caller knows about two trees.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TreeHints {
-    /// `new` was made as a copy of `old`, and nobody touched it before this moment (of the file system's own clock, read from
+    /// `new` was the same as `old`, and nobody touched it before this moment (of the file system's own clock, read from
     /// the change time of a file made after the copy was complete). A file that has an earlier change time, in directories
-    /// that all have one too, is still the copy: nothing can set change times, and moving a directory changes its own.
+    /// that are where they were, is what it was: nothing can set change times, and moving something changes its own.
     pub untouched_before: Option<Timestamp>,
+    /// Where directories were at that moment. Without it, a directory that has a later change time may have been moved.
+    pub places: Option<Arc<Places>>,
+}
+
+/// The tree before a change.
+#[derive(Debug, Clone, Default)]
+pub struct Parent {
+    /// A plain tree; nothing: an empty one.
+    pub tree: Option<PathBuf>,
+    /// What layers put on top of that, bottom first.
+    pub layers: Vec<TreeIndex>,
+}
+
+impl Parent {
+    /// A plain tree, or nothing.
+    #[must_use]
+    pub fn tree(tree: Option<&Path>) -> Self {
+        Self { tree: tree.map(Path::to_path_buf), layers: Vec::new() }
+    }
 }
 
 /// Writes what `upper` changes on top of `lowers` (bottom first, overlay dialect). Costs what the upper holds.
@@ -66,7 +90,8 @@ pub fn diff_overlay<W: Write + Send>(
     lowers: &[PathBuf],
     out: &mut LayerWriter<W>,
 ) -> Result<DiffStats, ArchiveError> {
-    Walk::new(upper, Lowers::overlay(lowers), true, TreeHints::default(), out).run()
+    let old = Before::new(Lowers::overlay(lowers), Vec::new());
+    Walk::new(upper, old, true, &TreeHints::default(), out).run()
 }
 
 /// Writes what turns `old` (nothing: an empty tree) into `new`, both plain trees.
@@ -78,27 +103,29 @@ pub fn diff_trees<W: Write + Send>(
     new: &Path,
     out: &mut LayerWriter<W>,
 ) -> Result<DiffStats, ArchiveError> {
-    diff_trees_with(old, new, &TreeHints::default(), out)
+    diff_trees_with(Parent::tree(old), new, &TreeHints::default(), out)
 }
 
-/// [`diff_trees`] with hints that spare reading contents.
+/// [`diff_trees`] with hints that spare comparing, and a parent that need not be there as a whole. Of a file that the parent's
+/// layers describe without its digest nothing but a change of the metadata can be seen: it is taken as changed.
 ///
 /// # Errors
 /// As [`diff_trees`].
 pub fn diff_trees_with<W: Write + Send>(
-    old: Option<&Path>,
+    old: Parent,
     new: &Path,
     hints: &TreeHints,
     out: &mut LayerWriter<W>,
 ) -> Result<DiffStats, ArchiveError> {
-    Walk::new(new, Lowers::plain(old), false, *hints, out).run()
+    let old = Before::new(Lowers::plain(old.tree.as_deref()), old.layers);
+    Walk::new(new, old, false, hints, out).run()
 }
 
 struct Walk<'a, W: Write + Send> {
     new: &'a Path,
-    old: Lowers,
+    old: Before,
     overlay: bool,
-    hints: TreeHints,
+    hints: &'a TreeHints,
     out: &'a mut LayerWriter<W>,
     stats: DiffStats,
     notes: Notes,
@@ -118,15 +145,19 @@ struct Frame {
 #[derive(Clone)]
 struct Inside {
     /// The parent tree's directory at the same path.
-    old: Option<LowerDir>,
+    old: Option<OldDir>,
     /// What is not in the new directory is unchanged, not deleted.
     transparent: bool,
-    /// Neither it nor a directory above (but the root, which cannot move) can have been moved since the copy was made.
+    /// Neither it nor a directory above (but the root, which cannot move) can have been moved since the trees were the same.
     settled: bool,
+    /// Nothing was added to it or taken out of it since then.
+    same_names: bool,
+    /// Its inode.
+    number: u64,
 }
 
 impl<'a, W: Write + Send> Walk<'a, W> {
-    fn new(new: &'a Path, old: Lowers, overlay: bool, hints: TreeHints, out: &'a mut LayerWriter<W>) -> Self {
+    fn new(new: &'a Path, old: Before, overlay: bool, hints: &'a TreeHints, out: &'a mut LayerWriter<W>) -> Self {
         Self {
             new,
             old,
@@ -142,7 +173,9 @@ impl<'a, W: Write + Send> Walk<'a, W> {
     fn run(mut self) -> Result<DiffStats, ArchiveError> {
         let transparent = self.overlay && !is_opaque(self.new)?;
         let settled = self.hints.untouched_before.is_some();
-        let root = self.frame(PathBuf::new(), Inside { old: self.old.root()?, transparent, settled })?;
+        let number = self.hints.places.as_ref().map_or(0, |places| places.root());
+        let inside = Inside { old: self.old.root()?, transparent, settled, same_names: false, number };
+        let root = self.frame(PathBuf::new(), inside)?;
         let mut frames = vec![root];
         while let Some(frame) = frames.last_mut() {
             let Some(name) = frame.names.pop() else {
@@ -165,7 +198,7 @@ impl<'a, W: Write + Send> Walk<'a, W> {
         for entry in std::fs::read_dir(&here).map_err(|e| ArchiveError::io("list", &here, e))? {
             names.push(entry.map_err(|e| ArchiveError::io("list", &here, e))?.file_name());
         }
-        if let Some(old) = inside.old.as_ref().filter(|_| !inside.transparent) {
+        if let Some(old) = inside.old.as_ref().filter(|_| !inside.transparent && !inside.same_names) {
             names.extend(self.old.names(old, &path)?);
         }
         names.sort_unstable_by(|a, b| b.cmp(a));
@@ -188,11 +221,16 @@ impl<'a, W: Write + Send> Walk<'a, W> {
         if !self.overlay && meta.as_ref().is_some_and(is_whiteout) {
             self.notes.add(NoteKind::DeviceZero, &path);
         }
-        let old = inside.old.as_ref().map(|dir| self.old.child(dir, &path)).transpose()?.flatten();
         let present = match meta.filter(|meta| !is_whiteout(meta)) {
             Some(meta) => kind_of(&here, &meta)?.map(|kind| (meta, kind)),
             None => None,
         };
+        let unmoved = inside.settled && present.as_ref().is_some_and(|(meta, _)| self.untouched(meta));
+        if unmoved && present.as_ref().is_some_and(|(_, kind)| *kind != EntryKind::Dir) {
+            self.stats.unchanged += 1;
+            return Ok(None);
+        }
+        let old = inside.old.as_ref().map(|dir| self.old.child(dir, &path)).transpose()?.flatten();
         let Some((meta, kind)) = present else {
             if old.is_some() {
                 self.write(&Entry::whiteout(path), None)?;
@@ -201,20 +239,25 @@ impl<'a, W: Write + Send> Walk<'a, W> {
             return Ok(None);
         };
         if kind != EntryKind::Dir {
-            self.leaf(path, &here, &meta, kind, old.as_ref().map(|old| (old, inside.settled)))?;
+            self.leaf(path, &here, &meta, kind, old.as_ref())?;
             return Ok(None);
         }
-        let entry = entry_of(&path, &here, &meta, kind)?;
         let old = old.filter(|old| old.dir.is_some());
-        match &old {
-            Some(old) if same_owner(&here, &meta, old)? && entry.xattrs == xattrs_of(&old.path)? => {
-                self.stats.unchanged += 1;
-            }
-            _ => self.write(&entry, None)?,
+        let same = unmoved || old.as_ref().map(|old| same_dir(&here, &meta, old)).transpose()?.unwrap_or(false);
+        if same {
+            self.stats.unchanged += 1;
+        } else {
+            self.write(&entry_of(&path, &here, &meta, kind)?, None)?;
         }
+        let settled = match &self.hints.places {
+            Some(places) => inside.settled && places.holds(&meta, inside.number, name),
+            None => unmoved,
+        };
         let inside = Inside {
             transparent: inside.transparent && old.is_some() && !is_opaque(&here)?,
-            settled: inside.settled && self.untouched(&meta),
+            settled,
+            same_names: settled && unmoved,
+            number: meta.ino(),
             old: old.and_then(|old| old.dir),
         };
         self.frame(path, inside).map(Some)
@@ -226,10 +269,10 @@ impl<'a, W: Write + Send> Walk<'a, W> {
         here: &Path,
         meta: &Metadata,
         kind: EntryKind,
-        old: Option<(&LowerNode, bool)>,
+        old: Option<&OldNode>,
     ) -> Result<(), ArchiveError> {
-        if let Some((old, settled)) = old
-            && ((settled && self.untouched(meta)) || same_leaf(here, meta, kind, old)?)
+        if let Some(old) = old
+            && same_leaf(here, meta, kind, old)?
         {
             self.stats.unchanged += 1;
             return Ok(());
@@ -271,7 +314,11 @@ impl<'a, W: Write + Send> Walk<'a, W> {
 }
 
 /// Whether nothing changed. Metadata may say no; only content says yes.
-fn same_leaf(here: &Path, meta: &Metadata, kind: EntryKind, old: &LowerNode) -> Result<bool, ArchiveError> {
+fn same_leaf(here: &Path, meta: &Metadata, kind: EntryKind, old: &OldNode) -> Result<bool, ArchiveError> {
+    let old = match &old.source {
+        Known::Here(old) => old,
+        Known::Told(old) => return same_as_told(here, meta, kind, old),
+    };
     if (meta.dev(), meta.ino()) == (old.meta.dev(), old.meta.ino()) {
         return Ok(true);
     }
@@ -291,8 +338,45 @@ fn same_leaf(here: &Path, meta: &Metadata, kind: EntryKind, old: &LowerNode) -> 
     }
 }
 
+/// The same for what only an index tells.
+fn same_as_told(here: &Path, meta: &Metadata, kind: EntryKind, old: &IndexEntry) -> Result<bool, ArchiveError> {
+    if old.entry.kind != kind || mtime_of(meta) != old.entry.mtime {
+        return Ok(false);
+    }
+    let mut new = entry_of(&old.entry.path, here, meta, kind)?;
+    new.opaque = old.entry.opaque;
+    if kind == EntryKind::Symlink {
+        // Which archives give as they like.
+        new.mode = old.entry.mode;
+    }
+    if new != old.entry {
+        return Ok(false);
+    }
+    match (kind, &old.digest) {
+        (EntryKind::File, _) if new.size == 0 => Ok(true),
+        (EntryKind::File, Some(digest)) => {
+            let mut hashing = DigestWriter::new(io::sink());
+            io::copy(&mut open_file(here)?, &mut hashing).map_err(|e| ArchiveError::io("read", here, e))?;
+            let (_, found, _) = hashing.finish();
+            Ok(found == *digest)
+        }
+        (EntryKind::File, None) => Ok(false),
+        _ => Ok(true),
+    }
+}
+
 fn same_owner(here: &Path, meta: &Metadata, old: &LowerNode) -> Result<bool, ArchiveError> {
     Ok(meta.mode() == old.meta.mode() && owner_of(here, meta)? == owner_of(&old.path, &old.meta)?)
+}
+
+/// Whether a directory's own mode, owner and attributes are as they were.
+fn same_dir(here: &Path, meta: &Metadata, old: &OldNode) -> Result<bool, ArchiveError> {
+    match &old.source {
+        Known::Here(old) => Ok(same_owner(here, meta, old)? && xattrs_of(here)? == xattrs_of(&old.path)?),
+        Known::Told(old) => Ok(meta.mode() & 0o7777 == old.entry.mode
+            && owner_of(here, meta)? == (old.entry.uid, old.entry.gid)
+            && xattrs_of(here)? == old.entry.xattrs),
+    }
 }
 
 /// Opens a regular file without following a symlink and without waiting for anything.

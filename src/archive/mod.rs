@@ -10,6 +10,7 @@
 
 mod ahead;
 pub mod apply;
+mod before;
 pub mod block;
 pub mod checksum;
 mod content;
@@ -28,6 +29,7 @@ mod lowers;
 pub mod merged;
 pub mod notes;
 mod pipeline;
+mod places;
 mod reader;
 pub mod reuse;
 mod scan;
@@ -37,7 +39,7 @@ pub mod writer;
 pub use ahead::ReadAhead;
 pub use apply::{ApplyOptions, ApplySummary, Dialect, apply, apply_above, index_layer};
 pub use content::Opener;
-pub use diff::{DiffStats, TreeHints, diff_overlay, diff_trees, diff_trees_with};
+pub use diff::{DiffStats, Parent, TreeHints, diff_overlay, diff_trees, diff_trees_with};
 pub use entry::{Entry, EntryKind, Timestamp};
 pub use error::ArchiveError;
 pub use format::{
@@ -48,6 +50,7 @@ pub use limits::UnpackLimits;
 pub use lowers::Awaited;
 pub use merged::MergedIndex;
 pub use notes::{Note, NoteKind};
+pub use places::Places;
 pub use reuse::{BlockKey, BlockSource, HashedPrefix, PackedBlock, PrefixKey};
 pub use scan::{entry_at, xattrs_of};
 pub use writer::{Content, LayerOptions, LayerSummary, LayerWriter, Relocation};

@@ -201,7 +201,8 @@ impl Solver {
         };
         let stubs = run::required_stubs(&meta, &mounts);
         let stubs = stubs.into_iter().map(|s| Stub { path: s.path, dir: s.dir }).collect();
-        let mounted = self.mount(vertex, &chain, MountRequest::writable(stubs)).await?;
+        let last = self.is_last_reader(vertex, root.input);
+        let mounted = self.mount(vertex, &chain, MountRequest::writable(stubs).as_last(last)).await?;
         let aside = match held.moves_caches {
             true => Some(mounted.aside().map_err(|e| {
                 let message = format!("cannot prepare the step's mounts: {e}");

@@ -43,7 +43,9 @@ impl Solver {
                         Some(tree) => self.layers(vertex, tree).await?,
                         None => Vec::new(),
                     };
-                    let mounted = self.mount(vertex, &base, MountRequest::writable(Vec::new())).await?;
+                    let last = users(n) == 1 && self.is_last_reader(vertex, n);
+                    let request = MountRequest::writable(Vec::new()).as_last(last);
+                    let mounted = self.mount(vertex, &base, request).await?;
                     (base, Arc::new(mounted))
                 }
                 n => {

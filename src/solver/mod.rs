@@ -139,6 +139,8 @@ pub struct Solver {
     exported: Mutex<HashSet<Digest>>,
     /// Vertices that a step reads.
     before_steps: Mutex<HashSet<Digest>>,
+    /// Who reads each vertex's result; `None` for the outputs.
+    readers: Mutex<HashMap<Digest, HashSet<Option<Digest>>>>,
     packer: Mutex<Option<early::Packer>>,
     /// Records of other machines' caches that stand for a vertex: by its definition, and what more its content told.
     matched: Mutex<remote::Matched>,
@@ -192,6 +194,7 @@ impl Solver {
             unread: Mutex::default(),
             exported: Mutex::default(),
             before_steps: Mutex::default(),
+            readers: Mutex::default(),
             packer: Mutex::default(),
             matched: Mutex::default(),
             refined: Mutex::default(),
@@ -214,6 +217,7 @@ impl Solver {
         self.note_unread(graph);
         self.note_exported(graph);
         self.note_steps(graph);
+        self.note_readers(graph);
         let result = self.edge(graph, root).await;
         if result.is_err() {
             self.env.cancel.cancel();

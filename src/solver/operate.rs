@@ -145,6 +145,27 @@ impl Solver {
         lock(&self.before_steps).extend(steps.flat_map(|step| step.inputs.iter().map(|edge| edge.vertex.clone())));
     }
 
+    /// Notes who reads what: a result with one reader need not outlive it.
+    pub(super) fn note_readers(&self, graph: &Graph) {
+        let mut readers = lock(&self.readers);
+        for vertex in graph.vertices.values() {
+            for edge in &vertex.inputs {
+                readers.entry(edge.vertex.clone()).or_default().insert(Some(vertex.digest.clone()));
+            }
+        }
+        // The outputs are a reader too.
+        if let Some(root) = &graph.root {
+            readers.entry(root.vertex.clone()).or_default().insert(None);
+        }
+    }
+
+    /// Whether this vertex is the only reader of its input number `input`.
+    pub(super) fn is_last_reader(&self, vertex: &Vertex, input: i64) -> bool {
+        let edge = usize::try_from(input).ok().and_then(|input| vertex.inputs.get(input));
+        let readers = lock(&self.readers);
+        edge.and_then(|edge| readers.get(&edge.vertex)).is_some_and(|readers| readers.len() == 1)
+    }
+
     /// Whether a step reads what this vertex makes.
     pub(super) fn is_before_step(&self, vertex: &Vertex) -> bool {
         lock(&self.before_steps).contains(&vertex.digest)

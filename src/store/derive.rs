@@ -49,8 +49,10 @@ impl Store {
         own_chain.push(id.clone());
         let plain = self.local_plain(&record)?;
         let has_dir = self.find_dir(&own_chain)?.is_some();
+        // A layer's directory has just what a blob needs; in a whole tree that has to be looked for.
+        let from_blob = !committed || !has_dir || !self.snapshotter()?.per_layer();
         match plain {
-            Some(plain) if options.epoch.is_none() && (!committed || !has_dir) => self.recompress(id, &plain, &options),
+            Some(plain) if options.epoch.is_none() && from_blob => self.recompress(id, &plain, &options),
             // Times have to be changed: unpacking and packing is the way, for pulled layers too.
             Some(_) => self.pack(&record, &own_chain, &options),
             None if has_dir && (committed || options.epoch.is_some()) => self.pack(&record, &own_chain, &options),
@@ -143,13 +145,17 @@ impl Store {
         let archive =
             |source: ArchiveError| StoreError::Archive { action: "pack", id: id.clone(), source: Box::new(source) };
         let (_, parents) = chain.split_last().unwrap_or((id, &[]));
-        let below = self.materialise(parents)?;
-        self.materialise(chain)?;
+        let _held = self.materialise(chain)?;
         let dir = self.find_dir(chain)?.ok_or_else(|| StoreError::NotLocal { id: id.clone() })?;
+        let (_below, against) = self.against(chain, &dir, parents)?;
         let sink = self.known_blob_writer()?;
         let mut writer = LayerWriter::new(sink, options).map_err(archive)?.reuse(self.blocks(), false);
-        writer = writer.without_large_digests();
-        let stats = self.snapshotter()?.pack(&dir.path, &below, dir.copied_at, &mut writer).map_err(archive)?;
+        let snapshotter = self.snapshotter()?;
+        // Of a tree that is changed in place later, digests are all that tells whether a file has the same content.
+        if snapshotter.per_layer() {
+            writer = writer.without_large_digests();
+        }
+        let stats = snapshotter.pack(&dir.path, against, &mut writer).map_err(archive)?;
         let (sink, summary) = writer.finish().map_err(archive)?;
         if let (None, Some(recorded)) = (options.epoch, &record.diff_id)
             && *recorded != summary.diff_id

@@ -36,18 +36,21 @@ mod sweep;
 mod tree;
 mod unpack;
 mod usage;
+mod whole;
 
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::thread::JoinHandle;
 
+use crate::archive::Places;
 use crate::base::Events;
 use crate::base::digest::hex;
 
@@ -123,6 +126,8 @@ struct Inner {
     snapshotter: Mutex<Option<Arc<dyn Snapshotter>>>,
     /// See [`Store::dialect`].
     dialect: OnceLock<String>,
+    /// Whole trees that this process made, by the keys of their chains.
+    fresh: Mutex<FreshTrees>,
     /// The lease of this process, if any.
     lease: Mutex<Weak<lease::LeaseInner>>,
     /// Deletes in the background.
@@ -134,6 +139,9 @@ struct Inner {
     /// This process has written a log, which makes the store larger and has no row.
     logged: Arc<AtomicBool>,
 }
+
+/// By the key of its chain: where the directories of a tree were before it was changed, if that is known.
+type FreshTrees = HashMap<String, Option<Arc<Places>>>;
 
 impl Inner {
     /// Waits for the end of the store's creation.
@@ -171,6 +179,7 @@ impl Store {
                 boot: meta::boot_id(),
                 snapshotter: Mutex::new(None),
                 dialect: OnceLock::new(),
+                fresh: Mutex::default(),
                 lease: Mutex::new(Weak::new()),
                 janitor: Janitor::default(),
                 owner: Mutex::new(None),

@@ -19,6 +19,7 @@ use super::snapshot::{Snapshotter, View, ViewRequest};
 use super::stub::{Stub, set_root_mtime};
 use super::sweep::Owner;
 use super::tree::remove_tree;
+use super::whole::Held;
 use super::{LayerBlob, LayerId, LayerRecord, Store, StoreError};
 use crate::base::Digest;
 
@@ -29,19 +30,28 @@ pub struct MountRequest {
     pub writable: bool,
     /// Mountpoints that must exist in the view but never enter the layer.
     pub stubs: Vec<Stub>,
+    /// Nobody else in this build needs the chain's last layer: where file systems are whole trees, its tree may be changed
+    /// instead of a copy. (It can be made again.)
+    pub last: bool,
 }
 
 impl MountRequest {
     /// A view that nothing is written to.
     #[must_use]
     pub fn read_only() -> Self {
-        Self { writable: false, stubs: Vec::new() }
+        Self::default()
+    }
+
+    /// The same for the last reader of what is below.
+    #[must_use]
+    pub fn as_last(self, last: bool) -> Self {
+        Self { last, ..self }
     }
 
     /// A view to write to, with these mountpoints.
     #[must_use]
     pub fn writable(stubs: Vec<Stub>) -> Self {
-        Self { writable: true, stubs }
+        Self { writable: true, stubs, last: false }
     }
 }
 
@@ -54,6 +64,8 @@ pub struct Mounted {
     scratch: PathBuf,
     mountpoint: PathBuf,
     snapshotter: Arc<dyn Snapshotter>,
+    /// Keeps a whole tree from being changed.
+    _tree: Held,
     /// Keeps the layers below from being collected.
     _lease: Lease,
     _owner: Arc<Owner>,
@@ -77,9 +89,15 @@ impl Store {
         let lease = self.lease()?;
         let snapshotter = self.snapshotter()?;
         self.mark_chain(chain)?;
-        let dirs = self.materialise(chain)?;
         let owner = self.owner()?;
         let scratch = owner.dir("view")?;
+        let (held, taken) = match self.show(chain, request, &scratch, &*snapshotter) {
+            Ok(shown) => shown,
+            Err(e) => {
+                let _ = remove_tree(&scratch);
+                return Err(e);
+            }
+        };
         let mountpoint = match &self.inner.options.mount_dir {
             // The owner's name makes it unique among processes that share the directory.
             Some(dir) => {
@@ -95,7 +113,8 @@ impl Store {
             }
         };
         let view = snapshotter.view(&ViewRequest {
-            dirs: &dirs,
+            dirs: &held.dirs,
+            taken,
             writable: request.writable,
             stubs: &request.stubs,
             scratch: &scratch,
@@ -116,9 +135,28 @@ impl Store {
             scratch,
             mountpoint,
             snapshotter,
+            _tree: held,
             _lease: lease,
             _owner: owner,
         })
+    }
+
+    /// The directories that show `chain`, or nothing and `true` if its tree is in `scratch` now.
+    fn show(
+        &self,
+        chain: &[LayerId],
+        request: &MountRequest,
+        scratch: &Path,
+        snapshotter: &dyn Snapshotter,
+    ) -> Result<(Held, bool), StoreError> {
+        let may_take = request.writable && request.last && !snapshotter.per_layer();
+        if may_take {
+            drop(self.hold_tree(chain, true, snapshotter)?);
+            if self.take_tree(chain, &scratch.join("fs"))? {
+                return Ok((Held::default(), true));
+            }
+        }
+        Ok((self.materialise(chain)?, false))
     }
 
     /// What the layer contains, if its stream was read or written before.
@@ -215,10 +253,10 @@ impl Store {
     }
 
     /// The directories that show `chain`, bottom first (native: the one tree); what is missing is unpacked.
-    pub(crate) fn materialise(&self, chain: &[LayerId]) -> Result<Vec<PathBuf>, StoreError> {
+    pub(super) fn materialise(&self, chain: &[LayerId]) -> Result<Held, StoreError> {
         let snapshotter = self.snapshotter()?;
         if !snapshotter.per_layer() {
-            return self.materialise_tree(chain, &*snapshotter);
+            return self.hold_tree(chain, false, &*snapshotter);
         }
         let chain = without_repetitions(chain);
         let mut dirs = Vec::with_capacity(chain.len());
@@ -230,20 +268,7 @@ impl Store {
             };
             dirs.push(dir);
         }
-        Ok(dirs)
-    }
-
-    fn materialise_tree(&self, chain: &[LayerId], snapshotter: &dyn Snapshotter) -> Result<Vec<PathBuf>, StoreError> {
-        let first = self.first_missing(chain)?;
-        let mut dirs = Vec::new();
-        if first > 0 {
-            dirs.extend(self.find_dir(&chain[..first])?.map(|dir| dir.path));
-        }
-        if first < chain.len() {
-            // One copy, then all missing layers into it: the trees between are made when somebody asks for them.
-            dirs = vec![self.unpack(&chain[..first], &dirs, &chain[first..], snapshotter)?];
-        }
-        Ok(dirs)
+        Ok(Held::layers(dirs))
     }
 
     /// With the native snapshotter the length of the longest prefix that has a tree; 0 with overlay.
@@ -277,7 +302,12 @@ impl Store {
         }
         let owner = self.owner()?;
         let scratch = owner.dir("layer")?;
-        let result = self.unpack_into(&scratch, below_dirs, layers, snapshotter).and_then(|()| {
+        let target = scratch.join("fs");
+        let made = fs::create_dir(&target).map_err(StoreError::io("create", &target)).and_then(|()| {
+            snapshotter.prepare(&target, below_dirs).map_err(StoreError::io("prepare", &target))?;
+            self.unpack_into(&target, below_dirs, layers, snapshotter)
+        });
+        let result = made.and_then(|_| {
             let top = layers.last().ok_or_else(|| StoreError::Misuse("no layers to unpack".into()))?;
             self.inner.meta.write("add a layer directory", |tx| self.adopt_dir(tx, &scratch, top, &key, &dialect, None))
         });
@@ -287,25 +317,25 @@ impl Store {
         result
     }
 
-    fn unpack_into(
+    /// Unpacks `layers` into `target`, which is prepared for the first of them. Says whether all became what the layers say.
+    pub(super) fn unpack_into(
         &self,
-        scratch: &Path,
+        target: &Path,
         below_dirs: &[PathBuf],
         layers: &[LayerId],
         snapshotter: &dyn Snapshotter,
-    ) -> Result<(), StoreError> {
-        let target = scratch.join("fs");
-        fs::create_dir(&target).map_err(StoreError::io("create", &target))?;
-        snapshotter.prepare(&target, below_dirs).map_err(StoreError::io("prepare", &target))?;
+    ) -> Result<bool, StoreError> {
+        let mut exact = true;
         for id in layers {
             let archive = |source| StoreError::Archive { action: "unpack", id: id.clone(), source: Box::new(source) };
             let blob = self.local_stream(id)?;
             let file = self.open_blob(&blob.digest)?;
             let mut tar = ReadAhead::new(decompressor(file, blob.codec).map_err(archive)?);
-            let summary = snapshotter.unpack(&mut tar, &target, below_dirs).map_err(archive)?;
+            let summary = snapshotter.unpack(&mut tar, target, below_dirs).map_err(archive)?;
+            exact &= summary.notes.is_empty();
             self.check_unpacked(id, &blob, summary)?;
         }
-        Ok(())
+        Ok(exact)
     }
 
     /// Keeps what was learnt by unpacking a blob, if that was what it should be.
@@ -519,6 +549,9 @@ impl Mounted {
             self.store.adopt_dir(tx, &out, &id, &key, &dialect, self.view.copied_at)?;
             Ok(())
         })?;
+        if self.view.copied_at.is_some() {
+            self.store.note_fresh(key, self.view.places.take());
+        }
         Ok(id)
     }
 }

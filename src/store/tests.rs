@@ -3,3 +3,4 @@
 mod collect;
 mod crash;
 mod layers;
+mod whole;

@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::super::entry::{Entry, EntryKind, Timestamp};
 use super::super::lowers::is_whiteout;
 use super::super::{
-    ApplyOptions, ArchiveError, Awaited, Dialect, LayerOptions, LayerWriter, MergedIndex, NoteKind, apply_above,
+    ApplyOptions, ArchiveError, Awaited, Dialect, LayerOptions, LayerWriter, MergedIndex, NoteKind, Parent, Places,
+    TreeHints, apply_above, diff_trees_with,
 };
 use super::support::{
     diff_native, diff_upper, dir, file, is_root, layer, link, listing, mine, native, overlay, plain, raw_tar, seen,
@@ -365,14 +366,20 @@ fn a_hint_does_not_hide_directories_that_changed_places() {
     }
     super::support::copy_tree(&old, &new);
     let marker = super::support::moment(temp.path());
+    let places = Places::of(&new).expect("looks");
     // No file's own change time tells.
     for (from, to) in [("a", "t"), ("b", "a"), ("t", "b")] {
         fs::rename(new.join(from), new.join(to)).expect("renames");
     }
-    let hints = super::super::TreeHints { untouched_before: Some(marker) };
-    let mut writer = LayerWriter::new(Vec::new(), &plain()).expect("valid options");
-    super::super::diff_trees_with(Some(&old), &new, &hints, &mut writer).expect("diffs");
-    assert_eq!(listing(&writer.finish().expect("finishes").1), ["- a/x", "- b/x"]);
+    let places = Some(std::sync::Arc::new(places));
+    for hints in [
+        TreeHints { untouched_before: Some(marker), places },
+        TreeHints { untouched_before: Some(marker), places: None },
+    ] {
+        let mut writer = LayerWriter::new(Vec::new(), &plain()).expect("valid options");
+        diff_trees_with(Parent::tree(Some(&old)), &new, &hints, &mut writer).expect("diffs");
+        assert_eq!(listing(&writer.finish().expect("finishes").1), ["- a/x", "- b/x"]);
+    }
 }
 
 /// Takes so many bytes, then no more.

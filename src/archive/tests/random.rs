@@ -5,13 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use rustix::fs::{CWD, FileType, Mode};
 
 use super::super::entry::Timestamp;
 use super::super::index::TreeIndex;
-use super::super::{ApplyOptions, MergedIndex, diff::TreeHints, diff_trees_with, index_layer, writer::LayerWriter};
+use super::super::{
+    ApplyOptions, MergedIndex, Parent, Places, TreeHints, diff_trees_with, index_layer, writer::LayerWriter,
+};
 use super::support::{
     copy_dir_times, copy_one, copy_tree, diff_native, diff_upper, moment, native, overlay, plain, seen, set_mtime,
     set_xattr, temp, tree,
@@ -303,6 +306,8 @@ fn scenario(steps: &[Vec<Edit>], choices: u64) {
     let again = temp.path().join("again");
     fs::create_dir(&old).expect("creates");
     fs::create_dir(&again).expect("creates");
+    let moving = temp.path().join("moving");
+    fs::create_dir(&moving).expect("creates");
     for (number, edits) in steps.iter().enumerate() {
         let new = temp.path().join(format!("tree{}", number + 1));
         copy_tree(&old, &new);
@@ -324,8 +329,28 @@ fn scenario(steps: &[Vec<Edit>], choices: u64) {
         assert!(tar == other, "overlay and native differ:\n{:#?}", super::support::listing(&summary));
 
         let mut hinted = LayerWriter::new(Vec::new(), &plain()).expect("valid options");
-        diff_trees_with(Some(&old), &new, &TreeHints { untouched_before: Some(marker) }, &mut hinted).expect("diffs");
+        let hints = TreeHints { untouched_before: Some(marker), places: None };
+        diff_trees_with(Parent::tree(Some(&old)), &new, &hints, &mut hinted).expect("diffs");
         assert!(tar == hinted.finish().expect("finishes").0, "hints change nothing");
+
+        // The same edits on one tree that is never copied: of what it was, an older tree and the layers since tell.
+        let places = Some(Arc::new(Places::of(&moving).expect("looks")));
+        let marker = moment(temp.path());
+        if number == 0 {
+            furnish(&moving, choices);
+        }
+        for (index, edit) in edits.iter().enumerate() {
+            perform(&moving, *edit, (number * 1000 + index) as i64);
+        }
+        copy_dir_times(&new, &moving);
+        for (from, places) in [(0, places.clone()), (number / 2, places), (number / 2, None)] {
+            let tree = temp.path().join(format!("tree{from}"));
+            let parent = Parent { tree: Some(tree), layers: indexes[from..].to_vec() };
+            let mut moved = LayerWriter::new(Vec::new(), &plain()).expect("valid options");
+            let hints = TreeHints { untouched_before: Some(marker), places };
+            diff_trees_with(parent, &moving, &hints, &mut moved).expect("diffs");
+            assert!(tar == moved.finish().expect("finishes").0, "changing in place gives the same layer (from {from})");
+        }
 
         // The way back, in both dialects.
         let by_native = native(&tar, &again);

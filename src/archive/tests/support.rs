@@ -240,7 +240,11 @@ pub(super) fn copy_dir_times(from: &Path, to: &Path) {
         if found.file_type().is_dir() {
             let meta = fs::symlink_metadata(source).expect("exists");
             let time = Timestamp { secs: meta.mtime(), nanos: u32::try_from(meta.mtime_nsec()).expect("small") };
-            set_mtime(found.path(), time);
+            // Setting it is a change, too.
+            let now = found.metadata().expect("exists");
+            if (now.mtime(), now.mtime_nsec()) != (meta.mtime(), meta.mtime_nsec()) {
+                set_mtime(found.path(), time);
+            }
         }
     }
 }

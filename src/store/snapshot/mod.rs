@@ -13,20 +13,22 @@ use std::sync::{Arc, PoisonError};
 
 use rustix::mount::{UnmountFlags, unmount};
 
-use crate::archive::{ApplySummary, ArchiveError, DiffStats, LayerWriter, Timestamp};
+use crate::archive::{ApplySummary, ArchiveError, DiffStats, LayerWriter, Places, Timestamp, TreeHints, TreeIndex};
 use crate::base::Digest;
 
 use super::content::BlobWriter;
 use super::stub::{Placed, Stub};
 use super::{LayerId, SnapshotterChoice, Store, StoreError};
 
-pub(crate) use native::Native;
+pub(crate) use native::{Native, tells_changes};
 pub(crate) use overlay::Overlay;
 
 /// What is to be made visible.
 pub(crate) struct ViewRequest<'a> {
-    /// What [`Snapshotter::below`] says for the chain: layer directories bottom first, or one tree.
+    /// Layer directories bottom first, or one tree.
     pub(crate) dirs: &'a [PathBuf],
+    /// The tree is in `scratch` as `fs` already, and nobody else's any more.
+    pub(crate) taken: bool,
     pub(crate) writable: bool,
     pub(crate) stubs: &'a [Stub],
     /// A new empty directory for what the view needs; removed by the caller.
@@ -48,11 +50,22 @@ pub(crate) struct View {
     pub(crate) stubs: Vec<PathBuf>,
     /// Stubs to be taken out of the tree.
     pub(crate) placed: Option<Placed>,
-    /// When the tree was still an exact copy of its parent.
+    /// When the tree was still exactly its parent, and where its directories were then.
     pub(crate) copied_at: Option<Timestamp>,
+    pub(crate) places: Option<Arc<Places>>,
     /// Modification time of the root before anything was done in it. No layer has an entry for the root, so a commit
     /// sets it again: the directory would be another one than what its layer unpacks to.
     pub(crate) root_time: Option<(i64, i64)>,
+}
+
+/// What a directory is compared with.
+#[derive(Debug, Default)]
+pub(crate) struct Against {
+    /// Layer directories bottom first, or one tree.
+    pub(crate) dirs: Vec<PathBuf>,
+    /// What layers put on top of the tree, bottom first.
+    pub(crate) layers: Vec<TreeIndex>,
+    pub(crate) hints: TreeHints,
 }
 
 /// One way to keep and show layers.
@@ -73,14 +86,8 @@ pub(crate) trait Snapshotter: Send + Sync + std::fmt::Debug {
     /// Makes a file system visible.
     fn view(&self, request: &ViewRequest<'_>) -> Result<View, StoreError>;
 
-    /// Writes what `dir` changes on top of `below`.
-    fn pack(
-        &self,
-        dir: &Path,
-        below: &[PathBuf],
-        copied_at: Option<Timestamp>,
-        out: &mut LayerWriter<BlobWriter>,
-    ) -> Result<DiffStats, ArchiveError>;
+    /// Writes what `dir` changes on top of what is below it.
+    fn pack(&self, dir: &Path, below: Against, out: &mut LayerWriter<BlobWriter>) -> Result<DiffStats, ArchiveError>;
 
     /// The name under which the directory for the top of `chain` is kept.
     fn key(&self, chain: &[LayerId]) -> String {
@@ -97,7 +104,16 @@ impl View {
     /// A view of `root` that needs no cleaning up.
     fn at(root: &Path) -> Self {
         let root = root.to_path_buf();
-        Self { root, keep: None, mounted: false, stubs: Vec::new(), placed: None, copied_at: None, root_time: None }
+        Self {
+            root,
+            keep: None,
+            mounted: false,
+            stubs: Vec::new(),
+            placed: None,
+            copied_at: None,
+            places: None,
+            root_time: None,
+        }
     }
 
     /// Unmounts and takes the stubs out. Afterwards what is to be kept is exactly what was written.

@@ -1,13 +1,14 @@
-//! Whole trees, no mounts: works everywhere, costs a copy of the tree per step.
+//! Whole trees, no mounts: works everywhere. A step changes a copy of the tree, or the tree itself if nobody else needs it.
 
 use std::fs;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::archive::{
-    ApplyOptions, ApplySummary, ArchiveError, Dialect, DiffStats, LayerWriter, Timestamp, TreeHints, apply,
+    ApplyOptions, ApplySummary, ArchiveError, Dialect, DiffStats, LayerWriter, Parent, Places, Timestamp, apply,
     diff_trees_with,
 };
 use crate::base::file::open_dir;
@@ -16,7 +17,7 @@ use crate::store::content::BlobWriter;
 use crate::store::copy::copy_tree;
 use crate::store::stub::{Plan, root_mtime};
 
-use super::{Snapshotter, View, ViewRequest};
+use super::{Against, Snapshotter, View, ViewRequest};
 
 /// The snapshotter that copies.
 #[derive(Debug)]
@@ -55,28 +56,28 @@ impl Snapshotter for Native {
             }
         }
         let tree = scratch.join("fs");
-        fs::create_dir(&tree).map_err(StoreError::io("create", &tree))?;
-        self.prepare(&tree, request.dirs).map_err(StoreError::io("copy a tree to", &tree))?;
+        if !request.taken {
+            fs::create_dir(&tree).map_err(StoreError::io("create", &tree))?;
+            self.prepare(&tree, request.dirs).map_err(StoreError::io("copy a tree to", &tree))?;
+        }
         let root = open_dir(&tree).map_err(StoreError::io("open", &tree))?;
         let plan = Plan::new(root.as_fd(), request.stubs)?;
         let mut view = View::at(&tree);
         view.root_time = Some(root_mtime(&tree)?);
         view.placed = Some(plan.make_in_place(&tree).map_err(StoreError::io("make mountpoints in", &tree))?);
         view.stubs = plan.resolved;
-        view.copied_at = Some(file_system_now(scratch)?);
+        if request.writable && tells_changes(scratch)? {
+            // Only a help: without it more is compared.
+            view.places = Places::of(&tree).ok().map(Arc::new);
+            view.copied_at = Some(file_system_now(scratch)?);
+        }
         view.keep = request.writable.then_some(tree);
         Ok(view)
     }
 
-    fn pack(
-        &self,
-        dir: &Path,
-        below: &[PathBuf],
-        copied_at: Option<Timestamp>,
-        out: &mut LayerWriter<BlobWriter>,
-    ) -> Result<DiffStats, ArchiveError> {
-        let hints = TreeHints { untouched_before: copied_at };
-        diff_trees_with(below.last().map(PathBuf::as_path), dir, &hints, out)
+    fn pack(&self, dir: &Path, below: Against, out: &mut LayerWriter<BlobWriter>) -> Result<DiffStats, ArchiveError> {
+        let parent = Parent { tree: below.dirs.into_iter().next_back(), layers: below.layers };
+        diff_trees_with(parent, dir, &below.hints, out)
     }
 }
 
@@ -87,6 +88,14 @@ pub(super) fn empty_root(dir: &Path) -> io::Result<()> {
     let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
     let times = Timestamps { last_access: zero, last_modification: zero };
     Ok(rustix::fs::utimensat(CWD, dir, &times, AtFlags::empty())?)
+}
+
+/// Whether a file's change time says that its content changed. A tmpfs says nothing of what is written through a mapping.
+pub(crate) fn tells_changes(dir: &Path) -> Result<bool, StoreError> {
+    const TMPFS: i64 = 0x0102_1994;
+    let stat = rustix::fs::statfs(dir).map_err(StoreError::errno("examine", dir))?;
+    #[allow(clippy::useless_conversion, clippy::unnecessary_cast)] // Narrower on some architectures.
+    Ok(stat.f_type as i64 != TMPFS)
 }
 
 /// The file system's own clock.

@@ -21,9 +21,7 @@ use rustix::mount::{
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, mount_remount, move_mount, open_tree,
 };
 
-use crate::archive::{
-    ApplyOptions, ApplySummary, ArchiveError, Dialect, DiffStats, LayerWriter, Timestamp, apply, diff_overlay,
-};
+use crate::archive::{ApplyOptions, ApplySummary, ArchiveError, Dialect, DiffStats, LayerWriter, apply, diff_overlay};
 use crate::base::file::open_dir;
 use crate::store::StoreError;
 use crate::store::content::BlobWriter;
@@ -31,7 +29,7 @@ use crate::store::copy::copy_metadata;
 use crate::store::stub::{Plan, Stub, root_mtime};
 
 use super::native::empty_root;
-use super::{Snapshotter, View, ViewRequest, detach};
+use super::{Against, Snapshotter, View, ViewRequest, detach};
 
 /// What the kernel takes.
 const MAX_LOWERS: usize = 500;
@@ -252,14 +250,8 @@ impl Snapshotter for Overlay {
         Ok(view)
     }
 
-    fn pack(
-        &self,
-        dir: &Path,
-        below: &[PathBuf],
-        _copied_at: Option<Timestamp>,
-        out: &mut LayerWriter<BlobWriter>,
-    ) -> Result<DiffStats, ArchiveError> {
-        diff_overlay(dir, below, out)
+    fn pack(&self, dir: &Path, below: Against, out: &mut LayerWriter<BlobWriter>) -> Result<DiffStats, ArchiveError> {
+        diff_overlay(dir, &below.dirs, out)
     }
 }
 
@@ -474,6 +466,7 @@ mod tests {
             let stub = crate::store::Stub { path: "/run/x".into(), dir: true };
             let request = ViewRequest {
                 dirs: &dirs,
+                taken: false,
                 writable: true,
                 stubs: std::slice::from_ref(&stub),
                 scratch: &scratch,
@@ -512,8 +505,14 @@ mod tests {
         for (i, step) in steps.iter().enumerate() {
             let (scratch, mountpoint) = (owner.join(format!("view{i}")), dir.path().join(format!("mnt{i}")));
             fs::create_dir(&scratch).expect("creates");
-            let request =
-                ViewRequest { dirs: &dirs, writable: true, stubs: &stubs, scratch: &scratch, mountpoint: &mountpoint };
+            let request = ViewRequest {
+                dirs: &dirs,
+                taken: false,
+                writable: true,
+                stubs: &stubs,
+                scratch: &scratch,
+                mountpoint: &mountpoint,
+            };
             let mut view = overlay.view(&request).expect("mounts");
             // What a step sees must not depend on what was remembered.
             let fresh_scratch = owner.join(format!("fresh{i}"));

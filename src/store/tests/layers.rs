@@ -13,8 +13,8 @@ use crate::oci::media_type::{Codec, OCI_LAYER_GZIP};
 use crate::store::testing::{open, overlay_store, skip, store};
 use crate::store::{LayerId, MountRequest, SnapshotterChoice, Store, StoreError, Stub, ToUnpack, Unpacking};
 
-pub(super) const WRITABLE: MountRequest = MountRequest { writable: true, stubs: Vec::new() };
-pub(super) const READ_ONLY: MountRequest = MountRequest { writable: false, stubs: Vec::new() };
+pub(super) const WRITABLE: MountRequest = MountRequest { writable: true, stubs: Vec::new(), last: false };
+pub(super) const READ_ONLY: MountRequest = MountRequest { writable: false, stubs: Vec::new(), last: false };
 
 pub(super) fn options(codec: Codec) -> LayerOptions {
     LayerOptions { codec, level: None, epoch: None, threads: 2 }
@@ -450,6 +450,7 @@ fn c5_18_stubs_never_enter_the_layer() {
                 stub("/etc/hosts", false),
                 stub("/run/secrets/x", false),
             ],
+            last: false,
         };
         let mounted = store.mount(&chain, &request).expect("mounts");
         assert_eq!(mounted.stub_path(1), Path::new("/run/resolv.conf"), "through the dangling link");
@@ -467,7 +468,7 @@ fn c5_18_stubs_never_enter_the_layer() {
         let paths: Vec<String> = index.iter().map(|e| e.entry.path.display().to_string()).collect();
         assert_eq!(paths, ["var/mine"], "{}", store.snapshotter_name().expect("chosen"));
         // Read-only views can have stubs, too.
-        let view = MountRequest { writable: false, stubs: request.stubs };
+        let view = MountRequest { writable: false, stubs: request.stubs, last: false };
         let mounted = store.mount(&chain, &view).expect("mounts");
         assert!(mounted.root().join("run/secrets/x").exists());
     }
