@@ -55,7 +55,7 @@ impl TreeLock {
                 Err(e) => return Err(StoreError::errno("lock", dir)(e)),
             }
         }
-        let lock = Self(fd.into());
+        let lock = Self(fd);
         // Whoever had the lock before may have taken the tree.
         Ok(tree.is_dir().then_some(lock))
     }
