@@ -6,6 +6,7 @@
 pub mod attachments;
 mod attest;
 mod caches;
+mod gateway;
 mod inputs;
 mod policy;
 pub mod record;
@@ -29,17 +30,20 @@ use crate::exec::cdi::Devices;
 use crate::exec::run::{RunResult, Runner};
 use crate::exporter::cache::CacheExportError;
 use crate::exporter::{self, Ahead, BuildResult, ExportContext, ExportError, ExportReport, ImageResult, OutputSpec};
-use crate::frontend::{self, Answer, Call, FrontendError, FrontendInput, FrontendOptions, FrontendResult};
+use crate::frontend::{
+    self, Answer, Call, FrontEnd, FrontEnds, FrontendError, FrontendInput, FrontendOptions, FrontendResult,
+};
 use crate::llb::host::RESOLVE_MODE;
 use crate::llb::op::{Kind, NetMode, SecurityMode, SourceOp};
 use crate::llb::{FrontendHost, Graph, HostError, ResolveMode, ResolvedImage, SourcePolicy};
 use crate::oci::Platform;
 use crate::registry::Client;
-use crate::solver::{ContextDir, Environment, KeptFailure, Secrets, SolveError, Solver, Tree, Visit};
+use crate::solver::{ContextDir, Environment, KeptFailure, Secrets, SolveError, Solver, Visit};
 use crate::source::Sources;
 use crate::source::image::ImageSource;
 use crate::store::Store;
 
+use gateway::{Fronts, Job};
 use policy::Gate;
 
 pub use attest::Attest;
@@ -66,6 +70,12 @@ pub struct BuildRequest {
     pub context_ignores: BTreeMap<String, (String, Vec<u8>)>,
     /// What the front end takes; its platform is set from `platforms`.
     pub options: FrontendOptions,
+    /// Which front ends may be used.
+    pub front_ends: FrontEnds,
+    /// What a front end that is an image is told beside what the other options say.
+    pub frontend_options: BTreeMap<String, String>,
+    /// The directory that the Dockerfile is in, if it is one of this machine.
+    pub dockerfile_dir: Option<PathBuf>,
     /// `--platform`, in order; empty for the machine's own.
     pub platforms: Vec<Platform>,
     /// Show the result as one for several platforms even if there is only one (SPEC A4.17).
@@ -228,16 +238,27 @@ impl Builder {
         self.definition_loaded(inputs);
         let gate = self.gate(request, solver)?;
         let host = self.host(&gate, solver, multi);
-        let fronts = try_join_all(targets.into_iter().map(|p| front_end(&host, request, inputs, p, multi))).await;
-        self.warn(&inputs.filename, &fronts);
-        let fronts = fronts?;
+        let chosen = frontend::front_end(&inputs.dockerfile, &request.options.build_args, request.front_ends)?;
+        let fronts = match &chosen {
+            FrontEnd::BuiltIn => {
+                check_no_options(request)?;
+                let fronts = targets.into_iter().map(|p| front_end(&host, request, inputs, p, multi));
+                let fronts = try_join_all(fronts).await;
+                self.warn(&inputs.filename, &fronts);
+                Fronts { results: fronts?, external: None }
+            }
+            FrontEnd::Image(image) => {
+                let job = Job { builder: self, request, gate: &gate, solver, host: &host, multi };
+                job.fronts(image, inputs).await?
+            }
+        };
         let mut graphs = Vec::new();
-        for front in &fronts {
+        for front in &fronts.results {
             let graph = gate.graph(&front.definition).await?;
             request.entitlements.check(&graph)?;
             graphs.push(Arc::new(graph));
         }
-        let epoch = fronts.first().and_then(|front| front.epoch);
+        let epoch = fronts.results.first().and_then(|front| front.epoch);
         let context = ExportContext {
             store: &self.store,
             client: &self.client,
@@ -322,6 +343,16 @@ impl Builder {
         let gate = self.gate(request, &solver)?;
         let host = self.host(&gate, &solver, false);
         let platform = request.platforms.first().cloned();
+        let chosen = frontend::front_end(&inputs.dockerfile, &request.options.build_args, request.front_ends)?;
+        if let FrontEnd::Image(image) = &chosen {
+            let job = Job { builder: self, request, gate: &gate, solver: &solver, host: &host, multi: false };
+            let question = format!("frontend.{}", call.name());
+            return Ok(frontend::gateway::result::answer(
+                &job.asked(image, inputs, &question).await?,
+                &image.reference.familiar(),
+            )?);
+        }
+        check_no_options(request)?;
         Ok(frontend::call(call, &definition(request, inputs, platform, false), &host).await?)
     }
 
@@ -331,24 +362,27 @@ impl Builder {
         request: &BuildRequest,
         solver: &Arc<Solver>,
         graphs: &[Arc<Graph>],
-        fronts: &[FrontendResult],
+        fronts: &Fronts,
         began: Timestamp,
         context: &ExportContext<'_>,
     ) -> Result<BuildReport, BuildError> {
-        let solving = try_join_all(graphs.iter().map(|graph| solver.solve(graph)));
+        let solving = try_join_all(graphs.iter().map(|graph| solver.solve_layers(graph)));
         // A push that will be refused is known before a long build, not after it.
         let solved = self.while_allowed(request, solving).await;
         solver.save_hints();
         solver.save_explanations(graphs).await;
         let mut images = Vec::new();
         let (mut provenance, mut statements) = (Vec::new(), Vec::new());
-        for ((tree, front), graph) in solved?.into_iter().zip(fronts).zip(graphs) {
-            let Tree::Layers(chain) = tree else {
-                return Err(BuildError::Internal("the result is a local directory".into()));
-            };
+        let external = fronts.external.as_ref();
+        for (at, ((chain, front), graph)) in solved?.into_iter().zip(&fronts.results).zip(graphs).enumerate() {
             let mut config = front.config.clone();
+            if external.is_some() {
+                gateway::complete_history(&mut config.history, chain.len());
+            }
             caches::inline(request, solver, graph, &mut config).await?;
-            let told = self.tell(request, solver, graph, front, began).await?;
+            let told = self.tell(request, solver, graph, front, external, began).await?;
+            let attested = external.and_then(|front| front.attestations.get(at)).map_or(&[][..], Vec::as_slice);
+            let attested = gateway::attestations(request, solver, attested).await?;
             statements.extend(told.statements.into_iter().map(|statement| (front.platform.clone(), statement)));
             let reported = told.provenance.filter(|_| request.attest.report);
             provenance.extend(reported.map(|told| (front.platform.clone(), told.predicate(&|_| None))));
@@ -357,7 +391,7 @@ impl Builder {
                 chain,
                 config,
                 base_layers: front.base_layers,
-                attestations: told.attestations,
+                attestations: told.attestations.into_iter().chain(attested).collect(),
             });
         }
         let multi = request.multi_platform || request.platforms.len() > 1;
@@ -411,7 +445,7 @@ impl Builder {
             store: self.store.clone(),
             images: self.images.clone(),
             sources: self.sources.clone(),
-            contexts: request.contexts.clone(),
+            contexts: self.contexts(request),
             secrets: request.secrets.clone(),
             devices: Arc::clone(&request.entitlements.devices),
             steps: self.steps.clone(),
@@ -428,6 +462,37 @@ impl Builder {
         })
     }
 
+    /// The directories that graphs may read: the contexts, and where the Dockerfile is, for front ends that look there.
+    fn contexts(&self, request: &BuildRequest) -> BTreeMap<String, ContextDir> {
+        let mut contexts = request.contexts.clone();
+        if let Some(dir) = request.dockerfile_dir.clone().or_else(|| self.written_dockerfile(request)) {
+            contexts.entry("dockerfile".into()).or_insert_with(|| ContextDir { dir, ..ContextDir::default() });
+        }
+        contexts
+    }
+
+    /// A directory for a Dockerfile that came alone, if its front end has to look for it.
+    fn written_dockerfile(&self, request: &BuildRequest) -> Option<PathBuf> {
+        let alone =
+            matches!(request.dockerfile_at, DockerfileAt::Given) && matches!(request.context, MainContext::Local);
+        let chosen = frontend::front_end(&request.dockerfile, &request.options.build_args, request.front_ends);
+        if !alone || !matches!(chosen, Ok(FrontEnd::Image(_))) {
+            return None;
+        }
+        let dir = self.state_dir.join(format!("dockerfile-{}", request.id));
+        let write = || {
+            std::fs::create_dir_all(&dir)?;
+            std::fs::write(dir.join(&request.filename), &request.dockerfile)
+        };
+        match write() {
+            Ok(()) => Some(dir),
+            Err(e) => {
+                self.events.warning(format!("the Dockerfile cannot be put where a front end could read it: {e}"));
+                None
+            }
+        }
+    }
+
     fn host<'a>(&'a self, gate: &'a Gate<'a>, solver: &'a Arc<Solver>, multi: bool) -> Host<'a> {
         Host { images: &self.images, solver, events: &self.events, gate, multi, resolved: Mutex::default() }
     }
@@ -436,6 +501,17 @@ impl Builder {
         let id = internal(&self.events, &format!("[internal] load build definition from {}", inputs.filename));
         self.events.progress(&id, "transferring dockerfile:", inputs.dockerfile.len() as u64, None, true);
         self.events.completed(&id, Outcome::Done);
+    }
+}
+
+/// The built-in front end takes no options but those that have names here.
+fn check_no_options(request: &BuildRequest) -> Result<(), FrontendError> {
+    match request.frontend_options.keys().next() {
+        None => Ok(()),
+        Some(name) => {
+            let text = format!("--frontend-opt {name}: the built-in front end has no such option");
+            Err(FrontendError::outside(FaultKind::Usage, text, Some("it is for front ends that are images".into())))
+        }
     }
 }
 
@@ -529,6 +605,18 @@ impl FrontendHost for Host<'_> {
 }
 
 impl Host<'_> {
+    /// What a source that may be used is.
+    async fn known(&self, source: &SourceOp, platform: &Platform) -> Result<ResolvedImage, HostError> {
+        let shown = source.identifier.split_once("://").map_or(source.identifier.as_str(), |(_, rest)| rest);
+        let id = internal(self.events, &format!("[internal] load metadata for {shown}"));
+        let resolved = self.images.resolve_op(source, platform).await.map_err(HostError::from);
+        match &resolved {
+            Ok(_) => self.events.completed(&id, Outcome::Done),
+            Err(error) => self.events.completed(&id, Outcome::Failed(error.to_string())),
+        }
+        resolved
+    }
+
     async fn ask(&self, identifier: &str, platform: &Platform, mode: ResolveMode) -> Result<ResolvedImage, HostError> {
         let shown = identifier.split_once("://").map_or(identifier, |(_, rest)| rest);
         let prefix = if self.multi { format!("{platform} ") } else { String::new() };

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
+use super::gateway::External;
 use super::policy::Gate;
 use super::{BuildError, BuildRequest, Builder, DockerfileAt, Inputs, MainContext};
 use crate::attest::predicate::{Request, Run, is_told};
@@ -49,6 +50,7 @@ impl Builder {
         solver: &Arc<Solver>,
         graph: &Arc<Graph>,
         front: &FrontendResult,
+        external: Option<&External>,
         began: Timestamp,
     ) -> Result<Told, BuildError> {
         let asked = request.attest.asked.provenance.as_ref();
@@ -67,6 +69,7 @@ impl Builder {
             Err(error) => return Err(error),
         };
         capture.images.extend(listed.scanner);
+        capture.images.extend(external.map(|front| front.material.clone()));
         let capture = capture.sorted();
         let missing = capture.missing();
         if options.complete_materials && !missing.is_empty() {
@@ -82,7 +85,7 @@ impl Builder {
         let chain = |((vertex, index), chain)| Some((format!("{}:{index}", steps.names.get(&vertex)?), chain));
         let chains = solver.chains(graph).into_iter().filter_map(chain).collect();
         let provenance = Provenance {
-            request: asked_for(request, inputs, context),
+            request: asked_for(request, inputs, context, external),
             capture,
             run: Run { id: request.id.clone(), started: began, finished },
             builder: Platform::host().normalised(),
@@ -144,7 +147,12 @@ async fn of_remote(
 }
 
 /// The request in BuildKit's words (SPEC C3.19), without what is only about this machine.
-fn asked_for(request: &BuildRequest, inputs: &Inputs, context: Option<Material>) -> Request {
+fn asked_for(
+    request: &BuildRequest,
+    inputs: &Inputs,
+    context: Option<Material>,
+    external: Option<&External>,
+) -> Request {
     let options = &request.options;
     let mut args = BTreeMap::new();
     let mut put = |name: String, value: String| {
@@ -199,9 +207,16 @@ fn asked_for(request: &BuildRequest, inputs: &Inputs, context: Option<Material>)
             put(name.into(), value);
         }
     }
+    for (name, value) in external.iter().flat_map(|front| &front.told) {
+        put(name.clone(), value.clone());
+    }
+    let (frontend, version) = match external {
+        None => (frontend::BUILT_IN, frontend::DOCKERFILE_VERSION),
+        Some(_) => ("gateway.v0", ""),
+    };
     Request {
-        frontend: "dockerfile.v0".into(),
-        frontend_version: frontend::DOCKERFILE_VERSION.into(),
+        frontend: frontend.into(),
+        frontend_version: version.into(),
         args,
         context,
         path: inputs.filename.clone(),

@@ -14,6 +14,7 @@ use crate::policy::{
     Decision, Env, Facts, ImageFacts, Input, Log, LogLevel, Pin, Policies, PolicyFile, RegoError, unresolved,
 };
 use crate::solver::{Secrets, SolveError, Solver};
+use crate::source::Pinned;
 use crate::source::image::ImageSource;
 
 /// Larger policies are refused.
@@ -262,13 +263,16 @@ impl Facts for Lookup<'_> {
     async fn pin(&self, source: &SourceOp) -> Result<Pin, HostError> {
         let pinned = self.solver.source_pin(source).await.map_err(|e| host_error(&e))?;
         let Some(pinned) = pinned else { return Ok(Pin::default()) };
-        let digest = pinned.material().digest;
-        // A commit is named without its algorithm.
-        let checksum = match source.identifier.starts_with("git://") {
-            true => digest.split_once(':').map_or(digest.as_str(), |(_, hex)| hex).to_owned(),
-            false => digest,
-        };
-        Ok(Pin { checksum, reference: pinned.reference() })
+        Ok(Pin { checksum: checksum(source, pinned.as_ref()), reference: pinned.reference() })
+    }
+}
+
+/// What a pinned source is: the digest of a file, or a commit, which is named without its algorithm.
+pub(super) fn checksum(source: &SourceOp, pinned: &dyn Pinned) -> String {
+    let digest = pinned.material().digest;
+    match source.identifier.starts_with("git://") {
+        true => digest.split_once(':').map_or(digest.as_str(), |(_, hex)| hex).to_owned(),
+        false => digest,
     }
 }
 

@@ -756,6 +756,13 @@ pub struct Build {
     /// Set a build argument; without a value it is taken from the environment
     #[arg(long, value_name = "NAME[=VALUE]", help_heading = "What to build")]
     pub build_arg: Vec<String>,
+    /// Who reads the file: auto (Docker's front end is built in, others run as images), image (also Docker's) or builtin (no
+    /// other)
+    #[arg(long, value_name = "KIND", help_heading = "What to build")]
+    pub frontend: Option<String>,
+    /// Tell a front end that is an image something
+    #[arg(long, value_name = "KEY=VALUE", help_heading = "What to build")]
+    pub frontend_opt: Vec<String>,
     /// Further context: a directory, docker-image://REF or oci-layout://DIR[:TAG][@DIGEST]
     #[arg(long, value_name = "NAME=VALUE", help_heading = "What to build")]
     pub build_context: Vec<String>,

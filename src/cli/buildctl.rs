@@ -129,7 +129,8 @@ impl Build {
             "dockerfile.v0" => {}
             "gateway.v0" => {
                 let source = self.opts.remove("source").unwrap_or_default();
-                self.flags.push(format!("--build-arg=BUILDKIT_SYNTAX={source}"));
+                let told = self.opts.remove("cmdline").unwrap_or(source);
+                self.flags.push(format!("--build-arg=BUILDKIT_SYNTAX={told}"));
             }
             "" => {
                 return Err(usage("buildctl build: a definition on standard input is not supported")
@@ -186,6 +187,8 @@ impl Build {
                 ("image-resolve-mode", "default" | "local") => return Ok(Vec::new()),
                 ("hostname", name) => format!("--build-arg=BUILDKIT_SANDBOX_HOSTNAME={name}"),
                 ("multi-platform", on) => format!("--build-arg=BUILDKIT_MULTI_PLATFORM={on}"),
+                // A front end that is an image has options of its own.
+                _ if self.frontend == "gateway.v0" => format!("--frontend-opt={key}={value}"),
                 _ => {
                     let known: Vec<&str> =
                         OPTS.iter().map(|(name, _)| *name).chain(["filename", "context", "no-cache"]).collect();
@@ -278,6 +281,10 @@ mod tests {
             (
                 "build --frontend gateway.v0 --opt source=docker/dockerfile --local context=. --output type=image,name=a,push=true --export-cache type=inline",
                 "build --output=type=image,name=a,push=true --cache-to=type=inline --build-arg=BUILDKIT_SYNTAX=docker/dockerfile .",
+            ),
+            (
+                "build --frontend gateway.v0 --opt source=example.com/x:1 --opt odd=1 --opt target=t --local context=.",
+                "build --build-arg=BUILDKIT_SYNTAX=example.com/x:1 --frontend-opt=odd=1 --target=t .",
             ),
             ("du --verbose", "du --verbose"),
             ("prune --all", "prune --force --all"),

@@ -23,7 +23,7 @@ use crate::base::wording::did_you_mean;
 use crate::build::{Attest, DockerfileAt, Entitlements, MainContext, RegoRequest};
 use crate::exec::run::{DefaultNetwork, StepOptions};
 use crate::exec::ssh::AgentSpec;
-use crate::frontend::{Call, FrontendOptions, NoCache};
+use crate::frontend::{Call, FrontEnds, FrontendOptions, NoCache};
 use crate::llb::ResolveMode;
 use crate::llb::op::NetMode;
 use crate::registry::cloud::CloudEnvironment;
@@ -222,6 +222,9 @@ impl BuildSettings {
             ignore: None,
             context_ignores: BTreeMap::new(),
             options,
+            front_ends: front_ends(args.frontend.as_deref())?,
+            frontend_options: frontend_options(&args.frontend_opt)?,
+            dockerfile_dir: None,
             platforms,
             multi_platform,
             contexts: BTreeMap::new(),
@@ -244,6 +247,9 @@ impl BuildSettings {
             },
         };
         let dockerfile = contexts::main_context(args, &context, &mut request)?;
+        let beside = dockerfile.as_deref().and_then(std::path::Path::parent);
+        request.dockerfile_dir =
+            beside.map(|dir| if dir.as_os_str().is_empty() { ".".into() } else { dir.to_path_buf() });
         request.rego = policies::in_rego(args, dockerfile.as_deref())?;
         contexts::named_contexts(args, &mut request)?;
         if let MainContext::Git(reference) = &request.context {
@@ -458,6 +464,29 @@ pub(super) fn progress_kind(kind: &str) -> Result<(), String> {
         "invalid progress mode \"{kind}\"{}; expected auto, tty, plain, quiet, none or rawjson",
         did_you_mean(kind, known)
     ))
+}
+
+/// `--frontend` (SPEC C3.22, S2.06).
+fn front_ends(kind: Option<&str>) -> Result<FrontEnds, Failure> {
+    let known = ["auto", "image", "builtin"];
+    match kind {
+        None | Some("auto") => Ok(FrontEnds::Auto),
+        Some("image") => Ok(FrontEnds::Images),
+        Some("builtin") => Ok(FrontEnds::BuiltIn),
+        Some(other) => Err(usage(format!(
+            "--frontend: invalid value \"{other}\"{}; expected auto, image or builtin",
+            did_you_mean(other, known)
+        ))),
+    }
+}
+
+/// `--frontend-opt`
+fn frontend_options(texts: &[String]) -> Result<BTreeMap<String, String>, Failure> {
+    let pair = |text: &String| match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(usage(format!("--frontend-opt: invalid value \"{text}\", expected KEY=VALUE"))),
+    };
+    texts.iter().map(pair).collect()
 }
 
 /// `--network`

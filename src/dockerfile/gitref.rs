@@ -59,6 +59,39 @@ impl GitRef {
         Some(out.read_query(query.unwrap_or_default()).map(|()| Self { subdir: clean(&out.subdir), ..out }))
     }
 
+    /// The text that [`Self::parse`] reads as this.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut out = self.remote.clone();
+        let switches = [
+            ("keep-git-dir", self.keep_git_dir),
+            ("submodules", self.submodules),
+            ("fetch-by-commit", self.fetch_by_commit.then_some(true)),
+        ];
+        let mut query = url::form_urlencoded::Serializer::new(String::new());
+        for (name, value) in switches {
+            if let Some(value) = value {
+                query.append_pair(name, if value { "true" } else { "false" });
+            }
+        }
+        if let Some(checksum) = &self.checksum {
+            query.append_pair("checksum", checksum);
+        }
+        if let Some(commit) = self.commit_times {
+            query.append_pair("mtime", if commit { "commit" } else { "checkout" });
+        }
+        let query = query.finish();
+        if !query.is_empty() {
+            out.push_str(&format!("?{query}"));
+        }
+        match (self.reference.as_str(), self.subdir.as_str()) {
+            ("", "") => {}
+            (reference, "") => out.push_str(&format!("#{reference}")),
+            (reference, subdir) => out.push_str(&format!("#{reference}:{subdir}")),
+        }
+        out
+    }
+
     /// Host and port, as secrets are named after them.
     #[must_use]
     pub fn host(&self) -> &str {
@@ -185,6 +218,20 @@ mod tests {
 
     fn refused(text: &str) -> String {
         GitRef::parse(text).unwrap_or_else(|| panic!("{text} is a reference")).expect_err(text)
+    }
+
+    #[test]
+    fn a_reference_can_be_written_again() {
+        for text in [
+            "https://h.example/a.git",
+            "https://h.example/a.git#main",
+            "git@h.example:a/b.git#:sub",
+            "ssh://h.example/a.git#v1:sub/dir",
+            "https://h.example/a.git?keep-git-dir=true&submodules=false&checksum=abc1234&mtime=commit#main",
+        ] {
+            let read = GitRef::parse(text).expect("a reference").expect("valid");
+            assert_eq!(read.text(), text);
+        }
     }
 
     #[test]

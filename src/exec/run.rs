@@ -320,6 +320,12 @@ impl Runner {
         &self.emulators
     }
 
+    /// How long a step may take, if somebody said; zero is for ever.
+    #[must_use]
+    pub fn timeout(&self) -> Option<Duration> {
+        self.options.timeout
+    }
+
     /// The worker it runs steps for.
     #[must_use]
     pub fn context(&self) -> &WorkerContext {

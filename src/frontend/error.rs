@@ -93,7 +93,7 @@ impl FrontendError {
 
     /// Sets the place unless a more precise one is known.
     #[must_use]
-    pub(super) fn at(mut self, place: &Place) -> Self {
+    pub fn at(mut self, place: &Place) -> Self {
         self.place.get_or_insert_with(|| place.clone());
         self
     }

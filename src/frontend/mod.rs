@@ -4,7 +4,8 @@
 //! files nor the environment: the Dockerfile and ignore files come in as bytes, images are looked up through
 //! [`FrontendHost`]. Start reading at [`dockerfile_to_llb`] and the `pipeline` it follows: that makes a `plan` of the
 //! stages, lets `base` ask for the images that the target needs, and has `convert` go through the instructions, adding
-//! to a `graph`. [`call`] goes the same way to answer questions.
+//! to a `graph`. [`call`] goes the same way to answer questions. [`front_end`] says who turns a file into a graph; [`gateway`] is for
+//! front ends that are images, programs that ask for things themselves.
 
 mod args;
 mod base;
@@ -17,6 +18,7 @@ mod device;
 mod epoch;
 mod error;
 mod expose;
+pub mod gateway;
 mod graph;
 mod mount;
 mod options;
@@ -37,6 +39,7 @@ mod words;
 pub use calls::{Answer, Call, call};
 pub use error::{FrontendError, Place};
 pub use options::{FrontendInput, FrontendOptions, FrontendResult, NoCache, Warning};
+pub use syntax::{BUILT_IN, FrontEnd, FrontEnds, ImageFrontEnd, front_end};
 
 use crate::llb::FrontendHost;
 use crate::oci::ImageConfig;

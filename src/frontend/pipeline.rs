@@ -13,7 +13,7 @@ use super::graph::{Draft, NodeId};
 use super::options::FrontendInput;
 use super::plan::{self, Outlook, Plan, StageId};
 use super::state::State;
-use super::{syntax, words};
+use super::words;
 use crate::base::values::boolean;
 use crate::dockerfile::ast::Dockerfile;
 use crate::dockerfile::ignore::IgnoreFile;
@@ -100,10 +100,9 @@ fn scans(
 }
 
 impl Source {
-    /// Reads the arguments with builder meaning, finds out whether the file is for us, and parses it.
+    /// Reads the arguments with builder meaning, and parses the file.
     pub(super) fn read(input: &FrontendInput<'_>) -> Result<Self, FrontendError> {
         let arguments = &input.options.build_args;
-        syntax::check(input.source, arguments)?;
         let meaning = args::meaning(arguments)?;
         let Parsed { dockerfile: file, errors, warnings } = crate::dockerfile::parse(input.source);
         let source = Self { file, warnings, meaning };

@@ -2,15 +2,18 @@
 //!
 //! Plain data: equal input gives equal bytes. [`op`] has the operations, [`definition`] the graph and how it is
 //! built and read back, [`dump`] shows one as text, [`json`] as BuildKit's JSON, [`steps`] as provenance tells it, [`host`] what a
-//! front end may ask of the builder, [`policy`] which sources it may have. Executing a graph is `solver`'s business.
+//! front end may ask of the builder, [`gateway`] what one says that is a program of its own, [`policy`] which sources it may have, [`strict`] what of a
+//! definition from elsewhere has no meaning. Executing a graph is `solver`'s business.
 
 pub mod definition;
 pub mod dump;
+pub mod gateway;
 pub mod host;
 pub mod json;
 pub mod op;
 pub mod policy;
 pub mod steps;
+pub mod strict;
 
 pub use definition::{Builder, Definition, DefinitionError, Edge, Graph, Vertex};
 pub use host::{FrontendHost, HostError, ResolveMode, ResolvedImage};

@@ -21,6 +21,9 @@ use crate::llb::Vertex;
 use crate::llb::op::{ExecOp, Meta, Mount, MountType, NetMode, SecurityMode};
 use crate::store::{CacheMount, LayerId, MountRequest, Mounted, Sharing, Stub};
 
+/// No step has more results.
+const MAX_OUTPUTS: usize = 1000;
+
 /// What must live as long as the step runs.
 #[derive(Default)]
 struct Held {
@@ -33,6 +36,18 @@ struct Held {
     agents: Vec<AgentSocket>,
     /// What is behind each bind mount: its target, the layers and the path inside them.
     sources: BTreeMap<String, (Vec<LayerId>, PathBuf)>,
+    /// Trees beside the root that are results, too.
+    outputs: Vec<Output>,
+}
+
+/// A tree that is a result of a step.
+struct Output {
+    /// Which.
+    index: usize,
+    /// The layers below what is written.
+    chain: Vec<LayerId>,
+    /// `None` where nothing can be written.
+    mounted: Option<Mounted>,
 }
 
 /// A step that is ready to run.
@@ -110,16 +125,26 @@ impl Solver {
             let kept = if full { None } else { self.keep_failed(vertex, exec, result.code, ready).await };
             return Err(SolveError::exit(vertex, result.code, message, hint, kept));
         }
-        let Ready { mounted, mut chain, held, .. } = ready;
+        let Ready { mounted, chain, mut held, .. } = ready;
+        let mut outputs = std::mem::take(&mut held.outputs);
         drop(held);
         let root = exec.mounts.iter().find(|mount| mount.dest == "/");
-        if root.is_none_or(|root| root.output < 0 || root.readonly) {
-            return Ok(vec![chain]);
+        let written = root.is_some_and(|root| root.output >= 0 && !root.readonly);
+        // A step without results is one whose root is as it was.
+        let index = root.and_then(|root| usize::try_from(root.output).ok()).or(outputs.is_empty().then_some(0));
+        if let Some(index) = index {
+            outputs.push(Output { index, chain, mounted: written.then_some(mounted) });
         }
-        let place = Arc::clone(vertex);
-        let layer = blocking(move || mounted.commit(&place.name()).map_err(|e| tree::store_error(&place, &e))).await?;
-        chain.push(layer);
-        Ok(vec![chain])
+        let mut results = vec![Vec::new(); outputs.iter().map(|output| output.index + 1).max().unwrap_or_default()];
+        for Output { index, mut chain, mounted } in outputs {
+            if let Some(mounted) = mounted {
+                let place = Arc::clone(vertex);
+                let commit = move || mounted.commit(&place.name()).map_err(|e| tree::store_error(&place, &e));
+                chain.push(blocking(commit).await?);
+            }
+            results[index] = chain;
+        }
+        Ok(results)
     }
 
     /// Who runs steps here.
@@ -161,9 +186,9 @@ impl Solver {
                 shm_size = mount.tmpfs_opt.as_ref().and_then(|o| u64::try_from(o.size).ok()).unwrap_or(0);
                 continue;
             }
-            if mount.output >= 0 {
-                let message = format!("LLB exec mount {} with an output is not supported yet", mount.dest);
-                return Err(SolveError::at(vertex, FaultKind::Input, message, None));
+            if let Ok(index) = usize::try_from(mount.output) {
+                mounts.push(self.output_mount(vertex, mount, index, trees, &mut held).await?);
+                continue;
             }
             if let Some(mount) = self.step_mount(vertex, mount, trees, &mut held).await? {
                 mounts.push(mount);
@@ -310,6 +335,46 @@ impl Solver {
                 Ok(Some(StepMount::Bind { source, target, readonly: true }))
             }
         }
+    }
+
+    /// A mount whose tree is a result of the step.
+    async fn output_mount(
+        self: &Arc<Self>,
+        vertex: &Arc<Vertex>,
+        mount: &Mount,
+        index: usize,
+        trees: &[Tree],
+        held: &mut Held,
+    ) -> Result<StepMount, SolveError> {
+        let refused = |kind, why: &str| {
+            SolveError::at(vertex, kind, format!("the mount {} cannot be a result: {why}", mount.dest), None)
+        };
+        if mount.mount_type != MountType::Bind as i32 {
+            return Err(refused(FaultKind::Input, "it is not of type bind"));
+        }
+        if index >= MAX_OUTPUTS {
+            return Err(refused(FaultKind::Input, "its number is too large"));
+        }
+        if held.moves_caches {
+            return Err(refused(FaultKind::Isolation, "this machine mounts nothing, and a copy does not come back"));
+        }
+        let chain = match usize::try_from(mount.input).ok().and_then(|i| trees.get(i)) {
+            Some(tree) => self.layers(vertex, tree).await?,
+            None => Vec::new(),
+        };
+        let request = if mount.readonly { MountRequest::read_only() } else { MountRequest::writable(Vec::new()) };
+        let mounted = self.mount(vertex, &chain, request).await?;
+        let selector = if mount.selector.is_empty() { "/" } else { &mount.selector };
+        let source = inside(vertex, mounted.root(), Path::new(selector))?;
+        let mounted = match mount.readonly {
+            true => {
+                held.mounts.push(mounted);
+                None
+            }
+            false => Some(mounted),
+        };
+        held.outputs.push(Output { index, chain, mounted });
+        Ok(StepMount::Bind { source, target: PathBuf::from(&mount.dest), readonly: mount.readonly })
     }
 
     /// The layers behind a bind mount and the path inside them. Of a local directory only what is selected is copied.

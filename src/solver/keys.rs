@@ -81,7 +81,7 @@ impl Solver {
                 Ok(_) => self.env.events.completed(&vertex.digest, Outcome::Done),
                 Err(error) => {
                     self.env.events.completed(&vertex.digest, Outcome::Failed(error.message().to_owned()));
-                    self.env.cancel.cancel();
+                    self.stop();
                 }
             }
             return keyed;

@@ -5,8 +5,10 @@
 //! So a hit on the last vertex looks at nothing before it but keys. There is no event loop: each vertex is one shared
 //! future.
 
+mod beside;
 mod capture;
 mod collect;
+mod diff_op;
 mod direct;
 mod early;
 mod error;
@@ -24,12 +26,14 @@ mod tree;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared, WeakShared, ready};
 use tokio::sync::Semaphore;
 
+pub use beside::GivenFile;
 pub use error::SolveError;
 pub use failed::{KeptFailure, Visit};
 pub use loading::LoadingImports;
@@ -156,6 +160,8 @@ pub struct Solver {
     begun: Mutex<HashSet<Digest>>,
     /// Cache mounts that steps opened.
     opened: Mutex<BTreeSet<String>>,
+    /// Somebody may live with a failure: it stops nothing but what needs it.
+    forgiving: AtomicBool,
 }
 
 /// The result of a vertex.
@@ -204,6 +210,7 @@ impl Solver {
             learnt: Mutex::default(),
             begun: Mutex::default(),
             opened: Mutex::default(),
+            forgiving: AtomicBool::new(false),
         })
     }
 
@@ -220,9 +227,32 @@ impl Solver {
         self.note_readers(graph);
         let result = self.edge(graph, root).await;
         if result.is_err() {
-            self.env.cancel.cancel();
+            self.stop();
         }
         result
+    }
+
+    /// Solves a graph for somebody who may live with a failure, and go on with other graphs; nothing is exported yet.
+    ///
+    /// # Errors
+    /// The first failure.
+    pub async fn evaluate(self: &Arc<Self>, graph: &Arc<Graph>) -> Result<(), SolveError> {
+        let Some(root) = &graph.root else { return Ok(()) };
+        self.announce(graph, root);
+        self.note_steps(graph);
+        self.edge(graph, root).await.map(drop)
+    }
+
+    /// Says whether a failure stops everything, as it does at first.
+    pub fn set_forgiving(&self, forgiving: bool) {
+        self.forgiving.store(forgiving, Ordering::Relaxed);
+    }
+
+    /// Stops everything, unless somebody may live with the failure.
+    fn stop(&self) {
+        if !self.forgiving.load(Ordering::Relaxed) {
+            self.env.cancel.cancel();
+        }
     }
 
     /// Names every vertex below `root` in the order in which they can run.
@@ -297,7 +327,7 @@ impl Solver {
             // An input's failure has been reported by the input.
             Err(error) if error.vertex() == Some(&vertex.digest) => {
                 self.env.events.completed(&vertex.digest, Outcome::Failed(error.message().to_owned()));
-                self.env.cancel.cancel();
+                self.stop();
             }
             Err(_) => {}
         }

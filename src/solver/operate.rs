@@ -199,24 +199,13 @@ impl Solver {
             }
             Some(Kind::Diff(diff)) => {
                 self.env.events.started(&vertex.digest);
-                let side = |input: &Option<crate::llb::op::BuildInput>| {
-                    input.as_ref().and_then(|i| usize::try_from(i.input).ok()).and_then(|i| trees.get(i))
-                };
-                let lower = match side(&diff.lower) {
-                    Some(tree) => self.layers(vertex, tree).await?,
-                    None => Vec::new(),
-                };
-                let upper = match side(&diff.upper) {
-                    Some(tree) => self.layers(vertex, tree).await?,
-                    None => Vec::new(),
-                };
-                match upper.strip_prefix(lower.as_slice()) {
-                    Some(above) => Ok(vec![above.to_vec()]),
-                    None => Err(unsupported("DiffOp between unrelated trees")),
-                }
+                Ok(vec![self.diff_op(vertex, diff, trees).await?])
             }
             Some(Kind::Build(_)) => Err(unsupported("BuildOp")),
-            Some(Kind::Passthrough(_)) => Err(unsupported("PassthroughOp")),
+            Some(Kind::Passthrough(op)) => {
+                self.env.events.started(&vertex.digest);
+                self.passthrough_op(vertex, op, trees).await
+            }
             Some(Kind::Source(_)) | None => Err(SolveError::internal("an operation without a kind")),
         }
     }

@@ -13,7 +13,8 @@ use crate::cache::key;
 use crate::llb::op::{Kind, Op, OpMetadata, SourceOp};
 use crate::llb::{Builder, Graph, Vertex};
 use crate::source::{Pinned, Request, SourceError};
-use crate::store::{CacheRecord, MountRequest};
+use crate::store::{CacheRecord, LayerId, MountRequest};
+use crate::tree::CopySource;
 
 impl Solver {
     /// The key of a source, and its tree if that costs nothing or is in the cache.
@@ -169,6 +170,37 @@ impl Solver {
 }
 
 impl Solver {
+    /// Looks at the tree of a graph's result with its filter; `None` for an empty graph.
+    ///
+    /// # Errors
+    /// When the graph cannot be solved, or the tree not be opened.
+    pub async fn inspect<T: Send + 'static>(
+        self: &Arc<Self>,
+        graph: &Arc<Graph>,
+        look: impl FnOnce(&CopySource) -> T + Send + 'static,
+    ) -> Result<Option<T>, SolveError> {
+        let root = graph.root.as_ref().and_then(|root| Some((root, graph.vertices.get(&root.vertex).cloned()?)));
+        let Some((root, vertex)) = root else { return Ok(None) };
+        self.announce(graph, root);
+        self.note_steps(graph);
+        let tree = self.edge(graph, root).await?;
+        let opened = self.open(&vertex, &tree).await?;
+        blocking(move || Ok(Some(look(&opened.source)))).await
+    }
+
+    /// The layers of a graph's result, also where that is a directory of this machine.
+    ///
+    /// # Errors
+    /// As [`Solver::solve`].
+    pub async fn solve_layers(self: &Arc<Self>, graph: &Arc<Graph>) -> Result<Vec<LayerId>, SolveError> {
+        let tree = self.solve(graph).await?;
+        match (&tree, graph.root.as_ref().and_then(|root| graph.vertices.get(&root.vertex))) {
+            (Tree::Layers(chain), _) => Ok(chain.clone()),
+            (tree, Some(vertex)) => self.layers(vertex, tree).await,
+            (_, None) => Err(SolveError::internal("a result that is in no graph")),
+        }
+    }
+
     /// Looks at the tree of a graph's result; `None` if that is empty.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 //! Knows nothing of operations, layers or Dockerfiles. Start reading at [`root`].
 
 pub mod filter;
+pub mod look;
 pub mod root;
 pub mod view;
 

@@ -87,13 +87,12 @@ fn keywords_and_structure() {
     ]));
 }
 
-// SPEC A1.01, A1.02, A1.03, A1.04
+// SPEC A1.01, A1.02, A1.04
 #[test]
 fn directives() {
     snapshot!(all(&[
         "# escape=x\nFROM alpine\n",
         "# escape=`\n# escape=`\nFROM alpine\n",
-        "# syntax=example/other:1\nFROM alpine\n",
         "# check=skp=all\nFROM alpine\n",
         "# check=error=perhaps\nFROM alpine\n",
     ]));

@@ -1,0 +1,237 @@
+//! Front ends that are images, run beside the build (SPEC C3): which one, in what, and what comes of it. What they ask for is
+//! answered by [`host`].
+
+mod attested;
+mod host;
+mod process;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::policy::Gate;
+use super::{BuildError, BuildRequest, Builder, DockerfileAt, Host, Inputs, MainContext};
+use crate::attest::Material;
+use crate::base::FaultKind;
+use crate::frontend::gateway::options::{CONTEXTS, INPUTS, pairs};
+use crate::frontend::gateway::result::made;
+use crate::frontend::gateway::{Answer, Attested};
+use crate::frontend::remote::without_credentials;
+use crate::frontend::{FrontendError, FrontendResult, ImageFrontEnd};
+use crate::llb::Definition;
+use crate::oci::{History, Platform};
+use crate::solver::Solver;
+
+pub(super) use attested::attestations;
+use host::FrontHost;
+
+/// What front ends made of a request, for each platform.
+pub(super) struct Fronts {
+    /// The results.
+    pub(super) results: Vec<FrontendResult>,
+    /// Whose they are, if not the built-in front end's.
+    pub(super) external: Option<External>,
+}
+
+/// A front end that was an image.
+pub(super) struct External {
+    /// For provenance.
+    pub(super) material: Material,
+    /// What it was told, as far as that is told.
+    pub(super) told: BTreeMap<String, String>,
+    /// What it attests of each result.
+    pub(super) attestations: Vec<Vec<Attested>>,
+}
+
+/// What a front end is run for.
+pub(super) struct Job<'a> {
+    pub(super) builder: &'a Builder,
+    pub(super) request: &'a BuildRequest,
+    pub(super) gate: &'a Gate<'a>,
+    pub(super) solver: &'a Arc<Solver>,
+    pub(super) host: &'a Host<'a>,
+    pub(super) multi: bool,
+}
+
+impl Job<'_> {
+    /// Runs an image and takes what it made for what every front end makes.
+    pub(super) async fn fronts(&self, image: &ImageFrontEnd, inputs: &Inputs) -> Result<Fronts, BuildError> {
+        let (answer, material, options) = self.answer(image, inputs, BTreeMap::new()).await?;
+        let name = image.reference.familiar();
+        let results = made(answer, &name, &self.request.platforms)?;
+        let (results, attestations) = results.into_iter().map(|one| (one.result, one.attestations)).unzip();
+        let told = options.into_iter().filter(|(key, _)| key == "source" || key == "cmdline").collect();
+        Ok(Fronts { results, external: Some(External { material, told, attestations }) })
+    }
+
+    /// What an image answers to a question (SPEC C3.07, C3.20).
+    pub(super) async fn asked(
+        &self,
+        image: &ImageFrontEnd,
+        inputs: &Inputs,
+        question: &str,
+    ) -> Result<BTreeMap<String, Vec<u8>>, BuildError> {
+        let more = [("requestid", question), ("frontend.caps", "moby.buildkit.frontend.subrequests+forward")];
+        let more = more.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        Ok(self.answer(image, inputs, more).await?.0.metadata)
+    }
+
+    async fn answer(
+        &self,
+        image: &ImageFrontEnd,
+        inputs: &Inputs,
+        more: BTreeMap<String, String>,
+    ) -> Result<(Answer, Material, BTreeMap<String, String>), BuildError> {
+        let identifier = image.identifier(&self.request.options.named_contexts)?;
+        let host = FrontHost::new(self, self.layouts().await?);
+        let mut options = self.options(image, inputs, &host)?;
+        // Abilities that several things need are all wanted.
+        for (name, value) in more {
+            let known = options.get(&name).filter(|_| name == "frontend.caps");
+            let value = known.map(|known| format!("{known},{value}")).unwrap_or(value);
+            options.insert(name, value);
+        }
+        let program = process::Program { identifier: &identifier, name: &image.reference.familiar() };
+        self.solver.set_forgiving(true);
+        let run = host.run(&program, &options, BTreeMap::new()).await;
+        self.solver.set_forgiving(false);
+        let (answer, material) = run.map_err(|error| match (error, &image.place) {
+            (BuildError::Frontend(error), Some(place)) => BuildError::Frontend(error.at(place)),
+            (error, _) => error,
+        })?;
+        Ok((answer, material, options))
+    }
+
+    /// What the front end is told.
+    fn options(
+        &self,
+        image: &ImageFrontEnd,
+        inputs: &Inputs,
+        host: &FrontHost<'_>,
+    ) -> Result<BTreeMap<String, String>, FrontendError> {
+        let request = self.request;
+        let mut out = pairs(&request.options, &request.platforms, self.multi);
+        let mut put = |name: &str, value: String| drop(out.insert(name.to_owned(), value));
+        put("source", image.reference.to_string());
+        put("cmdline", image.cmdline.clone());
+        let elsewhere = |what: &str, hint: &str| {
+            let text = format!("the front end {} cannot be given {what}", image.reference.familiar());
+            Err(FrontendError::outside(FaultKind::Usage, text, Some(hint.to_owned())))
+        };
+        match &request.context {
+            MainContext::Local => {}
+            MainContext::Git(reference) => put("context", reference.text()),
+            MainContext::Url(url) => put("context", url.clone()),
+            MainContext::Archive(_) => {
+                return elsewhere("a build context from standard input", "unpack it and give its directory");
+            }
+        }
+        match &request.dockerfile_at {
+            DockerfileAt::Given if matches!(request.context, MainContext::Local) => {
+                put("filename", inputs.filename.clone());
+            }
+            // It looks into the context itself.
+            DockerfileAt::InContext(path) => {
+                if let Some(path) = path {
+                    put("filename", path.clone());
+                }
+            }
+            DockerfileAt::Given | DockerfileAt::Url(_) => {
+                return elsewhere(
+                    "a file that is neither in the build context nor on this machine beside it",
+                    "put it into the build context",
+                );
+            }
+        }
+        let mut abilities = Vec::new();
+        for (name, value) in &request.options.named_contexts {
+            let value = match host.layout_of(value) {
+                Some(layout) => layout,
+                None if request.contexts.contains_key(name) => format!("local:{name}"),
+                None => value.clone(),
+            };
+            put(&format!("context:{name}"), value);
+            abilities = vec![format!("{CONTEXTS}+forward")];
+        }
+        if !abilities.is_empty() {
+            put("frontend.caps", abilities.join(","));
+        }
+        for (name, value) in &request.attest.vcs {
+            put(&format!("vcs:{name}"), without_credentials(value));
+        }
+        for (name, value) in &request.frontend_options {
+            put(name, value.clone());
+        }
+        Ok(out)
+    }
+
+    /// OCI layouts that the request names, under names that say nothing about this machine, each with the digest it has now.
+    async fn layouts(&self) -> Result<Vec<host::Layout>, BuildError> {
+        let named = &self.request.options.named_contexts;
+        let values: std::collections::BTreeSet<&String> =
+            named.values().filter(|value| value.starts_with("oci-layout://")).collect();
+        let mut out = Vec::new();
+        for (at, value) in values.into_iter().enumerate() {
+            let platform = Platform::host();
+            let found = self.builder.images.resolve(value, &platform, crate::llb::ResolveMode::Default).await;
+            let digest = match found {
+                Ok(found) => Some(found.digest),
+                // It may be for other platforms only; then its tag has to do.
+                Err(_) => None,
+            };
+            out.push(host::Layout { name: format!("layout-{at}"), value: value.clone(), digest });
+        }
+        Ok(out)
+    }
+}
+
+/// The abilities that graphs as inputs take.
+fn with_inputs(options: &mut BTreeMap<String, String>, inputs: &BTreeMap<String, Definition>) {
+    if inputs.is_empty() {
+        return;
+    }
+    let caps = options.entry("frontend.caps".into()).or_default();
+    if !caps.is_empty() {
+        caps.push(',');
+    }
+    caps.push_str(INPUTS);
+}
+
+/// One entry of history for each layer, as image configs must have it (SPEC C6.06).
+pub(super) fn complete_history(history: &mut Vec<History>, layers: usize) {
+    let told = history.iter().filter(|entry| !entry.empty_layer).count();
+    if told > layers {
+        // Those at the end are about layers that are not there.
+        let mut extra = told - layers;
+        for entry in history.iter_mut().rev().filter(|entry| !entry.empty_layer) {
+            if extra == 0 {
+                break;
+            }
+            entry.empty_layer = true;
+            extra -= 1;
+        }
+    }
+    for _ in told..layers {
+        history.push(History { comment: "buildkit.exporter.image.v0".into(), ..History::default() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // SPEC C6.06
+    #[test]
+    fn history_has_an_entry_for_each_layer() {
+        let entry = |empty_layer| History { empty_layer, ..History::default() };
+        for (told, layers, expected) in [
+            (vec![], 2, vec![false, false]),
+            (vec![false, true], 1, vec![false, true]),
+            (vec![false, true, false], 1, vec![false, true, true]),
+            (vec![true, false], 2, vec![true, false, false]),
+        ] {
+            let mut history: Vec<History> = told.into_iter().map(entry).collect();
+            complete_history(&mut history, layers);
+            assert_eq!(history.iter().map(|entry| entry.empty_layer).collect::<Vec<_>>(), expected);
+        }
+    }
+}

@@ -1,0 +1,415 @@
+//! The calls of a front end, answered: what it solved so far has names, and is looked into through [`GatewayHost`].
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use prost::Message;
+use tokio::sync::{Notify, mpsc, watch};
+
+use super::grpc::{MAX_MESSAGE, Service};
+use super::{Answer, Attested, GatewayHost, Solved, caps};
+use crate::base::Digest;
+use crate::base::events::Warning;
+use crate::llb::gateway::{
+    Empty, EvaluateRequest, GitMeta, HealthResponse, HttpMeta, ImageMeta, InputsResponse, PingResponse, ReadDirRequest,
+    ReadDirResponse, ReadFileRequest, ReadFileResponse, Ref, RefMap, RefMapDeprecated, ResolveImageConfigRequest,
+    ResolveImageConfigResponse, ResolveSourceMetaRequest, ResolveSourceMetaResponse, ResultMessage, ResultRefs,
+    ReturnRequest, SERVICE, SolveRequest, SolveResponse, StatFileRequest, StatFileResponse, Status, Version,
+    WarnRequest, WorkerRecord, code,
+};
+use crate::llb::host::RESOLVE_MODE;
+use crate::llb::op::{Platform as PbPlatform, SourceOp};
+use crate::llb::{Definition, Graph};
+use crate::oci::Platform;
+
+/// What a front end may have solved and not let go: it cannot let go.
+const MAX_REFS: usize = 16 << 10;
+/// Bytes of all its definitions.
+const MAX_DEFINITIONS: usize = 256 << 20;
+/// The health service, by which clients see that the host is there.
+const HEALTH: &str = "/grpc.health.v1.Health/Check";
+
+/// One run of a front end, as its calls see it.
+pub(super) struct Bridge<'a> {
+    host: &'a dyn GatewayHost,
+    /// Graphs that it is given.
+    inputs: BTreeMap<String, Definition>,
+    refs: Mutex<Refs>,
+    next: AtomicU64,
+    outcome: Mutex<Option<Result<Answer, Status>>>,
+    ended: Notify,
+    /// How many calls are being answered, and how many were: it is at work while this changes.
+    activity: watch::Sender<(u64, u64)>,
+}
+
+#[derive(Default)]
+struct Refs {
+    by_name: BTreeMap<String, Solved>,
+    bytes: usize,
+}
+
+/// Counts a call while it lives.
+struct Busy<'a>(&'a watch::Sender<(u64, u64)>);
+
+impl<'a> Busy<'a> {
+    fn new(activity: &'a watch::Sender<(u64, u64)>) -> Self {
+        activity.send_modify(|(now, ever)| (*now, *ever) = (*now + 1, *ever + 1));
+        Self(activity)
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|(now, _)| *now -= 1);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn invalid(message: impl Into<String>) -> Status {
+    Status::new(code::INVALID_ARGUMENT, message)
+}
+
+impl<'a> Bridge<'a> {
+    /// A front end that has said nothing yet.
+    pub(super) fn new(host: &'a dyn GatewayHost, inputs: BTreeMap<String, Definition>) -> Self {
+        Self {
+            host,
+            inputs,
+            refs: Mutex::default(),
+            next: AtomicU64::new(0),
+            outcome: Mutex::default(),
+            ended: Notify::new(),
+            activity: watch::Sender::new((0, 0)),
+        }
+    }
+
+    /// What it made, or why not, once it said so.
+    pub(super) fn outcome(&self) -> Option<Result<Answer, Status>> {
+        lock(&self.outcome).take()
+    }
+
+    /// Waits until it has said what it made.
+    pub(super) async fn ended(&self) {
+        self.ended.notified().await;
+    }
+
+    /// How many calls are being answered, and how many were begun.
+    pub(super) fn activity(&self) -> watch::Receiver<(u64, u64)> {
+        self.activity.subscribe()
+    }
+
+    async fn call(&self, path: &str, message: Bytes) -> Result<Vec<u8>, Status> {
+        if path == HEALTH {
+            return Ok(HealthResponse { status: 1 }.encode_to_vec());
+        }
+        let method = path.strip_prefix('/').and_then(|path| path.strip_prefix(SERVICE)?.strip_prefix('/'));
+        let _busy = Busy::new(&self.activity);
+        match method {
+            Some("Ping") => Ok(self.ping().encode_to_vec()),
+            Some("ResolveImageConfig") => Ok(self.image_config(read(message)?).await?.encode_to_vec()),
+            Some("ResolveSourceMeta") => Ok(self.source_meta(read(message)?).await?.encode_to_vec()),
+            Some("Solve") => Ok(self.solve(read(message)?).await?.encode_to_vec()),
+            Some("ReadFile") => Ok(self.read_file(&read(message)?).await?.encode_to_vec()),
+            Some("ReadDir") => {
+                let request: ReadDirRequest = read(message)?;
+                let pattern = Some(request.include_pattern).filter(|pattern| !pattern.is_empty());
+                let graph = self.graph(&request.reference)?;
+                let entries = self.host.read_dir(&graph, &request.path, pattern.as_deref()).await?;
+                Ok(ReadDirResponse { entries }.encode_to_vec())
+            }
+            Some("StatFile") => {
+                let request: StatFileRequest = read(message)?;
+                let graph = self.graph(&request.reference)?;
+                let stat = Some(self.host.stat(&graph, &request.path).await?);
+                Ok(StatFileResponse { stat }.encode_to_vec())
+            }
+            Some("Evaluate") => {
+                let request: EvaluateRequest = read(message)?;
+                self.host.evaluate(&self.graph(&request.reference)?).await?;
+                Ok(Empty {}.encode_to_vec())
+            }
+            Some("Inputs") => {
+                let definitions = self.inputs.iter().map(|(name, input)| (name.clone(), input.pb.clone())).collect();
+                Ok(InputsResponse { definitions }.encode_to_vec())
+            }
+            Some("Warn") => {
+                self.host.warn(warning(read(message)?));
+                Ok(Empty {}.encode_to_vec())
+            }
+            Some("Return") => {
+                self.end(read(message)?)?;
+                Ok(Empty {}.encode_to_vec())
+            }
+            _ => Err(Status::new(code::UNIMPLEMENTED, format!("there is no call {path} here"))),
+        }
+    }
+
+    fn ping(&self) -> PingResponse {
+        let worker = WorkerRecord {
+            id: "rbuild".into(),
+            labels: BTreeMap::new(),
+            platforms: self.host.platforms().iter().map(Into::into).collect(),
+            version: Some(Version {
+                package: "rbuild".into(),
+                version: env!("CARGO_PKG_VERSION").into(),
+                dockerfile: crate::frontend::DOCKERFILE_VERSION.into(),
+            }),
+        };
+        PingResponse { frontend_api_caps: caps::of_calls(), llb_caps: caps::of_llb(), workers: vec![worker] }
+    }
+
+    async fn image_config(&self, request: ResolveImageConfigRequest) -> Result<ResolveImageConfigResponse, Status> {
+        let identifier = match request.resolver_type {
+            0 => match request.reference.contains("://") {
+                true => request.reference.clone(),
+                false => format!("docker-image://{}", request.reference),
+            },
+            1 => format!("oci-layout://{}", request.reference.trim_start_matches("oci-layout://")),
+            other => return Err(invalid(format!("ResolveImageConfig: there is no resolver type {other}"))),
+        };
+        let mut source = SourceOp { identifier, ..SourceOp::default() };
+        set_mode(&mut source, &request.resolve_mode);
+        let platform = self.platform(request.platform.as_ref());
+        let (used, found) = self.host.resolve_image(source, &platform).await?;
+        let name = used.identifier.split_once("://").map_or(used.identifier.as_str(), |(_, name)| name).to_owned();
+        let reference = if found.converted.is_some() { name } else { request.reference };
+        Ok(ResolveImageConfigResponse { digest: found.digest.to_string(), config: found.config.to_vec(), reference })
+    }
+
+    async fn source_meta(&self, request: ResolveSourceMetaRequest) -> Result<ResolveSourceMetaResponse, Status> {
+        let mut source = request.source.ok_or_else(|| invalid("ResolveSourceMeta: no source"))?;
+        let query = request.image.unwrap_or_default();
+        if query.attestation_chain {
+            let text = "ResolveSourceMeta: what is attested of an image is not told";
+            return Err(Status::new(code::UNIMPLEMENTED, text));
+        }
+        let platform = self.platform(request.platform.as_ref());
+        let mut response = ResolveSourceMetaResponse::default();
+        let scheme = source.identifier.split("://").next().unwrap_or_default().to_owned();
+        match scheme.as_str() {
+            "docker-image" | "oci-layout" => {
+                set_mode(&mut source, &request.resolve_mode);
+                let (used, found) = self.host.resolve_image(source, &platform).await?;
+                let config = if query.no_config { Vec::new() } else { found.config.to_vec() };
+                response.image = Some(ImageMeta { digest: found.digest.to_string(), config });
+                response.source = Some(used);
+            }
+            _ => {
+                let pin = self.host.pin(source, &platform).await?;
+                match scheme.as_str() {
+                    "git" => {
+                        let (checksum, reference) = (pin.checksum.clone(), pin.reference);
+                        response.git = Some(GitMeta { checksum, reference, commit_checksum: pin.checksum });
+                    }
+                    "http" | "https" => {
+                        response.http = Some(HttpMeta { checksum: pin.checksum, filename: String::new() });
+                    }
+                    _ => {}
+                }
+                response.source = Some(pin.source);
+            }
+        }
+        Ok(response)
+    }
+
+    fn platform(&self, asked: Option<&PbPlatform>) -> Platform {
+        let own = || self.host.platforms().first().cloned().unwrap_or_else(Platform::host);
+        asked.filter(|platform| !platform.os.is_empty()).map_or_else(own, Into::into)
+    }
+
+    async fn solve(&self, request: SolveRequest) -> Result<SolveResponse, Status> {
+        let allow = (request.allow_result_return, request.allow_result_array_ref);
+        if !request.frontend.is_empty() {
+            if request.definition.as_ref().is_some_and(|definition| !definition.def.is_empty()) {
+                return Err(invalid("Solve: a definition and a front end at once"));
+            }
+            let mut inputs = BTreeMap::new();
+            for (name, input) in request.frontend_inputs {
+                inputs.insert(name, Definition { pb: input });
+            }
+            let answer = self.host.front_end(&request.frontend, request.frontend_opt, inputs).await?;
+            return self.told(answer, allow, request.evaluate).await;
+        }
+        let definition = Definition { pb: request.definition.unwrap_or_default() };
+        let solved = self.host.admit(definition).await?;
+        if request.evaluate {
+            self.host.evaluate(&solved.graph).await?;
+        }
+        let reference = self.keep(solved)?;
+        Ok(response(reference, allow))
+    }
+
+    /// The results of another front end, under names of this one.
+    async fn told(&self, answer: Answer, allow: (bool, bool), evaluate: bool) -> Result<SolveResponse, Status> {
+        let mut names = BTreeMap::new();
+        for (platform, solved) in &answer.refs {
+            if evaluate {
+                self.host.evaluate(&solved.graph).await?;
+            }
+            names.insert(platform.clone(), self.keep(solved.clone())?);
+        }
+        let single = names.get("").filter(|_| names.len() == 1).map(|reference| reference.id.clone());
+        let refs = match (single, allow.1) {
+            (Some(id), true) => ResultRefs::Ref(Ref { id, def: None }),
+            (Some(id), false) => ResultRefs::RefDeprecated(id),
+            (None, true) => ResultRefs::Refs(RefMap { refs: names }),
+            (None, false) => {
+                let refs = names.into_iter().map(|(platform, reference)| (platform, reference.id)).collect();
+                ResultRefs::RefsDeprecated(RefMapDeprecated { refs })
+            }
+        };
+        let result = ResultMessage { refs: Some(refs), metadata: answer.metadata, attestations: BTreeMap::new() };
+        Ok(SolveResponse { reference: String::new(), result: Some(result) })
+    }
+
+    /// Gives a result a name.
+    fn keep(&self, solved: Solved) -> Result<Ref, Status> {
+        let def = Some(solved.definition.pb.clone());
+        if solved.graph.root.is_none() {
+            return Ok(Ref { id: String::new(), def });
+        }
+        let mut refs = lock(&self.refs);
+        refs.bytes += solved.definition.pb.encoded_len();
+        if refs.by_name.len() >= MAX_REFS || refs.bytes > MAX_DEFINITIONS {
+            let text = format!("more than {MAX_REFS} results, or more than {MAX_DEFINITIONS} bytes of definitions");
+            return Err(Status::new(code::RESOURCE_EXHAUSTED, text));
+        }
+        let id = format!("ref-{}", self.next.fetch_add(1, Ordering::Relaxed));
+        refs.by_name.insert(id.clone(), solved);
+        Ok(Ref { id, def })
+    }
+
+    fn solved(&self, name: &str) -> Result<Solved, Status> {
+        if name.is_empty() {
+            return Ok(Solved { definition: Arc::default(), graph: Arc::new(Graph::default()) });
+        }
+        let unknown = || Status::new(code::NOT_FOUND, format!("there is no result \"{name}\""));
+        lock(&self.refs).by_name.get(name).cloned().ok_or_else(unknown)
+    }
+
+    fn graph(&self, name: &str) -> Result<Arc<Graph>, Status> {
+        Ok(self.solved(name)?.graph)
+    }
+
+    async fn read_file(&self, request: &ReadFileRequest) -> Result<ReadFileResponse, Status> {
+        let part = |value: i64| u64::try_from(value).map_err(|_| invalid("ReadFile: a range that is negative"));
+        let range = request.range.unwrap_or_default();
+        let (offset, length) = (part(range.offset)?, part(range.length)?);
+        // One byte more says that it is too long.
+        let most = MAX_MESSAGE as u64 - 63;
+        let wanted = if length == 0 { most } else { length.min(most) };
+        let graph = self.graph(&request.reference)?;
+        let data = self.host.read_file(&graph, &request.path, (offset, wanted)).await?;
+        if length != wanted && data.len() as u64 == most {
+            let text = format!("{} is longer than a message: read it in parts", request.path);
+            return Err(Status::new(code::RESOURCE_EXHAUSTED, text));
+        }
+        Ok(ReadFileResponse { data })
+    }
+
+    fn end(&self, request: ReturnRequest) -> Result<(), Status> {
+        let outcome = match (request.error, request.result) {
+            (Some(error), _) => Err(error),
+            (None, Some(result)) => Ok(self.answer(result)?),
+            (None, None) => return Err(invalid("Return: neither a result nor an error")),
+        };
+        let mut known = lock(&self.outcome);
+        if known.is_some() {
+            return Err(Status::new(code::FAILED_PRECONDITION, "Return: was called before"));
+        }
+        *known = Some(outcome);
+        drop(known);
+        self.ended.notify_one();
+        Ok(())
+    }
+
+    fn answer(&self, result: ResultMessage) -> Result<Answer, Status> {
+        let mut refs = BTreeMap::new();
+        match result.refs {
+            None => {}
+            Some(ResultRefs::RefDeprecated(id)) => {
+                refs.insert(String::new(), self.solved(&id)?);
+            }
+            Some(ResultRefs::Ref(one)) => {
+                refs.insert(String::new(), self.solved(&one.id)?);
+            }
+            Some(ResultRefs::RefsDeprecated(map)) => {
+                for (platform, id) in map.refs {
+                    refs.insert(platform, self.solved(&id)?);
+                }
+            }
+            Some(ResultRefs::Refs(map)) => {
+                for (platform, one) in map.refs {
+                    refs.insert(platform, self.solved(&one.id)?);
+                }
+            }
+        }
+        let mut attestations = Vec::new();
+        for (platform, list) in result.attestations {
+            for message in list.attestation {
+                let solved = self.solved(&message.reference.clone().unwrap_or_default().id)?;
+                attestations.push(Attested { platform: platform.clone(), message, solved });
+            }
+        }
+        Ok(Answer { refs, metadata: result.metadata, attestations })
+    }
+}
+
+#[async_trait::async_trait]
+impl Service for Bridge<'_> {
+    async fn unary(&self, path: &str, message: Bytes) -> Result<Vec<u8>, Status> {
+        self.call(path, message).await
+    }
+
+    fn is_stream(&self, _path: &str) -> bool {
+        false
+    }
+
+    async fn stream(
+        &self,
+        path: &str,
+        _messages: mpsc::Receiver<Bytes>,
+        _answers: mpsc::Sender<Vec<u8>>,
+    ) -> Result<(), Status> {
+        Err(Status::new(code::UNIMPLEMENTED, format!("there is no call {path} here")))
+    }
+}
+
+fn read<M: Message + Default>(message: Bytes) -> Result<M, Status> {
+    M::decode(message).map_err(|e| invalid(format!("a message that cannot be read: {e}")))
+}
+
+fn set_mode(source: &mut SourceOp, mode: &str) {
+    if !mode.is_empty() {
+        source.attrs.insert(RESOLVE_MODE.to_owned(), mode.to_owned());
+    }
+}
+
+fn response(reference: Ref, (result, array): (bool, bool)) -> SolveResponse {
+    if !result {
+        return SolveResponse { reference: reference.id, result: None };
+    }
+    let refs = if array { ResultRefs::Ref(reference) } else { ResultRefs::RefDeprecated(reference.id) };
+    let result = ResultMessage { refs: Some(refs), ..ResultMessage::default() };
+    SolveResponse { reference: String::new(), result: Some(result) }
+}
+
+fn warning(request: WarnRequest) -> Warning {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let line = |position: &Option<crate::llb::definition::Position>| {
+        position.as_ref().and_then(|at| u32::try_from(at.line).ok()).unwrap_or_default()
+    };
+    let location = request.info.as_ref().zip(request.ranges.first());
+    Warning {
+        vertex: request.digest.parse::<Digest>().ok(),
+        short: text(&request.short),
+        detail: request.detail.iter().map(|line| text(line)).collect(),
+        url: Some(request.url).filter(|url| !url.is_empty()),
+        location: location.map(|(info, range)| (info.filename.clone(), line(&range.start), line(&range.end))),
+    }
+}

@@ -1,0 +1,260 @@
+//! Front ends that are images (SPEC C3): a real one in an image, which speaks with the builder over its standard input and output.
+//!
+//! The front end is this program: [`program::run`] in an image, started by a shell that keeps standard output for the conversation,
+//! since a test program prints to it.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![allow(clippy::print_stderr, reason = "skip reasons are collected by scripts/test")]
+#![allow(missing_docs, unreachable_pub, reason = "a test program")]
+
+#[path = "frontends/client.rs"]
+mod client;
+#[path = "frontends/program.rs"]
+mod program;
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use support::registry::Registry;
+use support::{Bench, Run};
+
+const NAME: &str = "example.com/lines:1";
+
+/// What the image of the front end runs.
+#[test]
+fn front_end_program() {
+    program::run();
+}
+
+/// The front end as an OCI layout, made once.
+fn layout() -> &'static Path {
+    static LAYOUT: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
+    let (_, path) = LAYOUT.get_or_init(|| {
+        let dir = tempfile::Builder::new().prefix("rbuild-front-end-").tempdir().unwrap();
+        let bench = Bench::new();
+        let exe = std::env::current_exe().unwrap();
+        let mut files = vec![];
+        let output = Command::new("ldd").arg(&exe).output().unwrap();
+        for word in String::from_utf8(output.stdout).unwrap().split_whitespace().filter(|word| word.starts_with('/')) {
+            files.push(PathBuf::from(word));
+        }
+        for path in &files {
+            bench.file(&format!("root{}", path.display()), std::fs::read(path).unwrap());
+            bench.chmod(&format!("root{}", path.display()), 0o755);
+        }
+        // Symbols are most of it.
+        let place = bench.ctx().join("root/front-end");
+        if !Command::new("strip").arg("-o").arg(&place).arg(&exe).status().is_ok_and(|status| status.success()) {
+            std::fs::copy(&exe, &place).unwrap();
+        }
+        bench.chmod("root/front-end", 0o755);
+        bench.file(
+            "root/start",
+            "#!/bin/sh\nexec 3>&1 1>&2\nexec /front-end --exact front_end_program --nocapture --test-threads 1\n",
+        );
+        bench.chmod("root/start", 0o755);
+        bench.dockerfile(
+            "FROM busybox\nCOPY root/ /\nENV FROM_IMAGE=yes\nENTRYPOINT [\"/start\"]\n\
+             LABEL moby.buildkit.frontend.caps=moby.buildkit.frontend.contexts,moby.buildkit.frontend.subrequests\n\
+             LABEL moby.buildkit.frontend.network.none=true\n",
+        );
+        let path = dir.path().join("layout");
+        bench.build(&["-o", &format!("type=oci,tar=false,dest={}", path.display())]).ok();
+        (dir, path)
+    });
+    path
+}
+
+/// A bench where the front end has its name.
+fn bench() -> Bench {
+    let mut bench = Bench::new();
+    bench.args.extend(["--build-context".into(), format!("{NAME}=oci-layout://{}", layout().display())]);
+    bench
+}
+
+fn page(bench: &Bench, lines: &str) {
+    bench.dockerfile(&format!("# syntax={NAME} more words\n{lines}"));
+}
+
+// SPEC A1.03, C3.01–C3.06, C3.08, C3.09, C3.11–C3.14, N2.08, N2.16, S2.01, S2.03, S2.23
+#[test]
+fn c3_01_a_front_end_that_is_an_image_makes_the_image() {
+    need_run!();
+    let bench = bench();
+    bench.file("hello.txt", "hello\n").file("other.txt", "unread\n");
+    page(
+        &bench,
+        "from busybox\nrun echo ran > /ran; id -u > /uid\ncopy hello.txt /d/hello\nmkdir /a/b\nmkfile /a/f some text\n\
+         symlink /a/f /link\nmkfile /gone x\nrm /gone\nenv A=1\nread RAN /ran\n",
+    );
+    let image = bench.build_image(&[]);
+    assert_eq!(
+        (image.text("ran"), image.text("uid"), image.text("d/hello")),
+        ("ran\n".into(), "0\n".into(), "hello\n".into())
+    );
+    let (dir, file) = (image.node("a/b"), image.node("a/f"));
+    assert_eq!((dir.kind, dir.mode, file.mode, file.content), ('d', 0o750, 0o640, b"some text\n".to_vec()));
+    assert_eq!(image.node("link").link, "/a/f");
+    assert!(!image.has("gone") && !image.has("other.txt"));
+    let env: Vec<&str> =
+        image.config["config"]["Env"].as_array().unwrap().iter().map(|v| v.as_str().unwrap()).collect();
+    assert!(env.contains(&"A=1") && env.contains(&"RAN=ran"), "{env:?}");
+    let history = image.config["history"].as_array().unwrap();
+    let full = history.iter().filter(|entry| entry["empty_layer"] != true).count();
+    assert_eq!(full, image.layers.len(), "an entry of history for each layer");
+    // What it did is in the cache.
+    let again = bench.build(&[]).ok();
+    assert!(again.stderr.contains("the front end was asked for as example.com/lines:1 more words"), "{}", again.stderr);
+    assert!(again.count("CACHED") >= 3, "{}", again.stderr);
+}
+
+// SPEC C3.13–C3.15
+#[test]
+fn c3_14_it_looks_into_results_and_lives_with_failures() {
+    need_run!();
+    let bench = bench();
+    page(
+        &bench,
+        "from busybox\nmkdir /d\nmkfile /d/x 12345\ntry exit 3\nlist . /d\nstat /d/x\nlist own /\nwarn mind the gap\nrun echo on > /on\ninputs\n",
+    );
+    bench.file("d/secret", "");
+    let run = bench.build(&[]).ok();
+    for text in [
+        "tried in vain: process \"/bin/sh -c exit 3\" did not",
+        "listed: x:640",
+        "found: x 640 6",
+        "listed: Dockerfile:",
+        "mind the gap",
+        "inputs: []",
+    ] {
+        assert!(run.stderr.contains(text), "{text} in {}", run.stderr);
+    }
+    assert!(!run.stderr.contains("secret"), "only what was asked for is there: {}", run.stderr);
+}
+
+// SPEC C3.13
+#[test]
+fn c3_13_failures_are_told_as_they_are() {
+    need_run!();
+    let bench = bench();
+    page(&bench, "from busybox\nrun echo words; exit 9\n");
+    bench
+        .build(&[])
+        .fails(9, &["process \"/bin/sh -c echo words; exit 9\" did not complete successfully: exit code: 9"]);
+    page(&bench, "from busybox\nrun exit 9\nread X /x\n");
+    bench.build(&[]).fails(9, &["exit code: 9"]);
+    page(&bench, "fail the page is wrong\n");
+    bench.build(&[]).fails(4, &["example.com/lines:1: the page is wrong", "Dockerfile:1"]);
+    page(&bench, "from busybox\nread X /missing\n");
+    bench.build(&[]).fails(4, &["open /missing: no such file or directory"]);
+    page(&bench, "call NoSuchCall\n");
+    bench.build(&[]).fails(4, &["there is no call /moby.buildkit.v1.frontend.LLBBridge/NoSuchCall here"]);
+}
+
+// SPEC C3.06
+#[test]
+fn c3_06_front_ends_that_misbehave_are_named() {
+    need_run!();
+    let bench = bench();
+    page(&bench, "from busybox\n");
+    let misbehave = |how: &str, more: &[&str]| -> Run {
+        let how = format!("MISBEHAVE={how}");
+        let mut args = vec!["--build-arg", &how];
+        args.extend(more);
+        bench.build(&args)
+    };
+    misbehave("nonsense", &[])
+        .fails(4, &[NAME, "no conversation with a builder; it begins with \"hello, I am no front end"]);
+    misbehave("crash", &[]).fails(4, &["the front end example.com/lines:1 failed: exit code: 7", "about to crash"]);
+    misbehave("silent", &["--step-timeout", "2s"]).fails(4, &[NAME, "it asked for nothing for 2s", "--step-timeout"]);
+    misbehave("leave", &[]).fails(4, &[NAME, "it ended without saying what it made"]);
+}
+
+// SPEC C2.06, C3.18, C5.15
+#[test]
+fn c3_18_a_front_end_has_no_more_than_the_build() {
+    need_run!();
+    let bench = bench();
+    page(&bench, "from busybox\nhost true\n");
+    bench.build(&[]).fails(4, &["network.host is not allowed"]);
+    for (source, code, text) in [
+        ("oci-layout:///etc", 4, "there is no OCI layout"),
+        ("oci-layout+blob://x@sha256:00", 4, "cannot be had by a front end"),
+        ("local://elsewhere", 2, "there is no local context named \"elsewhere\""),
+        ("file:///etc/passwd", 4, "cannot be had by a front end"),
+    ] {
+        page(&bench, &format!("source {source}\nlist . /\n"));
+        bench.build(&[]).fails(code, &[text]);
+    }
+}
+
+// SPEC A10.25, C3.07
+#[test]
+fn c3_07_questions_go_to_the_front_end() {
+    need_run!();
+    let bench = bench();
+    page(&bench, "from busybox\n");
+    assert_eq!(bench.build(&["--call", "outline"]).ok().stdout, "an answer\n");
+    let json = bench.build(&["--call", "targets,format=json"]).ok().stdout;
+    assert!(json.contains("\"question\": \"frontend.targets\""), "{json}");
+}
+
+// SPEC C3.12, C3.20, S2.02
+#[test]
+fn c3_20_several_platforms_are_one_run() {
+    need_run!();
+    let bench = bench();
+    page(&bench, "from busybox\nmkfile /f x\n");
+    let tar = bench.path("image.tar");
+    let dest = format!("type=oci,dest={}", tar.display());
+    let run = bench.build(&["--platform", "linux/amd64,linux/arm64", "-o", &dest]).ok();
+    assert_eq!(run.count("the front end was asked for as"), 1, "{}", run.stderr);
+    for platform in ["linux/amd64", "linux/arm64"] {
+        let image = support::image::Image::open_platform(&tar, platform);
+        assert_eq!(
+            (image.text("f"), format!("linux/{}", image.config["architecture"].as_str().unwrap())),
+            ("x\n".into(), platform.into())
+        );
+    }
+}
+
+// SPEC C3.01, C3.22, S2.06
+#[test]
+fn c3_22_who_may_read_the_file_can_be_said() {
+    let bench = Bench::new();
+    bench.dockerfile("# syntax=docker/dockerfile:1\nFROM scratch\nCOPY Dockerfile /\n");
+    bench.build(&[]).ok();
+    bench.build(&["--frontend", "builtin"]).ok();
+    bench.build(&["--frontend", "builtin", "--frontend-opt", "a=b"]).fails(2, &["--frontend-opt a"]);
+    bench.build(&["--frontend", "imgae"]).fails(2, &["did you mean image?"]);
+    bench.dockerfile("# syntax=127.0.0.1:9/x/y:1\nFROM scratch\nCOPY Dockerfile /\n");
+    bench
+        .build(&["--frontend", "builtin"])
+        .fails(4, &["'127.0.0.1:9/x/y:1' of the syntax directive is not an allowed gateway source"]);
+    bench.build(&["--build-arg", "BUILDKIT_SYNTAX=dockerfile.v0"]).ok();
+    bench.build(&["--build-arg", "BUILDKIT_SYNTAX="]).fails(2, &["no source specified for gateway"]);
+}
+
+// SPEC C3.02, S2.02, S2.04
+#[test]
+fn c3_02_it_comes_from_a_registry_by_tag_or_digest() {
+    need_run!();
+    let registry = match Registry::start() {
+        Ok(registry) => registry,
+        Err(why) => skip!("{why}"),
+    };
+    let mut bench = bench();
+    let name = format!("{}/team/lines:1", registry.host);
+    bench.dockerfile(&format!("FROM {NAME}\n"));
+    bench.build(&["-t", &name, "--push"]).ok();
+    bench.args.truncate(bench.args.len() - 2);
+    bench.dockerfile(&format!("# syntax={name}\nfrom busybox\nmkfile /f x\n"));
+    assert_eq!(bench.build_image(&[]).text("f"), "x\n");
+    let accept = "Accept: application/vnd.oci.image.manifest.v1+json\r\n";
+    let answer = registry.request("HEAD", "/v2/team/lines/manifests/1", accept);
+    let digest = answer.lines().find_map(|line| line.strip_prefix("Docker-Content-Digest: ")).unwrap().trim();
+    let pinned = format!("{}/team/lines@{digest}", registry.host);
+    bench.dockerfile("from busybox\nmkfile /f y\n");
+    assert_eq!(bench.build_image(&["--build-arg", &format!("BUILDKIT_SYNTAX={pinned}")]).text("f"), "y\n");
+}
