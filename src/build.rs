@@ -72,6 +72,8 @@ pub struct BuildRequest {
     pub options: FrontendOptions,
     /// Which front ends may be used.
     pub front_ends: FrontEnds,
+    /// A definition, marshalled, in place of a file that a front end would read (SPEC S2.22).
+    pub graph: Option<Vec<u8>>,
     /// What a front end that is an image is told beside what the other options say.
     pub frontend_options: BTreeMap<String, String>,
     /// The directory that the Dockerfile is in, if it is one of this machine.
@@ -238,19 +240,18 @@ impl Builder {
         self.definition_loaded(inputs);
         let gate = self.gate(request, solver)?;
         let host = self.host(&gate, solver, multi);
+        let job = Job { builder: self, request, gate: &gate, solver, host: &host, multi };
         let chosen = frontend::front_end(&inputs.dockerfile, &request.options.build_args, request.front_ends)?;
-        let fronts = match &chosen {
-            FrontEnd::BuiltIn => {
+        let fronts = match (&request.graph, &chosen) {
+            (Some(graph), _) => job.given(graph).await?,
+            (None, FrontEnd::BuiltIn) => {
                 check_no_options(request)?;
                 let fronts = targets.into_iter().map(|p| front_end(&host, request, inputs, p, multi));
                 let fronts = try_join_all(fronts).await;
                 self.warn(&inputs.filename, &fronts);
                 Fronts { results: fronts?, external: None }
             }
-            FrontEnd::Image(image) => {
-                let job = Job { builder: self, request, gate: &gate, solver, host: &host, multi };
-                job.fronts(image, inputs).await?
-            }
+            (None, FrontEnd::Image(image)) => job.fronts(image, inputs).await?,
         };
         let mut graphs = Vec::new();
         for front in &fronts.results {

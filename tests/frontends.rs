@@ -258,3 +258,109 @@ fn c3_02_it_comes_from_a_registry_by_tag_or_digest() {
     bench.dockerfile("from busybox\nmkfile /f y\n");
     assert_eq!(bench.build_image(&["--build-arg", &format!("BUILDKIT_SYNTAX={pinned}")]).text("f"), "y\n");
 }
+
+// SPEC C1.07, C1.13
+#[test]
+fn c1_13_trees_are_merged_and_compared_and_mounts_are_results() {
+    need_run!();
+    let bench = bench();
+    page(&bench, "mkfile /a 1\nmkfile /b 1\nmark\nscratch\nmkfile /b 2\nmkfile /c 2\nmerge\n");
+    let image = bench.build_image(&[]);
+    assert_eq!(["a", "b", "c"].map(|name| image.text(name)), ["1\n", "2\n", "2\n"]);
+    // Above a base nothing has to be compared.
+    page(&bench, "from busybox\nmark\nmkfile /new x\ndiff\n");
+    assert_eq!(bench.build_image(&[]).top(), ["new"]);
+    // Of two trees that have nothing in common everything has.
+    page(&bench, "mkfile /same 1\nmkfile /gone 1\nmark\nscratch\nmkfile /same 22\nmkfile /more 2\ndiff\n");
+    let image = bench.build_image(&[]);
+    assert_eq!((image.layers.len(), image.top()), (1, vec![".wh.gone".into(), "more".into(), "same".into()]));
+    page(&bench, "from busybox\ninto /out echo made > /out/f; echo lost > /elsewhere\n");
+    let image = bench.build_image(&[]);
+    assert_eq!((image.top(), image.layers.len(), image.text("f")), (vec!["f".into()], 1, "made\n".into()));
+}
+
+// SPEC C3.12, C8.04
+#[test]
+fn c3_12_what_it_attests_is_beside_the_image() {
+    need_run!();
+    let bench = bench();
+    page(&bench, "mkfile /p.json {\"k\":\"v\"}\nattest /p.json https://example.com/p\n");
+    let tar = bench.path("image.tar");
+    bench.build(&["-o", &format!("type=oci,dest={}", tar.display())]).ok();
+    let files = support::image::tar_files(&tar);
+    let statement = files.values().filter_map(|bytes| serde_json::from_slice::<serde_json::Value>(bytes).ok());
+    let found = statement.into_iter().find(|value| value["predicateType"] == "https://example.com/p");
+    assert_eq!(found.expect("a statement")["predicate"]["k"], "v");
+    page(&bench, "mkfile /p.json no\nattest /p.json https://example.com/p\n");
+    bench
+        .build(&["-o", &format!("type=oci,dest={}", tar.display())])
+        .fails(4, &["the front end attests p.json: no JSON"]);
+}
+
+// SPEC C8.01, C8.09
+#[test]
+fn c8_09_provenance_names_the_front_end() {
+    need_run!();
+    let bench = bench();
+    page(&bench, "mkfile /f x\n");
+    let metadata = bench.path("metadata.json");
+    bench
+        .build(&[
+            "--metadata-file",
+            metadata.to_str().unwrap(),
+            "--provenance",
+            "mode=max",
+            "-o",
+            &format!("type=oci,dest={}", bench.path("i.tar").display()),
+        ])
+        .ok();
+    let told = std::fs::read_to_string(metadata).unwrap();
+    assert!(told.contains("\"frontend\": \"gateway.v0\"") && told.contains("example.com/lines"), "{told}");
+}
+
+// SPEC C1.01, S2.22
+#[test]
+fn c1_01_a_definition_on_standard_input_is_built() {
+    use prost::Message as _;
+    use rbuild::llb::op::{FileAction, FileActionCopy, FileActionKind, FileOp, Kind, Op, OpMetadata, SourceOp};
+    use rbuild::llb::{Builder, Edge};
+    let bench = Bench::new();
+    bench.file("f", "x\n").file("ignored", "");
+    let source = |name: &str| SourceOp { identifier: format!("local://{name}"), ..SourceOp::default() };
+    let graph = |name: &str| {
+        let mut builder = Builder::default();
+        let op = Op { kind: Some(Kind::Source(source(name))), ..Op::default() };
+        let context: Edge = builder.add(&op, OpMetadata::default(), &[]);
+        let copy = FileActionCopy {
+            src: "/f".into(),
+            dest: "/g".into(),
+            mode: -1,
+            timestamp: -1,
+            ..FileActionCopy::default()
+        };
+        let action = FileAction { input: -1, secondary_input: 0, output: 0, action: Some(FileActionKind::Copy(copy)) };
+        let kind = Some(Kind::File(FileOp { actions: vec![action] }));
+        let op = Op { inputs: vec![Builder::input(&context)], kind, ..Op::default() };
+        let copied = builder.add(&op, OpMetadata::named("copy f"), &[]);
+        builder.finish(Some(&copied)).pb.encode_to_vec()
+    };
+    let tar = bench.path("image.tar");
+    let dest = format!("type=oci,dest={}", tar.display());
+    bench.build_stdin(&["--frontend", "llb", "-o", &dest], &graph("context")).ok();
+    let image = support::image::Image::open_tar(&tar);
+    assert_eq!(
+        (image.text("g"), image.top(), image.config["os"].as_str()),
+        ("x\n".into(), vec!["g".into()], Some("linux"))
+    );
+    bench.build_stdin(&["--frontend", "llb"], &graph("other")).fails(2, &["there is no local context named \"other\""]);
+    bench.build_stdin(&["--frontend", "llb"], b"\xff\xff").fails(4, &["what is on standard input is no definition"]);
+    bench.build_stdin(&["--frontend", "llb"], b"").ok();
+    bench.build_stdin(&["--frontend", "llb", "--target", "x"], &graph("context")).fails(2, &["--target means nothing"]);
+    // As buildctl has it, with a directory of its own.
+    let local = format!("src={}", bench.ctx().display());
+    let mut command = bench.command(["buildctl", "build", "--local", &local, "--output", &dest]);
+    let mut child = command.stdin(std::process::Stdio::piped()).spawn().unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), &graph("src")).unwrap();
+    support::finish(child.wait_with_output().unwrap()).ok();
+    assert_eq!(support::image::Image::open_tar(&tar).text("g"), "x\n");
+}

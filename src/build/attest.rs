@@ -69,7 +69,7 @@ impl Builder {
             Err(error) => return Err(error),
         };
         capture.images.extend(listed.scanner);
-        capture.images.extend(external.map(|front| front.material.clone()));
+        capture.images.extend(external.and_then(|front| front.material.clone()));
         let capture = capture.sorted();
         let missing = capture.missing();
         if options.complete_materials && !missing.is_empty() {
@@ -212,7 +212,7 @@ fn asked_for(
     }
     let (frontend, version) = match external {
         None => (frontend::BUILT_IN, frontend::DOCKERFILE_VERSION),
-        Some(_) => ("gateway.v0", ""),
+        Some(front) => (front.name, ""),
     };
     Request {
         frontend: frontend.into(),

@@ -756,8 +756,8 @@ pub struct Build {
     /// Set a build argument; without a value it is taken from the environment
     #[arg(long, value_name = "NAME[=VALUE]", help_heading = "What to build")]
     pub build_arg: Vec<String>,
-    /// Who reads the file: auto (Docker's front end is built in, others run as images), image (also Docker's) or builtin (no
-    /// other)
+    /// Who reads the file: auto (Docker's front end is built in, others run as images), image (also Docker's), builtin (no
+    /// other) or llb (a definition on standard input, no file)
     #[arg(long, value_name = "KIND", help_heading = "What to build")]
     pub frontend: Option<String>,
     /// Tell a front end that is an image something

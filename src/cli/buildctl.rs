@@ -132,10 +132,7 @@ impl Build {
                 let told = self.opts.remove("cmdline").unwrap_or(source);
                 self.flags.push(format!("--build-arg=BUILDKIT_SYNTAX={told}"));
             }
-            "" => {
-                return Err(usage("buildctl build: a definition on standard input is not supported")
-                    .hint("give --frontend dockerfile.v0"));
-            }
+            "" => return self.finish_graph(),
             other => {
                 return Err(usage(format!("buildctl build: unknown frontend \"{other}\", expected dockerfile.v0")));
             }
@@ -163,6 +160,20 @@ impl Build {
         let mut words = vec!["build".to_owned()];
         words.append(&mut self.flags);
         words.push(context);
+        Ok(words)
+    }
+
+    /// A definition on standard input, and the directories that it names.
+    fn finish_graph(mut self) -> Result<Vec<String>, Failure> {
+        if let Some(key) = self.opts.keys().next() {
+            return Err(usage(format!("buildctl build: --opt {key} means nothing without --frontend")));
+        }
+        let context = self.locals.remove("context");
+        let mut words = vec!["build".to_owned(), "--frontend=llb".to_owned()];
+        words.append(&mut self.flags);
+        words.extend(self.locals.iter().map(|(name, dir)| format!("--build-context={name}={dir}")));
+        words.extend(self.layouts.iter().map(|(name, dir)| format!("--build-context={name}=oci-layout://{dir}")));
+        words.extend(context);
         Ok(words)
     }
 
@@ -286,6 +297,10 @@ mod tests {
                 "build --frontend gateway.v0 --opt source=example.com/x:1 --opt odd=1 --opt target=t --local context=.",
                 "build --build-arg=BUILDKIT_SYNTAX=example.com/x:1 --frontend-opt=odd=1 --target=t .",
             ),
+            (
+                "build --local src=/s --local context=. --oci-layout base=/l --no-cache",
+                "build --frontend=llb --no-cache --build-context=src=/s --build-context=base=oci-layout:///l .",
+            ),
             ("du --verbose", "du --verbose"),
             ("prune --all", "prune --force --all"),
             ("--addr unix:///x debug workers", "builder inspect"),
@@ -298,7 +313,7 @@ mod tests {
     #[test]
     fn b2_34_what_cannot_be_is_refused() {
         for (theirs, text) in [
-            ("build --local context=.", "a definition on standard input"),
+            ("build --opt a=b --local context=.", "--opt a means nothing without --frontend"),
             ("build --frontend x --local context=.", "unknown frontend \"x\""),
             ("build --frontend dockerfile.v0", "no build context"),
             ("build --frontend dockerfile.v0 --local context", "expected key=value"),

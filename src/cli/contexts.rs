@@ -19,6 +19,8 @@ use crate::solver::ContextDir;
 
 /// Larger Dockerfiles are refused.
 const MAX_DOCKERFILE: u64 = crate::build::MAX_DOCKERFILE;
+/// Larger definitions are refused.
+const MAX_GRAPH: u64 = 64 << 20;
 /// How much of standard input decides what it is (B1.02).
 const PEEK: u64 = 1024;
 
@@ -32,6 +34,9 @@ pub(super) fn main_context(
     context: &str,
     request: &mut BuildRequest,
 ) -> Result<Option<PathBuf>, Failure> {
+    if is_graph(args) {
+        return graph_from_stdin(args, context, request).map(|()| None);
+    }
     if context == "-" {
         return from_stdin(args, request).map(|()| None);
     }
@@ -82,6 +87,40 @@ pub(super) fn main_context(
     request.contexts.insert("context".into(), context_dir(&dir, ignore.as_ref())?);
     request.ignore = ignore;
     Ok(path)
+}
+
+/// Whether standard input is a definition (SPEC S2.22).
+pub(super) fn is_graph(args: &Build) -> bool {
+    matches!(args.frontend.as_deref(), Some("llb" | ""))
+}
+
+/// A definition, and the directory that it may call `context`.
+fn graph_from_stdin(args: &Build, context: &str, request: &mut BuildRequest) -> Result<(), Failure> {
+    let given = [
+        ("--file", args.file.is_some()),
+        ("--call", args.call.is_some()),
+        ("--check", args.check),
+        ("--target", args.target.is_some()),
+        ("--frontend-opt", !args.frontend_opt.is_empty()),
+    ];
+    if let Some((flag, _)) = given.iter().find(|(_, given)| *given) {
+        return Err(usage(format!("{flag} means nothing with --frontend llb: no file is read")));
+    }
+    if !context.is_empty() {
+        let dir = Path::new(context);
+        let dir = dir.canonicalize().ok().filter(|dir| dir.is_dir());
+        let dir = dir.ok_or_else(|| usage(format!("unable to prepare context: \"{context}\" is no directory")))?;
+        request.contexts.insert("context".into(), ContextDir { dir, ..ContextDir::default() });
+    }
+    let mut bytes = Vec::new();
+    let read = std::io::stdin().take(MAX_GRAPH + 1).read_to_end(&mut bytes);
+    read.map_err(|e| input(format!("cannot read standard input: {e}")))?;
+    if bytes.len() as u64 > MAX_GRAPH {
+        return Err(input("the definition on standard input is larger than 64 MiB".into()));
+    }
+    request.graph = Some(bytes);
+    request.filename = "standard input".into();
+    Ok(())
 }
 
 /// An archive, or a Dockerfile without a context (B1.02).

@@ -212,7 +212,8 @@ impl BuildSettings {
             }
         }
         let context = args.context.clone().unwrap_or_default();
-        if context.is_empty() {
+        let is_graph = contexts::is_graph(args);
+        if context.is_empty() && !is_graph {
             return Err(usage("please specify build context (e.g. \".\" for the current directory)"));
         }
         let mut request = crate::build::BuildRequest {
@@ -225,6 +226,7 @@ impl BuildSettings {
             front_ends: front_ends(args.frontend.as_deref())?,
             frontend_options: frontend_options(&args.frontend_opt)?,
             dockerfile_dir: None,
+            graph: None,
             platforms,
             multi_platform,
             contexts: BTreeMap::new(),
@@ -468,13 +470,13 @@ pub(super) fn progress_kind(kind: &str) -> Result<(), String> {
 
 /// `--frontend` (SPEC C3.22, S2.06).
 fn front_ends(kind: Option<&str>) -> Result<FrontEnds, Failure> {
-    let known = ["auto", "image", "builtin"];
+    let known = ["auto", "image", "builtin", "llb"];
     match kind {
-        None | Some("auto") => Ok(FrontEnds::Auto),
+        None | Some("auto" | "llb" | "") => Ok(FrontEnds::Auto),
         Some("image") => Ok(FrontEnds::Images),
         Some("builtin") => Ok(FrontEnds::BuiltIn),
         Some(other) => Err(usage(format!(
-            "--frontend: invalid value \"{other}\"{}; expected auto, image or builtin",
+            "--frontend: invalid value \"{other}\"{}; expected auto, image, builtin or llb",
             did_you_mean(other, known)
         ))),
     }

@@ -101,6 +101,10 @@ impl Solver {
         exec: &ExecOp,
         trees: &[Tree],
     ) -> Result<Vec<Vec<LayerId>>, SolveError> {
+        if exec.mounts.iter().any(|mount| usize::try_from(mount.output).is_ok_and(|index| index >= MAX_OUTPUTS)) {
+            let message = format!("a step with a result number {MAX_OUTPUTS} or above");
+            return Err(SolveError::at(vertex, FaultKind::Input, message, None));
+        }
         let runner = self.runner(vertex)?;
         self.check_platform(vertex, &runner).await?;
         // Waiting for a turn is not running: the vertex starts afterwards.
@@ -351,9 +355,6 @@ impl Solver {
         };
         if mount.mount_type != MountType::Bind as i32 {
             return Err(refused(FaultKind::Input, "it is not of type bind"));
-        }
-        if index >= MAX_OUTPUTS {
-            return Err(refused(FaultKind::Input, "its number is too large"));
         }
         if held.moves_caches {
             return Err(refused(FaultKind::Isolation, "this machine mounts nothing, and a copy does not come back"));

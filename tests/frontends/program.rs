@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 
 use rbuild::llb::definition::PbDefinition;
 use rbuild::llb::gateway::{
-    Empty, EvaluateRequest, InputsResponse, PingResponse, ReadDirRequest, ReadDirResponse, ReadFileRequest,
-    ReadFileResponse, Ref, RefMap, ResolveImageConfigRequest, ResolveImageConfigResponse, ResultMessage, ResultRefs,
-    ReturnRequest, SolveRequest, SolveResponse, StatFileRequest, StatFileResponse, Status, WarnRequest,
+    Attestation, Attestations, Empty, EvaluateRequest, InputsResponse, PingResponse, ReadDirRequest, ReadDirResponse,
+    ReadFileRequest, ReadFileResponse, Ref, RefMap, ResolveImageConfigRequest, ResolveImageConfigResponse,
+    ResultMessage, ResultRefs, ReturnRequest, SolveRequest, SolveResponse, StatFileRequest, StatFileResponse, Status,
+    WarnRequest,
 };
 use rbuild::llb::op::{
-    ExecOp, FileAction, FileActionCopy, FileActionKind, FileActionMkDir, FileActionMkFile, FileActionRm,
-    FileActionSymlink, FileOp, Kind, Meta, Mount, MountType, Op, OpMetadata, SourceOp,
+    BuildInput, DiffOp, ExecOp, FileAction, FileActionCopy, FileActionKind, FileActionMkDir, FileActionMkFile,
+    FileActionRm, FileActionSymlink, FileOp, Kind, MergeOp, Meta, Mount, MountType, Op, OpMetadata, SourceOp,
 };
 use rbuild::llb::{Builder, Edge};
 
@@ -142,7 +143,9 @@ async fn make(client: &Client, told: &Told) -> Result<ResultMessage, Refusal> {
         let metadata = metadata.map(|(name, text)| (name.to_owned(), text.as_bytes().to_vec())).into();
         return Ok(ResultMessage { metadata, ..ResultMessage::default() });
     }
-    let mut page = Page { client, told, reference, tree: None, config: serde_json::json!({"config": {}}) };
+    let config = serde_json::json!({"config": {}});
+    let builder = Builder::default();
+    let mut page = Page { client, told, reference, builder, edge: None, mark: None, config, attested: Vec::new() };
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
         page.line(line).await?;
     }
@@ -155,25 +158,26 @@ struct Page<'a> {
     told: &'a Told,
     /// The file's own tree.
     reference: String,
-    tree: Option<(Builder, Edge)>,
+    builder: Builder,
+    /// The tree so far.
+    edge: Option<Edge>,
+    /// A tree that was remembered.
+    mark: Option<Edge>,
     config: serde_json::Value,
+    attested: Vec<Attestation>,
 }
 
 impl Page<'_> {
     /// Adds an operation on the tree so far.
     fn add(&mut self, name: &str, make: impl FnOnce(&mut Builder, Option<&Edge>) -> Op) {
-        let (mut builder, base) = match self.tree.take() {
-            Some((builder, edge)) => (builder, Some(edge)),
-            None => (Builder::default(), None),
-        };
-        let op = make(&mut builder, base.as_ref());
-        let edge = builder.add(&op, OpMetadata::named(name), &[]);
-        self.tree = Some((builder, edge));
+        let base = self.edge.take();
+        let op = make(&mut self.builder, base.as_ref());
+        self.edge = Some(self.builder.add(&op, OpMetadata::named(name), &[]));
     }
 
     async fn solved(&self, evaluate: bool) -> Result<String, Refusal> {
-        match &self.tree {
-            Some((builder, edge)) => solve(self.client, builder.finish(Some(edge)).pb, evaluate).await,
+        match &self.edge {
+            Some(edge) => solve(self.client, self.builder.finish(Some(edge)).pb, evaluate).await,
             None => Ok(String::new()),
         }
     }
@@ -196,7 +200,7 @@ impl Page<'_> {
                 let found: ResolveImageConfigResponse = self.client.call("ResolveImageConfig", &request).await?;
                 assert!(found.digest.starts_with("sha256:"));
                 self.config = serde_json::from_slice(&found.config).expect("a config");
-                self.tree = None;
+                self.edge = None;
                 self.add(line, |_, _| source(&identifier, &[]));
             }
             // Of the build context, what is named only.
@@ -259,15 +263,57 @@ impl Page<'_> {
             }
             // Makes it now; a failure is told and forgotten.
             "try" => {
-                let before = self.tree.as_ref().map(|(builder, edge)| (builder.finish(Some(edge)), edge.clone()));
+                let before = self.edge.clone();
                 self.run(line, rest, Vec::new(), 0);
                 if let Err((_, message)) = self.solved(true).await {
                     eprintln!("tried in vain: {}", plain(&message));
-                    let (definition, edge) = before.expect("something to run in");
-                    let mut builder = Builder::default();
-                    builder.include(&definition);
-                    self.tree = Some((builder, edge));
+                    self.edge = before;
                 }
+            }
+            "scratch" => self.edge = None,
+            "mark" => self.mark.clone_from(&self.edge),
+            // What differs between the tree that was remembered and the one so far.
+            "diff" => {
+                let lower = self.mark.clone().expect("a mark");
+                let side = |input| Some(BuildInput { input });
+                self.add(line, |_, base| Op {
+                    inputs: [&lower].into_iter().chain(base).map(Builder::input).collect(),
+                    kind: Some(Kind::Diff(DiffOp { lower: side(0), upper: side(1) })),
+                    ..Op::default()
+                });
+            }
+            // The tree that was remembered with the one so far on top.
+            "merge" => {
+                let lower = self.mark.clone().expect("a mark");
+                let inputs = vec![BuildInput { input: 0 }, BuildInput { input: 1 }];
+                self.add(line, |_, base| Op {
+                    inputs: [&lower].into_iter().chain(base).map(Builder::input).collect(),
+                    kind: Some(Kind::Merge(MergeOp { inputs })),
+                    ..Op::default()
+                });
+            }
+            // A step whose result is what it writes to a directory.
+            "into" => {
+                let args = ["/bin/sh", "-c", second].map(ToOwned::to_owned).to_vec();
+                let meta = Meta { args, cwd: "/".into(), env: vec!["PATH=/bin".into()], ..Meta::default() };
+                let root = Mount { input: 0, dest: "/".into(), output: -1, ..Mount::default() };
+                let place = Mount { input: -1, dest: first.into(), output: 0, ..Mount::default() };
+                let exec = ExecOp { meta: Some(meta), mounts: vec![root, place], ..ExecOp::default() };
+                self.add(line, |_, base| Op {
+                    inputs: base.into_iter().map(Builder::input).collect(),
+                    kind: Some(Kind::Exec(exec)),
+                    ..Op::default()
+                });
+            }
+            // A file of the result so far is a predicate.
+            "attest" => {
+                let id = self.solved(false).await?;
+                self.attested.push(Attestation {
+                    reference: Some(Ref { id, def: None }),
+                    path: first.into(),
+                    predicate_type: second.into(),
+                    ..Attestation::default()
+                });
             }
             // What is in a file of the result so far, as a variable.
             "read" => {
@@ -301,7 +347,7 @@ impl Page<'_> {
                 eprintln!("inputs: {:?}", found.definitions.keys().collect::<Vec<_>>());
             }
             "source" => {
-                self.tree = None;
+                self.edge = None;
                 self.add(line, |_, _| source(first, &[]));
             }
             "call" => {
@@ -350,6 +396,10 @@ impl Page<'_> {
         }
         metadata.insert("containerimage.config".into(), self.config.to_string().into_bytes());
         let refs = Some(ResultRefs::Ref(Ref { id, def: None }));
-        Ok(ResultMessage { refs, metadata, ..ResultMessage::default() })
+        let mut attestations = BTreeMap::new();
+        if !self.attested.is_empty() {
+            attestations.insert(String::new(), Attestations { attestation: self.attested });
+        }
+        Ok(ResultMessage { refs, metadata, attestations })
     }
 }

@@ -32,6 +32,8 @@ const MAX_ENTRIES: usize = 100_000;
 pub(super) struct Layout {
     /// What front ends call it.
     pub(super) name: String,
+    /// What the command line calls it.
+    pub(super) given: Vec<String>,
     /// `oci-layout://DIRECTORY…`, as the user said.
     pub(super) value: String,
     /// What it has there now.
@@ -113,6 +115,7 @@ impl<'a> FrontHost<'a> {
                 // Clients may write it as the reference that it is not.
                 let same = |layout: &&Layout| {
                     layout.name == name
+                        || layout.given.contains(&name)
                         || path.rsplit('/').next().and_then(|last| last.split(':').next()) == Some(&layout.name)
                 };
                 let Some(layout) = self.layouts.iter().find(same) else {

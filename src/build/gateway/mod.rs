@@ -8,16 +8,19 @@ mod process;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use prost::Message as _;
+
 use super::policy::Gate;
 use super::{BuildError, BuildRequest, Builder, DockerfileAt, Host, Inputs, MainContext};
 use crate::attest::Material;
 use crate::base::FaultKind;
 use crate::frontend::gateway::options::{CONTEXTS, INPUTS, pairs};
 use crate::frontend::gateway::result::made;
-use crate::frontend::gateway::{Answer, Attested};
+use crate::frontend::gateway::{Answer, Attested, GatewayHost as _};
 use crate::frontend::remote::without_credentials;
 use crate::frontend::{FrontendError, FrontendResult, ImageFrontEnd};
 use crate::llb::Definition;
+use crate::llb::definition::PbDefinition;
 use crate::oci::{History, Platform};
 use crate::solver::Solver;
 
@@ -34,8 +37,10 @@ pub(super) struct Fronts {
 
 /// A front end that was an image.
 pub(super) struct External {
-    /// For provenance.
-    pub(super) material: Material,
+    /// What provenance calls its kind; nothing where a graph was given.
+    pub(super) name: &'static str,
+    /// Its image.
+    pub(super) material: Option<Material>,
     /// What it was told, as far as that is told.
     pub(super) told: BTreeMap<String, String>,
     /// What it attests of each result.
@@ -60,7 +65,28 @@ impl Job<'_> {
         let results = made(answer, &name, &self.request.platforms)?;
         let (results, attestations) = results.into_iter().map(|one| (one.result, one.attestations)).unzip();
         let told = options.into_iter().filter(|(key, _)| key == "source" || key == "cmdline").collect();
-        Ok(Fronts { results, external: Some(External { material, told, attestations }) })
+        Ok(Fronts {
+            results,
+            external: Some(External { name: "gateway.v0", material: Some(material), told, attestations }),
+        })
+    }
+
+    /// Takes a definition for what a front end makes (SPEC S2.22, C1.01). It may have what a front end may have.
+    pub(super) async fn given(&self, definition: &[u8]) -> Result<Fronts, BuildError> {
+        let fail = |text: String| FrontendError::outside(FaultKind::Input, text, None);
+        let pb = PbDefinition::decode(definition)
+            .map_err(|e| fail(format!("what is on standard input is no definition: {e}")))?;
+        let host = FrontHost::new(self, self.layouts().await?);
+        let admitted = host.admit(Definition { pb }).await;
+        let solved = admitted.map_err(|status| match host.failure_in(&status.message) {
+            Some(failure) => BuildError::Solve(failure),
+            None => fail(status.message).into(),
+        })?;
+        let answer = Answer { refs: BTreeMap::from([(String::new(), solved)]), ..Answer::default() };
+        let results = made(answer, "of the definition", &self.request.platforms)?;
+        let results = results.into_iter().map(|one| one.result).collect();
+        let external = External { name: "", material: None, told: BTreeMap::new(), attestations: Vec::new() };
+        Ok(Fronts { results, external: Some(external) })
     }
 
     /// What an image answers to a question (SPEC C3.07, C3.20).
@@ -171,6 +197,7 @@ impl Job<'_> {
             named.values().filter(|value| value.starts_with("oci-layout://")).collect();
         let mut out = Vec::new();
         for (at, value) in values.into_iter().enumerate() {
+            let given = named.iter().filter(|(_, other)| *other == value).map(|(name, _)| name.clone()).collect();
             let platform = Platform::host();
             let found = self.builder.images.resolve(value, &platform, crate::llb::ResolveMode::Default).await;
             let digest = match found {
@@ -178,7 +205,7 @@ impl Job<'_> {
                 // It may be for other platforms only; then its tag has to do.
                 Err(_) => None,
             };
-            out.push(host::Layout { name: format!("layout-{at}"), value: value.clone(), digest });
+            out.push(host::Layout { name: format!("layout-{at}"), given, value: value.clone(), digest });
         }
         Ok(out)
     }

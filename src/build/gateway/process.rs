@@ -20,7 +20,7 @@ use crate::build::{BuildError, internal, new_id};
 use crate::exec::run::{Attachment, RunResult};
 use crate::frontend::FrontendError;
 use crate::frontend::gateway::options::{environment, missing_ability, wants_no_network};
-use crate::frontend::gateway::{Answer, GatewayHost as _, Trouble, speak};
+use crate::frontend::gateway::{Answer, GatewayHost as _, Trouble, shown, speak};
 use crate::llb::host::RESOLVE_MODE;
 use crate::llb::op::{ExecOp, Kind, Meta, Mount, NetMode, Op, OpMetadata, SourceOp};
 use crate::llb::{Builder, Definition};
@@ -135,7 +135,7 @@ impl FrontHost<'_> {
             Ok(answer) => return Ok(answer),
             Err(trouble) => trouble,
         };
-        let words = String::from_utf8_lossy(tail);
+        let words = shown(&String::from_utf8_lossy(tail));
         let words: Vec<&str> = words.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
         let words = words[words.len().saturating_sub(3)..].join(" | ");
         let hint = (!words.is_empty()).then(|| format!("the last it wrote to standard error: {words}"));
@@ -144,7 +144,7 @@ impl FrontHost<'_> {
             // It passes on what we told it: the failure itself knows more.
             (Trouble::Said(status), _) => match self.failure_in(&status.message) {
                 Some(failure) => Err(failure.into()),
-                None => Err(fail(FaultKind::Input, format!("{}: {}", name, status.message), hint)),
+                None => Err(fail(FaultKind::Input, format!("{name}: {}", shown(&status.message)), hint)),
             },
             (_, Some(Err(error))) if error.is_cancelled() => Err(error.into()),
             (Trouble::Closed, Some(Err(error))) => {

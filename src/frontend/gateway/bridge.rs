@@ -9,7 +9,7 @@ use prost::Message;
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::grpc::{MAX_MESSAGE, Service};
-use super::{Answer, Attested, GatewayHost, Solved, caps};
+use super::{Answer, Attested, GatewayHost, Solved, caps, shown};
 use crate::base::Digest;
 use crate::base::events::Warning;
 use crate::llb::gateway::{
@@ -400,7 +400,7 @@ fn response(reference: Ref, (result, array): (bool, bool)) -> SolveResponse {
 }
 
 fn warning(request: WarnRequest) -> Warning {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let text = |bytes: &[u8]| shown(&String::from_utf8_lossy(bytes));
     let line = |position: &Option<crate::llb::definition::Position>| {
         position.as_ref().and_then(|at| u32::try_from(at.line).ok()).unwrap_or_default()
     };

@@ -30,6 +30,8 @@ use bridge::Bridge;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How long a front end that has said what it made may take to hang up.
 const GRACE: Duration = Duration::from_secs(5);
+/// How much of a message is shown.
+const MOST_SHOWN: usize = 4 << 10;
 /// How much of something that makes no sense is shown.
 const SHOWN: usize = 200;
 
@@ -166,6 +168,13 @@ pub async fn speak(
         Some(outcome) => outcome.map_err(Trouble::Said),
         None => Err(end.err().unwrap_or(Trouble::Closed)),
     }
+}
+
+/// What a front end says, for a terminal: without what moves the cursor, and not without end.
+#[must_use]
+pub fn shown(text: &str) -> String {
+    let plain = |c: char| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c };
+    text.chars().take(MOST_SHOWN).map(plain).collect()
 }
 
 /// Reads what comes first.

@@ -192,6 +192,12 @@ async fn c3_06_what_is_no_conversation_is_told() {
     assert!(matches!(trouble, Err(Trouble::Silent(_))));
 }
 
+#[test]
+fn what_is_said_does_not_move_the_cursor() {
+    assert_eq!(shown("a\tb\nc\u{1b}[2J\r"), "a\tb\nc\u{fffd}[2J\u{fffd}");
+    assert_eq!(shown(&"x".repeat(100_000)).len(), 4096);
+}
+
 fn answer(refs: &[&str], metadata: &[(&str, &str)]) -> Answer {
     let solved = Solved { definition: Arc::default(), graph: Arc::default() };
     Answer {
