@@ -511,7 +511,7 @@ fn check_no_options(request: &BuildRequest) -> Result<(), FrontendError> {
         None => Ok(()),
         Some(name) => {
             let text = format!("--frontend-opt {name}: the built-in front end has no such option");
-            Err(FrontendError::outside(FaultKind::Usage, text, Some("it is for front ends that are images".into())))
+            Err(FrontendError::outside(FaultKind::Usage, text, None).hint("it is for front ends that are images"))
         }
     }
 }

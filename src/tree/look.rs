@@ -125,13 +125,16 @@ fn made(source: &CopySource, name: OsString, found: &Stat, link: OsString) -> En
         uid,
         gid,
         size: u64::try_from(found.st_size).unwrap_or_default(),
-        mtime: i64::try_from(found.st_mtime)
-            .unwrap_or_default()
-            .saturating_mul(1_000_000_000)
-            .saturating_add(i64::try_from(found.st_mtime_nsec).unwrap_or_default()),
+        mtime: nanoseconds(found),
         link,
         device,
     }
+}
+
+#[allow(clippy::useless_conversion, reason = "narrower on some architectures")]
+fn nanoseconds(found: &Stat) -> i64 {
+    let (seconds, rest) = (i64::try_from(found.st_mtime), i64::try_from(found.st_mtime_nsec));
+    seconds.unwrap_or_default().saturating_mul(1_000_000_000).saturating_add(rest.unwrap_or_default())
 }
 
 #[cfg(test)]

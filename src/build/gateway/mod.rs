@@ -139,16 +139,16 @@ impl Job<'_> {
         let mut put = |name: &str, value: String| drop(out.insert(name.to_owned(), value));
         put("source", image.reference.to_string());
         put("cmdline", image.cmdline.clone());
-        let elsewhere = |what: &str, hint: &str| {
+        let elsewhere = |what: &str| {
             let text = format!("the front end {} cannot be given {what}", image.reference.familiar());
-            Err(FrontendError::outside(FaultKind::Usage, text, Some(hint.to_owned())))
+            FrontendError::outside(FaultKind::Usage, text, None)
         };
         match &request.context {
             MainContext::Local => {}
             MainContext::Git(reference) => put("context", reference.text()),
             MainContext::Url(url) => put("context", url.clone()),
             MainContext::Archive(_) => {
-                return elsewhere("a build context from standard input", "unpack it and give its directory");
+                return Err(elsewhere("a build context from standard input").hint("unpack it and give its directory"));
             }
         }
         match &request.dockerfile_at {
@@ -162,10 +162,8 @@ impl Job<'_> {
                 }
             }
             DockerfileAt::Given | DockerfileAt::Url(_) => {
-                return elsewhere(
-                    "a file that is neither in the build context nor on this machine beside it",
-                    "put it into the build context",
-                );
+                return Err(elsewhere("a file that is neither in the build context nor on this machine beside it")
+                    .hint("put it into the build context"));
             }
         }
         let mut abilities = Vec::new();

@@ -31,8 +31,6 @@ use crate::solver::{GivenFile, SolveError};
 const METADATA: &str = "/run/config/buildkit/metadata/frontend.bin";
 /// How long a front end may ask for nothing, where nobody said how long steps may take.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// What can be done when that is too short.
-const PATIENCE_HINT: &str = "--step-timeout says how long it may ask for nothing";
 /// How long it may take to end once it is over.
 const GRACE: Duration = Duration::from_secs(5);
 /// How much of what it wrote to standard error is told again when it fails.
@@ -157,12 +155,19 @@ impl FrontHost<'_> {
             }
             (trouble, _) => {
                 let text = format!("the front end {name} does not do what front ends do: {trouble}");
-                let more = matches!(trouble, Trouble::Silent(_)).then_some(PATIENCE_HINT.to_owned());
-                let hints: Vec<String> = more.into_iter().chain(hint).collect();
-                Err(fail(FaultKind::Input, text, Some(hints.join("; ")).filter(|hint| !hint.is_empty())))
+                let hint = match trouble {
+                    Trouble::Silent(_) => Some(with("--step-timeout says how long it may ask for nothing", hint)),
+                    _ => hint,
+                };
+                Err(fail(FaultKind::Input, text, hint))
             }
         }
     }
+}
+
+/// A remedy and what more is known.
+fn with(remedy: &str, more: Option<String>) -> String {
+    more.map_or_else(|| remedy.to_owned(), |more| format!("{remedy}; {more}"))
 }
 
 /// Waits until the conversation is over, then a moment for the program.

@@ -1,3 +1,5 @@
+//! What a front end hears and what becomes of what it says, without a process.
+
 use bytes::Bytes;
 use prost::Message;
 
