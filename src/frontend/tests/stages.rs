@@ -168,12 +168,6 @@ fn b2_24_resolve_mode() {
 }
 
 #[test]
-fn c3_01_other_front_ends_are_refused_by_name() {
-    assert_eq!(convert("# syntax=docker/dockerfile:1.7-labs\nFROM alpine\n").warnings, []);
-    insta::assert_snapshot!(error_of("# syntax=example/other:1\nFROM alpine\n"), @"1-1: the front end image example/other:1 of the syntax directive is not supported yet [hint: only Dockerfile syntax can be built: remove the directive, or pass --build-arg BUILDKIT_SYNTAX=dockerfile.v0 if the file is a Dockerfile]");
-}
-
-#[test]
 fn all_parse_errors_are_given() {
     let error = convert_with("FROM alpine\nCOPPY a b\nRUN x\nUSER\n", options(), None, &Host::default());
     let error = error.expect_err("fails");
