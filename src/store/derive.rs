@@ -6,7 +6,7 @@
 use std::io::Read;
 
 use crate::archive::block::{Encoder, MAX_BLOCK, Method, Trailer, block_lengths};
-use crate::archive::{ArchiveError, LayerOptions, LayerSummary, LayerWriter, decompressor};
+use crate::archive::{ArchiveError, EntryKind, LayerOptions, LayerSummary, LayerWriter, TreeIndex, decompressor};
 use crate::base::digest::Hasher;
 use crate::base::{DiffId, Digest};
 use crate::oci::Descriptor;
@@ -53,6 +53,12 @@ impl Store {
         let from_blob = !committed || !has_dir || !self.snapshotter()?.per_layer();
         match plain {
             Some(plain) if options.epoch.is_none() && from_blob => self.recompress(id, &plain, &options),
+            Some(plain) if committed && !has_dir => match self.tree_index(id)? {
+                Some(index) if index.iter().map(|found| found.offset).is_sorted() => {
+                    self.restamp(id, &plain, &index, &options)
+                }
+                _ => self.pack(&record, &own_chain, &options),
+            },
             // Times have to be changed: unpacking and packing is the way, for pulled layers too.
             Some(_) => self.pack(&record, &own_chain, &options),
             None if has_dir && (committed || options.epoch.is_some()) => self.pack(&record, &own_chain, &options),
@@ -201,6 +207,35 @@ impl Store {
             }
             Ok(())
         })
+    }
+
+    /// The entries of a layer made here, with other times: what packing its directory would give.
+    fn restamp(
+        &self,
+        id: &LayerId,
+        from: &LayerBlob,
+        index: &TreeIndex,
+        options: &LayerOptions,
+    ) -> Result<LayerBlob, StoreError> {
+        let archive =
+            |source: ArchiveError| StoreError::Archive { action: "pack", id: id.clone(), source: Box::new(source) };
+        let mut tar = decompressor(self.open_blob(&from.digest)?, from.codec).map_err(archive)?;
+        let mut writer = LayerWriter::new(self.known_blob_writer()?, options).map_err(archive)?;
+        let mut at = 0;
+        for found in index.iter() {
+            let size = found.entry.size;
+            if found.entry.kind != EntryKind::File || size == 0 {
+                writer.append(&found.entry, None).map_err(archive)?;
+                continue;
+            }
+            let gap = found.data_offset.saturating_sub(at);
+            std::io::copy(&mut (&mut tar).take(gap), &mut std::io::sink())
+                .map_err(|e| archive(ArchiveError::Source(e)))?;
+            writer.append(&found.entry, Some(&mut (&mut tar).take(size))).map_err(archive)?;
+            at = found.data_offset + size;
+        }
+        let (sink, summary) = writer.finish().map_err(archive)?;
+        self.add_layer_blob(id, sink, summary, options)
     }
 
     /// The same stream, byte for byte, compressed otherwise.

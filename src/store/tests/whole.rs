@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use super::layers::{READ_ONLY, WRITABLE, base, options};
-use crate::archive::Entry;
+use crate::archive::{Entry, LayerOptions};
 use crate::base::DiffId;
 use crate::oci::media_type::Codec;
 use crate::store::testing::{skip, store};
@@ -100,6 +100,12 @@ fn diff_ids(store: &Store, chain: &[LayerId]) -> Vec<DiffId> {
     (1..=chain.len()).map(one).collect()
 }
 
+/// The same with times that are too late made earlier.
+fn restamped(store: &Store, chain: &[LayerId]) -> Vec<DiffId> {
+    let epoch = LayerOptions { epoch: Some(1_600_000_000), ..options(Codec::Zstd) };
+    (3..=chain.len()).map(|end| store.derive_blob(&chain[..end], &epoch).expect("derives").diff_id).collect()
+}
+
 fn trees(store: &Store) -> usize {
     fs::read_dir(store.root().join("snapshots")).expect("lists").count()
 }
@@ -115,6 +121,8 @@ fn changing_in_place_gives_the_layers_of_copies() {
     assert_eq!(trees(&places), 2, "that of the base, and the last");
     let expected = diff_ids(&copies, &copied);
     assert_eq!(diff_ids(&places, &changed), expected);
+    assert_eq!(restamped(&places, &changed), restamped(&copies, &copied));
+    assert_eq!(trees(&places), 2, "times are changed without trees");
     // Also what is not there any more can be had again, exactly.
     for end in (3..changed.len()).rev() {
         let view = places.mount(&changed[..end], &READ_ONLY).expect("mounts");
