@@ -13,7 +13,6 @@ fn main() -> ExitCode {
     match args.get(1).and_then(|a| a.to_str()) {
         // Before anything else: a step process is single-threaded and has its descriptors taken over by the role.
         Some(rootless::STEP_ROLE) => rootless::step_main(),
-        Some(rbuild::cli::WORKER_ROLE) => ExitCode::from(rbuild::cli::work(args)),
         _ => ExitCode::from(rbuild::cli::run(args)),
     }
 }

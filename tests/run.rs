@@ -4,7 +4,6 @@
 
 #![allow(clippy::print_stdout, missing_docs)]
 
-use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -23,7 +22,6 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().collect();
     match args.get(1).map(String::as_str) {
         Some(rootless::STEP_ROLE) => rootless::step_main(),
-        Some("__worker") => worker(&args[2]),
         Some("--list") => {
             println!("run: test");
             ExitCode::SUCCESS
@@ -45,9 +43,8 @@ fn broker() -> ExitCode {
     println!("rung {}", report.rung);
     let state = tempfile::tempdir().expect("a temporary directory");
     let options = WorkerOptions::new(&report, state.path().join("state"));
-    let options = serde_json::to_string(&options).expect("serialisable");
-    let argv: Vec<OsString> = vec!["run".into(), "__worker".into(), options.into()];
-    match rootless::enter(WorkerCommand { report: &report, argv, env: None, fds: vec![] }) {
+    let work = Box::new(|_| worker(&options));
+    match rootless::enter(WorkerCommand { report: &report, work, fds: vec![] }) {
         Ok(status) if status.success() => ExitCode::SUCCESS,
         other => {
             println!("worker: {other:?}");
@@ -56,15 +53,14 @@ fn broker() -> ExitCode {
     }
 }
 
-fn worker(options: &str) -> ExitCode {
-    let options: WorkerOptions = serde_json::from_str(options).expect("our own options");
-    let context = rootless::worker_init(&options).expect("a worker");
+fn worker(options: &WorkerOptions) -> u8 {
+    let context = rootless::worker_init(options).expect("a worker");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let dir = tempfile::tempdir().expect("a temporary directory");
     let root = busybox_root(dir.path());
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| runtime.block_on(cases(&context, &root))));
     runtime.shutdown_timeout(Duration::from_secs(1));
-    if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    u8::from(result.is_err())
 }
 
 fn busybox_root(dir: &Path) -> PathBuf {

@@ -2,14 +2,14 @@
 //!
 //! The caller is single-threaded: a user namespace can be entered only by such a process, and `fork` in it leaves the
 //! child with a consistent heap. The child unshares, the parent (or the setuid helpers it starts) writes the id maps,
-//! then the child executes this binary again as the worker.
+//! then the child goes on as the worker. It executes nothing: what was parsed and read by then need not be once more,
+//! and a program of this size takes 2 ms to begin.
 
-use std::ffi::{CString, OsString};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
+use std::panic::AssertUnwindSafe;
 use std::process::{Command, ExitStatus, Stdio};
-use std::{fs, io};
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -21,16 +21,16 @@ use crate::idmap::{IdMaps, helper_args, identity_map};
 use crate::report::{IdMapping, ProbeReport, Rung};
 use crate::sys::{self, Context, Fork, SysError};
 
-/// The worker to start: this binary again, with a role.
-#[derive(Debug)]
+/// What the worker does with the descriptors it was given; its exit code.
+pub type Work<'a> = Box<dyn FnOnce(Vec<OwnedFd>) -> u8 + 'a>;
+
+/// The worker to start.
 pub struct WorkerCommand<'a> {
     /// Which namespaces, which ids. With [`Rung::None`] the worker gets no namespaces at all.
     pub report: &'a ProbeReport,
-    /// Arguments including the program's name.
-    pub argv: Vec<OsString>,
-    /// The whole environment; `None` passes on the caller's.
-    pub env: Option<Vec<(OsString, OsString)>>,
-    /// Become descriptors 3, 4, … of the worker; everything else above 2 is closed.
+    /// What it does. Nothing that it borrows from the caller is dropped in the worker.
+    pub work: Work<'a>,
+    /// Stay open in the worker; everything else above 2 is closed.
     pub fds: Vec<OwnedFd>,
 }
 
@@ -127,13 +127,12 @@ pub fn enter(command: WorkerCommand<'_>) -> Result<ExitStatus, EnterError> {
 /// # Errors
 /// When a namespace, a map or the program's start is refused.
 pub fn spawn_worker(command: WorkerCommand<'_>) -> Result<WorkerHandle, EnterError> {
-    let WorkerCommand { report, argv, env, fds } = command;
-    let exec = Exec::prepare(argv, env, fds)?;
+    let WorkerCommand { report, work, fds } = command;
     let mut blocked = SigSet::empty();
     FORWARDED.iter().for_each(|s| blocked.add(*s));
     let mut before = SigSet::empty();
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&blocked), Some(&mut before)).what(|| "block signals".into())?;
-    let started = start(report, exec, &before).and_then(|pid| {
+    let started = start(report, work, fds, &before).and_then(|pid| {
         let raw = rustix::process::Pid::from_raw(pid).expect("fork returns positive process ids");
         let pidfd = rustix::process::pidfd_open(raw, PidfdFlags::empty()).what(|| "open the worker's pidfd".into())?;
         let signals = SignalFd::with_flags(&blocked, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
@@ -149,57 +148,8 @@ pub fn spawn_worker(command: WorkerCommand<'_>) -> Result<WorkerHandle, EnterErr
     started
 }
 
-/// What exec needs, allocated before the fork.
-struct Exec {
-    argv: Vec<CString>,
-    env: Vec<CString>,
-    fds: Vec<OwnedFd>,
-}
-
-impl Exec {
-    fn prepare(
-        argv: Vec<OsString>,
-        env: Option<Vec<(OsString, OsString)>>,
-        fds: Vec<OwnedFd>,
-    ) -> Result<Self, EnterError> {
-        let pairs: Vec<Vec<u8>> = env
-            .unwrap_or_else(|| std::env::vars_os().collect())
-            .into_iter()
-            .map(|(k, v)| [k.as_bytes(), b"=", v.as_bytes()].concat())
-            .collect();
-        let argv: Vec<Vec<u8>> = argv.into_iter().map(OsString::into_vec).collect();
-        let above = Self::above(fds.len());
-        let fds = fds
-            .into_iter()
-            .map(|fd| if fd.as_raw_fd() >= above { Ok(fd) } else { sys::dup_above(fd.as_fd(), above) })
-            .collect::<io::Result<_>>()
-            .what(|| "duplicate the worker's descriptors".into())?;
-        Ok(Self {
-            argv: sys::c_strings(argv.iter().map(Vec::as_slice)).what(|| "pass the worker's arguments".into())?,
-            env: sys::c_strings(pairs.iter().map(Vec::as_slice)).what(|| "pass the worker's environment".into())?,
-            fds,
-        })
-    }
-
-    /// Never returns where it succeeds.
-    fn run(self) -> Result<std::convert::Infallible, SysError> {
-        let mut next = 3;
-        for fd in &self.fds {
-            sys::dup_onto(fd.as_fd(), next).what(|| "place the worker's descriptors".into())?;
-            next += 1;
-        }
-        sys::close_on_exec_from(next);
-        nix::unistd::execve(c"/proc/self/exe", &self.argv, &self.env).what(|| "start the worker".into())
-    }
-
-    /// The lowest descriptor number that does not get in the way of the worker's.
-    fn above(fds: usize) -> i32 {
-        3 + i32::try_from(fds).unwrap_or(1 << 16)
-    }
-}
-
-/// Forks; the child enters the rung's namespaces and executes. Returns once the exec has succeeded.
-fn start(report: &ProbeReport, exec: Exec, mask: &SigSet) -> Result<i32, EnterError> {
+/// Forks; the child enters the rung's namespaces and works. Returns once it has entered them.
+fn start(report: &ProbeReport, work: Work<'_>, fds: Vec<OwnedFd>, mask: &SigSet) -> Result<i32, EnterError> {
     let flags = rustix::pipe::PipeFlags::CLOEXEC;
     let (ready_r, ready_w) = rustix::pipe::pipe_with(flags).what(|| "make a pipe".into())?;
     let (go_r, go_w) = rustix::pipe::pipe_with(flags).what(|| "make a pipe".into())?;
@@ -207,17 +157,15 @@ fn start(report: &ProbeReport, exec: Exec, mask: &SigSet) -> Result<i32, EnterEr
     match sys::fork().what(|| "fork".into())? {
         Fork::Child => {
             drop((ready_r, go_w));
-            let Ok(ready_w) = sys::dup_above(ready_w.as_fd(), Exec::above(exec.fds.len())) else { sys::exit_now(125) };
-            let error = match child(report.rung, broker, &ready_w, go_r, exec, mask) {
-                Ok(never) => match never {},
-                Err(error) => error,
-            };
-            // "!" and the reason; the pipe's end without it is success, because exec closed it.
-            let _ = rustix::io::write(&ready_w, format!("!{}: {}", error.what, error.source).as_bytes());
-            sys::exit_now(125)
+            if let Err(error) = child(report.rung, broker, &ready_w, go_r, mask) {
+                // "!" and the reason; the pipe's end without it is success.
+                let _ = rustix::io::write(&ready_w, format!("!{}: {}", error.what, error.source).as_bytes());
+                sys::exit_now(125)
+            }
+            live(work, fds)
         }
         Fork::Parent(pid) => {
-            drop((ready_w, go_r));
+            drop((ready_w, go_r, fds));
             let outcome = parent(report, pid, &ready_r, go_w);
             if outcome.is_err() {
                 let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL);
@@ -233,9 +181,8 @@ fn child(
     broker: rustix::process::Pid,
     ready: &OwnedFd,
     go: OwnedFd,
-    exec: Exec,
     mask: &SigSet,
-) -> Result<std::convert::Infallible, SysError> {
+) -> Result<(), SysError> {
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(mask), None).what(|| "restore the signal mask".into())?;
     // The files of an undumpable process in /proc belong to root, and nobody else could write its id maps.
     rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable).what(|| "become dumpable".into())?;
@@ -254,7 +201,17 @@ fn child(
     if rustix::process::getppid() != Some(broker) {
         sys::exit_now(125);
     }
-    exec.run()
+    Ok(())
+}
+
+/// The rest of the worker's life. What the caller's functions own is neither used nor dropped: it is the broker's.
+fn live(work: Work<'_>, fds: Vec<OwnedFd>) -> ! {
+    let keep: Vec<_> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    // The end of the pipe to the parent among them: it says that the worker works.
+    sys::close_from_except(3, &keep);
+    // A panic must not go on in functions that were called in the broker. As a program's of its own it gives 101.
+    let code = std::panic::catch_unwind(AssertUnwindSafe(|| work(fds))).unwrap_or(101);
+    std::process::exit(i32::from(code))
 }
 
 /// Unshares what a worker on `rung` needs.

@@ -1,9 +1,9 @@
 //! User namespaces, isolation rungs and the runner of steps. Knows nothing of images.
 //!
 //! Four processes play a part, all of them this binary: the *broker* (the program the user started) probes the machine
-//! ([`probe`]) and enters the namespaces ([`spawn_worker`]); the *worker* prepares its mount namespace ([`worker_init`])
-//! and then is an ordinary multi-threaded program; each step is a single-threaded process ([`spawn_step`], [`step_main`])
-//! that calls libcontainer, because libcontainer clones a child that runs Rust code.
+//! ([`probe`]) and enters the namespaces ([`spawn_worker`]); the *worker*, forked from it, prepares its mount namespace
+//! ([`worker_init`]) and then is an ordinary multi-threaded program; each step is a single-threaded process
+//! ([`spawn_step`], [`step_main`]) that calls libcontainer, because libcontainer clones a child that runs Rust code.
 //!
 //! All `unsafe` code of the project lives in this crate.
 
@@ -44,6 +44,6 @@ pub use spawn::{
     IdleStep, RunningStep, STEP_ROLE, SpawnError, StepHandles, StepIo, StepKiller, StepSignal, spawn_attached,
     spawn_idle, spawn_step,
 };
-pub use sys::{SysError, inherited_fd, tune_allocator};
+pub use sys::{SysError, tune_allocator};
 pub use terminal::{Pty, open_pty};
 pub use worker::{WorkerContext, WorkerError, WorkerOptions, outlive_parent, worker_init};

@@ -29,8 +29,8 @@ impl<T, E: Into<io::Error>> Context<T> for Result<T, E> {
     }
 }
 
-/// Makes the allocator of the musl binary give memory back as soon as it is free: what a build uses is promised, and
-/// steps and workers are many processes. To be called first thing.
+/// Makes the allocator of the musl binary give memory back soon after it is free: what a build uses is promised, and
+/// steps and workers are many processes. Not at once: what is free is mostly needed again. To be called first thing.
 #[cfg(target_env = "musl")]
 pub fn tune_allocator() {
     use libmimalloc_sys as _;
@@ -39,8 +39,10 @@ pub fn tune_allocator() {
     unsafe extern "C" {
         fn mi_option_set(option: libc::c_int, value: libc::c_long);
     }
+    /// Milliseconds.
+    const SOON: libc::c_long = 20;
     // SAFETY: the library, which is linked, keeps the number in a table of settings; it may do so at any time.
-    unsafe { mi_option_set(PURGE_DELAY, 0) }
+    unsafe { mi_option_set(PURGE_DELAY, SOON) }
 }
 
 /// Other C libraries have nothing to tune.
@@ -122,43 +124,17 @@ pub(crate) fn close_from_except(first: RawFd, keep: &[RawFd]) {
     let mut next = first;
     for fd in keep {
         if next < fd {
-            close_range(next, fd - 1, 0);
+            close_range(next, fd - 1);
         }
         next = next.max(fd + 1);
     }
-    close_range(next, RawFd::MAX, 0);
+    close_range(next, RawFd::MAX);
 }
 
-/// Marks every descriptor from `first` on close-on-exec.
-pub(crate) fn close_on_exec_from(first: RawFd) {
-    close_range(first, RawFd::MAX, libc::CLOSE_RANGE_CLOEXEC);
-}
-
-fn close_range(first: RawFd, last: RawFd, flags: libc::c_uint) {
-    // SAFETY: no preconditions; the callers own no descriptor in the range. The only error is an old kernel's ENOSYS,
-    // which the probe has excluded.
-    unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
-}
-
-/// Takes over descriptor `3 + index`, which the process that started this one put there (`WorkerCommand::fds`). Each can
-/// be taken once.
-///
-/// # Errors
-/// When there is no such descriptor, or it was taken before.
-pub fn inherited_fd(index: u32) -> io::Result<OwnedFd> {
-    static TAKEN: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
-    let bit = 1u64.checked_shl(index).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-    let fd = RawFd::try_from(index + 3).unwrap_or(RawFd::MAX);
-    // SAFETY: `F_GETFD` only asks.
-    if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    if TAKEN.fetch_or(bit, std::sync::atomic::Ordering::Relaxed) & bit != 0 {
-        return Err(io::Error::from(io::ErrorKind::AlreadyExists));
-    }
-    // SAFETY: the descriptor is open. It was open when this process began (by the contract of the function), so nothing
-    // else in it has been given that number, and it is handed out only once.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+fn close_range(first: RawFd, last: RawFd) {
+    // SAFETY: no preconditions; the callers, children that never return to what owns a descriptor in the range, use none
+    // of them any more. The only error is an old kernel's ENOSYS, which the probe has excluded.
+    unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
 }
 
 /// A seccomp filter program.

@@ -9,7 +9,6 @@ use rustix::mount::{
     MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, mount_remount, unmount,
 };
 use rustix::process::{DumpableBehavior, Signal};
-use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{self, Cgroups};
 use crate::idmap::IdMaps;
@@ -21,7 +20,7 @@ const CGROUP: &str = "/sys/fs/cgroup";
 const QUIET: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
 
 /// What the broker tells the worker.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkerOptions {
     /// The rung entered.
     pub rung: Rung,

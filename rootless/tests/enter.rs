@@ -20,7 +20,6 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().collect();
     match args.get(1).map(String::as_str) {
         Some(rootless::STEP_ROLE) => rootless::step_main(),
-        Some("__worker") => worker(&args[2], &args[3]),
         Some("__broker") => {
             let status = enter(&probe(), &args[2], vec![]);
             println!("code {:?} signal {:?}", status.code(), status.signal());
@@ -76,14 +75,12 @@ fn state_dir() -> PathBuf {
 fn enter(report: &ProbeReport, what: &str, fds: Vec<std::os::fd::OwnedFd>) -> std::process::ExitStatus {
     // Descriptors are counted: those of control groups are the worker's own, and depend on the machine.
     let options = WorkerOptions { groups: Vec::new(), ..WorkerOptions::new(report, state_dir()) };
-    let options = serde_json::to_string(&options).expect("serialisable");
-    let argv = vec!["enter".into(), "__worker".into(), options.into(), what.into()];
-    rootless::enter(WorkerCommand { report, argv, env: None, fds }).expect("a worker")
+    let work = Box::new(|fds| worker(&options, what, fds));
+    rootless::enter(WorkerCommand { report, work, fds }).expect("a worker")
 }
 
-fn worker(options: &str, what: &str) -> ExitCode {
-    let options: WorkerOptions = serde_json::from_str(options).expect("our own options");
-    let context = rootless::worker_init(&options).expect("a worker");
+fn worker(options: &WorkerOptions, what: &str, fds: Vec<std::os::fd::OwnedFd>) -> u8 {
+    let context = rootless::worker_init(options).expect("a worker");
     match what {
         "facts" => {
             let dumpable = rustix::process::dumpable_behavior().expect("known");
@@ -98,17 +95,19 @@ fn worker(options: &str, what: &str) -> ExitCode {
                 context.ids.sizes().0 >= 65536,
                 fs::metadata(&context.state_dir).is_ok(),
             );
-            let mut second = fs::File::from(rootless::inherited_fd(1).expect("passed"));
-            second.write_all(facts.as_bytes()).expect("a pipe");
-            assert!(rootless::inherited_fd(1).is_err(), "taken twice");
-            assert!(rootless::inherited_fd(2).is_err(), "never passed");
-            ExitCode::from(7)
+            let [_, second] = <[_; 2]>::try_from(fds).expect("two were passed");
+            fs::File::from(second).write_all(facts.as_bytes()).expect("a pipe");
+            7
+        }
+        "panic" => {
+            std::panic::set_hook(Box::new(|_| {}));
+            panic!("of the worker");
         }
         "wait" => {
             // Alive until a signal ends it.
             fs::write(std::env::var_os("ALIVE").expect("set by the test"), "up").expect("writable");
             std::thread::sleep(Duration::from_secs(30));
-            ExitCode::SUCCESS
+            0
         }
         "step" => {
             let root = busybox_root(&context.state_dir);
@@ -148,7 +147,7 @@ fn worker(options: &str, what: &str) -> ExitCode {
                 .expect("no panic");
             let outcome = step.expect("a step").wait();
             println!("the step ended: {outcome:?}");
-            ExitCode::FAILURE
+            1
         }
         other => panic!("{other}"),
     }
@@ -175,6 +174,7 @@ fn cases() -> ExitCode {
     }
     println!("rung {}", report.rung);
     descriptors_and_exit_codes(&report);
+    a_panic_stays_in_the_worker(&report);
     signals_are_passed_on();
     if Path::new("/bin/busybox").exists() {
         nobody_outlives_the_broker();
@@ -194,12 +194,20 @@ fn descriptors_and_exit_codes(report: &ProbeReport) {
     assert_eq!(status.code(), Some(7));
     let mut facts = String::new();
     second_r.read_to_string(&mut facts).expect("readable");
-    // 0 to 4, and the directory that lists them.
+    // 0 to 2, the two, and the directory that lists them.
     assert_eq!(facts, format!("uid 0 dumpable false groups {groups} fds 6 ids true state true"));
     drop(first_r);
     let undumpable = rustix::process::dumpable_behavior().expect("known");
     assert_ne!(undumpable, rustix::process::DumpableBehavior::Dumpable, "the broker too");
     // What this test does next needs its own files in /proc, as a freshly started program has them.
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable).expect("allowed");
+}
+
+/// What called the worker is the broker's, and does not go on in the worker.
+fn a_panic_stays_in_the_worker(report: &ProbeReport) {
+    let before = std::process::id();
+    let status = enter(report, "panic", vec![]);
+    assert_eq!((status.code(), std::process::id()), (Some(101), before));
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable).expect("allowed");
 }
 
@@ -277,9 +285,7 @@ fn cost(report: &ProbeReport) {
             let (_r, w) = std::io::pipe().expect("a pipe");
             let (_s, x) = std::io::pipe().expect("a pipe");
             let started = Instant::now();
-            // Ends at once, with an error about its arguments.
-            let argv = vec!["enter".into(), "--list".into()];
-            let command = WorkerCommand { report, argv, env: None, fds: vec![w.into(), x.into()] };
+            let command = WorkerCommand { report, work: Box::new(|_| 0), fds: vec![w.into(), x.into()] };
             let status = rootless::enter(command).expect("a worker");
             assert!(status.success());
             rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable).expect("allowed");

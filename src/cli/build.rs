@@ -84,8 +84,11 @@ pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
     {
         let _ = writeln!(std::io::stderr(), "notice: {trouble}");
     }
-    // Detached blocking work (a copy that nobody waits for) must not hold up the end.
-    runtime.shutdown_background();
+    match &result {
+        Ok(Done::Built(_)) => inside.leave(runtime),
+        // What goes on must not hold up the end, nor be in the way of a look at what failed.
+        _ => runtime.shutdown_background(),
+    }
     if let (Some(summary), None) = (&summary, settings.call) {
         report(&settings, summary, result.is_ok())?;
     }
@@ -215,7 +218,7 @@ pub(super) async fn run(
     // What failed left layers, too.
     if matches!(result, Ok(Done::Built(_)) | Err(Stopped::Build(_))) {
         // Nobody else sets it.
-        let _ = inside.leftover.set(store);
+        let _ = inside.leftover.store.set(store);
     }
     result
 }

@@ -1,6 +1,6 @@
 //! Layer 10: arguments to settings to commands. The only place that reads the environment, prints and exits.
 //!
-//! [`run`] is the program the user starts; it becomes the broker of a worker ([`work`]) for every command that touches
+//! [`run`] is the program the user starts; it becomes the broker of a worker (`worker`) for every command that touches
 //! the store.
 
 pub mod args;
@@ -51,11 +51,6 @@ use std::io::Write as _;
 use args::{Cli, Command};
 use errors::Failure;
 
-pub use worker::work;
-
-/// The role of the worker in argv (see `rootless`).
-pub const WORKER_ROLE: &str = "__worker";
-
 /// The program: parses, runs, says what went wrong. Gives the exit code.
 #[must_use]
 pub fn run(args: Vec<OsString>) -> u8 {
@@ -77,7 +72,7 @@ pub fn run(args: Vec<OsString>) -> u8 {
         Command::Doctor(options) => doctor::doctor(&cli.global, options),
         Command::Login(options) => login::login(&cli.global, options),
         Command::Logout(options) => login::logout(options),
-        _ => worker::start(&cli, &args),
+        _ => worker::start(&cli),
     };
     finish(result)
 }

@@ -1,6 +1,6 @@
 //! Entering the namespaces, and what happens inside.
 
-use std::ffi::OsString;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -8,23 +8,24 @@ use std::time::Duration;
 use rootless::cgroup::{Joined, ParentError};
 use rootless::{ProbeInput, ProbeReport, Rung, WorkerCommand, WorkerContext, WorkerOptions};
 use rustix::fs::{AtFlags, CWD, Mode};
+use tokio::runtime::Runtime;
 
 use super::args::{Cli, Command, System};
 use super::config::Config;
 use super::errors::Failure;
 use super::once::Once;
 use super::{
-    WORKER_ROLE, bake, broker, build, builds, debug, foreign, image_commands, imagetools, info, policies, registries,
-    run, settings, store_commands,
+    bake, broker, build, builds, debug, foreign, image_commands, imagetools, info, policies, registries, run, settings,
+    store_commands,
 };
 use crate::base::wording::shell_word;
 use crate::base::{Events, FaultKind};
 use crate::exec::run::{Runner, StepOptions};
 use crate::registry::{Anonymous, Client, ClientOptions, RetryPolicy, Timeouts};
-use crate::store::{GcPolicy, SnapshotterChoice, Store, StoreOptions};
+use crate::store::{SnapshotterChoice, Store, StoreOptions};
 
 /// Probes, enters, waits. Runs before any thread exists.
-pub(super) fn start(cli: &Cli, args: &[OsString]) -> Result<u8, Failure> {
+pub(super) fn start(cli: &Cli) -> Result<u8, Failure> {
     let global = &cli.global;
     let config = Config::load(global)?;
     let root = settings::store_root(global, &config)?;
@@ -42,18 +43,10 @@ pub(super) fn start(cli: &Cli, args: &[OsString]) -> Result<u8, Failure> {
             .hint("`rbuild doctor` shows what this machine allows")
     };
     let (socket, theirs) = broker::pair().map_err(|e| isolation(&e))?;
-    let told = Told {
-        options,
-        blockers: report
-            .blockers
-            .iter()
-            .map(|b| format!("{}: {}: {}", b.rung, b.what, b.remedy.replace('\n', "; ")))
-            .collect(),
-    };
-    let told = serde_json::to_string(&told).map_err(|e| isolation(&e))?;
-    let mut argv: Vec<OsString> = vec!["rbuild".into(), WORKER_ROLE.into(), told.into()];
-    argv.extend(args.iter().skip(1).cloned());
-    let command = WorkerCommand { report: &report, argv, env: None, fds: vec![theirs] };
+    let blockers =
+        report.blockers.iter().map(|b| format!("{}: {}: {}", b.rung, b.what, b.remedy.replace('\n', "; "))).collect();
+    let work = Box::new(|fds: Vec<OwnedFd>| work(cli, config, root, &options, blockers, fds));
+    let command = WorkerCommand { report: &report, work, fds: vec![theirs] };
     let handle = rootless::spawn_worker(command).map_err(|e| {
         // A report that does not hold any more must not be used again.
         forget_probe(pinned);
@@ -83,14 +76,6 @@ fn join(parent: String) -> Result<Joined, Failure> {
              mount /sys/fs/cgroup writable",
         ),
     })
-}
-
-/// What the broker tells the worker about the machine.
-#[derive(serde::Serialize, serde::Deserialize)]
-struct Told {
-    options: WorkerOptions,
-    /// Why better rungs are out of reach, with remedies.
-    blockers: Vec<String>,
 }
 
 /// A private directory for things that do not outlive the boot.
@@ -197,11 +182,28 @@ pub(super) struct Inside {
     registries: OnceLock<ClientOptions>,
     /// What the command line says about them.
     once: Once,
-    /// The store of a build that has succeeded: it has to be made durable, which nobody need wait for.
-    pub(super) leftover: OnceLock<Store>,
+    /// What nobody need wait for.
+    pub(super) leftover: Leftover,
+}
+
+/// What is left of a build.
+#[derive(Default)]
+pub(super) struct Leftover {
+    /// Its store, to be made durable.
+    pub(super) store: OnceLock<Store>,
+    /// Its threads, of which some may still be at work that nobody needs (a copy of what was copied otherwise). To end
+    /// them takes longer than to start them.
+    runtime: OnceLock<Runtime>,
 }
 
 impl Inside {
+    /// Ends a runtime when the caller has been told that the build is done.
+    pub(super) fn leave(&self, runtime: Runtime) {
+        if let Err(runtime) = self.leftover.runtime.set(runtime) {
+            runtime.shutdown_background();
+        }
+    }
+
     /// A command of rbuild for the same store, to be copied.
     pub(super) fn again(&self, args: &[&str]) -> String {
         let mut out = "rbuild".to_owned();
@@ -309,49 +311,55 @@ pub(super) fn store_failure(error: &crate::store::StoreError) -> Failure {
     }
 }
 
-/// The worker: inside the namespaces, still single-threaded. `args` begin with the program and [`WORKER_ROLE`].
-#[must_use]
-pub fn work(args: Vec<OsString>) -> u8 {
-    let mut rest = args;
-    let told = if rest.len() > 2 { rest.remove(2) } else { OsString::new() };
-    rest.remove(1);
-    let cli = match super::parse(&rest) {
-        Ok(cli) => cli,
-        Err(code) => return code,
-    };
-    let inside = match inside(&told, &cli) {
+/// The worker: inside the namespaces, still single-threaded. `fds` are what the broker speaks through.
+fn work(
+    cli: &Cli,
+    config: Config,
+    root: PathBuf,
+    options: &WorkerOptions,
+    blockers: Vec<String>,
+    fds: Vec<OwnedFd>,
+) -> u8 {
+    let inside = match inside(cli, config, root, options, blockers, fds) {
         Ok(inside) => inside,
         Err(failure) => return super::finish(Err(failure)),
     };
-    let code = super::finish(command(&inside, &cli));
-    if let Some(store) = inside.leftover.into_inner() {
-        keep_house(store, &inside.config.gc, &inside.broker, code);
-    }
+    let code = super::finish(command(&inside, cli));
+    keep_house(inside, code);
     code
 }
 
 /// What is left after a build. Everything was said and delivered: the broker ends at once, and its user goes on.
-fn keep_house(store: Store, gc: &GcPolicy, broker: &broker::BrokerClient, code: u8) {
-    let Ok(housekeeping) = store.retire() else { return };
-    if rootless::outlive_parent().is_ok() {
+fn keep_house(inside: Inside, code: u8) {
+    let Leftover { store, runtime } = inside.leftover;
+    let housekeeping = store.into_inner().and_then(|store| store.retire().ok());
+    if housekeeping.is_some() && rootless::outlive_parent().is_ok() {
         // A broker that cannot be told waits for this process.
-        let _ = broker.finished(code);
+        let _ = inside.broker.finished(code);
     }
+    if let Some(runtime) = runtime.into_inner() {
+        runtime.shutdown_background();
+    }
+    let Some(housekeeping) = housekeeping else { return };
     // The image is delivered; trouble with housekeeping is the next build's to report.
-    let _ = housekeeping.run(gc);
+    let _ = housekeeping.run(&inside.config.gc);
     // Until the very end nobody may reset the store: its locks are free only then.
     std::mem::forget(housekeeping);
 }
 
-fn inside(told: &OsString, cli: &super::Cli) -> Result<Inside, Failure> {
-    let defect =
-        |e: &dyn std::fmt::Display| Failure::new(FaultKind::Internal, format!("the worker was started wrongly: {e}"));
-    let told: Told = serde_json::from_slice(told.as_encoded_bytes()).map_err(|e| defect(&e))?;
-    let socket = rootless::inherited_fd(0).map_err(|e| defect(&e))?;
-    let context = rootless::worker_init(&told.options).map_err(|e| {
+fn inside(
+    cli: &Cli,
+    mut config: Config,
+    root: PathBuf,
+    options: &WorkerOptions,
+    blockers: Vec<String>,
+    fds: Vec<OwnedFd>,
+) -> Result<Inside, Failure> {
+    let socket = fds.into_iter().next();
+    let socket = socket.ok_or_else(|| Failure::new(FaultKind::Internal, "the worker was started wrongly"))?;
+    let context = rootless::worker_init(options).map_err(|e| {
         Failure::new(FaultKind::Isolation, e.to_string()).hint("`rbuild doctor` shows what this machine allows")
     })?;
-    let mut config = Config::load(&cli.global)?;
     config.unpack.apply();
     if !cli.global.emulator.is_empty() {
         let named = cli.global.emulator.iter().map(|text| text.parse());
@@ -360,19 +368,19 @@ fn inside(told: &OsString, cli: &super::Cli) -> Result<Inside, Failure> {
     }
     Ok(Inside {
         context,
-        root: settings::store_root(&cli.global, &config)?,
+        root,
         root_given: cli.global.root.is_some(),
         snapshotter: match cli.global.snapshotter.as_ref().or(config.snapshotter.as_ref()).map(String::as_str) {
             Some("overlay") => SnapshotterChoice::Overlay,
             Some("native") => SnapshotterChoice::Native,
             _ => SnapshotterChoice::Auto,
         },
-        blockers: told.blockers,
+        blockers,
         broker: Arc::new(broker::BrokerClient::new(socket)),
         config,
         registries: OnceLock::new(),
         once: Once::new(&cli.command)?,
-        leftover: OnceLock::new(),
+        leftover: Leftover::default(),
     })
 }
 

@@ -1,13 +1,12 @@
 //! Real steps on the rungs this machine has: as the calling user, and, when that is root, again as an ordinary user.
 //!
-//! The program plays all four parts: broker (probes and enters), worker (runs the tests), step process.
+//! The program plays all parts: broker (probes and enters), worker (runs the tests), step process.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, missing_docs)]
 
 mod cases;
 mod support;
 
-use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -21,7 +20,6 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().collect();
     match args.get(1).map(String::as_str) {
         Some("__step") => rootless::step_main(),
-        Some("__worker") => worker(&args),
         Some("--list") => {
             println!("steps: test");
             ExitCode::SUCCESS
@@ -97,10 +95,9 @@ fn broker(filter: &[String]) -> ExitCode {
         let mut report = report.clone();
         report.proc_mode = mode;
         let mountpoint = std::env::temp_dir().join(format!("rbuild-steps-state-{uid}"));
-        let options = serde_json::to_string(&WorkerOptions::new(&report, mountpoint)).expect("serialisable");
-        let mut argv: Vec<OsString> = vec!["steps".into(), "__worker".into(), options.into()];
-        argv.extend(filter.iter().map(OsString::from));
-        let status = rootless::enter(WorkerCommand { report: &report, argv, env: None, fds: vec![] });
+        let options = WorkerOptions::new(&report, mountpoint);
+        let work = Box::new(|_| worker(&options, filter));
+        let status = rootless::enter(WorkerCommand { report: &report, work, fds: vec![] });
         match status {
             Ok(status) if status.success() => {}
             other => {
@@ -112,16 +109,15 @@ fn broker(filter: &[String]) -> ExitCode {
     code
 }
 
-fn worker(args: &[String]) -> ExitCode {
-    let options: WorkerOptions = serde_json::from_str(&args[2]).expect("our own options");
-    let context = match rootless::worker_init(&options) {
+fn worker(options: &WorkerOptions, args: &[String]) -> u8 {
+    let context = match rootless::worker_init(options) {
         Ok(context) => context,
         Err(e) => {
             println!("worker_init: {e}");
-            return ExitCode::FAILURE;
+            return 1;
         }
     };
-    let filters: Vec<&String> = args[3..].iter().filter(|a| !a.starts_with('-')).collect();
+    let filters: Vec<&String> = args.iter().filter(|a| !a.starts_with('-')).collect();
     let bench = support::Bench::new(context);
     let mut failed = 0;
     for (name, case) in cases::ALL {
@@ -140,5 +136,5 @@ fn worker(args: &[String]) -> ExitCode {
         failed += usize::from(result.is_err());
     }
     drop(bench);
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    u8::from(failed != 0)
 }
