@@ -39,7 +39,10 @@ impl Digest {
     #[must_use]
     pub fn from_sha256(raw: &[u8]) -> Self {
         debug_assert_eq!(raw.len(), 32);
-        Self { text: format!("sha256:{}", hex(raw)).into_boxed_str(), colon: 6 }
+        let mut text = String::with_capacity(7 + raw.len() * 2);
+        text.push_str("sha256:");
+        push_hex(&mut text, raw);
+        Self { text: text.into_boxed_str(), colon: 6 }
     }
 
     /// `sha256` or `sha512`.
@@ -169,13 +172,22 @@ impl<W: Write> Write for DigestWriter<W> {
 /// Lower-case hex.
 #[must_use]
 pub fn hex(raw: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut out = String::with_capacity(raw.len() * 2);
-    for b in raw {
-        out.push(char::from(DIGITS[usize::from(b >> 4)]));
-        out.push(char::from(DIGITS[usize::from(b & 15)]));
-    }
+    push_hex(&mut out, raw);
     out
+}
+
+/// Some tens of thousands of digests are made for one COPY: many digits are appended at once.
+fn push_hex(out: &mut String, raw: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = [0; 64];
+    for part in raw.chunks(text.len() / 2) {
+        for (pair, b) in text.chunks_exact_mut(2).zip(part) {
+            pair.copy_from_slice(&[DIGITS[usize::from(b >> 4)], DIGITS[usize::from(b & 15)]]);
+        }
+        let digits = &text[..part.len() * 2];
+        out.push_str(std::str::from_utf8(digits).expect("hex digits are ASCII"));
+    }
 }
 
 impl FromStr for Digest {

@@ -62,6 +62,19 @@ impl StatCache for ContextHashes {
     fn plain(&self, path: &Path, key: &file::StatKey) -> Option<[u8; 32]> {
         self.0.plain(path, &stat_key(key))
     }
+
+    fn seen(&self, path: &Path, mode: u32) {
+        self.0.seen(path, mode);
+    }
+
+    fn just_seen(&self, path: &Path) -> Option<file::Seen> {
+        self.0.just_seen(path).map(|(mode, key, digest)| file::Seen {
+            mode,
+            size: key.size,
+            mtime_ns: key.mtime,
+            digest,
+        })
+    }
 }
 
 fn stat_key(key: &file::StatKey) -> crate::store::StatKey {

@@ -11,9 +11,9 @@ use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::base::Digest;
 use crate::base::digest::hex;
@@ -36,6 +36,15 @@ const MAX_AGE: u8 = 16;
 
 /// About as much is written at a time, and kept together of what is new.
 const PIECE: usize = 64 << 10;
+
+/// What was seen of a file is known for so many milliseconds: a build that copies later looks again.
+const MOMENT: u64 = 1000;
+
+/// The entry was asked for.
+const SEEN: u8 = 1;
+
+/// There is a newer entry for the path.
+const REPLACED: u8 = 2;
 
 /// The bit of the age that says that a file had no extended attributes.
 const PLAIN: u8 = 0x80;
@@ -80,10 +89,13 @@ pub struct ContextIndex {
     starts: Vec<usize>,
     /// New and replaced entries.
     new: Mutex<Changes>,
-    /// Something was put: until then nobody has to look there.
-    changed: AtomicBool,
-    /// Entries of the file that were asked for, by position.
-    seen: Vec<AtomicBool>,
+    /// Something was put that the file does not have: until then nobody has to look there for such paths.
+    added: AtomicBool,
+    /// What is known of the file's entries, by position: [`SEEN`], [`REPLACED`].
+    marks: Vec<AtomicU8>,
+    /// What was seen at the entries' paths, by position: when (see [`moment`]), and below that 16 type and permission bits. 0 for
+    /// nothing.
+    looks: Vec<AtomicU64>,
     opened: i64,
 }
 
@@ -175,9 +187,10 @@ impl Store {
         };
         let context = context.as_os_str().as_bytes().to_vec();
         let starts = entries(&data, &context).unwrap_or_default();
-        let seen = starts.iter().map(|_| AtomicBool::new(false)).collect();
-        let (new, changed) = (Mutex::default(), AtomicBool::new(false));
-        Ok(ContextIndex { store: self.clone(), path, context, data, starts, new, changed, seen, opened })
+        let marks = starts.iter().map(|_| AtomicU8::new(0)).collect();
+        let looks = starts.iter().map(|_| AtomicU64::new(0)).collect();
+        let (new, added) = (Mutex::default(), AtomicBool::new(false));
+        Ok(ContextIndex { store: self.clone(), path, context, data, starts, new, added, marks, looks, opened })
     }
 }
 
@@ -198,17 +211,44 @@ impl ContextIndex {
         self.known(path, key).filter(|known| known.plain).map(|known| known.digest)
     }
 
+    /// Notes the type and permission bits of the file at `path`, which looks as its entry says.
+    pub fn seen(&self, path: &Path, mode: u32) {
+        if let Some(position) = self.position(path.as_os_str().as_bytes()) {
+            self.looks[position].store(moment() << 16 | u64::from(mode & 0xffff), Ordering::Release);
+        }
+    }
+
+    /// What was [seen](Self::seen) of a file without extended attributes a moment ago: type and permission bits, what it looked
+    /// like, and sha256 of its content.
+    pub fn just_seen(&self, path: &Path) -> Option<(u32, StatKey, [u8; 32])> {
+        let position = self.position(path.as_os_str().as_bytes())?;
+        let look = self.looks[position].load(Ordering::Acquire);
+        let is_fresh = look != 0 && moment().saturating_sub(look >> 16) <= MOMENT;
+        if !is_fresh || self.marks[position].load(Ordering::Acquire) & REPLACED != 0 {
+            return None;
+        }
+        let entry = self.entry(self.starts[position]);
+        let known = entry.known(&entry.key)?;
+        known.plain.then_some(((look & 0xffff) as u32, known.key, known.digest))
+    }
+
     fn known(&self, path: &Path, key: &StatKey) -> Option<Known> {
         let path = path.as_os_str().as_bytes();
-        if self.changed.load(Ordering::Acquire)
-            && let Some(new) = self.new.lock().unwrap_or_else(PoisonError::into_inner).get(path)
-        {
-            return new.known(key);
+        let position = self.position(path);
+        // Of tens of thousands of files a few have changed: the others are found without waiting for anybody.
+        let replaced = match position {
+            Some(position) => self.marks[position].load(Ordering::Acquire) & REPLACED != 0,
+            None => self.added.load(Ordering::Acquire),
+        };
+        if replaced {
+            return self.new.lock().unwrap_or_else(PoisonError::into_inner).get(path)?.known(key);
         }
-        let position = self.position(path)?;
-        let entry = self.entry(self.starts[position]);
-        let known = entry.known(key)?;
-        self.seen[position].store(true, Ordering::Relaxed);
+        let position = position?;
+        let known = self.entry(self.starts[position]).known(key)?;
+        // Most were asked for before, by somebody else: what is only read stays in every processor's cache.
+        if self.marks[position].load(Ordering::Relaxed) & SEEN == 0 {
+            self.marks[position].fetch_or(SEEN, Ordering::Relaxed);
+        }
         Some(known)
     }
 
@@ -216,11 +256,11 @@ impl ContextIndex {
     /// a search takes forty times as long.
     fn position(&self, path: &[u8]) -> Option<usize> {
         let next = NEXT.get();
-        let is_next = self.starts.get(next).is_some_and(|start| self.entry(*start).path == path);
-        let found = if is_next {
-            next
-        } else {
-            self.starts.binary_search_by(|start| self.entry(*start).path.cmp(path)).ok()?
+        let is_at = |at: &usize| self.starts.get(*at).is_some_and(|start| self.entry(*start).path == path);
+        // Or the last one once more.
+        let found = match [next, next.wrapping_sub(1)].into_iter().find(is_at) {
+            Some(found) => found,
+            None => self.starts.binary_search_by(|start| self.entry(*start).path.cmp(path)).ok()?,
         };
         NEXT.set(found + 1);
         Some(found)
@@ -231,9 +271,12 @@ impl ContextIndex {
     pub fn put(&self, path: &Path, key: &StatKey, digest: &Digest, plain: bool) {
         let raw = (digest.algorithm() == "sha256").then(|| raw_digest(digest)).flatten();
         let value = raw.filter(|_| !self.racy(key)).map(|digest| Known { key: *key, digest, plain });
-        let mut new = self.new.lock().unwrap_or_else(PoisonError::into_inner);
-        new.put(path.as_os_str().as_bytes(), value.as_ref());
-        self.changed.store(true, Ordering::Release);
+        let path = path.as_os_str().as_bytes();
+        self.new.lock().unwrap_or_else(PoisonError::into_inner).put(path, value.as_ref());
+        match self.position(path) {
+            Some(position) => drop(self.marks[position].fetch_or(REPLACED, Ordering::Release)),
+            None => self.added.store(true, Ordering::Release),
+        }
     }
 
     /// Writes the index if something was put.
@@ -274,7 +317,8 @@ impl ContextIndex {
                 file.pass_on(&mut out)?;
                 continue;
             }
-            let age = if self.seen[position].load(Ordering::Relaxed) { 0 } else { old.age.saturating_add(1) };
+            let seen = self.marks[position].load(Ordering::Relaxed) & SEEN != 0;
+            let age = if seen { 0 } else { old.age.saturating_add(1) };
             if age <= MAX_AGE {
                 append(&mut out, old.path, &old.key, old.digest, age | if old.plain { PLAIN } else { 0 });
             }
@@ -297,6 +341,12 @@ impl ContextIndex {
     fn entry(&self, start: usize) -> Stored<'_> {
         Stored::read(&self.data[start..])
     }
+}
+
+/// Milliseconds on a clock that nobody sets; never 0.
+fn moment() -> u64 {
+    static BEGINNING: OnceLock<Instant> = OnceLock::new();
+    u64::try_from(BEGINNING.get_or_init(Instant::now).elapsed().as_millis()).unwrap_or(u64::MAX) + 1
 }
 
 impl<'a> Stored<'a> {
@@ -533,6 +583,35 @@ mod tests {
             assert_eq!(get(&other, i), (i == 1).then(|| Digest::sha256("elsewhere")), "f{i}");
             assert_eq!(index.get(Path::new("f"), &key(i)), None);
         }
+    }
+
+    #[test]
+    fn what_was_just_seen_is_known_until_it_changes_or_a_moment_has_passed() {
+        let (_dir, store) = store();
+        let index = open(&store);
+        for (name, plain) in [("a", true), ("b", true), ("marked", false), ("seen long ago", true)] {
+            index.put(Path::new(name), &key(1), &Digest::sha256(name), plain);
+        }
+        index.save().expect("saves");
+        let index = open(&store);
+        assert_eq!(index.just_seen(Path::new("a")), None, "nobody looked");
+        for name in ["a", "b", "marked", "seen long ago", "unknown"] {
+            index.seen(Path::new(name), 0o100_640);
+        }
+        let digest = raw_digest(&Digest::sha256("a")).expect("of this kind");
+        assert_eq!(index.just_seen(Path::new("a")), Some((0o100_640, key(1), digest)));
+        assert_eq!(index.just_seen(Path::new("marked")), None, "its attributes have to be read");
+        assert_eq!(index.just_seen(Path::new("unknown")), None);
+        index.put(Path::new("b"), &key(2), &Digest::sha256("newer"), true);
+        assert_eq!(index.just_seen(Path::new("b")), None, "it has changed since");
+        let position = index.position(b"seen long ago").expect("is there");
+        assert!(index.just_seen(Path::new("seen long ago")).is_some());
+        // As if the clock had gone on.
+        index.looks[position].store(1 << 16 | 0o100_640, Ordering::Relaxed);
+        while moment() <= MOMENT + 1 {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert_eq!(index.just_seen(Path::new("seen long ago")), None);
     }
 
     #[test]

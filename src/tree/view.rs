@@ -17,8 +17,11 @@ use crate::base::owner;
 pub struct Listing {
     /// All names, each with its terminating zero.
     names: Vec<u8>,
-    entries: Vec<(u32, FileType)>,
+    entries: Vec<Named>,
 }
+
+/// Where the name of an entry begins, how long it is without the zero, and what it is.
+type Named = (u32, u16, FileType);
 
 impl Listing {
     /// Reads a directory.
@@ -54,11 +57,13 @@ impl Listing {
                 kind => kind,
             };
             let start = u32::try_from(out.names.len()).map_err(|_| io::Error::other("directory too large"))?;
+            let length = u16::try_from(name.count_bytes()).map_err(|_| io::Error::other("name too long"))?;
             out.names.extend_from_slice(name.to_bytes_with_nul());
-            out.entries.push((start, kind));
+            out.entries.push((start, length, kind));
         }
         let Self { names, entries } = &mut out;
-        entries.sort_unstable_by(|a, b| name_at(names, a.0).cmp(name_at(names, b.0)));
+        let name = |entry: &Named| &names[entry.0 as usize..][..usize::from(entry.1)];
+        entries.sort_unstable_by(|a, b| name(a).cmp(name(b)));
         Ok(out)
     }
 
@@ -77,18 +82,15 @@ impl Listing {
     /// The `i`-th name and what it is.
     #[must_use]
     pub fn get(&self, i: usize) -> (&CStr, FileType) {
-        let (start, kind) = self.entries[i];
-        (name_at(&self.names, start), kind)
+        let (start, length, kind) = self.entries[i];
+        let name = &self.names[start as usize..][..=usize::from(length)];
+        (CStr::from_bytes_with_nul(name).unwrap_or_default(), kind)
     }
 
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = (&CStr, FileType)> {
         (0..self.len()).map(|i| self.get(i))
     }
-}
-
-fn name_at(names: &[u8], start: u32) -> &CStr {
-    CStr::from_bytes_until_nul(&names[start as usize..]).unwrap_or_default()
 }
 
 /// A way to look at a tree from one of its directories.

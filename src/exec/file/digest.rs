@@ -88,6 +88,27 @@ pub trait StatCache: Send + Sync {
     fn put(&self, path: &Path, key: &StatKey, digest: &Digest, plain: bool);
     /// sha256 of the content of the file with this `key`, if it is known to have no extended attributes.
     fn plain(&self, path: &Path, key: &StatKey) -> Option<[u8; 32]>;
+    /// Told of a file that looks as it did when its digest was put: its type and permission bits. It has one name, and its
+    /// owner does not count.
+    fn seen(&self, _: &Path, _: u32) {}
+    /// What a moment ago was [seen](Self::seen) of a file without extended attributes. Who copies files has just looked at
+    /// all of them to know whether they changed, and need not do so again.
+    fn just_seen(&self, _: &Path) -> Option<Seen> {
+        None
+    }
+}
+
+/// What was seen of a regular file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Type and permission bits.
+    pub mode: u32,
+    /// Bytes.
+    pub size: u64,
+    /// Modification time, in nanoseconds since 1970.
+    pub mtime_ns: i64,
+    /// sha256 of its content.
+    pub digest: [u8; 32],
 }
 
 /// Remembers nothing.
@@ -248,6 +269,20 @@ impl StatKey {
             ino: stat.st_ino,
         }
     }
+}
+
+impl StatKey {
+    /// Whether the modification time is in the key exactly as it is: those of thousands of years hence are not.
+    fn tells_mtime_of(&self, stat: &Stat) -> bool {
+        let (secs, nanos) = split(self.mtime_ns);
+        i128::from(stat.st_mtime) == i128::from(secs) && i128::from(stat.st_mtime_nsec) == i128::from(nanos)
+    }
+}
+
+/// Seconds and nanoseconds of a time in nanoseconds.
+pub(super) fn split(ns: i64) -> (i64, u32) {
+    // Less than a thousand million fits.
+    (ns.div_euclid(1_000_000_000), ns.rem_euclid(1_000_000_000) as u32)
 }
 
 /// One hashing of a tree.
@@ -542,6 +577,9 @@ impl Walk<'_> {
         let key = StatKey::new(stat);
         let cache_path = Path::new(OsStr::from_bytes(path));
         if let Some(known) = self.hashes.get(cache_path, &key) {
+            if self.reset_owner && stat.st_nlink == 1 && key.tells_mtime_of(stat) {
+                self.hashes.seen(cache_path, stat.st_mode);
+            }
             return Ok(known);
         }
         let io = |attempt| move |e: io::Error| FileOpError::io(attempt, text(path), e);

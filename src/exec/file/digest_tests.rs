@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
 
+use super::digest::split;
 use super::*;
 use crate::base::Digest;
 use crate::llb::op::FileActionCopy;
@@ -207,6 +208,7 @@ fn a9_03_ignored_files_are_not_even_read() {
 struct Cache {
     known: Mutex<HashMap<(PathBuf, StatKey), Digest>>,
     asked: Mutex<Vec<PathBuf>>,
+    seen: Mutex<Vec<(PathBuf, u32)>>,
     hits: AtomicUsize,
 }
 
@@ -223,6 +225,31 @@ impl StatCache for Cache {
     fn plain(&self, _: &Path, _: &StatKey) -> Option<[u8; 32]> {
         None
     }
+    fn seen(&self, path: &Path, mode: u32) {
+        self.seen.lock().expect("no panic").push((path.to_owned(), mode));
+    }
+}
+
+#[test]
+fn what_is_seen_of_unchanged_files_is_told_where_it_is_all_there_is_to_know() {
+    let dir = tree(&["a", "d/b", "d/c"]);
+    std::fs::hard_link(dir.path().join("d/c"), dir.path().join("d/again")).expect("a second name");
+    std::fs::set_permissions(dir.path().join("d/b"), PermissionsExt::from_mode(0o754)).expect("ours");
+    std::thread::sleep(Duration::from_millis(150));
+    let cache = Cache::default();
+    let seen = |reset_owner| {
+        let source = CopySource { reset_owner, ..CopySource::plain(dir.path()) };
+        content_digest(&source, &selector("/"), &cache).expect("a digest");
+        let mut seen = std::mem::take(&mut *cache.seen.lock().expect("no panic"));
+        seen.sort();
+        seen
+    };
+    assert_eq!(seen(true), [], "they were read");
+    let names: Vec<_> = seen(true).into_iter().map(|(path, mode)| (path.display().to_string(), mode & 0o777)).collect();
+    // Several names are one file in a layer.
+    assert_eq!((names.len(), &names[1]), (2, &("d/b".to_owned(), 0o754)));
+    assert_eq!(seen(false), [], "owners count");
+    assert_eq!((split(1_500_000_001), split(-1_500_000_001)), ((1, 500_000_001), (-2, 499_999_999)));
 }
 
 #[test]

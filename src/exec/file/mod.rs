@@ -28,7 +28,7 @@ pub use crate::tree::{CopySource, Exclusion, PathFilter};
 pub use actions::{is_dir, mkdir, mkfile, rm, symlink};
 pub use copy::{CopyStats, copy};
 pub use digest::{
-    NoStatCache, SelectedEntry, Selector, StatCache, StatKey, body_digest, content_digest, content_entries,
+    NoStatCache, Seen, SelectedEntry, Selector, StatCache, StatKey, body_digest, content_digest, content_entries,
 };
 pub use error::FileOpError;
 pub use owner::{resolve_owner, resolve_owner_in};

@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use super::*;
 use crate::archive::{ApplyOptions, LayerOptions, LayerWriter, Timestamp, diff_trees, index_layer};
 use crate::base::Digest;
-use crate::exec::file::{CopySource, NoStatCache, StatCache, StatKey, copy, mkdir};
+use crate::exec::file::{CopySource, NoStatCache, Seen, StatCache, StatKey, copy, mkdir};
 use crate::llb::op::{FileActionCopy, FileActionMkDir};
 use crate::oci::media_type::Codec;
 
@@ -234,6 +234,54 @@ impl StatCache for Plain {
     fn plain(&self, path: &Path, key: &StatKey) -> Option<[u8; 32]> {
         (path == Path::new(self.0) && key.size == 4).then(|| Sha256::digest(b"text").into())
     }
+}
+
+/// Says of every file of one name what it just was.
+struct JustSeen(&'static str, Seen);
+
+impl StatCache for JustSeen {
+    fn get(&self, _: &Path, _: &StatKey) -> Option<Digest> {
+        None
+    }
+    fn put(&self, _: &Path, _: &StatKey, _: &Digest, _: bool) {}
+    fn plain(&self, _: &Path, _: &StatKey) -> Option<[u8; 32]> {
+        None
+    }
+    fn just_seen(&self, path: &Path) -> Option<Seen> {
+        (path == Path::new(self.0)).then_some(self.1)
+    }
+}
+
+#[test]
+fn a_file_of_a_context_that_was_just_seen_is_not_looked_at_again() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    for name in ["src/d/a", "src/d/b"] {
+        let path = temp.path().join(name);
+        std::fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
+        std::fs::write(&path, "text").expect("a file");
+    }
+    // (What the kernel says is something else, so that it shows who was believed.)
+    let digest = Sha256::digest(b"text").into();
+    let known = JustSeen("d/a", Seen { mode: 0o100_604, size: 4, mtime_ns: 1_500_000_001_000_000_000, digest });
+    let written = |reset_owner| {
+        let below = BelowIndexes(Vec::new());
+        let mut plan = LayerPlan::new(&below, Timestamp::seconds(0));
+        let source = CopySource { reset_owner, ..CopySource::plain(temp.path().join("src")) };
+        plan.copy(&source, &known, &action("/", "/to/"), None).expect("it plans");
+        let mut writer = LayerWriter::new(Vec::new(), &LayerOptions::default()).expect("valid options");
+        plan.write(&mut writer).expect("it writes");
+        let index = writer.finish().expect("it finishes").1.index;
+        let entry = |name: &str| {
+            let found = index.iter().find(|found| found.entry.path.ends_with(name)).expect("is there");
+            (found.entry.mode, found.entry.mtime, found.entry.uid)
+        };
+        (entry("d/a"), entry("d/b"))
+    };
+    let (seen, looked_at) = written(true);
+    assert_eq!(seen, (0o604, Timestamp::seconds(1_500_000_001), 0));
+    assert_ne!(looked_at.1, seen.1);
+    // Where owners count they are asked for.
+    assert_ne!(written(false).0.1, seen.1);
 }
 
 #[test]

@@ -15,6 +15,7 @@ use super::nodes::{LayerPlan, Made, Node, SourceBase};
 use crate::archive::entry::{Timestamp, Xattrs, name_representable};
 use crate::archive::{EntryKind, xattrs_of};
 use crate::base::owner;
+use crate::exec::file::digest::split;
 use crate::exec::file::error::FileOpError;
 use crate::exec::file::meta::{self, Settings};
 use crate::exec::file::mode::ModeChange;
@@ -190,6 +191,7 @@ impl Copy<'_, '_> {
             settings: self.settings,
             known: self.known,
             number,
+            like: Some(stat),
             found: Mutex::default(),
             failed: Mutex::default(),
             stop: AtomicBool::new(false),
@@ -243,6 +245,7 @@ impl Copy<'_, '_> {
             settings: self.settings,
             known: self.known,
             number,
+            like: None,
             found: Mutex::default(),
             failed: Mutex::default(),
             stop: AtomicBool::new(false),
@@ -274,6 +277,8 @@ struct Walk<'a> {
     settings: &'a Settings,
     known: &'a dyn StatCache,
     number: u32,
+    /// Any answer of the kernel, to put in what is known of a file.
+    like: Option<Stat>,
     found: Mutex<Vec<Item>>,
     failed: Mutex<Option<Refused>>,
     stop: AtomicBool,
@@ -481,11 +486,28 @@ impl Walk<'_> {
         Ok(())
     }
 
+    /// The node for a file that was looked at a moment ago, for the key of this copy.
+    #[allow(clippy::unnecessary_cast, clippy::cast_possible_wrap, reason = "the types differ between architectures")]
+    fn seen(&self, path: &[u8]) -> Option<Node> {
+        let mut stat = self.like.filter(|_| self.settings.reset_owner)?;
+        let seen = self.known.just_seen(Path::new(OsStr::from_bytes(path)))?;
+        let (secs, nanos) = split(seen.mtime_ns);
+        stat.st_mode = seen.mode as _;
+        stat.st_mtime = secs as _;
+        stat.st_mtime_nsec = nanos as _;
+        let mut node = self.base_node(EntryKind::File, &stat);
+        (node.size, node.digest) = (seen.size, Some(seen.digest));
+        Some(node)
+    }
+
     /// The node for `name` in `dir`, which is no directory.
     fn node(&self, dir: &OwnedFd, name: &CStr, path: &[u8]) -> Result<Option<Node>, Refused> {
         let io = |attempt| move |e: io::Error| FileOpError::io(attempt, text(path), e);
         if !name_representable(OsStr::from_bytes(name.to_bytes())) {
             return Err(Refused::NeedsDirectory("a name cannot stand in a layer"));
+        }
+        if let Some(node) = self.seen(path) {
+            return Ok(Some(node));
         }
         let stat = owner::stat_at(dir, name).map_err(io("look at"))?;
         match FileType::from_raw_mode(stat.st_mode) {
