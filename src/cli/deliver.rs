@@ -6,6 +6,7 @@ use std::path::Path;
 use super::errors::Failure;
 use super::image_commands::usage;
 use crate::base::{FaultKind, file};
+use crate::exporter::layout::PIECE;
 
 /// Whether an archive can go there at all, before anything is done for it.
 ///
@@ -36,13 +37,13 @@ pub(super) fn archive(
     };
     check(output)?;
     let Some(path) = output.filter(|path| *path != Path::new("-")) else {
-        let mut out = BufWriter::with_capacity(1 << 20, io::stdout());
+        let mut out = BufWriter::with_capacity(PIECE, io::stdout());
         write(&mut out)?;
         out.flush().map_err(|e| fail(&e, Path::new("standard output")))?;
         return Ok(0);
     };
     let temp = file::beside(path).map_err(|e| fail(&e, path))?;
-    let mut out = BufWriter::with_capacity(1 << 20, temp.as_file());
+    let mut out = BufWriter::with_capacity(PIECE, temp.as_file());
     write(&mut out)?;
     out.flush().map_err(|e| fail(&e, path))?;
     drop(out);

@@ -158,8 +158,9 @@ impl Content {
 
 /// What tar counts in.
 const RECORD: u64 = 512;
-/// Bytes copied at a time: fewer, and the kernel takes its locks more often; more, and they leave the processor's cache.
-const PIECE: u64 = 1 << 20;
+/// Bytes copied at a time: fewer, and the kernel takes its locks more often; more, and they leave the processor's cache. What
+/// is written to must not collect more: then pieces go past what it has collected.
+pub const PIECE: usize = 512 << 10;
 /// Where pieces begin in the archive is a multiple of this: the page cache takes whole pages, in large folios where it can.
 const PAGE: u64 = 4096;
 
@@ -207,8 +208,10 @@ impl<W: Write + ?Sized> Archive<'_, W> {
         let mut left = size;
         while left > 0 {
             // The first piece ends where a page does. None but the last is smaller than what a buffer in between holds.
-            let piece = (PIECE + self.at.next_multiple_of(PAGE) - self.at).min(left);
+            let piece = (PIECE as u64 + self.at.next_multiple_of(PAGE) - self.at).min(left);
             buffer.clear();
+            // At once: a buffer that doubles touches four times as many pages.
+            buffer.reserve(piece as usize);
             if from.take(piece).read_to_end(buffer)? as u64 != piece {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }

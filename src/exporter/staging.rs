@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FallocateFlags, Timespec, Timestamps};
 
+use super::layout::PIECE;
 use super::{Dest, ExportError};
 use crate::base::file;
 
@@ -39,7 +40,7 @@ impl StagedFile {
             // Where it cannot be done, writing says what is wrong.
             let _ = rustix::fs::fallocate(temp.as_file(), FallocateFlags::KEEP_SIZE, 0, size);
         }
-        let mut out = BufWriter::with_capacity(1 << 20, temp.as_file());
+        let mut out = BufWriter::with_capacity(PIECE, temp.as_file());
         write(&mut out)?;
         out.flush().map_err(ExportError::io("write", path))?;
         drop(out);
@@ -58,7 +59,7 @@ pub(super) fn write_stdout(
 ) -> Result<(), ExportError> {
     let fail = || ExportError::io("write", "standard output");
     let out = rustix::io::dup(rustix::stdio::stdout()).map_err(|e| fail()(e.into()))?;
-    let mut out = BufWriter::with_capacity(1 << 20, File::from(out));
+    let mut out = BufWriter::with_capacity(PIECE, File::from(out));
     write(&mut out)?;
     out.flush().map_err(fail())
 }

@@ -262,7 +262,8 @@ impl BuildHistory {
         let path = attachment_path(&self.dir, digest);
         let dir = self.dir.join("attachments");
         fs::create_dir_all(&dir).map_err(StoreError::io("create", &dir))?;
-        let write = || fs::write(&path, zstd::encode_all(bytes, 3)?);
+        // At once: an encoder of streams does not know that there is little to come, and takes 3 MiB.
+        let write = || fs::write(&path, zstd::bulk::compress(bytes, 3)?);
         write().map_err(StoreError::io("write", &path))?;
         Ok(true)
     }

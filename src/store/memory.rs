@@ -31,7 +31,7 @@ impl Store {
         let dir = self.inner.layout.explanations();
         // Stores of earlier versions have no such directory.
         fs::create_dir_all(&dir).map_err(StoreError::io("create", &dir))?;
-        let packed = zstd::encode_all(bytes, 3).map_err(StoreError::io("compress for", &path))?;
+        let packed = zstd::bulk::compress(bytes, 3).map_err(StoreError::io("compress for", &path))?;
         let temp = self.owner()?.path("memory");
         fs::write(&temp, packed).map_err(StoreError::io("write", &temp))?;
         fs::rename(&temp, &path).map_err(StoreError::io("rename", &path))

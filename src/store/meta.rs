@@ -20,6 +20,9 @@ const SCHEMA: i64 = 1;
 /// How long a statement waits for another process. Transactions are short, so this only runs out if one was stopped.
 const BUSY: Duration = Duration::from_secs(60);
 
+/// Bytes of the log from which on it is worth two `fsync`s to empty it: reading it takes half a millisecond.
+const LONG_LOG: u64 = 256 << 10;
+
 const CREATE: &str = "
 CREATE TABLE settings (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 INSERT INTO settings VALUES ('generation', 1);
@@ -166,6 +169,15 @@ impl Meta {
         let _ = self.lock().query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
     }
 
+    /// The same if the log is long: whoever opens the data base first reads all of it.
+    pub(crate) fn shorten_log(&self) {
+        let mut log = self.path.clone().into_os_string();
+        log.push("-wal");
+        if std::fs::metadata(log).is_ok_and(|log| log.len() > LONG_LOG) {
+            self.checkpoint();
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Connection> {
         // A panic in a body rolled its transaction back; the connection itself is fine.
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
@@ -309,6 +321,25 @@ mod tests {
         });
         let meta = Meta::open(dir.path(), &path).expect("opens");
         assert_eq!(meta.read("read", generation).expect("reads"), 201);
+    }
+
+    #[test]
+    fn a_long_log_is_emptied_and_a_short_one_is_not() {
+        let (dir, path) = fresh();
+        let meta = Meta::open(dir.path(), &path).expect("opens");
+        let log = || std::fs::metadata(dir.path().join("meta.db-wal")).expect("a log").len();
+        let count = |to: i64| meta.write("count", |tx| Ok(set_setting(tx, "count", to)?)).expect("writes");
+        count(0);
+        meta.shorten_log();
+        assert!(log() > 0, "a short one stays");
+        let mut counted = 0;
+        while log() <= LONG_LOG {
+            counted += 1;
+            count(counted);
+        }
+        meta.shorten_log();
+        assert_eq!(log(), 0);
+        assert_eq!(meta.read("read", |c| setting(c, "count")).expect("reads"), Some(counted));
     }
 
     #[test]

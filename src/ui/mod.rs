@@ -85,8 +85,8 @@ enum Message {
     End,
 }
 
-/// Events that may wait before a sender does.
-const QUEUE: usize = 4096;
+/// Events that may wait before a sender does. Room for all of them is made at once.
+const QUEUE: usize = 512;
 
 impl Progress {
     /// Starts a sink that writes to `out`.
