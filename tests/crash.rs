@@ -98,7 +98,10 @@ fn orphans() -> Vec<String> {
             let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else { return false };
             let field =
                 |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).map(str::trim).unwrap_or_default();
-            !field("State:").starts_with('Z') && !command_line(field("PPid:")).starts_with(b"rbuild\0")
+            // The worker has the command line of the program that was started.
+            let parent = command_line(field("PPid:"));
+            let parent = parent.split(|b| *b == 0).next().unwrap_or_default().rsplit(|b| *b == b'/').next();
+            !field("State:").starts_with('Z') && parent != Some(b"rbuild")
         })
         .collect()
 }
