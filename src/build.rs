@@ -47,7 +47,7 @@ use gateway::{Fronts, Job};
 use policy::Gate;
 
 pub use attest::Attest;
-pub use inputs::{DockerfileAt, Inputs, MAX_DOCKERFILE, MainContext, Stream};
+pub use inputs::{DockerfileAt, Found, Inputs, MAX_DOCKERFILE, MainContext, Stream};
 pub use policy::{MAX_POLICY, RegoRequest};
 
 /// What to build.

@@ -1,11 +1,14 @@
 //! `rbuild bake`: definitions become builds (SPEC B7).
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![allow(clippy::print_stderr, reason = "skip reasons are collected by scripts/test")]
 #![allow(missing_docs, unreachable_pub, reason = "a test program")]
 
 mod support;
 
-use support::Bench;
+use support::git::Repositories;
 use support::image::Image;
+use support::web::{Answer, Web};
+use support::{Bench, bases, can_run};
 
 const TWO: &str = r#"
 variable "V" { default = "one" }
@@ -27,17 +30,25 @@ EOT
 }
 "#;
 
+/// Writes a file where commands are called.
+fn write(bench: &Bench, name: &str, text: &str) {
+    let path = bench.path("out").join(name);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, text).unwrap();
+}
+
+/// What a target left in a directory.
+fn read(bench: &Bench, name: &str) -> String {
+    let path = bench.path("out").join(name);
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
 /// A directory with a definition and what it needs.
 fn bench(definition: &str) -> Bench {
     let bench = Bench::new();
-    let write = |name: &str, text: &str| {
-        let path = bench.path("out").join(name);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
-    };
-    write("docker-bake.hcl", definition);
-    write("app.Dockerfile", "FROM scratch\nARG V\nLABEL v=$V\nCOPY app.Dockerfile /f\n");
-    write("tool/f", "tool");
+    write(&bench, "docker-bake.hcl", definition);
+    write(&bench, "app.Dockerfile", "FROM scratch\nARG V\nLABEL v=$V\nCOPY app.Dockerfile /f\n");
+    write(&bench, "tool/f", "tool");
     bench
 }
 
@@ -150,7 +161,7 @@ fn b7_03_mistakes_are_told() {
         (&["--var", "NONE=1"], 2, "there is no variable named \"NONE\""),
         (&["-f", "missing.hcl"], 4, "missing.hcl"),
         (&["--set", "app.ulimits=x"], 2, "target app"),
-        (&["https://example.invalid/x.git"], 2, "definitions of other places are not supported"),
+        (&["no-*"], 4, "could not find any target matching \"no-*\""),
     ] {
         bench.rbuild(&[&["bake"], args].concat()).fails(code, &[said]);
     }
@@ -163,4 +174,241 @@ fn b7_03_mistakes_are_told() {
     bench.rbuild(&["bake"]).fails(4, &["target \"app\", tag: unsupported attribute", "did you mean"]);
     std::fs::remove_file(bench.path("out/docker-bake.hcl")).unwrap();
     bench.rbuild(&["bake"]).fails(4, &["there is no bake file here", "hint: name one with -f FILE"]);
+}
+
+// SPEC B7.01, B7.16, B7.24: services with `build` are built, one made of another; `.env` and the environment fill variables in.
+#[test]
+fn b7_24_compose_files_are_built() {
+    let bench = Bench::new();
+    let compose = r#"
+services:
+  base:
+    build:
+      dockerfile_inline: "FROM scratch\nCOPY f /base\n"
+  app.web:
+    image: app:${TAG}
+    build:
+      context: ./web
+      args: {V: "${TAG:?}"}
+      additional_contexts: {base: "service:base"}
+      x-bake: {output: "type=local,dest=files"}
+"#;
+    write(&bench, "compose.yaml", compose);
+    write(&bench, ".env", "TAG=1.5\n");
+    write(&bench, "f", "from the base");
+    write(&bench, "web/Dockerfile", "FROM base\nARG V\nCOPY g-$V /web\n");
+    write(&bench, "web/g-1.5", "web");
+    let printed = json(&bench.rbuild(&["bake", "--print"]).ok().stdout);
+    assert_eq!(printed["group"]["default"]["targets"], serde_json::json!(["app_web", "base"]));
+    assert_eq!(printed["target"]["app_web"]["tags"], serde_json::json!(["app:1.5"]));
+    bench.rbuild(&["bake", "app.web"]).ok();
+    assert_eq!((read(&bench, "files/base"), read(&bench, "files/web")), ("from the base".into(), "web".into()));
+    // A bake file changes what a compose file says, and `-f` takes each by itself.
+    write(&bench, "docker-bake.hcl", "target \"app_web\" {\n tags = [\"changed\"]\n}\n");
+    let printed = json(&bench.rbuild(&["bake", "--print", "app_*"]).ok().stdout);
+    assert_eq!(printed["target"]["app_web"]["tags"], serde_json::json!(["changed"]));
+    assert_eq!(printed["target"].as_object().unwrap().len(), 2, "{printed}");
+    bench.rbuild(&["bake", "-f", "compose.yaml", "--set", "base.output=type=local,dest=b", "base"]).ok();
+    assert_eq!(read(&bench, "b/base"), "from the base");
+}
+
+// SPEC B7.15, B7.16, B7.21, B5.07: a definition in a repository; its paths are the repository's, those with cwd:// ours.
+#[test]
+fn b7_21_definitions_in_repositories() {
+    let repositories = Repositories::new();
+    let repository = repositories.create("a.git", &[]);
+    let definition = r#"
+        group "default" { targets = ["whole", "part"] }
+        target "whole" {
+          contexts = { here = "cwd://ours", there = "sub" }
+          args = { CONTEXT = BAKE_CMD_CONTEXT }
+          output = ["type=local,dest=whole"]
+        }
+        target "part" {
+          context = "sub"
+          dockerfile-inline = "FROM scratch\nCOPY f /part\n"
+          output = ["type=local,dest=part"]
+        }
+        target "ours" {
+          context = "cwd://ours"
+          dockerfile-inline = "FROM scratch\nCOPY f /ours\n"
+          output = ["type=local,dest=mine"]
+        }
+    "#;
+    let dockerfile = "FROM scratch\nCOPY top /top\nCOPY --from=here f /here\nCOPY --from=there f /there\n";
+    repository.file("docker-bake.hcl", definition).file("Dockerfile", dockerfile).file("top", "top");
+    repository.file("sub/f", "sub").file("sub/docker-bake.hcl", "target \"default\" {\n tags = [\"sub\"]\n}");
+    repository.commit("all");
+    let web = Web::git(repositories.path(), None);
+    let bench = Bench::new();
+    write(&bench, "ours/f", "ours");
+    let url = web.url("/a.git");
+    bench.rbuild(&["bake", &url]).ok();
+    let found = ["whole/top", "whole/here", "whole/there", "part/part"].map(|name| read(&bench, name));
+    assert_eq!(found, ["top", "ours", "sub", "sub"]);
+    bench.rbuild(&["buildx", "bake", &url, "ours"]).ok();
+    assert_eq!(read(&bench, "mine/ours"), "ours");
+    let printed = json(&bench.rbuild(&["bake", &format!("{url}#main:sub"), "--print"]).ok().stdout);
+    assert_eq!(printed["target"]["default"]["tags"], serde_json::json!(["sub"]));
+    // Files of ours change what is there, and a second address is what the definition is told.
+    write(&bench, "more.hcl", "target \"part\" {\n tags = [\"more\"]\n}\n");
+    let printed =
+        bench.rbuild(&["bake", "-f", "cwd://more.hcl", "--print", &url, "https://h.example/b.git", "*o*", "part"]);
+    let printed = json(&printed.ok().stdout);
+    assert_eq!(printed["target"]["part"]["tags"], serde_json::json!(["more"]));
+    assert_eq!(printed["target"]["whole"]["args"]["CONTEXT"], "https://h.example/b.git");
+    bench.rbuild(&["bake", "-f", "none.hcl", &url]).fails(4, &["couldn't find or read bake file none.hcl"]);
+    bench.rbuild(&["bake", &web.url("/none.git")]).fails(5, &["cannot read the definition"]);
+    // What leads out of the directory has to be allowed here as well.
+    repository.file("docker-bake.hcl", "target \"default\" {\n context = \"cwd://..\"\n}").commit("outside");
+    bench.rbuild(&["bake", &url]).fails(2, &["Read access to path .."]);
+    repository
+        .file("docker-bake.hcl", "target \"default\" {\n dockerfile = \"cwd://../x\"\n}")
+        .commit("a file outside");
+    bench.rbuild(&["bake", &url]).fails(2, &["Read access to path ../x"]);
+    // An absolute path is one of the repository.
+    repository.file("docker-bake.hcl", "target \"default\" {\n dockerfile = \"/etc/passwd\"\n}").commit("absolute");
+    bench.rbuild(&["bake", &url]).fails(4, &["etc/passwd: no such file or directory"]);
+    repository.git(&["rm", "--quiet", "docker-bake.hcl"]);
+    repository.file("compose.yml", "include: [/etc/passwd]").commit("a file of this machine");
+    bench.rbuild(&["bake", &url]).fails(4, &["/etc/passwd: a definition that is elsewhere cannot"]);
+}
+
+// SPEC B5.07, B7.21: what is needed to read the definition also reads the contexts.
+#[test]
+fn b5_07_tokens_for_definitions() {
+    let repositories = Repositories::new();
+    let repository = repositories.create("a.git", &[]);
+    let definition = "target \"default\" {\n output = [\"type=local,dest=files\"]\n}\n";
+    repository.file("docker-bake.hcl", definition).file("Dockerfile", "FROM scratch\nCOPY Dockerfile /d\n");
+    repository.commit("all");
+    // `x-access-token:t0ken`
+    let web = Web::git(repositories.path(), Some("basic eC1hY2Nlc3MtdG9rZW46dDBrZW4="));
+    let mut bench = Bench::new();
+    std::fs::create_dir_all(bench.path("out")).unwrap();
+    assert_ne!(bench.rbuild(&["bake", &web.url("/a.git")]).code, 0);
+    bench.env.push(("BUILDX_BAKE_GIT_AUTH_TOKEN".into(), "t0ken".into()));
+    bench.rbuild(&["bake", &web.url("/a.git")]).ok();
+    assert!(read(&bench, "files/d").starts_with("FROM scratch"));
+    bench.env.push(("BUILDX_BAKE_FILE_RELATIVE_PATHS".into(), "1".into()));
+    bench.rbuild(&["bake"]).fails(2, &["BUILDX_BAKE_FILE_RELATIVE_PATHS"]);
+}
+
+// SPEC B7.21: one file of a web server says what is built here; an archive is the context too.
+#[test]
+fn b7_21_definitions_on_web_servers() {
+    let bench = Bench::new();
+    write(&bench, "f", "here");
+    let definition = "target \"default\" {\n dockerfile-inline = \"FROM scratch\\nCOPY f /f\\n\"\n output = [\"type=local,dest=files\"]\n}\n";
+    let web = Web::file(definition, &[]);
+    bench.rbuild(&["bake", &web.url("/docker-bake.hcl?x=1")]).ok();
+    assert_eq!(read(&bench, "files/f"), "here");
+    let mut archive = tar::Builder::new(Vec::new());
+    let below = format!("{definition}target \"below\" {{\n context = \"sub\"\n}}\n");
+    for (name, text) in [("docker-bake.hcl", below.as_str()), ("f", "in the archive")] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(text.len() as u64);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, name, text.as_bytes()).unwrap();
+    }
+    let answer = Answer::new(200).with_body("application/x-tar", archive.into_inner().unwrap());
+    let web = Web::start(move |_| answer.clone());
+    bench.rbuild(&["bake", &web.url("/all.tar")]).ok();
+    assert_eq!(read(&bench, "files/f"), "in the archive");
+    bench.rbuild(&["bake", &web.url("/all.tar"), "below"]).fails(4, &["inside of an archive", "hint: a definition"]);
+}
+
+// SPEC B7.16: what is made for one platform serves several; platforms that another one does not have are a mistake.
+#[test]
+fn b7_16_targets_are_made_of_others_for_platforms() {
+    let bench = bench(
+        r#"
+        target "one" { dockerfile-inline = "FROM scratch\nCOPY tool/f /one\n" }
+        target "two" {
+          platforms = ["linux/amd64", "linux/arm64"]
+          dockerfile-inline = "FROM scratch\nARG TARGETARCH\nCOPY tool/f /two-$${TARGETARCH}\n"
+        }
+        target "app" {
+          platforms = ["linux/amd64", "linux/arm64"]
+          contexts = { one = "target:one", two = "target:two" }
+          dockerfile-inline = "FROM two\nCOPY --from=one /one /copy\n"
+          output = ["type=local,dest=files"]
+        }
+        target "more" {
+          platforms = ["linux/amd64", "linux/riscv64"]
+          contexts = { two = "target:two" }
+        }
+        target "self" { contexts = { self = "target:self" } }
+        target "a" { contexts = { b = "target:b" } }
+        target "b" { contexts = { a = "target:a" } }
+        "#,
+    );
+    bench.rbuild(&["bake", "app"]).ok();
+    for arch in ["amd64", "arm64"] {
+        assert_eq!(read(&bench, &format!("files/linux_{arch}/two-{arch}")), "tool");
+        assert_eq!(read(&bench, &format!("files/linux_{arch}/copy")), "tool");
+    }
+    bench.rbuild(&["bake", "more"]).fails(4, &["target two can't be used by more"]);
+    bench.rbuild(&["bake", "self"]).fails(4, &["a target cannot link to itself"]);
+    bench.rbuild(&["bake", "a"]).fails(4, &["infinite loop from"]);
+}
+
+// SPEC B7.25: what targets have in common is run once, though they are built at the same time.
+#[test]
+fn b7_25_common_stages_run_once() {
+    if let Err(why) = can_run().and_then(|()| bases().map(drop)) {
+        return eprintln!("skipped: {why}");
+    }
+    let bench = bench(
+        r#"
+        variable "BUSYBOX" {}
+        group "default" { targets = ["a", "b"] }
+        target "_common" {
+          contexts = { busybox = BUSYBOX }
+          dockerfile = "common.Dockerfile"
+        }
+        target "a" {
+          inherits = ["_common"]
+          target = "a"
+          output = ["type=local,dest=files-a"]
+        }
+        target "b" {
+          inherits = ["_common"]
+          target = "b"
+          output = ["type=local,dest=files-b"]
+        }
+        "#,
+    );
+    let dockerfile = "FROM busybox AS common\nRUN --mount=type=cache,target=/c echo x >> /c/n && sleep 1 && cp /c/n /n\n\
+        FROM scratch AS a\nCOPY --from=common /n /n\nFROM scratch AS b\nCOPY --from=common /n /n\n";
+    write(&bench, "common.Dockerfile", dockerfile);
+    let busybox = format!("BUSYBOX=oci-layout://{}", bases().unwrap().join("busybox").display());
+    bench.rbuild(&["bake", "--var", &busybox]).ok();
+    assert_eq!((read(&bench, "files-a/n"), read(&bench, "files-b/n")), ("x\n".into(), "x\n".into()));
+}
+
+// SPEC B7.02, B7.23: the calls of docker/bake-action, in their order.
+#[test]
+fn b7_02_the_calls_of_an_action() {
+    let bench = bench(TWO);
+    bench.rbuild(&["buildx", "version"]).ok();
+    bench.rbuild(&["buildx", "inspect"]).ok();
+    let sets = ["--set", "*.labels.x=y", "--file", "docker-bake.hcl"];
+    let printed = bench.rbuild(&[&["buildx", "bake"], &sets[..], &["app", "--print"]].concat()).ok();
+    assert_eq!(json(&printed.stdout)["target"]["app"]["labels"]["x"], "y");
+    let sets = [&sets[..], &["--provenance", "mode=min,inline-only=true", "--metadata-file", "m.json"]].concat();
+    bench.rbuild(&[&["buildx", "bake"], &sets[..], &["app"]].concat()).ok();
+    let metadata = json(&read(&bench, "m.json"));
+    assert!(metadata["app"]["containerimage.digest"].is_string() && metadata.get("tool").is_none(), "{metadata}");
+}
+
+// SPEC B7.16: what failed keeps others from being begun, and that is said.
+#[test]
+fn b7_16_what_is_made_of_a_failure_is_not_begun() {
+    let bench = bench(
+        "target \"base\" {\n dockerfile-inline = \"FROM scratch\\nCOPY none /\\n\"\n}\ntarget \"app\" {\n contexts = { base = \"target:base\" }\n dockerfile-inline = \"FROM base\"\n}\n",
+    );
+    let run = bench.rbuild(&["bake", "app"]);
+    assert_eq!(run.code, 4, "{}", run.stderr);
+    assert!(run.stderr.contains("target base: ") && run.stderr.contains("target app: not built"), "{}", run.stderr);
 }

@@ -1,9 +1,10 @@
 //! Layer 1: bake files, which describe several builds at once (SPEC B7).
 //!
-//! Pure: files in, targets out. [`source`] reads HCL and its JSON form into blocks, [`scope`] gives names their values, [`eval`] and
+//! Files in, targets out. [`source`] reads HCL, its JSON form and [`compose`] files into blocks, [`scope`] gives names their values, [`eval`] and
 //! [`functions`] evaluate, [`target`] says what a target's attributes are and how they merge, [`overrides`] what `--set` changes.
 //! [`Bake`] is all of it. Building the targets is the command line's business.
 
+mod compose;
 mod eval;
 mod functions;
 mod overrides;
@@ -52,6 +53,9 @@ pub enum BakeError {
     /// A name that nothing has.
     #[error("failed to find target {0}")]
     Missing(String),
+    /// A pattern that fits nothing.
+    #[error("could not find any target matching \"{0}\"")]
+    NoMatch(String),
 }
 
 impl BakeError {
@@ -59,6 +63,9 @@ impl BakeError {
         Self::Value { place: place.into(), reason: reason.to_string() }
     }
 }
+
+/// Reads a file, see [`Surroundings::read`].
+pub type ReadFile = dyn Fn(&str) -> Result<Option<String>, String>;
 
 /// What a definition is evaluated with.
 pub struct Surroundings<'a> {
@@ -70,6 +77,10 @@ pub struct Surroundings<'a> {
     pub local_platform: String,
     /// `BAKE_CMD_CONTEXT`.
     pub command_context: String,
+    /// `homedir()`.
+    pub home: Option<String>,
+    /// The text of a file that a compose file names, from where the command was called; nothing if there is none.
+    pub read: &'a ReadFile,
 }
 
 /// A variable, for `--list=variables`.
@@ -107,9 +118,17 @@ impl Bake {
     /// # Errors
     /// See [`BakeError`].
     pub fn new(files: &[SourceFile], with: &Surroundings<'_>) -> Result<Self, BakeError> {
-        let sources = Sources::read(files)?;
+        let sources = Sources::read(files, with)?;
         let names = Names::new(&sources, with);
         let mut bake = Self { variables: names.variables()?, ..Self::default() };
+        for (kind, name) in
+            sources.groups.keys().map(|n| ("group", n)).chain(sources.targets.keys().map(|n| ("target", n)))
+        {
+            if !is_name(name) {
+                let place = format!("{kind} \"{name}\"");
+                return Err(BakeError::value(place, format!("invalid name \"{name}\": letters, digits, _ and - only")));
+            }
+        }
         for (name, blocks) in &sources.groups {
             let mut group = Group::default();
             for block in blocks {
@@ -181,12 +200,14 @@ impl Bake {
         // What others are made of comes along.
         loop {
             let needed = out.values().flat_map(Target::needs);
-            let Some(next) = needed.into_iter().find(|name| !out.contains_key(name)) else { return Ok(out) };
-            for name in self.members(&[next])? {
-                let target = self.inherited(&name, overrides, &mut Vec::new())?;
-                out.insert(name, target.finished());
-            }
+            let Some(name) = needed.into_iter().find(|name| !out.contains_key(name)) else { break };
+            let target = self.inherited(&name, overrides, &mut Vec::new())?;
+            out.insert(name, target.finished());
         }
+        for name in out.keys() {
+            Self::check_links(&out, name, &mut Vec::new())?;
+        }
+        Ok(out)
     }
 
     /// The targets that names stand for, without what those are made of.
@@ -195,10 +216,62 @@ impl Bake {
     /// When a name is unknown.
     pub fn members(&self, names: &[String]) -> Result<Vec<String>, BakeError> {
         let mut found = Vec::new();
-        for name in names {
-            self.expand(name, &mut found, &mut BTreeSet::new())?;
+        for name in self.named(names)? {
+            self.expand(&name, &mut found, &mut BTreeSet::new())?;
         }
         Ok(found)
+    }
+
+    /// Groups and targets that names and patterns stand for; a service's name with dots is that of its target.
+    fn named(&self, names: &[String]) -> Result<Vec<String>, BakeError> {
+        let mut all: Vec<String> = Vec::new();
+        for name in names {
+            let name = name.replace('.', "_");
+            let found: Vec<String> = if name.contains(['*', '?', '[', ']']) {
+                let known = self.groups.keys().chain(self.targets.keys());
+                known.filter(|known| overrides::matches(&name, known)).cloned().collect()
+            } else {
+                vec![name.clone()]
+            };
+            if found.is_empty() {
+                return Err(BakeError::NoMatch(name));
+            }
+            for name in found {
+                if !all.contains(&name) {
+                    all.push(name);
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// Whether what targets are made of can be made at all, and for their platforms (SPEC B7.16).
+    fn check_links(targets: &IndexMap<String, Target>, name: &str, path: &mut Vec<String>) -> Result<(), BakeError> {
+        let Some(target) = targets.get(name) else { return Ok(()) };
+        let place = || format!("target \"{name}\", contexts");
+        path.push(name.to_owned());
+        for other in target.linked().into_values() {
+            if other == name {
+                return Err(BakeError::value(place(), "a target cannot link to itself"));
+            }
+            if path.contains(&other) {
+                return Err(BakeError::value(place(), format!("infinite loop from {name} to {other}")));
+            }
+            let (mine, theirs) = (target.platforms(), targets.get(&other).map(Target::platforms).unwrap_or_default());
+            if mine.len() > 1 && theirs.len() > 1 && !mine.iter().all(|platform| theirs.contains(platform)) {
+                return Err(BakeError::value(
+                    place(),
+                    format!(
+                        "target {other} can't be used by {name}: its platforms are {}, and {} are wanted",
+                        theirs.join(", "),
+                        mine.join(", ")
+                    ),
+                ));
+            }
+            Self::check_links(targets, &other, path)?;
+        }
+        path.pop();
+        Ok(())
     }
 
     fn expand(&self, name: &str, out: &mut Vec<String>, seen: &mut BTreeSet<String>) -> Result<(), BakeError> {
@@ -263,27 +336,50 @@ impl Bake {
     }
 
     /// The document of `--print` (SPEC B7.18).
-    #[must_use]
-    pub fn printed(&self, names: &[String], targets: &IndexMap<String, Target>) -> Value {
+    ///
+    /// # Errors
+    /// When a name is unknown.
+    pub fn printed(&self, names: &[String], targets: &IndexMap<String, Target>) -> Result<Value, BakeError> {
+        let names = self.named(names)?;
         let mut groups: BTreeMap<String, Value> = BTreeMap::new();
-        let members = |names: &[String]| json!({ "targets": names });
-        let mut pending: Vec<String> = names.to_vec();
+        let mut pending = names.clone();
         while let Some(name) = pending.pop() {
             if let Some(group) = self.groups.get(&name)
-                && groups.insert(name.clone(), members(&group.targets)).is_none()
+                && !groups.contains_key(&name)
             {
+                groups.insert(name.clone(), group.printed());
                 pending.extend(group.targets.clone());
             }
         }
-        if names != ["default"] || !self.groups.contains_key("default") {
-            groups.insert("default".into(), members(names));
-        }
+        // What was asked for is the default of what is printed.
+        let known = groups.get("default").and_then(|group| group["targets"].as_array()).cloned().unwrap_or_default();
+        let default = known.iter().filter_map(Value::as_str).map(ToOwned::to_owned);
+        let asked = names.into_iter().filter(|name| name != "default" || known.is_empty());
+        let members: BTreeSet<String> = default.chain(asked).collect();
+        groups.entry("default".into()).or_insert_with(|| json!({}))["targets"] = json!(members);
         let shown: BTreeMap<&String, Value> = targets.iter().map(|(name, target)| (name, target.printed())).collect();
-        json!({ "group": groups, "target": shown })
+        Ok(json!({ "group": groups, "target": shown }))
     }
 }
 
-/// What may name a target of a matrix (SPEC B7.08).
+impl Group {
+    fn printed(&self) -> Value {
+        let mut out = Map::new();
+        if !self.description.is_empty() {
+            out.insert("description".into(), self.description.clone().into());
+        }
+        let mut targets: Vec<&String> = Vec::new();
+        for target in &self.targets {
+            if !targets.contains(&target) {
+                targets.push(target);
+            }
+        }
+        out.insert("targets".into(), json!(targets));
+        Value::Object(out)
+    }
+}
+
+/// What may name a target or group (SPEC B7.08).
 fn is_name(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }

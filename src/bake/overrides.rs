@@ -149,7 +149,7 @@ impl Target {
 }
 
 /// Go's `path.Match`, for names without slashes.
-fn matches(pattern: &str, name: &str) -> bool {
+pub(super) fn matches(pattern: &str, name: &str) -> bool {
     fn go(pattern: &[char], name: &[char]) -> bool {
         match pattern {
             [] => name.is_empty(),

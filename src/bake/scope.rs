@@ -43,7 +43,7 @@ impl<'a> Names<'a> {
     /// All variables, each looked at: a value that is not allowed is a mistake even if nobody uses it.
     pub(super) fn variables(&self) -> Result<Vec<VariableInfo>, BakeError> {
         for name in self.with.vars.keys() {
-            if !self.sources.variables.contains_key(name) {
+            if !self.sources.composed && !self.sources.variables.contains_key(name) {
                 return Err(BakeError::value("--var", format!("there is no variable named \"{name}\"")));
             }
         }
@@ -282,6 +282,10 @@ impl Scope for Names<'_> {
 
     fn call(&self, name: &str, args: Vec<Value>) -> Result<Value, EvalError> {
         let Some(function) = self.sources.functions.get(name) else {
+            if name == "homedir" {
+                let home = self.with.home.clone().map(Value::from);
+                return home.ok_or_else(|| EvalError("homedir: there is no home directory".into()));
+            }
             return functions::call(name, &args)
                 .unwrap_or_else(|| error(format!("there is no function named \"{name}\"")));
         };

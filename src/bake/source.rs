@@ -1,11 +1,11 @@
-//! Reads bake files into blocks: HCL, and HCL's JSON form (SPEC B7.14).
+//! Reads bake files into blocks: HCL, HCL's JSON form (SPEC B7.14), and compose files ([`compose`]).
 
 use hcl::expr::{Expression, Heredoc, HeredocStripMode, Object, ObjectKey, TemplateExpr};
 use hcl::structure::{Body, Structure};
 use indexmap::IndexMap;
 use serde_json::Value;
 
-use super::{BakeError, MAX_FILE};
+use super::{BakeError, MAX_FILE, Surroundings, compose};
 
 /// A bake file.
 #[derive(Debug, Clone)]
@@ -32,32 +32,51 @@ pub(super) struct Sources {
     pub(super) targets: IndexMap<String, Vec<Block>>,
     /// Other attributes at the top (SPEC B7.11).
     pub(super) locals: IndexMap<String, Expression>,
+    /// There are compose files, which take their variables from everywhere.
+    pub(super) composed: bool,
+}
+
+/// What a file is written in.
+enum Language {
+    Hcl(Body),
+    Json(Value),
+    Compose,
 }
 
 impl Sources {
-    pub(super) fn read(files: &[SourceFile]) -> Result<Self, BakeError> {
+    pub(super) fn read(files: &[SourceFile], with: &Surroundings<'_>) -> Result<Self, BakeError> {
         let mut sources = Self::default();
+        let mut composed = Vec::new();
+        let mut others = Vec::new();
         for file in files {
             let fault = |reason: String| BakeError::Syntax { file: file.name.clone(), reason };
             if file.text.len() as u64 > MAX_FILE {
                 return Err(fault("larger than 2 MiB".into()));
             }
-            let hcl = |text: &str| hcl::parse(text).map_err(|e| fault(e.to_string()));
-            let json = |text: &str| serde_json::from_str::<Value>(text).map_err(|e| fault(e.to_string()));
-            let name = file.name.to_ascii_lowercase();
-            if name.ends_with(".json") {
-                sources.add_json(json(&file.text)?).map_err(fault)?;
-            } else if name.ends_with(".hcl") {
-                sources.add_body(hcl(&file.text)?).map_err(fault)?;
-            } else if name.ends_with(".yml") || name.ends_with(".yaml") {
-                return Err(fault("compose files are not supported, only HCL and JSON".into()));
-            } else {
-                // Standard input does not say: HCL, or what is JSON.
-                match serde_json::from_str::<Value>(&file.text) {
-                    Ok(value) => sources.add_json(value).map_err(fault)?,
-                    Err(_) => sources.add_body(hcl(&file.text)?).map_err(fault)?,
-                }
+            match language(file).map_err(fault)? {
+                Language::Compose => composed.push(file),
+                language => others.push((file, language)),
             }
+        }
+        // Whatever the order: bake files change what compose files say.
+        if !composed.is_empty() {
+            sources.composed = true;
+            let mut members = Vec::new();
+            for (name, block) in compose::targets(&composed, with)? {
+                members.push(Value::from(name.clone()));
+                sources.targets.entry(name).or_default().push(block);
+            }
+            let targets = ("targets".to_owned(), literal(Value::Array(members)));
+            let group = Block { attributes: IndexMap::from([targets]), ..Block::default() };
+            sources.groups.insert("default".into(), vec![group]);
+        }
+        for (file, language) in others {
+            let added = match language {
+                Language::Hcl(body) => sources.add_body(body),
+                Language::Json(value) => sources.add_json(value),
+                Language::Compose => Ok(()),
+            };
+            added.map_err(|reason| BakeError::Syntax { file: file.name.clone(), reason })?;
         }
         Ok(sources)
     }
@@ -82,22 +101,22 @@ impl Sources {
 
     fn add_json(&mut self, value: Value) -> Result<(), String> {
         let Value::Object(top) = value else { return Err("an object is required".into()) };
+        // HCL's JSON form writes several blocks as a list, of those of a kind as of those of a name.
+        let several = |value| match value {
+            Value::Array(items) => items,
+            one => vec![one],
+        };
         for (kind, value) in top {
-            match (kind.as_str(), value) {
-                ("variable" | "function" | "group" | "target", Value::Object(named)) => {
-                    for (name, body) in named {
-                        // HCL's JSON form writes several blocks of a name as a list.
-                        let bodies = match body {
-                            Value::Array(bodies) => bodies,
-                            one => vec![one],
-                        };
-                        for body in bodies {
-                            self.add(&kind, &name, of_json(&kind, body)?)?;
-                        }
+            if !matches!(kind.as_str(), "variable" | "function" | "group" | "target") {
+                self.locals.insert(kind, expression(value));
+                continue;
+            }
+            for named in several(value) {
+                let Value::Object(named) = named else { return Err(format!("{kind} is an object of blocks")) };
+                for (name, body) in named {
+                    for body in several(body) {
+                        self.add(&kind, &name, of_json(&kind, body)?)?;
                     }
-                }
-                (_, value) => {
-                    self.locals.insert(kind, expression(value));
                 }
             }
         }
@@ -121,6 +140,24 @@ impl Sources {
         };
         several.entry(name.to_owned()).or_default().push(block);
         Ok(())
+    }
+}
+
+/// What a file is: its name says so, or its text.
+fn language(file: &SourceFile) -> Result<Language, String> {
+    let hcl = || hcl::parse(&file.text).map(Language::Hcl).map_err(|e| e.to_string());
+    let json = || serde_json::from_str(&file.text).map(Language::Json).map_err(|e| e.to_string());
+    let name = file.name.to_ascii_lowercase();
+    let ends = |ends: &[&str]| ends.iter().any(|end| name.ends_with(end));
+    if ends(&[".json"]) {
+        json()
+    } else if ends(&[".hcl"]) {
+        hcl()
+    } else if ends(&[".yml", ".yaml"]) {
+        Ok(Language::Compose)
+    } else {
+        let json = json();
+        if json.is_ok() || !compose::looks_like(&file.text) { json.or_else(|_| hcl()) } else { Ok(Language::Compose) }
     }
 }
 
@@ -159,6 +196,19 @@ fn of_json(kind: &str, body: Value) -> Result<Block, String> {
         }
     }
     Ok(block)
+}
+
+/// JSON as an expression that is nothing but it.
+pub(super) fn literal(value: Value) -> Expression {
+    match value {
+        Value::String(text) => Expression::String(text),
+        Value::Array(items) => Expression::Array(items.into_iter().map(literal).collect()),
+        Value::Object(fields) => {
+            let fields = fields.into_iter().map(|(key, value)| (ObjectKey::Expression(key.into()), literal(value)));
+            Expression::Object(fields.collect::<Object<_, _>>())
+        }
+        other => expression(other),
+    }
 }
 
 /// JSON as an expression: its strings are templates.

@@ -79,6 +79,11 @@ pub(super) fn texts(value: &Value) -> Result<Vec<String>, EvalError> {
     }
 }
 
+/// All attributes.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    ATTRIBUTES.iter().map(|(name, ..)| *name)
+}
+
 /// What an attribute is, by name.
 pub(super) fn kind(name: &str) -> Option<(&'static str, Kind)> {
     ATTRIBUTES.iter().find(|(known, ..)| *known == name).map(|(known, kind, ..)| (*known, *kind))
@@ -161,8 +166,7 @@ impl Target {
                 }
                 let place = || format!("target \"{name}\", {key}");
                 let Some((key, kind)) = kind(key) else {
-                    let names = ATTRIBUTES.iter().map(|(name, ..)| *name).chain(["matrix", "name"]);
-                    let similar = did_you_mean(key, names);
+                    let similar = did_you_mean(key, names().chain(["matrix", "name"]));
                     return Err(BakeError::value(place(), format!("unsupported attribute{similar}")));
                 };
                 let value = evaluate(expression).map_err(|e| BakeError::value(place(), e))?;
@@ -223,6 +227,10 @@ impl Target {
         self
     }
 
+    pub(super) fn platforms(&self) -> Vec<String> {
+        self.0.get("platforms").and_then(|value| texts(value).ok()).unwrap_or_default()
+    }
+
     /// Other targets whose results this one uses: `target:NAME`.
     pub(super) fn needs(&self) -> Vec<String> {
         let contexts = self.map("contexts").into_values();
@@ -234,6 +242,24 @@ impl Target {
     pub fn linked(&self) -> BTreeMap<String, String> {
         let contexts = self.map("contexts").into_iter();
         contexts.filter_map(|(name, value)| Some((name, value.strip_prefix("target:")?.to_owned()))).collect()
+    }
+
+    /// Changes the context and named contexts to what `change` says; nothing leaves one as it is.
+    ///
+    /// # Errors
+    /// Those of `change`.
+    pub fn change_contexts<E>(&mut self, change: impl Fn(&str) -> Result<Option<String>, E>) -> Result<(), E> {
+        if let Some(context) = self.text("context").map(&change).transpose()?.flatten() {
+            self.set("context", context.into());
+        }
+        for value in self.0.get_mut("contexts").and_then(Value::as_object_mut).into_iter().flat_map(Map::values_mut) {
+            if let Some(text) = value.as_str().filter(|text| !text.starts_with("target:"))
+                && let Some(changed) = change(text)?
+            {
+                *value = changed.into();
+            }
+        }
+        Ok(())
     }
 
     /// It is made because others need it, and goes nowhere itself.

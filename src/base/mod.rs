@@ -17,6 +17,7 @@ pub mod owner;
 pub mod trace;
 pub mod values;
 pub mod wording;
+pub mod yaml;
 
 pub use cancel::Cancel;
 pub use digest::{CacheKey, ChainId, DiffId, Digest, DigestWriter};

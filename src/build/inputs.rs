@@ -6,7 +6,7 @@ use std::io::{self, Read, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::policy::{self, Decided, Gate, MAX_POLICY};
-use super::{BuildError, BuildRequest, Builder};
+use super::{BuildError, BuildRequest, Builder, Secrets};
 use crate::archive::looks_like_archive;
 use crate::base::values::boolean;
 use crate::base::{Digest, FaultKind};
@@ -83,6 +83,15 @@ pub struct Inputs {
     pub(super) decided: Arc<Decided>,
 }
 
+/// What is somewhere else, see [`Builder::files_of`].
+#[derive(Debug)]
+pub enum Found {
+    /// One file.
+    File(Vec<u8>),
+    /// A tree, and of its files the ones that were asked for.
+    Tree(Vec<(String, Vec<u8>)>),
+}
+
 impl BuildRequest {
     /// Name and text of the Dockerfile: as given, or as fetched once that was done.
     #[must_use]
@@ -157,6 +166,42 @@ impl Builder {
             }
         };
         Ok(request.inputs.get_or_init(|| inputs))
+    }
+
+    /// Reads files of a place that is elsewhere, outside of any build: those of `names` that are there. A web server may have an archive of
+    /// them, or one file, which is then what is read, under no name (SPEC B7.21).
+    ///
+    /// # Errors
+    /// When the place cannot be reached, or a file not be read.
+    pub async fn files_of(
+        &self,
+        place: &MainContext,
+        secrets: Secrets,
+        names: &[String],
+        limit: u64,
+    ) -> Result<Found, BuildError> {
+        let solver = Solver::new(self.bare_environment(secrets, Arc::default()));
+        let read = async |context: &RemoteContext, name: &str, limit| {
+            let graph = context.definition().graph().map_err(|e| BuildError::Internal(e.to_string()))?;
+            Ok::<_, BuildError>(solver.read_file(&Arc::new(graph), name, limit).await?)
+        };
+        let context = match place {
+            MainContext::Git(reference) => RemoteContext::git(reference, false),
+            MainContext::Url(url) => {
+                let file = RemoteContext::http(url);
+                let head = read(&file, CONTEXT_FILE, PEEK).await?.unwrap_or_default();
+                if !looks_like_archive(&head) {
+                    return Ok(Found::File(read(&file, CONTEXT_FILE, limit).await?.unwrap_or_default()));
+                }
+                file.unpacked()
+            }
+            _ => return Err(BuildError::Internal("files of a place that is here".into())),
+        };
+        let mut found = Vec::new();
+        for name in names {
+            found.extend(read(&context, name, limit).await?.map(|bytes| (name.clone(), bytes)));
+        }
+        Ok(Found::Tree(found))
     }
 
     async fn context(

@@ -1,5 +1,6 @@
 //! `rbuild build` inside the worker.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ use crate::build::record::{self, Head, Recorder};
 use crate::build::{BuildError, BuildReport, Builder};
 use crate::dockerfile::excerpt::excerpt;
 use crate::exec::run::StepOptions;
+use crate::exec::ssh::{Agent, AgentSpec};
 use crate::frontend::Answer;
 use crate::source::{ImageSource, Sources};
 use crate::store::Store;
@@ -126,16 +128,24 @@ pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
 
 /// Steps reach the agents of the request through the broker.
 pub(super) fn lend_agents(inside: &Inside, settings: &mut BuildSettings) -> Result<(), Failure> {
-    for spec in std::mem::take(&mut settings.agents) {
+    let agents = lent(inside, std::mem::take(&mut settings.agents))?;
+    settings.request.secrets.agents.extend(agents);
+    Ok(())
+}
+
+/// Agents by id, reached through the broker.
+pub(super) fn lent(inside: &Inside, specs: Vec<AgentSpec>) -> Result<BTreeMap<String, Arc<dyn Agent>>, Failure> {
+    let mut agents: BTreeMap<String, Arc<dyn Agent>> = BTreeMap::new();
+    for spec in specs {
         // Better now than after ten minutes of steps.
         inside.broker.agent(&spec).map_err(|(message, hint)| {
             let failure = Failure::new(FaultKind::Usage, format!("--ssh {}: {message}", spec.id));
             hint.map_or(failure.clone(), |hint| failure.hint(hint))
         })?;
         let agent = BrokeredAgent { client: Arc::clone(&inside.broker), spec: spec.clone() };
-        settings.request.secrets.agents.insert(spec.id, Arc::new(agent));
+        agents.insert(spec.id, Arc::new(agent));
     }
-    Ok(())
+    Ok(agents)
 }
 
 pub(super) enum Done {

@@ -78,6 +78,11 @@ pub fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|v| !v.is_empty())
 }
 
+/// An environment variable that is set, be it to nothing.
+pub(super) fn variable_or_empty(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
 /// The home directory.
 pub fn home() -> Option<PathBuf> {
     variable("HOME").map(PathBuf::from)

@@ -59,10 +59,17 @@ impl GitRef {
         Some(out.read_query(query.unwrap_or_default()).map(|()| Self { subdir: clean(&out.subdir), ..out }))
     }
 
+    /// A directory of what this one means.
+    #[must_use]
+    pub fn below(&self, dir: &str) -> Self {
+        Self { subdir: clean(&format!("{}/{}", self.subdir, clean(dir))), ..self.clone() }
+    }
+
     /// The text that [`Self::parse`] reads as this.
     #[must_use]
     pub fn text(&self) -> String {
-        let mut out = self.remote.clone();
+        let remote = if self.like_a_path { self.remote.trim_start_matches("https://") } else { &self.remote };
+        let mut out = remote.to_owned();
         let switches = [
             ("keep-git-dir", self.keep_git_dir),
             ("submodules", self.submodules),
@@ -279,6 +286,22 @@ mod tests {
         ] {
             let found = parse(&format!("https://h.example/a.git{fragment}"));
             assert_eq!((found.reference.as_str(), found.subdir.as_str()), (reference, subdir), "{fragment}");
+        }
+    }
+
+    // SPEC B7.21
+    #[test]
+    fn b7_21_directories_of_references() {
+        for (text, dir, expected) in [
+            ("https://h.example/a.git", "d", "https://h.example/a.git#:d"),
+            ("https://h.example/a.git#v1:x", "d/../e", "https://h.example/a.git#v1:x/e"),
+            ("https://h.example/a.git#v1:x", "../../etc", "https://h.example/a.git#v1:x/etc"),
+            ("github.com/a/b?ref=v1", ".", "github.com/a/b#v1"),
+            ("git@h.example:a?commit=abc&keep-git-dir", "d", "git@h.example:a?keep-git-dir=true&checksum=abc#abc:d"),
+        ] {
+            let below = parse(text).below(dir);
+            assert_eq!(below.text(), expected, "{text}");
+            assert_eq!(parse(expected), below, "{text}");
         }
     }
 

@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use rsa::pkcs1::DecodeRsaPrivateKey as _;
+use rsa::pkcs8::DecodePrivateKey as _;
 use serde_json::{Map, Value};
 use sha2::Digest as _;
 
@@ -23,6 +25,17 @@ pub(super) const FUNCTIONS: &[(&str, Function)] = &[
     ("sha1", |a| Ok(hex(&sha1::Sha1::digest(string(a, 0)?)).into())),
     ("sha256", |a| Ok(hex(&sha2::Sha256::digest(string(a, 0)?)).into())),
     ("sha512", |a| Ok(hex(&sha2::Sha512::digest(string(a, 0)?)).into())),
+    ("rsadecrypt", |a| {
+        let bytes =
+            STANDARD.decode(string(a, 0)?).map_err(|e| EvalError(format!("the ciphertext is no base64: {e}")))?;
+        let pem = string(a, 1)?;
+        let key = rsa::RsaPrivateKey::from_pkcs1_pem(&pem).ok();
+        let key = key.or_else(|| rsa::RsaPrivateKey::from_pkcs8_pem(&pem).ok());
+        let key = key.ok_or_else(|| EvalError("the key is no RSA private key in PEM".into()))?;
+        let text = key.decrypt(rsa::Pkcs1v15Encrypt, &bytes);
+        let text = text.map_err(|_| EvalError("the key does not decrypt the ciphertext".into()))?;
+        String::from_utf8(text).map(Value::from).map_err(|_| EvalError("the bytes are not UTF-8".into()))
+    }),
     ("uuidv4", |_| Ok(uuid::Uuid::new_v4().to_string().into())),
     ("uuidv5", |a| {
         let space = string(a, 0)?;
@@ -85,7 +98,6 @@ pub(super) const FUNCTIONS: &[(&str, Function)] = &[
             _ => error(format!("{} cannot be converted to this type", kind(value))),
         }
     }),
-    ("homedir", |_| error("the home directory is not for bake files to know")),
 ];
 
 /// Digests in hexadecimal.
@@ -181,5 +193,38 @@ impl Net {
 
     fn text(&self) -> String {
         format!("{}/{}", self.with(0), self.prefix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    /// Made for this test.
+    const KEY: &str = "-----BEGIN RSA PRIVATE KEY-----\n\
+        MIICWwIBAAKBgQDB/0Y2O7/THqYvFLMCLLYZVjCogQsxAzZR5tDK1/7R1ApeBq0I\n\
+        EbNj8mME3A5hGorJEKJfnD3HiAe0Ailt0w67j7ZG8AetdWzH7rWaFgKIm120k9uA\n\
+        6XswxKEn+iEEQpv7pyI2YfsUWLkJ4QFTJj4dkGS0B9J8uS/l8W99IY7nvQIDAQAB\n\
+        AoGAC649IgLS9/k+dFNAu/7JMBlacKrka50P5jqJk80RkLy9qw+n13aJYJk1kRNW\n\
+        4k3g0V5pCGy144+zNwlySSSOHG4aA3Dt5KDJ9gHXgoXY3iE4SAom1di9kc8xttRj\n\
+        yvKcdUo4/Xt6UTvh2qY3OqG26NdXLLBPxzB/WZYEFQtxhEECQQDqS8inHulrRu4t\n\
+        3BvJIQiyuhNgI6x5ry/lVhqXnEsgCYbhSEfy37bu/m3pNWScsL2GselcArhVj45p\n\
+        kWIgFK5VAkEA0/fSj+00v+RGPQ2hPscIJG2SQKLwns4LM+wSkXK7DhwhCfPmnll4\n\
+        Qja/QYDhXwYCFNskfhvVf54hdyayliLryQI/UIm8b7Ywhq/bL+h5pKm2U7mi72lT\n\
+        4IBX9n2ipnsTV+/ubYJrORGt0HmlToUMENCwVZzSms5UjxTJ34AaOuzhAkEAi4+q\n\
+        FZVqm8Wi8WPd/MVy+PkjyGb/4q9q9N7EQvu1aU7f+fuapjvmUEJXnrtKqBP+ntjC\n\
+        qD2PTp1BD4BtKSkI8QJACziIK/v1T2Bbk86Hs+jUuJtxVrVkusuzs0Ix+nX9OqYy\n\
+        gBSQXFKf7tFPt9jygeldomNRkuMBLbTT81+Ub5jJVw==\n\
+        -----END RSA PRIVATE KEY-----";
+    const SECRET: &str = "X2sSxevXHFJZmymi6zIP4vcYwknbsnEs1jjJUypr3ZgeX8bMLtJuGHksEeBiOJLyHOlkT1xSeCTXDNNHwvMkPylwpieDI2oepcA0H0rckQC8ysI862VHavLZ42caiys2LoGj8U30SPiMyWLFY2QPiMgsqpCNqxItF9hh2fTvHiY=";
+
+    // SPEC B7.13
+    #[test]
+    fn b7_13_rsadecrypt() {
+        let call = |args| super::super::call("rsadecrypt", &[json!(args), json!(KEY)]).expect("a function");
+        assert_eq!(call(SECRET), Ok(json!("secret")));
+        assert!(call("AAAA").expect_err("no ciphertext").0.contains("does not decrypt"));
+        let no_key = super::super::call("rsadecrypt", &[json!(SECRET), json!("key")]).expect("a function");
+        assert!(no_key.expect_err("no key").0.contains("no RSA private key"));
     }
 }

@@ -9,10 +9,9 @@ use super::{ProgressArgs, go_boolean};
 /// `rbuild bake` (SPEC B7.02).
 #[derive(Debug, Args)]
 pub struct Bake {
-    /// Targets and groups
-    #[arg(default_value = "default")]
+    /// Targets and groups, or patterns of them [default: default]; first the address of a definition that is not here
     pub targets: Vec<String>,
-    /// A bake file, `-` for standard input (repeatable) [default: docker-bake.json, docker-bake.hcl and their .override ones]
+    /// A bake file, `-` for standard input (repeatable) [default: compose files, docker-bake.json, docker-bake.hcl and their .override ones]
     #[arg(short, long, value_name = "FILE", help_heading = "What to build")]
     pub file: Vec<String>,
     /// Change targets: TARGET.KEY[.NAME][+]=VALUE, e.g. *.args.V=1 (repeatable)
@@ -47,10 +46,10 @@ pub struct Bake {
     #[arg(long, value_name = "FILE", help_heading = "Where the result goes")]
     pub metadata_file: Option<PathBuf>,
     /// Short for --set=*.attest=type=provenance,…
-    #[arg(long, value_name = "OPTIONS", help_heading = "Where the result goes", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, value_name = "OPTIONS", help_heading = "Where the result goes")]
     pub provenance: Option<String>,
     /// Short for --set=*.attest=type=sbom,…
-    #[arg(long, value_name = "OPTIONS", help_heading = "Where the result goes", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, value_name = "OPTIONS", help_heading = "Where the result goes")]
     pub sbom: Option<String>,
 
     /// Do not use the cache

@@ -4,11 +4,14 @@
 //! becomes the command line of a build, so that it means what that means; they run side by side, those that others are made of first.
 
 mod privileges;
+mod remote;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use indexmap::IndexMap;
 use serde_json::{Map, Value};
 
@@ -16,7 +19,7 @@ use super::args::{Bake, Build, Cli, Command};
 use super::build::{Done, Kept, Stopped, answered, done, lend_agents, run};
 use super::errors::{Aftermath, Failure};
 use super::image_commands::usage;
-use super::settings::{self, BuildSettings, read_limited, variable};
+use super::settings::{self, BuildSettings, read_limited, variable, variable_or_empty};
 use super::step_logs::{ClipLimits, StepLogs};
 use super::worker::Inside;
 use super::{print, records};
@@ -24,34 +27,57 @@ use crate::bake::{BakeError, MAX_FILE, Override, SourceFile, Surroundings, Targe
 use crate::base::budget::Budget;
 use crate::base::values::{boolean, csv_record};
 use crate::base::{Event, Events, FaultKind, file};
-use crate::build::BuildError;
 use crate::build::record::Recorder;
-use crate::dockerfile::gitref::GitRef;
+use crate::build::{BuildError, MainContext};
 use crate::oci::Platform;
 use crate::ui::{Ended, Progress};
+use remote::Positional;
 
 /// Where definitions are looked for, in this order (SPEC B7.01).
-const FILES: [&str; 4] =
-    ["docker-bake.json", "docker-bake.hcl", "docker-bake.override.json", "docker-bake.override.hcl"];
+const FILES: [&str; 8] = [
+    "compose.yaml",
+    "compose.yml",
+    "docker-compose.yml",
+    "docker-compose.yaml",
+    "docker-bake.json",
+    "docker-bake.hcl",
+    "docker-bake.override.json",
+    "docker-bake.override.hcl",
+];
+
+/// Failed checks, in the metadata file.
+const WARNINGS: &str = "buildx.build.warnings";
 
 pub(super) fn bake(inside: &Inside, args: &Bake) -> Result<u8, Failure> {
     let environment = |name: &str| {
         let off = variable("BUILDX_BAKE_DISABLE_VARS_ENV_LOOKUP").is_some_and(|text| boolean(&text) != Some(false));
-        if off { None } else { variable(name) }
+        if off { None } else { variable_or_empty(name) }
+    };
+    let Positional { definition, command_context, targets: names } = Positional::new(&args.targets);
+    let elsewhere = definition.is_some();
+    let read = move |path: &str| match path {
+        // Nobody said that somebody else's definition may look around here.
+        path if elsewhere && path != ".env" => {
+            Err(format!("{path}: a definition that is elsewhere cannot name files by include, extends or env_file"))
+        }
+        path => read_beside(path),
     };
     let with = Surroundings {
         vars: vars(&args.var)?,
         environment: &environment,
         local_platform: Platform::host().to_string(),
-        command_context: "cwd://".into(),
+        command_context,
+        home: settings::home().map(|home| home.display().to_string()),
+        read: &read,
     };
-    let bake = crate::bake::Bake::new(&files(args)?, &with).map_err(|e| failure(&e))?;
+    let (files, place) = files(inside, args, definition.as_deref())?;
+    let bake = crate::bake::Bake::new(&files, &with).map_err(|e| failure(&e))?;
     if let Some(list) = &args.list {
         return listed(&bake, list);
     }
-    let overrides = Override::parse(&overrides(args), &variable).map_err(|e| failure(&e))?;
-    let mut targets = bake.resolve(&args.targets, &overrides).map_err(|e| failure(&e))?;
-    let wanted = bake.members(&args.targets).map_err(|e| failure(&e))?;
+    let overrides = Override::parse(&overrides(args), &environment).map_err(|e| failure(&e))?;
+    let mut targets = bake.resolve(&names, &overrides).map_err(|e| failure(&e))?;
+    let wanted = bake.members(&names).map_err(|e| failure(&e))?;
     for (name, target) in &mut targets {
         if !wanted.contains(name) {
             target.goes_nowhere();
@@ -64,10 +90,17 @@ pub(super) fn bake(inside: &Inside, args: &Bake) -> Result<u8, Failure> {
         }
     }
     if args.print {
-        return print(&format!("{:#}\n", bake.printed(&args.targets, &targets)));
+        return print(&format!("{:#}\n", bake.printed(&names, &targets).map_err(|e| failure(&e))?));
+    }
+    for (name, target) in &mut targets {
+        if let Some(place) = &place {
+            place.apply(name, target)?;
+        }
+        let here = |path: &str| Ok::<_, Failure>(path.strip_prefix("cwd://").map(in_directory));
+        target.change_contexts(here)?;
     }
     privileges::check(&targets, &args.allow)?;
-    build_all(inside, args, &targets, &wanted)
+    build_all(inside, args, &targets, &wanted, elsewhere)
 }
 
 fn failure(error: &BakeError) -> Failure {
@@ -77,16 +110,27 @@ fn failure(error: &BakeError) -> Failure {
     };
     let failure = Failure::new(kind, error.to_string());
     match error {
-        BakeError::Missing(_) => failure.hint("rbuild bake --list=targets shows what there is"),
+        BakeError::Missing(_) | BakeError::NoMatch(_) => failure.hint("rbuild bake --list=targets shows what there is"),
         _ => failure,
     }
+}
+
+/// A file that a compose file names; nothing if there is none.
+fn read_beside(path: &str) -> Result<Option<String>, String> {
+    let path = Path::new(path);
+    // As docker has it, a directory `.env` is none.
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let bytes = read_limited(path, MAX_FILE).map_err(|e| e.to_string())?;
+    String::from_utf8(bytes).map(Some).map_err(|_| "not UTF-8".into())
 }
 
 /// `--var`; without a value it is taken from the environment.
 fn vars(texts: &[String]) -> Result<BTreeMap<String, String>, Failure> {
     let var = |text: &String| match text.split_once('=') {
         Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
-        None => match variable(text) {
+        None => match variable_or_empty(text) {
             Some(value) => Ok((text.clone(), value)),
             None => Err(usage(format!("--var {text}: expected NAME=VALUE"))),
         },
@@ -118,43 +162,65 @@ fn overrides(args: &Bake) -> Vec<String> {
     all
 }
 
-/// The definition's files: `-f`, `BUILDX_BAKE_FILE`, or the usual ones.
-fn files(args: &Bake) -> Result<Vec<SourceFile>, Failure> {
-    if args.targets.first().is_some_and(|first| first.contains("://") || GitRef::parse(first).is_some()) {
-        return Err(usage(format!("{}: definitions of other places are not supported", args.targets[0]))
-            .hint("clone the repository and bake there"));
+/// What is behind `cwd://`; nothing is the directory itself.
+fn in_directory(path: &str) -> String {
+    if path.is_empty() { ".".into() } else { path.into() }
+}
+
+/// The definition's files: `-f`, `BUILDX_BAKE_FILE`, or the usual ones; and the place that their paths are relative to, if not here.
+fn files(
+    inside: &Inside,
+    args: &Bake,
+    address: Option<&str>,
+) -> Result<(Vec<SourceFile>, Option<remote::Place>), Failure> {
+    if variable("BUILDX_BAKE_FILE_RELATIVE_PATHS").is_some_and(|text| boolean(&text) != Some(false)) {
+        return Err(usage(
+            "BUILDX_BAKE_FILE_RELATIVE_PATHS: paths of a bake file are relative to the current directory",
+        ));
     }
-    let separator = variable("BUILDX_BAKE_FILE_SEPARATOR").unwrap_or_else(|| ":".into());
-    let of_variable = variable("BUILDX_BAKE_FILE").filter(|text| !text.is_empty());
+    let separator = ["BUILDX_BAKE_PATH_SEPARATOR", "BUILDX_BAKE_FILE_SEPARATOR"].into_iter().find_map(variable);
+    let separator = separator.unwrap_or_else(|| ":".into());
+    let of_variable = variable("BUILDX_BAKE_FILE");
     let named: Vec<String> = match (&args.file, of_variable) {
         (given, _) if !given.is_empty() => given.clone(),
         (_, Some(list)) => list.split(separator.as_str()).map(ToOwned::to_owned).collect(),
-        _ => {
-            let found = FILES.into_iter().filter(|name| Path::new(name).exists());
-            let found: Vec<String> = found.map(ToOwned::to_owned).collect();
-            if found.is_empty() {
-                let message = format!("there is no bake file here: {}", FILES.join(", "));
-                return Err(Failure::new(FaultKind::Input, message).hint("name one with -f FILE"));
-            }
-            found
+        _ => Vec::new(),
+    };
+    let (here, there): (Vec<String>, Vec<String>) =
+        named.into_iter().partition(|name| address.is_none() || name.starts_with("cwd://"));
+    let (mut all, place) = match address {
+        Some(address) => remote::definition(inside, args, address, &there)?,
+        None => (Vec::new(), None),
+    };
+    let here = match address {
+        None if here.is_empty() => {
+            FILES.into_iter().filter(|name| Path::new(name).exists()).map(ToOwned::to_owned).collect()
         }
+        _ => here,
     };
-    let read = |name: String| {
-        let path = name.strip_prefix("cwd://").unwrap_or(&name);
-        let bytes = match path {
-            "-" => {
-                let mut bytes = Vec::new();
-                std::io::stdin().take(MAX_FILE + 1).read_to_end(&mut bytes).map(|_| bytes)
-            }
-            path => read_limited(Path::new(path), MAX_FILE),
-        };
-        let bytes = bytes
-            .map_err(|e| Failure::new(FaultKind::Input, format!("couldn't find or read bake file {name}: {e}")))?;
-        let text = String::from_utf8(bytes);
-        let text = text.map_err(|_| Failure::new(FaultKind::Input, format!("bake file {name} is not UTF-8")))?;
-        Ok(SourceFile { name, text })
+    for name in here {
+        all.push(local_file(name)?);
+    }
+    if all.is_empty() {
+        let message = format!("there is no bake file {}: {}", address.unwrap_or("here"), FILES.join(", "));
+        return Err(Failure::new(FaultKind::Input, message).hint("name one with -f FILE"));
+    }
+    Ok((all, place))
+}
+
+fn local_file(name: String) -> Result<SourceFile, Failure> {
+    let bytes = match name.strip_prefix("cwd://").unwrap_or(&name) {
+        "-" => {
+            let mut bytes = Vec::new();
+            std::io::stdin().take(MAX_FILE + 1).read_to_end(&mut bytes).map(|_| bytes)
+        }
+        path => read_limited(Path::new(path), MAX_FILE),
     };
-    named.into_iter().map(read).collect()
+    let bytes =
+        bytes.map_err(|e| Failure::new(FaultKind::Input, format!("couldn't find or read bake file {name}: {e}")))?;
+    let text = String::from_utf8(bytes);
+    let text = text.map_err(|_| Failure::new(FaultKind::Input, format!("bake file {name} is not UTF-8")))?;
+    Ok(SourceFile { name, text })
 }
 
 /// `--list` (SPEC B7.19).
@@ -219,6 +285,7 @@ fn build_all(
     args: &Bake,
     targets: &IndexMap<String, Target>,
     wanted: &[String],
+    of_elsewhere: bool,
 ) -> Result<u8, Failure> {
     let room =
         tempfile::tempdir().map_err(|e| Failure::new(FaultKind::Store, format!("cannot make a directory: {e}")))?;
@@ -226,36 +293,43 @@ fn build_all(
     let mut jobs = Vec::new();
     for (name, target) in targets {
         let part = parts.contains(name).then(|| room.path().join("parts").join(name));
-        jobs.push(job(inside, args, name, target, part.as_deref(), room.path())?);
+        let mut job = job(inside, args, name, target, part.as_deref(), room.path())?;
+        if let (true, MainContext::Git(reference)) = (of_elsewhere, &job.settings.request.context) {
+            // What let us read the definition lets us read the contexts; steps do not get it.
+            let credentials = remote::credentials(reference);
+            let secrets = &mut job.settings.request.secrets;
+            if !credentials.is_empty() {
+                secrets.for_sources.get_or_insert_with(|| secrets.values.clone()).extend(credentials);
+            }
+        }
+        jobs.push(job);
     }
     let (mode, _) = settings::progress(args.progress.kind.as_deref(), args.progress.quiet, &inside.config)?;
     let budget = Budget::detect();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(budget.cpus.clamp(2, 8))
-        .enable_all()
-        .build()
-        .map_err(|e| Failure::new(FaultKind::Internal, format!("cannot start threads: {e}")))?;
+    let runtime = runtime(budget)?;
     let clip = ClipLimits::new(inside.config.log)?;
     let (progress, events) = Progress::start(mode, std::io::stderr(), settings::style()?);
     let many = jobs.len() > 1;
     let mut waiting: Vec<Job> = jobs;
     let mut finished: Vec<(Job, Outcome)> = Vec::new();
     runtime.block_on(async {
+        let mut running = FuturesUnordered::new();
         loop {
+            // Each begins as soon as those it is made of are there.
             let made = |name: &String| finished.iter().any(|(job, o)| job.name == *name && o.result.is_ok());
             let (ready, later): (Vec<Job>, Vec<Job>) = waiting.drain(..).partition(|job| job.links.values().all(made));
             waiting = later;
-            if ready.is_empty() {
-                break;
-            }
-            let builds = ready.into_iter().map(|job| {
+            for job in ready {
                 let events = events.clone();
-                async move {
+                running.push(async move {
                     let outcome = one(inside, &job, budget, events, clip, many).await;
                     (job, outcome)
-                }
-            });
-            finished.extend(futures_util::future::join_all(builds).await);
+                });
+            }
+            match running.next().await {
+                Some(outcome) => finished.push(outcome),
+                None => break,
+            }
         }
     });
     drop(events);
@@ -266,15 +340,17 @@ fn build_all(
     let Ended { step, findings, .. } = progress.finish(failed.as_ref().map(|(_, _, vertex)| vertex));
     let log = failed.as_ref().and_then(|(_, outcome, vertex)| outcome.logs.path(vertex));
     runtime.shutdown_background();
-    let (mut code, mut metadata) = (0, Map::new());
+    let (mut code, mut metadata, mut warnings) = (0, Map::new(), None);
     for (job, Outcome { result, .. }) in &finished {
         let settings = &job.settings;
         let ended = match result {
             Ok(Done::Built(report)) => {
                 let ended = done(settings, report, &findings)?;
                 let told = settings.metadata_file.as_ref().and_then(|path| std::fs::read(path).ok());
-                if let Some(Ok(value)) = told.map(|bytes| serde_json::from_slice(&bytes)) {
-                    metadata.insert(job.name.clone(), value);
+                if let Some(Ok(Value::Object(mut value))) = told.map(|bytes| serde_json::from_slice(&bytes)) {
+                    // Of all targets together (SPEC B7.23).
+                    warnings = value.shift_remove(WARNINGS).or(warnings);
+                    metadata.insert(job.name.clone(), Value::Object(value));
                 }
                 ended
             }
@@ -295,13 +371,26 @@ fn build_all(
         };
         code = code.max(ended);
     }
+    for job in &waiting {
+        let message = format!("target {}: not built, because what it is made of was not", job.name);
+        let _ = Failure::new(FaultKind::Input, message).print(&mut std::io::stderr(), &Aftermath::default());
+    }
     if let (Some(path), 0) = (&args.metadata_file, code) {
         metadata.retain(|name, _| wanted.contains(name));
+        metadata.extend(warnings.map(|warnings| (WARNINGS.to_owned(), warnings)));
         let text = format!("{:#}\n", Value::Object(metadata));
         file::write_atomic(path, text.as_bytes())
             .map_err(|e| Failure::new(FaultKind::Store, format!("cannot write {}: {e}", path.display())))?;
     }
     Ok(code)
+}
+
+fn runtime(budget: Budget) -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(budget.cpus.clamp(2, 8))
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::new(FaultKind::Internal, format!("cannot start threads: {e}")))
 }
 
 fn of_target(failure: Failure, name: &str, many: bool) -> Failure {
@@ -335,7 +424,7 @@ fn job(
     let context = target.text("context").unwrap_or(".");
     words.push(format!("--file={}", dockerfile(name, target, context, room)?.display()));
     words.push("--".into());
-    words.push(context.strip_prefix("cwd://").unwrap_or(context).to_owned());
+    words.push(context.to_owned());
     let words: Vec<std::ffi::OsString> = words.into_iter().map(Into::into).collect();
     let parsed = Cli::parse_words(&words).map_err(|e| {
         let text = e.to_string();
@@ -366,11 +455,18 @@ fn dockerfile(name: &str, target: &Target, context: &str, room: &Path) -> Result
     }
     let path = target.text("dockerfile").unwrap_or("Dockerfile");
     if let Some(path) = path.strip_prefix("cwd://") {
-        return Ok(path.into());
+        // Not in the context, even if that is elsewhere.
+        return std::path::absolute(path)
+            .map_err(|e| Failure::new(FaultKind::Input, format!("target {name}: cannot find {path}: {e}")));
     }
-    let remote = context.contains("://") && !context.starts_with("cwd://") || GitRef::parse(context).is_some();
-    let dir = context.strip_prefix("cwd://").unwrap_or(context);
-    Ok(if remote || path.contains("://") { path.into() } else { Path::new(dir).join(path) })
+    Ok(if remote::is_remote(path) {
+        path.into()
+    } else if remote::is_remote(context) {
+        // Absolute is absolute there, not here.
+        path.trim_start_matches('/').into()
+    } else {
+        Path::new(context).join(path)
+    })
 }
 
 async fn one(inside: &Inside, job: &Job, budget: Budget, events: Events, clip: ClipLimits, many: bool) -> Outcome {

@@ -84,14 +84,16 @@ fn entitlements(target: &Target, allowed: &[String], wanted: &mut Wanted) {
 fn paths(target: &Target) -> (Vec<String>, Vec<String>) {
     let local = |text: &String| !text.contains("://") && GitRef::parse(text).is_none();
     let context = target.text("context").unwrap_or(".");
-    let context = context.strip_prefix("cwd://").unwrap_or(context).to_owned();
+    let context = context.to_owned();
     let mut reads: Vec<String> =
         target.map("contexts").into_values().filter(|value| local(value) && !value.starts_with("target:")).collect();
     if let Some(dockerfile) = target.text("dockerfile").filter(|_| target.text("dockerfile-inline").is_none()) {
-        let outside = dockerfile.strip_prefix("cwd://").map(ToOwned::to_owned);
-        let inside = || Path::new(&context).join(dockerfile).display().to_string();
-        if local(&context) && context != "-" {
-            reads.push(outside.unwrap_or_else(inside));
+        match dockerfile.strip_prefix("cwd://") {
+            Some(outside) => reads.push(outside.to_owned()),
+            None if local(&context) && context != "-" => {
+                reads.push(Path::new(&context).join(dockerfile).display().to_string());
+            }
+            None => {}
         }
     }
     if local(&context) && context != "-" {

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use yaml_rust2::{Yaml, YamlLoader};
+
+use crate::base::yaml;
 
 /// Larger files are no specifications.
 const MAX_SPEC: u64 = 4 << 20;
@@ -110,7 +111,7 @@ impl Spec {
     }
 
     fn parse(path: &Path, text: &str, json: bool) -> Result<Self, String> {
-        let value = if json { serde_json::from_str(text).map_err(|e| e.to_string())? } else { from_yaml(text)? };
+        let value = if json { serde_json::from_str(text).map_err(|e| e.to_string())? } else { yaml::parse(text, &[])? };
         let file: File = serde_json::from_value(value).map_err(|e| e.to_string())?;
         if file.version.is_empty() {
             return Err("cdiVersion is empty".into());
@@ -134,34 +135,6 @@ impl Spec {
 /// An annotation is a text; YAML writes `true` without quotes.
 fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
-}
-
-fn from_yaml(text: &str) -> Result<Value, String> {
-    let documents = YamlLoader::load_from_str(text).map_err(|e| e.to_string())?;
-    match documents.as_slice() {
-        [only] => json_of(only),
-        [] => Err("it is empty".into()),
-        more => Err(format!("it has {} documents, expected one", more.len())),
-    }
-}
-
-fn json_of(yaml: &Yaml) -> Result<Value, String> {
-    Ok(match yaml {
-        Yaml::Null => Value::Null,
-        Yaml::Boolean(value) => (*value).into(),
-        Yaml::Integer(value) => (*value).into(),
-        Yaml::Real(text) => yaml.as_f64().map_or_else(|| text.as_str().into(), Value::from),
-        Yaml::String(text) => text.as_str().into(),
-        Yaml::Array(items) => Value::Array(items.iter().map(json_of).collect::<Result<_, _>>()?),
-        Yaml::Hash(members) => {
-            let member = |(key, value): (&Yaml, &Yaml)| match key.as_str() {
-                Some(key) => Ok((key.to_owned(), json_of(value)?)),
-                None => Err("a key is not a text".to_owned()),
-            };
-            Value::Object(members.iter().map(member).collect::<Result<_, _>>()?)
-        }
-        Yaml::Alias(_) | Yaml::BadValue => return Err("it has a value that is none".into()),
-    })
 }
 
 #[cfg(test)]
