@@ -46,7 +46,7 @@ fn target(text: &str, name: &str) -> Value {
     printed["target"][name].clone()
 }
 
-// SPEC B7.03, B7.06, B7.18
+// SPEC B7.03, B7.04, B7.06, B7.18
 #[test]
 fn b7_18_a_definition_is_printed_as_it_is_resolved() {
     let text = r#"
@@ -310,6 +310,40 @@ fn b7_17_overrides_change_what_they_match() {
         let error = set(&[given]).expect_err(given);
         assert!(error.contains(said), "{given}: {error}");
     }
+}
+
+// SPEC B7.20
+#[test]
+fn b7_20_push_and_load_add_to_outputs() {
+    let docker = json!({"type": "docker"});
+    let pushed = json!({"type": "image", "push": "true"});
+    for (output, key, expected) in [
+        ("", "push", json!([pushed])),
+        ("\"type=image\"", "push", json!([pushed])),
+        ("\"type=registry\"", "push", json!([{"type": "registry"}])),
+        ("\"type=docker\"", "push", json!([docker, pushed])),
+        ("\"type=tar,dest=t\"", "push", json!([{"dest": "t", "type": "tar"}])),
+        ("", "load", json!([docker])),
+        ("\"type=image\"", "load", json!([{"type": "image"}, docker])),
+        ("\"type=docker\"", "load", json!([docker])),
+        ("\"type=local,dest=d\"", "load", json!([{"dest": "d", "type": "local"}])),
+    ] {
+        let text = format!("target \"app\" {{\n output = [{output}]\n}}");
+        let printed = print(&text, &["app"], &[&format!("*.{key}=true")]).expect("valid");
+        assert_eq!(printed["target"]["app"]["output"], expected, "{output} {key}");
+    }
+}
+
+// SPEC B7.01, B7.06: names may be patterns, and services' names.
+#[test]
+fn b7_06_names_may_be_patterns() {
+    let text = "group \"default\" { targets = [\"a\"] }\ntarget \"a\" {}\ntarget \"app_one\" {}\ntarget \"app_two\" {}";
+    let names = |names: &[&str]| print(text, names, &[]).map(|printed| printed["group"]["default"]["targets"].clone());
+    assert_eq!(names(&["app_*"]), Ok(json!(["app_one", "app_two"])));
+    assert_eq!(names(&["app.one", "default"]), Ok(json!(["a", "app_one"])));
+    assert_eq!(names(&["x*"]), Err("could not find any target matching \"x*\"".into()));
+    let error = print("target \"a.b\" {}", &["a.b"], &[]).expect_err("a bad name");
+    assert!(error.contains("invalid name \"a.b\""), "{error}");
 }
 
 // SPEC B7.02, B7.16: what a build is told, and what it waits for.
