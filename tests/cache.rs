@@ -531,6 +531,23 @@ fn n2_10_a_cache_that_takes_nothing_is_given_up() {
     assert!((1..=4).contains(&asked), "as many as are written at a time, each once: {asked}");
 }
 
+// SPEC N2.10, C7.10: who does not even greet is asked once, also by a build that is over at once.
+#[test]
+fn n2_10_a_registry_that_makes_no_connection_is_given_up() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = silent.local_addr().unwrap();
+    let bench = Bench::new();
+    bench.dockerfile("FROM scratch\nCOPY Dockerfile /f\n");
+    let to = format!("type=registry,ref={host}/app:cache");
+    let tar = bench.path("o.tar");
+    let out = format!("type=oci,dest={}", tar.display());
+    bench.build(&["--cache-to", &to, "-o", &out]).fails(5, &["failed to export the cache", "no connection in time"]);
+    assert!(support::image::Image::open_tar(&tar).has("f"), "the image is safe");
+    silent.set_nonblocking(true).unwrap();
+    let asked = silent.incoming().map_while(Result::ok).count();
+    assert!((1..=2).contains(&asked), "{asked}: by who wants to know ahead, and by the export");
+}
+
 /// What a build takes with a cache that fails, and without any; printed for docs/PERFORMANCE.md, never judged.
 #[test]
 fn c7_10_measured_faults() {

@@ -720,6 +720,7 @@ fn b8_05_prune_takes_what_its_filters_name_and_nothing_else() {
         vec!["description~=^no such step$".into()],
         vec!["type=regular".into(), "private".into()],
         vec!["shared".into()],
+        vec!["type=regular,description~=echo (one|two),private".into()],
         vec![format!("parents={below}")],
     ];
     for case in cases {

@@ -279,6 +279,37 @@ print("all-good")
     }
 }
 
+/// Programs compare what a name stands for with what they opened (cp, install), or only look (test, kill scripts).
+#[test]
+fn what_is_looked_at_below_proc_is_what_is_there() {
+    let Some(bench) = bench() else { return };
+    let script = r#"
+echo text | install -m 751 /dev/stdin /installed && stat -c '%a %s' /installed
+echo piped | cp /dev/stdin /copied && cat /copied
+cp /proc/self/exe /program && cmp /program /bin/cp && echo same
+echo | { [ -p /dev/stdin ] && [ ! -f /proc/self/fd/0 ] && echo pipe; }
+exec 7</etc/passwd; [ -f /dev/fd/7 ] && [ -s /proc/self/fd/7 ] && [ -r /proc/self/fd/7 ] && stat -L -c %i /dev/fd/7 | grep -qx "$(stat -c %i /etc/passwd)" && echo file
+[ -e /proc/self/fd/9 ] || echo closed
+sleep 100 & [ -d /proc/$! ] && [ -r /proc/$!/status ] && echo runs; kill $!; wait $! 2>/dev/null
+[ -d /proc/$! ] || echo ended
+[ -x /proc/self/exe ] && [ -d /proc/self/fd ] && [ -s /etc/passwd ] && [ ! -e /proc/nothing ] && echo skeleton
+"#;
+    bench.file("script", script).dockerfile("FROM debian\nCOPY script /\nRUN sh /script > /out 2>&1; cat /out\n");
+    let expected = "751 5\npiped\nsame\npipe\nfile\nclosed\nruns\nended\nskeleton\n";
+    for rung in ["root", "chroot"] {
+        let run = bench.build(&["--isolation", rung, "--no-cache"]);
+        if run.stderr.contains("does not work here") {
+            eprintln!("skipped: no isolation {rung} here");
+            continue;
+        }
+        assert_eq!(image(&bench, rung, &[]).text("out"), expected, "{rung}");
+    }
+    // Other processes of the step can be looked at, those outside cannot.
+    let outside = std::process::id();
+    bench.dockerfile(&format!("FROM debian\nRUN [ ! -e /proc/{outside} ] && [ ! -e /proc/{outside}/exe ]\n"));
+    chroot(&bench, &[]).ok();
+}
+
 #[test]
 fn c5_03_network_none_has_no_sockets() {
     let Some(bench) = bench() else { return };

@@ -205,3 +205,27 @@ fn a5_18_isolation_chroot_says_why_it_does_not() {
         run.fails(10, &[&format!("isolation {isolation} "), "registered"]);
     }
 }
+
+// SPEC A5.18
+#[test]
+fn a5_18_the_best_rung_gives_way_to_one_that_can_have_an_emulator() {
+    if !rustix::process::geteuid().is_root() {
+        skip!("isolation root needs root");
+    }
+    let Some((bench, _)) = bench() else { return };
+    let doctor = bench.rbuild(&["doctor", "--format", "json"]).stdout;
+    let doctor: serde_json::Value = serde_json::from_str(&doctor).unwrap();
+    if doctor["rung"] != "root" {
+        skip!("isolation root is not the best one here");
+    }
+    if Path::new("/proc/sys/fs/binfmt_misc/qemu-aarch64").exists() {
+        skip!("an emulator is registered with this machine");
+    }
+    let words = "steps run in isolation userns: it can have an emulator for linux/arm64";
+    let run = bench.build(&["--platform", "linux/arm64", "--no-cache"]).ok();
+    assert_eq!(run.count(words), 1, "{}", run.stderr);
+    // What needs none stays where it is.
+    bench.dockerfile("FROM scratch\nCOPY fine /\n");
+    assert_eq!(bench.build(&["--no-cache"]).ok().count(words), 0);
+    assert_eq!(bench.build(&["--platform", "linux/arm64", "--check"]).count(words), 0);
+}

@@ -6,6 +6,8 @@
 
 #[path = "hostile/bombs.rs"]
 mod bombs;
+#[path = "hostile/calls.rs"]
+mod calls;
 #[path = "hostile/git.rs"]
 mod git;
 #[path = "hostile/limits.rs"]
@@ -14,6 +16,8 @@ mod limits;
 mod races;
 #[path = "hostile/registries.rs"]
 mod registries;
+#[path = "hostile/secrets.rs"]
+mod secrets;
 mod support;
 #[path = "hostile/table.rs"]
 mod table;

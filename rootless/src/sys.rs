@@ -201,14 +201,16 @@ pub(crate) enum Answer {
 
 const NOTIF_RECV: libc::c_ulong = 0xc050_2100;
 const NOTIF_SEND: libc::c_ulong = 0xc018_2101;
+const NOTIF_ID_VALID: libc::c_ulong = 0x4008_2102;
 const NOTIF_ADDFD: libc::c_ulong = 0x4018_2103;
 const NOTIF_SET_FLAGS: libc::c_ulong = 0x4008_2104;
 
-/// Wakes supervisor and caller on one CPU (kernel 6.6), which halves the cost of a call; without it all works the same.
-pub(crate) fn notify_wake_up_in_step(listener: BorrowedFd<'_>) {
+/// Wakes supervisor and caller on one CPU, which halves the cost of a call; whether the kernel can (6.6). Without it all works
+/// the same.
+pub(crate) fn notify_wake_up_in_step(listener: BorrowedFd<'_>) -> bool {
     const SYNC_WAKE_UP: u64 = 1;
-    // SAFETY: the argument is a plain number. An error means an older kernel.
-    unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_SET_FLAGS as _, SYNC_WAKE_UP) };
+    // SAFETY: the argument is a plain number.
+    unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_SET_FLAGS as _, SYNC_WAKE_UP) == 0 }
 }
 
 /// Takes the next notification; `None` if its caller is gone.
@@ -230,6 +232,12 @@ pub(crate) fn notify_receive(listener: BorrowedFd<'_>) -> io::Result<Option<Noti
         nr: request.data.nr,
         args: request.data.args,
     }))
+}
+
+/// Whether the thread that made a call still waits for its answer: as long as it does, its number is nobody else's.
+pub(crate) fn notify_waits(listener: BorrowedFd<'_>, id: u64) -> bool {
+    // SAFETY: the ioctl reads one number, a live local.
+    unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_ID_VALID as _, &raw const id) == 0 }
 }
 
 /// Answers a notification. Errors do not matter: the caller is gone.

@@ -27,28 +27,58 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 fn write(path: &Path, bytes: &[u8], durable: bool) -> io::Result<()> {
-    let mut temp = beside(path)?;
-    temp.write_all(bytes)?;
-    if durable {
+    let new = beside(path)?;
+    new.as_file().write_all(bytes)?;
+    if let (true, NewFile::Temporary(temp)) = (durable, &new) {
         temp.as_file().sync_all()?;
     }
-    publish(temp, path)
+    publish(new, path)
 }
 
-/// A file in the directory of `path` that is going to take its name; it vanishes if it does not.
+/// A file that is going to be there.
+#[derive(Debug)]
+pub enum NewFile {
+    /// In the directory, without the name; it vanishes if it does not get it.
+    Temporary(NamedTempFile),
+    /// What is there is written to.
+    InPlace(File),
+}
+
+impl NewFile {
+    /// To be written to.
+    #[must_use]
+    pub fn as_file(&self) -> &File {
+        match self {
+            Self::Temporary(temp) => temp.as_file(),
+            Self::InPlace(file) => file,
+        }
+    }
+}
+
+/// A file in the directory of `path` that is going to take its name. A device, a pipe, or a descriptor by its name is what it is,
+/// and is never replaced: `/dev/null`, `/dev/stdout`.
 ///
 /// # Errors
 /// If the directory is missing or cannot be written to.
-pub fn beside(path: &Path) -> io::Result<NamedTempFile> {
+pub fn beside(path: &Path) -> io::Result<NewFile> {
+    let special = std::fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir());
+    let by_descriptor = || {
+        (path.starts_with("/dev") || path.starts_with("/proc"))
+            && std::fs::symlink_metadata(path).is_ok_and(|there| there.is_symlink())
+    };
+    if special || by_descriptor() {
+        return std::fs::OpenOptions::new().write(true).open(path).map(NewFile::InPlace);
+    }
     let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    tempfile::Builder::new().prefix(".rbuild-").tempfile_in(dir)
+    tempfile::Builder::new().prefix(".rbuild-").tempfile_in(dir).map(NewFile::Temporary)
 }
 
 /// Gives a file made by [`beside`] its name, and the mode of an ordinary file.
 ///
 /// # Errors
 /// If it cannot be renamed; what was there is as it was then.
-pub fn publish(temp: NamedTempFile, path: &Path) -> io::Result<()> {
+pub fn publish(new: NewFile, path: &Path) -> io::Result<()> {
+    let NewFile::Temporary(temp) = new else { return Ok(()) };
     // tempfile creates 0600; outputs follow the usual umask-governed mode instead.
     rustix::fs::fchmod(temp.as_file(), Mode::from_raw_mode(0o666 & !umask()))?;
     temp.persist(path).map_err(|e| e.error)?;
@@ -132,4 +162,34 @@ pub fn read_in_root(root: impl AsFd, path: &Path, limit: u64) -> io::Result<Vec<
         ));
     }
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::os::fd::AsRawFd as _;
+
+    use rustix::fs::{CWD, FileType};
+
+    use super::*;
+
+    #[test]
+    fn what_is_no_file_is_written_to_and_stays() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let pipe = dir.path().join("pipe");
+        rustix::fs::mknodat(CWD, &pipe, FileType::Fifo, Mode::from_raw_mode(0o600), 0).expect("a pipe");
+        // A reader that is there already: nobody waits for one.
+        let reading = std::fs::OpenOptions::new().read(true).write(true).open(&pipe).expect("opens");
+        write_atomic(&pipe, b"text").expect("written");
+        let mut got = [0; 4];
+        (&reading).read_exact(&mut got).expect("read");
+        assert_eq!(&got, b"text");
+        assert_eq!(std::fs::read_dir(dir.path()).expect("lists").count(), 1);
+        replace(Path::new("/dev/null"), b"text").expect("written");
+        assert_eq!(std::fs::metadata("/dev/null").map(|null| null.is_file()).ok(), Some(false));
+        // As /dev/stdout, which may lead to a file.
+        let file = tempfile::tempfile_in(dir.path()).expect("a file");
+        write_atomic(Path::new(&format!("/proc/self/fd/{}", file.as_raw_fd())), b"more").expect("written");
+        assert_eq!(file.metadata().expect("inspects").len(), 4);
+    }
 }

@@ -76,13 +76,11 @@ impl Writable {
             said.send_replace(State::Asked(Instant::now()));
             let mut pause = pace.pause / 4;
             loop {
-                let began = Instant::now();
                 let answer = timeout(pace.silence, asked.probe()).await;
                 let answer = answer.unwrap_or_else(|_| Err(silent(pace.silence)));
                 said.send_replace(match answer {
                     Ok(()) => State::Ready,
-                    // The client's own deadline is as long.
-                    Err(error) if began.elapsed() + pace.silence / 10 >= pace.silence => State::Silent(error),
+                    Err(error) if error.silent => State::Silent(error),
                     Err(error) => State::Trouble(error),
                 });
                 if matches!(*said.borrow(), State::Ready) {
@@ -130,7 +128,7 @@ impl Writable {
 }
 
 fn silent(span: Duration) -> CacheError {
-    CacheError::new(format!("no answer for {:.1} s", span.as_secs_f32()))
+    CacheError::silence(format!("no answer for {:.1} s", span.as_secs_f32()))
 }
 
 #[cfg(test)]

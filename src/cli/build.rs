@@ -248,6 +248,9 @@ pub(super) fn builder(
     let images = ImageSource::with_hasty(store.clone(), client.clone(), hasty.clone(), events.clone());
     let sources = Sources::new(store, &client, events, settings::git(&inside.context.state_dir));
     let steps = inside.runner(steps)?;
+    if let Some(moved) = &inside.moved {
+        events.notice("isolation", moved.clone());
+    }
     if let (Ok(_), Some(weakness)) = (&steps, inside.context.rung.weakness()) {
         let rung = inside.context.rung;
         events.notice("isolation", format!("isolation {rung}: {weakness} (`rbuild doctor` says what would lift that)"));

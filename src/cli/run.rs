@@ -38,6 +38,9 @@ pub(super) fn run(inside: &Inside, args: &Run) -> Result<u8, Failure> {
     let runner = inside.runner(steps)?.map_err(|why| {
         Failure::new(FaultKind::Isolation, "this machine does not allow programs of images to run").hint(why)
     })?;
+    if let Some(moved) = &inside.moved {
+        let _ = writeln!(std::io::stderr(), "notice: {moved}");
+    }
     if let Some(weakness) = inside.context.rung.weakness() {
         let _ = writeln!(std::io::stderr(), "notice: isolation {}: {weakness}", inside.context.rung);
     }

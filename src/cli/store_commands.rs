@@ -19,8 +19,12 @@ fn json(value: &serde_json::Value) -> Result<u8, Failure> {
 }
 
 fn filters(texts: &[String]) -> Result<Vec<Filter>, Failure> {
-    let parse = |t: &String| Filter::parse(t).map_err(|e| Failure::new(FaultKind::Usage, format!("--filter: {e}")));
-    texts.iter().map(parse).collect()
+    let mut out = Vec::new();
+    for text in texts {
+        let all = Filter::parse_all(text);
+        out.extend(all.map_err(|e| Failure::new(FaultKind::Usage, format!("--filter: {e}")))?);
+    }
+    Ok(out)
 }
 
 fn record_json(r: &UsageRecord) -> serde_json::Value {

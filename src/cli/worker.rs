@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use rootless::binfmt::Emulator;
 use rootless::cgroup::{Joined, ParentError};
 use rootless::{ProbeInput, ProbeReport, Rung, WorkerCommand, WorkerContext, WorkerOptions};
 use rustix::fs::{AtFlags, CWD, Mode};
@@ -20,7 +21,9 @@ use super::{
 };
 use crate::base::wording::shell_word;
 use crate::base::{Events, FaultKind};
+use crate::exec::emulation;
 use crate::exec::run::{Runner, StepOptions};
+use crate::oci::Platform;
 use crate::registry::{Anonymous, Client, ClientOptions, RetryPolicy, Timeouts};
 use crate::store::{SnapshotterChoice, Store, StoreOptions};
 
@@ -35,7 +38,19 @@ pub(super) fn start(cli: &Cli) -> Result<u8, Failure> {
         (None, Some(rung)) => pinned(rung).map_err(settings::usage)?,
         (None, None) => None,
     };
-    let report = probe(&root, pinned)?;
+    let mut report = probe(&root, pinned)?;
+    let mut moved = None;
+    if report.rung == Rung::Root
+        && pinned.is_none()
+        && let Some(platform) = emulated(cli, &config)?
+        && let Ok(other) = probe(&root, Some(Rung::Userns))
+    {
+        moved = Some(format!(
+            "steps run in isolation userns: it can have an emulator for {platform} of its own, isolation root only one that is \
+             registered with the machine"
+        ));
+        report = other;
+    }
     let _joined = cgroup_parent(&cli.command, &config).map(join).transpose()?;
     let options = WorkerOptions::new(&report, state_dir(report.rung)?.join("worker"));
     let isolation = |e: &dyn std::fmt::Display| {
@@ -45,7 +60,7 @@ pub(super) fn start(cli: &Cli) -> Result<u8, Failure> {
     let (socket, theirs) = broker::pair().map_err(|e| isolation(&e))?;
     let blockers =
         report.blockers.iter().map(|b| format!("{}: {}: {}", b.rung, b.what, b.remedy.replace('\n', "; "))).collect();
-    let work = Box::new(|fds: Vec<OwnedFd>| work(cli, config, root, &options, blockers, fds));
+    let work = Box::new(|fds: Vec<OwnedFd>| work(cli, config, root, &options, blockers, moved, fds));
     let command = WorkerCommand { report: &report, work, fds: vec![theirs] };
     let handle = rootless::spawn_worker(command).map_err(|e| {
         // A report that does not hold any more must not be used again.
@@ -56,6 +71,25 @@ pub(super) fn start(cli: &Cli) -> Result<u8, Failure> {
     let status = handle.wait().map_err(|e| isolation(&e))?;
     let code = status.code().or_else(|| std::os::unix::process::ExitStatusExt::signal(&status).map(|s| 128 + s));
     Ok(code.and_then(|c| u8::try_from(c).ok()).unwrap_or(1))
+}
+
+/// A platform that somebody asks for and that only an emulator of ours can run: none is registered with the machine.
+fn emulated(cli: &Cli, config: &Config) -> Result<Option<Platform>, Failure> {
+    let platforms = match &cli.command {
+        Command::Build(args) if args.call.is_none() && !args.check => super::outputs::platforms(args)?,
+        // What is malformed is said by who runs it.
+        Command::Run(args) => args.platform.iter().filter_map(|text| super::outputs::platform(text).ok()).collect(),
+        _ => return Ok(None),
+    };
+    let host = Platform::host();
+    let mut foreign = platforms.into_iter().filter(|p| p.architecture != host.architecture).peekable();
+    if foreign.peek().is_none() {
+        return Ok(None);
+    }
+    let named = !cli.global.emulator.is_empty() || !config.steps.emulators.is_empty();
+    let (found, dir) = (Emulator::of_this_machine(), runtime_dir()?);
+    let ours = |p: &Platform| named || found.iter().any(|emulator| emulator.architecture == p.architecture);
+    Ok(foreign.find(|platform| ours(platform) && !emulation::can_run_now(platform, &dir)))
 }
 
 /// Below which control group a build is to run. A question about one runs nothing.
@@ -176,6 +210,8 @@ pub(super) struct Inside {
     root_given: bool,
     pub(super) snapshotter: SnapshotterChoice,
     pub(super) blockers: Vec<String>,
+    /// Why the rung is another one than usual.
+    pub(super) moved: Option<String>,
     pub(super) broker: Arc<broker::BrokerClient>,
     pub(super) config: Config,
     /// What is configured about registries, with nobody's credentials.
@@ -318,9 +354,10 @@ fn work(
     root: PathBuf,
     options: &WorkerOptions,
     blockers: Vec<String>,
+    moved: Option<String>,
     fds: Vec<OwnedFd>,
 ) -> u8 {
-    let inside = match inside(cli, config, root, options, blockers, fds) {
+    let inside = match inside(cli, config, root, options, blockers, moved, fds) {
         Ok(inside) => inside,
         Err(failure) => return super::finish(Err(failure)),
     };
@@ -353,6 +390,7 @@ fn inside(
     root: PathBuf,
     options: &WorkerOptions,
     blockers: Vec<String>,
+    moved: Option<String>,
     fds: Vec<OwnedFd>,
 ) -> Result<Inside, Failure> {
     let socket = fds.into_iter().next();
@@ -376,6 +414,7 @@ fn inside(
             _ => SnapshotterChoice::Auto,
         },
         blockers,
+        moved,
         broker: Arc::new(broker::BrokerClient::new(socket)),
         config,
         registries: OnceLock::new(),

@@ -133,10 +133,17 @@ pub fn can_run(platform: &Platform, dir: &Path) -> bool {
     }
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     let known = known.get_or_insert_default();
-    *known.entry(platform.architecture.clone()).or_insert_with(|| {
-        let program = PROGRAMS.iter().find(|p| p.architecture == platform.architecture);
-        program.is_some_and(|program| runs(program, dir).unwrap_or(false))
-    })
+    *known.entry(platform.architecture.clone()).or_insert_with(|| can_run_now(platform, dir))
+}
+
+/// As [`can_run`], found out again: what is registered may change.
+#[must_use]
+pub fn can_run_now(platform: &Platform, dir: &Path) -> bool {
+    let host = Platform::host();
+    let program = PROGRAMS.iter().find(|p| p.architecture == platform.architecture);
+    platform.os == host.os
+        && (platform.architecture == host.architecture
+            || program.is_some_and(|program| runs(program, dir).unwrap_or(false)))
 }
 
 fn runs(program: &Program, dir: &Path) -> io::Result<bool> {

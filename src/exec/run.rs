@@ -557,6 +557,11 @@ impl Runner {
 
     fn limits(&self, meta: &Meta) -> Result<Vec<Rlimit>, ExecError> {
         let mut out = limits(meta)?;
+        if !out.iter().any(|l| l.name == "core") {
+            // A program that crashes would leave its memory, secrets and all, as a file in the layer. It may ask for that itself.
+            let now = rustix::process::getrlimit(rustix::process::Resource::Core);
+            out.push(Rlimit { name: "core".into(), soft: 0, hard: now.maximum.unwrap_or(u64::MAX) });
+        }
         let bound =
             matches!(self.context.rung, Rung::Userns | Rung::UsernsOne) && !out.iter().any(|l| l.name == "nproc");
         if bound {

@@ -325,8 +325,8 @@ pub fn put_blob(dir: &Path, digest: &Digest, source: &mut impl io::Read) -> Resu
 
 /// Writes a file that is there whole or not at all.
 fn store_blob(path: &Path, source: &mut impl io::Read) -> Result<(), ExportError> {
-    let mut temp = file::beside(path).map_err(ExportError::io("create", path))?;
-    io::copy(source, temp.as_file_mut()).map_err(ExportError::io("write", path))?;
+    let temp = file::beside(path).map_err(ExportError::io("create", path))?;
+    io::copy(source, &mut temp.as_file()).map_err(ExportError::io("write", path))?;
     file::publish(temp, path).map_err(ExportError::io("rename to", path))
 }
 

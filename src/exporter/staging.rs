@@ -16,7 +16,7 @@ const ROOM: u64 = 1 << 20;
 
 /// A file that is written and not yet visible.
 pub(super) struct StagedFile {
-    temp: tempfile::NamedTempFile,
+    temp: file::NewFile,
     path: PathBuf,
 }
 

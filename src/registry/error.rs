@@ -44,6 +44,12 @@ impl RegistryError {
     pub fn is_not_found(&self) -> bool {
         matches!(self.0.fault, Fault::NotFound { .. })
     }
+
+    /// Whether the server said nothing at all.
+    #[must_use]
+    pub fn is_silence(&self) -> bool {
+        matches!(self.0.fault, Fault::Silent { .. })
+    }
 }
 
 impl fmt::Display for RegistryError {
@@ -114,6 +120,14 @@ pub enum Fault {
         cause: String,
         /// What to do about it, where known.
         hint: Option<&'static str>,
+    },
+    /// No connection, or no answer on one, for as long as we wait.
+    #[error("{url} says nothing: {cause}")]
+    Silent {
+        /// Where.
+        url: String,
+        /// One line.
+        cause: String,
     },
     /// The connection broke, again and again.
     #[error("connection to {url} broke: {cause}")]
@@ -187,7 +201,7 @@ impl Fault {
     pub fn kind(&self) -> FaultKind {
         match self {
             Self::BadCredentials { .. } | Self::Denied { .. } | Self::Status { code: 401 | 403, .. } => FaultKind::Auth,
-            Self::Unreachable { .. } | Self::Broken { .. } => FaultKind::Network,
+            Self::Unreachable { .. } | Self::Silent { .. } | Self::Broken { .. } => FaultKind::Network,
             Self::Local { source, .. } => FaultKind::of_io(source, FaultKind::Store),
             Self::Setting(_) => FaultKind::Usage,
             _ => FaultKind::Remote,

@@ -114,7 +114,8 @@ impl Host {
                     Ok(true) => "https",
                     Ok(false) => "http",
                     // Without a port the two schemes mean different ports.
-                    Err(e) if probe.port().is_none() && matches!(e.fault, Fault::Unreachable { .. }) => "http",
+                    Err(e) if probe.port().is_some() => return Err(e),
+                    Err(SendError { fault: Fault::Unreachable { .. } | Fault::Silent { .. }, .. }) => "http",
                     Err(e) => return Err(e),
                 }
             }

@@ -184,7 +184,7 @@ impl Inner {
         if matches!(fault.kind(), FaultKind::Store | FaultKind::NoSpace | FaultKind::Usage) {
             return false;
         }
-        if matches!(fault, Fault::Unreachable { .. } | Fault::Broken { .. }) {
+        if matches!(fault, Fault::Unreachable { .. } | Fault::Silent { .. } | Fault::Broken { .. }) {
             place.host.set_dead();
         }
         if !matches!(fault, Fault::NotFound { .. }) {

@@ -158,7 +158,7 @@ impl<'a> Backoff<'a> {
 
     /// Pauses before another attempt, or gives up with the last error.
     pub(super) async fn again(&mut self, error: SendError) -> Result<(), Fault> {
-        let hopeless = error.silent && !self.policy.after_silence;
+        let hopeless = matches!(error.fault, Fault::Silent { .. }) && !self.policy.after_silence;
         if !error.transient || hopeless || self.done >= self.policy.retries || self.broken >= self.policy.breaks {
             return Err(error.fault);
         }
@@ -229,8 +229,7 @@ impl<'a> Answer<'a> {
             Ok(Err(e)) => Err(SendError { transient: true, ..classify(&self.url, &e) }),
             Err(_) => {
                 let cause = format!("nothing received for {} s", stall.as_secs());
-                let fault = Fault::Broken { url: host::show(&self.url), cause };
-                Err(SendError { silent: true, ..SendError::transient(fault) })
+                Err(SendError::silence(&self.url, cause))
             }
         }
     }
@@ -488,5 +487,5 @@ fn join(base: &Url, path: &str) -> Result<Url, SendError> {
 
 fn silence(url: &Url, limit: Duration) -> SendError {
     let cause = format!("no answer for {} s", limit.as_secs());
-    SendError { silent: true, ..SendError::transient(Fault::Broken { url: host::show(url), cause }) }
+    SendError::silence(url, cause)
 }

@@ -52,8 +52,6 @@ pub(super) struct SendError {
     pub(super) session_lost: bool,
     /// There was a pause already.
     pub(super) immediate: bool,
-    /// The peer said nothing for as long as we wait.
-    pub(super) silent: bool,
 }
 
 impl SendError {
@@ -66,12 +64,16 @@ impl SendError {
             retry_after: None,
             session_lost: false,
             immediate: false,
-            silent: false,
         }
     }
 
     pub(super) fn transient(fault: Fault) -> Self {
         Self { transient: true, ..Self::fatal(fault) }
+    }
+
+    /// The peer says nothing for as long as we wait.
+    pub(super) fn silence(url: &Url, cause: String) -> Self {
+        Self::transient(Fault::Silent { url: host::show(url), cause })
     }
 }
 
@@ -116,9 +118,10 @@ impl Transport {
     /// usually speak plain HTTP, and finding that out must not cost the set-up of a trust store.
     pub(super) async fn speaks_tls(&self, url: &Url) -> Result<bool, SendError> {
         let client = self.client(url, true).await.map_err(SendError::fatal)?;
-        match client.head(url.clone()).send().await {
-            Ok(_) => Ok(true),
-            Err(error) => {
+        // Who has shaken hands and says no more speaks TLS all the same.
+        match tokio::time::timeout(self.options.timeouts.stall, client.head(url.clone()).send()).await {
+            Err(_) | Ok(Ok(_)) => Ok(true),
+            Ok(Err(error)) => {
                 let failed = classify(url, &error);
                 // Refused and unreachable hosts say nothing about TLS. A server that hangs up on the greeting does.
                 if failed.not_tls || (error.is_connect() && failed.transient && !error.is_timeout()) {
@@ -280,8 +283,8 @@ pub(super) fn classify(url: &Url, error: &reqwest::Error) -> SendError {
         return SendError { not_tls, ..SendError::fatal(fault) };
     }
     if error.is_timeout() {
-        let fault = Fault::Unreachable { url: shown, cause: "no answer in time".into(), hint: None };
-        return SendError::transient(fault);
+        // Only what makes a connection has a deadline in there.
+        return SendError::silence(url, "no connection in time".into());
     }
     if error.is_dns() {
         // EAI_AGAIN in the words of glibc and musl; unknown names stay unknown.

@@ -531,6 +531,7 @@ impl Mounted {
     pub fn commit(mut self, description: &str) -> Result<LayerId, StoreError> {
         let keep =
             self.view.keep.clone().ok_or_else(|| StoreError::Misuse("a read-only view cannot be committed".into()))?;
+        self.view.seal()?;
         self.view.release()?;
         let out = self.scratch.join("out");
         fs::create_dir(&out).map_err(StoreError::io("create", &out))?;

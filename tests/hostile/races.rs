@@ -162,3 +162,64 @@ fn a_cache_mount_that_changes_while_mounts_are_made_leads_nowhere() {
         assert_eq!(std::fs::read_to_string(outside.join("canary")).unwrap(), "CANARY");
     }
 }
+
+/// Hands a descriptor of its root, or a file of it that can be written, to whoever listens in a cache mount.
+const GIVER: &str = r#"
+import os, socket, sys, time
+s = socket.socket(socket.AF_UNIX)
+while True:
+    try: s.connect("/c/socket"); break
+    except OSError: time.sleep(0.05)
+fd = os.open("/", os.O_RDONLY) if sys.argv[1] == "root" else os.open("/held", os.O_RDWR | os.O_CREAT)
+socket.send_fds(s, [b"x"], [fd])
+"#;
+const TAKER: &str = r#"
+import errno, os, socket, sys, time
+s = socket.socket(socket.AF_UNIX)
+s.bind("/c/socket")
+s.listen(1)
+c, _ = s.accept()
+os.unlink("/c/socket")
+_, (fd,), _, _ = socket.recv_fds(c, 10, 1)
+for n in range(600):
+    time.sleep(0.1)
+    if sys.argv[1] != "root":
+        continue
+    try: os.close(os.open(f"late{n}", os.O_WRONLY | os.O_CREAT, dir_fd=fd))
+    except OSError as e: sys.exit(0 if e.errno == errno.EROFS else f"CANARY {e}")
+sys.exit("CANARY: it can still be written")
+"#;
+
+/// What a step has written is final when it has ended, whoever has been handed descriptors of it. Without overlays there is nothing
+/// that two steps share at one time.
+#[test]
+fn a_step_that_ended_is_not_changed_by_another_one() {
+    need_run!();
+    if !support::bases().unwrap().join("python/index.json").is_file() {
+        skip!("no base image with Python");
+    }
+    for rung in rungs().iter().filter(|rung| **rung != "chroot") {
+        let bench = Bench::new();
+        bench.file("giver.py", GIVER).file("taker.py", TAKER);
+        let dockerfile = |what: &str| {
+            let step = |program: &str| {
+                format!("RUN --mount=type=bind,target=/p --mount=type=cache,target=/c python3 /p/{program}.py {what}\n")
+            };
+            format!(
+                "FROM python AS giver\n{}FROM python AS taker\n{}FROM scratch\nCOPY --from=giver /etc/passwd /a\nCOPY --from=taker /etc/passwd /b\n",
+                step("giver"),
+                step("taker")
+            )
+        };
+        bench.dockerfile(&dockerfile("root"));
+        let run = bench.build(&["--isolation", rung]);
+        if run.stderr.contains("does not work here") {
+            eprintln!("skipped: no isolation {rung} here");
+            continue;
+        }
+        run.ok();
+        bench.dockerfile(&dockerfile("file"));
+        let run = bench.build(&["--isolation", rung]);
+        assert!(run.code != 0 && run.stderr.contains("open for writing"), "{rung}: {}", run.stderr);
+    }
+}

@@ -31,6 +31,28 @@ pub(crate) const TRAPS: &[&str] = &[
     "users are elsewhere",
     "the shell is elsewhere",
 ];
+pub(crate) const CALLS: &[&str] = &[
+    "io_uring",
+    "userfaultfd",
+    "keyrings",
+    "namespaces of others",
+    "a clone with namespaces",
+    "the new calls to mount",
+    "programs for the kernel",
+    "files by their handles",
+    "the kernel's log, clock and modules",
+    "another kernel",
+    "quotas, accounting and swap",
+    "ports of the machine",
+    "sockets of the hypervisor and of the kernel's ciphers",
+    "limits of the builder",
+    "descriptors of the builder",
+    "memory of the builder",
+    "descriptors that nobody closed",
+    "letters for the terminal (TIOCSTI, TIOCLINUX)",
+    "abstract sockets of the machine",
+    "the process group and session of the builder",
+];
 pub(crate) const DOCUMENTS: &[&str] = &[
     "deep JSON",
     "deep annotations",
@@ -137,11 +159,13 @@ pub(crate) const CONTEXTS: &[&str] = &[
 const SINGLE: &[(&str, [bool; 4])] = &[
     ("another step's environment and secret, while it runs", ALL),
     ("a tracer: attach, read, compare, take descriptors", ALL),
+    ("secrets in records, logs, provenance, layers and memory dumps of programs that crash", ALL),
     ("processes that outlive their step", ALL),
     ("COPY and WORKDIR through symlinks, to /proc/self/fd", ALL),
     ("names, symlinks and dots of an archive of ADD", ALL),
     ("attributes of files of the context", ALL),
     ("a context that changes while it is copied", ALL),
+    ("descriptors of a step's files, handed to another one that outlives it", [true, true, true, false]),
     ("a cache mount that changes while mounts are made in it", [true, true, true, false]),
     ("zeros and empty files that compress well, by ADD and as layers (gzip, zstd, xz)", ALL),
     ("a disk that is full", [true, false, false, true]),
@@ -168,6 +192,7 @@ fn table() -> (usize, String) {
     let attempts: Vec<&str> = super::ATTEMPTS.iter().map(|attempt| attempt.0).collect();
     for (group, names) in [
         ("a step tries", &attempts[..]),
+        ("a step asks of the kernel", CALLS),
         ("a step never ends", FOREVER),
         ("a base image has", TRAPS),
         ("a named context or an archive has", CONTEXTS),

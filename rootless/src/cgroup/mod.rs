@@ -353,6 +353,8 @@ fn write(dir: &OwnedFd, file: &str, text: &str) -> Result<(), Errno> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::{AsFd as _, BorrowedFd};
+
     use super::*;
 
     const MOUNTS: &str = "\
@@ -417,6 +419,50 @@ mod tests {
         {
             assert!(!is_abandoned(&other), "{other}");
         }
+    }
+
+    /// With a controller that nothing here limits, as no other need be in version 2 where the tests run.
+    #[test]
+    #[allow(clippy::print_stderr)]
+    fn version_2_passes_controllers_on_and_takes_processes_in() {
+        const CONTROLLER: &str = "hugetlb";
+        let open = |at: BorrowedFd<'_>, path: &Path| {
+            openat(at, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        };
+        let top = own_groups().into_iter().find(|(name, _)| name == UNIFIED).and_then(|(_, dir)| open(CWD, &dir).ok());
+        let Some(top) = top.filter(|top| has_word(top, "cgroup.controllers", CONTROLLER)) else {
+            eprintln!("skipped: no hierarchy of version 2 that has {CONTROLLER}");
+            return;
+        };
+        let name = format!("check-{}", std::process::id());
+        // Another program's that uses it, or ours.
+        let was_on = has_word(&top, "cgroup.subtree_control", CONTROLLER);
+        if mkdirat(&top, &*name, Mode::from_raw_mode(0o755)).is_err() || enable(&top, CONTROLLER, false).is_err() {
+            let _ = unlinkat(&top, &*name, AtFlags::REMOVEDIR);
+            eprintln!("skipped: the hierarchy of version 2 is not ours");
+            return;
+        }
+        let base = open(top.as_fd(), Path::new(&name)).expect("was made");
+        let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            enable(&base, CONTROLLER, false).expect("has no process yet");
+            enable(&base, CONTROLLER, false).expect("is on already");
+            let mut group = StepGroup { name: "rbuild-step".into(), dirs: Vec::new() };
+            let own = group.dir(&base, CONTROLLER, true).expect("makes one").try_clone().expect("a descriptor");
+            assert!(has_word(&own, "cgroup.controllers", CONTROLLER));
+            group.dir(&base, "memory", true).expect("the same for all controllers");
+            assert_eq!(group.dirs.len(), 1);
+            let mut child = std::process::Command::new("sleep").arg("100").spawn().expect("starts");
+            group.add(child.id()).expect("takes it in");
+            assert_eq!(read(&own, "cgroup.procs").expect("read").trim(), child.id().to_string());
+            child.kill().and_then(|()| child.wait()).expect("ends");
+            drop(group);
+            assert!(open(base.as_fd(), Path::new("rbuild-step")).is_err(), "it is removed");
+        }));
+        unlinkat(&top, &*name, AtFlags::REMOVEDIR).expect("nothing is left in it");
+        if !was_on {
+            let _ = write(&top, "cgroup.subtree_control", &format!("-{CONTROLLER}"));
+        }
+        checked.expect("see above");
     }
 
     #[test]

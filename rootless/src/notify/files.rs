@@ -10,6 +10,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::memory::{Ids, Memory};
+use crate::sys;
 
 /// Our `/proc`, opened once.
 #[derive(Debug)]
@@ -17,6 +18,8 @@ pub(super) struct Proc {
     dir: OwnedFd,
     /// The root of all of the step's processes, as long as none has changed its own.
     shared_root: SharedRoot,
+    /// The call that is being answered.
+    asked: Option<(OwnedFd, u64)>,
 }
 
 #[derive(Debug)]
@@ -30,7 +33,31 @@ enum SharedRoot {
 impl Proc {
     pub(super) fn open() -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(Self { dir: rustix::fs::openat(CWD, "/proc", flags, Mode::empty())?, shared_root: SharedRoot::No })
+        let dir = rustix::fs::openat(CWD, "/proc", flags, Mode::empty())?;
+        Ok(Self { dir, shared_root: SharedRoot::No, asked: None })
+    }
+
+    /// From now on another call is answered.
+    pub(super) fn answers(&mut self, listener: &OwnedFd, id: u64) -> io::Result<()> {
+        match &mut self.asked {
+            Some((_, asked)) => *asked = id,
+            None => self.asked = Some((listener.try_clone()?, id)),
+        }
+        Ok(())
+    }
+
+    /// To be called between opening what a thread's number leads to and using it: a thread that is killed leaves its number to
+    /// another process, which may be one outside of the step.
+    ///
+    /// # Errors
+    /// If the caller is gone.
+    pub(super) fn still_waits(&self) -> io::Result<()> {
+        match &self.asked {
+            Some((listener, id)) if !sys::notify_waits(listener.as_fd(), *id) => {
+                Err(io::Error::from_raw_os_error(libc::ESRCH))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Every process has the same root until [`Self::roots_differ`] is called.
@@ -52,7 +79,9 @@ impl Proc {
 
     fn root_of(&self, tid: i32) -> io::Result<OwnedFd> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(rustix::fs::openat(self.fd(), format!("{tid}/root"), flags, Mode::empty())?)
+        let root = rustix::fs::openat(self.fd(), format!("{tid}/root"), flags, Mode::empty())?;
+        self.still_waits()?;
+        Ok(root)
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
@@ -96,7 +125,11 @@ impl Proc {
         let link = if dir == libc::AT_FDCWD { format!("{tid}/cwd") } else { format!("{tid}/fd/{dir}") };
         match rustix::fs::openat(self.fd(), link, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
             Err(Errno::NOENT) => Err(io::Error::from_raw_os_error(libc::EBADF)),
-            other => Ok(other?),
+            other => {
+                let base = other?;
+                self.still_waits()?;
+                Ok(base)
+            }
         }
     }
 
@@ -114,6 +147,7 @@ impl Proc {
             }
             let link = if dir == libc::AT_FDCWD { format!("{tid}/cwd") } else { format!("{tid}/fd/{dir}") };
             joined = PathBuf::from(OsString::from_vec(self.link(&link)?)).join(text);
+            self.still_waits()?;
             inside = joined.as_os_str();
         }
         let own;

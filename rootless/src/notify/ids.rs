@@ -160,6 +160,10 @@ impl IdEmulation {
         Ok(Self { proc, initial, table: HashMap::new(), sweep_at: FIRST_SWEEP })
     }
 
+    pub(super) fn proc(&mut self) -> &mut Proc {
+        &mut self.proc
+    }
+
     pub(crate) fn answer(&mut self, call: &Call) -> Answer {
         self.try_answer(call).unwrap_or_else(|e| Answer::Error(e.raw_os_error().unwrap_or(libc::EPERM)))
     }
@@ -188,6 +192,7 @@ impl IdEmulation {
                 let ids = if name == "getresuid" { creds.uid } else { creds.gid };
                 let memory = Memory::new(call.tid, MemoryIds::ROOT);
                 for (address, id) in a.iter().zip(ids) {
+                    self.proc.still_waits()?;
                     memory.write(*address, &id.to_ne_bytes()[..if narrow { 2 } else { 4 }])?;
                 }
                 Ok(Answer::Value(0))
@@ -201,6 +206,7 @@ impl IdEmulation {
                     }
                     let width = if narrow { 2 } else { 4 };
                     let bytes: Vec<u8> = groups.iter().flat_map(|g| g.to_ne_bytes()[..width].to_vec()).collect();
+                    self.proc.still_waits()?;
                     Memory::new(call.tid, MemoryIds::ROOT).write(a[1], &bytes)?;
                 }
                 Ok(Answer::Value(i64::try_from(groups.len()).unwrap_or(0)))
@@ -612,6 +618,7 @@ impl IdEmulation {
                 None => return Ok(Answer::Continue),
             },
         };
+        self.proc.still_waits()?;
         Memory::new(call.tid, MemoryIds::ROOT).write(to, &bytes)?;
         Ok(Answer::Value(0))
     }

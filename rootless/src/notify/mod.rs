@@ -8,6 +8,7 @@
 
 mod files;
 mod ids;
+mod looks;
 mod memory;
 mod nodes;
 mod open_files;
@@ -59,6 +60,16 @@ enum Emulator {
     Proc(ProcEmulation),
     Ids(IdEmulation),
     Nodes(NodeEmulation),
+}
+
+impl Emulator {
+    fn proc(&mut self) -> &mut files::Proc {
+        match self {
+            Self::Proc(emulation) => emulation.proc(),
+            Self::Ids(emulation) => emulation.proc(),
+            Self::Nodes(emulation) => emulation.proc(),
+        }
+    }
 }
 
 /// One call, decoded.
@@ -120,6 +131,7 @@ impl Supervisor {
             self.closed = poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().contains(PollFlags::HUP);
             return Ok(());
         };
+        self.emulator.proc().answers(listener, request.id)?;
         let answer = match decode(&self.names, &request) {
             Some(call) => match &mut self.emulator {
                 Emulator::Proc(emulation) => emulation.answer(&call),
@@ -155,5 +167,53 @@ impl Call {
     /// An argument that is a C `unsigned int`.
     pub(crate) fn word(&self, index: usize) -> u32 {
         u32::from_ne_bytes(self.int(index).to_ne_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::seccomp::{Action, When, trap_filter};
+
+    #[test]
+    #[allow(clippy::print_stderr)]
+    fn a_caller_waits_until_it_has_its_answer() {
+        let (give, take) = mpsc::channel();
+        // The filter is this thread's alone.
+        let caller = std::thread::spawn(move || {
+            let filter = trap_filter(&[("readlinkat", When::Always, Action::Notify)]);
+            let listener = rustix::thread::set_no_new_privs(true)
+                .map_err(io::Error::from)
+                .and_then(|()| sys::install_listener(&filter));
+            let installed = listener.is_ok();
+            give.send(listener).expect("because somebody waits for it");
+            // SAFETY: both strings are live, and the buffer has the length that is said.
+            installed.then(|| unsafe {
+                libc::syscall(libc::SYS_readlinkat, libc::AT_FDCWD, c"/".as_ptr(), [0_u8; 8].as_mut_ptr(), 8)
+            })
+        });
+        let listener = match take.recv().expect("because the thread sends it first") {
+            Ok(listener) => listener,
+            Err(e) => {
+                eprintln!("skipped: no seccomp notifications here: {e}");
+                return;
+            }
+        };
+        let version = rustix::system::uname().release().to_string_lossy().into_owned();
+        let mut version = version.split('.').map(|n| n.parse::<u32>().unwrap_or(0));
+        let version = (version.next().unwrap_or(0), version.next().unwrap_or(0));
+        assert_eq!(sys::notify_wake_up_in_step(listener.as_fd()), version >= (6, 6));
+        let request = sys::notify_receive(listener.as_fd()).expect("receives").expect("a call");
+        let mut proc = files::Proc::open().expect("a /proc");
+        proc.answers(&listener, request.id).expect("a descriptor");
+        assert!(proc.still_waits().is_ok() && proc.base(request.pid, libc::AT_FDCWD).is_ok());
+        sys::notify_answer(listener.as_fd(), request.id, &Answer::Value(5));
+        assert_eq!(caller.join().expect("ends"), Some(5));
+        assert_eq!(proc.still_waits().expect_err("it is gone").raw_os_error(), Some(libc::ESRCH));
+        let process = rustix::process::getpid().as_raw_pid();
+        let left = proc.base(process, libc::AT_FDCWD).expect_err("whoever has its number now is not asked");
+        assert_eq!(left.raw_os_error(), Some(libc::ESRCH));
     }
 }

@@ -36,6 +36,10 @@ impl NodeEmulation {
         Ok(Self { proc: Proc::open()?, made: Vec::new() })
     }
 
+    pub(super) fn proc(&mut self) -> &mut Proc {
+        &mut self.proc
+    }
+
     pub(crate) fn answer(&mut self, call: &Call) -> Answer {
         self.try_answer(call).unwrap_or_else(|e| Answer::Error(e.raw_os_error().unwrap_or(libc::EPERM)))
     }

@@ -66,6 +66,7 @@ pub(super) fn answer(proc: &Proc, call: &Call, memory: Memory, pid: i32, number:
     sys::as_file_ids(owner.uid, owner.gid, || {
         let name = format!("{pid}/fd/{number}");
         let fd = rustix::fs::openat(proc.fd(), name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        proc.still_waits()?;
         let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
         let a = &call.args;
         match (call.name, target) {

@@ -15,13 +15,13 @@ use rustix::fs::{AtFlags, CWD, MemfdFlags, Mode, OFlags, ResolveFlags};
 
 use super::files::{Proc, components};
 use super::memory::{Ids, Memory};
-use super::{Call, open_files};
+use super::{Call, looks, open_files};
 use crate::seccomp::{Action, Trap, When};
 use crate::sys::{self, Answer};
 
-/// Every way to open a file or read a link, and what is done to open files by their names.
+/// Every way to open a file, read a link or look at a file, and what is done to open files by their names.
 pub(super) fn traps() -> Vec<Trap> {
-    OPENING.into_iter().chain(open_files::traps()).collect()
+    OPENING.into_iter().chain(open_files::traps()).chain(looks::traps()).collect()
 }
 
 const OPENING: [Trap; 5] = [
@@ -141,9 +141,17 @@ impl ProcEmulation {
         })
     }
 
+    pub(super) fn proc(&mut self) -> &mut Proc {
+        &mut self.proc
+    }
+
     pub(crate) fn answer(&mut self, call: &Call) -> Answer {
         let on_open_file = open_files::place(call);
-        let (dir, path) = match (on_open_file, call.name) {
+        let look = looks::place(call);
+        if look.is_none() && looks::is_one(call) {
+            return Answer::Continue;
+        }
+        let (dir, path) = match (on_open_file.or(look), call.name) {
             (Some(place), _) => place,
             (None, "open" | "readlink") => (libc::AT_FDCWD, call.args[0]),
             (None, _) => (call.int(0), call.args[1]),
@@ -167,6 +175,7 @@ impl ProcEmulation {
                 Err(e) => Err(e),
             },
             "open" => self.open(call.tid, &entry, call.word(1)),
+            _ if look.is_some() => self.look(call, &parts, &entry, memory),
             _ if on_open_file.is_some() => self.on_open_file(call, &entry, memory),
             _ => self.open(call.tid, &entry, call.word(2)),
         };
@@ -357,6 +366,31 @@ impl ProcEmulation {
         open_files::answer(&self.proc, call, memory, *pid, number)
     }
 
+    /// `stat` or `access`. What the skeleton has is right but for open files and the program, and has no other processes.
+    fn look(&self, call: &Call, parts: &[&str], entry: &Entry<'_>, memory: Memory) -> io::Result<Answer> {
+        let Entry::Process(pid, rest) = entry else { return Ok(Answer::Continue) };
+        let (owner, asking) = (self.proc.owner(*pid)?, self.proc.owner(call.tid)?);
+        let own = asking.uid == 0 || self.proc.process_of(call.tid)? == *pid;
+        let path = match rest.as_slice() {
+            ["fd", number] => {
+                let number: u32 = number.parse().map_err(|_| error(libc::ENOENT))?;
+                format!("{pid}/fd/{number}")
+            }
+            ["exe"] => format!("{pid}/exe"),
+            _ if matches!(parts[0], "self" | "thread-self" | "mounts" | "net") => return Ok(Answer::Continue),
+            [] => pid.to_string(),
+            ["fd" | "task"] => format!("{pid}/{}", rest[0]),
+            [name] if PUBLIC_FILES.contains(name) || PRIVATE_FILES.contains(name) || MADE_UP_FILES.contains(name) => {
+                format!("{pid}/{name}")
+            }
+            _ => return Ok(Answer::Continue),
+        };
+        if !own && matches!(rest.first(), Some(&"fd" | &"exe")) {
+            return Err(error(libc::EACCES));
+        }
+        looks::answer(&self.proc, call, memory, &path, owner, asking)
+    }
+
     /// A directory inside of the root that lists the process's descriptors.
     fn list_descriptors(&mut self, pid: i32, cloexec: bool) -> io::Result<Answer> {
         let Some(skeleton) = &self.skeleton else { return Ok(Answer::Continue) };
@@ -434,6 +468,7 @@ impl ProcEmulation {
             _ => return Ok(Answer::Continue),
         };
         let length = text.len().min(usize::try_from(size).unwrap_or(usize::MAX));
+        self.proc.still_waits()?;
         memory.write(buffer, &text[..length])?;
         Ok(Answer::Value(i64::try_from(length).unwrap_or(0)))
     }

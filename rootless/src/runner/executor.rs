@@ -255,6 +255,8 @@ fn refused_calls(spec: &StepSpec) -> Vec<Trap> {
         for name in ["chroot", "ptrace", "process_vm_readv", "process_vm_writev"] {
             out.push((name, When::Always, EPERM));
         }
+        // The builder has the same user, and its limits could be lowered: a step changes its own only.
+        out.push(("prlimit64", When::Bits(0, u32::MAX), EPERM));
     }
     if spec.network == Network::None {
         // AF_UNIX (1) and AF_NETLINK (16) reach nobody outside of the machine; everything else could. On i386 one call

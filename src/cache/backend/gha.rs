@@ -122,7 +122,7 @@ impl GhaCache {
                 Ok(Err(e)) => e.without_url().to_string(),
                 Err(_) => {
                     let text = format!("the cache service does not answer: no answer for {} s", patience.as_secs());
-                    return Err(CacheError::new(text));
+                    return Err(CacheError::silence(text));
                 }
             };
             if started.elapsed() + pause > self.inner.options.patience() {

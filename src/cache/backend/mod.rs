@@ -32,17 +32,24 @@ pub struct CacheError {
     pub hint: Option<String>,
     /// There is no such cache: normal before the first export.
     pub missing: bool,
+    /// Nothing was heard for as long as is waited for it.
+    pub silent: bool,
 }
 
 impl CacheError {
     /// A failure.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: None, missing: false }
+        Self { message: message.into(), hint: None, missing: false, silent: false }
+    }
+
+    /// Nobody answers.
+    pub fn silence(message: impl Into<String>) -> Self {
+        Self { silent: true, ..Self::new(message) }
     }
 
     /// There is nothing under this name.
     pub fn missing(message: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: None, missing: true }
+        Self { missing: true, ..Self::new(message) }
     }
 }
 

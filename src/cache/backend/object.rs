@@ -226,7 +226,7 @@ impl ObjectCache {
         // 128 KiB a second.
         let patience = self.inner.stall + Duration::from_secs((bytes >> 17) as u64);
         let slow =
-            |_| CacheError::new(format!("no answer for {at} from {} for {} s", self.title(), patience.as_secs()));
+            |_| CacheError::silence(format!("no answer for {at} from {} for {} s", self.title(), patience.as_secs()));
         timeout(patience, request).await.map_err(slow)
     }
 

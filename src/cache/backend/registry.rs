@@ -100,7 +100,12 @@ impl MountPlace for RegistryCache {
 }
 
 fn failed(error: &RegistryError) -> CacheError {
-    CacheError { message: error.to_string(), hint: error.hint(), missing: error.is_not_found() }
+    CacheError {
+        message: error.to_string(),
+        hint: error.hint(),
+        missing: error.is_not_found(),
+        silent: error.is_silence(),
+    }
 }
 
 #[async_trait]

@@ -421,10 +421,9 @@ fn rule(mut section: Section<'_>) -> Result<GcRule, Failure> {
     let caps = caps(&mut section)?;
     let any = match section.texts("filters")? {
         // One text is a list that must match wholly.
-        Some(found) => found.read(|texts| {
-            let all = |text: &String| text.split(',').map(Filter::parse).collect::<Result<Vec<_>, _>>();
-            texts.iter().map(all).collect::<Result<Vec<_>, _>>()
-        })?,
+        Some(found) => {
+            found.read(|texts| texts.iter().map(|text| Filter::parse_all(text)).collect::<Result<Vec<_>, _>>())?
+        }
         None => Vec::new(),
     };
     let keep_duration = time(section.quantity("keepDuration")?)?;

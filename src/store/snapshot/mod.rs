@@ -11,7 +11,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
-use rustix::mount::{UnmountFlags, unmount};
+use rustix::mount::{MountFlags, UnmountFlags, mount_remount, unmount};
 
 use crate::archive::{ApplySummary, ArchiveError, DiffStats, LayerWriter, Places, Timestamp, TreeHints, TreeIndex};
 use crate::base::Digest;
@@ -114,6 +114,28 @@ impl View {
             places: None,
             root_time: None,
         }
+    }
+
+    /// Makes what was written final: a step can hand descriptors of its files to another one (by a socket in a cache mount), which
+    /// would change a layer that has its key already.
+    ///
+    /// # Errors
+    /// If files of it stay open for writing.
+    pub(super) fn seal(&self) -> Result<(), StoreError> {
+        if !self.mounted || self.keep.is_none() {
+            return Ok(());
+        }
+        for _ in 0..400 {
+            match mount_remount(&self.root, MountFlags::RDONLY | MountFlags::NODEV, c"") {
+                // The last process of a step may be on its way out.
+                Err(rustix::io::Errno::BUSY) => std::thread::sleep(std::time::Duration::from_millis(5)),
+                // Where remounting is forbidden, that is what steps can do to each other.
+                Ok(()) | Err(_) => return Ok(()),
+            }
+        }
+        Err(StoreError::errno("end the step: another one has files of it open for writing:", &self.root)(
+            rustix::io::Errno::BUSY,
+        ))
     }
 
     /// Unmounts and takes the stubs out. Afterwards what is to be kept is exactly what was written.

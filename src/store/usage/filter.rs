@@ -94,6 +94,29 @@ impl Filter {
         Ok(Self { text: text.to_owned(), key, test })
     }
 
+    /// Parses several in one text, as BuildKit has them: a comma ends a filter where another one follows it. Others are part of
+    /// a value (`description~=a{1,2}`).
+    ///
+    /// # Errors
+    /// As [`Self::parse`], for any of them.
+    pub fn parse_all(text: &str) -> Result<Vec<Self>, StoreError> {
+        let mut out = Vec::new();
+        let mut rest = text;
+        let ends = |rest: &str, at: usize| {
+            let next = rest[at + 1..].split(',').next().unwrap_or_default();
+            let key = next.find(['=', '!', '~']).map_or("", |end| &next[..end]);
+            // A misspelt key is one, too.
+            let keyed = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphabetic() || b == b'-');
+            keyed || Self::parse(next).is_ok()
+        };
+        while let Some((at, _)) = rest.match_indices(',').find(|(at, _)| ends(rest, *at)) {
+            out.push(Self::parse(&rest[..at])?);
+            rest = &rest[at + 1..];
+        }
+        out.push(Self::parse(rest)?);
+        Ok(out)
+    }
+
     /// Whether a record fulfils the condition.
     #[must_use]
     pub fn matches(&self, record: &UsageRecord) -> bool {
@@ -161,6 +184,16 @@ mod tests {
             shared: false,
             parents: vec!["p1".into(), "p2".into()],
         }
+    }
+
+    #[test]
+    fn b8_05_several_filters_in_one_text() {
+        let texts =
+            |text: &str| Filter::parse_all(text).map(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>());
+        assert_eq!(texts("type=regular,until=1h,private").expect("parses"), ["type=regular", "until=1h", "private"]);
+        assert_eq!(texts("description~=a{1,2},id=x").expect("parses"), ["description~=a{1,2}", "id=x"]);
+        assert_eq!(texts("description=a, b").expect("parses"), ["description=a, b"]);
+        assert!(texts("colour=red,type=regular").is_err() && texts("type=regular,colour=red").is_err());
     }
 
     #[test]
