@@ -51,7 +51,7 @@ pub(crate) const CALLS: &[&str] = &[
     "descriptors that nobody closed",
     "letters for the terminal (TIOCSTI, TIOCLINUX)",
     "abstract sockets of the machine",
-    "the process group and session of the builder",
+    "the session and process group of who called the builder",
 ];
 pub(crate) const DOCUMENTS: &[&str] = &[
     "deep JSON",
