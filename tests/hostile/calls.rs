@@ -64,10 +64,6 @@ const CALLS: &[(&str, &str)] = &[
         "abstract sockets of the machine",
         "s = socket.socket(socket.AF_UNIX)\ntry: s.connect(b'\\0' + ABSTRACT); print('CANARY')\nexcept OSError: pass",
     ),
-    (
-        "the session and process group of who called the builder",
-        "for pid in others()[-1:]:\n  try: (os.getsid(pid) == os.getsid(0) or os.getpgid(pid) == os.getpgid(0)) and print('CANARY')\n  except OSError: pass",
-    ),
 ];
 
 /// Numbers are those of x86-64.

@@ -51,7 +51,6 @@ pub(crate) const CALLS: &[&str] = &[
     "descriptors that nobody closed",
     "letters for the terminal (TIOCSTI, TIOCLINUX)",
     "abstract sockets of the machine",
-    "the session and process group of who called the builder",
 ];
 pub(crate) const DOCUMENTS: &[&str] = &[
     "deep JSON",
