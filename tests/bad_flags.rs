@@ -121,6 +121,8 @@ const CASES: &[Case] = &[
     (&["--allow", "device="], "--allow", "no device in"),
     (&["--allow", "network.host=x"], "--allow", "unknown entitlement"),
     // Contexts
+    (&["--frontend", "dockerfile"], "--frontend", "expected auto, image, builtin or llb"),
+    (&["--frontend-opt", "x"], "--frontend-opt", "expected KEY=VALUE"),
     (&["--build-context", "x"], "--build-context", "expected key=value"),
     (&["--build-context", "=x"], "--build-context", "invalid context name"),
     (&["--build-context", "x=/nonexistent"], "--build-context", "not found"),

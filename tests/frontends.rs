@@ -20,6 +20,8 @@ use support::registry::Registry;
 use support::{Bench, Run};
 
 const NAME: &str = "example.com/lines:1";
+/// What the directories of its layouts begin with.
+const PREFIX: &str = "rbuild-front-end-";
 
 /// What the image of the front end runs.
 #[test]
@@ -31,7 +33,15 @@ fn front_end_program() {
 fn layout() -> &'static Path {
     static LAYOUT: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
     let (_, path) = LAYOUT.get_or_init(|| {
-        let dir = tempfile::Builder::new().prefix("rbuild-front-end-").tempdir().unwrap();
+        // Nobody drops what lives as long as the program: later runs clean up behind earlier ones.
+        for old in std::fs::read_dir(std::env::temp_dir()).unwrap().flatten() {
+            let ours = old.file_name().to_string_lossy().starts_with(PREFIX);
+            let age = old.metadata().ok().and_then(|data| data.modified().ok()?.elapsed().ok());
+            if ours && age.is_some_and(|age| age.as_secs() > 3600) {
+                let _ = std::fs::remove_dir_all(old.path());
+            }
+        }
+        let dir = tempfile::Builder::new().prefix(PREFIX).tempdir().unwrap();
         let bench = Bench::new();
         let exe = std::env::current_exe().unwrap();
         let mut files = vec![];

@@ -651,6 +651,9 @@ pub struct OpMetadata {
     /// Display group.
     #[prost(message, optional, tag = "6")]
     pub progress_group: Option<ProgressGroup>,
+    /// Limits of this op alone (C1.04), as they came: nothing here sets them.
+    #[prost(bytes = "vec", tag = "7")]
+    pub linux_resources: Vec<u8>,
 }
 
 /// Key of the name to show in [`OpMetadata::description`].

@@ -127,6 +127,12 @@ static OP: Shape = Shape {
 /// # Errors
 /// Names the first thing. What cannot be read at all is told when the graph is.
 pub fn check(definition: &Definition) -> Result<(), String> {
+    if let Some((digest, _)) = definition.pb.metadata.iter().find(|(_, metadata)| !metadata.linux_resources.is_empty())
+    {
+        return Err(format!(
+            "op {digest} of the definition has limits of its own (linux_resources), which are not known here"
+        ));
+    }
     let last = definition.pb.def.len().saturating_sub(1);
     for (index, bytes) in definition.pb.def.iter().enumerate() {
         if let Some((shape, field)) = unknown(bytes, &OP) {
@@ -223,7 +229,9 @@ fn varint(bytes: &mut &[u8]) -> Option<u64> {
 mod tests {
     use super::*;
     use crate::llb::definition::PbDefinition;
-    use crate::llb::op::{CacheOpt, FileAction, FileActionCopy, FileActionKind, FileOp, Meta, Mount, ProxyEnv};
+    use crate::llb::op::{
+        CacheOpt, FileAction, FileActionCopy, FileActionKind, FileOp, Meta, Mount, OpMetadata, ProxyEnv,
+    };
 
     fn exec() -> ExecOp {
         let meta = Meta { args: vec!["x".into()], proxy_env: Some(ProxyEnv::default()), ..Meta::default() };
@@ -252,6 +260,16 @@ mod tests {
         let action = FileAction { action: Some(FileActionKind::Copy(copy)), ..FileAction::default() };
         let file = Op { kind: Some(Kind::File(FileOp { actions: vec![action] })), ..Op::default() };
         assert_eq!(checked(vec![of(exec()), file.encode_to_vec()]), Ok(()));
+    }
+
+    // SPEC C1.04
+    #[test]
+    fn c1_04_limits_of_single_ops_are_refused() {
+        let limited = OpMetadata { linux_resources: vec![8, 1], ..OpMetadata::default() };
+        let metadata = [("sha256:1".to_owned(), limited)].into();
+        let error =
+            check(&Definition { pb: PbDefinition { metadata, ..PbDefinition::default() } }).expect_err("limits");
+        assert!(error.contains("sha256:1") && error.contains("linux_resources"), "{error}");
     }
 
     // SPEC C1.05–C1.07

@@ -14,7 +14,7 @@ use super::policy::Gate;
 use super::{BuildError, BuildRequest, Builder, DockerfileAt, Host, Inputs, MainContext};
 use crate::attest::Material;
 use crate::base::FaultKind;
-use crate::frontend::gateway::options::{CONTEXTS, INPUTS, pairs};
+use crate::frontend::gateway::options::{CONTEXTS, INPUTS, SUBREQUESTS, pairs};
 use crate::frontend::gateway::result::made;
 use crate::frontend::gateway::{Answer, Attested, GatewayHost as _};
 use crate::frontend::remote::without_credentials;
@@ -96,8 +96,8 @@ impl Job<'_> {
         inputs: &Inputs,
         question: &str,
     ) -> Result<BTreeMap<String, Vec<u8>>, BuildError> {
-        let more = [("requestid", question), ("frontend.caps", "moby.buildkit.frontend.subrequests+forward")];
-        let more = more.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let more = [("requestid", question.to_owned()), ("frontend.caps", format!("{SUBREQUESTS}+forward"))];
+        let more = more.map(|(name, value)| (name.to_owned(), value)).into();
         Ok(self.answer(image, inputs, more).await?.0.metadata)
     }
 
@@ -166,7 +166,6 @@ impl Job<'_> {
                     .hint("put it into the build context"));
             }
         }
-        let mut abilities = Vec::new();
         for (name, value) in &request.options.named_contexts {
             let value = match host.layout_of(value) {
                 Some(layout) => layout,
@@ -174,10 +173,9 @@ impl Job<'_> {
                 None => value.clone(),
             };
             put(&format!("context:{name}"), value);
-            abilities = vec![format!("{CONTEXTS}+forward")];
         }
-        if !abilities.is_empty() {
-            put("frontend.caps", abilities.join(","));
+        if !request.options.named_contexts.is_empty() {
+            put("frontend.caps", format!("{CONTEXTS}+forward"));
         }
         for (name, value) in &request.attest.vcs {
             put(&format!("vcs:{name}"), without_credentials(value));

@@ -33,6 +33,8 @@ const METADATA: &str = "/run/config/buildkit/metadata/frontend.bin";
 const PATIENCE: Duration = Duration::from_secs(600);
 /// How long it may take to end once it is over.
 const GRACE: Duration = Duration::from_secs(5);
+/// How long one may take that closed its standard output.
+const PARTING: Duration = Duration::from_secs(60);
 /// How much of what it wrote to standard error is told again when it fails.
 const TAIL: usize = 2 << 10;
 
@@ -201,7 +203,9 @@ async fn both(
     if matches!(said, Err(Trouble::Silent(_))) {
         return (said, None);
     }
-    let _ = tokio::time::timeout(GRACE, rest).await;
+    // One that has nothing more to say is about to end, and how it does is what there is to tell.
+    let grace = if matches!(said, Err(Trouble::Closed)) { PARTING } else { GRACE };
+    let _ = tokio::time::timeout(grace, rest).await;
     (said, end)
 }
 
