@@ -45,7 +45,7 @@ fn secrets_are_in_no_record_and_no_memory_dump() {
             "--debug",
         ];
         let crash =
-            format!("RUN {mounts} {uses} && cd /tmp && sh -c ': $TOKEN; kill -SEGV $$'; ls -A /tmp > /left; true");
+            format!("RUN {mounts} {uses} && cd /tmp && sh -c ': $TOKEN; kill -SEGV $$'; [ -z \"$(ls -A /tmp)\" ]");
         bench.dockerfile(&format!("FROM busybox\n{crash}\nRUN {mounts} {uses} && echo fine > /fine\n"));
         let command = bench.build_command(&args);
         // Where memory dumps are allowed, as on many machines of CI.
@@ -67,9 +67,7 @@ fn secrets_are_in_no_record_and_no_memory_dump() {
             continue;
         }
         let run = run.ok();
-        let image = support::image::Image::open_tar(&tar);
-        assert_eq!((image.text("fine"), image.text("left")), ("fine\n".into(), String::new()), "{rung}: a memory dump");
-        bench.dockerfile(&format!("FROM busybox\nRUN {mounts} {uses} && sh -c 'kill -SEGV $$'\n"));
+        bench.dockerfile(&format!("FROM busybox\nRUN {mounts} {uses} && (sh -c ': $TOKEN; kill -SEGV $$'; exit 3)\n"));
         let failed = bench.build(&args);
         assert_ne!(failed.code, 0, "{rung}: {}", failed.stderr);
         for run in [&run, &failed] {
