@@ -62,6 +62,8 @@ pub struct BuildRequest {
     pub dockerfile_at: DockerfileAt,
     /// The main context.
     pub context: MainContext,
+    /// The directory of a context that is an archive or a URL which is the context.
+    pub context_subdir: Option<String>,
     /// What was fetched for this request.
     pub inputs: OnceLock<Inputs>,
     /// Name and text of the main context's ignore file.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt as _;
 
@@ -42,7 +42,8 @@ impl Builder {
         let mut lists = Vec::new();
         for (order, (spec, backend)) in backends.into_iter().enumerate() {
             let backend: Arc<dyn CacheBackend> = backend;
-            let load = tokio::spawn(import(Arc::clone(&backend), loading.clone(), self.events.clone()));
+            let load = import(Arc::clone(&backend), loading.clone(), self.events.clone());
+            let load = tokio::spawn(young(load, spec.max_age));
             let arriving = loading.clone();
             let load = tokio::spawn(async move {
                 let found = load.await.unwrap_or_default();
@@ -203,6 +204,15 @@ async fn import(backend: Arc<dyn CacheBackend>, loading: LoadingImports, events:
     events.completed(&id, Outcome::Failed(trouble.clone()));
     events.warning(format!("cache {title} is not used: {trouble}"));
     None
+}
+
+/// What is not older than `max_age` of the caches that come.
+async fn young(load: impl Future<Output = Option<Vec<Import>>>, max_age: Option<Duration>) -> Option<Vec<Import>> {
+    let mut imports = load.await?;
+    if let Some(moment) = max_age.and_then(|age| SystemTime::now().checked_sub(age)) {
+        imports.iter_mut().for_each(|import| import.forget_before(moment));
+    }
+    Some(imports)
 }
 
 /// Reads the list of one cache's mounts. There may be none.

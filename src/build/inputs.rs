@@ -5,11 +5,14 @@
 use std::io::{self, Read, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
+
 use super::policy::{self, Decided, Gate, MAX_POLICY};
 use super::{BuildError, BuildRequest, Builder, Secrets};
 use crate::archive::looks_like_archive;
 use crate::base::values::boolean;
 use crate::base::{Digest, FaultKind};
+use crate::cache::backend::object::{ObjectCache, Service};
 use crate::dockerfile::gitref::GitRef;
 use crate::frontend::FrontendError;
 use crate::frontend::remote::{CONTEXT_FILE, RemoteContext, without_credentials};
@@ -32,27 +35,43 @@ pub enum MainContext {
     Git(Box<GitRef>),
     /// An archive or a Dockerfile on a web server.
     Url(String),
-    /// An archive on standard input.
+    /// An archive that is no source of a graph.
     Archive(Stream),
 }
 
-/// Bytes that can be read once.
-pub struct Stream(Mutex<Option<Box<dyn Read + Send>>>);
+/// An archive that can be read once.
+pub struct Stream {
+    /// Where it comes from, for messages.
+    name: String,
+    from: Mutex<Option<From>>,
+}
+
+/// Where an archive comes from.
+enum From {
+    Reader(Box<dyn Read + Send>),
+    Object(Box<Service>, String),
+}
 
 impl Stream {
-    /// Wraps a reader.
-    pub fn new(reader: impl Read + Send + 'static) -> Self {
-        Self(Mutex::new(Some(Box::new(reader))))
+    /// What a reader gives: standard input, or a file.
+    pub fn new(name: impl Into<String>, reader: impl Read + Send + 'static) -> Self {
+        Self { name: name.into(), from: Mutex::new(Some(From::Reader(Box::new(reader)))) }
     }
 
-    fn take(&self) -> Option<Box<dyn Read + Send>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// An object in a bucket or container (SPEC D2.05, D2.06).
+    #[must_use]
+    pub fn object(name: impl Into<String>, service: Service, key: String) -> Self {
+        Self { name: name.into(), from: Mutex::new(Some(From::Object(Box::new(service), key))) }
+    }
+
+    fn take(&self) -> Option<From> {
+        self.from.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
 impl std::fmt::Debug for Stream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Stream")
+        write!(f, "Stream({})", self.name)
     }
 }
 
@@ -229,13 +248,26 @@ impl Builder {
                 if looks_like_archive(&head) { file.unpacked() } else { file }
             }
             MainContext::Archive(stream) => {
-                let reader =
-                    stream.take().ok_or_else(|| BuildError::Internal("standard input was read before".into()))?;
-                let store = self.store.clone();
-                let kept = tokio::task::spawn_blocking(move || keep(&store, reader)).await;
-                RemoteContext::blob(&kept.map_err(|e| BuildError::Internal(e.to_string()))??)
+                let name = stream.name.clone();
+                let from = stream.take().ok_or_else(|| BuildError::Internal(format!("{name} was read before")))?;
+                let (reader, sending): (Box<dyn Read + Send>, _) = match from {
+                    From::Reader(reader) => (reader, None),
+                    From::Object(service, key) => {
+                        let (sender, receiver) = tokio::sync::mpsc::channel(4);
+                        let place = ObjectCache::new(self.client.clone(), *service, false);
+                        let sending = tokio::spawn(async move { place.send(&key, &sender).await });
+                        (Box::new(Pieces { receiver, piece: Bytes::new() }), Some(sending))
+                    }
+                };
+                let (store, shown) = (self.store.clone(), name.clone());
+                let kept = tokio::task::spawn_blocking(move || keep(&store, &shown, reader)).await;
+                if let Some(sending) = sending {
+                    sending.abort();
+                }
+                RemoteContext::blob(&name, &kept.map_err(|e| BuildError::Internal(e.to_string()))??)
             }
         }))
+        .map(|context| context.map(|c| c.below(request.context_subdir.as_deref())))
     }
 }
 
@@ -272,9 +304,36 @@ async fn read(
     Ok(solver.read_file(&Arc::new(graph), path, limit).await?)
 }
 
+/// What another task sends, as a reader for a thread that may block.
+struct Pieces {
+    receiver: tokio::sync::mpsc::Receiver<io::Result<Bytes>>,
+    piece: Bytes,
+}
+
+impl Read for Pieces {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.piece.is_empty() {
+            match self.receiver.blocking_recv() {
+                Some(piece) => self.piece = piece?,
+                None => return Ok(0),
+            }
+        }
+        let n = self.piece.len().min(buffer.len());
+        buffer[..n].copy_from_slice(&self.piece.split_to(n));
+        Ok(n)
+    }
+}
+
 /// Takes a stream into the store.
-fn keep(store: &Store, mut reader: Box<dyn Read + Send>) -> Result<Digest, BuildError> {
+fn keep(store: &Store, name: &str, mut reader: Box<dyn Read + Send>) -> Result<Digest, BuildError> {
     let failed = |e: &StoreError| BuildError::Frontend(FrontendError::outside(e.kind(), e.to_string(), e.hint()));
+    let unreadable = |e: &io::Error| fault(format!("cannot read the build context from {name}: {e}"), "");
+    let mut head = Vec::new();
+    (&mut reader).take(PEEK).read_to_end(&mut head).map_err(|e| unreadable(&e))?;
+    if !looks_like_archive(&head) {
+        return Err(fault(format!("the build context from {name} is no tar archive"), "make it with tar -czf"));
+    }
+    let mut reader = io::Cursor::new(head).chain(reader);
     let mut writer = store.blob_writer().map_err(|e| failed(&e))?;
     let mut buffer = vec![0; 128 << 10];
     loop {
@@ -282,7 +341,7 @@ fn keep(store: &Store, mut reader: Box<dyn Read + Send>) -> Result<Digest, Build
             Ok(0) => break,
             Ok(n) => n,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) => return Err(fault(format!("cannot read the build context from standard input: {e}"), "")),
+            Err(e) => return Err(unreadable(&e)),
         };
         writer.write_all(&buffer[..n]).map_err(|e| {
             let kind = FaultKind::of_io(&e, FaultKind::Store);

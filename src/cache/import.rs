@@ -92,6 +92,14 @@ impl Import {
         Self { title: title.to_owned(), place, layers, parents, records, by_digest }
     }
 
+    /// Leaves out results that were made before a moment, and those that do not say when.
+    pub fn forget_before(&mut self, moment: SystemTime) {
+        for record in &mut self.records {
+            record.results.retain(|result| from_rfc3339(&result.created_at) >= moment);
+            record.chains.retain(|chain| from_rfc3339(&chain.created_at) >= moment);
+        }
+    }
+
     /// How many records there are.
     #[must_use]
     pub fn len(&self) -> usize {

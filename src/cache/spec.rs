@@ -144,6 +144,8 @@ pub struct ImportSpec {
     pub location: Location,
     /// Which of its cache mounts are restored.
     pub mounts: MountChoice,
+    /// What is older is left out (SPEC D1.21).
+    pub max_age: Option<Duration>,
 }
 
 /// A cache to write.
@@ -311,6 +313,7 @@ pub fn import(fields: &[Field], env: Variables<'_>) -> Result<Vec<ImportSpec>, S
         let spec = |reference| ImportSpec {
             location: Location::Registry { reference, insecure: false },
             mounts: MountChoice::None,
+            max_age: None,
         };
         return Ok(references?.into_iter().map(spec).collect());
     }
@@ -351,7 +354,7 @@ pub fn import(fields: &[Field], env: Variables<'_>) -> Result<Vec<ImportSpec>, S
         }
         _ => return fail("an inline cache is imported from its image: use type=registry,ref=IMAGE"),
     };
-    Ok(vec![ImportSpec { location, mounts }])
+    Ok(vec![ImportSpec { location, mounts, max_age: None }])
 }
 
 /// One `--cache-to` value.

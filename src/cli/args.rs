@@ -2,6 +2,7 @@
 
 mod bake;
 mod builders;
+mod drop_in;
 mod policy;
 
 use std::ffi::OsString;
@@ -14,6 +15,7 @@ use crate::base::values::boolean;
 
 pub use bake::Bake;
 pub use builders::{Builders, CreateBuilder, RemoveBuilder};
+pub use drop_in::DropIn;
 pub use policy::{Policy, PolicyEval, PolicyTest};
 
 /// Builds container images without a daemon and without root
@@ -35,11 +37,6 @@ impl Cli {
     /// The command line's definition. Flags that are on or off take a value too, as docker's do: `--push=false` (SPEC G.02).
     #[must_use]
     pub fn definition() -> clap::Command {
-        fn switches(command: clap::Command) -> clap::Command {
-            command
-                .mut_args(|arg| if matches!(arg.get_action(), ArgAction::SetTrue) { switch(arg) } else { arg })
-                .mut_subcommands(switches)
-        }
         switches(Self::command())
     }
 
@@ -54,6 +51,13 @@ impl Cli {
     }
 }
 
+/// Flags of a command and of those below it that are on or off take a value.
+pub(super) fn switches(command: clap::Command) -> clap::Command {
+    command
+        .mut_args(|arg| if matches!(arg.get_action(), ArgAction::SetTrue) { switch(arg) } else { arg })
+        .mut_subcommands(switches)
+}
+
 fn switch(arg: clap::Arg) -> clap::Arg {
     arg.action(ArgAction::Set)
         .num_args(0..=1)
@@ -65,7 +69,7 @@ fn switch(arg: clap::Arg) -> clap::Arg {
         .value_parser(go_boolean())
 }
 
-fn go_boolean() -> ValueParser {
+pub(super) fn go_boolean() -> ValueParser {
     ValueParser::new(|text: &str| boolean(text).ok_or("expected true or false"))
 }
 
@@ -933,4 +937,7 @@ pub struct Build {
     /// No effect, announced
     #[arg(long, hide = true)]
     pub security_opt: Vec<String>,
+    /// What other builders have.
+    #[command(flatten)]
+    pub drop_in: DropIn,
 }

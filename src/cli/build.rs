@@ -12,7 +12,7 @@ use super::settings::{self, BuildSettings};
 use super::step_logs::{ClipLimits, StepLogs};
 use super::telemetry::{self, Telemetry};
 use super::worker::{Inside, store_failure};
-use super::{debug, records};
+use super::{debug, digest_files, records};
 use crate::base::budget::Budget;
 use crate::base::events::Warning;
 use crate::base::{Cancel, Events, FaultKind, TraceContext, file};
@@ -86,6 +86,12 @@ pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
     {
         let _ = writeln!(std::io::stderr(), "notice: {trouble}");
     }
+    let told = match &result {
+        Ok(Done::Built(built)) if digest_files::asked(&args.drop_in) => inside
+            .client(Events::none())
+            .and_then(|client| runtime.block_on(digest_files::write(&args.drop_in, built, &client))),
+        _ => Ok(()),
+    };
     match &result {
         Ok(Done::Built(_)) => inside.leave(runtime),
         // What goes on must not hold up the end, nor be in the way of a look at what failed.
@@ -102,7 +108,7 @@ pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
         list(&findings, settings.debug.then_some((name, text)));
     }
     match result {
-        Ok(Done::Built(report)) => done(&settings, &report, &findings),
+        Ok(Done::Built(report)) => told.and_then(|()| done(&settings, &report, &findings)),
         Ok(Done::Answered(answer, how)) => answered(&answer, how),
         Err(Stopped::Early(failure)) => Err(failure),
         Err(Stopped::Build(error)) => {

@@ -6,6 +6,8 @@ use super::args::Build;
 use super::errors::Failure;
 use super::{grammar, settings};
 use crate::base::FaultKind;
+use crate::base::duration::parse_span;
+use crate::cache::backend::object::Service;
 use crate::cache::spec::{self, ExportSpec, Field, ImportSpec, Location};
 use crate::frontend::FrontendOptions;
 
@@ -19,6 +21,9 @@ pub(super) fn imports(args: &Build) -> Result<Vec<ImportSpec>, Failure> {
     for text in args.cache_from.iter().filter(|text| !text.is_empty()) {
         specs.extend(import(text).map_err(|e| usage(format!("--cache-from {text}: {e}")))?);
     }
+    let age = args.drop_in.cache_ttl.as_deref().map(parse_span).transpose();
+    let age = age.map_err(|e| usage(format!("--cache-ttl: {e}")))?;
+    specs.iter_mut().for_each(|spec: &mut ImportSpec| spec.max_age = age);
     Ok(specs)
 }
 
@@ -36,6 +41,16 @@ fn shared_keys(fields: &[Field]) -> Result<BTreeMap<&'static str, String>, Strin
 
 fn variable(shared: &BTreeMap<&'static str, String>, name: &str) -> Option<String> {
     settings::variable(name).or_else(|| shared.get(name).cloned())
+}
+
+/// An object store that something else than a cache is in.
+pub(super) fn service(fields: &[Field]) -> Result<Service, String> {
+    let shared = shared_keys(fields)?;
+    let found = spec::import(fields, &|name| variable(&shared, name)).map_err(|e| e.to_string())?;
+    match found.into_iter().next().map(|spec| spec.location) {
+        Some(Location::Object(service)) => Ok(service),
+        _ => Err("this is no object store".into()),
+    }
 }
 
 /// One value of `--cache-from`.

@@ -38,12 +38,20 @@ pub(super) fn main_context(
         return graph_from_stdin(args, context, request).map(|()| None);
     }
     if context == "-" {
+        request.context_subdir.clone_from(&args.drop_in.context_sub_path);
         return from_stdin(args, request).map(|()| None);
     }
+    let below = args.drop_in.context_sub_path.as_deref().map(|dir| dir.trim_matches('/')).filter(|dir| !dir.is_empty());
+    request.context_subdir = below.map(ToOwned::to_owned);
     let reference = GitRef::parse(context).transpose();
     let reference = reference.map_err(|reason| usage(format!("unable to prepare context: {context}: {reason}")))?;
     // `github.com/x/y` may also be a directory.
-    if let Some(reference) = reference.filter(|r| !r.like_a_path || !Path::new(context).exists()) {
+    if let Some(mut reference) = reference.filter(|r| !r.like_a_path || !Path::new(context).exists()) {
+        if let Some(below) = below {
+            let subdir =
+                if reference.subdir.is_empty() { below.to_owned() } else { format!("{}/{below}", reference.subdir) };
+            reference.subdir = subdir;
+        }
         request.context = MainContext::Git(Box::new(reference));
         return remote_dockerfile(args, request).map(|()| None);
     }
@@ -51,7 +59,18 @@ pub(super) fn main_context(
         request.context = MainContext::Url(context.into());
         return remote_dockerfile(args, request).map(|()| None);
     }
-    let dir = Path::new(context);
+    if let Some(file) = context.strip_prefix("tar://") {
+        let opened = std::fs::File::open(file);
+        let opened = opened.map_err(|e| usage(format!("unable to prepare context: cannot open {file}: {e}")))?;
+        request.context = MainContext::Archive(Stream::new(file, opened));
+        return remote_dockerfile(args, request).map(|()| None);
+    }
+    if let Some(stream) = super::object_contexts::find(context)? {
+        request.context = MainContext::Archive(stream);
+        return remote_dockerfile(args, request).map(|()| None);
+    }
+    let joined = Path::new(context).join(below.unwrap_or_default());
+    let dir = if below.is_some() { joined.as_path() } else { Path::new(context) };
     if !dir.is_dir() {
         let what = if dir.exists() { "is not a directory" } else { "not found" };
         return Err(usage(format!("unable to prepare context: path \"{context}\" {what}")));
@@ -132,7 +151,8 @@ fn from_stdin(args: &Build, request: &mut BuildRequest) -> Result<(), Failure> {
     let read = std::io::stdin().take(PEEK).read_to_end(&mut head);
     read.map_err(|e| input(format!("cannot read standard input: {e}")))?;
     if looks_like_archive(&head) {
-        request.context = MainContext::Archive(Stream::new(std::io::Cursor::new(head).chain(std::io::stdin())));
+        let all = std::io::Cursor::new(head).chain(std::io::stdin());
+        request.context = MainContext::Archive(Stream::new("standard input", all));
         return remote_dockerfile(args, request);
     }
     if args.file.is_some() {

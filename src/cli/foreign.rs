@@ -28,15 +28,13 @@ pub(super) struct Foreign {
 }
 
 /// Variables that have no meaning, and why.
-const MEANINGLESS: [(&str, &str); 9] = [
+const MEANINGLESS: [(&str, &str); 7] = [
     ("BUILDKIT_HOST", "there is no daemon to talk to"),
     ("BUILDKIT_WORKERS", "there is one worker"),
     ("BUILDAH_RUNTIME", "steps are run without a runtime's program"),
     ("BUILDAH_CPPFLAGS", "Dockerfiles are not preprocessed"),
     ("CONTAINERS_CONF", "rbuild.toml is what is read"),
     ("STORAGE_DRIVER", "what the machine can do is found out; --snapshotter chooses"),
-    ("KANIKO_DIR", "nothing is unpacked beside the build; --root chooses the store"),
-    ("GIT_PULL_METHOD", "a context's URL says how it is fetched"),
     ("JAEGER_TRACE", "Jaeger takes OTLP: OTEL_EXPORTER_OTLP_ENDPOINT"),
 ];
 
@@ -62,7 +60,8 @@ impl Foreign {
     }
 }
 
-fn flag(variable: &Variables<'_>, name: &str) -> Result<Option<bool>, Failure> {
+/// A variable that is on or off.
+pub(super) fn flag(variable: &Variables<'_>, name: &str) -> Result<Option<bool>, Failure> {
     let Some(text) = variable(name) else { return Ok(None) };
     boolean(&text).map(Some).ok_or_else(|| usage(format!("{name}={text}: expected true or false")))
 }

@@ -17,6 +17,7 @@ mod contexts;
 mod debug;
 mod deliver;
 mod devices;
+mod digest_files;
 mod docs;
 mod doctor;
 mod engine;
@@ -26,13 +27,16 @@ pub mod grammar;
 mod image_commands;
 mod imagetools;
 mod info;
+mod kaniko;
 mod login;
 mod metadata;
+mod object_contexts;
 mod once;
 mod outputs;
 mod policies;
 mod records;
 mod registries;
+mod registry_flags;
 mod run;
 mod scoped;
 pub mod settings;
@@ -54,6 +58,10 @@ use errors::Failure;
 /// The program: parses, runs, says what went wrong. Gives the exit code.
 #[must_use]
 pub fn run(args: Vec<OsString>) -> u8 {
+    let args = match kaniko::ours(args) {
+        Ok(args) => args,
+        Err(code) => return code,
+    };
     let args = match spelling::ours(args) {
         Ok(args) => args,
         Err(failure) => return finish(Err(failure)),

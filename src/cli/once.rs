@@ -1,4 +1,5 @@
-//! What holds for the registries of this one command: `--creds` (SPEC E1.12) and `--push-chunk-size` (SPEC E3.08).
+//! What holds for the registries of this one command: `--creds` (SPEC E1.12), `--push-chunk-size` (SPEC E3.08), and
+//! `--registry` with its like ([`super::registry_flags`]).
 
 use std::io::IsTerminal as _;
 use std::sync::Arc;
@@ -7,6 +8,7 @@ use super::args::{Build, Command};
 use super::errors::Failure;
 use super::grammar;
 use super::login;
+use super::registry_flags::RegistryFlags;
 use super::settings::usage;
 use crate::exporter::OutputSpec;
 use crate::oci::Reference;
@@ -22,12 +24,18 @@ pub(super) struct Once {
     creds: Option<(Vec<String>, Credential)>,
     /// Bytes of an upload's pieces.
     chunk: Option<u64>,
+    /// How they are reached.
+    registries: RegistryFlags,
 }
 
 impl Once {
     /// # Errors
     /// For values that are malformed, and credentials that are nobody's.
     pub(super) fn new(command: &Command) -> Result<Self, Failure> {
+        let registries = match command {
+            Command::Build(args) => RegistryFlags::new(&args.drop_in)?,
+            _ => RegistryFlags::default(),
+        };
         let (creds, chunk, hosts) = match command {
             Command::Build(args) => (&args.creds, &args.push_chunk_size, named(args)),
             Command::Pull(args) => (&args.creds, &None, hosts([args.image.as_str()])),
@@ -37,12 +45,12 @@ impl Once {
             _ => return Ok(Self::default()),
         };
         let chunk = chunk.as_ref().map(|text| bytes(text)).transpose()?;
-        let Some(text) = creds else { return Ok(Self { creds: None, chunk }) };
+        let Some(text) = creds else { return Ok(Self { creds: None, chunk, registries }) };
         if hosts.is_empty() {
             return Err(usage("--creds: there is no image name that would say for which registry")
                 .hint("give a name with -t HOST/NAME, or use `rbuild login HOST`"));
         }
-        Ok(Self { creds: Some((hosts, credential(text)?)), chunk })
+        Ok(Self { creds: Some((hosts, credential(text)?)), chunk, registries })
     }
 
     /// Options of a client, with this.
@@ -55,7 +63,9 @@ impl Once {
             }),
             None => Arc::clone(&options.credentials),
         };
-        ClientOptions { credentials, chunk: self.chunk, ..options }
+        let mut options = ClientOptions { credentials, chunk: self.chunk, ..options };
+        self.registries.apply(&mut options);
+        options
     }
 }
 

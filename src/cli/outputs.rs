@@ -96,7 +96,8 @@ pub(super) fn outputs(
         outputs.push(OutputSpec::new(OutputKind::Docker));
     }
     // Who asks for the image's ID wants the image, as with docker (B2.12, B2.25).
-    if outputs.is_empty() && (!tags.is_empty() || args.iidfile.is_some() || args.quiet) {
+    let wanted = args.iidfile.is_some() || args.quiet || super::digest_files::asked(&args.drop_in);
+    if outputs.is_empty() && (!tags.is_empty() || wanted) {
         outputs.push(OutputSpec::new(OutputKind::Image));
     }
     for output in &mut outputs {
@@ -110,6 +111,8 @@ pub(super) fn outputs(
         if foreign.docker_format && output.kind == OutputKind::Image && !chosen {
             (output.image.family, output.image.family_given) = (Family::Docker, true);
         }
+        output.unasked = args.drop_in.skip_push_permission_check;
+        output.immutable_tags = args.drop_in.push_ignore_immutable_tag_errors;
         check(output, args)?;
         for annotation in args.annotation.iter().filter(|_| output.kind.is_image()) {
             output.image.annotations.flag(annotation).map_err(|e| usage(format!("--annotation: {e}")))?;

@@ -103,9 +103,23 @@ pub fn store_root(global: &Global, config: &Config) -> Result<PathBuf, Failure> 
     std::path::absolute(&root).map_err(|e| usage(format!("--root {}: {e}", root.display())))
 }
 
-/// Where Docker's configuration is (SPEC E1.01).
+/// Where Docker's configuration is (SPEC E1.01). Without one of the user, where pods mount it for kaniko (SPEC D1.45).
 pub fn docker_config_dir() -> Option<PathBuf> {
-    variable("DOCKER_CONFIG").map(PathBuf::from).or_else(|| Some(home()?.join(".docker")))
+    if let Some(named) = variable("DOCKER_CONFIG") {
+        return Some(named.into());
+    }
+    let own = home().map(|home| home.join(".docker"));
+    let kaniko = kaniko_dir().join(".docker");
+    let has = |dir: &Path| dir.join("config.json").is_file();
+    match own {
+        Some(own) if has(&own) || !has(&kaniko) => Some(own),
+        _ => has(&kaniko).then_some(kaniko),
+    }
+}
+
+/// Where kaniko's image has its things.
+fn kaniko_dir() -> PathBuf {
+    variable("KANIKO_DIR").map_or_else(|| "/kaniko".into(), PathBuf::from)
 }
 
 /// Proxies of our own traffic (SPEC E2.06).
@@ -236,6 +250,7 @@ impl BuildSettings {
             multi_platform,
             contexts: BTreeMap::new(),
             context: MainContext::Local,
+            context_subdir: None,
             dockerfile_at: DockerfileAt::Given,
             inputs: OnceLock::new(),
             policy: policies::in_json(args)?,

@@ -214,7 +214,7 @@ fn word(args: &[OsString], at: usize) -> Option<String> {
 }
 
 /// Where the command stands: global flags may come before it.
-fn command_at(args: &[OsString]) -> usize {
+pub(super) fn command_at(args: &[OsString]) -> usize {
     const GLOBAL: [&str; 5] = ["--root", "--snapshotter", "--isolation", "--emulator", "--config"];
     let mut at = 1;
     while let Some(arg) = word(args, at) {

@@ -37,13 +37,18 @@ impl GitRef {
             return None;
         }
         let like_a_path = text.starts_with("github.com/");
-        let full = if like_a_path { format!("https://{text}") } else { text.to_owned() };
+        // Said aloud, a repository need not be called `.git`.
+        let said = ["git+https://", "git+http://"].iter().any(|scheme| text.starts_with(scheme));
+        let full = match like_a_path {
+            true => format!("https://{text}"),
+            false => text.strip_prefix("git+").filter(|_| said).unwrap_or(text).to_owned(),
+        };
         let (rest, fragment) = cut(&full, '#');
         let (remote, query) = cut(rest, '?');
         match remote.split_once("://") {
             Some(("http" | "https", address)) => {
                 let path = address.split_once('/').map_or("", |(_, path)| path);
-                if !like_a_path && !path.ends_with(".git") {
+                if !said && !like_a_path && !path.ends_with(".git") {
                     return None;
                 }
             }

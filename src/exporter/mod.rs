@@ -194,7 +194,7 @@ pub fn wanted_layers(specs: &[OutputSpec], threads: usize) -> Option<LayerOption
 /// The first refusal.
 pub async fn check_pushes(client: &Client, events: &Events, specs: &[OutputSpec]) -> Result<(), ExportError> {
     let mut repositories: BTreeMap<String, &Reference> = BTreeMap::new();
-    for spec in specs.iter().filter(|spec| spec.kind == OutputKind::Image && spec.push) {
+    for spec in specs.iter().filter(|spec| spec.kind == OutputKind::Image && spec.push && !spec.unasked) {
         for name in &spec.names {
             if spec.insecure {
                 client.set_insecure(&name.domain);

@@ -23,6 +23,8 @@ pub(super) struct Pushed {
     /// What names the image: tags, or the digest.
     roots: Vec<Reference>,
     root: Document,
+    /// Tags that cannot be changed are left as they are.
+    immutable_tags: bool,
     /// Layers that are now known to be in a repository.
     holders: Vec<(Layer, Reference)>,
 }
@@ -39,7 +41,13 @@ pub(super) async fn prepare(
         return Err(ExportError::Usage("tag is needed when pushing to registry".into()));
     }
     let root = assembly.root();
-    let mut pushed = Pushed { children: Vec::new(), roots: Vec::new(), root: root.clone(), holders: Vec::new() };
+    let mut pushed = Pushed {
+        children: Vec::new(),
+        roots: Vec::new(),
+        root: root.clone(),
+        immutable_tags: spec.immutable_tags,
+        holders: Vec::new(),
+    };
     let mut whole: HashSet<String> = HashSet::new();
     for name in names {
         if spec.insecure {
@@ -137,7 +145,13 @@ impl Pushed {
             context.events.progress(id, format!("pushing manifest for {target}"), 0, None, true);
         }
         for target in &self.roots {
-            put(context, target, &self.root).await?;
+            match put(context, target, &self.root).await {
+                Err(ExportError::Registry(error)) if self.immutable_tags && is_immutable(&error.to_string()) => {
+                    context.events.notice("immutable-tag", format!("{target} is immutable and stays as it is"));
+                    continue;
+                }
+                done => done?,
+            }
             let shown = match &target.digest {
                 Some(_) => target.to_string(),
                 None => format!("{target}@{}", self.root.descriptor.digest),
@@ -154,6 +168,13 @@ impl Pushed {
         })
         .await
     }
+}
+
+/// Whether a registry's words say that a tag cannot be changed (SPEC D1.42): Amazon's code, and what Harbor, Google, GitLab and
+/// Docker Hub say.
+fn is_immutable(error: &str) -> bool {
+    let error = error.to_lowercase();
+    error.contains("imagetagalreadyexistsexception") || (error.contains("tag") && error.contains("immutable"))
 }
 
 async fn put(context: &ExportContext<'_>, target: &Reference, document: &Document) -> Result<(), ExportError> {

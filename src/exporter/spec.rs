@@ -110,6 +110,10 @@ pub struct OutputSpec {
     pub by_digest: bool,
     /// Talk plain HTTP or accept any certificate.
     pub insecure: bool,
+    /// Do not ask whether the push will be allowed before it comes.
+    pub unasked: bool,
+    /// A tag that cannot be changed stays what it is, and that is no failure.
+    pub immutable_tags: bool,
     /// Keep in the store.
     pub store: bool,
     /// Have the layers unpacked in the store.
@@ -185,6 +189,8 @@ impl OutputSpec {
             push_refused: false,
             by_digest: false,
             insecure: false,
+            unasked: false,
+            immutable_tags: false,
             store: true,
             unpack: false,
             tar: true,

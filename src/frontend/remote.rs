@@ -130,6 +130,8 @@ pub struct RemoteContext {
     pub title: String,
     /// The source is one file with this name, an archive: the context is what is in it.
     pub archive: Option<String>,
+    /// Only what is below this directory.
+    pub subdir: Option<String>,
 }
 
 impl RemoteContext {
@@ -141,23 +143,23 @@ impl RemoteContext {
             shown.push_str(&format!("#{}", reference.reference));
         }
         let title = format!("[internal] load git source {shown}");
-        Self { source: git(reference, commit_times), title, archive: None }
+        Self { source: git(reference, commit_times), title, archive: None, subdir: None }
     }
 
     /// A file from a web server (SPEC B1.04).
     #[must_use]
     pub fn http(url: &str) -> Self {
         let title = "[internal] load remote build context".into();
-        Self { source: http(url, CONTEXT_FILE, None), title, archive: None }
+        Self { source: http(url, CONTEXT_FILE, None), title, archive: None, subdir: None }
     }
 
-    /// An archive that is a blob of the store (SPEC B1.02).
+    /// An archive that is a blob of the store; where it came from (SPEC B1.02).
     #[must_use]
-    pub fn blob(digest: &Digest) -> Self {
+    pub fn blob(from: &str, digest: &Digest) -> Self {
         let mut source = SourceOp { identifier: format!("oci-layout+blob://stdin@{digest}"), ..SourceOp::default() };
         source.attrs.insert("http.filename".into(), CONTEXT_FILE.into());
-        let title = "[internal] load build context from standard input".into();
-        Self { source, title, archive: Some(CONTEXT_FILE.into()) }
+        let title = format!("[internal] load build context from {from}");
+        Self { source, title, archive: Some(CONTEXT_FILE.into()), subdir: None }
     }
 
     /// It is one file.
@@ -170,6 +172,32 @@ impl RemoteContext {
     #[must_use]
     pub fn unpacked(self) -> Self {
         Self { archive: Some(CONTEXT_FILE.into()), ..self }
+    }
+
+    /// What is below a directory of it (SPEC D1.03). A file has none.
+    #[must_use]
+    pub fn below(self, subdir: Option<&str>) -> Self {
+        let subdir = subdir.filter(|_| self.archive.is_some()).map(ToOwned::to_owned);
+        Self { subdir, ..self }
+    }
+
+    /// What takes a directory for the whole.
+    fn enter(subdir: &str) -> Kind {
+        let copy = FileActionCopy {
+            src: format!("/{subdir}"),
+            dest: "/".into(),
+            mode: -1,
+            timestamp: -1,
+            dir_copy_contents: true,
+            create_dest_path: true,
+            ..FileActionCopy::default()
+        };
+        let action = FileAction { input: -1, secondary_input: 0, output: 0, action: Some(FileActionKind::Copy(copy)) };
+        Kind::File(FileOp { actions: vec![action] })
+    }
+
+    fn enter_title(subdir: &str) -> OpMetadata {
+        OpMetadata::named(format!("[internal] take {subdir} of the build context").as_str())
     }
 
     /// What unpacks the archive.
@@ -195,9 +223,13 @@ impl RemoteContext {
     pub(super) fn add_to(&self, draft: &mut Draft) -> NodeId {
         let metadata = OpMetadata::named(self.title.as_str());
         let source = draft.add(Kind::Source(self.source.clone()), Vec::new(), None, metadata, Vec::new());
-        match &self.archive {
+        let all = match &self.archive {
             None => source,
             Some(file) => draft.add(Self::unpack(file), vec![source], None, self.unpack_title(), Vec::new()),
+        };
+        match &self.subdir {
+            None => all,
+            Some(dir) => draft.add(Self::enter(dir), vec![all], None, Self::enter_title(dir), Vec::new()),
         }
     }
 
@@ -211,6 +243,11 @@ impl RemoteContext {
             let inputs = vec![Builder::input(&root)];
             let unpack = Op { kind: Some(Self::unpack(file)), inputs, ..Op::default() };
             root = builder.add(&unpack, self.unpack_title(), &[]);
+        }
+        if let Some(dir) = &self.subdir {
+            let inputs = vec![Builder::input(&root)];
+            let enter = Op { kind: Some(Self::enter(dir)), inputs, ..Op::default() };
+            root = builder.add(&enter, Self::enter_title(dir), &[]);
         }
         builder.finish(Some(&root))
     }

@@ -154,7 +154,7 @@ impl Inner {
     pub(super) fn host(&self, name: &str) -> Arc<Host> {
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
         let host = hosts.entry(name.to_owned()).or_insert_with(|| {
-            let options = self.options.hosts.get(name).cloned().unwrap_or_default();
+            let options = self.options.exceptions(name).cloned().unwrap_or_default();
             Arc::new(Host::new(name, options, self.options.parallel))
         });
         Arc::clone(host)

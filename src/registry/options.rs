@@ -19,7 +19,7 @@ pub struct ClientOptions {
     pub user_agent: String,
     /// Where notices go.
     pub events: Events,
-    /// Exceptions by host name and port as in image references.
+    /// Exceptions by host name and port as in image references; `*` is for those without one of their own.
     pub hosts: BTreeMap<String, HostOptions>,
     /// Mirrors and stand-ins, by the beginning of a name (SPEC E2.04).
     pub routes: Vec<Route>,
@@ -61,6 +61,13 @@ impl Default for ClientOptions {
 impl fmt::Debug for ClientOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientOptions").field("user_agent", &self.user_agent).field("hosts", &self.hosts).finish()
+    }
+}
+
+impl ClientOptions {
+    /// What is said about a host, or else about all.
+    pub(super) fn exceptions(&self, host: &str) -> Option<&HostOptions> {
+        self.hosts.get(host).or_else(|| self.hosts.get("*"))
     }
 }
 

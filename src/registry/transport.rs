@@ -200,7 +200,7 @@ impl Transport {
             return Ok(files.clone());
         }
         let named = if authority == host::api_host("docker.io") { "docker.io" } else { authority };
-        let own = self.options.hosts.get(authority).or_else(|| self.options.hosts.get(named));
+        let own = self.options.hosts.get(authority).or_else(|| self.options.exceptions(named));
         let files = tls::host_files(&self.options.trust, authority, own)?.map(Arc::new);
         known.insert(authority.to_owned(), files.clone());
         Ok(files)

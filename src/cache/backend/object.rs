@@ -327,6 +327,26 @@ impl ObjectCache {
         Ok(all.into())
     }
 
+    /// Sends any object of the same place, piece by piece; what goes wrong is the last piece.
+    pub async fn send(&self, key: &str, pieces: &mpsc::Sender<std::io::Result<Bytes>>) {
+        if let Err(error) = self.send_all(key, pieces).await {
+            // Whoever reads no more does not want to know.
+            let _ = pieces.send(Err(std::io::Error::other(error.to_string()))).await;
+        }
+    }
+
+    async fn send_all(&self, key: &str, pieces: &mpsc::Sender<std::io::Result<Bytes>>) -> Result<(), CacheError> {
+        let at = path(key)?;
+        let mut stream = self.get(&at).await?.into_stream();
+        while let Some(piece) = self.in_time(&at, 0, stream.next()).await? {
+            let piece = piece.map_err(|e| self.failed("read", &at, &e))?;
+            if pieces.send(Ok(piece)).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     async fn get(&self, at: &Path) -> Result<object_store::GetResult, CacheError> {
         let store = self.store().await?;
         self.in_time(at, 0, store.get(at)).await?.map_err(|e| self.failed("read", at, &e))

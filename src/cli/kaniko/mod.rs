@@ -1,0 +1,294 @@
+//! kaniko's command line, translated into that of `rbuild build` (SPEC D1, D2): `rbuild kaniko …`, or a program called
+//! `executor`. One function from words to words, as for `buildctl`: everything behind it is checked in one place only.
+
+mod context;
+mod flags;
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use clap::{CommandFactory as _, FromArgMatches as _};
+
+use super::errors::Failure;
+use super::foreign::flag;
+use super::grammar::did_you_mean;
+use super::settings::{usage, variable};
+use super::{args, spelling};
+use crate::oci::Reference;
+use flags::{Executor, Messages};
+
+/// Transfers are tried again so often without a word.
+const USUAL_RETRIES: u32 = 5;
+
+/// The command line in our spelling, if it is one of kaniko's; else as it is. What is wrong with it was printed then, and the
+/// exit code is the error.
+pub(super) fn ours(words: Vec<OsString>) -> Result<Vec<OsString>, u8> {
+    let program = words.first().and_then(|p| Path::new(p).file_name()?.to_str().map(ToOwned::to_owned));
+    let at = spelling::command_at(&words);
+    let start = match program.as_deref() {
+        Some("executor") => 1,
+        _ if words.get(at).is_some_and(|word| word == "kaniko") => at + 1,
+        _ => return Ok(words),
+    };
+    let (before, rest) = words.split_at(start);
+    let mut out = match program.as_deref() {
+        Some("executor") => before.to_vec(),
+        _ => before[..at].to_vec(),
+    };
+    if rest.first().is_some_and(|word| word == "version") {
+        out.push("version".into());
+        return Ok(out);
+    }
+    let mut definition = args::switches(Executor::command());
+    let line = std::iter::once(OsString::from("executor")).chain(rest.iter().cloned());
+    let parsed = definition.try_get_matches_from_mut(line).and_then(|found| Executor::from_arg_matches(&found));
+    let parsed = parsed.map_err(|error| {
+        let _ = error.print();
+        u8::from(error.use_stderr()) * 2
+    })?;
+    let Translation { root, words, notices } =
+        translate(&parsed, &variable).map_err(|failure| super::finish(Err(failure)).max(1))?;
+    for notice in notices {
+        let _ = writeln!(std::io::stderr(), "notice: {notice}");
+    }
+    if let Some(root) = root.filter(|_| !out.iter().skip(1).any(|w| w.to_string_lossy().starts_with("--root"))) {
+        out.extend(["--root".into(), root.into_os_string()]);
+    }
+    out.extend(words.into_iter().map(OsString::from));
+    Ok(out)
+}
+
+/// What a command line becomes.
+#[derive(Debug)]
+struct Translation {
+    /// Where the store is.
+    root: Option<PathBuf>,
+    words: Vec<String>,
+    notices: Vec<String>,
+}
+
+/// The environment.
+type Variables<'a> = dyn Fn(&str) -> Option<String> + 'a;
+
+fn translate(given: &Executor, env: &Variables<'_>) -> Result<Translation, Failure> {
+    let result = &given.result;
+    let no_push = result.no_push || flag(env, "KANIKO_NO_PUSH")?.unwrap_or(false);
+    if result.destination.is_empty() && !no_push {
+        return Err(usage("you must provide --destination, or use --no-push"));
+    }
+    let mut notices = Vec::new();
+    let mut words: Vec<String> = vec!["build".into(), "--provenance=false".into()];
+    words.extend(progress(&given.messages, &mut notices)?);
+    let mut add = |name: &str, value: &str| words.push(format!("--{name}={value}"));
+    for (name, values) in [
+        ("tag", &result.destination),
+        ("build-arg", &given.build_arg),
+        ("label", &given.label),
+        ("annotation", &given.annotation),
+    ] {
+        values.iter().for_each(|value| add(name, value));
+    }
+    for (name, value) in [
+        ("target", &given.target),
+        ("platform", &given.custom_platform),
+        ("digest-file", &result.digest_file),
+        ("image-name-with-digest-file", &result.image_name_with_digest_file),
+        ("image-name-tag-with-digest-file", &result.image_name_tag_with_digest_file),
+    ] {
+        if let Some(value) = value.as_ref().filter(|value| !value.is_empty()) {
+            add(name, value);
+        }
+    }
+    if let Some(dir) = env("BUILDER_OUTPUT") {
+        add("images-file", &format!("{dir}/images"));
+    }
+    outputs(given, no_push).iter().for_each(|output| add("output", output));
+    if result.reproducible {
+        add("build-arg", "SOURCE_DATE_EPOCH=0");
+    }
+    if result.single_snapshot {
+        notices.push("--single-snapshot: the image has a layer for each step; its files are the same".into());
+    }
+    if !result.ignore_path.is_empty() {
+        notices.push(
+            "--ignore-path: nothing of the builder's own files is in an image here; what steps write below these paths is".into(),
+        );
+    }
+    cache(given, no_push, &mut words, &mut notices)?;
+    registries(given, &mut words)?;
+    context::add(given, env, &mut words)?;
+    // A template has it always; it is worth a word only where nobody filled it for us.
+    if given.cache.cache_dir != "/cache" {
+        notices.push("--cache-dir: base images are kept in the store; `--kaniko-dir` on a volume keeps it".into());
+    }
+    let root = given.idle.kaniko_dir.as_ref().map(|dir| dir.join("rbuild"));
+    Ok(Translation { root, words, notices })
+}
+
+/// `--verbosity`, `--log-format`, `--log-timestamp` (SPEC D1.44).
+fn progress(given: &Messages, notices: &mut Vec<String>) -> Result<Vec<String>, Failure> {
+    const LEVELS: [&str; 7] = ["trace", "debug", "info", "warn", "error", "fatal", "panic"];
+    let level = given.verbosity.as_str();
+    let kind = match (level, given.log_format.as_str()) {
+        ("warn" | "warning" | "error" | "fatal" | "panic", _) => "none",
+        ("trace" | "debug" | "info", "json") => "rawjson",
+        ("trace" | "debug" | "info", "text") => "plain",
+        ("trace" | "debug" | "info", _) => "auto",
+        _ => {
+            let near = did_you_mean(level, LEVELS);
+            return Err(usage(format!("--verbosity: unknown level \"{level}\"{near}; expected {}", LEVELS.join(", "))));
+        }
+    };
+    if given.log_timestamp && matches!(kind, "plain" | "auto") {
+        notices.push("--log-timestamp: messages of this form have durations; --log-format json has times".into());
+    }
+    let mut words = vec![format!("--progress={kind}")];
+    words.extend(matches!(level, "trace" | "debug").then(|| "--debug".into()));
+    Ok(words)
+}
+
+/// `--output` values: the image, pushed or not, and its archives. The first is the one whose digest is told.
+fn outputs(given: &Executor, no_push: bool) -> Vec<String> {
+    let result = &given.result;
+    let mut form = String::new();
+    if result.compression == "zstd" {
+        form += ",compression=zstd";
+    }
+    if result.compression_level >= 0 {
+        if result.compression != "zstd" {
+            form += ",compression=gzip";
+        }
+        form += &format!(",compression-level={}", result.compression_level);
+    }
+    let times = if result.reproducible { ",rewrite-timestamp=true" } else { "" };
+    let mut all = vec![format!("type=image,push={}{form}{times}", !no_push)];
+    // A CSV field: quoted, so that it may hold a comma.
+    let dest = |path: &str| format!("\"dest={}\"", path.replace('"', "\"\""));
+    all.extend(result.oci_layout_path.iter().map(|dir| format!("type=oci,tar=false,{}{form}{times}", dest(dir))));
+    // Docker's archives know gzip only.
+    all.extend(result.tar_path.iter().map(|file| format!("type=docker,{}{times}", dest(file))));
+    all
+}
+
+/// `--cache` and what belongs to it (SPEC D1.18–D1.23).
+fn cache(given: &Executor, no_push: bool, words: &mut Vec<String>, notices: &mut Vec<String>) -> Result<(), Failure> {
+    let cache = &given.cache;
+    if !cache.cache {
+        // kaniko's RUN is always fresh then, whatever is on the volume.
+        words.push("--no-cache".into());
+        return Ok(());
+    }
+    if !cache.cache_run_layers {
+        words.push("--no-cache".into());
+        notices.push("--cache-run-layers=false: steps are cached together or not at all, so none is".into());
+        return Ok(());
+    }
+    let repository = match &cache.cache_repo {
+        Some(repository) if !repository.is_empty() => repository.clone(),
+        _ if no_push => return Err(usage("if using cache with --no-push, specify cache repo with --cache-repo")),
+        _ => {
+            let first = given.result.destination.first().map(String::as_str).unwrap_or_default();
+            let name: Reference = first.parse().map_err(|e| usage(format!("--destination {first}: {e}")))?;
+            format!("{}/cache", name.repository())
+        }
+    };
+    let place = match repository.strip_prefix("oci:") {
+        Some(dir) => {
+            // A layout that is not there yet is an empty cache, as everywhere in kaniko.
+            if Path::new(dir).join("index.json").exists() {
+                words.push(format!("--cache-from=\"type=local\",\"src={dir}\""));
+            }
+            format!("\"type=local\",\"dest={dir}\"")
+        }
+        None => {
+            words.push(format!("--cache-from=type=registry,ref={repository}"));
+            format!("type=registry,ref={repository}")
+        }
+    };
+    if !cache.no_push_cache {
+        words.push(format!("--cache-to={place},mode=max,ignore-error=true"));
+    }
+    words.push(format!("--cache-ttl={}", cache.cache_ttl));
+    Ok(())
+}
+
+/// How registries are reached (SPEC D1.36–D1.43).
+fn registries(given: &Executor, words: &mut Vec<String>) -> Result<(), Failure> {
+    let flags = &given.registries;
+    let mut add = |host: &str, what: &str| words.push(format!("--registry={host},{what}"));
+    let mut own: Vec<String> = Vec::new();
+    let cache_repo = given.cache.cache_repo.as_ref().filter(|name| !name.starts_with("oci:"));
+    for name in given.result.destination.iter().chain(cache_repo) {
+        let host = name.parse::<Reference>().map(|name| name.domain).unwrap_or_default();
+        if !host.is_empty() && !own.contains(&host) {
+            own.push(host);
+        }
+    }
+    // Over HTTPS if the server speaks it, with a certificate or not.
+    let plain = "insecure=true";
+    let any_certificate = "insecure=true,http=false";
+    let everybody = ["*".to_owned()];
+    for (given, hosts, what) in [
+        (flags.skip_tls_verify_pull, &everybody[..], any_certificate),
+        (flags.skip_tls_verify, &own[..], any_certificate),
+        (true, &flags.skip_tls_verify_registry[..], any_certificate),
+    ] {
+        if given {
+            hosts.iter().for_each(|host| add(host, what));
+        }
+    }
+    for (given, hosts) in
+        [(flags.insecure_pull, &everybody[..]), (flags.insecure, &own[..]), (true, &flags.insecure_registry[..])]
+    {
+        if given {
+            hosts.iter().for_each(|host| add(host, plain));
+        }
+    }
+    let pair = |flag: &str, text: &str, form: &str| match text.split_once('=') {
+        Some((host, value)) if !host.is_empty() && !value.is_empty() => Ok((host.to_owned(), value.to_owned())),
+        _ => Err(usage(format!("--{flag} {text}: expected {form}"))),
+    };
+    for text in &flags.registry_certificate {
+        let (host, file) = pair("registry-certificate", text, "HOST=FILE")?;
+        add(&host, &format!("\"ca={file}\""));
+    }
+    for text in &flags.registry_client_cert {
+        const FORM: &str = "HOST=CERT,KEY";
+        let (host, files) = pair("registry-client-cert", text, FORM)?;
+        let (cert, key) =
+            files.split_once(',').ok_or_else(|| usage(format!("--registry-client-cert {text}: expected {FORM}")))?;
+        add(&host, &format!("\"cert={cert}\",\"key={key}\""));
+    }
+    let mut mapped = Vec::new();
+    for mirror in &flags.registry_mirror {
+        mapped.push(("docker.io".to_owned(), mirror.clone()));
+    }
+    for text in flags.registry_map.iter().flat_map(|text| text.split(';')).filter(|text| !text.is_empty()) {
+        let (host, mirror) = pair("registry-map", text, "REGISTRY=MIRROR[;REGISTRY=MIRROR]")?;
+        let host = if host == "index.docker.io" { "docker.io".to_owned() } else { host };
+        mapped.push((host, mirror));
+    }
+    for (host, mirror) in mapped {
+        add(&host, &format!("mirror={mirror}"));
+        if flags.skip_default_registry_fallback {
+            add(&host, "only-mirrors=true");
+        }
+    }
+    let retries = flags.push_retry.max(flags.image_fs_extract_retry).max(flags.image_download_retry);
+    if retries > USUAL_RETRIES {
+        words.push(format!("--retry={retries}"));
+    }
+    for (given, name) in [
+        (flags.push_ignore_immutable_tag_errors, "push-ignore-immutable-tag-errors"),
+        (flags.skip_push_permission_check, "skip-push-permission-check"),
+    ] {
+        if given {
+            words.push(format!("--{name}"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
