@@ -457,7 +457,7 @@ fn d2_08_repositories() {
     let web = Web::git(repositories.path(), None);
     let mut bench = Bench::new();
     let url = web.url("/a").replace("http://", "git://");
-    bench.rbuild(&["kaniko", "--no-push", "-c", &url]).fails(7, &[]);
+    bench.rbuild(&["kaniko", "--no-push", "-c", &url]).fails(5, &["failed to fetch remote https://"]);
     bench.env.push(("GIT_PULL_METHOD".into(), "http".into()));
     for (context, more, expected) in [
         (url.clone(), &[][..], "one"),

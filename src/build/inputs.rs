@@ -282,7 +282,7 @@ async fn in_context(
         Some(path) => &[path],
         // A download that is no archive is the Dockerfile (B1.04).
         None if context.is_file() => &[CONTEXT_FILE],
-        None => &["Dockerfile", "dockerfile"],
+        None => &["Dockerfile", "dockerfile", "Containerfile"],
     };
     for name in names {
         if let Some(text) = read(gate, solver, context, name, MAX_DOCKERFILE + 1).await? {

@@ -21,6 +21,8 @@ use crate::solver::ContextDir;
 const MAX_DOCKERFILE: u64 = crate::build::MAX_DOCKERFILE;
 /// Larger definitions are refused.
 const MAX_GRAPH: u64 = 64 << 20;
+/// Docker's name, and podman's where that is not (SPEC D3.13).
+const IGNORE_FILES: [&str; 2] = [".dockerignore", ".containerignore"];
 /// How much of standard input decides what it is (B1.02).
 const PEEK: u64 = 1024;
 
@@ -87,21 +89,28 @@ pub(super) fn main_context(
         }
         Some(file) => Some(PathBuf::from(file)),
         None => {
-            let upper = dir.join("Dockerfile");
-            let lower = dir.join("dockerfile");
-            Some(if !upper.exists() && lower.exists() { lower } else { upper })
+            // SPEC D3.14: podman's name, where docker's is not.
+            let usual = ["Dockerfile", "dockerfile", "Containerfile"].map(|name| dir.join(name));
+            let [first, ..] = &usual;
+            Some(usual.iter().find(|path| path.exists()).unwrap_or(first).clone())
         }
     };
     let mut ignore = None;
+    if let Some(file) = &args.drop_in.ignorefile {
+        let missing = || usage(format!("--ignorefile: there is no {}", file.display()));
+        ignore = Some(read_ignore(file)?.ok_or_else(missing)?);
+    }
     if let Some(path) = &path {
         local_dockerfile(path, args.file.is_some(), request)?;
         // SPEC A9.01: an ignore file beside the Dockerfile goes before the context's own.
-        let mut own = path.clone().into_os_string();
-        own.push(".dockerignore");
-        ignore = read_ignore(Path::new(&own))?;
+        for suffix in IGNORE_FILES {
+            let mut own = path.clone().into_os_string();
+            own.push(suffix);
+            ignore = ignore.map_or_else(|| read_ignore(Path::new(&own)), |found| Ok(Some(found)))?;
+        }
     }
-    if ignore.is_none() {
-        ignore = read_ignore(&dir.join(".dockerignore"))?;
+    for name in IGNORE_FILES {
+        ignore = ignore.map_or_else(|| read_ignore(&dir.join(name)), |found| Ok(Some(found)))?;
     }
     request.contexts.insert("context".into(), context_dir(&dir, ignore.as_ref())?);
     request.ignore = ignore;

@@ -525,7 +525,14 @@ pub(super) fn network(mode: &str) -> Result<NetMode, String> {
 fn options(args: &Build) -> Result<FrontendOptions, Failure> {
     let (target, cgroup_parent) = (args.target.clone(), args.cgroup_parent.clone());
     let mut options = FrontendOptions { target, cgroup_parent, ..FrontendOptions::default() };
-    for text in &args.build_arg {
+    let mut build_args = Vec::new();
+    for file in &args.drop_in.build_arg_file {
+        let text = std::fs::read_to_string(file)
+            .map_err(|e| usage(format!("--build-arg-file: cannot read {}: {e}", file.display())))?;
+        let lines = text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#'));
+        build_args.extend(lines.map(ToOwned::to_owned));
+    }
+    for text in build_args.iter().chain(&args.build_arg) {
         let (key, value) = match text.split_once('=') {
             Some((key, value)) => (key, Some(value.to_owned())),
             None => (text.as_str(), std::env::var(text).ok()),

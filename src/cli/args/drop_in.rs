@@ -42,6 +42,12 @@ pub struct DropIn {
     #[arg(long, value_name = "DURATION", help_heading = "Cache")]
     pub cache_ttl: Option<String>,
 
+    /// Rules of what is left out of the context, in place of .dockerignore and .containerignore
+    #[arg(long, value_name = "FILE", help_heading = "What to build")]
+    pub ignorefile: Option<PathBuf>,
+    /// Build arguments, NAME=VALUE a line; those of --build-arg go before them (repeatable)
+    #[arg(long, value_name = "FILE", help_heading = "What to build")]
+    pub build_arg_file: Vec<PathBuf>,
     /// The directory of the context, whatever kind it is, that is taken for the whole of it
     #[arg(long, value_name = "DIR", help_heading = "What to build")]
     pub context_sub_path: Option<String>,

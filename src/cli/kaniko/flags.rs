@@ -7,7 +7,7 @@ use clap::{Args, Parser};
 /// Builds an image from kaniko's command line: `rbuild kaniko`, or a program called `executor`.
 #[derive(Debug, Parser)]
 #[command(name = "executor", args_override_self = true, disable_help_subcommand = true, max_term_width = 110)]
-#[command(after_help = "What each becomes is in docs/kaniko.md.")]
+#[command(after_help = "What each becomes is in docs/from-kaniko.md.")]
 pub(super) struct Executor {
     /// The Dockerfile: in the context, or else as it is written; or an http(s) URL
     #[arg(short = 'f', long, value_name = "PATH", default_value = "Dockerfile")]
