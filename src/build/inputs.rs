@@ -43,11 +43,11 @@ pub enum MainContext {
 pub struct Stream {
     /// Where it comes from, for messages.
     name: String,
-    from: Mutex<Option<From>>,
+    from: Mutex<Option<Origin>>,
 }
 
 /// Where an archive comes from.
-enum From {
+enum Origin {
     Reader(Box<dyn Read + Send>),
     Object(Box<Service>, String),
 }
@@ -55,16 +55,16 @@ enum From {
 impl Stream {
     /// What a reader gives: standard input, or a file.
     pub fn new(name: impl Into<String>, reader: impl Read + Send + 'static) -> Self {
-        Self { name: name.into(), from: Mutex::new(Some(From::Reader(Box::new(reader)))) }
+        Self { name: name.into(), from: Mutex::new(Some(Origin::Reader(Box::new(reader)))) }
     }
 
     /// An object in a bucket or container (SPEC D2.05, D2.06).
     #[must_use]
     pub fn object(name: impl Into<String>, service: Service, key: String) -> Self {
-        Self { name: name.into(), from: Mutex::new(Some(From::Object(Box::new(service), key))) }
+        Self { name: name.into(), from: Mutex::new(Some(Origin::Object(Box::new(service), key))) }
     }
 
-    fn take(&self) -> Option<From> {
+    fn take(&self) -> Option<Origin> {
         self.from.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
@@ -251,8 +251,8 @@ impl Builder {
                 let name = stream.name.clone();
                 let from = stream.take().ok_or_else(|| BuildError::Internal(format!("{name} was read before")))?;
                 let (reader, sending): (Box<dyn Read + Send>, _) = match from {
-                    From::Reader(reader) => (reader, None),
-                    From::Object(service, key) => {
+                    Origin::Reader(reader) => (reader, None),
+                    Origin::Object(service, key) => {
                         let (sender, receiver) = tokio::sync::mpsc::channel(4);
                         let place = ObjectCache::new(self.client.clone(), *service, false);
                         let sending = tokio::spawn(async move { place.send(&key, &sender).await });

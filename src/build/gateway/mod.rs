@@ -146,7 +146,12 @@ impl Job<'_> {
         match &request.context {
             MainContext::Local => {}
             MainContext::Git(reference) => put("context", reference.text()),
-            MainContext::Url(url) => put("context", url.clone()),
+            MainContext::Url(url) => {
+                put("context", url.clone());
+                if let Some(dir) = &request.context_subdir {
+                    put("contextsubdir", dir.clone());
+                }
+            }
             MainContext::Archive(_) => {
                 return Err(elsewhere("a build context from standard input").hint("unpack it and give its directory"));
             }
