@@ -1,3 +1,5 @@
+//! What kaniko's words become.
+
 use super::*;
 
 fn given(line: &[&str]) -> Executor {
