@@ -364,7 +364,7 @@ mod tests {
 
     #[test]
     fn blobs_of_every_size_come_out_as_they_were() {
-        let piece = PIECE as usize;
+        let piece = PIECE;
         let sizes = [0, 1, 511, 512, 4096, piece - 1, piece, piece + 1, piece + 4096, 3 * piece + 77];
         let blob = |size: usize| (0..size).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect::<Vec<u8>>();
         let mut bytes = Vec::new();
