@@ -120,6 +120,78 @@ const CASES: &[Case] = &[
     (&["--allow", "devise"], "--allow", "did you mean device?"),
     (&["--allow", "device="], "--allow", "no device in"),
     (&["--allow", "network.host=x"], "--allow", "unknown entitlement"),
+    // Limits of steps
+    (&["--resource", "x"], "--resource", "unknown resource \"x\""),
+    (&["--resource", "memroy=1g"], "--resource", "did you mean memory?"),
+    (&["--resource", "memory=x"], "--resource", "expected a number"),
+    (&["--resource", "memory=1"], "--resource", "expected at least 6m"),
+    (&["--resource", "memory=2g,memory-swap=1g"], "--resource", "less than the"),
+    (&["--memory", "lots"], "--memory", "expected a number"),
+    (&["-m", "2"], "--memory", "expected at least 6m"),
+    (&["--memory", "-1"], "--memory", "expected a number"),
+    (&["--memory", "1g", "--resource", "memory=2g"], "--resource", "contradicts --memory 1g"),
+    (&["--memory-swap", "x"], "--memory-swap", "expected a number"),
+    (&["--memory-swap", "1g"], "--memory-swap", "it needs memory, too"),
+    (&["--memory", "2g", "--memory-swap", "1g"], "--memory-swap", "less than the"),
+    (&["--cpu-shares", "x"], "--cpu-shares", "expected a number"),
+    (&["--cpu-shares", "1"], "--cpu-shares", "expected 2 to 262144"),
+    (&["--cpu-period", "5"], "--cpu-period", "expected 1000 to 1000000"),
+    (&["--cpu-period", "-1"], "--cpu-period", "expected a number"),
+    (&["--cpu-quota", "5"], "--cpu-quota", "expected at least 1000"),
+    (&["--cpu-quota", "-2"], "--cpu-quota", "expected a number"),
+    (&["--cpuset-cpus", "x"], "--cpuset-cpus", "expected e.g. 0-2"),
+    (&["--cpuset-mems", ""], "--cpuset-mems", "expected e.g. 0-2"),
+    (&["--pids-limit", "x"], "--pids-limit", "invalid digit"),
+    (&["--pids-limit", "0"], "--pids-limit", "0 is not in 1.."),
+    (&["--pids-limit", "-1"], "--pids-limit", "invalid value '-1'"),
+    (&["--step-timeout", "10"], "--step-timeout", "invalid duration"),
+    (&["--step-timeout", "-5s"], "--step-timeout", "invalid duration"),
+    (&["--shm-size", "-1"], "--shm-size", "expected a number"),
+    (&["--cgroup-parent", "../x"], "--cgroup-parent", "names no control group"),
+    (&["--cgroup-parent", ""], "--cgroup-parent", "names no control group"),
+    (&["--on-error", "fish"], "--on-error", "possible values: shell"),
+    (&["--on-error", "shell"], "--on-error", "there is no terminal"),
+    (&["--emulator", ""], "--emulator", "expected PATH"),
+    // Registries
+    (&["--creds", "a:b"], "--creds", "no image name"),
+    (&["-t", "r.example/a", "--creds", ":b"], "--creds", "must not be empty"),
+    (&["-t", "r.example/a", "--creds", "a:"], "--creds", "must not be empty"),
+    (&["-t", "r.example/a", "--creds", "a"], "--creds", "the password is missing"),
+    (&["--push-chunk-size", "x"], "--push-chunk-size", "expected a number"),
+    (&["--push-chunk-size", "1k"], "--push-chunk-size", "at least 64k"),
+    // What is said of images
+    (&["--provenance", "maybe"], "--provenance", "expected key=value"),
+    (&["--provenance", "mode=mid"], "--provenance", "expected min or max"),
+    (&["--provenance", "mod=min"], "--provenance", "did you mean mode?"),
+    (&["--provenance", "version=v3"], "--provenance", "expected v1 or v0.2"),
+    (&["--provenance", "filename=a/b"], "--provenance", "a name without a slash"),
+    (&["--sbom", "maybe"], "--sbom", "expected key=value"),
+    (&["--sbom", "generatr=x"], "--sbom", "did you mean generator?"),
+    (&["--sbom", "generator=UP"], "--sbom", "repository name must be lowercase"),
+    (&["--sbom", "generator=builtin,depth=3"], "--sbom", "has no parameters"),
+    (&["--attest", "x"], "--attest", "expected key=value"),
+    (&["--attest", "mode=max"], "--attest", "type not specified"),
+    (&["--attest", "type=sbmo"], "--attest", "did you mean sbom?"),
+    (&["--attest", "type=provenance,mode=x"], "--attest", "expected min or max"),
+    (&["--attest", "type=provenance,disabled=maybe"], "--attest", "invalid boolean value"),
+    // Policies in Rego
+    (&["--policy", "filenam=x"], "--policy", "did you mean filename?"),
+    (&["--policy", "filename="], "--policy", "a file is missing"),
+    (&["--policy", "filename=/nowhere.rego"], "--policy", "no such file"),
+    (&["--policy", "strict=maybe"], "--policy", "true or false"),
+    (&["--policy", "log-level=loud"], "--policy", "panic, fatal, error"),
+    (&["--policy", "disabled=true", "--policy", "filename=x"], "--policy", "cannot be combined"),
+    // Files that are written
+    (&["--metrics-file", "missing/x"], "--metrics-file", "there is no directory missing"),
+    (&["--metrics-file", "dir"], "--metrics-file", "is a directory"),
+    (&["--iidfile", "dir"], "--iidfile", "is a directory"),
+    (&["--iidfile", "x", "--metadata-file", "x"], "--metadata-file", "--iidfile writes x, too"),
+    // Switches
+    (&["--no-cache=perhaps"], "--no-cache", "expected true or false"),
+    (&["--load=perhaps"], "--load", "expected true or false"),
+    (&["--quiet=perhaps"], "--quiet", "expected true or false"),
+    (&["--debug=perhaps"], "--debug", "expected true or false"),
+    (&["--check=perhaps"], "--check", "expected true or false"),
     // Contexts
     (&["--frontend", "dockerfile"], "--frontend", "expected auto, image, builtin or llb"),
     (&["--frontend-opt", "x"], "--frontend-opt", "expected KEY=VALUE"),
@@ -144,7 +216,7 @@ const CASES: &[Case] = &[
     (&["--no-such-flag"], "--no-such-flag", "unexpected argument"),
 ];
 
-// SPEC G.01–G.06, B2.01, B2.02, B2.07, B2.09, B2.12, B2.14–B2.17, B2.21, B2.23, B2.27, B2.29, B2.32, C6.05
+// SPEC G.01–G.06, B2.01, B2.02, B2.04–B2.07, B2.09, B2.11, B2.12, B2.14–B2.17, B2.21–B2.23, B2.26–B2.29, B2.32, C6.05
 #[test]
 fn every_bad_flag_is_refused_by_name_before_any_work() {
     let mut bench = Bench::new();
@@ -204,4 +276,27 @@ fn bad_variables_are_named() {
         assert!(run.stderr.contains(name), "{name}: {}", run.stderr);
         assert!(!bench.store().exists(), "{name}");
     }
+}
+
+// SPEC G.06, A6.07: words that are nearly right.
+#[test]
+fn g_06_mistyped_commands_files_and_architectures_are_pointed_out() {
+    let bench = Bench::new();
+    bench.rbuild(&["imges"]).fails(2, &["path \"imges\" not found", "hint: did you mean the command images?"]);
+    assert!(!bench.rbuild(&["nowhere/at/all"]).stderr.contains("did you mean"));
+    bench.rbuild(&["build", "-f", "../ctx", "../ctx"]).fails(4, &["is a directory", "hint: -f names the file"]);
+    bench.file("package.json", "{}").dockerfile("FROM scratch\nCOPY Package.json /\n");
+    bench.build(&[]).fails(4, &["\"/Package.json\": not found", "(did you mean \"/package.json\"?)"]);
+    bench.dockerfile("FROM scratch\nCOPY package.json /\n");
+    let run = bench.build(&["--platform", "linux/x86_65"]).ok();
+    assert!(run.stderr.contains("notice: no architecture is known as x86_65 (did you mean x86_64?)"), "{}", run.stderr);
+    assert!(!bench.build(&["--platform", "linux/riscv64"]).ok().stderr.contains("no architecture"));
+    // What is no archive is not repeated on the terminal.
+    std::fs::write(bench.path("out/x.tar"), "some\nsecret:\n".repeat(200)).unwrap();
+    let run = bench.rbuild(&["load", "-i", "x.tar"]);
+    assert!(
+        run.stderr.contains("cannot load x.tar: not an image archive") && !run.stderr.contains("secret"),
+        "{}",
+        run.stderr
+    );
 }

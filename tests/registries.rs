@@ -9,7 +9,6 @@ mod support;
 
 use std::io::Write as _;
 use std::process::Stdio;
-use std::sync::Arc;
 
 use fake_registry::{Action, Auth, FakeRegistry, Tokens};
 use serde_json::Value;
@@ -135,31 +134,10 @@ fn mirrors_of_podman_s_configuration() {
     assert!(origin.requests().is_empty());
 }
 
-/// A registry that talks to those only who have a certificate of ours.
-fn closed_registry() -> FakeRegistry {
-    use rustls::pki_types::pem::PemObject as _;
-    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-    let chain = |bytes: &[u8]| CertificateDer::pem_slice_iter(bytes).collect::<Result<Vec<_>, _>>().unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut clients = rustls::RootCertStore::empty();
-    clients.add_parsable_certificates(chain(include_bytes!("support/tls/clients.crt")));
-    let clients = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(clients), Arc::clone(&provider));
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_client_cert_verifier(clients.build().unwrap())
-        .with_single_cert(
-            chain(include_bytes!("support/tls/server.crt")),
-            PrivateKeyDer::from_pem_slice(include_bytes!("support/tls/server.key")).unwrap(),
-        )
-        .unwrap();
-    FakeRegistry::start_tls(Arc::new(config))
-}
-
 // SPEC E2.03, C9.11: an authority and a client certificate from each place that may name them.
 #[test]
 fn e2_03_client_certificates_from_every_place() {
-    let registry = closed_registry();
+    let registry = FakeRegistry::start_closed();
     let host = registry.host();
     let files = |dir: &std::path::Path, names: [&str; 3]| {
         std::fs::create_dir_all(dir).unwrap();

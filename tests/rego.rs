@@ -185,3 +185,29 @@ fn b8_09_policies_are_tested() {
     bench.rbuild(&["policy", "test", "--run", "none", "."]).fails(4, &["no policy tests found"]);
     bench.rbuild(&["policy", "test", "Dockerfile.rego"]).fails(2, &["_test.rego suffix"]);
 }
+
+// SPEC B5.06, B8.10: the policy of buildx has the last word about tags that need a signature, before anything is asked for.
+#[test]
+fn b8_10_the_policy_of_buildx_can_be_turned_on() {
+    let mut bench = Bench::new();
+    bench.env.push(("BUILDX_DEFAULT_POLICY".into(), "1".into()));
+    // The front end is built in: its tag is no source of this build.
+    bench.dockerfile("# syntax=docker/dockerfile:1\nFROM scratch\nCOPY Dockerfile /\n");
+    bench.build(&[]).ok();
+    bench.dockerfile("FROM scratch\nCOPY --from=moby/buildkit:latest /usr/bin/buildctl /\n");
+    let denied =
+        "source \"docker-image://docker.io/moby/buildkit:latest\" not allowed by policy: action DENY: its signature";
+    for flags in [&[][..], &["--policy", "disabled=true"], &["--policy", "reset=true"]] {
+        bench.build(flags).fails(4, &[denied, "hint: BUILDX_DEFAULT_POLICY says so"]);
+    }
+}
+
+// SPEC B8.09
+#[test]
+fn b8_09_the_schema_of_what_policies_see() {
+    let bench = Bench::new();
+    let run = bench.rbuild(&["policy", "json-schema"]).ok();
+    let schema: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(schema["properties"]["image"]["properties"]["volumes"]["items"]["type"], "string");
+    assert_eq!(run.stdout, bench.rbuild(&["buildx", "policy", "json-schema"]).ok().stdout);
+}

@@ -4,10 +4,15 @@
 #![allow(missing_docs, unreachable_pub, reason = "a test program")]
 
 // Of use to nobody else.
+#[path = "support/fake_registry/mod.rs"]
+mod fake_registry;
 #[path = "support/grpc.rs"]
 mod grpc;
 mod support;
 
+use std::io::Read as _;
+
+use fake_registry::FakeRegistry;
 use grpc::Grpc;
 use prost::Message as _;
 use serde_json::Value;
@@ -252,4 +257,55 @@ fn b5_10_metrics_are_sent_to_who_asks_for_them() {
     bench.env.push(("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT".into(), "http://127.0.0.1:1/m".into()));
     let run = bench.build(&[]);
     assert!(run.stderr.contains("notice: metrics did not reach http://127.0.0.1:1/m: "), "{}", run.stderr);
+}
+
+// SPEC B5.10: compressed by HTTP and by gRPC.
+#[test]
+fn b5_10_spans_are_compressed_where_that_is_asked_for() {
+    let gzip = ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip");
+    let web = Web::start(|_| Answer::new(200));
+    let http = ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json");
+    bench(&format!("http://{}", web.host), &[gzip, http]).build(&[]).ok();
+    let last = web.requests().pop().unwrap();
+    assert_eq!(last.header("content-encoding"), Some("gzip"));
+    let mut text = String::new();
+    flate2::read::GzDecoder::new(last.body.as_slice()).read_to_string(&mut text).unwrap();
+    assert!(text.contains("rbuild build"), "{text}");
+    let collector = Grpc::start(0, "");
+    bench(&format!("http://{}", collector.host), &[gzip]).build(&[]).ok();
+    let last = collector.calls().pop().unwrap();
+    assert_eq!(last.header("grpc-encoding"), Some("gzip"));
+    let message = proto::Traces::decode(last.message.as_slice()).unwrap();
+    assert_eq!(message.resources[0].scopes[0].spans.last().unwrap().name, "rbuild build");
+}
+
+// SPEC B5.10: a collector with an authority of its own that wants a certificate. The stand-in knows no spans, and says so to those only
+// whom it lets in.
+#[test]
+fn b5_10_a_collector_is_trusted_and_shown_a_certificate() {
+    let collector = FakeRegistry::start_closed();
+    let mut bench = bench(
+        &format!("https://{}", collector.host()),
+        &[("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"), ("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "ca.pem")],
+    );
+    let texts: [&[u8]; 3] = [
+        include_bytes!("support/tls/ca.crt"),
+        include_bytes!("support/tls/client.crt"),
+        include_bytes!("support/tls/client.key"),
+    ];
+    let missing = bench.build(&[]).ok();
+    assert!(missing.stderr.contains("spans did not reach") && missing.stderr.contains("ca.pem"), "{}", missing.stderr);
+    for (name, text) in ["ca.pem", "me.pem", "me.key"].iter().zip(texts) {
+        std::fs::write(bench.path("out").join(name), text).unwrap();
+    }
+    let stranger = bench.build(&[]).ok();
+    assert!(stranger.stderr.contains("CertificateRequired"), "{}", stranger.stderr);
+    assert!(collector.requests().is_empty());
+    bench.env.push(("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE".into(), "me.pem".into()));
+    let keyless = bench.build(&[]).ok();
+    assert!(keyless.stderr.contains("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE is set, and no key"), "{}", keyless.stderr);
+    bench.env.push(("OTEL_EXPORTER_OTLP_CLIENT_KEY".into(), "me.key".into()));
+    let known = bench.build(&[]).ok();
+    assert!(known.stderr.contains("it answers 404"), "{}", known.stderr);
+    assert!(collector.requests().iter().all(|r| r.target == "/v1/traces" && r.method == "POST"));
 }

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use super::sbom::BUILT_IN;
 use crate::base::values::{boolean, csv_record};
 use crate::base::wording::did_you_mean;
+use crate::oci::Reference;
 
 /// The scanner that docker runs where none is named.
 pub const DEFAULT_SCANNER: &str = "docker/buildkit-syft-scanner:stable-1";
@@ -132,7 +134,7 @@ impl Asked {
                 self.provenance = (!disabled).then_some(options);
             }
             "sbom" => {
-                let options = sbom(rest);
+                let options = sbom(rest)?;
                 self.sbom = (!disabled).then_some(options);
             }
             other => {
@@ -209,18 +211,27 @@ fn provenance(fields: impl Iterator<Item = (String, String)>) -> Result<Provenan
     Ok(out)
 }
 
-fn sbom(fields: impl Iterator<Item = (String, String)>) -> SbomOptions {
+fn sbom(fields: impl Iterator<Item = (String, String)>) -> Result<SbomOptions, AttestError> {
     let mut out = SbomOptions { generator: DEFAULT_SCANNER.into(), parameters: BTreeMap::new() };
     for (key, value) in fields {
         if key == "generator" {
             if !value.is_empty() {
+                value.parse::<Reference>().map_err(|e| AttestError(format!("invalid generator \"{value}\": {e}")))?;
                 out.generator = value;
             }
+        } else if !did_you_mean(&key, ["generator"]).is_empty() {
+            return Err(AttestError(format!("unknown field \"{key}\" (did you mean generator?)")));
         } else {
             out.parameters.insert(key, value);
         }
     }
-    out
+    match out.parameters.keys().next() {
+        // A scanner gets them as variables; here nobody would look at them.
+        Some(key) if out.generator == BUILT_IN => {
+            Err(AttestError(format!("generator=builtin has no parameters: \"{key}\" means nothing to it")))
+        }
+        _ => Ok(out),
+    }
 }
 
 #[cfg(test)]
@@ -288,6 +299,9 @@ mod tests {
         assert_eq!(error("provenance:version=v2"), "invalid version \"v2\": expected v1 or v0.2");
         assert_eq!(error("provenance:inline-only=perhaps"), "invalid boolean value \"perhaps\" for inline-only");
         assert!(error("provenance:capture-usage=true").starts_with("capture-usage=true is not supported: "));
+        assert_eq!(error("sbom:generatr=x"), "unknown field \"generatr\" (did you mean generator?)");
+        assert!(error("sbom:generator=UP").starts_with("invalid generator \"UP\": "));
+        assert!(error("sbom:generator=builtin,depth=3").starts_with("generator=builtin has no parameters: \"depth\""));
         assert!(error("provenance:filename=a/b").starts_with("invalid filename"));
     }
 }

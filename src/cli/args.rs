@@ -840,7 +840,7 @@ pub struct Build {
     #[arg(long, value_name = "HOST:IP", help_heading = "RUN steps")]
     pub add_host: Vec<String>,
     /// Size of /dev/shm, e.g. 128m
-    #[arg(long, value_name = "BYTES", help_heading = "RUN steps")]
+    #[arg(long, value_name = "BYTES", help_heading = "RUN steps", allow_negative_numbers = true)]
     pub shm_size: Option<String>,
     /// Resource limit: NAME=SOFT[:HARD]
     #[arg(long, value_name = "LIMIT", help_heading = "RUN steps")]
@@ -849,16 +849,16 @@ pub struct Build {
     #[arg(long, value_name = "NAME=VALUE", help_heading = "RUN steps")]
     pub resource: Vec<String>,
     /// Memory of each step, e.g. 2g; short for --resource memory=BYTES
-    #[arg(short, long, value_name = "BYTES", help_heading = "RUN steps")]
+    #[arg(short, long, value_name = "BYTES", help_heading = "RUN steps", allow_negative_numbers = true)]
     pub memory: Option<String>,
     /// The same for memory and swap together; -1 is unlimited
     #[arg(long, value_name = "BYTES", hide = true, allow_hyphen_values = true)]
     pub memory_swap: Option<String>,
     /// Short for --resource cpu-shares=NUMBER, like the next four
-    #[arg(short, long, value_name = "NUMBER", hide = true)]
+    #[arg(short, long, value_name = "NUMBER", hide = true, allow_negative_numbers = true)]
     pub cpu_shares: Option<String>,
     /// See --resource
-    #[arg(long, value_name = "MICROSECONDS", hide = true)]
+    #[arg(long, value_name = "MICROSECONDS", hide = true, allow_negative_numbers = true)]
     pub cpu_period: Option<String>,
     /// See --resource
     #[arg(long, value_name = "MICROSECONDS", hide = true, allow_hyphen_values = true)]
@@ -870,10 +870,10 @@ pub struct Build {
     #[arg(long, value_name = "LIST", hide = true)]
     pub cpuset_mems: Option<String>,
     /// Processes and threads of each step
-    #[arg(long, value_name = "NUMBER", help_heading = "RUN steps")]
+    #[arg(long, value_name = "NUMBER", help_heading = "RUN steps", allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(1..))]
     pub pids_limit: Option<u64>,
     /// Stop a step that takes longer, e.g. 90m; 0 is never (default: 24h)
-    #[arg(long, value_name = "DURATION", help_heading = "RUN steps")]
+    #[arg(long, value_name = "DURATION", help_heading = "RUN steps", allow_hyphen_values = true)]
     pub step_timeout: Option<String>,
     /// Allow network.host, security.insecure, device, device=NAME[,alias=NAME] or buildx.local.delete
     #[arg(long, value_name = "ENTITLEMENT", help_heading = "RUN steps")]
@@ -920,7 +920,7 @@ pub struct Build {
     #[arg(long, value_name = "FILE", help_heading = "What to build")]
     pub source_policy_file: Option<PathBuf>,
     /// Rules (Rego) about sources beside FILE.rego: filename=FILE, reset=true, disabled=true, strict=true, log-level=debug
-    #[arg(long, value_name = "SPEC", hide = true)]
+    #[arg(long, value_name = "SPEC", help_heading = "What to build")]
     pub policy: Vec<String>,
     /// Kept so that old command lines work, like the next four (SPEC B2.33)
     #[arg(long, hide = true)]

@@ -59,7 +59,7 @@ pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
     let result = runtime.block_on(async {
         let client = inside.hasty_client(Events::none()).ok();
         let sending = plan.spans.zip(trace.clone()).zip(client);
-        let sending = sending.map(|((exporter, trace), client)| Telemetry::start(exporter, trace, client));
+        let sending = sending.map(|((exporter, trace), client)| Telemetry::start(exporter, trace, &client));
         let result = run(inside, &settings, budget, events.clone(), kept, steps.clone(), context).await;
         if let Ok(Done::Built(report)) = &result {
             for (attachment, bytes) in attachments(report) {

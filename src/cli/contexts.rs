@@ -5,11 +5,14 @@
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use super::args::Build;
+use clap::CommandFactory as _;
+
+use super::args::{Build, Cli};
 use super::errors::Failure;
 use super::settings::{read_limited, usage};
 use crate::archive::looks_like_archive;
 use crate::base::FaultKind;
+use crate::base::wording::closest;
 use crate::build::{BuildRequest, DockerfileAt, MainContext, Stream};
 use crate::dockerfile::gitref::GitRef;
 use crate::dockerfile::ignore::IgnoreFile;
@@ -75,7 +78,14 @@ pub(super) fn main_context(
     let dir = if below.is_some() { joined.as_path() } else { Path::new(context) };
     if !dir.is_dir() {
         let what = if dir.exists() { "is not a directory" } else { "not found" };
-        return Err(usage(format!("unable to prepare context: path \"{context}\" {what}")));
+        let failure = usage(format!("unable to prepare context: path \"{context}\" {what}"));
+        // `rbuild PATH` builds, so a command that is mistyped is a path that is not there.
+        let cli = Cli::command();
+        let commands = cli.get_subcommands().filter(|command| !command.is_hide_set());
+        return Err(match closest(context, commands.map(clap::Command::get_name)) {
+            Some(close) if !dir.exists() => failure.hint(format!("did you mean the command {close}?")),
+            _ => failure,
+        });
     }
     let dir = dir.canonicalize().map_err(|e| usage(format!("unable to prepare context: path \"{context}\": {e}")))?;
     let path = match args.file.as_deref() {
@@ -200,6 +210,14 @@ fn dockerfile_from_stdin(head: &[u8]) -> Result<Vec<u8>, Failure> {
 }
 
 fn local_dockerfile(path: &Path, named: bool, request: &mut BuildRequest) -> Result<(), Failure> {
+    if path.is_dir() {
+        let failure = input(format!("failed to read dockerfile: {} is a directory", path.display()));
+        return Err(failure.hint(if named {
+            "-f names the file, and what comes last is the context"
+        } else {
+            "give another one with -f FILE"
+        }));
+    }
     let bytes = read_limited(path, MAX_DOCKERFILE).map_err(|e| {
         let why =
             if e.kind() == std::io::ErrorKind::NotFound { "no such file or directory".into() } else { e.to_string() };

@@ -108,6 +108,9 @@ pub fn ulimit(text: &str) -> Result<Ulimit, ValueError> {
     Ok(Ulimit { name: name.into(), soft, hard })
 }
 
+/// Docker's least memory of a container.
+const LEAST_MEMORY: u64 = 6 << 20;
+
 /// What [`resource`] knows.
 pub const RESOURCES: [&str; 7] =
     ["memory", "memory-swap", "cpu-shares", "cpu-period", "cpu-quota", "cpuset-cpus", "cpuset-mems"];
@@ -122,21 +125,45 @@ pub fn resource(key: &str, value: &str, into: &mut Resources) -> Result<(), Valu
     };
     let number =
         || value.parse::<u64>().map_err(|_| ValueError(format!("invalid {key} \"{value}\": expected a number")));
+    // What the kernel refuses, or no process can begin with; 0 is no limit, as docker has it.
+    let within = |n: u64, least: u64, most: u64, range: &str| match n {
+        0 => Ok(None),
+        n if (least..=most).contains(&n) => Ok(Some(n)),
+        _ => fail(format!("invalid {key} \"{value}\": expected {range}")),
+    };
     let list = || {
         let valid = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit() || b"-,".contains(&b));
         if valid { Ok(value.to_owned()) } else { fail(format!("invalid {key} \"{value}\": expected e.g. 0-2")) }
     };
     match key {
-        "memory" => into.memory = Some(bytes(value)?),
-        "memory-swap" => into.memory_swap = Some(signed(bytes(value))?),
-        "cpu-shares" => into.cpu_shares = Some(number()?),
-        "cpu-period" => into.cpu_period = Some(number()?),
-        "cpu-quota" => into.cpu_quota = Some(signed(number())?),
+        "memory" => into.memory = within(bytes(value)?, LEAST_MEMORY, u64::MAX, "at least 6m")?,
+        "memory-swap" => into.memory_swap = Some(signed(bytes(value))?).filter(|bytes| *bytes != 0),
+        "cpu-shares" => into.cpu_shares = within(number()?, 2, 262_144, "2 to 262144")?,
+        "cpu-period" => into.cpu_period = within(number()?, 1000, 1_000_000, "1000 to 1000000 microseconds")?,
+        "cpu-quota" if value == "-1" => into.cpu_quota = Some(-1),
+        "cpu-quota" => {
+            let quota = within(number()?, 1000, u64::MAX, "at least 1000 microseconds")?;
+            into.cpu_quota = quota.map(|n| i64::try_from(n).unwrap_or(i64::MAX));
+        }
         "cpuset-cpus" => into.cpuset_cpus = Some(list()?),
         "cpuset-mems" => into.cpuset_mems = Some(list()?),
         _ => return fail(format!("unknown resource \"{key}\"{}", did_you_mean(key, RESOURCES))),
     }
     Ok(())
+}
+
+/// What limits say against each other.
+///
+/// # Errors
+/// For swap that is less than the memory it includes, or includes none.
+pub fn resources_agree(resources: &Resources) -> Result<(), ValueError> {
+    match (resources.memory, resources.memory_swap.and_then(|bytes| u64::try_from(bytes).ok())) {
+        (None, Some(_)) => fail("memory-swap is memory and swap together: it needs memory, too"),
+        (Some(memory), Some(both)) if both < memory => {
+            fail(format!("memory-swap is memory and swap together: {both} bytes are less than the {memory} of memory"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// `host:ip` or `host=ip`, several addresses joined by commas (B2.01).

@@ -56,6 +56,25 @@ pub(super) fn platforms(args: &Build) -> Result<Vec<Platform>, Failure> {
     Ok(platforms)
 }
 
+/// Architectures that images are made for: Go's, as registries know them.
+const ARCHITECTURES: &[&str] = &[
+    "amd64", "arm64", "arm", "386", "ppc64le", "s390x", "riscv64", "loong64", "ppc64", "mips", "mipsle", "mips64",
+    "mips64le", "wasm",
+];
+
+/// An architecture that nobody knows is allowed, as BuildKit allows it, and most likely a mistake.
+pub(super) fn unknown_architectures(platforms: &[Platform]) -> Vec<String> {
+    let unknown = platforms.iter().filter(|platform| !ARCHITECTURES.contains(&platform.architecture.as_str()));
+    let names = ARCHITECTURES.iter().chain(&["x86_64", "aarch64"]);
+    unknown
+        .map(|platform| {
+            let name = &platform.architecture;
+            let hint = did_you_mean(name, names.clone());
+            format!("no architecture is known as {name}{hint}: the image will say that it is for {platform}")
+        })
+        .collect()
+}
+
 /// Whether outputs show several platforms: if there are several, or if `BUILDKIT_MULTI_PLATFORM` says so (SPEC A4.17).
 pub(super) fn multi_platform(options: &FrontendOptions, platforms: usize) -> Result<bool, Failure> {
     let Some(text) = options.build_args.get("BUILDKIT_MULTI_PLATFORM") else { return Ok(platforms > 1) };

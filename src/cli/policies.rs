@@ -13,6 +13,7 @@ use super::worker::{Inside, store_failure};
 use super::{grammar, print};
 use crate::base::budget::Budget;
 use crate::base::values::boolean;
+use crate::base::wording::did_you_mean;
 use crate::base::{Cancel, Events, FaultKind};
 use crate::build::{MAX_POLICY, RegoRequest};
 use crate::dockerfile::gitref::GitRef;
@@ -44,13 +45,15 @@ pub(super) fn in_json(args: &Build) -> Result<SourcePolicy, Failure> {
 
 /// `--policy`, and the policy beside a Dockerfile of this machine.
 pub(super) fn in_rego(args: &Build, dockerfile: Option<&Path>) -> Result<RegoRequest, Failure> {
+    // Nothing of --policy is about this one (SPEC B8.10).
+    let own: Vec<Vec<PolicyFile>> = by_default()?.into_iter().collect();
     let mut request = RegoRequest { beside: dockerfile.is_none(), ..RegoRequest::default() };
     let specs = args.policy.iter().map(|text| Spec::parse(text)).collect::<Result<Vec<_>, _>>()?;
     if specs.iter().any(|spec| spec.disabled) {
         if specs.iter().any(|spec| *spec != Spec { disabled: true, ..Spec::default() }) {
             return Err(usage("--policy: disabled cannot be combined with other policies"));
         }
-        return Ok(RegoRequest::default());
+        return Ok(RegoRequest { policies: own, ..RegoRequest::default() });
     }
     if let Some(file) = dockerfile.and_then(|path| beside(path).transpose()) {
         request.policies.push(vec![file?]);
@@ -66,7 +69,16 @@ pub(super) fn in_rego(args: &Build, dockerfile: Option<&Path>) -> Result<RegoReq
         }
         request.level = spec.level.unwrap_or(request.level);
     }
+    request.policies.extend(own);
     Ok(request)
+}
+
+/// The policy of `BUILDX_DEFAULT_POLICY`.
+fn by_default() -> Result<Option<Vec<PolicyFile>>, Failure> {
+    const NAME: &str = "BUILDX_DEFAULT_POLICY";
+    let Some(text) = variable(NAME).filter(|text| !text.is_empty()) else { return Ok(None) };
+    let on = boolean(&text).ok_or_else(|| usage(format!("{NAME}={text}: expected true or false")))?;
+    Ok(on.then(|| vec![PolicyFile::of_buildx()]))
 }
 
 /// One `--policy`.
@@ -105,7 +117,14 @@ impl Spec {
                         _ => return Err(invalid("panic, fatal, error, warn, info, debug or trace")),
                     });
                 }
-                _ => return Err(invalid("filename, reset, disabled, strict and log-level are known")),
+                other => {
+                    let known = ["filename", "reset", "disabled", "strict", "log-level"];
+                    let hint = did_you_mean(other, known);
+                    return Err(usage(format!(
+                        "--policy: unknown field \"{other}\"{hint}: expected {}",
+                        known.join(", ")
+                    )));
+                }
             }
         }
         Ok(spec)
@@ -144,6 +163,7 @@ pub(super) fn run(inside: &Inside, command: &Policy) -> Result<u8, Failure> {
     match command {
         Policy::Eval(args) => eval(inside, args),
         Policy::Test(args) => test(args),
+        Policy::JsonSchema => print(&format!("{:#}\n", crate::policy::schema())),
     }
 }
 

@@ -196,6 +196,7 @@ impl BuildSettings {
             options.no_cache = NoCache::All;
         }
         let platforms = outputs::platforms(args)?;
+        notices.extend(outputs::unknown_architectures(&platforms));
         let multi_platform = outputs::multi_platform(&options, platforms.len())?;
         let asked = attest::asked(args, &options.build_args, &variable)?;
         // A question has no result to put anywhere (A10.26); the flags are still read for mistakes.
@@ -204,14 +205,19 @@ impl BuildSettings {
             None => outputs::outputs(args, &foreign, multi_platform, &asked, &mut notices)?,
         };
         let cache_to = caches::exports(args, &options, &mut notices)?;
-        for (flag, path) in [
+        let files = [
             ("--iidfile", &args.iidfile),
             ("--metadata-file", &args.metadata_file),
             ("--summary-file", &args.summary_file),
             ("--metrics-file", &args.metrics_file),
             ("--trace", &args.trace),
-        ] {
-            path.as_deref().map_or(Ok(()), |path| writable(flag, path))?;
+        ];
+        for (n, (flag, path)) in files.iter().enumerate() {
+            let Some(path) = path else { continue };
+            writable(flag, path)?;
+            if let Some((other, _)) = files[..n].iter().find(|(_, earlier)| earlier.as_ref() == Some(path)) {
+                return Err(usage(format!("{flag}: {other} writes {}, too", path.display())));
+            }
         }
         let secrets = secrets(&args.secret)?;
         let allowed = |name: &str| args.allow.iter().any(|a| a == name);
@@ -353,9 +359,22 @@ pub(super) fn step_options(args: &Build, config: &Config) -> Result<StepOptions,
         // Several may be joined by commas.
         for one in text.split(',') {
             let (key, value) = one.split_once('=').unwrap_or((one, ""));
+            if let Some((_, Some(other))) =
+                short.iter().find(|(k, v)| *k == key && v.as_deref().is_some_and(|v| v != value))
+            {
+                return Err(usage(format!("--resource: {one} contradicts --{key} {other}")));
+            }
             grammar::resource(key, value, &mut options.resources).map_err(|e| usage(format!("--resource: {e}")))?;
         }
     }
+    grammar::resources_agree(&options.resources).map_err(|e| {
+        let flag = match (&args.memory_swap, args.resource.is_empty()) {
+            (Some(_), _) => "--memory-swap",
+            (None, false) => "--resource",
+            (None, true) => "--memory",
+        };
+        usage(format!("{flag}: {e}"))
+    })?;
     options.cgroup_parent =
         args.cgroup_parent.clone().or_else(|| config.build.cgroup_parent.clone()).unwrap_or_default();
     options.resources.processes = args.pids_limit.or(options.resources.processes);
@@ -377,15 +396,8 @@ fn writable(flag: &str, path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What later versions will do is refused by name, never ignored.
+/// What is not done here is refused by name, or said to have no meaning, never ignored.
 fn refuse_unsupported(args: &Build, notices: &mut Vec<String>) -> Result<(), Failure> {
-    let not_yet = |flag: &str| usage(format!("{flag} is not supported yet"));
-    // SPEC B5.06: a policy that is not applied protects nobody.
-    if let Some(text) = variable("BUILDX_DEFAULT_POLICY")
-        && grammar::boolean(&text) != Some(false)
-    {
-        return Err(not_yet("BUILDX_DEFAULT_POLICY").hint("unset it, or set it to 0, if this build may use any source"));
-    }
     for entitlement in &args.allow {
         // Which device is behind the entitlement's name (`devices`).
         let name = if entitlement.starts_with("device=") { DEVICE } else { entitlement };

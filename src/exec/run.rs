@@ -179,7 +179,7 @@ pub enum ExecError {
     #[error("the step was stopped: it took longer than {0:?}")]
     TimedOut(Duration),
     /// What was named is no emulator.
-    #[error("cannot use an emulator: {0}")]
+    #[error("cannot use an emulator (--emulator): {0}")]
     Emulator(#[from] EmulatorError),
     /// Something is in the way of a mount.
     #[error(transparent)]

@@ -251,8 +251,12 @@ fn put(store: &Store, path: &Path, reader: &mut dyn Read) -> Result<(Digest, u64
 }
 
 fn tarball(store: &Store, shown: &Path, reader: impl Read) -> Result<Contents, ImageError> {
-    let broken =
-        |e: io::Error| ImageError::Archive { path: shown.to_owned(), reason: format!("not an image archive: {e}") };
+    let broken = |e: io::Error| {
+        // What follows the first colon repeats bytes of the file.
+        let why = e.to_string();
+        let why = why.split(':').next().unwrap_or_default();
+        ImageError::Archive { path: shown.to_owned(), reason: format!("not an image archive: {why}") }
+    };
     let mut contents = Contents::default();
     let mut archive = tar::Archive::new(reader);
     for entry in archive.entries().map_err(broken)? {

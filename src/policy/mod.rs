@@ -6,6 +6,7 @@
 
 mod engine;
 mod input;
+mod schema;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +22,7 @@ use engine::Engine;
 
 pub use engine::{PolicyTest, UNVERIFIED};
 pub use input::{FIELDS, Input, unresolved};
+pub use schema::schema;
 
 /// A policy file.
 #[derive(Debug, Clone)]
@@ -31,6 +33,15 @@ pub struct PolicyFile {
     pub text: String,
     /// Where what it imports and reads is; nowhere for a policy that came with a remote context.
     pub root: Option<PathBuf>,
+}
+
+impl PolicyFile {
+    /// The policy that buildx brings along and `BUILDX_DEFAULT_POLICY` turns on (SPEC B8.10): tags of Docker's own build images need a
+    /// signature.
+    #[must_use]
+    pub fn of_buildx() -> Self {
+        Self { name: "BUILDX_DEFAULT_POLICY".into(), text: include_str!("default.rego").into(), root: None }
+    }
 }
 
 /// What policies learn of the build.

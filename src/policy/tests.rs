@@ -213,3 +213,99 @@ fn b8_09_tests_are_rules_called_test() {
     assert_eq!(shown, [("test_alpine", true), ("test_other", false)]);
     assert_eq!(policies.tests(&[file], Some("alp")).unwrap().len(), 1);
 }
+
+// SPEC B8.10
+#[test]
+fn b8_10_tags_that_need_a_signature_are_denied_and_nothing_else_is() {
+    let policies = Policies::new(&[vec![PolicyFile::of_buildx()]], Env::default()).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let world = World::default();
+    let allowed = |identifier: &str| {
+        let platform = Platform::new("linux", "amd64", "");
+        match runtime.block_on(policies.check(&source(identifier), &platform, &world, &|_, _| {})) {
+            Ok(_) => true,
+            Err(RegoError::Denied { messages, .. }) => {
+                assert_eq!(messages, ["its signature is not verified here; name it by digest alone"]);
+                false
+            }
+            Err(e) => panic!("{identifier}: {e}"),
+        }
+    };
+    let digest = Digest::sha256("x");
+    for name in [
+        "docker/dockerfile:1",
+        "docker/dockerfile:latest",
+        "docker/dockerfile:1.21",
+        "docker/dockerfile:1.21.0-labs",
+        "docker/dockerfile:2.0",
+        "docker/dockerfile-upstream:master",
+        "docker/buildkit-syft-scanner:stable-1",
+        "moby/buildkit:latest",
+        "moby/buildkit:v0.27.0-rootless",
+        "moby/buildkit:v1.0.0",
+    ] {
+        assert!(!allowed(&format!("docker-image://docker.io/{name}")), "{name}");
+        assert!(!allowed(&format!("docker-image://docker.io/{name}@{digest}")), "{name} with a digest");
+    }
+    for name in [
+        "docker/dockerfile:1.20",
+        "docker/dockerfile:1.2-labs",
+        "docker/dockerfile:1.9.0",
+        "moby/buildkit:v0.26.3",
+        "moby/buildkit:v0.9.0-rootless",
+        "library/alpine:latest",
+        "other/dockerfile:1",
+    ] {
+        assert!(allowed(&format!("docker-image://docker.io/{name}")), "{name}");
+    }
+    assert!(allowed(&format!("docker-image://docker.io/docker/dockerfile@{digest}")));
+    assert!(allowed("docker-image://r.example/docker/dockerfile:1"), "another registry's is another image");
+    assert!(allowed("local://context") && allowed("https://e.example/f") && allowed("git://e.example/r"));
+    assert!(world.0.lock().unwrap().is_empty(), "nothing has to be looked up");
+}
+
+// SPEC B8.09: whatever policies see is in the schema, with its type.
+#[test]
+fn b8_09_the_schema_describes_what_policies_see() {
+    let schema = schema();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let world = World::default();
+    let platform = Platform::new("linux", "arm64", "v8");
+    let env = Env {
+        args: [("A".to_owned(), "b".to_owned())].into(),
+        labels: [("l".to_owned(), "x".to_owned())].into(),
+        filename: "Dockerfile".into(),
+        target: Some("app".into()),
+    };
+    let mut seen = 0;
+    for identifier in [
+        "docker-image://docker.io/library/alpine:3@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+        "docker-image://docker.io/library/alpine:3",
+        "https://e.example:8443/f?x=1&x=2",
+        "git://e.example/r#main:sub",
+        "git://e.example/r#0123456789012345678901234567890123456789",
+        "local://context",
+    ] {
+        let mut input = Input::new(&source(identifier), &platform).unwrap();
+        runtime.block_on(input.resolve(&source(identifier), &platform, &world, &|_| true)).unwrap();
+        for (kind, fields) in input.into_value(&env).as_object().unwrap() {
+            for (field, value) in fields.as_object().unwrap() {
+                let kind = match value {
+                    Value::String(_) => ("string", kind),
+                    Value::Bool(_) => ("boolean", kind),
+                    Value::Array(_) => ("array", kind),
+                    _ => ("object", kind),
+                };
+                assert_eq!(schema["properties"][kind.1]["properties"][field]["type"], kind.0, "{}.{field}", kind.1);
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 50, "{seen}");
+    assert_eq!(schema["properties"]["image"]["properties"]["labels"]["additionalProperties"]["type"], "string");
+    for (kind, fields) in FIELDS {
+        for field in *fields {
+            assert!(schema["properties"][kind]["properties"][field]["description"].is_string(), "{kind}.{field}");
+        }
+    }
+}

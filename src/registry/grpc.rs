@@ -3,7 +3,11 @@
 //! gRPC over HTTP/2 (`PROTOCOL-HTTP2.md` of grpc/grpc): the body is one message behind a byte that says whether it is compressed
 //! and its length; how it went is in the trailers, or in the headers of an answer that has no body.
 
+use std::io::Write as _;
+
 use bytes::{BufMut as _, Bytes, BytesMut};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use http_body_util::{BodyExt as _, Limited};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TE};
 use reqwest::{Body, Method, Request, StatusCode, Url};
@@ -38,16 +42,19 @@ pub enum CallError {
 
 impl Client {
     /// Calls the method at `url` (`SCHEME://HOST/package.Service/Method`) once, with these headers, and waits for its answer,
-    /// whose message is not looked at.
+    /// whose message is not looked at. The message is compressed if `gzip` says so.
     ///
     /// # Errors
     /// When there is no answer, or one that is not `OK`.
-    pub async fn call(&self, url: &Url, headers: &HeaderMap, message: &[u8]) -> Result<(), CallError> {
+    pub async fn call(&self, url: &Url, headers: &HeaderMap, message: &[u8], gzip: bool) -> Result<(), CallError> {
         let mut request = Request::new(Method::POST, url.clone());
         *request.headers_mut() = headers.clone();
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         request.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
-        *request.body_mut() = Some(framed(message).into());
+        if gzip {
+            request.headers_mut().insert("grpc-encoding", HeaderValue::from_static("gzip"));
+        }
+        *request.body_mut() = Some(framed(message, gzip).into());
         let answer = self.0.transport.send_http2(request).await.map_err(|e| CallError::Web(e.into()))?;
         let (status, head) = (answer.status(), answer.headers().clone());
         if let Some(result) = outcome(&head) {
@@ -62,9 +69,18 @@ impl Client {
     }
 }
 
-fn framed(message: &[u8]) -> Bytes {
+fn framed(message: &[u8], gzip: bool) -> Bytes {
+    let compressed;
+    let message = if gzip {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        let written = encoder.write_all(message).and_then(|()| encoder.finish());
+        compressed = written.expect("because memory takes whatever is written to it");
+        &compressed
+    } else {
+        message
+    };
     let mut body = BytesMut::with_capacity(message.len() + 5);
-    body.put_u8(0);
+    body.put_u8(u8::from(gzip));
     body.put_u32(u32::try_from(message.len()).expect("because nobody sends 4 GiB in a message"));
     body.put_slice(message);
     body.freeze()
@@ -116,13 +132,21 @@ fn name(code: u32) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+
     use super::*;
 
     // SPEC C9.12
     #[test]
     fn c9_12_messages_are_framed() {
-        assert_eq!(&framed(b"abc")[..], b"\0\0\0\0\x03abc");
-        assert_eq!(&framed(b"")[..], b"\0\0\0\0\0");
+        assert_eq!(&framed(b"abc", false)[..], b"\0\0\0\0\x03abc");
+        assert_eq!(&framed(b"", false)[..], b"\0\0\0\0\0");
+        let zipped = framed(&[b'a'; 1000], true);
+        let length = u32::from_be_bytes(zipped[1..5].try_into().expect("four bytes"));
+        assert_eq!((zipped[0], zipped.len()), (1, 5 + length as usize));
+        let mut text = String::new();
+        flate2::read::GzDecoder::new(&zipped[5..]).read_to_string(&mut text).expect("gzip");
+        assert_eq!(text, "a".repeat(1000));
     }
 
     // SPEC C9.12

@@ -21,6 +21,8 @@ use crate::oci::{Descriptor, Index, Manifest, Reference, media_type};
 const MAX_LIST: u64 = 4 << 20;
 /// The largest number of pages.
 const MAX_PAGES: usize = 64;
+/// How often the list of a subject is written before somebody else is believed to write it all the time.
+const MAX_WRITES: usize = 5;
 
 impl Client {
     /// Everything that refers to the manifest `subject` of the repository of `repository`; of one artifact type, if
@@ -120,16 +122,30 @@ impl Inner {
         let mut descriptor = Descriptor::of_bytes(kind, bytes);
         descriptor.artifact_type = Some(manifest.artifact_type.unwrap_or(manifest.config.media_type));
         descriptor.annotations = manifest.annotations;
-        let mut index = self.tagged(place, &subject.digest).await?;
-        if index.manifests.iter().any(|d| d.digest == descriptor.digest) {
-            return Ok(());
+        // A tag has no lock: who writes it between our reading and our writing is overwritten, and overwrites us. So ours is looked for
+        // again, and added to what is there by then.
+        for _ in 0..MAX_WRITES {
+            let mut index = self.tagged(place, &subject.digest).await?;
+            if index.manifests.iter().any(|d| d.digest == descriptor.digest) {
+                return Ok(());
+            }
+            index.manifests.push(descriptor.clone());
+            let mut call = Call::push(Method::PUT, &place.repository, format!("manifests/{}", tag(&subject.digest)))
+                .header(CONTENT_TYPE, media_type::OCI_INDEX);
+            call.payload = Payload::Bytes(to_json_pretty(&index).into());
+            let answer = self.small(&place.host, &call, MAX_LIST).await?;
+            if !answer.status.is_success() {
+                return Err(answer.unexpected(&Method::PUT));
+            }
         }
-        index.manifests.push(descriptor);
-        let mut call = Call::push(Method::PUT, &place.repository, format!("manifests/{}", tag(&subject.digest)))
-            .header(CONTENT_TYPE, media_type::OCI_INDEX);
-        call.payload = Payload::Bytes(to_json_pretty(&index).into());
-        let answer = self.small(&place.host, &call, MAX_LIST).await?;
-        if answer.status.is_success() { Ok(()) } else { Err(answer.unexpected(&Method::PUT)) }
+        match self.tagged(place, &subject.digest).await?.manifests.iter().any(|d| d.digest == descriptor.digest) {
+            true => Ok(()),
+            false => Err(Fault::Document(format!(
+                "tag {} of {} does not keep what is written to it: others write it, too, or the registry forgets",
+                tag(&subject.digest),
+                place.repository
+            ))),
+        }
     }
 }
 

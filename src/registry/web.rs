@@ -1,5 +1,6 @@
 //! HTTP for sources that are no registries: the same connections, proxies and trust, and nothing of the registry protocol.
 
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 use reqwest::header::{HeaderMap, RETRY_AFTER};
@@ -7,7 +8,7 @@ use reqwest::{Request, Response, Url};
 use tokio::time::Duration;
 
 use super::transport::{SendError, classify};
-use super::{Client, Fault, HostOptions, RetryPolicy, Timeouts, host};
+use super::{Client, Fault, HostOptions, RetryPolicy, Timeouts, TrustOptions, host};
 
 /// Why a request brought no answer, or not all of it.
 #[derive(Debug)]
@@ -32,7 +33,28 @@ impl WebError {
     }
 }
 
+/// Who a server has to be, and who it is told that we are. PEM files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Whom to trust in place of the system's roots.
+    pub root: Option<PathBuf>,
+    /// Certificate and key of ours.
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
 impl Client {
+    /// A client for the server of `url` alone, which knows it by other certificates. It shares no connection with this one.
+    #[must_use]
+    pub fn for_peer(&self, url: &Url, peer: &Peer) -> Self {
+        let mut options = self.0.options.clone();
+        if peer.root.is_some() {
+            options.trust = TrustOptions { cert_file: peer.root.clone(), ..TrustOptions::default() };
+        }
+        let own = HostOptions { identity: peer.identity.clone(), ..HostOptions::default() };
+        options.hosts.insert(host::authority(url), own);
+        Self::new(options).expect("because these settings of proxies made a client before")
+    }
+
     /// Sends one request as it is: follows no redirect, tries once, adds no authentication, decodes nothing.
     ///
     /// # Errors

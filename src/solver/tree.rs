@@ -276,7 +276,7 @@ pub(super) fn store_error(vertex: &Vertex, error: &StoreError) -> SolveError {
 
 /// A missing source gets the words people know (SPEC A6.07) and the reason that helps.
 pub(super) fn file_error(vertex: &Vertex, error: &FileOpError, ignore: Option<&str>) -> SolveError {
-    if let FileOpError::NotFound { path, excluded_by } = error {
+    if let FileOpError::NotFound { path, excluded_by, near } = error {
         let path = Path::new("/").join(path.trim_start_matches('/'));
         let message = format!(
             "failed to compute cache key: failed to calculate checksum of ref {}: \"{}\": not found",
@@ -290,7 +290,9 @@ pub(super) fn file_error(vertex: &Vertex, error: &FileOpError, ignore: Option<&s
                 format!("\"{}\" is excluded by {name}{line}: {}", path.display(), by.pattern)
             }
             (None, _) => {
-                format!("there is no \"{}\" in the source of this copy; paths are relative to its root", path.display())
+                let near = near.as_ref().map_or_else(String::new, |near| format!(" (did you mean \"/{near}\"?)"));
+                let path = path.display();
+                format!("there is no \"{path}\" in the source of this copy{near}; paths are relative to its root")
             }
         };
         return SolveError::at(vertex, FaultKind::Input, message, Some(hint));

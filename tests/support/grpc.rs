@@ -1,6 +1,7 @@
 //! A gRPC server on a loopback port that answers every unary call with one status, and remembers what it was called with: real
 //! HTTP/2, without a generated service.
 
+use std::io::Read as _;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -72,13 +73,19 @@ async fn serve(
                 bytes.extend_from_slice(&piece);
             }
             let (frame, rest) = bytes.split_at(5);
-            assert_eq!(frame[0], 0, "not compressed");
             assert_eq!(
                 u32::from_be_bytes([frame[1], frame[2], frame[3], frame[4]]) as usize,
                 rest.len(),
                 "one message"
             );
-            let call = Call { path: head.uri.path().to_owned(), headers: head.headers, message: rest.to_vec() };
+            let zipped = head.headers.get("grpc-encoding").is_some_and(|encoding| encoding == "gzip");
+            assert_eq!(frame[0], u8::from(zipped), "compressed as the headers say");
+            let mut content = rest.to_vec();
+            if zipped {
+                content.clear();
+                flate2::read::GzDecoder::new(rest).read_to_end(&mut content).expect("gzip");
+            }
+            let call = Call { path: head.uri.path().to_owned(), headers: head.headers, message: content };
             seen.lock().expect("no panic while locked").push(call);
             let answer = http::Response::builder().header("content-type", "application/grpc");
             if status != 0 {

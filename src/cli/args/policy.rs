@@ -11,6 +11,8 @@ pub enum Policy {
     Eval(PolicyEval),
     /// Run the tests of a policy: the rules called test_… of files *_test.rego
     Test(PolicyTest),
+    /// Print the JSON Schema of what policies see
+    JsonSchema,
 }
 
 /// `rbuild policy eval`.

@@ -142,6 +142,7 @@ fn attributes(variable: &Variables<'_>) -> Result<Vec<(String, String)>, String>
 impl MetricsExporter {
     /// Sends what a build came to; why that did not work, if somebody wants to know. Waits no longer than for the last spans.
     pub(super) async fn send(self, client: &Client, summary: &Summary, succeeded: bool) -> Option<String> {
+        let client = &self.target.client(client);
         let body = otlp::metrics(&self.resource, &summary.gauges(succeeded), SystemTime::now(), self.target.encoding());
         let sent = tokio::time::timeout(LAST.min(self.target.timeout), self.target.send(client, body)).await;
         let trouble = sent.unwrap_or_else(|_| Err("it does not answer in time".into())).err()?;
@@ -171,7 +172,8 @@ struct State {
 
 impl Telemetry {
     /// Asks whether the collector is there, and sends what ends. Runs on the runtime it is called on.
-    pub(super) fn start(exporter: SpanExporter, trace: Trace, client: Client) -> Self {
+    pub(super) fn start(exporter: SpanExporter, trace: Trace, client: &Client) -> Self {
+        let client = exporter.target.client(client);
         let state = Arc::new(Mutex::new(State::default()));
         let task = tokio::spawn({
             let (exporter, trace, client, state) =

@@ -1,11 +1,16 @@
 //! Where one signal of OpenTelemetry goes, and how it is sent there.
 
+use std::io::Write as _;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, Request, Url};
 
-use crate::registry::{Client, web};
+use crate::registry::Client;
+use crate::registry::web::{self, Peer};
 use crate::ui::otlp::Encoding;
 
 /// The environment.
@@ -43,6 +48,10 @@ pub(super) struct Target {
     url: Url,
     protocol: Protocol,
     headers: HeaderMap,
+    /// Who it has to be and who we are, where the environment says so.
+    peer: Option<Peer>,
+    /// What is sent is compressed with gzip.
+    gzip: bool,
     /// For one request.
     pub(super) timeout: Duration,
 }
@@ -97,7 +106,20 @@ impl Target {
                 Duration::from_millis(text.parse().map_err(|_| format!("{name}={text}: expected milliseconds"))?)
             }
         };
-        Ok(Self { url, protocol, headers, timeout })
+        let gzip = match either(variable, signal, "COMPRESSION") {
+            None => false,
+            Some((name, text)) => match text.as_str() {
+                "gzip" => true,
+                "none" => false,
+                _ => return Err(format!("{name}={text}: expected gzip or none")),
+            },
+        };
+        Ok(Self { url, protocol, headers, peer: peer(variable, signal)?, gzip, timeout })
+    }
+
+    /// A client that connects as this collector wants it.
+    pub(super) fn client(&self, usual: &Client) -> Client {
+        self.peer.as_ref().map_or_else(|| usual.clone(), |peer| usual.for_peer(&self.url, peer))
     }
 
     /// How its messages are written.
@@ -119,11 +141,17 @@ impl Target {
     /// What the collector says against it, in a few words.
     pub(super) async fn send(&self, client: &Client, body: Vec<u8>) -> Result<(), String> {
         let Protocol::Http(encoding) = self.protocol else {
-            return client.call(&self.url, &self.headers, &body).await.map_err(|e| e.to_string());
+            return client.call(&self.url, &self.headers, &body, self.gzip).await.map_err(|e| e.to_string());
         };
         let mut request = Request::new(Method::POST, self.url.clone());
         *request.headers_mut() = self.headers.clone();
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(encoding.content_type()));
+        let body = if self.gzip {
+            request.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            zipped(&body)
+        } else {
+            body
+        };
         *request.body_mut() = Some(body.into());
         match client.web(request).await {
             Err(e) => Err(e.fault.to_string()),
@@ -131,6 +159,28 @@ impl Target {
             Ok(answer) => Err(format!("it answers {}", answer.status())),
         }
     }
+}
+
+fn zipped(body: &[u8]) -> Vec<u8> {
+    let mut out = GzEncoder::new(Vec::new(), Compression::fast());
+    let written = out.write_all(body).and_then(|()| out.finish());
+    written.expect("because memory takes whatever is written to it")
+}
+
+/// The variables about TLS. Files are looked at when there is a connection.
+fn peer(variable: &Variables<'_>, signal: Signal) -> Result<Option<Peer>, String> {
+    let file = |name| {
+        let set = either(variable, signal, name).filter(|(_, text)| !text.is_empty());
+        set.map(|(name, text)| (name, PathBuf::from(text)))
+    };
+    let identity = match (file("CLIENT_CERTIFICATE"), file("CLIENT_KEY")) {
+        (Some((_, certificate)), Some((_, key))) => Some((certificate, key)),
+        (None, None) => None,
+        (Some((name, _)), None) => return Err(format!("{name} is set, and no key for it")),
+        (None, Some((name, _))) => return Err(format!("{name} is set, and no certificate for it")),
+    };
+    let root = file("CERTIFICATE").map(|(_, path)| path);
+    Ok((root.is_some() || identity.is_some()).then_some(Peer { root, identity }))
 }
 
 /// The URL of an endpoint, and whether nothing is to be added to its path.
@@ -228,5 +278,33 @@ mod tests {
         assert_eq!((found.protocol, found.timeout), (Protocol::Http(Encoding::Json), Duration::from_millis(1500)));
         let header = |name: &str| found.headers[name].to_str().expect("text").to_owned();
         assert_eq!((header("api-key"), header("x")), ("a b".into(), "1+1".into()));
+    }
+
+    // SPEC B5.10
+    #[test]
+    fn b5_10_a_signal_has_its_own_certificates_and_compression() {
+        let common = [
+            ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/ca.pem"),
+            ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "/me.pem"),
+            ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/me.key"),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
+            ("OTEL_EXPORTER_OTLP_METRICS_CERTIFICATE", "/other.pem"),
+            ("OTEL_EXPORTER_OTLP_METRICS_COMPRESSION", "none"),
+        ];
+        let (spans, numbers) = (target(TRACES, &common), target(METRICS, &common));
+        let me = Some((PathBuf::from("/me.pem"), PathBuf::from("/me.key")));
+        assert_eq!(spans.peer, Some(Peer { root: Some("/ca.pem".into()), identity: me.clone() }));
+        assert_eq!(numbers.peer, Some(Peer { root: Some("/other.pem".into()), identity: me }));
+        assert_eq!((spans.gzip, numbers.gzip), (true, false));
+        assert_eq!(target(TRACES, &[("OTEL_EXPORTER_OTLP_CERTIFICATE", "")]).peer, None, "empty is unset");
+        for (name, value, said) in [
+            ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/me.key", "OTEL_EXPORTER_OTLP_CLIENT_KEY is set, and no certificate"),
+            ("OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE", "/me.pem", "TRACES_CLIENT_CERTIFICATE is set, and no key"),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd", "COMPRESSION=zstd: expected gzip or none"),
+        ] {
+            let variable = |asked: &str| (asked == name).then(|| value.to_owned());
+            let error = Target::new(&variable, TRACES).expect_err("malformed");
+            assert!(error.contains(said), "{error}");
+        }
     }
 }

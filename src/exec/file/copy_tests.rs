@@ -211,6 +211,24 @@ fn a6_07_a_missing_source_is_named_and_so_is_the_line_that_hides_it() {
     assert_eq!(case.dest(), ["b/"]);
 }
 
+// SPEC A6.07, G.06
+#[test]
+fn a6_07_a_name_that_is_nearly_right_is_told() {
+    let mut case = Case::new(&["package.json", "README.md", "source/main.rs", "hidden"]);
+    let near = |case: &Case, src: &str| match case.copy(src, "/x").expect_err(src) {
+        FileOpError::NotFound { near, .. } => near,
+        other => panic!("{other}"),
+    };
+    assert_eq!(near(&case, "packge.json").as_deref(), Some("package.json"));
+    assert_eq!(near(&case, "readme.md").as_deref(), Some("README.md"), "another case");
+    assert_eq!(near(&case, "sourse/main.rs").as_deref(), Some("source/main.rs"), "the rest is there");
+    assert_eq!(near(&case, "sourse/other.rs"), None, "the rest is not there");
+    assert_eq!(near(&case, "source/mian.rs").as_deref(), Some("source/main.rs"));
+    assert_eq!(near(&case, "something-else"), None);
+    case.ignore(&["hidden"]);
+    assert_eq!(near(&case, "hiden"), None, "what is not shown is not told");
+}
+
 #[test]
 fn a6_08_the_contents_of_directories_are_merged() {
     let case = Case::new(&["d/a", "d/sub/b", "d/empty/"]);

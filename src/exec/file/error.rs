@@ -14,6 +14,8 @@ pub enum FileOpError {
         path: String,
         /// Set when it exists but an ignore pattern hides it.
         excluded_by: Option<Exclusion>,
+        /// Something that is there and has nearly that name.
+        near: Option<String>,
     },
     /// A directory where something else stands (SPEC A6.08).
     #[error("cannot copy to non-directory: {path}")]

@@ -9,11 +9,15 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::error::FileOpError;
+use crate::base::wording::closest;
 use crate::dockerfile::matcher::PatternError;
 use crate::dockerfile::pattern::{Glob, has_wildcards, unescape};
 use crate::tree::root::{Last, Place, Root, open_subdir, relative};
 use crate::tree::view::{Listing, shows};
 use crate::tree::{CopySource, PathFilter};
+
+/// A directory with more names is not searched for one that was meant.
+const MOST_NAMES: usize = 10_000;
 
 /// A tree opened to be read.
 pub(super) struct Source<'a> {
@@ -78,7 +82,21 @@ impl<'a> Source<'a> {
             let on_the_way = place.links.iter().chain([&place.path]);
             on_the_way.filter_map(|p| filter.excluded_by(p.as_os_str().as_bytes())).next()
         });
-        FileOpError::NotFound { path: text(&relative(path)), excluded_by }
+        let near = if excluded_by.is_some() { None } else { self.near(path) };
+        FileOpError::NotFound { path: text(&relative(path)), excluded_by, near }
+    }
+
+    /// What is shown and called nearly like the first name of `path` that is missing, with the rest of `path`.
+    fn near(&self, path: &[u8]) -> Option<String> {
+        let place = self.root.locate(path, Last::Follow).ok().filter(|place| place.stat.is_none())?;
+        let wanted = place.name.to_str()?;
+        let listing = Listing::read(&place.dir).ok().filter(|listing| listing.len() <= MOST_NAMES)?;
+        let names: Vec<&str> = listing.iter().filter_map(|(name, _)| name.to_str().ok()).collect();
+        let same = names.iter().copied().find(|name| name.to_lowercase() == wanted.to_lowercase());
+        let mut whole = place.path.with_file_name(same.or_else(|| closest(wanted, names.iter().copied()))?);
+        whole.extend(&place.beyond);
+        let whole = whole.as_os_str().as_bytes();
+        self.find(whole, Last::Follow).ok()?.map(|_| text(whole))
     }
 
     /// The paths that the pattern `src` means, sorted; a path without wildcards means itself.
@@ -150,7 +168,7 @@ impl<'a> Source<'a> {
             if !plain || selection.is_some_and(|s| s.excluded_by(below).is_some()) {
                 return Err(match self.not_found(&whole) {
                     FileOpError::NotFound { excluded_by, .. } => {
-                        FileOpError::NotFound { path: text(&relative(path.as_bytes())), excluded_by }
+                        FileOpError::NotFound { path: text(&relative(path.as_bytes())), excluded_by, near: None }
                     }
                     other => other,
                 });

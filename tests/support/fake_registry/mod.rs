@@ -126,6 +126,28 @@ impl FakeRegistry {
         Self::launch(Some(config))
     }
 
+    /// Starts one that talks to those only who have a certificate of ours.
+    pub(crate) fn start_closed() -> Self {
+        use rustls::pki_types::pem::PemObject as _;
+        use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+        let chain = |bytes: &[u8]| CertificateDer::pem_slice_iter(bytes).collect::<Result<Vec<_>, _>>().unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut clients = rustls::RootCertStore::empty();
+        clients.add_parsable_certificates(chain(include_bytes!("../tls/clients.crt")));
+        let clients =
+            rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(clients), Arc::clone(&provider));
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(clients.build().unwrap())
+            .with_single_cert(
+                chain(include_bytes!("../tls/server.crt")),
+                PrivateKeyDer::from_pem_slice(include_bytes!("../tls/server.key")).unwrap(),
+            )
+            .unwrap();
+        Self::start_tls(Arc::new(config))
+    }
+
     fn launch(tls: Option<Arc<rustls::ServerConfig>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
         let address = listener.local_addr().expect("an address");

@@ -1,0 +1,50 @@
+//! The JSON Schema of what policies see, for editors and for `opa check --schema` (SPEC B8.09).
+
+use serde_json::{Map, Value, json};
+
+use super::FIELDS;
+
+/// Draft 2020-12 of `input`, as [`super::Input`] makes it.
+#[must_use]
+pub fn schema() -> Value {
+    let text = || json!({ "type": "string" });
+    let flag = || json!({ "type": "boolean" });
+    let texts = || json!({ "type": "object", "additionalProperties": { "type": "string" } });
+    let list = || json!({ "type": "array", "items": { "type": "string" } });
+    let env = json!({
+        "args": texts(), "labels": texts(), "filename": text(), "target": text(), "capsRequest": flag(),
+    });
+    let image = json!({
+        "ref": text(), "host": text(), "repo": text(), "fullRepo": text(), "tag": text(), "isCanonical": flag(),
+        "checksum": text(), "platform": text(), "os": text(), "arch": text(), "variant": text(), "createdTime": text(),
+        "labels": texts(), "user": text(), "volumes": list(), "workingDir": text(), "env": list(),
+    });
+    let http = json!({
+        "url": text(), "schema": text(), "host": text(), "path": text(), "hasAuth": flag(), "checksum": text(),
+        "query": { "type": "object", "additionalProperties": list() },
+    });
+    let git = json!({
+        "schema": text(), "host": text(), "remote": text(), "fullURL": text(), "ref": text(), "tagName": text(),
+        "branch": text(), "subDir": text(), "isCommitRef": flag(), "checksum": text(), "commitChecksum": text(),
+        "isSHA256": flag(),
+    });
+    let kinds = [("env", env), ("image", image), ("http", http), ("git", git), ("local", json!({ "name": text() }))];
+    let properties: Map<String, Value> =
+        kinds.into_iter().map(|(kind, properties)| (kind.to_owned(), object(kind, properties))).collect();
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "input of a build policy",
+        "type": "object",
+        "additionalProperties": false,
+        "properties": properties,
+    })
+}
+
+/// One kind of source. What has to be looked up is marked, as it is not there unless a policy speaks of it.
+fn object(kind: &str, mut properties: Value) -> Value {
+    let asked = FIELDS.iter().find(|(name, _)| *name == kind).map_or(&[][..], |(_, fields)| fields);
+    for field in asked {
+        properties[*field]["description"] = "looked up where a policy speaks of it".into();
+    }
+    json!({ "type": "object", "additionalProperties": false, "properties": properties })
+}
