@@ -94,7 +94,7 @@ fn b2_22_a_policy_that_cannot_be_applied_is_refused() {
         ("filename=none.rego", "--policy: none.rego: no such file or directory"),
         ("reset=perhaps", "--policy: invalid value reset=perhaps: true or false"),
         ("log-level=loud", "--policy: invalid value log-level=loud"),
-        ("colour=red", "--policy: invalid value colour=red"),
+        ("colour=red", "--policy: unknown field \"colour\""),
     ] {
         bench.build(&["--policy", flag]).fails(2, &[said]);
     }
