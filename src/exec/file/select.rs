@@ -86,7 +86,7 @@ impl<'a> Source<'a> {
         FileOpError::NotFound { path: text(&relative(path)), excluded_by, near }
     }
 
-    /// What is shown and called nearly like the first name of `path` that is missing, with the rest of `path`.
+    /// What is there and called nearly like the first name of `path` that is missing, with the rest of `path`.
     fn near(&self, path: &[u8]) -> Option<String> {
         let place = self.root.locate(path, Last::Follow).ok().filter(|place| place.stat.is_none())?;
         let wanted = place.name.to_str()?;
@@ -96,7 +96,10 @@ impl<'a> Source<'a> {
         let mut whole = place.path.with_file_name(same.or_else(|| closest(wanted, names.iter().copied()))?);
         whole.extend(&place.beyond);
         let whole = whole.as_os_str().as_bytes();
-        self.find(whole, Last::Follow).ok()?.map(|_| text(whole))
+        // What nobody asked for is not shown here either; what an ignore file hides would not help.
+        let hidden = self.filter().is_some_and(|filter| filter.excluded_by(whole).is_some());
+        let there = self.root.locate(whole, Last::Follow).ok()?.stat.is_some();
+        (there && !hidden).then(|| text(whole))
     }
 
     /// The paths that the pattern `src` means, sorted; a path without wildcards means itself.
