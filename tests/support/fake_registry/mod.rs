@@ -130,7 +130,8 @@ impl FakeRegistry {
     pub(crate) fn start_closed() -> Self {
         use rustls::pki_types::pem::PemObject as _;
         use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-        let chain = |bytes: &[u8]| CertificateDer::pem_slice_iter(bytes).collect::<Result<Vec<_>, _>>().unwrap();
+        let chain =
+            |bytes: &[u8]| CertificateDer::pem_slice_iter(bytes).collect::<Result<Vec<_>, _>>().expect("certificates");
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut clients = rustls::RootCertStore::empty();
         clients.add_parsable_certificates(chain(include_bytes!("../tls/clients.crt")));
@@ -138,13 +139,13 @@ impl FakeRegistry {
             rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(clients), Arc::clone(&provider));
         let config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_client_cert_verifier(clients.build().unwrap())
+            .expect("versions of TLS")
+            .with_client_cert_verifier(clients.build().expect("roots"))
             .with_single_cert(
                 chain(include_bytes!("../tls/server.crt")),
-                PrivateKeyDer::from_pem_slice(include_bytes!("../tls/server.key")).unwrap(),
+                PrivateKeyDer::from_pem_slice(include_bytes!("../tls/server.key")).expect("a key"),
             )
-            .unwrap();
+            .expect("a configuration");
         Self::start_tls(Arc::new(config))
     }
 
