@@ -44,6 +44,14 @@ fn syntax_errors_show_the_place() {
     bench.build(&[]).fails(INPUT, &["must be given"]);
 }
 
+// SPEC A6.07
+#[test]
+fn a6_07_a_source_that_is_nearly_right_is_told() {
+    let bench = Bench::new();
+    bench.file("app/package.json", "{}").dockerfile("FROM scratch\nCOPY app/packge.json /\n");
+    bench.build(&[]).fails(INPUT, &["\"/app/packge.json\": not found", "did you mean \"/app/package.json\"?"]);
+}
+
 #[test]
 fn unknown_stages_and_targets() {
     let bench = Bench::new();

@@ -194,6 +194,16 @@ fn what_a_step_leaves_running_is_ended_with_it() {
     assert!(!running("^sleep 2236"));
 }
 
+/// In the caller's session a step could open his terminal, and a signal to its group would reach rbuild.
+#[test]
+fn a_step_has_a_session_of_its_own() {
+    let Some(bench) = bench() else { return };
+    // Who leads a group already cannot begin a session in the same process: then it is done by a child, which has another number.
+    bench.dockerfile("FROM busybox\nRUN echo $$ >/own; echo >/new; exec setsid sh -c 'echo $$ >/new'\n");
+    let image = image(&bench, "chroot", &[]);
+    assert_ne!(image.text("own"), image.text("new"));
+}
+
 #[test]
 fn proc_is_emulated() {
     let Some(bench) = bench() else { return };
@@ -326,7 +336,9 @@ fn none_builds_everything_but_run() {
     );
     assert_eq!(image(&bench, "none", &["--snapshotter", "native"]).text("b"), "1");
     bench.dockerfile("FROM busybox\nRUN true\n");
-    bench.build(&["--isolation", "none"]).fails(10, &["this machine does not allow RUN steps", "Dockerfile:2"]);
+    bench
+        .build(&["--isolation", "none"])
+        .fails(10, &["this machine does not allow RUN steps", "Dockerfile:2", "isolation \"none\" runs no steps"]);
 }
 
 fn running(pattern: &str) -> bool {

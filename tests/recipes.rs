@@ -193,6 +193,7 @@ fn what_the_pages_show_runs() {
             std::fs::write(dir.join(name), "FROM scratch\nARG K\nCOPY --chmod=644 Dockerfile /f\nCMD [\"x\"]\n")
                 .unwrap();
         }
+        std::fs::write(dir.join("docker-bake.hcl"), "target \"default\" {}\n").unwrap();
         std::fs::write(dir.join("auth.json"), "{}").unwrap();
         std::fs::write(dir.join("arguments"), "K=1\nL=2\n").unwrap();
         let archive = run("tar cz Dockerfile | cat > context.tar.gz", &dir);

@@ -278,7 +278,12 @@ impl Inside {
     /// Who runs programs here, or why nobody can.
     pub(super) fn runner(&self, options: StepOptions) -> Result<Result<Arc<Runner>, String>, Failure> {
         if self.context.rung == Rung::None {
-            return Ok(Err(self.blockers.join("; ")));
+            // Where nothing is in the way, it was asked for.
+            let why = match self.blockers.as_slice() {
+                [] => "isolation \"none\" runs no steps".to_owned(),
+                blockers => blockers.join("; "),
+            };
+            return Ok(Err(why));
         }
         let runner = Runner::new(self.context.clone(), options);
         Ok(Ok(Arc::new(runner.map_err(|e| Failure::new(e.kind(), e.to_string()))?)))

@@ -33,6 +33,9 @@ pub(super) fn run(socket: &UnixStream, spec: StepSpec) -> Result<StepOutcome, St
         Fork::Child => {
             let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
             let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
+            // The caller's session has his terminal, which /dev/tty would open, and processes that a signal to the group reaches.
+            // A child just forked leads no group, so it cannot be refused.
+            let _ = rustix::process::setsid();
             executor.become_program()
         }
         Fork::Parent(pid) => pid,

@@ -90,16 +90,18 @@ impl<'a> Source<'a> {
     fn near(&self, path: &[u8]) -> Option<String> {
         let place = self.root.locate(path, Last::Follow).ok().filter(|place| place.stat.is_none())?;
         let wanted = place.name.to_str()?;
-        let listing = Listing::read(&place.dir).ok().filter(|listing| listing.len() <= MOST_NAMES)?;
+        // The directory is open for its place alone, not for reading.
+        let dir = open_subdir(&place.dir, ".").ok()?;
+        let listing = Listing::read(&dir).ok().filter(|listing| listing.len() <= MOST_NAMES)?;
         let names: Vec<&str> = listing.iter().filter_map(|(name, _)| name.to_str().ok()).collect();
         let same = names.iter().copied().find(|name| name.to_lowercase() == wanted.to_lowercase());
         let mut whole = place.path.with_file_name(same.or_else(|| closest(wanted, names.iter().copied()))?);
         whole.extend(&place.beyond);
-        let whole = whole.as_os_str().as_bytes();
+        let whole = relative(whole.as_os_str().as_bytes());
         // What nobody asked for is not shown here either; what an ignore file hides would not help.
-        let hidden = self.filter().is_some_and(|filter| filter.excluded_by(whole).is_some());
-        let there = self.root.locate(whole, Last::Follow).ok()?.stat.is_some();
-        (there && !hidden).then(|| text(whole))
+        let hidden = self.filter().is_some_and(|filter| filter.excluded_by(&whole).is_some());
+        let there = self.root.locate(&whole, Last::Follow).ok()?.stat.is_some();
+        (there && !hidden).then(|| String::from_utf8_lossy(&whole).into_owned())
     }
 
     /// The paths that the pattern `src` means, sorted; a path without wildcards means itself.
