@@ -222,7 +222,7 @@ fn existing(record: &LayerRecord, options: &ImageOptions, new: bool) -> Option<(
     // Docker's media types know no zstd.
     let allowed = |codec: Codec| options.family == Family::Oci || codec != Codec::Zstd;
     let describe = |codec, digest: &Digest, size| Descriptor::new(options.family.layer(codec), digest.clone(), size);
-    let blobs = || record.blobs.iter().filter(|b| b.epoch.is_none() && allowed(b.codec));
+    let blobs = || record.blobs.iter().filter(|b| record.is_own(b) && allowed(b.codec));
     if new {
         let mut fitting = blobs().filter(|b| b.codec == options.codec && b.level == options.level);
         return fitting.next().map(|b| (describe(b.codec, &b.digest, b.size), b.diff_id.clone()));

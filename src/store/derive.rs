@@ -122,7 +122,8 @@ impl Store {
     /// A known blob that is what `options` ask for.
     fn fitting(&self, record: &LayerRecord, options: &LayerOptions) -> Result<Option<LayerBlob>, StoreError> {
         let fits = |blob: &&LayerBlob| {
-            blob.codec == options.codec && blob.epoch == options.epoch && blob.level == options.level
+            let times = blob.epoch == options.epoch || (options.epoch.is_none() && record.is_own(blob));
+            blob.codec == options.codec && times && blob.level == options.level
         };
         for blob in record.blobs.iter().filter(fits) {
             if self.has_blob(&blob.digest)?.is_some() {
@@ -137,7 +138,7 @@ impl Store {
     }
 
     fn local_plain(&self, record: &LayerRecord) -> Result<Option<LayerBlob>, StoreError> {
-        for blob in record.blobs.iter().filter(|blob| blob.epoch.is_none()) {
+        for blob in record.blobs.iter().filter(|blob| record.is_own(blob)) {
             if self.has_blob(&blob.digest)?.is_some() {
                 return Ok(Some(blob.clone()));
             }

@@ -107,6 +107,14 @@ pub struct LayerRecord {
     pub materialised: bool,
 }
 
+impl LayerRecord {
+    /// Whether the stream in `blob` is the layer's own: it was not transformed, or that changed nothing.
+    #[must_use]
+    pub fn is_own(&self, blob: &LayerBlob) -> bool {
+        blob.epoch.is_none() || self.diff_id.as_ref() == Some(&blob.diff_id)
+    }
+}
+
 /// A layer that another machine's cache has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdoptedLayer {
@@ -246,7 +254,7 @@ impl Store {
             }
             let record = self.layer(id)?;
             let mut local = false;
-            for blob in record.blobs.iter().filter(|b| b.epoch.is_none()) {
+            for blob in record.blobs.iter().filter(|b| record.is_own(b)) {
                 if self.has_blob(&blob.digest)?.is_some() {
                     local = true;
                     break;
@@ -259,8 +267,8 @@ impl Store {
             let blob = record
                 .blobs
                 .iter()
-                .find(|b| b.epoch.is_none() && record.remotes.iter().any(|r| r.descriptor.digest == b.digest))
-                .or_else(|| record.blobs.iter().find(|b| b.epoch.is_none()))
+                .find(|b| record.is_own(b) && record.remotes.iter().any(|r| r.descriptor.digest == b.digest))
+                .or_else(|| record.blobs.iter().find(|b| record.is_own(b)))
                 .ok_or_else(|| StoreError::NotLocal { id: id.clone() })?;
             let mut remotes = record.remotes.clone();
             remotes.retain(|r| r.descriptor.digest == blob.digest);

@@ -198,7 +198,8 @@ impl Store {
     fn read_index(&self, id: &LayerId, below: &[TreeIndex]) -> Result<Option<TreeIndex>, StoreError> {
         let archive = |source| StoreError::Archive { action: "read", id: id.clone(), source: Box::new(source) };
         let mut local = None;
-        for blob in self.layer(id)?.blobs.into_iter().filter(|blob| blob.epoch.is_none()) {
+        let record = self.layer(id)?;
+        for blob in record.blobs.iter().filter(|blob| record.is_own(blob)) {
             if self.has_blob(&blob.digest)?.is_some() {
                 local = Some(blob);
                 break;
@@ -211,7 +212,7 @@ impl Store {
             return Err(StoreError::DiffIdMismatch {
                 id: id.clone(),
                 what: format!("blob {}", blob.digest),
-                expected: blob.diff_id,
+                expected: blob.diff_id.clone(),
                 actual: summary.diff_id,
             });
         }
@@ -361,7 +362,7 @@ impl Store {
     /// A local blob with the layer's own stream, derived first if only a directory has it.
     pub(super) fn local_stream(&self, id: &LayerId) -> Result<LayerBlob, StoreError> {
         let record = self.layer(id)?;
-        for blob in record.blobs.iter().filter(|blob| blob.epoch.is_none()) {
+        for blob in record.blobs.iter().filter(|blob| record.is_own(blob)) {
             if self.has_blob(&blob.digest)?.is_some() {
                 return Ok(blob.clone());
             }

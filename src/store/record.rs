@@ -183,7 +183,8 @@ impl Store {
         if remote || self.dirs_of(c, id, dialect)? {
             return Ok(true);
         }
-        for blob in read_blobs(c, id)?.iter().filter(|blob| blob.epoch.is_none()) {
+        let Some(record) = self.read_layer(c, id, dialect)? else { return Ok(false) };
+        for blob in record.blobs.iter().filter(|blob| record.is_own(blob)) {
             if self.blob_present(c, &blob.digest)? {
                 return Ok(true);
             }

@@ -172,7 +172,7 @@ impl Shared {
         let Ok(record) = self.store.layer(&self.chain[at]) else { return };
         let mut state = self.lock();
         let arriving = loop {
-            let blob = record.blobs.iter().find(|b| b.epoch.is_none() && state.arriving.contains_key(&b.digest));
+            let blob = record.blobs.iter().find(|b| record.is_own(b) && state.arriving.contains_key(&b.digest));
             if let Some(blob) = blob {
                 break state.arriving.remove(&blob.digest).map(|following| (blob.clone(), following));
             }

@@ -152,6 +152,24 @@ fn listing(root: &Path) -> Vec<String> {
     found
 }
 
+/// What was written first for an epoch that changes nothing is the layer's own stream as well.
+#[test]
+fn a_blob_whose_times_did_not_change_is_the_layers_own() {
+    let (_dir, store) = store();
+    let view = store.mount(&[], &LAST).expect("mounts");
+    write(view.root(), "first", "1");
+    let chain = vec![view.commit("first").expect("commits")];
+    let epoch = LayerOptions { epoch: Some(4_000_000_000), ..options(Codec::Uncompressed) };
+    let early = store.derive_blob(&chain, &epoch).expect("derives");
+    let view = store.mount(&chain, &LAST).expect("mounts");
+    assert!(view.root().join("first").exists());
+    drop(view);
+    assert_eq!(store.blobs_needed(&chain).expect("is here"), []);
+    let own = store.derive_blob(&chain, &options(Codec::Uncompressed)).expect("is there");
+    assert_eq!(own.digest, early.digest);
+    assert!(store.mount(&chain, &READ_ONLY).expect("is made again").root().join("first").exists());
+}
+
 #[test]
 fn a_tree_that_somebody_reads_is_copied() {
     let (_dir, store) = store();
