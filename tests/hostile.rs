@@ -100,7 +100,7 @@ fn copy_and_workdir_do_not_leave_the_root() {
     bench.dockerfile("FROM busybox\nWORKDIR /proc/self/fd/3\nRUN pwd\n");
     let run = bench.build(&[]);
     assert!(!run.stderr.contains("OUTSIDE"));
-    bench.dockerfile("FROM busybox\nSHELL [\"/proc/self/exe\", \"-c\"]\nRUN __worker\n");
+    bench.dockerfile("FROM busybox\nSHELL [\"/proc/self/exe\", \"-c\"]\nRUN __step\n");
     assert_ne!(bench.build(&[]).code, 0);
 }
 
@@ -549,11 +549,7 @@ fn base_images_that_are_traps() {
             ),
             ("/tmp is elsewhere", vec![("tmp", Symlink, &out, b"")], "RUN echo evil > /tmp/planted; true"),
             ("users are elsewhere", vec![("etc", Symlink, &out, b"")], "USER evil\nRUN true"),
-            (
-                "the shell is elsewhere",
-                vec![("bin2", Symlink, "/proc/self/exe", b"")],
-                "SHELL [\"/bin2\"]\nRUN __worker",
-            ),
+            ("the shell is elsewhere", vec![("bin2", Symlink, "/proc/self/exe", b"")], "SHELL [\"/bin2\"]\nRUN __step"),
         ];
         assert_eq!(traps.iter().map(|trap| trap.0).collect::<Vec<_>>(), table::TRAPS, "the table of cases");
         bench.file("f", "mine");

@@ -12,9 +12,9 @@ use super::{BuildError, BuildRequest, Builder, DockerfileAt, Inputs, MainContext
 use crate::attest::predicate::{Request, Run, is_told};
 use crate::attest::{Asked, Attestation, Capture, Material, Predicate, Provenance, ProvenanceOptions, Statement};
 use crate::base::FaultKind;
+use crate::frontend::gateway::options::pairs;
 use crate::frontend::remote::{RemoteContext, without_credentials};
-use crate::frontend::{self, FrontendError, FrontendResult, NoCache};
-use crate::llb::op::NetMode;
+use crate::frontend::{self, FrontendError, FrontendResult};
 use crate::llb::{Graph, Steps};
 use crate::oci::Platform;
 use crate::solver::Solver;
@@ -154,21 +154,8 @@ fn asked_for(
     external: Option<&External>,
 ) -> Request {
     let options = &request.options;
-    let mut args = BTreeMap::new();
-    let mut put = |name: String, value: String| {
-        if is_told(&name) {
-            args.insert(name, value);
-        }
-    };
-    if let Some(epoch) = options.epoch {
-        put("build-arg:SOURCE_DATE_EPOCH".into(), epoch.to_string());
-    }
-    for (name, value) in &options.build_args {
-        put(format!("build-arg:{name}"), value.clone());
-    }
-    for (name, value) in &options.labels {
-        put(format!("label:{name}"), value.clone());
-    }
+    let multi = request.multi_platform || request.platforms.len() > 1;
+    let mut args = pairs(options, &request.platforms, multi);
     for (name, value) in &options.named_contexts {
         // What a directory of this machine is called is nobody's business.
         let value = match value.strip_prefix("oci-layout://") {
@@ -176,40 +163,12 @@ fn asked_for(
             None if request.contexts.contains_key(name) => format!("local:{name}"),
             None => without_credentials(value),
         };
-        put(format!("context:{name}"), value);
-    }
-    if let Some(target) = options.target.as_ref().filter(|target| !target.is_empty()) {
-        put("target".into(), target.clone());
-    }
-    match &options.no_cache {
-        NoCache::None => {}
-        NoCache::All => put("no-cache".into(), String::new()),
-        NoCache::Stages(names) => put("no-cache".into(), names.join(",")),
-    }
-    match options.network {
-        NetMode::Unset => {}
-        NetMode::Host => put("force-network-mode".into(), "host".into()),
-        NetMode::None => put("force-network-mode".into(), "none".into()),
-    }
-    let joined = |list: Vec<String>| (!list.is_empty()).then(|| list.join(","));
-    let hosts = options.add_hosts.iter().map(|host| format!("{}={}", host.host, host.ip)).collect();
-    let limits = options.ulimits.iter().map(|l| format!("{}={}:{}", l.name, l.soft, l.hard)).collect();
-    let multi = (request.multi_platform || request.platforms.len() > 1).then(|| "true".to_owned());
-    let others = [
-        ("add-hosts", joined(hosts)),
-        ("ulimit", joined(limits)),
-        ("shm-size", options.shm_size.map(|size| size.to_string())),
-        ("hostname", options.hostname.clone()),
-        ("multi-platform", multi),
-    ];
-    for (name, value) in others {
-        if let Some(value) = value {
-            put(name.into(), value);
-        }
+        args.insert(format!("context:{name}"), value);
     }
     for (name, value) in external.iter().flat_map(|front| &front.told) {
-        put(name.clone(), value.clone());
+        args.insert(name.clone(), value.clone());
     }
+    args.retain(|name, _| is_told(name));
     let (frontend, version) = match external {
         None => (frontend::BUILT_IN, frontend::DOCKERFILE_VERSION),
         Some(front) => (front.name, ""),

@@ -259,7 +259,7 @@ impl Inside {
             // A mount would be the whole machine's, or the whole container's.
             SnapshotterChoice::Auto if !rung.can_mount() => {
                 let text =
-                    format!("isolation {rung} mounts nothing: using the native snapshotter, which copies whole trees");
+                    format!("isolation {rung} mounts nothing: using the native snapshotter, which keeps whole trees");
                 events.notice("native-snapshotter", text);
                 SnapshotterChoice::Native
             }

@@ -92,12 +92,8 @@ impl Staging {
     /// Copies into `root`.
     fn fill(&self, root: &Path, owner: Option<(u32, u32)>) -> Result<(), ExportError> {
         let everything = FileActionCopy {
-            src: "/".into(),
-            dest: "/".into(),
-            mode: -1,
             timestamp: self.epoch.map_or(-1, |s| s.saturating_mul(1_000_000_000)),
-            dir_copy_contents: true,
-            ..FileActionCopy::default()
+            ..FileActionCopy::contents("/", "/")
         };
         let mut seen: HashMap<PathBuf, usize> = HashMap::new();
         for (at, image) in self.images.iter().enumerate() {

@@ -293,15 +293,7 @@ impl Converter<'_> {
     pub(super) fn scanned_context(&mut self) -> NodeId {
         let context = self.build_context();
         self.draft.whole(context);
-        let copy = FileActionCopy {
-            src: "/".into(),
-            dest: "/".into(),
-            mode: -1,
-            timestamp: -1,
-            dir_copy_contents: true,
-            create_dest_path: true,
-            ..FileActionCopy::default()
-        };
+        let copy = FileActionCopy { create_dest_path: true, ..FileActionCopy::contents("/", "/") };
         let action = FileAction { input: -1, secondary_input: 0, output: 0, action: Some(FileActionKind::Copy(copy)) };
         let kind = Kind::File(FileOp { actions: vec![action] });
         let metadata = OpMetadata::named("[sbom] the build context");

@@ -183,15 +183,7 @@ impl RemoteContext {
 
     /// What takes a directory for the whole.
     fn enter(subdir: &str) -> Kind {
-        let copy = FileActionCopy {
-            src: format!("/{subdir}"),
-            dest: "/".into(),
-            mode: -1,
-            timestamp: -1,
-            dir_copy_contents: true,
-            create_dest_path: true,
-            ..FileActionCopy::default()
-        };
+        let copy = FileActionCopy { create_dest_path: true, ..FileActionCopy::contents(format!("/{subdir}"), "/") };
         let action = FileAction { input: -1, secondary_input: 0, output: 0, action: Some(FileActionKind::Copy(copy)) };
         Kind::File(FileOp { actions: vec![action] })
     }

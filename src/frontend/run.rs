@@ -376,14 +376,7 @@ fn cache_root(
     let mut actions =
         vec![FileAction { input: -1, secondary_input: -1, output, action: Some(FileActionKind::Mkdir(dir)) }];
     if tree.is_some() {
-        let content = FileActionCopy {
-            src: "/".into(),
-            dest: "/cache".into(),
-            mode: -1,
-            timestamp: -1,
-            dir_copy_contents: true,
-            ..FileActionCopy::default()
-        };
+        let content = FileActionCopy::contents("/", "/cache");
         // Result 1 is the directory: result 0 is the input.
         actions.push(FileAction {
             input: 1,

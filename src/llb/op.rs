@@ -466,6 +466,15 @@ pub struct FileActionCopy {
     pub required_paths: Vec<String>,
 }
 
+impl FileActionCopy {
+    /// What copies all that is in the directory `src` into the directory `dest`, as it is.
+    #[must_use]
+    pub fn contents(src: impl Into<String>, dest: impl Into<String>) -> Self {
+        let (src, dest) = (src.into(), dest.into());
+        Self { src, dest, mode: -1, timestamp: -1, dir_copy_contents: true, ..Self::default() }
+    }
+}
+
 /// Mkfile (C1.11).
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct FileActionMkFile {

@@ -97,16 +97,8 @@ impl LocalTree {
             return Ok(record.outputs.into_iter().next().unwrap_or_default());
         }
         let mounted = store.mount(&[], &MountRequest::writable(Vec::new())).map_err(fail)?;
-        let copy = FileActionCopy {
-            src: src.into(),
-            dest: dest.into(),
-            mode: -1,
-            timestamp: -1,
-            dir_copy_contents: true,
-            create_dest_path: true,
-            follow_symlink: true,
-            ..FileActionCopy::default()
-        };
+        let copy =
+            FileActionCopy { create_dest_path: true, follow_symlink: true, ..FileActionCopy::contents(src, dest) };
         file::copy(&self.source, mounted.root(), &copy, None)
             .map_err(|e| file_error(vertex, &e, self.ignore_name.as_deref()))?;
         let description = format!("local directory {}", self.source.root.display());

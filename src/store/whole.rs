@@ -17,7 +17,7 @@ use super::mount::Dir;
 use super::snapshot::{Against, Snapshotter, tells_changes};
 use super::tree::remove_tree;
 use super::{LayerId, Store, StoreError};
-use crate::archive::{Places, TreeHints};
+use crate::archive::{Places, TreeHints, TreeIndex};
 
 /// Directories that show a chain, with what keeps them as they are.
 #[derive(Debug, Default)]
@@ -81,8 +81,8 @@ impl Store {
             return Ok(Held::default());
         }
         loop {
-            if let Some((dir, lock)) = self.held(chain)? {
-                return Ok(Held { dirs: vec![dir.path], _lock: Some(lock) });
+            if let Some(held) = self.held(chain)? {
+                return Ok(held);
             }
             // One copy, then all missing layers into it: the trees between are made when somebody asks for them. The copied
             // tree can be taken by somebody else meanwhile.
@@ -115,9 +115,9 @@ impl Store {
             if !(last && self.take_tree(below, &target)?) {
                 let held = match below {
                     [] => Held::default(),
+                    // Where it is gone, the caller looks again for what there is.
                     below => match self.held(below)? {
-                        Some((dir, lock)) => Held { dirs: vec![dir.path], _lock: Some(lock) },
-                        // The caller looks again for what there is.
+                        Some(held) => held,
                         None => return Ok(()),
                     },
                 };
@@ -140,11 +140,11 @@ impl Store {
     }
 
     /// The tree of `chain` with a lock that keeps it from being taken; `None` if there is none.
-    fn held(&self, chain: &[LayerId]) -> Result<Option<(Dir, TreeLock)>, StoreError> {
+    fn held(&self, chain: &[LayerId]) -> Result<Option<Held>, StoreError> {
         let Some(dir) = self.find_dir(chain)? else { return Ok(None) };
         // Who takes a tree holds it for a moment only.
         let lock = TreeLock::attempt(&dir.path, FlockOperation::LockShared)?;
-        Ok(lock.map(|lock| (dir, lock)))
+        Ok(lock.map(|lock| Held { dirs: vec![dir.path], _lock: Some(lock) }))
     }
 
     /// Moves the tree of `chain` to `target`, if it is one that this process made and that nobody uses now.
@@ -208,7 +208,7 @@ impl Store {
     }
 
     /// A chain as the highest tree that is there and what the layers above it say; `None` if that is not known exactly.
-    fn told(&self, chain: &[LayerId]) -> Result<Option<(Held, Vec<crate::archive::TreeIndex>)>, StoreError> {
+    fn told(&self, chain: &[LayerId]) -> Result<Option<(Held, Vec<TreeIndex>)>, StoreError> {
         let first = self.first_missing(chain)?;
         let (below, above) = chain.split_at(first);
         // What a foreign layer says may not be what its tree is: some owners and devices cannot be made everywhere.
@@ -218,7 +218,7 @@ impl Store {
         let held = match below {
             [] => Held::default(),
             below => match self.held(below)? {
-                Some((dir, lock)) => Held { dirs: vec![dir.path], _lock: Some(lock) },
+                Some(held) => held,
                 None => return Ok(None),
             },
         };

@@ -194,7 +194,7 @@ impl Store {
                     self.inner.options.events.notice(
                         "native-snapshotter",
                         format!(
-                            "overlay mounts do not work on {} ({reason}): using the native snapshotter, which copies whole trees",
+                            "overlay mounts do not work on {} ({reason}): using the native snapshotter, which keeps whole trees",
                             self.root().display()
                         ),
                     );
