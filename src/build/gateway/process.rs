@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use futures_util::future::FusedFuture as _;
 use prost::Message as _;
 use rootless::StepIo;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -186,15 +187,16 @@ async fn both(
         tokio::select! {
             biased;
             said = &mut conversation => break said,
-            ended = &mut program, if end.is_none() => end = Some(ended),
+            ended = &mut program => end = Some(ended),
             () = &mut listens => {}
         }
     };
     let rest = async {
         loop {
+            // What is over is left out: nothing comes of it any more, and `else` is for when nothing is left.
             tokio::select! {
-                ended = &mut program, if end.is_none() => end = Some(ended),
-                () = &mut listens => {}
+                ended = &mut program, if !program.is_terminated() => end = Some(ended),
+                () = &mut listens, if !listens.is_terminated() => {}
                 else => break,
             }
         }
@@ -272,6 +274,24 @@ fn process(config: &ImageConfig, more: Vec<String>) -> ExecOp {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // SPEC C3.06: a build does not wait for the end of a grace once everything is over.
+    #[tokio::test]
+    async fn c3_06_what_has_ended_is_not_waited_for() {
+        use std::future::ready;
+        let ended = || ready(Ok(RunResult { code: 7, usage: rootless::step::Usage::default(), out_of_memory: false }));
+        let good = both(ready(Ok(Answer::default())), ended(), ready(())).now_or_never();
+        assert!(matches!(good, Some((Ok(_), Some(Ok(_))))), "a front end that said what it made");
+        let closed = both(ready(Err(Trouble::Closed)), ended(), ready(())).now_or_never();
+        assert!(matches!(closed, Some((Err(Trouble::Closed), Some(Ok(_))))), "one that crashed");
+        // It ends before the conversation is known to be over.
+        let (hang_up, conversation) = tokio::sync::oneshot::channel();
+        let conversation = async { conversation.await.expect("sent") };
+        let mut late = std::pin::pin!(both(conversation, ended(), ready(())));
+        assert!(late.as_mut().now_or_never().is_none());
+        assert!(hang_up.send(Err(Trouble::Closed)).is_ok());
+        assert!(matches!(late.now_or_never(), Some((Err(Trouble::Closed), Some(_)))), "one that ended first");
+    }
 
     // SPEC C3.03
     #[test]
