@@ -89,6 +89,7 @@ fn every_recipe_is_a_command() {
 }
 
 const README: &str = include_str!("../README.md");
+const CI: &str = include_str!("../docs/ci.md");
 const FROM_KANIKO: &str = include_str!("../docs/from-kaniko.md");
 const FROM_BUILDAH: &str = include_str!("../docs/from-buildah.md");
 
@@ -106,12 +107,12 @@ fn shown(page: &str) -> Vec<String> {
     lines
 }
 
-/// The recipes of README for pods and services, as a shell takes them.
+/// The recipes for pods and services, as a shell takes them.
 fn pipelines() -> Vec<String> {
     let args = README.lines().find_map(|line| line.trim().strip_prefix("args: ")).unwrap();
     let args: Vec<String> = serde_json::from_str(args).unwrap();
     let mut lines = vec![format!("rbuild {}", args.join(" "))];
-    let steps = README.lines().filter_map(|line| {
+    let steps = CI.lines().filter_map(|line| {
         let line = line.trim().strip_prefix("- ")?;
         line.strip_prefix("run: ").unwrap_or(line).strip_prefix("rbuild ").map(|rest| format!("rbuild {rest}"))
     });
@@ -147,7 +148,7 @@ fn here(line: &str, host: &str, dir: &Path) -> String {
         .collect()
 }
 
-// SPEC B1.01, B8.15, E1.16: what README and the pages for people from kaniko and buildah show is run, in a directory of its own
+// SPEC B1.01, B8.15, E1.16: what README and the pages for CI and for people from kaniko and buildah show is run, in a directory of its own
 // each, with a registry of this machine in place of others.
 #[test]
 fn what_the_pages_show_runs() {
@@ -182,7 +183,7 @@ fn what_the_pages_show_runs() {
             .output()
             .unwrap()
     };
-    let pages = [README, FROM_KANIKO, FROM_BUILDAH].map(shown);
+    let pages = [README, CI, FROM_KANIKO, FROM_BUILDAH].map(shown);
     let lines: BTreeSet<String> = pages.into_iter().flatten().chain(pipelines()).collect();
     assert!(lines.len() >= 60, "{lines:#?}");
     let (mut wrong, mut elsewhere) = (Vec::new(), 0);
