@@ -98,10 +98,7 @@ fn unreachable_registries() {
 
 #[test]
 fn missing_images_and_wrong_passwords() {
-    let registry = match Registry::with_auth(Some(("user", "right"))) {
-        Ok(registry) => registry,
-        Err(why) => skip!("{why}"),
-    };
+    let registry = need!(Registry::with_auth(Some(("user", "right"))));
     let bench = Bench::new();
     bench.dockerfile(&format!("FROM {}/some/image\nRUN true\n", registry.host));
     let login = |password: &str| {
@@ -124,14 +121,8 @@ fn base64(text: &str) -> String {
 
 #[test]
 fn damaged_blobs_are_noticed() {
-    let registry = match Registry::start() {
-        Ok(registry) => registry,
-        Err(why) => skip!("{why}"),
-    };
-    let bases = match support::bases() {
-        Ok(bases) => bases,
-        Err(why) => skip!("{why}"),
-    };
+    let registry = need!(Registry::start());
+    let bases = need!(support::bases());
     need_run!();
     registry.put(&bases.join("busybox"), "base/busybox:latest");
     let layer = std::fs::read_dir(registry.data().join("docker/registry/v2/blobs/sha256"))

@@ -62,23 +62,11 @@ fn largest_blob(bench: &Bench) -> u64 {
     blobs.map(|e| e.unwrap().metadata().unwrap().len()).max().unwrap_or(0)
 }
 
-fn need() -> Result<(), String> {
-    support::can_run()
-}
-
-macro_rules! need {
-    () => {
-        if let Err(why) = need() {
-            skip!("{why}");
-        }
-    };
-}
-
 // SPEC B4.03, C7.02, C7.05, C7.10
 // SPEC C4.02, C4.09
 #[test]
 fn b4_03_registry_cache_is_shared_and_nothing_is_pulled_that_nothing_reads() {
-    need!();
+    need_run!();
     let registry = Registry::start().unwrap();
     let bench = project();
     let cache = format!("type=registry,ref={}/app:cache,mode=max", registry.host);
@@ -100,7 +88,7 @@ fn b4_03_registry_cache_is_shared_and_nothing_is_pulled_that_nothing_reads() {
 // SPEC C7.05: with mode=min only the layers of the result are there, and that is enough for an unchanged build.
 #[test]
 fn c7_05_min_exports_the_result_only() {
-    need!();
+    need_run!();
     let registry = Registry::start().unwrap();
     let bench = project();
     let spec = |name: &str, mode: &str| format!("type=registry,ref={}/{name},mode={mode}", registry.host);
@@ -120,7 +108,7 @@ fn c7_05_min_exports_the_result_only() {
 // SPEC C7.03, E4.08: the older form, both families.
 #[test]
 fn c7_03_indexes_of_blobs_are_written_and_read() {
-    need!();
+    need_run!();
     let registry = Registry::start().unwrap();
     let bench = project();
     for (name, options) in
@@ -144,7 +132,7 @@ fn c7_03_indexes_of_blobs_are_written_and_read() {
 // SPEC B4.02, C7.04
 #[test]
 fn b4_02_inline_cache_travels_with_the_image() {
-    need!();
+    need_run!();
     let registry = Registry::start().unwrap();
     let bench = project();
     let tag = format!("{}/app:1", registry.host);
@@ -163,7 +151,7 @@ fn b4_02_inline_cache_travels_with_the_image() {
 // SPEC C7.12, N2.09: BuildKit writes such caches and refuses to read them.
 #[test]
 fn n2_09_caches_with_large_documents_are_read() {
-    need!();
+    need_run!();
     let bench = project();
     let dir = bench.path("cache");
     bench.build(&["--cache-to", &format!("type=local,dest={},mode=max", dir.display())]).ok();
@@ -189,7 +177,7 @@ fn n2_09_caches_with_large_documents_are_read() {
 // SPEC B4.04, C7.06
 #[test]
 fn b4_04_local_cache() {
-    need!();
+    need_run!();
     let bench = project();
     let dir = bench.path("cache");
     let to = format!("type=local,dest={},mode=max", dir.display());
@@ -209,7 +197,7 @@ fn b4_04_local_cache() {
 // SPEC C7.10: all are asked, the first match counts; one that is not there is one warning.
 #[test]
 fn c7_10_several_caches_at_once() {
-    need!();
+    need_run!();
     let registry = Registry::start().unwrap();
     let bench = project();
     let (one, two) = (bench.path("one"), format!("type=registry,ref={}/two:c,mode=max", registry.host));
@@ -233,7 +221,7 @@ fn c7_10_several_caches_at_once() {
 // SPEC N2.10, B4.01: an export that fails is an error after the image is safe, or a warning.
 #[test]
 fn n2_10_a_failed_export_fails_after_the_image_is_safe() {
-    need!();
+    need_run!();
     let registry = Registry::start().unwrap();
     let bench = project();
     let tag = format!("{}/app:1", registry.host);
@@ -258,7 +246,7 @@ fn b2_09_bad_values_are_refused_before_anything_happens() {
 // PAIN 68: blobs that have expired are misses, not errors.
 #[test]
 fn c7_10_expired_blobs_are_misses() {
-    need!();
+    need_run!();
     let bench = project();
     let dir = bench.path("cache");
     bench.build(&["--cache-to", &format!("type=local,dest={},mode=max", dir.display())]).ok();
@@ -283,7 +271,7 @@ fn c7_10_expired_blobs_are_misses() {
 // SPEC C7.11: blobs of a cache have the codec that was asked for; layers that exist with another one only with force.
 #[test]
 fn c7_11_blobs_are_compressed_as_asked() {
-    need!();
+    need_run!();
     let registry = FakeRegistry::start();
     let bench = project();
     let magic = |name: &str| -> std::collections::BTreeSet<[u8; 4]> {
@@ -309,7 +297,7 @@ fn c7_11_blobs_are_compressed_as_asked() {
 // SPEC C7.12: BuildKit reads no list above 1 MiB; here larger ones are read.
 #[test]
 fn c7_12_large_lists_are_read() {
-    need!();
+    need_run!();
     let registry = FakeRegistry::start();
     let (bench, from) = cached_at(&registry);
     let (document, config) = {
@@ -349,7 +337,7 @@ fn with_fault(bench: &Bench, registry: &FakeRegistry, path: &str, action: Action
 // SPEC C7.10: whatever a cache does, the build succeeds without it.
 #[test]
 fn c7_10_a_cache_that_misbehaves_is_a_miss() {
-    need!();
+    need_run!();
     let registry = FakeRegistry::start();
     let bench = project();
     let to = format!("type=registry,ref={}/app:cache,mode=max", registry.host());
@@ -381,7 +369,7 @@ fn c7_10_a_cache_that_misbehaves_is_a_miss() {
 // SPEC C7.10: the same when the config is fine and only layers cannot be had.
 #[test]
 fn c7_10_layers_that_cannot_be_fetched_are_built() {
-    need!();
+    need_run!();
     let registry = FakeRegistry::start();
     let bench = project();
     let to = format!("type=registry,ref={}/app:cache,mode=max", registry.host());
@@ -416,7 +404,7 @@ fn cached_at(registry: &FakeRegistry) -> (Bench, String) {
 // SPEC C7.10: a cache that says nothing is asked once, and the build ends while the answer is still awaited.
 #[test]
 fn c7_10_a_cache_that_stalls_is_not_waited_for() {
-    need!();
+    need_run!();
     let registry = FakeRegistry::start();
     let (mut bench, _) = cached_at(&registry);
     bench.env.push(("RBUILD_CACHE_PATIENCE".into(), "0s".into()));
@@ -431,7 +419,7 @@ fn c7_10_a_cache_that_stalls_is_not_waited_for() {
 // SPEC C7.10: layers that never come cost one deadline, not one for each: the cache is not asked for others.
 #[test]
 fn c7_10_a_cache_whose_layers_stall_is_asked_once() {
-    need!();
+    need_run!();
     let registry = FakeRegistry::start();
     let (bench, from) = cached_at(&registry);
     let layers = registry.state().large_blobs(0);
@@ -452,7 +440,7 @@ fn c7_10_a_cache_whose_layers_stall_is_asked_once() {
 // SPEC C7.10: a cache that comes late is used from then on, and a step that runs by then does not go on.
 #[test]
 fn c7_10_a_cache_that_comes_late_is_used_when_it_comes() {
-    need!();
+    need_run!();
     let registry = FakeRegistry::start();
     let dockerfile = format!("FROM busybox\nARG ENDS\n{ENDLESS}\nRUN echo 2 > /two\n");
     let (mut bench, from) = cached_endless(&registry, &dockerfile, "max");
@@ -480,7 +468,7 @@ fn cached_endless(registry: &FakeRegistry, dockerfile: &str, mode: &str) -> (Ben
 // SPEC C7.10: a layer of which nothing comes is built while it is waited for, and what comes first ends the other.
 #[test]
 fn c7_10_a_layer_that_comes_late_ends_the_step_that_makes_it() {
-    need!();
+    need_run!();
     let registry = FakeRegistry::start();
     let (bench, from) =
         cached_endless(&registry, &format!("FROM busybox\n{ENDLESS}; echo 1 > /one\nRUN echo 2 > /two\n"), "max");
@@ -501,7 +489,7 @@ fn c7_10_a_layer_that_comes_late_ends_the_step_that_makes_it() {
 // SPEC C7.10: what a late result makes needless is stopped, however far below it is.
 #[test]
 fn c7_10_what_leads_to_a_late_result_is_stopped() {
-    need!();
+    need_run!();
     let registry = FakeRegistry::start();
     let dockerfile =
         format!("FROM busybox AS build\n{ENDLESS}; echo 1 > /one\nFROM scratch\nCOPY --from=build /one /one\n");
@@ -518,7 +506,7 @@ fn c7_10_what_leads_to_a_late_result_is_stopped() {
 // SPEC N2.10, C7.10: a cache that takes nothing is given up after one deadline, when the image is safe.
 #[test]
 fn n2_10_a_cache_that_takes_nothing_is_given_up() {
-    need!();
+    need_run!();
     let registry = FakeRegistry::start();
     registry.fault("*", "/blobs/", usize::MAX, Action::Hold);
     let bench = project();
@@ -551,7 +539,7 @@ fn n2_10_a_registry_that_makes_no_connection_is_given_up() {
 /// What a build takes with a cache that fails, and without any; printed for docs/PERFORMANCE.md, never judged.
 #[test]
 fn c7_10_measured_faults() {
-    need!();
+    need_run!();
     if std::env::var("RBUILD_TEST_LONG").unwrap_or_default().is_empty() {
         skip!("figures only: run with --long");
     }
@@ -640,11 +628,8 @@ fn round_trip(bench: &Bench, cache: &str, expire: impl FnOnce()) {
 // SPEC B4.07, B4.09, B5.12, C7.07
 #[test]
 fn b4_07_s3() {
-    need!();
-    let service = match Service::s3("caches") {
-        Ok(service) => service,
-        Err(why) => skip!("{why}"),
-    };
+    need_run!();
+    let service = need!(Service::s3("caches"));
     let mut bench = project();
     bench.env = vec![("AWS_ACCESS_KEY_ID".into(), "id".into()), ("AWS_SECRET_ACCESS_KEY".into(), "geheim".into())];
     // More than a part, so that it is uploaded in several.
@@ -687,11 +672,8 @@ fn b4_07_s3() {
 // SPEC B4.08, C7.08: the container is made by whoever writes first.
 #[test]
 fn b4_08_azure() {
-    need!();
-    let service = match Service::azure() {
-        Ok(service) => service,
-        Err(why) => skip!("{why}"),
-    };
+    need_run!();
+    let service = need!(Service::azure());
     let bench = project();
     let cache = service.azure_cache();
     bench.build(&["--cache-to", &format!("{cache},mode=max")]).ok();
@@ -704,7 +686,7 @@ fn b4_08_azure() {
 // SPEC B4.05, B4.09, C7.09
 #[test]
 fn b4_05_gha_in_both_versions_with_few_calls() {
-    need!();
+    need_run!();
     for version in [1, 2] {
         let service = FakeGha::start();
         let bench = project();
@@ -780,11 +762,8 @@ fn without_trouble(cache: &str, proxy: &Proxy, list: &str, layer: &str, export: 
 // SPEC B4.07, C7.10
 #[test]
 fn b4_07_s3_that_misbehaves_is_a_miss() {
-    need!();
-    let service = match Service::s3("caches") {
-        Ok(service) => service,
-        Err(why) => skip!("{why}"),
-    };
+    need_run!();
+    let service = need!(Service::s3("caches"));
     let proxy = Proxy::start(&service.host);
     let cache = service.s3_cache("access_key_id=id,secret_access_key=geheim,retry_max_attempts=1,retry_mode=adaptive");
     let cache = cache.replace(&service.host, &proxy.host);
@@ -794,11 +773,8 @@ fn b4_07_s3_that_misbehaves_is_a_miss() {
 // SPEC B4.08, C7.10
 #[test]
 fn b4_08_azure_that_misbehaves_is_a_miss() {
-    need!();
-    let service = match Service::azure() {
-        Ok(service) => service,
-        Err(why) => skip!("{why}"),
-    };
+    need_run!();
+    let service = need!(Service::azure());
     let proxy = Proxy::start(&service.host);
     let cache = service.azure_cache().replace(&service.host, &proxy.host);
     without_trouble(&cache, &proxy, "/manifests/", "/blobs/", "/caches/");
@@ -807,7 +783,7 @@ fn b4_08_azure_that_misbehaves_is_a_miss() {
 // SPEC B4.05, C7.10: blobs are entries as the index is; the first one is a layer.
 #[test]
 fn b4_05_gha_that_misbehaves_is_a_miss() {
-    need!();
+    need_run!();
     for (version, list, export) in [
         (2, "twirp/github.actions.results.api.v1.CacheService/Get", "/twirp/"),
         (1, "/_apis/artifactcache/cache?", "/_apis/"),

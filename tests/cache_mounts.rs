@@ -222,10 +222,7 @@ fn b4_03_documents_of_the_cache_are_untouched() {
 #[test]
 fn b4_07_cache_mounts_in_s3() {
     need_run!();
-    let service = match Service::s3("caches") {
-        Ok(service) => service,
-        Err(why) => skip!("{why}"),
-    };
+    let service = need!(Service::s3("caches"));
     let mut bench = project();
     bench.env = vec![("AWS_ACCESS_KEY_ID".into(), "id".into()), ("AWS_SECRET_ACCESS_KEY".into(), "geheim".into())];
     let cache = service.s3_cache("name=one");
@@ -242,10 +239,7 @@ fn b4_07_cache_mounts_in_s3() {
 #[test]
 fn b4_08_cache_mounts_in_azure() {
     need_run!();
-    let service = match Service::azure() {
-        Ok(service) => service,
-        Err(why) => skip!("{why}"),
-    };
+    let service = need!(Service::azure());
     let bench = project();
     let cache = service.azure_cache();
     elsewhere(&bench, &["--cache-to", &format!("{cache},mode=max,mounts=true")]);

@@ -653,10 +653,7 @@ fn b2_19_a_stage_that_equals_another_runs_again_under_either_name() {
 #[test]
 fn b2_24_pull_asks_the_registry_again() {
     need_run!();
-    let registry = match Registry::start() {
-        Ok(registry) => registry,
-        Err(why) => skip!("{why}"),
-    };
+    let registry = need!(Registry::start());
     let bench = Bench::new();
     let tag = format!("{}/base:1", registry.host);
     let publish = |content: &str| {

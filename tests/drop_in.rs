@@ -167,9 +167,7 @@ fn b2_35_exit_codes() {
     std::fs::create_dir(bench.path("out/d")).unwrap();
     std::fs::write(bench.path("out/d/file"), "").unwrap();
     assert_eq!(code(&["-o", "type=tar,dest=d/file/x.tar"]), 8);
-    if let Err(why) = support::can_run() {
-        skip!("{why}");
-    }
+    need_run!();
     bench.dockerfile("FROM busybox\nRUN exit 42\n");
     bench.build(&[]).fails(9, &["exit code: 42"]);
 }

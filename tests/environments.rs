@@ -250,10 +250,7 @@ fn every_environment_has_its_rung_and_builds() {
     if !rustix::process::geteuid().is_root() {
         skip!("environments need root");
     }
-    let bases = match support::bases() {
-        Ok(bases) => bases,
-        Err(why) => skip!("{why}"),
-    };
+    let bases = need!(support::bases());
     if Command::new("runc").arg("--version").output().is_err() {
         skip!("environments need runc");
     }
@@ -376,10 +373,7 @@ fn trees_are_the_same_on_every_rung() {
     if !rustix::process::geteuid().is_root() {
         skip!("rungs of other users need root");
     }
-    let bases = match support::bases() {
-        Ok(bases) => bases,
-        Err(why) => skip!("{why}"),
-    };
+    let bases = need!(support::bases());
     let dir = tempfile::Builder::new().prefix("rbuild-same-").tempdir_in("/var/tmp").unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     fs::copy(support::rbuild_path(), dir.path().join("rbuild")).unwrap();

@@ -250,10 +250,7 @@ fn c3_22_who_may_read_the_file_can_be_said() {
 #[test]
 fn c3_02_it_comes_from_a_registry_by_tag_or_digest() {
     need_run!();
-    let registry = match Registry::start() {
-        Ok(registry) => registry,
-        Err(why) => skip!("{why}"),
-    };
+    let registry = need!(Registry::start());
     let mut bench = bench();
     let name = format!("{}/team/lines:1", registry.host);
     bench.dockerfile(&format!("FROM {NAME}\n"));

@@ -300,10 +300,7 @@ fn a7_05_tokens_let_in_and_leave_no_trace() {
 fn a7_01_git_daemon() {
     let repositories = Repositories::new();
     sample(&repositories);
-    let server = match support::git::daemon(&repositories) {
-        Ok(server) => server,
-        Err(why) => skip!("{why}"),
-    };
+    let server = need!(support::git::daemon(&repositories));
     let bench = Bench::new();
     let image = bench.image_of(&add(&format!("git://{}/a.git#v1", server.host)));
     assert_eq!(image.text("r/file"), "one");
@@ -351,10 +348,7 @@ fn two_builds_at_once_share_a_repository() {
 fn a6_22_repositories_over_ssh() {
     let repositories = Repositories::new();
     let (repository, ..) = sample(&repositories);
-    let sshd = match support::git::Sshd::start() {
-        Ok(sshd) => sshd,
-        Err(why) => skip!("{why}"),
-    };
+    let sshd = need!(support::git::Sshd::start());
     let mut bench = Bench::new();
     let url = format!("ssh://{}@{}{}", sshd.user, sshd.server.host, repository.path.display());
     bench.dockerfile(&add(&format!("{url}#v1")));

@@ -599,9 +599,7 @@ fn listing(dir: &std::path::Path) -> Vec<(std::ffi::OsString, Vec<u8>)> {
 /// Documents that are bombs: each is refused in little time and memory, and never by a crash.
 #[test]
 fn documents_that_are_bombs() {
-    if let Err(why) = support::bases() {
-        skip!("{why}");
-    }
+    need!(support::bases());
     let bench = Bench::new();
     let dir = bench.path("bomb");
     let empty = raw_tar(&[("d", tar::EntryType::Directory, "", b"")]);

@@ -32,10 +32,7 @@ fn skopeo(args: &[&str]) -> Result<(), String> {
 
 #[test]
 fn b8_15_push_and_pull_keep_every_byte() {
-    let registry = match Registry::start() {
-        Ok(registry) => registry,
-        Err(why) => skip!("{why}"),
-    };
+    let registry = need!(Registry::start());
     let bench = with_image();
     let target = format!("{}/team/app:1", registry.host);
     bench.rbuild(&["tag", "app:1", &target]).ok();

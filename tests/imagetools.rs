@@ -36,10 +36,7 @@ fn digest_of(bench: &Bench, name: &str) -> String {
 // SPEC B8.01, E3.17
 #[test]
 fn b8_01_images_of_several_repositories_become_one_for_several_platforms() {
-    let registry = match Registry::start() {
-        Ok(registry) => registry,
-        Err(why) => skip!("{why}"),
-    };
+    let registry = need!(Registry::start());
     let bench = Bench::new();
     let (amd, arm) = two(&bench, &registry.host);
     let (app, other) = (format!("{}/app:1", registry.host), format!("{}/app:latest", registry.host));
@@ -140,10 +137,7 @@ fn b8_01_images_of_several_repositories_become_one_for_several_platforms() {
 // SPEC B8.01
 #[test]
 fn b8_01_layouts_are_sources_and_targets() {
-    let registry = match Registry::start() {
-        Ok(registry) => registry,
-        Err(why) => skip!("{why}"),
-    };
+    let registry = need!(Registry::start());
     let bench = Bench::new();
     let (amd, arm) = two(&bench, &registry.host);
     let layout = format!("oci-layout://{}:both", bench.path("layout").display());

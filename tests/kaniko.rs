@@ -487,10 +487,7 @@ fn upload(bench: &Bench, cache: &str) -> String {
 // SPEC D2.05, D1.45
 #[test]
 fn d2_05_archives_in_buckets() {
-    let service = match Service::s3("caches") {
-        Ok(service) => service,
-        Err(why) => skip!("{why}"),
-    };
+    let service = need!(Service::s3("caches"));
     let mut bench = Bench::new();
     bench.env = vec![("AWS_ACCESS_KEY_ID".into(), "id".into()), ("AWS_SECRET_ACCESS_KEY".into(), "geheim".into())];
     let name = upload(&bench, &service.s3_cache("name=x"));
@@ -505,10 +502,7 @@ fn d2_05_archives_in_buckets() {
 // SPEC D2.06, D1.45
 #[test]
 fn d2_06_archives_in_azure() {
-    let service = match Service::azure() {
-        Ok(service) => service,
-        Err(why) => skip!("{why}"),
-    };
+    let service = need!(Service::azure());
     let mut bench = Bench::new();
     let name = upload(&bench, &service.azure_cache());
     let context = format!("azblob://{AZURE_ACCOUNT}/caches/{name}");

@@ -226,9 +226,7 @@ fn the_chroot_rung_shares_the_network() {
     if !rustix::process::geteuid().is_root() {
         skip!("the chroot rung needs root");
     }
-    if let Err(why) = support::bases() {
-        skip!("{why}");
-    }
+    need!(support::bases());
     let bench = Bench::new();
     bench.dockerfile("FROM busybox\nRUN true\nRUN echo 2\n");
     let run = bench.build(&["--isolation", "chroot"]).ok();

@@ -93,13 +93,8 @@ fn run_for_a_foreign_platform_is_refused_with_the_remedy() {
 // SPEC A4.08, A4.09, C6.17, E3.10: COPY onto foreign bases works anywhere, the index is pushed and pulled again.
 #[test]
 fn foreign_bases_and_a_pushed_index() {
-    if let Err(why) = support::can_run() {
-        skip!("{why}");
-    }
-    let registry = match support::registry::Registry::start() {
-        Ok(registry) => registry,
-        Err(why) => skip!("{why}"),
-    };
+    need_run!();
+    let registry = need!(support::registry::Registry::start());
     let bench = Bench::new();
     copies(&bench);
     let base = format!("{}/base:1", registry.host);
@@ -455,10 +450,7 @@ fn b3_03_an_unchanged_image_costs_a_copy() {
     bench.file("f", random).dockerfile("FROM scratch\nCOPY f /f\n");
     bench.build(&["-o", "type=oci,dest=first.tar", "--isolation", "none"]).ok();
     for (output, place) in [("type=oci,dest=l,tar=false", "l/blobs/sha256"), ("type=oci,dest=a.tar", "a.tar")] {
-        let calls = match calls(&bench, output) {
-            Ok(calls) => calls,
-            Err(why) => skip!("{why}"),
-        };
+        let calls = need!(calls(&bench, output));
         // (Nothing else is copied by a build whose steps are cached.)
         let bytes = |call: &String| call.rsplit("= ").next()?.trim().parse::<usize>().ok();
         let copied: usize = match place {

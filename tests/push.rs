@@ -24,10 +24,7 @@ fn registry() -> Result<(Registry, std::path::PathBuf), String> {
 
 macro_rules! registry {
     () => {
-        match registry() {
-            Ok(found) => found,
-            Err(why) => skip!("{why}"),
-        }
+        need!(registry())
     };
 }
 
@@ -85,13 +82,8 @@ fn walk(dir: &std::path::Path) -> Vec<u64> {
 
 #[test]
 fn credentials_from_config_and_from_a_helper() {
-    if let Err(why) = support::can_run() {
-        skip!("{why}");
-    }
-    let registry = match Registry::with_auth(Some(("user", "pass"))) {
-        Ok(registry) => registry,
-        Err(why) => skip!("{why}"),
-    };
+    need_run!();
+    let registry = need!(Registry::with_auth(Some(("user", "pass"))));
     let bench = Bench::new();
     bench.dockerfile("FROM busybox\nRUN echo x > /x\n");
     let tag = format!("{}/app:1", registry.host);

@@ -106,14 +106,8 @@ fn b2_22_a_policy_that_cannot_be_applied_is_refused() {
 // SPEC B8.09: images are looked at where a rule needs it, and pinned where one says so.
 #[test]
 fn b8_09_images_are_looked_at_and_pinned() {
-    let bases = match support::bases() {
-        Ok(bases) => bases,
-        Err(why) => skip!("{why}"),
-    };
-    let registry = match Registry::start() {
-        Ok(registry) => registry,
-        Err(why) => skip!("{why}"),
-    };
+    let bases = need!(support::bases());
+    let registry = need!(Registry::start());
     registry.put(&bases.join("busybox"), "app:1");
     let bench = Bench::new();
     bench.dockerfile(&format!("FROM {}/app:1\n", registry.host));
@@ -152,10 +146,7 @@ fn b8_09_a_remote_context_has_its_own_policy() {
     repository.commit("one");
     repository.git(&["branch", "good"]);
     repository.git(&["branch", "bad"]);
-    let server = match daemon(&repositories) {
-        Ok(server) => server,
-        Err(why) => skip!("{why}"),
-    };
+    let server = need!(daemon(&repositories));
     let bench = Bench::new();
     let build = |branch: &str, args: &[&str]| {
         let context = format!("git://{}/a.git#{branch}", server.host);

@@ -175,10 +175,7 @@ fn b8_15_run_publishes_ports() {
 #[test]
 fn b8_15_run_pulls_what_is_not_here() {
     need_run!();
-    let registry = match Registry::start() {
-        Ok(registry) => registry,
-        Err(why) => skip!("{why}"),
-    };
+    let registry = need!(Registry::start());
     let bench = with_app();
     let name = format!("{}/team/app:1", registry.host);
     bench.rbuild(&["push", "app", &name]).ok();

@@ -68,14 +68,8 @@ fn c9_02_a_url_is_converted_and_gets_a_checksum() {
 // SPEC C9.02: the front end goes on with the image that took the place of the one that the Dockerfile names.
 #[test]
 fn c9_02_an_image_is_converted() {
-    let bases = match support::bases() {
-        Ok(bases) => bases,
-        Err(why) => skip!("{why}"),
-    };
-    let registry = match Registry::start() {
-        Ok(registry) => registry,
-        Err(why) => skip!("{why}"),
-    };
+    let bases = need!(support::bases());
+    let registry = need!(Registry::start());
     registry.put(&bases.join("busybox"), "hub/app:1");
     let host = &registry.host;
     let rule = |from: &str, to: &str| {

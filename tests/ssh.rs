@@ -114,9 +114,7 @@ fn tools() -> Result<(), String> {
 macro_rules! need_ssh {
     () => {
         need_run!();
-        if let Err(why) = tools() {
-            skip!("{why}");
-        }
+        need!(tools());
     };
 }
 

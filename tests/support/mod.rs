@@ -250,12 +250,21 @@ pub fn can_run() -> Result<(), String> {
     }
 }
 
+/// What a test needs, or the end of it: it is skipped, and says why.
+#[macro_export]
+macro_rules! need {
+    ($what:expr) => {
+        match $what {
+            Ok(it) => it,
+            Err(why) => $crate::skip!("{why}"),
+        }
+    };
+}
+
 /// Skips the test unless steps can run.
 #[macro_export]
 macro_rules! need_run {
     () => {
-        if let Err(why) = support::can_run() {
-            $crate::skip!("{why}");
-        }
+        $crate::need!(support::can_run())
     };
 }
