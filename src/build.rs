@@ -1,4 +1,4 @@
-//! Layer 8: a build request to a build report.
+//! Layer 10: a build request to a build report.
 //!
 //! Runs the front end, solves its graph and hands the result to the exporters. One [`Builder`] serves a whole
 //! invocation, so that several requests share work.

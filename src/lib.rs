@@ -21,6 +21,7 @@ pub mod policy;
 pub mod registry;
 pub mod solver;
 pub mod source;
+pub mod ssh;
 pub mod store;
 pub mod tree;
 pub mod ui;

@@ -3,21 +3,14 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::base::FaultKind;
+use crate::base::{FaultKind, PathError};
 
 /// A failed archive operation, with the path and what was attempted.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
     /// A system call on a file or directory failed.
-    #[error("cannot {action} {}: {source}", path.display())]
-    Io {
-        /// What was attempted, as a verb: "open", "create directory".
-        action: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// The system's answer.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] PathError),
     /// Writing the layer to where it should go failed.
     #[error("cannot write the layer: {0}")]
     Sink(#[source] io::Error),
@@ -76,7 +69,8 @@ impl ArchiveError {
     #[must_use]
     pub fn kind(&self) -> FaultKind {
         match self {
-            Self::Io { source, .. } | Self::Sink(source) => FaultKind::of_io(source, FaultKind::Store),
+            Self::Io(e) => e.kind(),
+            Self::Sink(e) => FaultKind::of_io(e, FaultKind::Store),
             Self::Source(_)
             | Self::Malformed { .. }
             | Self::Refused { .. }
@@ -88,8 +82,8 @@ impl ArchiveError {
     }
 
     /// An [`Io`](Self::Io) error.
-    pub(crate) fn io(action: &'static str, path: &Path, source: impl Into<io::Error>) -> Self {
-        Self::Io { action, path: path.to_owned(), source: source.into() }
+    pub(crate) fn io(attempt: &'static str, path: &Path, error: impl Into<io::Error>) -> Self {
+        Self::Io(PathError::at(attempt, path)(error.into()))
     }
 
     /// A [`Refused`](Self::Refused) error.

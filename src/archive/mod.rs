@@ -1,4 +1,4 @@
-//! Layer 1: layers as archives.
+//! Layer 2: layers as archives.
 //!
 //! Owns the tar format (our own exact writer, a bounded reader), the one-pass [`LayerWriter`] (tar, diff ID, tree index,
 //! compression, digest), [`TreeIndex`], the two ways to compute a layer from directories ([`diff_overlay`],

@@ -1,4 +1,4 @@
-//! Layer 3: attestations about what was built (SPEC C8): provenance and lists of software.
+//! Layer 4: attestations about what was built (SPEC C8): provenance and lists of software.
 //!
 //! [`options`] is what a user asks for, [`capture`] what a build learnt about its inputs, [`predicate`] says both in the
 //! words of SLSA, [`statement`] binds a predicate to the images or files it is about, [`manifest`] makes of statements

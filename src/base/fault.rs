@@ -1,4 +1,7 @@
-//! Kinds of failure, from which `cli` picks the exit code and the wording.
+//! Kinds of failure, from which `cli` picks the exit code and the wording; and what is said of a file that failed.
+
+use std::io;
+use std::path::{Path, PathBuf};
 
 /// What sort of thing went wrong. Every error type below `cli` can name its kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -30,10 +33,36 @@ pub enum FaultKind {
 impl FaultKind {
     /// `NoSpace` for ENOSPC and EDQUOT, `other` for everything else.
     #[must_use]
-    pub fn of_io(error: &std::io::Error, other: Self) -> Self {
+    pub fn of_io(error: &io::Error, other: Self) -> Self {
         match error.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::NoSpace,
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace,
             _ => other,
         }
+    }
+}
+
+/// A file operation that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {attempt} {}: {error}", path.display())]
+pub struct PathError {
+    /// What was attempted, as a verb: "open", "create directory".
+    pub attempt: &'static str,
+    /// On what.
+    pub path: PathBuf,
+    /// The system's answer.
+    #[source]
+    pub error: io::Error,
+}
+
+impl PathError {
+    /// For `map_err`; the path is copied only if it comes to that.
+    pub fn at(attempt: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
+        move |error| Self { attempt, path: path.as_ref().to_owned(), error }
+    }
+
+    /// For the exit code: files that the product writes are the store's, wherever they are.
+    #[must_use]
+    pub fn kind(&self) -> FaultKind {
+        FaultKind::of_io(&self.error, FaultKind::Store)
     }
 }

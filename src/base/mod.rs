@@ -22,5 +22,5 @@ pub mod yaml;
 pub use cancel::Cancel;
 pub use digest::{CacheKey, ChainId, DiffId, Digest, DigestWriter};
 pub use events::{Event, Events};
-pub use fault::FaultKind;
+pub use fault::{FaultKind, PathError};
 pub use trace::TraceContext;

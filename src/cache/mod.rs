@@ -1,4 +1,4 @@
-//! Layer 4: how cache keys are made (SPEC C4, DESIGN section 4), and caches on other machines (SPEC C7, B4).
+//! Layer 6: how cache keys are made (SPEC C4, DESIGN section 4), and caches on other machines (SPEC C7, B4).
 //!
 //! Keys are digests under our own salt, so records of other builders are clean misses. Looking keys up and running
 //! what misses is `solver`'s business; where records live on this machine is `store`'s. A cache elsewhere is a

@@ -20,10 +20,10 @@ use serde::{Deserialize, Serialize};
 use super::errors::Failure;
 use super::{scoped, settings};
 use crate::base::Events;
-use crate::exec::ssh::{Agent, AgentSource, AgentSpec};
 use crate::registry::cloud::CloudKeychain;
 use crate::registry::docker_config::{DockerConfig, Keyring};
 use crate::registry::{ClientOptions, Credential, CredentialProvider, Wanted};
+use crate::ssh::{Agent, AgentSource, AgentSpec};
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -21,9 +21,9 @@ use crate::build::record::{self, Head, Recorder};
 use crate::build::{BuildError, BuildReport, Builder};
 use crate::dockerfile::excerpt::excerpt;
 use crate::exec::run::StepOptions;
-use crate::exec::ssh::{Agent, AgentSpec};
 use crate::frontend::Answer;
 use crate::source::{ImageSource, Sources};
+use crate::ssh::{Agent, AgentSpec};
 use crate::store::Store;
 use crate::ui::{Ended, Progress, Summary, Trace, columns};
 

@@ -35,12 +35,6 @@ pub fn fields(text: &str) -> Result<Vec<(String, Option<String>)>, ValueError> {
     Ok(record.iter().map(|field| pair(field)).collect())
 }
 
-/// Whether a field that is on or off is on: said without a value, or with one that means true.
-#[must_use]
-pub fn is_set(fields: &[(String, Option<String>)], key: &str) -> bool {
-    fields.iter().any(|(k, v)| k == key && v.as_deref().is_none_or(|v| boolean(v) == Some(true)))
-}
-
 /// Bytes: a number with an optional unit, powers of 1024 (G.04).
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! Layer 10: arguments to settings to commands. The only place that reads the environment, prints and exits.
+//! Layer 12: arguments to settings to commands. The only place that reads the environment, prints and exits.
 //!
 //! [`run`] is the program the user starts; it becomes the broker of a worker (`worker`) for every command that touches
 //! the store.

@@ -22,7 +22,6 @@ use crate::base::duration::parse_span;
 use crate::base::wording::did_you_mean;
 use crate::build::{Attest, DockerfileAt, Entitlements, MainContext, RegoRequest};
 use crate::exec::run::{DefaultNetwork, StepOptions};
-use crate::exec::ssh::AgentSpec;
 use crate::frontend::{Call, FrontEnds, FrontendOptions, NoCache};
 use crate::llb::ResolveMode;
 use crate::llb::op::NetMode;
@@ -30,6 +29,7 @@ use crate::registry::cloud::CloudEnvironment;
 use crate::registry::{ProxyOptions, TrustOptions};
 use crate::solver::Secrets;
 use crate::source::git::GitOptions;
+use crate::ssh::AgentSpec;
 use crate::ui::{Colors, Mode, Style};
 
 /// Larger secrets are refused (SPEC B2.27).

@@ -125,11 +125,9 @@ impl StepLogs {
                 let data = state.clip(&id, stream, data, at, limits)?;
                 Some(Event::Log { id, stream, data, at })
             }
-            Event::Completed { .. } => {
-                if let Event::Completed { id, .. } = &event {
-                    // Closes the file.
-                    self.lock().logs.remove(id);
-                }
+            Event::Completed { ref id, .. } => {
+                // Closes the file.
+                self.lock().logs.remove(id);
                 Some(event)
             }
             other => Some(other),

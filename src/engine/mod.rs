@@ -1,4 +1,4 @@
-//! Layer 4: hands images to a docker or podman that runs on this machine (SPEC B2.14, B3.04).
+//! Layer 5: hands images to a docker or podman that runs on this machine (SPEC B2.14, B3.04).
 //!
 //! Knows the three calls of Docker's API that this takes (podman answers to the same ones) and nothing of images: the
 //! archive comes in as a writer's output. Reads no environment: where the engine listens is an [`Endpoint`].

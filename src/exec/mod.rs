@@ -1,4 +1,4 @@
-//! Layer 4: executes operations: RUN steps in containers, file actions over directories. Knows nothing of caching or
+//! Layer 6: executes operations: RUN steps in containers, file actions over directories. Knows nothing of caching or
 //! scheduling.
 
 pub mod cdi;
@@ -13,6 +13,5 @@ pub mod run;
 pub mod secret;
 mod spare;
 mod spawner;
-pub mod ssh;
 mod targets;
 mod user;

@@ -3,27 +3,26 @@
 //! Turns an op's [`Meta`] into a step of the `rootless` crate: user, environment, working directory, name resolution and
 //! limits; then passes its output on as events and its end as a result. Knows nothing of where the root came from.
 
+mod error;
+mod running;
+
 use std::fs;
 use std::future::Future;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use rootless::binfmt::EmulatorError;
 pub use rootless::cgroup::Resources;
-use rootless::cgroup::{LimitError, StepGroup};
+use rootless::cgroup::StepGroup;
 use rootless::step::{
     Attached, Emulation, Network, Rlimit, RootSwitch, STEP_VERSION, StepMount, StepOutcome, StepSpec, Usage,
 };
-use rootless::{Rung, RunningStep, SealedExe, SpawnError, StepHandles, StepIo, StepSignal, WorkerContext};
-use tokio::io::AsyncReadExt;
-use tokio::net::unix::pipe;
+use rootless::{Rung, SealedExe, StepHandles, StepIo, StepSignal, WorkerContext};
 use tokio::sync::RwLock;
 use tokio::sync::mpsc::UnboundedReceiver;
 
@@ -31,15 +30,18 @@ use super::emulators::{EmulatorSource, Emulators};
 pub use super::hosts::DnsOptions;
 pub use super::network::DefaultNetwork;
 use super::network::{self, Networks, StepNetwork};
-use super::place::{PlaceError, Placement};
+use super::place::Placement;
 use super::spawner::Spawner;
-use super::targets::{self, TargetError};
+use super::targets;
 pub use super::user::UserError;
 use super::{cwd, hosts, user};
-use crate::base::events::Stream;
-use crate::base::{Digest, Events, FaultKind, blocking, file};
+use crate::base::{Digest, Events, blocking, file};
 use crate::llb::op::{Meta, NetMode, ProxyEnv, SecurityMode};
 use crate::store::CacheMount;
+
+pub use error::ExecError;
+use error::io_error;
+use running::{KILLED, accompany, follow, in_time, start};
 
 /// SPEC C5.01.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -47,8 +49,6 @@ pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bi
 pub const DEFAULT_HOSTNAME: &str = "buildkitsandbox";
 /// SPEC C5.07.
 const DEFAULT_SHM: u64 = 64 << 20;
-/// Output is passed on in pieces of at most this size.
-const CHUNK: usize = 32 << 10;
 
 /// A mountpoint that must exist in the root file system but must not enter the layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,129 +116,6 @@ pub struct RunResult {
     pub usage: Usage,
     /// The kernel killed a process because memory ran out.
     pub out_of_memory: bool,
-}
-
-/// Why a RUN could not be carried out.
-#[derive(Debug, thiserror::Error)]
-pub enum ExecError {
-    /// The user stopped the build, or another step failed.
-    #[error("step canceled")]
-    Canceled,
-    /// This machine cannot run steps.
-    #[error("RUN is not possible on this machine: it allows neither real nor user namespaces (see `rbuild doctor`)")]
-    NoRung,
-    /// The step's user does not exist.
-    #[error(transparent)]
-    User(#[from] UserError),
-    /// The step's user exists in the image but not in rbuild's user namespace.
-    #[error("{kind} id {id} is outside of the ids that are mapped here ({available})")]
-    UnmappedId {
-        /// `user` or `group`.
-        kind: &'static str,
-        /// Which.
-        id: u32,
-        /// Those that exist.
-        available: String,
-    },
-    /// The working directory cannot be made.
-    #[error("cannot make the working directory {path} in the image: {source}", path = path.display())]
-    Cwd {
-        /// As given.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
-    /// A file or pipe failed.
-    #[error("cannot {what}: {source}")]
-    Io {
-        /// What was attempted.
-        what: String,
-        /// The cause.
-        source: io::Error,
-    },
-    /// A `--ulimit` nobody knows.
-    #[error("invalid ulimit: {name} has soft limit {soft} above hard limit {hard}")]
-    Ulimit {
-        /// Docker's name.
-        name: String,
-        /// Soft limit.
-        soft: i64,
-        /// Hard limit.
-        hard: i64,
-    },
-    /// `--network=sandbox` where steps cannot have networks of their own.
-    #[error("steps cannot have a network of their own here: {0} (--network=host shares the machine's)")]
-    NoNetwork(String),
-    /// A step asks for another parent of its control group than rbuild was given.
-    #[error("the step is to run in a control group below \"{0}\"")]
-    CgroupParent(String),
-    /// A limit cannot be set.
-    #[error(transparent)]
-    Limit(#[from] LimitError),
-    /// A step took too long.
-    #[error("the step was stopped: it took longer than {0:?}")]
-    TimedOut(Duration),
-    /// What was named is no emulator.
-    #[error("cannot use an emulator (--emulator): {0}")]
-    Emulator(#[from] EmulatorError),
-    /// Something is in the way of a mount.
-    #[error(transparent)]
-    Target(#[from] TargetError),
-    /// Mounts could not be replaced by moves and copies.
-    #[error(transparent)]
-    Place(#[from] PlaceError),
-    /// The step process failed.
-    #[error(transparent)]
-    Spawn(#[from] SpawnError),
-    /// The step's namespaces, mounts or credentials could not be set up.
-    #[error("cannot start the step: {0}")]
-    NotStarted(String),
-}
-
-impl ExecError {
-    /// The kind of failure.
-    #[must_use]
-    pub fn kind(&self) -> FaultKind {
-        match self {
-            Self::Canceled => FaultKind::Interrupted,
-            Self::NoRung | Self::UnmappedId { .. } | Self::NoNetwork(_) | Self::NotStarted(_) => FaultKind::Isolation,
-            Self::Limit(_) | Self::CgroupParent(_) => FaultKind::Isolation,
-            Self::TimedOut(_) => FaultKind::Step,
-            Self::User(_) | Self::Cwd { .. } => FaultKind::Input,
-            Self::Ulimit { .. } | Self::Emulator(_) => FaultKind::Usage,
-            Self::Place(PlaceError::Io { source, .. }) if source.kind() == std::io::ErrorKind::InvalidInput => {
-                FaultKind::Input
-            }
-            Self::Io { source, .. } | Self::Place(PlaceError::Io { source, .. }) => {
-                FaultKind::of_io(source, FaultKind::Internal)
-            }
-            Self::Target(_) | Self::Place(PlaceError::Lost { .. }) => FaultKind::Input,
-            Self::Spawn(_) => FaultKind::Internal,
-        }
-    }
-}
-
-impl ExecError {
-    /// What can be done about it.
-    #[must_use]
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Limit(_) => Some(
-                "give rbuild a control group of its own, e.g. systemd-run --user --scope -p Delegate=yes rbuild …; in a \
-                 container mount /sys/fs/cgroup writable"
-                    .into(),
-            ),
-            Self::CgroupParent(parent) => Some(format!("say so to rbuild, too: --cgroup-parent {parent}")),
-            Self::TimedOut(_) => Some("--step-timeout allows more".into()),
-            _ => None,
-        }
-    }
-}
-
-/// Names what an operation was for.
-fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> ExecError {
-    let what = what.into();
-    |source| ExecError::Io { what, source }
 }
 
 /// What holds for all steps of a worker.
@@ -685,101 +562,6 @@ impl Drop for StepFiles {
     fn drop(&mut self) {
         // On a tmpfs that goes away with the worker.
         let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-/// What a step needs for as long as it runs: its network, and its control group.
-type HeldHandles = (Way, Option<StepGroup>);
-
-/// Starts a step without holding up other tasks.
-async fn start(
-    held: HeldHandles,
-    begin: impl FnOnce(StepHandles<'_>) -> Result<RunningStep, SpawnError> + Send + 'static,
-) -> Result<(RunningStep, HeldHandles), ExecError> {
-    let starting = blocking::brief(move || {
-        let step = begin(StepHandles { network: held.0.namespace(), group: held.1.as_ref() })?;
-        Ok::<_, SpawnError>((step, held))
-    });
-    Ok(starting.await.map_err(|e| io_error("start a step")(io::Error::other(e)))??)
-}
-
-/// What a shell makes of a process that was killed.
-const KILLED: i32 = 137;
-
-/// The end of `work`, unless time runs out first. (Dropped work kills its step.)
-async fn in_time<T>(
-    timeout: Option<Duration>,
-    work: impl Future<Output = Result<T, ExecError>>,
-) -> Result<T, ExecError> {
-    let limit = timeout.unwrap_or(DEFAULT_TIMEOUT);
-    if limit.is_zero() {
-        return work.await;
-    }
-    tokio::time::timeout(limit, work).await.unwrap_or(Err(ExecError::TimedOut(limit)))
-}
-
-/// Passes the step's output on until it has ended.
-async fn follow(mut step: RunningStep, events: &Events, vertex: &Digest) -> Result<StepOutcome, ExecError> {
-    let stdout = copy_output(step.stdout.take(), Stream::Stdout, events, vertex);
-    let stderr = copy_output(step.stderr.take(), Stream::Stderr, events, vertex);
-    let status = read_status(step.status.take());
-    let (stdout, stderr, status) = tokio::join!(stdout, stderr, status);
-    stdout.and(stderr).map_err(io_error("read the step's output"))?;
-    outcome(step, status).await
-}
-
-/// Passes signals on until the program has ended.
-async fn accompany(
-    mut step: RunningStep,
-    mut signals: UnboundedReceiver<StepSignal>,
-) -> Result<StepOutcome, ExecError> {
-    let killer = step.killer();
-    let status = read_status(step.status.take());
-    let mut status = std::pin::pin!(status);
-    let status = loop {
-        tokio::select! {
-            status = &mut status => break status,
-            Some(signal) = signals.recv() => killer.signal(signal),
-        }
-    };
-    outcome(step, status).await
-}
-
-async fn read_status(fd: Option<std::os::fd::OwnedFd>) -> io::Result<Vec<u8>> {
-    let Some(fd) = fd else { return Ok(Vec::new()) };
-    let socket = UnixStream::from(fd);
-    socket.set_nonblocking(true)?;
-    let mut text = Vec::new();
-    tokio::net::UnixStream::from_std(socket)?.read_to_end(&mut text).await?;
-    Ok(text)
-}
-
-async fn outcome(step: RunningStep, status: io::Result<Vec<u8>>) -> Result<StepOutcome, ExecError> {
-    let status = status.map_err(io_error("read the step's result"))?;
-    let outcome = blocking::brief(move || step.finish(&status))
-        .await
-        .map_err(|e| io_error("wait for a step")(io::Error::other(e)))??;
-    Ok(outcome)
-}
-
-async fn copy_output(
-    fd: Option<std::os::fd::OwnedFd>,
-    stream: Stream,
-    events: &Events,
-    vertex: &Digest,
-) -> io::Result<()> {
-    let Some(fd) = fd else { return Ok(()) };
-    let pipe = pipe::Receiver::from_owned_fd(fd)?;
-    loop {
-        pipe.readable().await?;
-        // Made when there is something: most of the time steps that run side by side say nothing.
-        let mut buf = vec![0; CHUNK];
-        match pipe.try_read(&mut buf) {
-            Ok(0) => return Ok(()),
-            Ok(n) => events.log(vertex, stream, bytes::Bytes::copy_from_slice(&buf[..n])),
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-            Err(e) => return Err(e),
-        }
     }
 }
 

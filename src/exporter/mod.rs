@@ -1,4 +1,4 @@
-//! Layer 7: outputs (SPEC B3, C6): registry, OCI and Docker archives, directories, tars, the store.
+//! Layer 9: outputs (SPEC B3, C6): registry, OCI and Docker archives, directories, tars, the store.
 //!
 //! [`spec`] parses what the user asked for, [`image`] turns a chain of layers and a config into blobs and a manifest,
 //! [`assembly`] puts an index over those of several platforms, the other files write them somewhere. Everything is
@@ -19,7 +19,7 @@ pub mod spec;
 mod staging;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::Path;
 
 pub use ahead::Ahead;
 pub use spec::{Dest, EpochChoice, OutputKind, OutputSpec, SpecError};
@@ -27,7 +27,7 @@ pub use spec::{Dest, EpochChoice, OutputKind, OutputSpec, SpecError};
 use crate::archive::{ArchiveError, LayerOptions};
 use crate::attest::Attestation;
 use crate::base::events::Outcome;
-use crate::base::{Digest, Events, FaultKind};
+use crate::base::{Digest, Events, FaultKind, PathError};
 use crate::engine::EngineError;
 use crate::exec::file::FileOpError;
 use crate::oci::{Descriptor, ImageConfig, Platform, Reference};
@@ -125,24 +125,16 @@ pub enum ExportError {
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// The destination.
-    #[error("failed to {attempt} {path}: {error}")]
-    Io {
-        /// What was attempted.
-        attempt: &'static str,
-        /// Where.
-        path: PathBuf,
-        /// The system's reason.
-        error: std::io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] PathError),
     /// A defect.
     #[error("{0}")]
     Internal(String),
 }
 
 impl ExportError {
-    fn io(attempt: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
-        let path = path.into();
-        move |error| Self::Io { attempt, path, error }
+    fn io(attempt: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
+        move |error| Self::Io(PathError::at(attempt, path)(error))
     }
 
     /// For the exit code.
@@ -156,7 +148,7 @@ impl ExportError {
             Self::Files(_) => FaultKind::Store,
             Self::Source(e) => e.kind(),
             Self::Engine(e) => e.kind(),
-            Self::Io { error, .. } => FaultKind::of_io(error, FaultKind::Store),
+            Self::Io(e) => e.kind(),
             Self::Internal(_) => FaultKind::Internal,
         }
     }

@@ -1,4 +1,4 @@
-//! Layer 6: a Dockerfile and options become an LLB definition and an image config.
+//! Layer 8: a Dockerfile and options become an LLB definition and an image config.
 //!
 //! Owns what each instruction *means*. Knows nothing of how graphs are executed, stored or exported; reads neither
 //! files nor the environment: the Dockerfile and ignore files come in as bytes, images are looked up through

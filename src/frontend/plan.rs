@@ -10,7 +10,7 @@ use super::error::{FrontendError, Place};
 use super::mount;
 use super::words::{Lex, Mode};
 use crate::dockerfile::Stages;
-use crate::dockerfile::ast::{Instruction, Kind};
+use crate::dockerfile::ast::{Instruction, Kind, Word};
 use crate::dockerfile::lint::Rule;
 use crate::oci::{Platform, Reference};
 
@@ -99,6 +99,76 @@ pub(super) struct Outlook<'a> {
 
 /// The automatic argument that FROM takes for its platform anyway.
 const TARGET: &str = "TARGETPLATFORM";
+
+impl Outlook<'_> {
+    /// Names that a FROM may use: those with a value, and those that were declared without one.
+    fn known(&self) -> impl Iterator<Item = &str> {
+        let declared = self.globals.declared.iter().map(|argument| &argument.name);
+        self.globals.values.keys().chain(declared).map(String::as_str)
+    }
+
+    fn warn_undefined(&self, unmatched: &[String], checks: &mut Checks, place: &Place) {
+        for variable in unmatched.iter().filter(|variable| !self.known().any(|name| name == *variable)) {
+            let close = super::words::closest(variable, self.known());
+            checks.warn(Rule::UndefinedArgInFrom, Rule::undefined_arg_in_from(variable, close), place);
+        }
+    }
+
+    /// Of a base whose name came to nothing.
+    fn blank_base(&self, text: &str) -> FrontendError {
+        let empty = self.globals.declared.iter().rev().find(|argument| text.contains(&argument.name));
+        let hint = match empty {
+            Some(argument) => format!(
+                "{} is declared on line {} without a value: give it a default, or pass --build-arg {}=VALUE",
+                argument.name, argument.lines.0, argument.name
+            ),
+            None => "declare the argument before the first FROM".to_owned(),
+        };
+        FrontendError::input(format!("base name ({text}) should not be blank")).hint(hint)
+    }
+
+    /// What `--platform` of a FROM says, and the arguments that it took it from. The places are of the base, where warnings go,
+    /// and of the flag's value.
+    fn stage_platform(
+        &self,
+        word: &Word,
+        stage: Option<&str>,
+        checks: &mut Checks,
+        (base, value): (&Place, &Place),
+    ) -> Result<(Platform, Vec<String>), FrontendError> {
+        let expanded = self.lex.expand(&word.text, Mode::Word, &self.globals.values)?;
+        self.warn_undefined(&expanded.undefined, checks, base);
+        let suggest = |mut error: FrontendError| {
+            for variable in &expanded.undefined {
+                error = error.suggest(variable, self.known());
+            }
+            if error.hint.is_none() {
+                error = error
+                    .hint("write os/arch[/variant], e.g. linux/arm64, or one of $BUILDPLATFORM and $TARGETPLATFORM");
+            }
+            error.at(value)
+        };
+        if expanded.text.is_empty() {
+            return Err(suggest(FrontendError::input(format!("empty platform value from expression {}", word.text))));
+        }
+        let parsed = expanded.text.parse::<Platform>().map_err(|error| {
+            suggest(FrontendError::input(format!("failed to parse platform {}: {error}", word.text)))
+        })?;
+        // SPEC A10.15, A10.18
+        let variables = (expanded.used.as_slice(), expanded.undefined.as_slice());
+        let is_target = self.globals.values.get(TARGET) == Some(&expanded.text);
+        if matches!(variables, ([only], []) if only == TARGET && is_target) {
+            checks.warn(Rule::RedundantTargetPlatform, Rule::redundant_target_platform(&word.text), base);
+        }
+        // A stage that is named for its platform knows what it does.
+        let named = |part: &str| stage.is_some_and(|name| name.to_lowercase().contains(part));
+        if variables == (&[], &[]) && !named(&parsed.os) && !named(&parsed.architecture) {
+            let message = Rule::from_platform_flag_const_disallowed(&expanded.text);
+            checks.warn(Rule::FromPlatformFlagConstDisallowed, message, base);
+        }
+        Ok((parsed, expanded.used))
+    }
+}
 
 impl Plan {
     /// Splits the instructions into stages and resolves all names.
@@ -244,69 +314,20 @@ impl Plan {
             return Err(FrontendError::internal("not a FROM instruction"));
         };
         let place = Place::from(instruction).word(base);
-        let globals = outlook.globals;
-        let declared = globals.declared.iter().map(|argument| &argument.name);
-        let known = || globals.values.keys().chain(declared.clone()).map(String::as_str);
-        let unknown = |checks: &mut Checks, unmatched: &[String]| {
-            for variable in unmatched.iter().filter(|variable| !known().any(|name| name == *variable)) {
-                let close = super::words::closest(variable, known());
-                checks.warn(Rule::UndefinedArgInFrom, Rule::undefined_arg_in_from(variable, close), &place);
-            }
-        };
-        let expanded = outlook.lex.expand(&base.text, Mode::Word, &globals.values)?;
-        unknown(checks, &expanded.undefined);
+        let expanded = outlook.lex.expand(&base.text, Mode::Word, &outlook.globals.values)?;
+        outlook.warn_undefined(&expanded.undefined, checks, &place);
         if expanded.text.is_empty() {
-            let empty = globals.declared.iter().rev().find(|argument| base.text.contains(&argument.name));
-            let hint = match empty {
-                Some(argument) => format!(
-                    "{} is declared on line {} without a value: give it a default, or pass --build-arg {}=VALUE",
-                    argument.name, argument.lines.0, argument.name
-                ),
-                None => "declare the argument before the first FROM".to_owned(),
-            };
-            let message = format!("base name ({}) should not be blank", base.text);
-            return Err(FrontendError::input(message).hint(hint).at(&place));
+            return Err(outlook.blank_base(&base.text).at(&place));
         }
         let mut used = expanded.used;
         let name = name.as_ref().map(|name| name.text.clone());
         let platform = match platform {
             None => None,
             Some(word) => {
-                let value = outlook.lex.expand(&word.text, Mode::Word, &globals.values)?;
-                unknown(checks, &value.undefined);
-                let suggest = |mut error: FrontendError| {
-                    for variable in &value.undefined {
-                        error = error.suggest(variable, known());
-                    }
-                    if error.hint.is_none() {
-                        error = error.hint(
-                            "write os/arch[/variant], e.g. linux/arm64, or one of $BUILDPLATFORM and $TARGETPLATFORM",
-                        );
-                    }
-                    error.at(&Place::from(instruction).word(word))
-                };
-                if value.text.is_empty() {
-                    let message = format!("empty platform value from expression {}", word.text);
-                    return Err(suggest(FrontendError::input(message)));
-                }
-                let parsed = value.text.parse::<Platform>().map_err(|error| {
-                    suggest(FrontendError::input(format!("failed to parse platform {}: {error}", word.text)))
-                })?;
-                // SPEC A10.15, A10.18
-                let variables = (value.used.as_slice(), value.undefined.as_slice());
-                if matches!(variables, ([only], []) if only == TARGET && globals.values.get(TARGET) == Some(&value.text))
-                {
-                    let message = Rule::redundant_target_platform(&word.text);
-                    checks.warn(Rule::RedundantTargetPlatform, message, &place);
-                }
-                // A stage that is named for its platform knows what it does.
-                let named = |part: &str| name.as_ref().is_some_and(|name| name.to_lowercase().contains(part));
-                if variables == (&[], &[]) && !named(&parsed.os) && !named(&parsed.architecture) {
-                    let message = Rule::from_platform_flag_const_disallowed(&value.text);
-                    checks.warn(Rule::FromPlatformFlagConstDisallowed, message, &place);
-                }
-                used.extend(value.used);
-                Some(parsed)
+                let at = Place::from(instruction).word(word);
+                let (platform, variables) = outlook.stage_platform(word, name.as_deref(), checks, (&place, &at))?;
+                used.extend(variables);
+                Some(platform)
             }
         };
         let wanted = platform.as_ref().unwrap_or(outlook.platform);

@@ -42,6 +42,23 @@ struct Expanded {
     keep_git_dir: Option<bool>,
 }
 
+impl Expanded {
+    /// How the entry of history begins: the instruction and the flags that BuildKit writes there.
+    fn history(&self, add: bool) -> String {
+        let mut text = String::from(if add { "ADD" } else { "COPY" });
+        if self.parents {
+            text.push_str(" --parents");
+        }
+        if let Some(chown) = &self.chown {
+            text.push_str(&format!(" --chown={chown}"));
+        }
+        if let Some((chmod, _)) = &self.chmod {
+            text.push_str(&format!(" --chmod={chmod}"));
+        }
+        text
+    }
+}
+
 impl Converter<'_> {
     pub(super) fn transfer(
         &mut self,
@@ -53,39 +70,10 @@ impl Converter<'_> {
     ) -> Result<(), FrontendError> {
         let place = &command.place;
         let expanded = self.expand_flags(state, transfer, add, place)?;
-        let tree = match command.sources.first().copied().flatten() {
-            None => None,
-            Some(id) => match self.finished(id) {
-                Some(source) => Some(source.node),
-                None => {
-                    let Some(from) = &transfer.from else {
-                        return Err(FrontendError::internal("a copy from a stage without a name"));
-                    };
-                    return Err(FrontendError::input(format!(
-                        "cannot copy from stage \"{}\", it needs to be defined before current stage \"{}\"",
-                        from.text,
-                        progress.title()
-                    ))
-                    .hint(self.plan.order_hint(id))
-                    .at(&place.word(from)));
-                }
-            },
-        };
-        let mut created_by = String::from(if add { "ADD" } else { "COPY" });
-        if expanded.parents {
-            created_by.push_str(" --parents");
-        }
-        if let Some(chown) = &expanded.chown {
-            created_by.push_str(&format!(" --chown={chown}"));
-        }
-        if let Some((text, _)) = &expanded.chmod {
-            created_by.push_str(&format!(" --chmod={text}"));
-        }
-
-        let (paths, documents): (Vec<_>, Vec<_>) =
-            transfer.sources.iter().partition(|source| matches!(source, TransferSource::Path(_)));
+        let tree = self.stage_of(command, transfer, progress)?;
+        let mut created_by = expanded.history(add);
         let mut pieces = Vec::with_capacity(transfer.sources.len());
-        for source in paths {
+        for source in &transfer.sources {
             let TransferSource::Path(word) = source else { continue };
             let at = place.word(word);
             let path = self.expand_text(state, &word.text, Mode::Source, &at).map_err(|error| error.at(&at))?;
@@ -107,7 +95,8 @@ impl Converter<'_> {
             self.draft.needs(tree, &path, place.lines);
             pieces.push(Piece { tree, copy: local_copy(&path, &expanded, add) });
         }
-        for source in documents {
+        // Documents come after all paths, wherever they stand, as in BuildKit.
+        for source in &transfer.sources {
             let TransferSource::Heredoc(document) = source else { continue };
             created_by.push_str(&format!(" <<{}", document.name));
             let mut text = document.content();
@@ -145,6 +134,28 @@ impl Converter<'_> {
         }
         state.layer(created_by);
         Ok(())
+    }
+
+    /// What `--from` names: the result of a stage, which may be an empty tree; `None` for the context.
+    fn stage_of(
+        &self,
+        command: &Command,
+        transfer: &Transfer,
+        progress: &Progress,
+    ) -> Result<Option<Option<NodeId>>, FrontendError> {
+        let Some(id) = command.sources.first().copied().flatten() else { return Ok(None) };
+        if let Some(source) = self.finished(id) {
+            return Ok(Some(source.node));
+        }
+        let Some(from) = &transfer.from else {
+            return Err(FrontendError::internal("a copy from a stage without a name"));
+        };
+        let message = format!(
+            "cannot copy from stage \"{}\", it needs to be defined before current stage \"{}\"",
+            from.text,
+            progress.title()
+        );
+        Err(FrontendError::input(message).hint(self.plan.order_hint(id)).at(&command.place.word(from)))
     }
 
     /// A source that is not a path (SPEC A6.18–A6.22).

@@ -1,8 +1,8 @@
 //! Why work on an image failed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use crate::base::{Digest, FaultKind};
+use crate::base::{Digest, FaultKind, PathError};
 use crate::exec::emulators::NoEmulator;
 use crate::exec::run::ExecError;
 use crate::exporter::ExportError;
@@ -53,15 +53,8 @@ pub enum ImageError {
         reason: String,
     },
     /// A file or directory.
-    #[error("cannot {attempt} {path}: {error}", path = path.display())]
-    Io {
-        /// What was attempted.
-        attempt: &'static str,
-        /// Where.
-        path: PathBuf,
-        /// The system's reason.
-        error: std::io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] PathError),
     /// What was asked for makes no sense.
     #[error("{0}")]
     Usage(String),
@@ -89,9 +82,8 @@ pub enum ImageError {
 }
 
 impl ImageError {
-    pub(super) fn io(attempt: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
-        let path = path.into();
-        move |error| Self::Io { attempt, path, error }
+    pub(super) fn io(attempt: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
+        move |error| Self::Io(PathError::at(attempt, path)(error))
     }
 
     /// For the exit code.
@@ -101,7 +93,7 @@ impl ImageError {
             Self::NotFound { .. } | Self::Ambiguous { .. } | Self::Usage(_) => FaultKind::Usage,
             Self::Archive { .. } => FaultKind::Input,
             Self::Incomplete { .. } | Self::Document { .. } => FaultKind::Store,
-            Self::Io { error, .. } => FaultKind::of_io(error, FaultKind::Store),
+            Self::Io(e) => e.kind(),
             Self::Store(e) => e.kind(),
             Self::Registry(e) => e.kind(),
             Self::Source(e) => e.kind(),

@@ -1,4 +1,4 @@
-//! Layer 8: work on images that exist already: pull, push, load, save, look into them (SPEC B8.15).
+//! Layer 10: work on images that exist already: pull, push, load, save, look into them (SPEC B8.15).
 //!
 //! Nothing here builds or assembles: documents keep their exact bytes, so an image keeps its digest wherever it goes.
 //! Start reading at [`Images`]; [`parts`] walks from a manifest or an index to everything it consists of.

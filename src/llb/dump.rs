@@ -15,7 +15,7 @@ use super::{Definition, DefinitionError};
 ///
 /// # Errors
 /// See [`Definition::graph`].
-pub fn to_text(definition: &Definition) -> Result<String, DefinitionError> {
+pub(crate) fn to_text(definition: &Definition) -> Result<String, DefinitionError> {
     let graph = definition.graph()?;
     let Some(root) = &graph.root else { return Ok("scratch\n".into()) };
     let mut out = String::new();

@@ -94,12 +94,6 @@ impl Platform {
             _ => None,
         }
     }
-
-    /// Whether this is the machine's own kind, so that RUN needs no emulation.
-    #[must_use]
-    pub fn is_native(&self) -> bool {
-        self.serves(&Self::host()).is_some()
-    }
 }
 
 fn normalise_os(os: &str) -> String {

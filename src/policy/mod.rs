@@ -1,4 +1,4 @@
-//! Layer 2: build policies in Rego: which sources a build may have, by rules that look at what a source is (SPEC B2.22, B8.09, C9.03).
+//! Layer 3: build policies in Rego: which sources a build may have, by rules that look at what a source is (SPEC B2.22, B8.09, C9.03).
 //!
 //! A policy is asked about each source and answers with `data.docker.decision`. [`input`] makes what it sees, [`engine`] evaluates it.
 //! Facts that have to be asked for (digests, configurations) are found only where the text of a policy speaks of them. Nothing

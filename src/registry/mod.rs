@@ -1,4 +1,4 @@
-//! Layer 3: talks to OCI and Docker registries: resolve, pull, push, credentials.
+//! Layer 4: talks to OCI and Docker registries: resolve, pull, push, credentials.
 //!
 //! Together with the cache backends the only place that knows HTTP. Reads no environment: proxies, trust and
 //! credentials come in through [`ClientOptions`]. Knows nothing of the store: blobs leave through a writer and

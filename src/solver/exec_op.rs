@@ -16,9 +16,9 @@ use crate::exec::cdi::{DeviceError, Devices, Edits};
 use crate::exec::file;
 use crate::exec::run::{self, ExecError, RunRequest, Runner};
 use crate::exec::secret::SecretFile;
-use crate::exec::ssh::AgentSocket;
 use crate::llb::Vertex;
 use crate::llb::op::{ExecOp, Meta, Mount, MountType, NetMode, SecurityMode};
+use crate::ssh::AgentSocket;
 use crate::store::{CacheMount, LayerId, MountRequest, Mounted, Sharing, Stub};
 
 /// No step has more results.

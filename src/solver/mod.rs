@@ -1,4 +1,4 @@
-//! Layer 5: turns a graph into results: cache look-ups, parallel execution, cancellation.
+//! Layer 7: turns a graph into results: cache look-ups, parallel execution, cancellation.
 //!
 //! Every vertex is handled once per [`Solver`]: [`Solver::solve`] asks for the root's result; a result asks for its key
 //! first ([`keys`]), looks it up, and only on a miss asks for its inputs' results and runs the operation ([`operate`]).
@@ -45,11 +45,11 @@ use crate::attest::Material;
 use crate::base::blocking::brief;
 use crate::base::events::Outcome;
 use crate::base::{CacheKey, Cancel, Digest, Events, TraceContext};
-use crate::exec::ssh::Agent;
 use crate::llb::op::Kind;
 use crate::llb::{Edge, Graph, Vertex};
 use crate::source::Sources;
 use crate::source::image::ImageSource;
+use crate::ssh::Agent;
 use crate::store::{LayerId, Store};
 
 /// What RUN steps need beyond the graph.

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use super::SourceError;
 use crate::attest::Material;
 use crate::base::Digest;
-use crate::exec::ssh::Agent;
 use crate::llb::op::SourceOp;
+use crate::ssh::Agent;
 
 /// Secret values by id. They go to the server they are for and nowhere else.
 pub type SecretValues = BTreeMap<String, Arc<Vec<u8>>>;

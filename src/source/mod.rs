@@ -1,4 +1,4 @@
-//! Layer 4: where content from outside comes in.
+//! Layer 5: where content from outside comes in.
 //!
 //! Images of registries and of OCI layouts: what a name means (resolve), which layers it has (known to the store at
 //! once, downloaded only when something reads them), and their download. And what becomes a tree of its own: files from

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::base::{CacheKey, DiffId, Digest, FaultKind};
+use crate::base::{CacheKey, DiffId, Digest, FaultKind, PathError};
 
 use super::LayerId;
 
@@ -11,15 +11,8 @@ use super::LayerId;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// A file operation failed.
-    #[error("store: cannot {action} {}: {source}", path.display())]
-    Io {
-        /// What was attempted, e.g. `open`.
-        action: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    #[error("store: {0}")]
+    Io(#[source] PathError),
     /// SQLite refused.
     #[error("store: metadata {}: cannot {action}: {source}", path.display())]
     Sql {
@@ -167,20 +160,20 @@ pub enum StoreError {
 
 impl StoreError {
     /// Makes a closure for `map_err` on I/O results.
-    pub(crate) fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Io { action, path: path.as_ref().to_path_buf(), source }
+    pub(crate) fn io(attempt: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
+        move |error| Self::Io(PathError::at(attempt, path)(error))
     }
 
     /// The same for rustix results.
-    pub(crate) fn errno(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(rustix::io::Errno) -> Self {
-        move |source| Self::Io { action, path: path.as_ref().to_path_buf(), source: source.into() }
+    pub(crate) fn errno(attempt: &'static str, path: impl AsRef<Path>) -> impl FnOnce(rustix::io::Errno) -> Self {
+        move |error| Self::io(attempt, path)(error.into())
     }
 
     /// Which exit code and wording fit.
     #[must_use]
     pub fn kind(&self) -> FaultKind {
         match self {
-            Self::Io { source, .. } => FaultKind::of_io(source, FaultKind::Store),
+            Self::Io(e) => e.kind(),
             Self::Sql { source, .. } => match source.sqlite_error_code() {
                 Some(rusqlite::ErrorCode::DiskFull) => FaultKind::NoSpace,
                 _ => FaultKind::Store,
@@ -217,7 +210,7 @@ impl StoreError {
                 }
                 _ => return None,
             },
-            Self::Io { source, .. } => match source.kind() {
+            Self::Io(e) => match e.error.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                     "free space with rbuild prune, or choose another disk with --root".into()
                 }

@@ -1,4 +1,4 @@
-//! Layer 2: everything that is kept between builds.
+//! Layer 3: everything that is kept between builds.
 //!
 //! Owns the directory described in `docs/STATE.md`: content (blobs in an OCI layout), layers and their directories,
 //! cache records, images, cache mounts, context indexes, leases and locks, and their collection. Only this module knows

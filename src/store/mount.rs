@@ -501,11 +501,8 @@ impl Mounted {
     }
 
     /// Where a stub really is: absolute inside the root, free of symlinks.
-    ///
-    /// # Panics
-    /// If there is no such stub.
-    #[must_use]
-    pub fn stub_path(&self, index: usize) -> &Path {
+    #[cfg(test)]
+    pub(super) fn stub_path(&self, index: usize) -> &Path {
         &self.view.stubs[index]
     }
 

@@ -152,10 +152,8 @@ impl Store {
     }
 
     /// The same without waiting: `None` if somebody works on it.
-    ///
-    /// # Errors
-    /// If the lock file cannot be made.
-    pub fn try_key_lock(&self, key: &CacheKey) -> Result<Option<KeyLock>, StoreError> {
+    #[cfg(test)]
+    pub(super) fn try_key_lock(&self, key: &CacheKey) -> Result<Option<KeyLock>, StoreError> {
         Ok(FileLock::attempt(&self.key_path(key), Mode::Exclusive)?.map(|lock| KeyLock { _lock: lock }))
     }
 

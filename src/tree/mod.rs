@@ -1,4 +1,4 @@
-//! Layer 2: directory trees as sources: paths resolved without leaving a root, and what of a tree is visible.
+//! Layer 3: directory trees as sources: paths resolved without leaving a root, and what of a tree is visible.
 //!
 //! Owns the jailed resolver ([`root`]), the visibility filter of a build context ([`filter`]) and [`CopySource`].
 //! Knows nothing of operations, layers or Dockerfiles. Start reading at [`root`].

@@ -1,4 +1,4 @@
-//! Layer 10: progress for people and machines (SPEC B6).
+//! Layer 11: progress for people and machines (SPEC B6).
 //!
 //! [`Progress`] takes events on a thread of its own and hands them to one of the sinks. Nobody below knows a terminal.
 

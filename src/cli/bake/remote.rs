@@ -15,10 +15,10 @@ use crate::cli::errors::Failure;
 use crate::cli::settings::{self, usage, variable};
 use crate::cli::worker::Inside;
 use crate::dockerfile::gitref::GitRef;
-use crate::exec::ssh::Agent;
 use crate::frontend::remote::is_url;
 use crate::solver::Secrets;
 use crate::source::SecretValues;
+use crate::ssh::Agent;
 use crate::ui::Progress;
 
 /// What the positional arguments say.

@@ -40,7 +40,8 @@ pub struct Parsed {
 
 impl Parsed {
     /// The tree and its warnings if there is no error.
-    pub fn into_result(self) -> Result<(Dockerfile, Vec<Diagnostic>), Diagnostics> {
+    #[cfg(test)]
+    pub(in crate::dockerfile) fn into_result(self) -> Result<(Dockerfile, Vec<Diagnostic>), Diagnostics> {
         if self.errors.is_empty() { Ok((self.dockerfile, self.warnings)) } else { Err(Diagnostics(self.errors)) }
     }
 }

@@ -20,7 +20,7 @@ struct Case {
 }
 
 /// What COPY asks for (SPEC C1.10).
-fn action(src: &str, dest: &str) -> FileActionCopy {
+pub(super) fn action(src: &str, dest: &str) -> FileActionCopy {
     FileActionCopy {
         src: src.into(),
         dest: dest.into(),

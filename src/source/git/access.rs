@@ -17,9 +17,9 @@ use super::error::GitError;
 use crate::base::values::percent_decode;
 use crate::base::wording::shell_word;
 use crate::dockerfile::gitref;
-use crate::exec::ssh::AgentSocket;
 use crate::registry::ProxyOptions;
 use crate::source::kind::{Agents, Request, SecretValues};
+use crate::ssh::AgentSocket;
 
 /// How git is run on this machine.
 #[derive(Debug, Clone, Default)]
@@ -230,8 +230,8 @@ mod tests {
 
     use super::*;
     use crate::base::Digest;
-    use crate::exec::ssh::Agent;
     use crate::llb::op::SourceOp;
+    use crate::ssh::Agent;
 
     fn spec(remote: &str) -> GitSpec {
         let attrs = [("git.fullurl".to_owned(), remote.to_owned())].into();

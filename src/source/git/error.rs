@@ -1,9 +1,9 @@
 //! Why a repository, or something of it, could not be had.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::Path;
 
-use crate::base::FaultKind;
+use crate::base::{FaultKind, PathError};
 use crate::store::StoreError;
 
 /// A failed resolution, fetch or checkout.
@@ -96,20 +96,13 @@ pub enum GitError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A file.
-    #[error("cannot {action} {}: {source}", .path.display())]
-    Io {
-        /// What was attempted.
-        action: &'static str,
-        /// Where.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] PathError),
 }
 
 impl GitError {
-    pub(super) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Io { action, path: path.into(), source }
+    pub(super) fn io(attempt: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
+        move |error| Self::Io(PathError::at(attempt, path)(error))
     }
 
     /// For the exit code.
@@ -127,7 +120,7 @@ impl GitError {
             Self::NoSsh { .. } | Self::Secret { .. } => FaultKind::Usage,
             Self::Store(e) => e.kind(),
             Self::Internal(_) => FaultKind::Internal,
-            Self::Io { source, .. } => FaultKind::of_io(source, FaultKind::Store),
+            Self::Io(e) => e.kind(),
             _ => FaultKind::Input,
         }
     }

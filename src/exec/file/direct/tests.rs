@@ -9,27 +9,13 @@ use sha2::{Digest as _, Sha256};
 use super::*;
 use crate::archive::{ApplyOptions, LayerOptions, LayerWriter, Timestamp, diff_trees, index_layer};
 use crate::base::Digest;
+use crate::exec::file::copy_tests::action;
 use crate::exec::file::{CopySource, NoStatCache, Seen, StatCache, StatKey, copy, mkdir};
 use crate::llb::op::{FileActionCopy, FileActionMkDir};
 use crate::oci::media_type::Codec;
 
 /// Everything later is dated with this: directories made on the way have the time of the test.
 const EPOCH: i64 = 1_600_000_000;
-
-fn action(src: &str, dest: &str) -> FileActionCopy {
-    FileActionCopy {
-        src: src.into(),
-        dest: dest.into(),
-        mode: -1,
-        timestamp: -1,
-        follow_symlink: true,
-        dir_copy_contents: true,
-        create_dest_path: true,
-        allow_wildcard: true,
-        allow_empty_wildcard: true,
-        ..FileActionCopy::default()
-    }
-}
 
 fn options() -> LayerOptions {
     LayerOptions { codec: Codec::Gzip, level: None, epoch: Some(EPOCH), threads: 2 }

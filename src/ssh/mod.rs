@@ -1,4 +1,4 @@
-//! SSH agents for steps (SPEC A5.07, B2.29).
+//! Layer 1: SSH agents for steps and for git (SPEC A5.07, B2.29).
 //!
 //! Two ends: [`AgentSource`] is the real thing (a user's agent or keys read from files), served by whoever is the real
 //! user and only ever through a filter that lists and signs; [`AgentSocket`] is what a step sees, a socket that passes
