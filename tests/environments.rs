@@ -324,7 +324,8 @@ const SAME: &[(&str, &str)] = &[
         "RUN mkdir /x && cd /x && cp /bin/true cap && perl -e '$n = `uname -m` =~ /aarch64/ ? 5 : 188; \
            sub set { my @a = @_; syscall($n, $a[0], $a[1], $a[2], length $a[2], 0) == 0 or $! == 95 or die \"$a[1]: $!\" } \
            set(\"cap\", \"security.capability\", pack(\"VVVVV\", 0x02000001, 1 << 10, 0, 0, 0)); set(\"cap\", \"user.note\", \"abc\"); mkdir \"acl\"; \
-           set(\"acl\", \"system.posix_acl_access\", pack(\"VvvVvvVvvVvvVvvV\", 2, 1, 7, 0xffffffff, 2, 6, 1000, 4, 5, 0xffffffff, 16, 7, 0xffffffff, 32, 5, 0xffffffff))'\n\
+           set(\"acl\", \"system.posix_acl_$_\", pack(\"VvvVvvVvvVvvVvvV\", 2, 1, 7, 0xffffffff, 2, 6, 1000, 4, 5, 0xffffffff, 16, 7, 0xffffffff, 32, 5, 0xffffffff)) for \"access\", \"default\"' \
+           && touch acl/f && mkdir acl/d && touch acl/d/f && cp -a acl acl2 && chown 7:8 acl2/f\n\
          RUN cd /x && cp cap plain && chown 5:5 plain && mv cap kept\n",
     ),
     (

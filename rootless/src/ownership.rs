@@ -90,14 +90,28 @@ impl Record {
     /// # Errors
     /// The file system's.
     pub fn of_fd(fd: impl AsFd, kind: FileType) -> io::Result<Self> {
-        Self::through(by_descriptor(&fd), kind)
+        let mut value = [0; 32];
+        let length = rustix::fs::getxattr(by_descriptor(&fd), attribute(kind), &mut value[..]);
+        Self::found(length.map(|n| &value[..n]), kind)
     }
 
-    /// What is recorded of a name, links followed.
-    pub(crate) fn through(path: impl Arg, kind: FileType) -> io::Result<Self> {
-        let mut value = [0; 32];
-        let length = rustix::fs::getxattr(path, attribute(kind), &mut value[..]);
-        Self::found(length.map(|n| &value[..n]), kind)
+    /// Whether anything may be recorded of what a descriptor names, whatever it is: cheaper than to ask what it is first.
+    pub(crate) fn may_be_of_fd(fd: impl AsFd) -> bool {
+        Self::may_be_through(by_descriptor(&fd))
+    }
+
+    /// The same of a name, links followed.
+    pub(crate) fn may_be_through(path: impl Arg) -> bool {
+        let mut names = [0; 256];
+        match rustix::fs::listxattr(path, &mut names[..]) {
+            Ok(length) => {
+                let mut names = names[..length].split(|b| *b == 0);
+                names.any(|name| name == RECORD.as_bytes() || name == SPECIAL_RECORD.as_bytes())
+            }
+            Err(Errno::OPNOTSUPP) => false,
+            // More names than that, or something that the look itself will tell.
+            Err(_) => true,
+        }
     }
 
     /// Records this of what a descriptor names.

@@ -129,7 +129,7 @@ static void wait_for(long pid) {
 
 static void all(char **env) {
   static const unsigned groups[3] = { 7, 8, 300 };
-  static const char attribute[] = "system.posix_acl_access";
+  static const char attribute[] = "system.posix_acl_access", inherited[] = "system.posix_acl_default";
   char *who[] = { "/setid", "ids", 0 };
   C1(UMASK, 022);
   ids();
@@ -155,6 +155,12 @@ static void all(char **env) {
   say("fsetxattr", C5(FSETXATTR, fd, attribute, list, sizeof list, 0)); look("acl2");
   C1(CLOSE, C2(CREAT, "acl3", 0600));
   say("lsetxattr", C5(LSETXATTR, "acl3", attribute, list, sizeof list, 0)); look("acl3");
+  C2(MKDIR, "dl", 0750);
+  say("default list", C5(SETXATTR, "dl", inherited, list, sizeof list, 0)); look("dl");
+  C1(CLOSE, C2(CREAT, "dl/f", 0666)); look("dl/f");
+  C2(MKDIR, "dl/d", 0777); look("dl/d");
+  C1(CLOSE, C2(CREAT, "dl/d/f", 0777)); look("dl/d/f");
+  say("no list", C5(SETXATTR, "dl", attribute, "none", 4, 0)); look("dl");
   say("mknod", C3(MKNOD, "c", 020604, 0x501));
   say("mknodat", C4(MKNODAT, HERE, "b", 060600, 0x800));
   say("fifo", C3(MKNOD, "p", 010666, 0));

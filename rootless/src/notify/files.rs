@@ -94,6 +94,11 @@ impl Proc {
         Ok(Ids { uid: stat.st_uid, gid: stat.st_gid })
     }
 
+    /// What a thread's directory is known by in `/proc`: no two threads have the same.
+    pub(super) fn inode(&self, tid: i32) -> io::Result<u64> {
+        Ok(rustix::fs::statat(&self.dir, tid.to_string(), AtFlags::empty())?.st_ino)
+    }
+
     /// Reads a small file.
     pub(super) fn read(&self, path: &str) -> io::Result<String> {
         let fd = rustix::fs::openat(&self.dir, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;

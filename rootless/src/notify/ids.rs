@@ -125,10 +125,14 @@ impl Creds {
     }
 }
 
-/// A process: its number and when it started.
+/// What is known of the process with a number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Known {
+    /// When it started: a number is given again.
     start: u64,
+    /// Its directory in `/proc` when it was last asked about. The next process with its number has another one; the same process
+    /// can have another one, too.
+    inode: u64,
     creds: Creds,
 }
 
@@ -312,11 +316,11 @@ impl IdEmulation {
             "setxattr" | "lsetxattr" | "fsetxattr" | "setxattrat" => {
                 let attribute = if name == "setxattrat" { a[3] } else { a[1] };
                 let attribute = Memory::new(call.tid, MemoryIds::ROOT).string(attribute)?;
-                match attribute.strip_prefix(b"system.posix_acl_") {
-                    None => Ok(Answer::Continue),
-                    Some(b"access") => self.set_access_list(call, name),
-                    // What files will inherit names ids that do not exist here, and is no part of layers.
-                    Some(_) => Ok(Answer::Value(0)),
+                match attribute.as_slice() {
+                    b"system.posix_acl_access" | b"system.posix_acl_default" => {
+                        self.set_access_list(call, name, &attribute)
+                    }
+                    _ => Ok(Answer::Continue),
                 }
             }
             // The old calls of 32-bit programs, which libraries have not used since there are large files.
@@ -347,19 +351,26 @@ impl IdEmulation {
         if self.table.is_empty() {
             return Ok(self.initial.clone());
         }
-        let life = self.life(tid)?;
         // The first thread of a process has the process's number, and most have one only.
-        if let Some(known) = self.table.get(&tid)
-            && known.start == life.start
-        {
-            return Ok(known.creds.clone());
+        if let Some(known) = self.table.get(&tid) {
+            let inode = self.proc.inode(tid)?;
+            if known.inode == inode {
+                return Ok(known.creds.clone());
+            }
+            let start = self.life(tid)?.start;
+            if let Some(known) = self.table.get_mut(&tid).filter(|known| known.start == start) {
+                known.inode = inode;
+                return Ok(known.creds.clone());
+            }
         }
         let own = self.proc.process_of(tid)?;
+        // In this order: if the number changes hands between, nobody is taken for the older one.
+        let inode = self.proc.inode(own)?;
         let start = self.life(own)?.start;
         let creds = self.inherited(own)?;
         self.forget_the_dead();
         // From now on its own: the parent may change, or end.
-        self.table.insert(own, Known { start, creds: creds.clone() });
+        self.table.insert(own, Known { start, inode, creds: creds.clone() });
         Ok(creds)
     }
 
@@ -402,11 +413,12 @@ impl IdEmulation {
             let children = self.proc.read(&format!("{pid}/task/{pid}/children")).unwrap_or_default();
             for child in children.split_ascii_whitespace().filter_map(|c| c.parse::<i32>().ok()) {
                 if let (false, Ok(life)) = (self.table.contains_key(&child), self.life(child)) {
-                    self.table.insert(child, Known { start: life.start, creds: old.clone() });
+                    self.table.insert(child, Known { start: life.start, inode: 0, creds: old.clone() });
                 }
             }
+            let inode = self.proc.inode(pid)?;
             let start = self.life(pid)?.start;
-            self.table.insert(pid, Known { start, creds: new });
+            self.table.insert(pid, Known { start, inode, creds: new });
         }
         Ok(Answer::Value(value))
     }
@@ -443,8 +455,9 @@ impl IdEmulation {
         Ok(Answer::Value(0))
     }
 
-    /// The mode that an access list comes with. The list itself names ids that do not exist here, and is no part of layers.
-    fn set_access_list(&self, call: &Call, name: &str) -> io::Result<Answer> {
+    /// An access list without the entries that name ids which do not exist here: what remains gives the same modes, to the file and
+    /// to those that inherit it. No list is part of a layer.
+    fn set_access_list(&self, call: &Call, name: &str, attribute: &[u8]) -> io::Result<Answer> {
         let a = &call.args;
         let memory = Memory::new(call.tid, MemoryIds::ROOT);
         let (dir, path, flags, value, size) = match name {
@@ -462,10 +475,13 @@ impl IdEmulation {
         };
         let size = usize::try_from(size).ok().filter(|s| *s <= 65536).ok_or_else(|| error(libc::E2BIG))?;
         let list = memory.bytes(value, size)?;
-        let permissions = permissions_of_list(&list).ok_or_else(|| error(libc::EINVAL))?;
+        // One that is none, and one that names nobody else: the kernel knows what to do.
+        let Some(known) = without_unknown_ids(&list).filter(|known| known.len() < list.len()) else {
+            return Ok(Answer::Continue);
+        };
         let Ok(fd) = self.proc.resolve(call.tid, dir, path, flags) else { return Ok(Answer::Continue) };
-        let mode = rustix::fs::fstat(&fd)?.st_mode & 0o7000 | permissions;
-        rustix::fs::chmod(by_descriptor(&fd), Mode::from_raw_mode(mode))?;
+        self.proc.still_waits()?;
+        rustix::fs::setxattr(by_descriptor(&fd), attribute, &known, rustix::fs::XattrFlags::empty())?;
         Ok(Answer::Value(0))
     }
 
@@ -596,16 +612,15 @@ impl IdEmulation {
             // By the descriptor's name, without opening what it stands for: programs do this to all they open.
             let name =
                 if dir == libc::AT_FDCWD { format!("{}/cwd", call.tid) } else { format!("{}/fd/{dir}", call.tid) };
-            let Ok(stat) = rustix::fs::statat(self.proc.fd(), &name, AtFlags::empty()) else {
-                return Ok(Answer::Continue);
-            };
-            let kind = FileType::from_raw_mode(stat.st_mode);
-            if Record::through(Path::new("/proc").join(name), kind)? == Record::default() {
+            if !Record::may_be_through(Path::new("/proc").join(name)) {
                 return Ok(Answer::Continue);
             }
         }
         // Through /proc/self, pipes and the like: the kernel knows better.
         let Ok(fd) = self.proc.resolve(call.tid, dir, path, flags) else { return Ok(Answer::Continue) };
+        if !Record::may_be_of_fd(&fd) {
+            return Ok(Answer::Continue);
+        }
         let (_, record) = recorded(&fd)?;
         if record == Record::default() {
             return Ok(Answer::Continue);
@@ -645,19 +660,17 @@ fn error(code: i32) -> io::Error {
     io::Error::from_raw_os_error(code)
 }
 
-/// The permission bits that an access list stands for: its owner's, its mask or else its group's, and everybody else's.
-fn permissions_of_list(list: &[u8]) -> Option<u32> {
+/// What is left of an access list where there is one id: the entries that name no other user or group. `None` if it is no list.
+fn without_unknown_ids(list: &[u8]) -> Option<Vec<u8>> {
     const VERSION: u32 = 2;
+    /// `ACL_USER` and `ACL_GROUP`: a tag, permissions, and an id.
+    const NAMED: [u16; 2] = [0x02, 0x08];
     let (head, entries) = list.split_first_chunk::<4>()?;
     if u32::from_le_bytes(*head) != VERSION || entries.len() % 8 != 0 {
         return None;
     }
-    let of = |tag: u16| {
-        let mut found = entries.chunks_exact(8).filter(|e| e[..2] == tag.to_le_bytes());
-        found.next().map(|e| u32::from(u16::from_le_bytes([e[2], e[3]]) & 7))
-    };
-    // ACL_USER_OBJ, ACL_MASK, ACL_GROUP_OBJ, ACL_OTHER.
-    Some(of(0x01)? << 6 | of(0x10).or_else(|| of(0x04))? << 3 | of(0x20)?)
+    let is_known = |e: &&[u8]| !NAMED.contains(&u16::from_le_bytes([e[0], e[1]])) || e[4..] == [0; 4];
+    Some([head.as_slice(), &entries.chunks_exact(8).filter(is_known).collect::<Vec<_>>().concat()].concat())
 }
 
 fn by_descriptor(fd: &OwnedFd) -> String {
@@ -759,11 +772,14 @@ mod tests {
             out
         };
         let none = u32::MAX;
-        assert_eq!(permissions_of_list(&list(&[(1, 6, none), (4, 4, none), (0x20, 0, none)])), Some(0o640));
-        let named = list(&[(1, 7, none), (2, 6, 1000), (4, 5, none), (0x10, 7, none), (0x20, 5, none)]);
-        assert_eq!(permissions_of_list(&named), Some(0o775), "the mask is what the group's bits show");
-        assert_eq!(permissions_of_list(&list(&[(1, 6, none)])), None);
-        assert_eq!(permissions_of_list(b"\x01\0\0\0"), None);
+        let plain = list(&[(1, 6, none), (4, 4, none), (0x20, 0, none)]);
+        assert_eq!(without_unknown_ids(&plain), Some(plain.clone()));
+        let named =
+            list(&[(1, 7, none), (2, 6, 0), (2, 6, 1000), (4, 5, none), (8, 1, 5), (0x10, 7, none), (0x20, 5, none)]);
+        let known = list(&[(1, 7, none), (2, 6, 0), (4, 5, none), (0x10, 7, none), (0x20, 5, none)]);
+        assert_eq!(without_unknown_ids(&named), Some(known), "the mask stays, which is what the group's bits show");
+        assert_eq!(without_unknown_ids(&plain[..11]), None);
+        assert_eq!(without_unknown_ids(b"\x01\0\0\0"), None);
     }
 
     #[test]
