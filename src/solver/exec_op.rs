@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rootless::Rung;
 use rootless::step::StepMount;
+use rootless::{Rung, WorkerContext};
 use rustix::fs::{Mode, OFlags};
 
 use super::tree::{self, Tree};
@@ -19,7 +19,7 @@ use crate::exec::secret::SecretFile;
 use crate::llb::Vertex;
 use crate::llb::op::{ExecOp, Meta, Mount, MountType, NetMode, SecurityMode};
 use crate::ssh::AgentSocket;
-use crate::store::{CacheMount, LayerId, MountRequest, Mounted, Sharing, Stub};
+use crate::store::{CacheMount, Company, LayerId, MountRequest, Mounted, Sharing, StoreError, Stub};
 
 /// No step has more results.
 const MAX_OUTPUTS: usize = 1000;
@@ -30,6 +30,8 @@ struct Held {
     mounts: Vec<Mounted>,
     /// By id: a step that mounts one at several places has it once.
     caches: BTreeMap<String, CacheMount>,
+    /// If it can meet other steps.
+    company: Option<Company>,
     /// Nothing can be mounted here: a cache mount is in one place at a time.
     moves_caches: bool,
     secrets: Vec<SecretFile>,
@@ -38,6 +40,13 @@ struct Held {
     sources: BTreeMap<String, (Vec<LayerId>, PathBuf)>,
     /// Trees beside the root that are results, too.
     outputs: Vec<Output>,
+}
+
+impl Held {
+    /// Once the step's processes are gone: whether nobody is left who could have been given what it had open.
+    fn is_alone(&mut self) -> Result<bool, StoreError> {
+        self.company.take().map_or(Ok(true), Company::is_alone)
+    }
 }
 
 /// A tree that is a result of a step.
@@ -88,6 +97,14 @@ impl Ready {
         }
     }
 
+    /// Its root, once it has ended, and the layers below it.
+    pub(super) fn into_written(mut self) -> Result<(Mounted, Vec<LayerId>), StoreError> {
+        if !self.held.is_alone()? {
+            self.mounted.expose();
+        }
+        Ok((self.mounted, self.chain))
+    }
+
     /// What is behind the bind mount at a target.
     pub(super) fn source(&self, target: &str) -> Option<&(Vec<LayerId>, PathBuf)> {
         self.held.sources.get(target)
@@ -131,6 +148,7 @@ impl Solver {
         }
         let Ready { mounted, chain, mut held, .. } = ready;
         let mut outputs = std::mem::take(&mut held.outputs);
+        let is_alone = held.is_alone().map_err(|e| tree::store_error(vertex, &e))?;
         drop(held);
         let root = exec.mounts.iter().find(|mount| mount.dest == "/");
         let written = root.is_some_and(|root| root.output >= 0 && !root.readonly);
@@ -141,7 +159,10 @@ impl Solver {
         }
         let mut results = vec![Vec::new(); outputs.iter().map(|output| output.index + 1).max().unwrap_or_default()];
         for Output { index, mut chain, mounted } in outputs {
-            if let Some(mounted) = mounted {
+            if let Some(mut mounted) = mounted {
+                if !is_alone {
+                    mounted.expose();
+                }
                 let place = Arc::clone(vertex);
                 let commit = move || mounted.commit(&place.name()).map_err(|e| tree::store_error(&place, &e));
                 chain.push(blocking(commit).await?);
@@ -176,6 +197,9 @@ impl Solver {
         let rung = runner.context().rung;
         let devices = devices(vertex, exec, &self.env.devices, rung)?;
         let mut held = Held { moves_caches: !rung.can_mount(), ..Held::default() };
+        if can_meet_others(exec, runner.context()) {
+            held.company = self.env.store.company().map_err(|e| tree::store_error(vertex, &e))?;
+        }
         self.cache_mounts(vertex, exec, trees, &mut held).await?;
         let mut mounts = more;
         mounts.extend(devices.mounts);
@@ -479,6 +503,17 @@ impl Solver {
         })
         .await
     }
+}
+
+/// Whether a step finds a place where another one that runs at the same time can hand it descriptors.
+fn can_meet_others(exec: &ExecOp, context: &WorkerContext) -> bool {
+    /// From here on a Landlock domain keeps abstract sockets to itself.
+    const SCOPES: u32 = 6;
+    let is_shared =
+        |m: &Mount| m.mount_type == MountType::Cache as i32 && m.cache_opt.as_ref().is_none_or(|o| o.sharing == 0);
+    // Where caches move, they are in one step at a time.
+    let shares_cache = context.rung.can_mount() && exec.mounts.iter().any(is_shared);
+    shares_cache || exec.network != NetMode::None as i32 && context.landlock_abi < SCOPES
 }
 
 /// What the runner could not do.

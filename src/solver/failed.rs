@@ -100,7 +100,7 @@ impl Solver {
         }
         let name = vertex.name();
         let description = format!("failed: {name}");
-        let Ready { mounted, mut chain, .. } = ready;
+        let (mounted, mut chain) = ready.into_written().ok()?;
         let written = blocking(move || mounted.commit(&description).map_err(|e| SolveError::internal(e.to_string())));
         let written = written.await.ok()?;
         chain.push(written.clone());

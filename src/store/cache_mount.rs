@@ -24,6 +24,8 @@ use crate::base::file::{open_dir, open_in_root};
 
 use super::lock::{FileLock, Mode};
 use super::meta::{from_nanos, now};
+use super::part::part;
+use super::tree::remove_tree;
 use super::{Store, StoreError};
 
 /// What the names of git repositories begin with; no cache mount's does.
@@ -111,12 +113,20 @@ impl CacheMount {
     }
 
     /// Moves the directory back. Whether it was still where it had been put: a step can remove it or move it away, which
-    /// a mount would have refused.
+    /// a mount would have refused. What the step linked into the tree, or out of it, is a file of its own afterwards: between a
+    /// mount and a tree there are no links.
     ///
     /// # Errors
-    /// The file system's.
+    /// The file system's. Where files could not be parted the cache is lost: it must not change what a layer is.
     pub fn take_back(&self) -> io::Result<bool> {
-        recall(&self.path)
+        if !recall(&self.path)? {
+            return Ok(false);
+        }
+        if let Err(error) = part(&self.path, &self.path.with_file_name("parting")) {
+            let _ = remove_tree(&self.path);
+            return Err(error);
+        }
+        Ok(true)
     }
 }
 

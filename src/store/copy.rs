@@ -16,10 +16,20 @@ use crate::base::owner;
 
 /// Copies the directory `from` with everything below it to `to`, which exists and is empty.
 pub(crate) fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
+    copy_dir(from, to, false)
+}
+
+/// [`copy_tree`] of a tree that somebody may be changing: each file is as it was at some moment meanwhile, and what goes away
+/// while it is looked at is left out.
+pub(crate) fn copy_live_tree(from: &Path, to: &Path) -> io::Result<()> {
+    copy_dir(from, to, true)
+}
+
+fn copy_dir(from: &Path, to: &Path, live: bool) -> io::Result<()> {
     let (from, to) = (crate::base::file::open_dir(from)?, crate::base::file::open_dir(to)?);
-    let mut copier = Copier { links: HashMap::new(), root: to.as_fd(), reflink: true };
-    copier.copy_children(from.as_fd(), to.as_fd(), &mut Vec::new())?;
-    copy_metadata(from.as_fd(), to.as_fd())
+    let root = to.try_clone()?;
+    let mut copier = Copier { links: HashMap::new(), root: root.as_fd(), reflink: true, live };
+    copier.copy_below(from, to, &mut Vec::new())
 }
 
 /// Copies whatever `from` is to `to`, which does not exist.
@@ -39,8 +49,8 @@ pub(crate) fn copy_any(from: &Path, to: &Path) -> io::Result<()> {
         return copy_tree(from, to);
     }
     // Under its old name first: an entry is copied with its name.
-    let mut copier = Copier { links: HashMap::new(), root: to_dir.as_fd(), reflink: true };
-    copier.copy_entry(from_dir.as_fd(), to_dir.as_fd(), &from_name, &mut Vec::new())?;
+    let mut copier = Copier { links: HashMap::new(), root: to_dir.as_fd(), reflink: true, live: false };
+    copier.copy_entry(from_dir.as_fd(), to_dir.as_fd(), &from_name, &[])?;
     Ok(rustix::fs::renameat(&to_dir, &from_name, &to_dir, &to_name)?)
 }
 
@@ -63,25 +73,59 @@ struct Copier<'a> {
     links: HashMap<(u64, u64), Vec<CString>>,
     root: BorrowedFd<'a>,
     reflink: bool,
+    /// The source may change meanwhile.
+    live: bool,
+}
+
+/// A directory that is being copied. Kept on a list rather than on the call stack: trees may be deeper than that is.
+struct Frame {
+    from: OwnedFd,
+    to: OwnedFd,
+    /// What is still to be copied of it.
+    names: std::vec::IntoIter<(CString, FileType)>,
 }
 
 impl Copier<'_> {
-    fn copy_children(&mut self, from: BorrowedFd<'_>, to: BorrowedFd<'_>, path: &mut Vec<CString>) -> io::Result<()> {
-        for (name, _) in entries(from)? {
+    /// Copies what is below `from`, and `from`'s own metadata.
+    fn copy_below(&mut self, from: OwnedFd, to: OwnedFd, path: &mut Vec<CString>) -> io::Result<()> {
+        let names = entries(from.as_fd())?.into_iter();
+        let mut frames = vec![Frame { from, to, names }];
+        while let Some(frame) = frames.last_mut() {
+            let Some((name, _)) = frame.names.next() else {
+                copy_metadata(frame.from.as_fd(), frame.to.as_fd())?;
+                frames.pop();
+                path.pop();
+                continue;
+            };
             path.push(name.clone());
-            self.copy_entry(from, to, &name, path)?;
+            match self.copy_entry(frame.from.as_fd(), frame.to.as_fd(), &name, path) {
+                // The directory is done when what is below it is.
+                Ok(Some((from, to))) => {
+                    let names = entries(from.as_fd())?.into_iter();
+                    frames.push(Frame { from, to, names });
+                    continue;
+                }
+                Ok(None) => {}
+                // Removed, or replaced by something of another kind. What was made of it by then was never there as a whole.
+                Err(e) if self.live && is_other_now(&e) => {
+                    let _ = rustix::fs::unlinkat(&frame.to, &name, AtFlags::empty());
+                    self.links.retain(|_, first| first != path);
+                }
+                Err(e) => return Err(e),
+            }
             path.pop();
         }
         Ok(())
     }
 
+    /// Copies one name. Of a directory, only an empty one: with what is below, and its metadata, goes on who calls.
     fn copy_entry(
         &mut self,
         from: BorrowedFd<'_>,
         to: BorrowedFd<'_>,
         name: &CStr,
-        path: &mut Vec<CString>,
-    ) -> io::Result<()> {
+        path: &[CString],
+    ) -> io::Result<Option<(OwnedFd, OwnedFd)>> {
         let stat = rustix::fs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW)?;
         let kind = FileType::from_raw_mode(stat.st_mode);
         if kind != FileType::Directory && stat.st_nlink > 1 {
@@ -89,34 +133,38 @@ impl Copier<'_> {
             if let Some(first) = self.links.get(&key) {
                 let (dir, leaf) = self.open_parent(first)?;
                 rustix::fs::linkat(&dir, leaf.as_c_str(), to, name, AtFlags::empty())?;
-                return Ok(());
+                return Ok(None);
             }
-            self.links.insert(key, path.clone());
+            self.links.insert(key, path.to_vec());
         }
         match kind {
             FileType::Directory => {
+                let below = open(from, name, OFlags::DIRECTORY)?;
                 rustix::fs::mkdirat(to, name, Mode::RWXU)?;
-                let (below_from, below_to) = (open(from, name, OFlags::DIRECTORY)?, open(to, name, OFlags::DIRECTORY)?);
-                self.copy_children(below_from.as_fd(), below_to.as_fd(), path)?;
-                copy_metadata(below_from.as_fd(), below_to.as_fd())
+                return Ok(Some((below, open(to, name, OFlags::DIRECTORY)?)));
             }
             FileType::RegularFile => {
-                let source = open(from, name, OFlags::empty())?;
+                // Opening what is a pipe by now must not wait for somebody who writes.
+                let source = open(from, name, OFlags::NONBLOCK)?;
+                if self.live && FileType::from_raw_mode(rustix::fs::fstat(&source)?.st_mode) != kind {
+                    return Err(Errno::LOOP.into());
+                }
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let target = rustix::fs::openat(to, name, flags, Mode::RUSR | Mode::WUSR)?;
                 self.copy_content(&source, &target, &stat)?;
-                copy_metadata(source.as_fd(), target.as_fd())
+                copy_metadata(source.as_fd(), target.as_fd())?;
             }
             FileType::Symlink => {
                 let text = rustix::fs::readlinkat(from, name, Vec::new())?;
                 rustix::fs::symlinkat(text.as_c_str(), to, name)?;
-                finish_node(from, to, name, &stat)
+                finish_node(from, to, name, &stat)?;
             }
             kind => {
                 rustix::fs::mknodat(to, name, kind, Mode::RUSR | Mode::WUSR, stat.st_rdev)?;
-                finish_node(from, to, name, &stat)
+                finish_node(from, to, name, &stat)?;
             }
         }
+        Ok(None)
     }
 
     fn copy_content(&mut self, source: &OwnedFd, target: &OwnedFd, stat: &Stat) -> io::Result<()> {
@@ -149,7 +197,11 @@ impl Copier<'_> {
             } else {
                 size
             };
-            copy_range(source, target, position, end)?;
+            match copy_range(source, target, position, end) {
+                // It became shorter: what is beyond its end are zeros.
+                Err(e) if self.live && e.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+                copied => copied?,
+            }
             position = end;
         }
         Ok(())
@@ -163,6 +215,12 @@ impl Copier<'_> {
         }
         Ok((dir, leaf.clone()))
     }
+}
+
+/// Whether an error says that a name is gone, or names something of another kind.
+fn is_other_now(error: &io::Error) -> bool {
+    let gone = [Errno::NOENT, Errno::LOOP, Errno::NOTDIR, Errno::NXIO, Errno::INVAL, Errno::STALE];
+    Errno::from_io_error(error).is_some_and(|e| gone.contains(&e))
 }
 
 fn open(dir: BorrowedFd<'_>, name: &CStr, flags: OFlags) -> io::Result<OwnedFd> {
@@ -261,6 +319,47 @@ mod tests {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     use super::*;
+
+    /// Names come and go, files shrink and become pipes: the copy is made all the same, and what nobody touched is exact.
+    #[test]
+    fn trees_that_change_are_copied() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let from = dir.path().join("from");
+        fs::create_dir_all(from.join("quiet")).expect("creates");
+        fs::write(from.join("quiet/file"), "kept").expect("writes");
+        for n in 0..200 {
+            fs::write(from.join(format!("f{n}")), "x".repeat(10_000)).expect("writes");
+        }
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for n in (0..200).cycle().take_while(|_| !stop.load(Ordering::Relaxed)) {
+                    let path = from.join(format!("f{n}"));
+                    let _ = fs::File::options().write(true).open(&path).and_then(|file| file.set_len(10));
+                    let _ = fs::remove_file(&path);
+                    match n % 3 {
+                        0 => drop(rustix::fs::mkfifoat(rustix::fs::CWD, &path, Mode::RUSR)),
+                        1 => drop(std::os::unix::fs::symlink("nowhere", &path)),
+                        _ => drop(fs::create_dir(&path)),
+                    }
+                    let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir(&path));
+                    let _ = fs::write(&path, "y".repeat(20_000));
+                }
+            });
+            for round in 0..20 {
+                let to = dir.path().join(format!("to{round}"));
+                fs::create_dir(&to).expect("creates");
+                let copied = copy_live_tree(&from, &to);
+                let quiet = fs::read_to_string(to.join("quiet/file"));
+                if copied.is_err() || quiet.as_ref().is_ok_and(|text| text != "kept") || quiet.is_err() {
+                    stop.store(true, Ordering::Relaxed);
+                    panic!("round {round}: {copied:?} {quiet:?}");
+                }
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+    }
 
     #[test]
     fn copies_keep_everything() {

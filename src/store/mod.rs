@@ -9,6 +9,7 @@
 
 mod blocks;
 mod cache_mount;
+mod company;
 mod content;
 mod context;
 mod copy;
@@ -27,6 +28,7 @@ mod lock;
 mod memory;
 mod meta;
 mod mount;
+mod part;
 mod policy;
 mod record;
 mod reset;
@@ -55,6 +57,7 @@ use crate::base::Events;
 use crate::base::digest::hex;
 
 pub use cache_mount::{CacheMount, HeldMount, Seed, Sharing};
+pub use company::Company;
 pub use content::BlobWriter;
 pub use context::{ContextIndex, StatKey};
 pub(crate) use copy::copy_any;

@@ -12,6 +12,7 @@ use crate::archive::{
     index_layer,
 };
 
+use super::copy::copy_live_tree;
 use super::layer::{insert_layer, new_id, read_blobs};
 use super::lease::{Lease, mark};
 use super::meta::{self, TxError, now};
@@ -64,6 +65,8 @@ pub struct Mounted {
     scratch: PathBuf,
     mountpoint: PathBuf,
     snapshotter: Arc<dyn Snapshotter>,
+    /// Others may have descriptors of it that they can write with.
+    exposed: bool,
     /// Keeps a whole tree from being changed.
     _tree: Held,
     /// Keeps the layers below from being collected.
@@ -135,6 +138,7 @@ impl Store {
             scratch,
             mountpoint,
             snapshotter,
+            exposed: false,
             _tree: held,
             _lease: lease,
             _owner: owner,
@@ -522,19 +526,36 @@ impl Mounted {
         &self.chain
     }
 
-    /// Keeps what was written as a new layer on top of the chain. No tar is made yet.
+    /// Says that others may still have descriptors of what was written: a copy of it is committed.
+    pub fn expose(&mut self) {
+        self.exposed = true;
+    }
+
+    /// Keeps what was written as a new layer on top of the chain. No tar is made yet. If somebody has files of it open, a copy is
+    /// kept: what they write later changes nothing.
     ///
     /// # Errors
     /// If the view is read-only, or the file system refuses.
     pub fn commit(mut self, description: &str) -> Result<LayerId, StoreError> {
         let keep =
             self.view.keep.clone().ok_or_else(|| StoreError::Misuse("a read-only view cannot be committed".into()))?;
-        self.view.seal()?;
+        let is_ours = self.view.seal() && !self.exposed;
         self.view.release()?;
         let out = self.scratch.join("out");
         fs::create_dir(&out).map_err(StoreError::io("create", &out))?;
         let tree = out.join("fs");
-        fs::rename(&keep, &tree).map_err(StoreError::io("rename", &tree))?;
+        if is_ours {
+            fs::rename(&keep, &tree).map_err(StoreError::io("rename", &tree))?;
+        } else {
+            if !self.exposed {
+                self.store.inner.options.events.notice(
+                    "open-files",
+                    format!("{description}: files that it wrote are still open elsewhere, or cannot be made read-only; its layer is a copy"),
+                );
+            }
+            fs::create_dir(&tree).map_err(StoreError::io("create", &tree))?;
+            copy_live_tree(&keep, &tree).map_err(StoreError::io("copy", &keep))?;
+        }
         if let Some(time) = self.view.root_time {
             set_root_mtime(&tree, time)?;
         }

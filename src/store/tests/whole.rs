@@ -8,7 +8,7 @@ use super::layers::{READ_ONLY, WRITABLE, base, options};
 use crate::archive::{Entry, LayerOptions};
 use crate::base::DiffId;
 use crate::oci::media_type::Codec;
-use crate::store::testing::{skip, store};
+use crate::store::testing::{overlay_store, skip, store};
 use crate::store::{LayerId, MountRequest, Store};
 
 const LAST: MountRequest = MountRequest { writable: true, stubs: Vec::new(), last: true };
@@ -214,4 +214,35 @@ fn trees_of_earlier_builds_are_copied() {
     let store = store.expect("opens");
     drop(store.mount(&chain, &LAST).expect("mounts"));
     assert!(store.is_materialised(&chain).expect("asks"));
+}
+
+/// What is still open is copied: a layer is what it was when its step ended, under every snapshotter.
+#[test]
+fn what_stays_open_changes_no_layer() {
+    use std::io::{Seek as _, Write as _};
+    for (name, made) in [("native", Some(store())), ("overlay", overlay_store())] {
+        let Some((_dir, store)) = made else { continue };
+        let mut mounted = store.mount(&[], &WRITABLE).expect("mounts");
+        // Where there are no mounts, whoever ran the step says so.
+        if name == "native" {
+            mounted.expose();
+        }
+        write(mounted.root(), "dir/file", "good");
+        fs::hard_link(mounted.root().join("dir/file"), mounted.root().join("dir/second")).expect("links");
+        let mut file = fs::File::options().write(true).open(mounted.root().join("dir/file")).expect("opens");
+        let root = fs::File::open(mounted.root()).expect("opens");
+        let id = mounted.commit("a step").expect("commits");
+        file.rewind().and_then(|()| file.write_all(b"LATE")).expect("writes to what nobody looks at");
+        let late = rustix::fs::openat(
+            &root,
+            "late",
+            rustix::fs::OFlags::CREATE | rustix::fs::OFlags::WRONLY,
+            rustix::fs::Mode::RUSR,
+        );
+        let shown = store.mount(std::slice::from_ref(&id), &READ_ONLY).expect("mounts");
+        assert_eq!(fs::read_to_string(shown.root().join("dir/file")).expect("reads"), "good", "{name}");
+        assert!(!shown.root().join("late").exists(), "{name}: {late:?}");
+        let links = fs::metadata(shown.root().join("dir/second")).expect("exists").nlink();
+        assert_eq!(links, 2, "{name}");
+    }
 }
