@@ -83,6 +83,25 @@ fn bench() -> Bench {
     bench
 }
 
+/// Benches on the rungs that this user has; front ends are no different on any of them.
+fn benches() -> Vec<Bench> {
+    let rungs: &[&str] =
+        if rustix::process::geteuid().is_root() { &["root", "chroot"] } else { &["userns", "userns-one"] };
+    let on = |rung: &&str| {
+        let mut bench = bench();
+        bench.args.extend(["--isolation".into(), (*rung).into()]);
+        bench.dockerfile("FROM busybox\nRUN true\n");
+        let run = bench.build(&[]);
+        if run.stderr.contains("does not work here") {
+            eprintln!("skipped: no isolation {rung} here");
+            return None;
+        }
+        run.ok();
+        Some(bench)
+    };
+    rungs.iter().filter_map(on).collect()
+}
+
 fn page(bench: &Bench, lines: &str) {
     bench.dockerfile(&format!("# syntax={NAME} more words\n{lines}"));
 }
@@ -91,56 +110,62 @@ fn page(bench: &Bench, lines: &str) {
 #[test]
 fn c3_01_a_front_end_that_is_an_image_makes_the_image() {
     need_run!();
-    let bench = bench();
-    bench.file("hello.txt", "hello\n").file("other.txt", "unread\n");
-    page(
-        &bench,
-        "from busybox\nrun echo ran > /ran; id -u > /uid\ncopy hello.txt /d/hello\nmkdir /a/b\nmkfile /a/f some text\n\
+    for bench in benches() {
+        bench.file("hello.txt", "hello\n").file("other.txt", "unread\n");
+        page(
+            &bench,
+            "from busybox\nrun echo ran > /ran; id -u > /uid\ncopy hello.txt /d/hello\nmkdir /a/b\nmkfile /a/f some text\n\
          symlink /a/f /link\nmkfile /gone x\nrm /gone\nenv A=1\nread RAN /ran\n",
-    );
-    let image = bench.build_image(&[]);
-    assert_eq!(
-        (image.text("ran"), image.text("uid"), image.text("d/hello")),
-        ("ran\n".into(), "0\n".into(), "hello\n".into())
-    );
-    let (dir, file) = (image.node("a/b"), image.node("a/f"));
-    assert_eq!((dir.kind, dir.mode, file.mode, file.content), ('d', 0o750, 0o640, b"some text\n".to_vec()));
-    assert_eq!(image.node("link").link, "/a/f");
-    assert!(!image.has("gone") && !image.has("other.txt"));
-    let env: Vec<&str> =
-        image.config["config"]["Env"].as_array().unwrap().iter().map(|v| v.as_str().unwrap()).collect();
-    assert!(env.contains(&"A=1") && env.contains(&"RAN=ran"), "{env:?}");
-    let history = image.config["history"].as_array().unwrap();
-    let full = history.iter().filter(|entry| entry["empty_layer"] != true).count();
-    assert_eq!(full, image.layers.len(), "an entry of history for each layer");
-    // What it did is in the cache.
-    let again = bench.build(&[]).ok();
-    assert!(again.stderr.contains("the front end was asked for as example.com/lines:1 more words"), "{}", again.stderr);
-    assert!(again.count("CACHED") >= 3, "{}", again.stderr);
+        );
+        let image = bench.build_image(&[]);
+        assert_eq!(
+            (image.text("ran"), image.text("uid"), image.text("d/hello")),
+            ("ran\n".into(), "0\n".into(), "hello\n".into())
+        );
+        let (dir, file) = (image.node("a/b"), image.node("a/f"));
+        assert_eq!((dir.kind, dir.mode, file.mode, file.content), ('d', 0o750, 0o640, b"some text\n".to_vec()));
+        assert_eq!(image.node("link").link, "/a/f");
+        assert!(!image.has("gone") && !image.has("other.txt"));
+        let env: Vec<&str> =
+            image.config["config"]["Env"].as_array().unwrap().iter().map(|v| v.as_str().unwrap()).collect();
+        assert!(env.contains(&"A=1") && env.contains(&"RAN=ran"), "{env:?}");
+        let history = image.config["history"].as_array().unwrap();
+        let full = history.iter().filter(|entry| entry["empty_layer"] != true).count();
+        assert_eq!(full, image.layers.len(), "an entry of history for each layer");
+        // What it did is in the cache.
+        let again = bench.build(&[]).ok();
+        assert!(
+            again.stderr.contains("the front end was asked for as example.com/lines:1 more words"),
+            "{}",
+            again.stderr
+        );
+        assert!(again.count("CACHED") >= 3, "{}", again.stderr);
+    }
 }
 
 // SPEC C3.13–C3.15
 #[test]
 fn c3_14_it_looks_into_results_and_lives_with_failures() {
     need_run!();
-    let bench = bench();
-    page(
-        &bench,
-        "from busybox\nmkdir /d\nmkfile /d/x 12345\ntry exit 3\nlist . /d\nstat /d/x\nlist own /\nwarn mind the gap\nrun echo on > /on\ninputs\n",
-    );
-    bench.file("d/secret", "");
-    let run = bench.build(&[]).ok();
-    for text in [
-        "tried in vain: process \"/bin/sh -c exit 3\" did not",
-        "listed: x:640",
-        "found: x 640 6",
-        "listed: Dockerfile:",
-        "mind the gap",
-        "inputs: []",
-    ] {
-        assert!(run.stderr.contains(text), "{text} in {}", run.stderr);
+    for bench in benches() {
+        page(
+            &bench,
+            "from busybox\nmkdir /d\nmkfile /d/x 12345\ntry exit 3\nlist . /d\nstat /d/x\nlist own /\nwarn mind the gap\nrun echo on > /on\ninputs\n",
+        );
+        bench.file("d/secret", "");
+        let run = bench.build(&[]).ok();
+        for text in [
+            "tried in vain: process \"/bin/sh -c exit 3\" did not",
+            "listed: x:640",
+            "found: x 640 6",
+            "listed: Dockerfile:",
+            "mind the gap",
+            "inputs: []",
+        ] {
+            assert!(run.stderr.contains(text), "{text} in {}", run.stderr);
+        }
+        assert!(!run.stderr.contains("secret"), "only what was asked for is there: {}", run.stderr);
     }
-    assert!(!run.stderr.contains("secret"), "only what was asked for is there: {}", run.stderr);
 }
 
 // SPEC C3.13
@@ -185,17 +210,59 @@ fn c3_06_front_ends_that_misbehave_are_named() {
 #[test]
 fn c3_18_a_front_end_has_no_more_than_the_build() {
     need_run!();
-    let bench = bench();
-    page(&bench, "from busybox\nhost true\n");
-    bench.build(&[]).fails(4, &["network.host is not allowed"]);
-    for (source, code, text) in [
-        ("oci-layout:///etc", 4, "there is no OCI layout"),
-        ("oci-layout+blob://x@sha256:00", 4, "cannot be had by a front end"),
-        ("local://elsewhere", 2, "there is no local context named \"elsewhere\""),
-        ("file:///etc/passwd", 4, "cannot be had by a front end"),
-    ] {
-        page(&bench, &format!("source {source}\nlist . /\n"));
-        bench.build(&[]).fails(code, &[text]);
+    for bench in benches() {
+        page(&bench, "from busybox\nhost true\n");
+        bench.build(&[]).fails(4, &["network.host is not allowed"]);
+        for (source, code, text) in [
+            ("oci-layout:///etc", 4, "there is no OCI layout"),
+            ("oci-layout+blob://x@sha256:00", 4, "cannot be had by a front end"),
+            ("local://elsewhere", 2, "there is no local context named \"elsewhere\""),
+            ("file:///etc/passwd", 4, "cannot be had by a front end"),
+        ] {
+            page(&bench, &format!("source {source}\nlist . /\n"));
+            bench.build(&[]).fails(code, &[text]);
+        }
+    }
+}
+
+// SPEC C3.14
+#[test]
+fn c3_14_it_reads_nothing_but_files_of_its_results() {
+    need_run!();
+    for bench in benches() {
+        let outside = bench.path("outside");
+        std::fs::create_dir(&outside).unwrap();
+        std::fs::write(outside.join("canary"), "CANARY").unwrap();
+        let (out, up) = (outside.display(), "/..".repeat(12));
+        for lines in [
+            format!("symlink {out}/canary /l\nread X /l\n"),
+            format!("symlink {out} /l\nread X /l/canary\n"),
+            format!("symlink {up}{out} /l\nlist . /l\n"),
+            format!("read X {up}{out}/canary\n"),
+            format!("list . {up}{out}\n"),
+            "run mkfifo /p\nread X /p\n".into(),
+            "run ln -s /dev/zero /z; ln -s /proc/self/environ /e\nread X /e\n".into(),
+        ] {
+            page(&bench, &format!("from busybox\n{lines}"));
+            let run = bench.build(&[]).fails(4, &[]);
+            assert!(!run.stderr.contains("CANARY") && !run.stderr.contains("panicked"), "{lines}: {}", run.stderr);
+        }
+    }
+}
+
+// SPEC C3.06
+#[test]
+fn c3_06_front_ends_that_flood_the_builder_are_stopped() {
+    need_run!();
+    for bench in benches() {
+        page(&bench, "from busybox\n");
+        for how in ["calls", "headers"] {
+            let how = format!("MISBEHAVE={how}");
+            let run = bench.build(&["--build-arg", &how, "--step-timeout", "10m"]).fails(4, &[NAME]);
+            assert!(run.stderr.contains("no conversation with a builder any more"), "{how}: {}", run.stderr);
+        }
+        // What belongs to a call that was answered is thrown away, for as long as nothing is asked.
+        bench.build(&["--build-arg", "MISBEHAVE=message", "--step-timeout", "10s"]).fails(4, &[NAME]);
     }
 }
 

@@ -57,6 +57,11 @@ pub(crate) fn run() {
             std::thread::sleep(std::time::Duration::from_secs(3600));
         },
         "leave" => std::process::exit(0),
+        "calls" | "headers" | "message" => {
+            let _ = flood(&mut &out, told.get("build-arg:MISBEHAVE"));
+            // The builder has enough of it, or is dead: it decides.
+            std::thread::sleep(std::time::Duration::from_secs(3600));
+        }
         // Later.
         _ => {}
     }
@@ -75,6 +80,44 @@ pub(crate) fn run() {
         client.call::<Empty>("Return", &end).await.expect("returned");
     });
     std::process::exit(0);
+}
+
+/// Frames of HTTP/2 until nobody takes them any more: calls that are taken back at once, headers or a message that do not end.
+fn flood(out: &mut impl std::io::Write, how: &str) -> std::io::Result<()> {
+    fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(payload.len()).expect("short").to_be_bytes();
+        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+    }
+    let (data, headers, reset, settings, continuation) = (0, 1, 3, 4, 9);
+    const END_OF_HEADERS: u8 = 4;
+    // POST, http, and a path and an authority, without compression.
+    let method = format!("/{}/Ping", rbuild::llb::gateway::SERVICE);
+    let text = |at: u8, text: &str| [&[at, u8::try_from(text.len()).expect("short")], text.as_bytes()].concat();
+    let head = [vec![0x83, 0x86], text(0x04, &method), text(0x01, "localhost")].concat();
+    out.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")?;
+    out.write_all(&frame(settings, 0, 0, &[]))?;
+    match how {
+        "calls" => {
+            for stream in (1..).step_by(2) {
+                out.write_all(&frame(headers, END_OF_HEADERS, stream, &head))?;
+                out.write_all(&frame(reset, 0, stream, &[0, 0, 0, 8]))?;
+            }
+        }
+        "headers" => {
+            out.write_all(&frame(headers, 0, 1, &head))?;
+            loop {
+                out.write_all(&frame(continuation, 0, 1, &text(0x40, "x").repeat(1000)))?;
+            }
+        }
+        _ => {
+            out.write_all(&frame(headers, END_OF_HEADERS, 1, &head))?;
+            out.write_all(&frame(data, 0, 1, &[0, 0xff, 0xff, 0xff, 0xff]))?;
+            loop {
+                out.write_all(&frame(data, 0, 1, &[0; 16_000]))?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A message as it was before it went through a header.

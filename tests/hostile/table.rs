@@ -154,6 +154,14 @@ pub(crate) const CONTEXTS: &[&str] = &[
     "attributes in an archive",
     "a file of 8 EiB",
 ];
+/// In tests/frontends.rs.
+const FRONT_ENDS: &[&str] = &[
+    "to read through symlinks, dots, pipes and devices of a result (7 ways)",
+    "a flood of calls that are taken back",
+    "headers without end",
+    "a message without end",
+    "layouts, directories and files of the machine, networks that are not allowed (5)",
+];
 /// Tests of one case each.
 const SINGLE: &[(&str, [bool; 4])] = &[
     ("another step's environment and secret, while it runs", ALL),
@@ -166,6 +174,9 @@ const SINGLE: &[(&str, [bool; 4])] = &[
     ("a context that changes while it is copied", ALL),
     ("descriptors of a step's files, handed to another one that outlives it", [true, true, true, false]),
     ("a cache mount that changes while mounts are made in it", [true, true, true, false]),
+    ("links between a cache mount and the step's tree", ALL),
+    ("locks, leases, watches and mappings of a step's files", ALL),
+    ("a tree that is deeper than names can say", ALL),
     ("zeros and empty files that compress well, by ADD and as layers (gzip, zstd, xz)", ALL),
     ("a disk that is full", [true, false, false, true]),
     ("ADD from the metadata service of a cloud, by address, by name, by redirect", ALL),
@@ -201,6 +212,7 @@ fn table() -> (usize, String) {
         ("a registry answers with", ANSWERS),
         ("a registry answers honestly, but for", LIES),
         ("a Dockerfile has", DOCKERFILES),
+        ("a front end that is an image tries", FRONT_ENDS),
     ] {
         out += &format!("| **{group}** | | | | |\n");
         names.iter().for_each(|name| out += &row(name, ALL));

@@ -37,6 +37,9 @@ pub(super) trait Service: Sync {
     ) -> Result<(), Status>;
 }
 
+/// Calls that ask for nothing: taken back, without a message, or with one that is none. Nobody makes many of them.
+const MAX_WASTED: u32 = 1000;
+
 /// Serves one connection until the other side ends it.
 pub(super) async fn serve(io: impl AsyncRead + AsyncWrite + Unpin, service: &dyn Service) -> Result<(), h2::Error> {
     let mut builder = h2::server::Builder::new();
@@ -45,6 +48,7 @@ pub(super) async fn serve(io: impl AsyncRead + AsyncWrite + Unpin, service: &dyn
     let mut connection = builder.handshake::<_, Bytes>(io).await?;
     // On this task, which also moves the connection on: what a call waits for is done elsewhere.
     let mut calls = FuturesUnordered::new();
+    let mut wasted = 0;
     loop {
         tokio::select! {
             request = connection.accept() => match request {
@@ -54,38 +58,41 @@ pub(super) async fn serve(io: impl AsyncRead + AsyncWrite + Unpin, service: &dyn
                 }
                 None => return Ok(()),
             },
-            Some(()) = calls.next() => {}
+            Some(asked) = calls.next() => {
+                wasted += u32::from(!asked);
+                if wasted > MAX_WASTED {
+                    return Err(h2::Reason::ENHANCE_YOUR_CALM.into());
+                }
+            }
         }
     }
 }
 
-/// Answers one call. That the caller is gone is no failure of anybody.
-async fn answer(service: &dyn Service, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+/// Answers one call. That the caller is gone is no failure of anybody. Whether it asked for anything.
+async fn answer(service: &dyn Service, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) -> bool {
     let path = request.uri().path().to_owned();
     let mut body = Body { stream: request.into_body(), buffer: BytesMut::new() };
     let head = Response::builder().header("content-type", "application/grpc").body(());
     let Ok(mut send) = head.map_err(drop).and_then(|head| respond.send_response(head, false).map_err(drop)) else {
-        return;
+        return false;
     };
-    let result = if service.is_stream(&path) {
-        stream(service, &path, body, &mut send).await
+    let (asked, result) = if service.is_stream(&path) {
+        (true, stream(service, &path, body, &mut send).await)
     } else {
-        match unary(service, &path, &mut body).await {
-            Ok(message) => {
-                if push(&mut send, &message).await.is_err() {
-                    return;
-                }
-                Ok(())
-            }
-            Err(status) => Err(status),
+        match body.message().await {
+            Ok(Some(message)) => match unary(service, &path, message).await {
+                Ok(answer) if push(&mut send, &answer).await.is_err() => return true,
+                result => (true, result.map(drop)),
+            },
+            Ok(None) => (false, Err(Status::new(code::INVALID_ARGUMENT, "a call without a message"))),
+            Err(status) => (false, Err(status)),
         }
     };
     let _ = send.send_trailers(trailers(result.err()));
+    asked
 }
 
-async fn unary(service: &dyn Service, path: &str, body: &mut Body) -> Result<Vec<u8>, Status> {
-    let message = body.message().await?;
-    let message = message.ok_or_else(|| Status::new(code::INVALID_ARGUMENT, "a call without a message"))?;
+async fn unary(service: &dyn Service, path: &str, message: Bytes) -> Result<Vec<u8>, Status> {
     let answer = service.unary(path, message).await?;
     if answer.len() > MAX_MESSAGE {
         let text =
