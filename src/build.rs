@@ -29,6 +29,7 @@ use crate::cache::spec::{ExportSpec, ImportSpec};
 use crate::exec::cdi::Devices;
 use crate::exec::run::{RunResult, Runner};
 use crate::exporter::cache::CacheExportError;
+use crate::exporter::shape::Shape;
 use crate::exporter::{self, Ahead, BuildResult, ExportContext, ExportError, ExportReport, ImageResult, OutputSpec};
 use crate::frontend::{
     self, Answer, Call, FrontEnd, FrontEnds, FrontendError, FrontendInput, FrontendOptions, FrontendResult,
@@ -104,6 +105,8 @@ pub struct BuildRequest {
     pub cache_to: Vec<ExportSpec>,
     /// What to say about it.
     pub attest: Attest,
+    /// What is taken away from the image.
+    pub shape: Shape,
 }
 
 /// What steps may have beyond the sandbox (SPEC B2.02).
@@ -216,7 +219,10 @@ impl Builder {
             let index = output.has_index(multi, &request.attest.asked);
             output.check_index(index).map_err(|e| ExportError::Usage(e.0))?;
         }
-        let ahead = Ahead::start(&self.store, &self.client, &self.images, &self.events, &request.outputs);
+        // Of layers that become one none goes anywhere.
+        let apart = request.shape.single_layer.is_none();
+        let start = || Ahead::start(&self.store, &self.client, &self.images, &self.events, &request.outputs);
+        let ahead = apart.then(start).flatten();
         let solver = self.solver(request, ahead.as_ref());
         let report = self.build_with(request, &solver, multi).await;
         if let Some(ahead) = ahead {
@@ -245,6 +251,10 @@ impl Builder {
         let job = Job { builder: self, request, gate: &gate, solver, host: &host, multi };
         let chosen = frontend::front_end(&inputs.dockerfile, &request.options.build_args, request.front_ends)?;
         let fronts = match (&request.graph, &chosen) {
+            (Some(_), _) | (None, FrontEnd::Image(_)) if request.options.is_about_stages() => {
+                let text = "--from, --env and --inherit-labels=false are about stages, and only the built-in front end tells them";
+                return Err(FrontendError::outside(FaultKind::Usage, text, None).into());
+            }
             (Some(graph), _) => job.given(graph).await?,
             (None, FrontEnd::BuiltIn) => {
                 check_no_options(request)?;
@@ -389,13 +399,14 @@ impl Builder {
             statements.extend(told.statements.into_iter().map(|statement| (front.platform.clone(), statement)));
             let reported = told.provenance.filter(|_| request.attest.report);
             provenance.extend(reported.map(|told| (front.platform.clone(), told.predicate(&|_| None))));
-            images.push(ImageResult {
+            let image = ImageResult {
                 platform: front.platform.clone(),
                 chain,
                 config,
                 base_layers: front.base_layers,
                 attestations: told.attestations.into_iter().chain(attested).collect(),
-            });
+            };
+            images.push(request.shape.apply(context, image).await?);
         }
         let multi = request.multi_platform || request.platforms.len() > 1;
         let exports = exporter::export(context, &BuildResult { images, multi }, &request.outputs).await?;
@@ -457,7 +468,8 @@ impl Builder {
             cancel: self.cancel.clone(),
             parallelism: self.parallelism,
             trace: self.trace,
-            layers: exporter::wanted_layers(&request.outputs, self.threads),
+            layers: exporter::wanted_layers(&request.outputs, self.threads)
+                .filter(|_| request.shape.single_layer.is_none()),
             ready: ahead.map(Ahead::listener),
             project: project(request),
             imports,

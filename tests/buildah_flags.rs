@@ -3,9 +3,13 @@
 #![allow(clippy::print_stderr, reason = "skip reasons are collected by scripts/test")]
 #![allow(missing_docs, unreachable_pub, reason = "a test program")]
 
+#[path = "support/fake_registry/mod.rs"]
+mod fake_registry;
 mod support;
 
+use fake_registry::{Auth, FakeRegistry};
 use support::Bench;
+use support::image::Image;
 
 // SPEC D3.14
 #[test]
@@ -56,4 +60,256 @@ fn d3_12_files_of_build_arguments() {
     let image = bench.build_image(&["--build-arg=A=mine", "--build-arg-file", &one]);
     assert_eq!(image.config["config"]["Labels"]["a"], "mine");
     bench.build(&["--build-arg-file", "missing"]).fails(2, &["--build-arg-file: cannot read missing"]);
+}
+
+/// `rbuild buildah bud FLAGS CONTEXT` with the local bases.
+fn bud_command(bench: &Bench, args: &[&str]) -> std::process::Command {
+    let mut all = vec!["buildah".to_owned(), "bud".to_owned()];
+    all.extend(bench.args.iter().cloned());
+    all.extend(args.iter().map(|arg| (*arg).to_owned()));
+    all.push(bench.ctx().display().to_string());
+    bench.command(all)
+}
+
+fn bud(bench: &Bench, args: &[&str]) -> support::Run {
+    support::finish(bud_command(bench, args).output().unwrap())
+}
+
+/// Builds to an archive, as `-t oci-archive:` says.
+#[track_caller]
+fn bud_image(bench: &Bench, args: &[&str]) -> Image {
+    let tar = bench.path("bud.tar");
+    let place = format!("oci-archive:{}", tar.display());
+    bud(bench, &[&["-t", &place], args].concat()).ok();
+    Image::open_tar(&tar)
+}
+
+fn labels(image: &Image) -> &serde_json::Value {
+    &image.config["config"]["Labels"]
+}
+
+// SPEC D3.31, D3.32, D3.35
+#[test]
+fn d3_31_the_id_is_told_as_buildah_tells_it() {
+    let bench = Bench::new();
+    bench.file("f", "x").file("Containerfile", "FROM scratch\nCOPY f /\n");
+    let [iid, raw, log] = ["iid", "raw", "log"].map(|name| bench.path(name).display().to_string());
+    let run = bud(&bench, &["-t", "app", "--iidfile", &iid, "--iidfile-raw", &raw]).ok();
+    let id = run.stdout.trim().to_owned();
+    assert!(id.len() == 64 && run.stderr.contains("COPY f /"), "{}", run.stdout);
+    assert_eq!(std::fs::read_to_string(&iid).unwrap(), format!("sha256:{id}"));
+    assert_eq!(std::fs::read_to_string(&raw).unwrap(), id);
+    // A short name is the store's under both of its forms, so that either can be built upon.
+    let names = bench.rbuild(&["images"]).ok().stdout;
+    assert!(names.contains("localhost/app") && names.lines().any(|line| line.starts_with("app ")), "{names}");
+    bench.file("Containerfile", "FROM localhost/app\nFROM app\nCOPY --from=0 f /g\n");
+    assert_eq!(bud_image(&bench, &[]).tree().into_keys().collect::<Vec<_>>(), ["f", "g"]);
+    let quiet = bud(&bench, &["-q", "--logfile", &log]).ok();
+    assert_eq!((quiet.stdout.as_str(), quiet.stderr.as_str()), ("", ""));
+    assert_eq!(std::fs::read_to_string(&log).unwrap().trim().len(), 64);
+    // Without a name it is there under its ID.
+    let id = bud(&bench, &["-q"]).ok().stdout;
+    bench.rbuild(&["inspect", &id.trim()[..12]]).ok();
+}
+
+// SPEC D3.35, D3.22
+#[test]
+fn d3_35_images_go_to_layouts_archives_and_other_formats() {
+    let bench = Bench::new();
+    bench.file("f", "x").file("Containerfile", "FROM scratch\nCOPY f /\nHEALTHCHECK CMD true\n");
+    let out = bench.path("out");
+    let place = |kind: &str, name: &str| format!("{kind}:{}", out.join(name).display());
+    let [oci, docker] = [place("oci", "d:v1"), place("docker-archive", "a.tar:r.example/app:2")];
+    let mut command = bud_command(&bench, &["-t", &oci, "-t", &docker]);
+    support::finish(command.output().unwrap()).ok();
+    let layout = Image::open_dir(&out.join("d"));
+    assert_eq!(layout.top(), ["f"]);
+    assert_eq!(layout.index["manifests"][0]["annotations"]["org.opencontainers.image.ref.name"], "v1");
+    let manifest = support::image::tar_files(&out.join("a.tar"))["manifest.json"].clone();
+    assert!(String::from_utf8(manifest).unwrap().contains("r.example/app:2"));
+    // What podman needs docker's format for is in both.
+    assert_eq!(layout.config["config"]["Healthcheck"]["Test"][1], "true");
+    for (flags, kind) in [(&[][..], "application/vnd.oci.image.manifest"), (&["--format", "docker"], "vnd.docker")] {
+        bud(&bench, &[flags, &["-t", "app"]].concat()).ok();
+        let text = bench.rbuild(&["inspect", "app"]).ok().stdout;
+        assert!(text.contains(kind) && text.contains("Healthcheck"), "{text}");
+    }
+}
+
+// SPEC D3.14
+#[test]
+fn d3_14_containerfiles_are_found_joined_and_preprocessed() {
+    let bench = Bench::new();
+    bench.dockerfile("FROM scratch\nLABEL from=docker\n").file("Containerfile", "FROM scratch\nLABEL from=podman\n");
+    assert_eq!(labels(&bud_image(&bench, &[]))["from"], "podman");
+    // In the context if it is not here; a directory has one.
+    bench.file("sub/Dockerfile", "FROM scratch\nARG A=1\nLABEL from=sub").file("more", "LABEL a=$A\n");
+    let image = bud_image(&bench, &["-f", "sub", "-f", "more"]);
+    assert_eq!(labels(&image), &serde_json::json!({"from": "sub", "a": "1"}));
+    bud(&bench, &["-f", "missing"]).fails(4, &["missing: no such file"]);
+    if std::process::Command::new("cpp").arg("--version").output().is_err() {
+        skip!("no cpp");
+    }
+    bench.file("Containerfile.in", "#include \"rest\"\n#ifdef WITH\nLABEL with=WITH\n#endif\nLABEL x=\"it's\"\n");
+    bench.file("rest", "FROM scratch\n");
+    let image = bud_image(&bench, &["-f", "Containerfile.in", "--cpp-flag=-DWITH=flag"]);
+    assert_eq!(labels(&image), &serde_json::json!({"with": "flag", "x": "it's"}));
+    let mut command = bud_command(&bench, &["-f", "Containerfile.in", "-t", "x"]);
+    let run = support::finish(command.env("BUILDAH_CPPFLAGS", "-DWITH=a -UWITH").output().unwrap()).ok();
+    assert!(!run.stderr.contains("BUILDAH_CPPFLAGS"), "{}", run.stderr);
+    bench.file("bad.in", "FROM scratch\n#error no\n");
+    bud(&bench, &["-f", "bad.in"]).fails(4, &["cannot preprocess", "#error no"]);
+    // Nobody else's file is.
+    bench
+        .build(&["--call=check", "-f", &bench.ctx().join("Containerfile.in").display().to_string()])
+        .fails(4, &["no build stage"]);
+}
+
+// SPEC D3.13
+#[test]
+fn d3_13_buildah_reads_containerignore_first() {
+    let bench = Bench::new();
+    bench.file("Containerfile", "FROM scratch\nCOPY a* b* c* /\n");
+    for name in ["a", "b", "c"] {
+        bench.file(name, name);
+    }
+    bench.file(".containerignore", "a\n").file(".dockerignore", "b\n").file("rules", "c\n");
+    assert_eq!(bud_image(&bench, &[]).top(), ["b", "c"]);
+    let rules = bench.ctx().join("rules").display().to_string();
+    assert_eq!(bud_image(&bench, &["--ignorefile", &rules]).top(), ["a", "b"]);
+    bench.file("Containerfile.containerignore", "b\nc\n");
+    assert_eq!(bud_image(&bench, &[]).top(), ["a"]);
+}
+
+// SPEC D3.05, D3.07, D3.08, D3.09, D3.11
+#[test]
+fn d3_08_what_stages_begin_with_and_what_is_taken_away() {
+    let bench = Bench::new();
+    bench.file("Containerfile", "FROM scratch\nENV A=base B=base\nLABEL l=base m=base\n");
+    bud(&bench, &["-t", "r.example/base"]).ok();
+    bench.file("f", "x").file(
+        "Containerfile",
+        "FROM nowhere.example/none AS one\nENV B=own\nLABEL mine=$C own=$B\nFROM one\nCOPY f /\n",
+    );
+    let usual = ["--from", "r.example/base", "--pull=never"];
+    let image = bud_image(&bench, &[&usual[..], &["--env", "C=cli", "--env", "A=cli"]].concat());
+    assert_eq!(labels(&image), &serde_json::json!({"l": "base", "m": "base", "mine": "cli", "own": "own"}));
+    let env: Vec<&str> = image.config["config"]["Env"].as_array().unwrap().iter().filter_map(|e| e.as_str()).collect();
+    assert_eq!(&env[1..], ["A=cli", "B=own", "C=cli"]);
+    let image = bud_image(
+        &bench,
+        &[&usual[..], &["--inherit-labels=false", "--unsetenv=A", "--unsetlabel=mine", "--omit-history"]].concat(),
+    );
+    assert_eq!(labels(&image), &serde_json::json!({"own": "own"}));
+    assert!(!image.config["config"]["Env"].to_string().contains("A=") && image.config.get("history").is_none());
+    bud(&bench, &["--pull=never"]).fails(4, &["nowhere.example/none"]);
+    bench.file("Containerfile", "# syntax=r.example/front\nFROM scratch\n");
+    bud(&bench, &["--env=A=1"]).fails(2, &["the built-in front end"]);
+}
+
+// SPEC D3.02, D3.04
+#[test]
+fn d3_02_layers_become_one_and_times_are_set() {
+    let bench = Bench::new();
+    bench.file("Containerfile", "FROM scratch\nCOPY a /a\nCOPY b /b\n").file("a", "1").file("b", "2").file("c", "3");
+    bud(&bench, &["-t", "r.example/two"]).ok();
+    bench.file("Containerfile", "FROM r.example/two\nCOPY c /c\nLABEL x=y\nCOPY a /b\nCOPY b /d\n");
+    let plain = bud_image(&bench, &[]);
+    // podman's `--squash` keeps the base image's layers, buildah's does not.
+    let podman = |flags: &[&str]| {
+        let tar = bench.path("podman.tar");
+        let line =
+            ["podman", "build", "-t", &format!("oci-archive:{}", tar.display()), &bench.ctx().display().to_string()];
+        bench.rbuild(&[&line[..4], flags, &line[4..]].concat()).ok();
+        Image::open_tar(&tar)
+    };
+    let squashed = podman(&["--squash"]);
+    let all = bud_image(&bench, &["--squash", "--timestamp=9"]);
+    assert_eq!((plain.layers.len(), squashed.layers.len(), all.layers.len()), (5, 3, 1));
+    let files = |image: &Image| {
+        let tree = image.tree();
+        tree.into_iter().map(|(path, node)| (path, node.mode, node.content)).collect::<Vec<_>>()
+    };
+    assert!(files(&plain) == files(&squashed) && files(&plain) == files(&all));
+    for image in [&squashed, &all] {
+        let history = image.config["history"].as_array().unwrap();
+        let layers = history.iter().filter(|entry| entry["empty_layer"] != true).count();
+        assert_eq!((history.len(), layers), (6, image.layers.len()), "{history:?}");
+    }
+    assert_eq!(squashed.layers[..2].iter().flatten().map(|(path, _)| path.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!(all.config["created"], "1970-01-01T00:00:09Z");
+    assert!(all.layers[0].iter().all(|(_, node)| node.mtime == 9), "{:?}", all.layers[0]);
+    // Once more it is the same image, and `--layers=false` makes one layer too.
+    assert_eq!(podman(&["--squash"]).digest, squashed.digest);
+    assert_eq!(podman(&["--squash-all"]).layers.len(), 1);
+    assert_eq!(bud_image(&bench, &["--layers=false"]).layers.len(), 3);
+    // kaniko's word for it.
+    let context = format!("dir://{}", bench.ctx().display());
+    let line = ["kaniko", "--single-snapshot", "--no-push", "--tar-path=k.tar", "-f", "Containerfile", "-c", &context];
+    bench.rbuild(&line).ok();
+    let files = support::image::tar_files(&bench.path("out/k.tar"));
+    let manifest: serde_json::Value = serde_json::from_slice(&files["manifest.json"]).unwrap();
+    assert_eq!(manifest[0]["Layers"].as_array().map(Vec::len), Some(3));
+}
+
+// SPEC D3.10, D3.17, D3.19
+#[test]
+fn d3_10_steps_see_volumes_and_have_what_was_given() {
+    if let Err(why) = support::can_run() {
+        skip!("{why}");
+    }
+    let bench = Bench::new();
+    bench.file("../vol/f", "from outside").file(
+        "Containerfile",
+        "FROM busybox\nRUN cp /vol/f /copy && grep CapBnd /proc/self/status > /caps && cat /etc/resolv.conf > /dns; \
+         ls /etc/hosts > /hosts 2>&1; ! touch /vol/x\n",
+    );
+    let volume = format!("{}:/vol:ro,Z", bench.path("vol").display());
+    let run = bud(&bench, &["-t", "x", "-v", &volume, "--isolation=chroot"]);
+    if run.code == 0 || !run.stderr.contains("isolation chroot: it does not work here") {
+        run.fails(6, &["--volume /vol: isolation chroot mounts nothing"]);
+    }
+    let flags = [
+        "-v",
+        &volume,
+        "--cap-add=net_admin",
+        "--cap-drop=CAP_CHOWN,KILL",
+        "--dns=192.0.2.7",
+        "--dns-search=x.example",
+    ];
+    let image = bud_image(&bench, &[&flags[..], &["--dns-option=ndots:3", "--no-hosts"]].concat());
+    assert_eq!(image.text("copy"), "from outside");
+    assert!(!image.has("vol"), "the mountpoint is in no layer");
+    let caps = image.text("caps");
+    let caps = u64::from_str_radix(caps.split_whitespace().last().unwrap(), 16).unwrap();
+    assert_eq!(caps, (0xa804_25fb | 1 << 12) & !(1 | 1 << 5), "{caps:x}");
+    let dns = image.text("dns");
+    assert!(
+        dns.contains("nameserver 192.0.2.7\n") && dns.contains("search x.example\n") && dns.contains("options ndots:3"),
+        "{dns}"
+    );
+    assert!(image.text("hosts").contains("No such file"));
+    bud(&bench, &["-v", "/missing:/x"]).fails(2, &["--volume /missing:/x: cannot find"]);
+    bud(&bench, &["--dns=x"]).fails(2, &["--dns: \"x\" is not an IP address"]);
+    bud(&bench, &["--cap-add=SYS_ADMIN"]).fails(2, &["--cap-add: SYS_ADMIN is of no use"]);
+}
+
+// SPEC D3.26, D3.35
+#[test]
+fn d3_26_an_authfile_is_the_only_one() {
+    let bench = Bench::new();
+    let registry = FakeRegistry::start();
+    registry.set_auth(Auth::Basic { user: "me", password: "pass" });
+    bench.file("f", "x").file("Containerfile", "FROM scratch\nCOPY f /\n");
+    let place = format!("docker://{}/app:1", registry.host());
+    let file = |name: &str, auth: &str| {
+        bench.file(name, format!(r#"{{"auths": {{"{}": {{"auth": "{auth}"}}}}}}"#, registry.host()));
+        bench.ctx().join(name).display().to_string()
+    };
+    let (right, wrong) = (file("right.json", "bWU6cGFzcw=="), file("wrong.json", "bWU6b3RoZXI="));
+    bud(&bench, &["-t", &place, "--authfile", &right]).ok();
+    assert!(registry.state().repositories["app"].tags.contains_key("1"));
+    let mut command = bud_command(&bench, &["-t", &place, "--authfile", &wrong]);
+    support::finish(command.env("REGISTRY_AUTH_FILE", &right).output().unwrap()).fails(6, &["refused"]);
+    bud(&bench, &["-t", &place, "--authfile", "missing.json"]).fails(6, &["cannot read missing.json"]);
 }

@@ -8,6 +8,7 @@
 //! All `unsafe` code of the project lives in this crate.
 
 pub mod binfmt;
+pub mod capabilities;
 pub mod cgroup;
 pub mod doctor;
 pub mod enter;
@@ -31,6 +32,7 @@ mod runner;
 mod seccomp;
 mod sys;
 
+pub use capabilities::Capabilities;
 pub use doctor::{DoctorReport, RungStatus, doctor};
 pub use enter::{EnterError, WorkerCommand, WorkerHandle, enter, spawn_worker};
 pub use exe::SealedExe;

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::capabilities::Capabilities;
 use crate::report::ProcMode;
 
 /// Version of [`StepSpec`] and [`StepOutcome`]; both sides are the same binary, so a mismatch is a defect.
-pub const STEP_VERSION: u32 = 4;
+pub const STEP_VERSION: u32 = 5;
 
 /// One process to run in its own namespaces over a prepared root file system.
 ///
@@ -44,6 +45,8 @@ pub struct StepSpec {
     pub shm_size: u64,
     /// Resource limits.
     pub rlimits: Vec<Rlimit>,
+    /// Those that its root has, unless it is insecure.
+    pub capabilities: Capabilities,
     /// All capabilities, no seccomp filter (`--security=insecure`).
     pub insecure: bool,
     /// What the step sees at `/proc`, where it has mounts.

@@ -132,6 +132,7 @@ fn worker(options: &WorkerOptions, what: &str, fds: Vec<std::os::fd::OwnedFd>) -
                 network: Network::Host,
                 shm_size: 1 << 20,
                 rlimits: vec![],
+                capabilities: rootless::Capabilities::default(),
                 insecure: false,
                 proc_mode: context.proc_mode,
                 switch: context.switch(),

@@ -9,7 +9,7 @@ use std::io::{self, BufRead as _, BufReader, IoSlice, IoSliceMut, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use rustix::net::{
@@ -65,21 +65,21 @@ pub(super) fn pair() -> io::Result<(UnixStream, OwnedFd)> {
     Ok((ours, theirs.into()))
 }
 
-/// Answers questions on a thread until the worker is gone.
-pub(super) fn serve(stream: UnixStream) -> io::Result<()> {
+/// Answers questions on a thread until the worker is gone. Credentials are those of `authfile`, if there is one.
+pub(super) fn serve(stream: UnixStream, authfile: Option<PathBuf>) -> io::Result<()> {
     std::thread::Builder::new().name("broker".into()).spawn(move || {
         // A broken conversation ends it; the worker reports what it could not learn.
-        let _ = answer_all(&stream);
+        let _ = answer_all(&stream, authfile.as_deref());
     })?;
     Ok(())
 }
 
-fn answer_all(stream: &UnixStream) -> io::Result<()> {
+fn answer_all(stream: &UnixStream, authfile: Option<&Path>) -> io::Result<()> {
     let mut agents = HashMap::new();
     for line in BufReader::new(stream).lines() {
         match serde_json::from_str(&line?)? {
             Question::Credential { host, repository, actions } => {
-                send(stream, &credential(&host, repository.as_deref(), &actions), None)?;
+                send(stream, &credential(authfile, &host, repository.as_deref(), &actions), None)?;
             }
             Question::Agent(spec) => match agent(&mut agents, spec) {
                 Ok(connection) => send(stream, &Answer::Agent, Some(&connection))?,
@@ -104,8 +104,12 @@ fn send(stream: &UnixStream, answer: &Answer, attached: Option<&UnixStream>) -> 
     (&*stream).write_all(&text[sent..])
 }
 
-fn credential(host: &str, repository: Option<&str>, actions: &[String]) -> Answer {
-    match keyring(host, repository, actions).and_then(|k| k.credential(host, repository).map_err(|e| e.to_string())) {
+fn credential(authfile: Option<&Path>, host: &str, repository: Option<&str>, actions: &[String]) -> Answer {
+    let keyring = match authfile {
+        Some(file) => only(file),
+        None => keyring(host, repository, actions),
+    };
+    match keyring.and_then(|k| k.credential(host, repository).map_err(|e| e.to_string())) {
         Ok(None) => Answer::None,
         Ok(Some(Credential::Basic { username, password })) => Answer::Basic { username, password },
         Ok(Some(Credential::IdentityToken(token))) => Answer::IdentityToken(token),
@@ -139,13 +143,18 @@ fn agent(agents: &mut HashMap<AgentSpec, Arc<AgentSource>>, spec: AgentSpec) -> 
     start().map_err(|e| Answer::Trouble { message: format!("cannot serve the agent: {e}"), hint: None })
 }
 
+/// What one file holds.
+fn only(file: &Path) -> Result<Keyring, String> {
+    let text = std::fs::read_to_string(file).map_err(|e| format!("cannot read {}: {e}", file.display()))?;
+    let config = DockerConfig::parse(&file.display().to_string(), &text).map_err(|e| e.to_string())?;
+    Ok(Keyring { configs: vec![config], ..Keyring::default() })
+}
+
 /// Every place that may hold credentials, read anew for each question: long builds outlive short tokens (E1.13).
 fn keyring(host: &str, repository: Option<&str>, actions: &[String]) -> Result<Keyring, String> {
     let mut configs = Vec::new();
     if let Some(file) = scoped::find(host, repository, actions) {
-        let text = std::fs::read_to_string(&file).map_err(|e| format!("cannot read {}: {e}", file.display()))?;
-        configs.push(DockerConfig::parse(&file.display().to_string(), &text).map_err(|e| e.to_string())?);
-        return Ok(Keyring { configs, ..Keyring::default() });
+        return only(&file);
     }
     if let Some(text) = settings::variable("DOCKER_AUTH_CONFIG") {
         configs.push(DockerConfig::parse_env(&text).map_err(|e| e.to_string())?);

@@ -31,7 +31,7 @@ pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
     let mut settings = BuildSettings::new(args, &inside.config)?;
     let steps = settings::step_options(args, &inside.config)?;
     lend_agents(inside, &mut settings)?;
-    if let Some(path) = &settings.iidfile {
+    for path in settings.iidfile.iter().chain(&settings.iidfile_raw) {
         // An old ID must not be taken for the new one (B2.12).
         let _ = std::fs::remove_file(path);
     }
@@ -351,10 +351,18 @@ pub(super) fn done(settings: &BuildSettings, report: &BuildReport, findings: &[W
     if let (Some(path), Some(image)) = (&settings.iidfile, image) {
         write(path, image.id().as_str().as_bytes())?;
     }
+    if let (Some(path), Some(image)) = (&settings.iidfile_raw, image) {
+        write(path, image.id().hex().as_bytes())?;
+    }
     if let Some(path) = &settings.metadata_file {
         let wanted = super::settings::variable("BUILDX_METADATA_WARNINGS").is_some();
         let text = super::metadata::metadata(report, settings.metadata_provenance, if wanted { findings } else { &[] });
         write(path, text.as_bytes())?;
+    }
+    if settings.print_id
+        && let Some(image) = image
+    {
+        return super::print(&format!("{}\n", image.id().hex()));
     }
     if settings.quiet
         && let Some(image) = image

@@ -46,6 +46,13 @@ fn commands() -> Vec<(String, Clap)> {
         }
         found.push((name, command));
     }
+    // Other builders' command lines, which are translated before ours is parsed.
+    for (name, mut command) in
+        [("rbuild buildah build", super::buildah::definition()), ("rbuild kaniko", super::kaniko::definition())]
+    {
+        command.build();
+        found.push((name.into(), command));
+    }
     found
 }
 

@@ -27,12 +27,15 @@ pub(super) struct Foreign {
     pub(super) no_push: bool,
 }
 
+/// For the C preprocessor.
+pub(super) const CPP_FLAGS: &str = "BUILDAH_CPPFLAGS";
+
 /// Variables that have no meaning, and why.
 const MEANINGLESS: [(&str, &str); 7] = [
     ("BUILDKIT_HOST", "there is no daemon to talk to"),
     ("BUILDKIT_WORKERS", "there is one worker"),
     ("BUILDAH_RUNTIME", "steps are run without a runtime's program"),
-    ("BUILDAH_CPPFLAGS", "Dockerfiles are not preprocessed"),
+    (CPP_FLAGS, "only `rbuild buildah build` preprocesses, and only files whose names end in .in"),
     ("CONTAINERS_CONF", "rbuild.toml is what is read"),
     ("STORAGE_DRIVER", "what the machine can do is found out; --snapshotter chooses"),
     ("JAEGER_TRACE", "Jaeger takes OTLP: OTEL_EXPORTER_OTLP_ENDPOINT"),

@@ -315,6 +315,12 @@ pub fn call(text: &str) -> Result<Option<CallOptions>, ValueError> {
     }
 }
 
+/// `key=value` as a field of a CSV record: quoted, so that it may hold a comma.
+#[must_use]
+pub fn csv_field(key: &str, value: &str) -> String {
+    format!("\"{key}={}\"", value.replace('"', "\"\""))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

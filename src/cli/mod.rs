@@ -8,6 +8,7 @@ pub mod attest;
 mod bake;
 mod broker;
 mod build;
+mod buildah;
 mod buildctl;
 mod builders;
 mod builds;
@@ -20,6 +21,7 @@ mod devices;
 mod digest_files;
 mod docs;
 mod doctor;
+mod drop_in;
 mod engine;
 pub mod errors;
 mod foreign;
@@ -47,6 +49,7 @@ mod table;
 mod telemetry;
 mod template;
 mod vcs;
+mod volumes;
 mod worker;
 
 use std::ffi::OsString;
@@ -59,6 +62,10 @@ use errors::Failure;
 #[must_use]
 pub fn run(args: Vec<OsString>) -> u8 {
     let args = match kaniko::ours(args) {
+        Ok(args) => args,
+        Err(code) => return code,
+    };
+    let args = match buildah::ours(args) {
         Ok(args) => args,
         Err(code) => return code,
     };

@@ -115,7 +115,11 @@ pub(super) fn outputs(
         outputs.push(OutputSpec::new(OutputKind::Docker));
     }
     // Who asks for the image's ID wants the image, as with docker (B2.12, B2.25).
-    let wanted = args.iidfile.is_some() || args.quiet || super::digest_files::asked(&args.drop_in);
+    let wanted = args.iidfile.is_some()
+        || args.drop_in.iidfile_raw.is_some()
+        || args.quiet
+        || args.drop_in.print_id
+        || super::digest_files::asked(&args.drop_in);
     if outputs.is_empty() && (!tags.is_empty() || wanted) {
         outputs.push(OutputSpec::new(OutputKind::Image));
     }

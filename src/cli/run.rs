@@ -1,7 +1,6 @@
 //! `rbuild run`: a program in an image of the store, to try what was built.
 
 use std::io::{IsTerminal as _, Write as _};
-use std::path::{Path, PathBuf};
 
 use rootless::Rung;
 use rootless::step::StepMount;
@@ -10,7 +9,7 @@ use super::args::Run;
 use super::errors::Failure;
 use super::image_commands::{failure, open, platform, reference, runtime, usage};
 use super::worker::Inside;
-use super::{grammar, settings};
+use super::{grammar, settings, volumes};
 use crate::base::{Events, FaultKind};
 use crate::exec::run::DefaultNetwork;
 use crate::images::{ImageError, Images, Program, Published};
@@ -146,10 +145,19 @@ fn wanted(inside: &Inside, args: &Run) -> Result<Wanted, Failure> {
     }
     let mut mounts = Vec::new();
     for text in &args.volume {
-        mounts.push(volume(inside.context.rung, text)?);
+        let rung = inside.context.rung;
+        if !rung.can_mount() {
+            return Err(Failure::new(
+                FaultKind::Isolation,
+                format!("--volume {text}: isolation {rung} mounts nothing"),
+            )
+            .hint("`rbuild doctor` says what would lift that; files can be brought along with COPY"));
+        }
+        mounts.push(volumes::volume(text)?);
     }
     for text in &args.tmpfs {
-        let target = absolute(text).ok_or_else(|| usage(format!("--tmpfs: \"{text}\" is not an absolute path")))?;
+        let target =
+            volumes::absolute(text).ok_or_else(|| usage(format!("--tmpfs: \"{text}\" is not an absolute path")))?;
         mounts.push(StepMount::Tmpfs { target, size: 0, mode: 0o1777 });
     }
     Ok(Wanted {
@@ -160,44 +168,6 @@ fn wanted(inside: &Inside, args: &Run) -> Result<Wanted, Failure> {
         env: environment(args)?,
         ports: ports(args, inside.context.rung)?,
     })
-}
-
-/// A path of the container.
-fn absolute(text: &str) -> Option<PathBuf> {
-    let path = Path::new(text);
-    let plain = path.components().all(|c| !matches!(c, std::path::Component::ParentDir));
-    (path.is_absolute() && plain && path != Path::new("/")).then(|| path.components().collect())
-}
-
-/// `SOURCE:TARGET[:ro]`.
-fn volume(rung: Rung, text: &str) -> Result<StepMount, Failure> {
-    let fail = |why: String| usage(format!("--volume {text}: {why}"));
-    if !rung.can_mount() {
-        return Err(Failure::new(FaultKind::Isolation, format!("--volume {text}: isolation {rung} mounts nothing"))
-            .hint("`rbuild doctor` says what would lift that; files can be brought along with COPY"));
-    }
-    let mut parts = text.split(':');
-    let (source, target, flags) = match (parts.next(), parts.next(), parts.next(), parts.next()) {
-        (Some(source), Some(target), flags, None) => (source, target, flags.unwrap_or("rw")),
-        _ => return Err(fail("expected SOURCE:TARGET[:ro]".into())),
-    };
-    let mut readonly = false;
-    for flag in flags.split(',') {
-        match flag {
-            "rw" => readonly = false,
-            "ro" => readonly = true,
-            "z" | "Z" => return Err(fail(format!("{flag}: files are not labelled for SELinux here"))),
-            other => return Err(fail(format!("unknown option \"{other}\", expected ro or rw"))),
-        }
-    }
-    if !source.contains('/') && source != "." && source != ".." {
-        return Err(
-            fail("volumes with names are not kept here".into()).hint(format!("for a directory write ./{source}"))
-        );
-    }
-    let source = std::fs::canonicalize(source).map_err(|e| fail(format!("cannot find {source}: {e}")))?;
-    let target = absolute(target).ok_or_else(|| fail(format!("\"{target}\" is not an absolute path below /")))?;
-    Ok(StepMount::Bind { source, target, readonly })
 }
 
 /// `--env-file`, then `--env`: later ones win.

@@ -13,7 +13,7 @@ use super::config::Config;
 use super::contexts;
 use super::devices::{self, DEVICE};
 use super::errors::Failure;
-use super::foreign::Foreign;
+use super::foreign::{CPP_FLAGS, Foreign};
 use super::grammar::{self, SecretSource};
 use super::outputs;
 use super::policies;
@@ -43,6 +43,8 @@ pub struct BuildSettings {
     pub progress: Mode,
     /// Print the image ID only.
     pub quiet: bool,
+    /// Print it as buildah does, beside whatever else is said.
+    pub print_id: bool,
     /// Show all that is known of warnings.
     pub debug: bool,
     /// How it looks.
@@ -55,6 +57,8 @@ pub struct BuildSettings {
     pub trace: Option<PathBuf>,
     /// Where the image ID goes.
     pub iidfile: Option<PathBuf>,
+    /// Where it goes without the algorithm.
+    pub iidfile_raw: Option<PathBuf>,
     /// Where the metadata goes.
     pub metadata_file: Option<PathBuf>,
     /// How much of the provenance is in it, if any.
@@ -186,7 +190,9 @@ impl BuildSettings {
         args.file = args.file.take().filter(|file| !file.is_empty());
         let args = &args;
         refuse_unsupported(args, &mut notices)?;
-        let foreign = Foreign::new(&variable, &mut notices)?;
+        // A variable that was looked at is none that has no meaning.
+        let unread = |name: &str| variable(name).filter(|_| name != CPP_FLAGS || args.drop_in.preprocess.is_empty());
+        let foreign = Foreign::new(&unread, &mut notices)?;
         // Better now than at the first request.
         super::foreign::registries(&variable)?;
         let (progress, quiet) = progress(args.progress.as_deref(), args.quiet, config)?;
@@ -207,6 +213,7 @@ impl BuildSettings {
         let cache_to = caches::exports(args, &options, &mut notices)?;
         let files = [
             ("--iidfile", &args.iidfile),
+            ("--iidfile-raw", &args.drop_in.iidfile_raw),
             ("--metadata-file", &args.metadata_file),
             ("--summary-file", &args.summary_file),
             ("--metrics-file", &args.metrics_file),
@@ -273,8 +280,10 @@ impl BuildSettings {
                 vcs: BTreeMap::new(),
                 environment: attest::environment(&config.provenance_dir())?,
             },
+            shape: super::drop_in::shape(&args.drop_in),
         };
         let dockerfile = contexts::main_context(args, &context, &mut request)?;
+        super::drop_in::complete(&args.drop_in, dockerfile.as_deref(), &mut request)?;
         let beside = dockerfile.as_deref().and_then(std::path::Path::parent);
         request.dockerfile_dir =
             beside.map(|dir| if dir.as_os_str().is_empty() { ".".into() } else { dir.to_path_buf() });
@@ -293,12 +302,14 @@ impl BuildSettings {
             request,
             progress,
             quiet,
+            print_id: args.drop_in.print_id,
             debug: args.debug,
             style: style()?,
             summary_file: args.summary_file.clone(),
             metrics_file: args.metrics_file.clone(),
             trace: args.trace.clone(),
             iidfile: args.iidfile.clone().filter(|_| call.is_none()),
+            iidfile_raw: args.drop_in.iidfile_raw.clone().filter(|_| call.is_none()),
             metadata_file: args.metadata_file.clone().filter(|_| call.is_none()),
             metadata_provenance,
             call,
@@ -378,6 +389,7 @@ pub(super) fn step_options(args: &Build, config: &Config) -> Result<StepOptions,
     options.cgroup_parent =
         args.cgroup_parent.clone().or_else(|| config.build.cgroup_parent.clone()).unwrap_or_default();
     options.resources.processes = args.pids_limit.or(options.resources.processes);
+    super::drop_in::steps(&args.drop_in, &mut options)?;
     if let Some(text) = &args.step_timeout {
         options.timeout = Some(parse_span(text).map_err(|e| usage(format!("--step-timeout: {e}")))?);
     }
@@ -569,6 +581,7 @@ fn options(args: &Build) -> Result<FrontendOptions, Failure> {
         _ => NoCache::None,
     };
     options.image_resolve_mode = if args.pull == Some(true) { ResolveMode::Pull } else { ResolveMode::Default };
+    super::drop_in::stages(&args.drop_in, &mut options)?;
     options.network =
         network(args.network.as_deref().unwrap_or_default()).map_err(|e| usage(format!("--network: {e}")))?;
     for text in &args.add_host {

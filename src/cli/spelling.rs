@@ -9,6 +9,7 @@
 //! | `rbuild buildx history …` | `rbuild builds …` |
 //! | `rbuild buildctl build --local …`, a program called `buildctl` | `rbuild build …` ([`super::buildctl`]) |
 //! | `rbuild kaniko …`, a program called `executor` | `rbuild build …` ([`super::kaniko`], before the others) |
+//! | `rbuild buildah bud …`, `rbuild podman build …`, a program called `buildah` | `rbuild build …` ([`super::buildah`], before the others) |
 //! | a program called `docker-buildx` | `rbuild buildx …`: Docker's plugin protocol ([`super::builders`]) |
 
 use std::ffi::OsString;

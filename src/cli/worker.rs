@@ -67,7 +67,11 @@ pub(super) fn start(cli: &Cli) -> Result<u8, Failure> {
         forget_probe(pinned);
         isolation(&e)
     })?;
-    broker::serve(socket).map_err(|e| isolation(&e))?;
+    let authfile = match &cli.command {
+        Command::Build(args) => args.drop_in.authfile.clone(),
+        _ => None,
+    };
+    broker::serve(socket, authfile).map_err(|e| isolation(&e))?;
     let status = handle.wait().map_err(|e| isolation(&e))?;
     let code = status.code().or_else(|| std::os::unix::process::ExitStatusExt::signal(&status).map(|s| 128 + s));
     Ok(code.and_then(|c| u8::try_from(c).ok()).unwrap_or(1))

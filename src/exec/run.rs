@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use rootless::Capabilities;
 pub use rootless::cgroup::Resources;
 use rootless::cgroup::StepGroup;
 use rootless::step::{
@@ -49,6 +50,8 @@ pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bi
 pub const DEFAULT_HOSTNAME: &str = "buildkitsandbox";
 /// SPEC C5.07.
 const DEFAULT_SHM: u64 = 64 << 20;
+/// Where steps look names up first.
+const HOSTS: &str = "/etc/hosts";
 
 /// A mountpoint that must exist in the root file system but must not enter the layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,6 +134,12 @@ pub struct StepOptions {
     pub emulators: Vec<EmulatorSource>,
     /// The control group below which this process runs; empty for where it was started.
     pub cgroup_parent: String,
+    /// What of this machine every step sees, by the command line's will; no key knows of it (SPEC D3.10).
+    pub volumes: Vec<StepMount>,
+    /// Steps see `/etc/hosts` of the image.
+    pub no_hosts: bool,
+    /// Those of root.
+    pub capabilities: Capabilities,
     /// How long a step may take; `None` for [`DEFAULT_TIMEOUT`], zero for ever.
     pub timeout: Option<Duration>,
 }
@@ -201,6 +210,20 @@ impl Runner {
     #[must_use]
     pub fn timeout(&self) -> Option<Duration> {
         self.options.timeout
+    }
+
+    /// What every step sees of this machine.
+    #[must_use]
+    pub fn volumes(&self) -> &[StepMount] {
+        &self.options.volumes
+    }
+
+    /// The mountpoints of a step; see [`required_stubs`].
+    #[must_use]
+    pub fn stubs(&self, meta: &Meta, mounts: &[StepMount]) -> Vec<MountStub> {
+        let mut stubs = required_stubs(meta, mounts);
+        stubs.retain(|stub| !self.options.no_hosts || stub.path != Path::new(HOSTS));
+        stubs
     }
 
     /// The worker it runs steps for.
@@ -401,6 +424,7 @@ impl Runner {
             &self.resolv_conf(way),
         )?;
         let mut mounts = files.mounts();
+        mounts.retain(|mount| !self.options.no_hosts || mount.target() != Path::new(HOSTS));
         mounts.extend(request.mounts.iter().cloned());
         // Parents first; among equals the last one is on top, as asked for.
         mounts.sort_by_key(|m| m.target().components().count());
@@ -421,6 +445,7 @@ impl Runner {
             network: way.mode(),
             shm_size: if request.shm_size == 0 { DEFAULT_SHM } else { request.shm_size },
             rlimits: self.limits(meta)?,
+            capabilities: self.options.capabilities,
             insecure: request.security == SecurityMode::Insecure,
             proc_mode: self.context.proc_mode,
             switch: self.context.switch(),

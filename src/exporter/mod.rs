@@ -15,6 +15,7 @@ pub mod layout;
 mod load;
 pub mod mounts;
 mod push;
+pub mod shape;
 pub mod spec;
 mod staging;
 

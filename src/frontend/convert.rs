@@ -82,7 +82,13 @@ impl Converter<'_> {
         if stage.replaced || plan.is_external(id) {
             return Ok(state);
         }
+        if self.input.options.drop_base_labels && !matches!(stage.origin, Origin::Stage(_)) {
+            state.image.config.labels.clear();
+        }
         state.begin();
+        for (name, value) in &self.input.options.env {
+            state.set_env(name, value);
+        }
         for command in &stage.commands {
             self.checks.enter(&command.instruction.comments);
             progress.trigger = command.trigger;

@@ -37,6 +37,12 @@ pub struct FrontendOptions {
     pub build_args: IndexMap<String, String>,
     /// `--label`, applied last.
     pub labels: IndexMap<String, String>,
+    /// `--from`: the image of the first FROM, whatever that says (SPEC D3.11).
+    pub first_base: Option<String>,
+    /// `--env`: variables that every stage begins with (SPEC D3.09).
+    pub env: IndexMap<String, String>,
+    /// `--inherit-labels=false`: labels of base images stay there (SPEC D3.07).
+    pub drop_base_labels: bool,
     /// The platform to build for where one was asked for; else the first of `build_platforms`, and the result takes
     /// the platform of its base (SPEC A4.09).
     pub platform: Option<Platform>,
@@ -60,12 +66,20 @@ pub struct FrontendOptions {
     pub hostname: Option<String>,
     /// `--cgroup-parent`.
     pub cgroup_parent: Option<String>,
-    /// `--pull`.
+    /// `--pull`, `--pull-never`.
     pub image_resolve_mode: ResolveMode,
     /// Several platforms are being built: names carry the platform.
     pub multi_platform: bool,
     /// `SOURCE_DATE_EPOCH` of the invocation; a build argument of that name goes before it.
     pub epoch: Option<i64>,
+}
+
+impl FrontendOptions {
+    /// Whether they change stages in a way that is not in the protocol that front ends in images speak.
+    #[must_use]
+    pub fn is_about_stages(&self) -> bool {
+        self.first_base.is_some() || !self.env.is_empty() || self.drop_base_labels
+    }
 }
 
 /// Which steps run even if the cache has them.

@@ -165,7 +165,8 @@ impl Source {
         let epoch = surroundings.epoch(&mut build_args, host).await?;
         globals.set_epoch(epoch);
 
-        let outlook = Outlook { globals: &globals, lex, contexts: &contexts, platform: &platform };
+        let first_base = options.first_base.as_deref();
+        let outlook = Outlook { globals: &globals, lex, contexts: &contexts, platform: &platform, first_base };
         let mut plan = Plan::new(&self.file.instructions, target, &outlook, checks)?;
         if scope == Scope::Everything {
             plan.want_everything();

@@ -95,6 +95,8 @@ pub(super) struct Outlook<'a> {
     pub(super) contexts: &'a Contexts,
     /// Platform to build for.
     pub(super) platform: &'a Platform,
+    /// What the first FROM names, whatever it says.
+    pub(super) first_base: Option<&'a str>,
 }
 
 /// The automatic argument that FROM takes for its platform anyway.
@@ -314,8 +316,11 @@ impl Plan {
             return Err(FrontendError::internal("not a FROM instruction"));
         };
         let place = Place::from(instruction).word(base);
-        let expanded = outlook.lex.expand(&base.text, Mode::Word, &outlook.globals.values)?;
-        outlook.warn_undefined(&expanded.undefined, checks, &place);
+        let mut expanded = outlook.lex.expand(&base.text, Mode::Word, &outlook.globals.values)?;
+        match outlook.first_base.filter(|_| self.stages.is_empty()) {
+            Some(other) => other.clone_into(&mut expanded.text),
+            None => outlook.warn_undefined(&expanded.undefined, checks, &place),
+        }
         if expanded.text.is_empty() {
             return Err(outlook.blank_base(&base.text).at(&place));
         }

@@ -201,7 +201,14 @@ impl Solver {
             held.company = self.env.store.company().map_err(|e| tree::store_error(vertex, &e))?;
         }
         self.cache_mounts(vertex, exec, trees, &mut held).await?;
-        let mut mounts = more;
+        if let Some(volume) = runner.volumes().first().filter(|_| !rung.can_mount()) {
+            let message = format!("--volume {}: isolation {rung} mounts nothing", volume.target().display());
+            let hint = "`rbuild doctor` says what would lift that; files can be brought along with --build-context";
+            return Err(SolveError::at(vertex, FaultKind::Isolation, message, Some(hint.into())));
+        }
+        // What a step mounts itself at the same place lies above.
+        let mut mounts = runner.volumes().to_vec();
+        mounts.extend(more);
         mounts.extend(devices.mounts);
         let mut shm_size = 0;
         let mut root: Option<&Mount> = None;
@@ -252,7 +259,7 @@ impl Solver {
             Some(tree) => self.layers(vertex, tree).await?,
             None => Vec::new(),
         };
-        let stubs = run::required_stubs(&meta, &mounts);
+        let stubs = runner.stubs(&meta, &mounts);
         let stubs = stubs.into_iter().map(|s| Stub { path: s.path, dir: s.dir }).collect();
         let last = self.is_last_reader(vertex, root.input);
         let mounted = self.mount(vertex, &chain, MountRequest::writable(stubs).as_last(last)).await?;

@@ -26,22 +26,6 @@ use crate::seccomp::{self, Action, Trap, When};
 use crate::step::{Emulation, Network, RootSwitch, StepSpec};
 use crate::sys::{self, Context, Program, SysError};
 
-/// Docker's default capabilities (SPEC A5.14): `a80425fb`.
-pub(super) const DEFAULT_CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
-    .union(CapabilitySet::DAC_OVERRIDE)
-    .union(CapabilitySet::FSETID)
-    .union(CapabilitySet::FOWNER)
-    .union(CapabilitySet::MKNOD)
-    .union(CapabilitySet::NET_RAW)
-    .union(CapabilitySet::SETGID)
-    .union(CapabilitySet::SETUID)
-    .union(CapabilitySet::SETFCAP)
-    .union(CapabilitySet::SETPCAP)
-    .union(CapabilitySet::NET_BIND_SERVICE)
-    .union(CapabilitySet::SYS_CHROOT)
-    .union(CapabilitySet::KILL)
-    .union(CapabilitySet::AUDIT_WRITE);
-
 /// Runs one step; cloned by libcontainer into the process that becomes the program.
 #[derive(Clone)]
 pub(super) struct StepExecutor {
@@ -85,7 +69,7 @@ impl StepExecutor {
         if spec.attached.as_ref().is_some_and(|attached| attached.terminal) {
             sys::own_terminal().what(|| "take the terminal over".into())?;
         }
-        let mut keep = if spec.insecure { CapabilitySet::all() } else { DEFAULT_CAPABILITIES };
+        let mut keep = if spec.insecure { CapabilitySet::all() } else { spec.capabilities.set() };
         match spec.switch {
             RootSwitch::Pivot => {
                 if spec.network == Network::None {
@@ -380,11 +364,6 @@ fn rlimit_number(name: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_default_capabilities_are_dockers() {
-        assert_eq!(DEFAULT_CAPABILITIES.bits(), 0xa804_25fb);
-    }
 
     #[test]
     fn limits_have_dockers_names() {

@@ -88,6 +88,7 @@ impl Bench {
             network: Network::Host,
             shm_size: 64 << 20,
             rlimits: vec![],
+            capabilities: rootless::Capabilities::default(),
             insecure: false,
             proc_mode: self.context.proc_mode,
             switch: self.context.switch(),

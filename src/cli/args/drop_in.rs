@@ -51,4 +51,69 @@ pub struct DropIn {
     /// The directory of the context, whatever kind it is, that is taken for the whole of it
     #[arg(long, value_name = "DIR", help_heading = "What to build")]
     pub context_sub_path: Option<String>,
+
+    /// Take this image for the first FROM, whatever that says
+    #[arg(long, value_name = "IMAGE", help_heading = "What to build")]
+    pub from: Option<String>,
+    /// Set a variable in every stage, as an ENV at its beginning would; without a value it is taken from the environment
+    #[arg(long, value_name = "NAME[=VALUE]", help_heading = "What to build")]
+    pub env: Vec<String>,
+    /// Leave a variable out of the image (repeatable)
+    #[arg(long, value_name = "NAME", help_heading = "What to build")]
+    pub unsetenv: Vec<String>,
+    /// Leave a label out of the image (repeatable)
+    #[arg(long, value_name = "NAME", help_heading = "What to build")]
+    pub unsetlabel: Vec<String>,
+    /// Whether labels of base images are those of the image, too [default: true]
+    #[arg(long, num_args = 0..=1, require_equals = true, value_name = "BOOL", default_missing_value = "true", value_parser = super::go_boolean(), help_heading = "What to build")]
+    pub inherit_labels: Option<bool>,
+    /// Leave the history out of the image
+    #[arg(long, help_heading = "What to build")]
+    pub omit_history: bool,
+    /// Put what the steps made into one layer: new, on top of those of the base image, or all, with them
+    #[arg(long, value_name = "WHAT", value_parser = ["new", "all"], hide_possible_values = true, help_heading = "What to build")]
+    pub single_layer: Option<String>,
+    /// A further Dockerfile, whose text comes behind that of --file (repeatable)
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub append_file: Vec<PathBuf>,
+    /// Send Dockerfiles whose names end in .in through the C preprocessor, with these flags (repeatable)
+    #[arg(long, value_name = "FLAG", hide = true, allow_hyphen_values = true)]
+    pub preprocess: Vec<String>,
+
+    /// Use base images that the store has, and ask no registry for them
+    #[arg(long, help_heading = "Cache")]
+    pub pull_never: bool,
+
+    /// Show a directory or file of this machine to every step: SOURCE:TARGET[:ro]; the cache does not see it (repeatable)
+    #[arg(short, long, value_name = "SPEC", help_heading = "RUN steps")]
+    pub volume: Vec<String>,
+    /// Give steps a capability beyond the usual ones, or ALL (repeatable)
+    #[arg(long, value_name = "NAME", value_delimiter = ',', help_heading = "RUN steps")]
+    pub cap_add: Vec<String>,
+    /// Take a capability from steps, or ALL (repeatable)
+    #[arg(long, value_name = "NAME", value_delimiter = ',', help_heading = "RUN steps")]
+    pub cap_drop: Vec<String>,
+    /// A name server for steps, in place of the machine's (repeatable)
+    #[arg(long, value_name = "ADDRESS", help_heading = "RUN steps")]
+    pub dns: Vec<String>,
+    /// A search domain for steps (repeatable)
+    #[arg(long, value_name = "DOMAIN", help_heading = "RUN steps")]
+    pub dns_search: Vec<String>,
+    /// An option of name resolution for steps (repeatable)
+    #[arg(long, value_name = "OPTION", help_heading = "RUN steps")]
+    pub dns_option: Vec<String>,
+    /// Let steps see /etc/hosts of the image
+    #[arg(long, help_heading = "RUN steps")]
+    pub no_hosts: bool,
+
+    /// Credentials are read from this file alone
+    #[arg(long, value_name = "FILE", help_heading = "Registries")]
+    pub authfile: Option<PathBuf>,
+
+    /// Write the image ID without sha256: to a file
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub iidfile_raw: Option<PathBuf>,
+    /// Print the image ID at the end, beside all messages
+    #[arg(long, hide = true)]
+    pub print_id: bool,
 }

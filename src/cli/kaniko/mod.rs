@@ -12,7 +12,7 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 
 use super::errors::Failure;
 use super::foreign::flag;
-use super::grammar::did_you_mean;
+use super::grammar::{csv_field, did_you_mean};
 use super::settings::{usage, variable};
 use super::{args, spelling};
 use crate::oci::Reference;
@@ -40,7 +40,7 @@ pub(super) fn ours(words: Vec<OsString>) -> Result<Vec<OsString>, u8> {
         out.push("version".into());
         return Ok(out);
     }
-    let mut definition = args::switches(Executor::command());
+    let mut definition = definition();
     let line = std::iter::once(OsString::from("executor")).chain(rest.iter().cloned());
     let parsed = definition.try_get_matches_from_mut(line).and_then(|found| Executor::from_arg_matches(&found));
     let parsed = parsed.map_err(|error| {
@@ -57,6 +57,11 @@ pub(super) fn ours(words: Vec<OsString>) -> Result<Vec<OsString>, u8> {
     }
     out.extend(words.into_iter().map(OsString::from));
     Ok(out)
+}
+
+/// The command line as clap sees it.
+pub(super) fn definition() -> clap::Command {
+    args::switches(Executor::command())
 }
 
 /// What a command line becomes.
@@ -108,7 +113,7 @@ fn translate(given: &Executor, env: &Variables<'_>) -> Result<Translation, Failu
         add("build-arg", "SOURCE_DATE_EPOCH=0");
     }
     if result.single_snapshot {
-        notices.push("--single-snapshot: the image has a layer for each step; its files are the same".into());
+        words.push("--single-layer=new".into());
     }
     if !result.ignore_path.is_empty() {
         notices.push(
@@ -163,8 +168,7 @@ fn outputs(given: &Executor, no_push: bool) -> Vec<String> {
     }
     let times = if result.reproducible { ",rewrite-timestamp=true" } else { "" };
     let mut all = vec![format!("type=image,push={}{form}{times}", !no_push)];
-    // A CSV field: quoted, so that it may hold a comma.
-    let dest = |path: &str| format!("\"dest={}\"", path.replace('"', "\"\""));
+    let dest = |path: &str| csv_field("dest", path);
     all.extend(result.oci_layout_path.iter().map(|dir| format!("type=oci,tar=false,{}{form}{times}", dest(dir))));
     // Docker's archives know gzip only.
     all.extend(result.tar_path.iter().map(|file| format!("type=docker,{}{times}", dest(file))));
