@@ -38,7 +38,7 @@ fn d3_35_places() {
         all.iter().filter_map(|word| word.strip_prefix("--output=")).collect::<Vec<_>>().join(" ")
     };
     for (line, expected) in [
-        (&[][..], "type=image"),
+        (&[][..], "type=image,dangling-name-prefix=localhost/none"),
         (&["-t", "app"], "type=image,\"name=app,localhost/app\""),
         (&["-t", "quay.io/me/app:1"], "type=image,\"name=quay.io/me/app:1\""),
         (&["-t", "docker://r.example/a"], "type=image,push=true,\"name=r.example/a\""),
@@ -47,10 +47,16 @@ fn d3_35_places() {
         (&["-t", "docker-archive:f:a:1"], "type=docker,\"dest=f\",\"name=a:1\""),
         (&["-t", "docker-daemon:a:1"], "type=docker,\"name=a:1\""),
         (&["-t", "containers-storage:[overlay@/x]q.io/a"], "type=image,\"name=q.io/a\""),
-        (&["--format=docker"], "type=image,oci-mediatypes=false"),
+        (&["--format=docker"], "type=image,dangling-name-prefix=localhost/none,oci-mediatypes=false"),
         (&["--format=docker", "-t", "oci:d"], "type=oci,tar=false,\"dest=d\""),
-        (&["--timestamp=5"], "type=image,source-date-epoch=5,rewrite-timestamp=true"),
-        (&["--compression-format=zstd", "--compression-level=3"], "type=image,compression=zstd,compression-level=3"),
+        (
+            &["--timestamp=5"],
+            "type=image,dangling-name-prefix=localhost/none,source-date-epoch=5,rewrite-timestamp=true",
+        ),
+        (
+            &["--compression-format=zstd", "--compression-level=3"],
+            "type=image,dangling-name-prefix=localhost/none,compression=zstd,compression-level=3",
+        ),
         (&["-o", "dir"], "dir"),
     ] {
         assert_eq!(output(line), expected, "{line:?}");
@@ -60,7 +66,11 @@ fn d3_35_places() {
     assert!(error(&["-t", "dokcer://x"]).contains("did you mean docker?"));
     assert!(error(&["-t", "oci:"]).contains("there is no path"));
     assert!(error(&["--format=v2s1"]).contains("expected oci or docker"));
-    has(&[], &[("BUILDAH_FORMAT", "docker")], &["--output=type=image,oci-mediatypes=false"]);
+    has(
+        &[],
+        &[("BUILDAH_FORMAT", "docker")],
+        &["--output=type=image,dangling-name-prefix=localhost/none,oci-mediatypes=false"],
+    );
 }
 
 // SPEC D3.01, D3.02, D3.05, D3.07, D3.11, D3.21
@@ -92,7 +102,10 @@ fn d3_02_images() {
     has(
         &["--source-date-epoch=9", "--rewrite-timestamp"],
         &[],
-        &["--build-arg=SOURCE_DATE_EPOCH=9", "--output=type=image,rewrite-timestamp=true"],
+        &[
+            "--build-arg=SOURCE_DATE_EPOCH=9",
+            "--output=type=image,dangling-name-prefix=localhost/none,rewrite-timestamp=true",
+        ],
     );
 }
 

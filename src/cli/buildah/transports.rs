@@ -121,11 +121,14 @@ pub(super) fn outputs(given: &Build, env: &Variables<'_>, out: &mut Translation)
         elsewhere = true;
         out.add("output", &output);
     }
-    // Without a place it is in the store, under its ID.
+    // Without a place it is in the store, where its ID finds it.
     if !stored.is_empty() || (!elsewhere && given.same.output.is_empty()) {
         let names = stored.join(",");
-        let names = if names.is_empty() { String::new() } else { format!(",{}", csv_field("name", &names)) };
-        out.add("output", &format!("type=image{names}{docker}{form}{times}"));
+        let names = match names.as_str() {
+            "" => "dangling-name-prefix=localhost/none".to_owned(),
+            names => csv_field("name", names),
+        };
+        out.add("output", &format!("type=image,{names}{docker}{form}{times}"));
     }
     out.switch("print-id", given.same.output.is_empty());
     Ok(())
