@@ -255,9 +255,7 @@ fn d3_02_layers_become_one_and_times_are_set() {
 // SPEC D3.10, D3.17, D3.19
 #[test]
 fn d3_10_steps_see_volumes_and_have_what_was_given() {
-    if let Err(why) = support::can_run() {
-        skip!("{why}");
-    }
+    need_run!();
     let bench = Bench::new();
     bench.file("../vol/f", "from outside").file(
         "Containerfile",
