@@ -203,7 +203,7 @@ impl Solver {
         self.cache_mounts(vertex, exec, trees, &mut held).await?;
         if let Some(volume) = runner.volumes().first().filter(|_| !rung.can_mount()) {
             let message = format!("--volume {}: isolation {rung} mounts nothing", volume.target().display());
-            let hint = "`rbuild doctor` says what would lift that; files can be brought along with --build-context";
+            let hint = "`rbuild doctor` says what would lift that; files can be brought along with COPY";
             return Err(SolveError::at(vertex, FaultKind::Isolation, message, Some(hint.into())));
         }
         // What a step mounts itself at the same place lies above.

@@ -48,7 +48,7 @@ fn place(text: &str) -> Result<Place<'_>, Failure> {
         "containers-storage" => Place::Name(rest.rsplit_once(']').map_or(rest, |(_, name)| name)),
         "dir" | "sif" => {
             return Err(usage(format!("{text}: images are not written in this form"))
-                .hint(format!("expected {}:PATH, oci-archive:PATH, docker-archive:PATH or docker://NAME", "oci")));
+                .hint("expected oci:DIR, oci-archive:FILE, docker-archive:FILE or docker://NAME"));
         }
         _ if rest.starts_with("//") => {
             return Err(usage(format!("{text}: unknown transport {transport}{}", did_you_mean(transport, KNOWN))));
