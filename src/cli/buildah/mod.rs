@@ -102,7 +102,7 @@ fn command(dialect: Dialect, words: &[OsString], out: &mut Vec<OsString>) -> Res
             "build" | "bud" | "build-using-dockerfile" => return build(dialect, rest.as_slice(), out),
             "pull" => {
                 out.push("pull".into());
-                out.extend(rest.map(|word| without_docker(word)));
+                out.extend(rest.map(without_docker));
                 return Ok(());
             }
             "push" => return transports::push(rest.as_slice(), out).or_else(refuse),
