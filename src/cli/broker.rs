@@ -328,7 +328,7 @@ mod tests {
         let path = dir.path().join("agent");
         let listener = UnixListener::bind(&path).expect("listens");
         let (ours, theirs) = pair().expect("a pair");
-        serve(ours).expect("serves");
+        serve(ours, None).expect("serves");
         let client = Arc::new(BrokerClient::new(theirs));
         let spec = AgentSpec { id: "default".into(), paths: vec![path], raw: true };
         let agent = BrokeredAgent { client: Arc::clone(&client), spec };
