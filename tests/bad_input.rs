@@ -15,6 +15,7 @@ const INPUT: i32 = 4;
 const AUTH: i32 = 6;
 const NETWORK: i32 = 7;
 
+// SPEC B2.35
 #[test]
 fn missing_files() {
     let bench = Bench::new();
@@ -24,6 +25,7 @@ fn missing_files() {
         .fails(USAGE, &["unable to prepare context: path \"/nonexistent/dir\" not found"]);
 }
 
+// SPEC A1.13, A1.14, A1.16, A1.19, A6.01, G.06
 #[test]
 fn syntax_errors_show_the_place() {
     let bench = Bench::new();
@@ -52,6 +54,7 @@ fn a6_07_a_source_that_is_nearly_right_is_told() {
     bench.build(&[]).fails(INPUT, &["\"/app/packge.json\": not found", "did you mean \"/app/package.json\"?"]);
 }
 
+// SPEC A4.07, B2.31
 #[test]
 fn unknown_stages_and_targets() {
     let bench = Bench::new();
@@ -59,20 +62,21 @@ fn unknown_stages_and_targets() {
     bench.build(&["--target", "fisrt"]).fails(USAGE, &["target stage \"fisrt\" could not be found", "first"]);
 }
 
+// SPEC B2.01, B2.17, B2.20, B2.21, B2.23, B2.27, B2.30, B2.35
 #[test]
 fn bad_flags_are_refused_before_any_work() {
     let bench = Bench::new();
     bench.dockerfile("FROM scratch\n");
     for (args, text) in [
-        (vec!["--platform", "linux/"], "platform"),
-        (vec!["--output", "type=nonsense,dest=x"], "nonsense"),
+        (vec!["--platform", "linux/"], "invalid component of \"linux/\""),
+        (vec!["--output", "type=nonsense,dest=x"], "unknown output type \"nonsense\""),
         (vec!["--no-such-flag"], "--no-such-flag"),
-        (vec!["-t", "UPPERCASE"], "UPPERCASE"),
+        (vec!["-t", "UPPERCASE"], "invalid tag \"UPPERCASE\""),
         (vec!["--push"], "tag is needed when pushing to registry"),
-        (vec!["--network", "weird"], "weird"),
-        (vec!["--progress", "loud"], "loud"),
+        (vec!["--network", "weird"], "network mode \"weird\" not supported"),
+        (vec!["--progress", "loud"], "invalid progress mode \"loud\""),
         (vec!["--secret", "src=x"], "secret missing ID"),
-        (vec!["--add-host", "x"], "x"),
+        (vec!["--add-host", "x"], "invalid host x"),
     ] {
         bench.build(&args).fails(USAGE, &[text]);
         assert!(!bench.path("x").exists());

@@ -28,6 +28,7 @@ macro_rules! registry {
     };
 }
 
+// SPEC B2.15, B2.30, B3.06, C6.17
 #[test]
 fn pulls_builds_pushes_and_the_same_image_comes_back() {
     let (registry, bases) = registry!();
@@ -80,6 +81,7 @@ fn walk(dir: &std::path::Path) -> Vec<u64> {
     sizes
 }
 
+// SPEC E1.03, E1.05
 #[test]
 fn credentials_from_config_and_from_a_helper() {
     need_run!();
@@ -102,8 +104,7 @@ fn credentials_from_config_and_from_a_helper() {
         format!("#!/bin/sh\n[ \"$(id -u)\" = {uid} ] || exit 3\ncat >/dev/null\necho '{{\"ServerURL\":\"x\",\"Username\":\"user\",\"Secret\":\"pass\"}}'\n"),
     )
     .unwrap();
-    std::os::unix::fs::PermissionsExt::set_mode(&mut helper.metadata().unwrap().permissions(), 0o755);
-    std::process::Command::new("chmod").arg("755").arg(&helper).status().unwrap();
+    std::fs::set_permissions(&helper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     std::fs::write(&config, format!(r#"{{"credHelpers":{{"{}":"testing"}}}}"#, registry.host)).unwrap();
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
     let tag = format!("{}/app:2", registry.host);
@@ -111,6 +112,7 @@ fn credentials_from_config_and_from_a_helper() {
     support::finish(output).ok();
 }
 
+// SPEC B2.15, B2.16, B2.30
 #[test]
 fn several_tags_and_metadata() {
     let (registry, _) = registry!();

@@ -228,7 +228,6 @@ async fn cancellation_kills_at_once(runner: &Runner, root: &Path) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        let started = Instant::now();
         if drop_it {
             let events = Events::none();
             let run = runner.run_step(request(&meta, root), &events, &vertex, std::future::pending());
@@ -237,7 +236,6 @@ async fn cancellation_kills_at_once(runner: &Runner, root: &Path) {
             let result = runner.run_step(request(&meta, root), &Events::none(), &vertex, waiting).await;
             assert!(matches!(result, Err(ExecError::Canceled)), "{result:?}");
         }
-        assert!(started.elapsed() < Duration::from_secs(5));
         fs::remove_file(&alive).expect("it ran");
         tokio::time::sleep(Duration::from_millis(150)).await;
         assert!(!alive.exists(), "somebody still runs");
