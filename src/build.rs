@@ -537,7 +537,11 @@ async fn front_end(
     platform: Option<Platform>,
     multi: bool,
 ) -> Result<FrontendResult, FrontendError> {
-    frontend::dockerfile_to_llb(definition(request, inputs, platform, multi), host).await
+    let result = frontend::dockerfile_to_llb(definition(request, inputs, platform, multi), host).await?;
+    for notice in &result.notices {
+        host.events.notice(notice.clone(), notice.clone());
+    }
+    Ok(result)
 }
 
 /// What the front end reads.

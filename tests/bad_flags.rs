@@ -199,7 +199,10 @@ const CASES: &[Case] = &[
     (&["--build-context", "=x"], "--build-context", "invalid context name"),
     (&["--build-context", "x=/nonexistent"], "--build-context", "not found"),
     (&["--build-context", "x=docker-image://UP"], "--build-context", "repository name must be lowercase"),
-    (&["--build-context", "x=oci-layout://"], "--build-context", "expected oci-layout://DIRECTORY"),
+    (&["--build-context", "x=oci-layout://"], "--build-context", "it names no directory"),
+    (&["--build-context", "x=oci-layout:///nowhere"], "--build-context", "could not be resolved"),
+    (&["--build-context", "x=oci-layout://.:1"], "--build-context", "could not be resolved"),
+    (&["--annotation", "x"], "--annotation", "expected key=value"),
     // Messages
     (&["--progress", "loud"], "--progress", "invalid progress mode"),
     (&["--quiet", "--progress", "plain"], "quiet", "cannot be used together"),

@@ -24,7 +24,9 @@ fn inspect(bench: &Bench, build: &str) -> Value {
 #[test]
 fn b8_06_builds_are_listed_filtered_and_inspected() {
     let bench = Bench::new();
-    bench.rbuild(&["builds", "inspect"]).fails(2, &["there is no build ^0", "rbuild builds ls"]);
+    bench.rbuild(&["builds", "inspect"]).fails(2, &["no build is known yet", "recorded as they run"]);
+    bench.rbuild(&["builds", "rm", "x"]).fails(2, &["there is no build \"x\": none is known yet"]);
+    bench.rbuild(&["debug"]).fails(2, &["there is no failed step"]);
     assert!(rows(&bench, &[]).is_empty());
     bench.dockerfile("FROM scratch AS one\nARG A\nCOPY Dockerfile /\n");
     let metadata = bench.path("metadata.json");
@@ -73,7 +75,9 @@ fn b8_06_builds_are_listed_filtered_and_inspected() {
     assert_eq!(build["Attachments"][0]["Digest"], metadata["containerimage.digest"]);
     assert_eq!(build["NumCompletedSteps"], build["NumTotalSteps"]);
     let failed = inspect(&bench, "^0");
-    assert!(failed["Error"].as_str().unwrap().contains("missing"), "{failed}");
+    assert!(failed["Error"]["Message"].as_str().unwrap().contains("missing"), "{failed}");
+    let why = bench.rbuild(&["builds", "inspect", "--format", "{{.Error.Name}}|{{.Error.Message}}"]).ok().stdout;
+    assert!(why.contains("COPY missing /") && why.contains("|") && why.contains("\"/missing\""), "{why}");
     let pretty = bench.rbuild(&["builds", "inspect", "^1"]).ok().stdout;
     for text in ["Name:           ctx (one)", "Status:         Completed", "A     b", "app:1", "COPY Dockerfile"] {
         assert!(pretty.contains(text), "{text} in {pretty}");
@@ -281,7 +285,7 @@ fn b8_06_a_record_survives_a_crash() {
     }
     let build = inspect(&bench, "^0");
     assert_eq!(build["Status"], "interrupted");
-    assert!(build["Error"].as_str().unwrap().contains("process ended"), "{build}");
+    assert!(build["Error"]["Message"].as_str().unwrap().contains("process ended"), "{build}");
     let step =
         build["Steps"].as_array().unwrap().iter().find(|s| s["Name"].as_str().unwrap().contains("sleep")).unwrap();
     assert!(step["StartedAt"].is_string() && step["CompletedAt"].is_null(), "{step}");

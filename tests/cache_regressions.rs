@@ -622,6 +622,9 @@ fn b2_19_only_the_named_stages_run_again() {
     check(&["--no-cache-filter", "one,three"], [true, false, true, false]);
     check(&["--no-cache-filter", "two", "--no-cache-filter", "three"], [false, true, true, false]);
     check(&["--no-cache-filter", "two", "--no-cache"], [true; 4]);
+    // A name that no stage has is passed over, as with BuildKit, and said.
+    let said = bench.build(&["--no-cache-filter", "tow", "--no-cache-filter="]).ok().stderr;
+    assert_eq!(said.matches("no stage is called tow (did you mean two?)").count(), 1, "{said}");
     // What ran last is what the cache has from then on.
     check(&[], [false; 4]);
     // The caches of others are no way around it either.

@@ -93,6 +93,8 @@ const LINES: &[(&str, &[After])] = &[
     ("docker buildx ls --format {{.Name}}", &[Says("rbuild\n")]),
     ("docker buildx help build", &[Says("Build an image")]),
     ("docker images --filter reference=quiet --format {{.Repository}}:{{.Tag}}", &[Says("quiet:latest\n")]),
+    ("docker images --filter label=a --filter before=quiet --filter since=quiet --format {{.Tag}}", &[]),
+    ("docker images --filter label=a --filter reference=quiet --format {{.Repository}}", &[Says("quiet\n")]),
     ("docker images -q quiet", &[Says("sha256:")]),
     ("docker image inspect --format {{.Config.Labels}} quiet", &[Says("map[a:]\n")]),
     ("docker save -o - quiet", &[Says("blobs/")]),
@@ -114,7 +116,7 @@ const LINES: &[(&str, &[After])] = &[
     // What is refused says so, by name.
     ("docker image prune -f", &[Refused(2, "image prune")]),
     ("docker buildx history open", &[Refused(2, "Docker Desktop")]),
-    ("docker images --filter label=x", &[Refused(2, "--filter")]),
+    ("docker images --filter labels=x", &[Refused(2, "did you mean label?")]),
     ("docker save -o out quiet", &[Refused(2, "is a directory")]),
     ("docker buildx bake --push", &[Refused(4, "bake file")]),
     ("docker buildx build --push .", &[Refused(2, "tag is needed when pushing to registry")]),

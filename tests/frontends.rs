@@ -392,7 +392,7 @@ fn c8_09_provenance_names_the_front_end() {
     assert!(told.contains("\"frontend\": \"gateway.v0\"") && told.contains("example.com/lines"), "{told}");
 }
 
-// SPEC C1.01, S2.22
+// SPEC C1.01, C1.16, S2.22
 #[test]
 fn c1_01_a_definition_on_standard_input_is_built() {
     use prost::Message as _;
@@ -437,4 +437,18 @@ fn c1_01_a_definition_on_standard_input_is_built() {
     std::io::Write::write_all(&mut child.stdin.take().unwrap(), &graph("src")).unwrap();
     support::finish(child.wait_with_output().unwrap()).ok();
     assert_eq!(support::image::Image::open_tar(&tar).text("g"), "x\n");
+    // And shown, for who writes a front end (SPEC C1.16).
+    std::fs::write(bench.path("graph"), graph("src")).unwrap();
+    let file = bench.path("graph").display().to_string();
+    let shown = support::finish(bench.command(["buildctl", "debug", "dump-llb", &file]).output().unwrap()).ok();
+    assert!(
+        shown.stdout.lines().count() == 3 && shown.stdout.contains(r#"{"identifier":"local://src"}"#),
+        "{}",
+        shown.stdout
+    );
+    let drawn = support::finish(bench.command(["llb", "--dot", &file]).output().unwrap()).ok();
+    assert!(drawn.stdout.contains(r#"[label="copy{src=/f, dest=/g}" shape="note"];"#), "{}", drawn.stdout);
+    std::fs::write(bench.path("graph"), b"\xff\xff").unwrap();
+    support::finish(bench.command(["llb", &file]).output().unwrap()).fails(4, &["cannot show", "graph"]);
+    support::finish(bench.command(["llb", "/nowhere"]).output().unwrap()).fails(2, &["cannot open /nowhere"]);
 }

@@ -4,6 +4,7 @@
 //! process was killed simply has no end.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
@@ -310,6 +311,22 @@ impl BuildRecord {
     /// If it cannot be read.
     pub fn portable_journal(&self) -> Result<String, StoreError> {
         Ok(without_failure(&self.kept.journal()?))
+    }
+
+    /// The end of a step's log, in lines.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn last_lines(&self, number: u32, count: usize) -> Result<Vec<String>, StoreError> {
+        let mut lines = std::collections::VecDeque::with_capacity(count + 1);
+        for line in io::BufRead::split(io::BufReader::new(self.kept.log(number)?), b'\n') {
+            let line = line.map_err(|e| StoreError::io("read", self.kept.log_path(number))(e))?;
+            lines.push_back(String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(&line)).into_owned());
+            if lines.len() > count {
+                lines.pop_front();
+            }
+        }
+        Ok(lines.into())
     }
 
     /// What happened, for a progress display. The times of the lines of a step's log are not known: they come when the

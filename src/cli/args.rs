@@ -194,6 +194,9 @@ pub enum Command {
         #[command(subcommand)]
         command: Builders,
     },
+    /// Print a graph that is read from a file or from standard input, as `buildctl debug dump-llb` does
+    #[command(hide = true)]
+    Llb(ShowGraph),
     /// Print a completion script for a shell
     Completion {
         /// The shell
@@ -494,7 +497,8 @@ pub struct Doctor {
 pub struct Images {
     /// Only names that match: NAME, NAME:TAG, * and ? stand for what they do in a shell
     pub pattern: Option<String>,
-    /// Only what matches: reference=PATTERN, dangling=BOOL (repeatable)
+    /// Only what matches: reference=PATTERN, label=NAME[=VALUE], before=IMAGE, since=IMAGE, until=DURATION|TIME,
+    /// dangling=BOOL (repeatable, all must match)
     #[arg(short, long, value_name = "FILTER")]
     pub filter: Vec<String>,
     /// All images; none is hidden
@@ -682,6 +686,17 @@ pub struct ProgressArgs {
     /// Print the digest only
     #[arg(short, long)]
     pub quiet: bool,
+}
+
+/// `rbuild llb` (SPEC C1.16).
+#[derive(Debug, Args)]
+pub struct ShowGraph {
+    /// A marshalled definition [default: standard input]
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// For Graphviz, in place of a line of JSON for each operation
+    #[arg(long)]
+    pub dot: bool,
 }
 
 /// `rbuild explain`.

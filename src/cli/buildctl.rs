@@ -33,6 +33,14 @@ const SAME: &[(&str, &str)] = &[
     ("--import-cache", "--cache-from"),
 ];
 
+/// Flags of `buildctl build` that have no counterpart, and why.
+const ABSENT: &[(&str, &str)] = &[
+    ("--proxy-network", "the traffic of steps is not read; `--network none` keeps them from any"),
+    ("--trace", "its form is BuildKit's own; `--progress rawjson` prints the same messages"),
+    ("--ref-file", "`--metadata-file` has it as buildx.build.ref"),
+    ("--debug-json-cache-metrics", "`rbuild explain` says what was in the cache and what was not"),
+];
+
 /// Options of the front end that have a flag of ours.
 const OPTS: &[(&str, &str)] = &[
     ("target", "--target"),
@@ -60,9 +68,13 @@ pub(super) fn ours(args: &[OsString]) -> Result<Vec<OsString>, Failure> {
             // How scripts wait for a daemon.
             "debug" => match words.next_word()?.map(|w| w.name).as_deref() {
                 Some("workers" | "info") => return Ok(vec!["builder".into(), "inspect".into()]),
+                Some("histories") => return Ok(vec!["builds".into(), "ls".into()]),
+                Some("dump-llb") => return Ok(std::iter::once("llb".into()).chain(words.0.cloned()).collect()),
                 other => {
                     let other = other.unwrap_or_default();
-                    return Err(usage(format!("buildctl debug {other}: only workers and info exist here")));
+                    return Err(usage(format!(
+                        "buildctl debug {other}: only workers, info, histories and dump-llb exist here"
+                    )));
                 }
             },
             "--help" | "-h" => return Ok(vec!["--help".into()]),
@@ -73,11 +85,32 @@ pub(super) fn ours(args: &[OsString]) -> Result<Vec<OsString>, Failure> {
             }
             other => {
                 return Err(usage(format!(
-                    "buildctl {other}: only build, du, prune and debug workers exist here: there is no daemon"
+                    "buildctl {other}: only build, du, prune and debug exist here: there is no daemon"
                 )));
             }
         }
     }
+}
+
+/// `host=HOST,ca=FILE,cert=FILE,key=FILE,insecure=BOOL` as our `--registry`.
+fn tls_context(text: &str) -> Result<String, Failure> {
+    let flag = "buildctl build: --registry-auth-tlscontext";
+    let fields = grammar::fields(text).map_err(|e| usage(format!("{flag}: {e}")))?;
+    let host = fields.iter().find(|(key, _)| key == "host").and_then(|(_, value)| value.as_deref());
+    let host = host.filter(|host| !host.is_empty()).ok_or_else(|| usage(format!("{flag}: host is missing")))?;
+    let mut spec = vec![host.to_owned()];
+    for (key, value) in fields.iter().filter(|(key, _)| key != "host") {
+        match (key.as_str(), value) {
+            ("ca" | "cert" | "key" | "insecure", Some(value)) => spec.push(csv_field(&format!("{key}={value}"))),
+            _ => return Err(usage(format!("{flag}: unknown field {key}, expected host, ca, cert, key or insecure"))),
+        }
+    }
+    Ok(format!("--registry={}", spec.join(",")))
+}
+
+/// A field of a list with commas (SPEC G.01).
+fn csv_field(text: &str) -> String {
+    if text.contains([',', '"']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_owned() }
 }
 
 /// What was collected of a `buildctl build`.
@@ -103,6 +136,10 @@ fn build(words: &mut Words<'_>) -> Result<Vec<String>, Failure> {
             "--oci-layout" => build.layouts.extend([pair(words.value(&word)?)?]),
             "--opt" | "--frontend-opt" => build.opts.extend([pair(words.value(&word)?)?]),
             "--no-cache" => build.flags.push("--no-cache".into()),
+            "--registry-auth-tlscontext" => build.flags.push(tls_context(&words.value(&word)?)?),
+            name if let Some((_, why)) = ABSENT.iter().find(|(flag, _)| *flag == name) => {
+                return Err(usage(format!("buildctl build: {name} is not supported: {why}")));
+            }
             "--help" | "-h" => return Ok(vec!["build".into(), "--help".into()]),
             name => match SAME.iter().find(|(theirs, _)| *theirs == name) {
                 Some((_, flag)) => build.flags.push(format!("{flag}={}", words.value(&word)?)),
@@ -301,6 +338,12 @@ mod tests {
                 "build --local src=/s --local context=. --oci-layout base=/l --no-cache",
                 "build --frontend=llb --no-cache --build-context=src=/s --build-context=base=oci-layout:///l .",
             ),
+            (
+                "build --registry-auth-tlscontext host=r.example:5000,ca=/ca.pem,insecure=true --local context=.",
+                "build --frontend=llb --registry=r.example:5000,ca=/ca.pem,insecure=true .",
+            ),
+            ("debug histories", "builds ls"),
+            ("debug dump-llb --dot /f", "llb --dot /f"),
             ("du --verbose", "du --verbose"),
             ("prune --all", "prune --force --all"),
             ("--addr unix:///x debug workers", "builder inspect"),
@@ -320,7 +363,12 @@ mod tests {
             ("build --frontend dockerfile.v0 --local context=. --opt targte=x", "did you mean target?"),
             ("build --frontend dockerfile.v0 --outptu x", "did you mean --output?"),
             ("build --frontend dockerfile.v0 --local context=. --opt context:a=local:b", "no --local b=DIR"),
-            ("debug logs", "only workers and info"),
+            ("debug logs", "only workers, info"),
+            ("build --proxy-network --local context=.", "--proxy-network is not supported: the traffic"),
+            ("build --ref-file f", "--metadata-file"),
+            ("build --trace f", "rawjson"),
+            ("build --registry-auth-tlscontext ca=f", "host is missing"),
+            ("build --registry-auth-tlscontext host=h,tls=1", "unknown field tls"),
             ("dial-stdio", "there is no daemon"),
             ("build --output", "needs a value"),
         ] {

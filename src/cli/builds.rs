@@ -26,6 +26,9 @@ use crate::ui::otlp::{self, Encoding, Resource};
 use crate::ui::{Mode, Progress, Span, Trace};
 use filter::Filter;
 
+/// So many lines of a failed step are part of the answer to why a build failed.
+const ERROR_LINES: usize = 20;
+
 pub(super) fn run(inside: &Inside, command: &Builds) -> Result<u8, Failure> {
     let store = inside.store(Events::none())?;
     let records = record::records(&store).map_err(|e| store_failure(&e))?;
@@ -68,6 +71,14 @@ pub(super) fn run(inside: &Inside, command: &Builds) -> Result<u8, Failure> {
 /// has it, or `^N`.
 pub(super) fn find<'a>(records: &'a [BuildRecord], reference: &str) -> Result<&'a BuildRecord, Failure> {
     let none = |message: String| usage(message).hint("`rbuild builds ls` lists the builds that are known");
+    if records.is_empty() {
+        let message = match reference {
+            "^0" => "no build is known yet".to_owned(),
+            reference => format!("there is no build \"{reference}\": none is known yet"),
+        };
+        return Err(usage(message)
+            .hint("builds are recorded as they run; records go after two days, or with `rbuild builds rm`"));
+    }
     if let Some(offset) = reference.strip_prefix('^') {
         let offset: usize =
             offset.parse().map_err(|_| usage(format!("invalid offset \"{reference}\": expected ^N")))?;
@@ -203,7 +214,7 @@ fn details(record: &BuildRecord) -> Value {
         "VCSRepository": head.repository, "VCSRevision": head.revision, "Target": head.target,
         "Platform": head.platforms, "NamedContexts": pairs(&head.named_contexts),
         "StartedAt": head.started, "CompletedAt": record.ended(), "Duration": i64::try_from(record.duration().as_nanos()).unwrap_or(i64::MAX),
-        "Status": record.status().as_str(), "Error": record.error(),
+        "Status": record.status().as_str(), "Error": why(record),
         "NumCompletedSteps": done, "NumTotalSteps": total, "NumCachedSteps": cached,
         "BuildArgs": pairs(&head.build_args), "Labels": pairs(&head.labels),
         "Config": {
@@ -218,6 +229,14 @@ fn details(record: &BuildRecord) -> Value {
         "Images": images, "Materials": materials, "Attachments": attachments, "Steps": steps, "Warnings": record.warnings.iter().map(|w| &w.short).collect::<Vec<_>>(),
         "Debug": record.failed.is_some(), "Size": record.kept.size(), "Version": head.version,
     })
+}
+
+/// Why a build failed: what was said, and of a step that failed its name and the end of what it said (SPEC B8.07).
+fn why(record: &BuildRecord) -> Value {
+    let Some(message) = record.error() else { return Value::Null };
+    let failed = record.steps.iter().find(|step| matches!(&step.completed, Some((_, Outcome::Failed(_)))));
+    let logs = failed.and_then(|step| step.log).and_then(|number| record.last_lines(number, ERROR_LINES).ok());
+    json!({"Message": message, "Name": failed.map(|step| &step.name), "Logs": logs.unwrap_or_default()})
 }
 
 fn inspect(record: &BuildRecord, args: &InspectBuild) -> Result<u8, Failure> {
@@ -378,7 +397,11 @@ mod tests {
             |seconds: i64| table::ago(Timestamp::from_second(Timestamp::now().as_second() - seconds).expect("a time"));
         assert_eq!(before(0), "now");
         assert_eq!(before(61), "1 minute ago");
+        assert_eq!(before(30 * 3600), "30 hours ago");
         assert_eq!(before(3 * 86_400 + 5), "3 days ago");
+        assert_eq!(before(20 * 86_400), "2 weeks ago");
+        assert_eq!(before(400 * 86_400), "13 months ago");
+        assert_eq!(before(3 * 365 * 86_400), "3 years ago");
         assert_eq!(before(-50), "now", "clocks differ");
     }
 }

@@ -9,6 +9,7 @@ use clap::CommandFactory as _;
 
 use super::args::{Build, Cli};
 use super::errors::Failure;
+use super::graphs;
 use super::settings::{read_limited, usage};
 use crate::archive::looks_like_archive;
 use crate::base::FaultKind;
@@ -19,11 +20,10 @@ use crate::dockerfile::ignore::IgnoreFile;
 use crate::frontend::remote::is_url;
 use crate::oci::Reference;
 use crate::solver::ContextDir;
+use crate::source::oci_layout::Layout;
 
 /// Larger Dockerfiles are refused.
 const MAX_DOCKERFILE: u64 = crate::build::MAX_DOCKERFILE;
-/// Larger definitions are refused.
-const MAX_GRAPH: u64 = 64 << 20;
 /// Docker's name, and podman's where that is not (SPEC D3.13).
 const IGNORE_FILES: [&str; 2] = [".dockerignore", ".containerignore"];
 /// How much of standard input decides what it is (B1.02).
@@ -150,13 +150,7 @@ fn graph_from_stdin(args: &Build, context: &str, request: &mut BuildRequest) -> 
         let dir = dir.ok_or_else(|| usage(format!("unable to prepare context: \"{context}\" is no directory")))?;
         request.contexts.insert("context".into(), ContextDir { dir, ..ContextDir::default() });
     }
-    let mut bytes = Vec::new();
-    let read = std::io::stdin().take(MAX_GRAPH + 1).read_to_end(&mut bytes);
-    read.map_err(|e| input(format!("cannot read standard input: {e}")))?;
-    if bytes.len() as u64 > MAX_GRAPH {
-        return Err(input("the definition on standard input is larger than 64 MiB".into()));
-    }
-    request.graph = Some(bytes);
+    request.graph = Some(graphs::read(std::io::stdin(), "standard input")?);
     request.filename = "standard input".into();
     Ok(())
 }
@@ -291,10 +285,13 @@ pub(super) fn named_contexts(args: &Build, request: &mut BuildRequest) -> Result
         if let Some(Err(e)) = image {
             return Err(usage(format!("--build-context {name}: {value}: {e}")));
         }
-        if value == "oci-layout://" {
-            return Err(usage(format!(
-                "--build-context {name}: {value}: expected oci-layout://DIRECTORY[:TAG][@DIGEST]"
-            )));
+        if let Some(text) = value.strip_prefix("oci-layout://") {
+            // As with buildx it is looked at whether or not the file needs it: a wrong path is no reason to ask a registry.
+            let fail = |why: &dyn std::fmt::Display| {
+                usage(format!("--build-context {name}: oci-layout reference \"{value}\" could not be resolved: {why}"))
+                    .hint("write oci-layout://DIRECTORY[:TAG][@DIGEST]")
+            };
+            Layout::parse(text).map_err(|e| fail(&e))?.root().map_err(|e| fail(&e))?;
         }
         if image.is_some() || value.starts_with("oci-layout://") {
             request.options.named_contexts.insert(key, value.to_owned());

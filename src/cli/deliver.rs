@@ -11,7 +11,7 @@ use crate::exporter::layout::PIECE;
 /// Whether an archive can go there at all, before anything is done for it.
 ///
 /// # Errors
-/// For a terminal and for a directory.
+/// For a terminal, a directory, and a file of a directory that is not there.
 pub(super) fn check(output: Option<&Path>) -> Result<(), Failure> {
     match output.filter(|path| *path != Path::new("-")) {
         None if io::stdout().is_terminal() => {
@@ -20,7 +20,11 @@ pub(super) fn check(output: Option<&Path>) -> Result<(), Failure> {
         Some(path) if path.is_dir() => {
             Err(usage(format!("--output: {} is a directory", path.display())).hint("name a file in it"))
         }
-        _ => Ok(()),
+        Some(path) => match path.parent().filter(|dir| !dir.as_os_str().is_empty() && !dir.is_dir()) {
+            Some(dir) => Err(usage(format!("--output: there is no directory {}", dir.display()))),
+            None => Ok(()),
+        },
+        None => Ok(()),
     }
 }
 

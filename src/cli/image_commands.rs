@@ -7,13 +7,12 @@ use serde_json::{Value, json};
 
 use super::args::{History, Images as List, Inspect, Load, ProgressArgs, Pull, Push, Save, Unpack};
 use super::errors::Failure;
+use super::image_filters::ImageFilter;
 use super::worker::{Inside, store_failure};
 use super::{deliver, print, settings, table};
 use crate::base::budget::Budget;
-use crate::base::values::boolean;
 use crate::base::{Events, FaultKind};
-use crate::dockerfile::pattern::matches;
-use crate::images::{Format, ImageError, Images};
+use crate::images::{Format, HistoryLine, ImageError, Images};
 use crate::oci::{Platform, PlatformError, Reference};
 use crate::source::ImageSource;
 use crate::store::Lease;
@@ -92,44 +91,14 @@ fn transfer(
     if quiet { print(&format!("{digest}\n")) } else { Ok(0) }
 }
 
-/// Which of the images `rbuild images` lists, by patterns of a name or a name with its tag, as docker has them.
-struct Wanted<'a> {
-    patterns: Vec<&'a str>,
-    unnamed: bool,
-}
-
-impl<'a> Wanted<'a> {
-    fn new(args: &'a List) -> Result<Self, Failure> {
-        let mut wanted = Self { patterns: args.pattern.as_deref().into_iter().collect(), unnamed: false };
-        for filter in &args.filter {
-            let bad = |rule: &str| usage(format!("--filter: invalid filter \"{filter}\": {rule}"));
-            match filter.split_once('=') {
-                Some(("reference", text)) => wanted.patterns.push(text),
-                Some(("dangling", value)) => {
-                    wanted.unnamed |= boolean(value).ok_or_else(|| bad("expected true or false"))?;
-                }
-                _ => return Err(bad("expected reference=PATTERN or dangling=BOOL")),
-            }
-        }
-        for pattern in &wanted.patterns {
-            matches(pattern.as_bytes(), b"").map_err(|e| usage(format!("invalid pattern \"{pattern}\": {e}")))?;
-        }
-        Ok(wanted)
-    }
-
-    fn has(&self, name: &str, tag: &str) -> bool {
-        let full = format!("{name}:{tag}");
-        let is = |pattern: &&str, text: &str| matches(pattern.as_bytes(), text.as_bytes()).unwrap_or(false);
-        // Whatever the store lists has a name.
-        !self.unnamed && self.patterns.iter().all(|pattern| is(pattern, name) || is(pattern, &full))
-    }
-}
-
 pub(super) fn images(inside: &Inside, args: &List) -> Result<u8, Failure> {
-    let wanted = Wanted::new(args)?;
+    let wanted: Vec<ImageFilter> = args.filter.iter().map(|text| ImageFilter::parse(text)).collect::<Result<_, _>>()?;
+    let pattern = args.pattern.as_deref().map(ImageFilter::reference).transpose()?;
     let (images, _lease) = open(inside, Events::none())?;
+    let wanted = wanted.into_iter().chain(pattern).map(|filter| filter.looked_up(&images));
+    let wanted: Vec<ImageFilter> = wanted.collect::<Result<_, _>>()?;
     let records = inside.store(Events::none())?.images().map_err(|e| store_failure(&e))?;
-    let (mut cells, mut rows, mut digests) = (Vec::new(), Vec::<Value>::new(), String::new());
+    let (mut cells, mut rows, mut digests) = (Vec::new(), Vec::<Value>::new(), Vec::new());
     for record in &records {
         let (name, tag) = match record.name.parse::<Reference>() {
             Ok(r) => {
@@ -138,26 +107,35 @@ pub(super) fn images(inside: &Inside, args: &List) -> Result<u8, Failure> {
             }
             Err(_) => (record.name.clone(), String::new()),
         };
-        if !wanted.has(&name, &tag) {
+        let digest = &record.descriptor.digest;
+        let summary = images.summary(&record.descriptor).unwrap_or_default();
+        let made = summary.created.unwrap_or(record.created);
+        if !wanted.iter().all(|filter| filter.has(&name, &tag, made, &summary.labels)) {
             continue;
         }
-        let digest = &record.descriptor.digest;
-        let (created, size, platforms) = images.summary(&record.descriptor).unwrap_or_default();
-        let made = created.unwrap_or(record.created);
-        let created = table::time(made);
         let since = jiff::Timestamp::try_from(made).map_or_else(|_| String::new(), table::ago);
-        let platforms: Vec<String> = platforms.iter().map(ToString::to_string).collect();
+        let platforms: Vec<String> = summary.platforms.iter().map(ToString::to_string).collect();
         let shown = if args.no_trunc { digest.to_string() } else { digest.short().to_owned() };
-        cells.push(vec![name.clone(), tag.clone(), shown, platforms.join(","), created.clone(), table::size(size)]);
+        cells.push(vec![
+            name.clone(),
+            tag.clone(),
+            shown,
+            platforms.join(","),
+            since.clone(),
+            table::size(summary.size),
+        ]);
         rows.push(json!({
             "Repository": name, "Tag": tag, "Name": record.name, "Digest": digest, "Platforms": platforms,
-            "CreatedAt": created, "CreatedSince": since, "Size": size, "ID": digest.short(),
-            "MediaType": record.descriptor.media_type,
+            "CreatedAt": table::time(made), "CreatedSince": since, "Size": summary.size, "ID": digest.short(),
+            "MediaType": record.descriptor.media_type, "Labels": summary.labels,
         }));
-        digests.push_str(&format!("{digest}\n"));
+        // What has several names is one image.
+        if !digests.contains(digest) {
+            digests.push(digest.clone());
+        }
     }
     if args.quiet {
-        return print(&digests);
+        return print(&digests.iter().map(|digest| format!("{digest}\n")).collect::<String>());
     }
     print(&table::rows(&args.format, &["REPOSITORY", "TAG", "DIGEST", "PLATFORMS", "CREATED", "SIZE"], cells, &rows)?)
 }
@@ -274,10 +252,16 @@ pub(super) fn history(inside: &Inside, args: &History) -> Result<u8, Failure> {
             _ => one_line,
         }
     };
+    let since = |text: &str| text.parse::<jiff::Timestamp>().map_or_else(|_| text.to_owned(), table::ago);
     let cells = lines
         .iter()
-        .map(|l| vec![l.created_at.clone(), shorten(&l.created_by), table::size(l.size), l.comment.clone()])
+        .map(|l| vec![since(&l.created_at), shorten(&l.created_by), table::size(l.size), l.comment.clone()])
         .collect();
-    let rows: Vec<Value> = lines.iter().map(|l| serde_json::to_value(l).unwrap_or_default()).collect();
+    let row = |line: &HistoryLine| {
+        let mut row = serde_json::to_value(line).unwrap_or_default();
+        row["CreatedSince"] = json!(since(&line.created_at));
+        row
+    };
+    let rows: Vec<Value> = lines.iter().map(row).collect();
     print(&table::rows(&args.format, &["CREATED", "CREATED BY", "SIZE", "COMMENT"], cells, &rows)?)
 }

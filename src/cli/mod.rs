@@ -26,7 +26,9 @@ mod engine;
 pub mod errors;
 mod foreign;
 pub mod grammar;
+mod graphs;
 mod image_commands;
+mod image_filters;
 mod imagetools;
 mod info;
 mod kaniko;
@@ -85,6 +87,7 @@ pub fn run(args: Vec<OsString>) -> u8 {
         Command::DockerCliPluginMetadata => builders::plugin_metadata(),
         Command::Version { format } => version(format),
         Command::Doctor(options) => doctor::doctor(&cli.global, options),
+        Command::Llb(options) => graphs::show(options),
         Command::Login(options) => login::login(&cli.global, options),
         Command::Logout(options) => login::logout(options),
         _ => worker::start(&cli),

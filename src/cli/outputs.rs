@@ -11,6 +11,7 @@ use super::grammar;
 use super::settings::{usage, variable};
 use crate::attest::Asked;
 use crate::base::wording::did_you_mean;
+use crate::exporter::annotations::Annotations;
 use crate::exporter::{Dest, OutputKind, OutputSpec};
 use crate::frontend::FrontendOptions;
 use crate::oci::media_type::{Codec, Family};
@@ -122,6 +123,10 @@ pub(super) fn outputs(
         || super::digest_files::asked(&args.drop_in);
     if outputs.is_empty() && (!tags.is_empty() || wanted) {
         outputs.push(OutputSpec::new(OutputKind::Image));
+    }
+    for annotation in &args.annotation {
+        let checked = Annotations::default().flag(annotation);
+        checked.map_err(|e| usage(format!("--annotation: {e}")))?;
     }
     for output in &mut outputs {
         if output.kind.is_image() && output.names.is_empty() {

@@ -51,6 +51,7 @@ const COMMANDS: &[&str] = &[
     "unshare",
     "explain",
     "run",
+    "llb",
     "builds",
     "debug",
     "info",
@@ -113,7 +114,7 @@ pub(super) fn ours(args: Vec<OsString>) -> Result<Vec<OsString>, Failure> {
                 own_config(&mut args[at + 2..]);
             }
         }
-        (Some("buildx"), Some(second)) => return Err(unknown(second)),
+        (Some("buildx"), Some(second)) => return Err(absent(second).unwrap_or_else(|| unknown(second))),
         (Some("image"), Some("ls" | "list")) => args.splice(at..at + 2, ["images".into()]).for_each(drop),
         (Some("image"), Some("pull" | "push" | "tag" | "rm" | "save" | "load" | "inspect" | "history")) => {
             args.remove(at);
@@ -122,6 +123,10 @@ pub(super) fn ours(args: Vec<OsString>) -> Result<Vec<OsString>, Failure> {
         (Some("help"), _) => args[at] = "--help".into(),
         (None | Some("--help" | "-h" | "--version" | "-V"), _) => {}
         (Some(first), _) if COMMANDS.contains(&first) => {}
+        // So may each of these be a directory.
+        (Some(first), _) if !Path::new(first).exists() && absent(first).is_some() => {
+            return Err(absent(first).unwrap_or_else(|| unknown(first)));
+        }
         // `rbuild image` may be a directory called image.
         (Some(_), _) => args.insert(at, "build".into()),
     }
@@ -171,6 +176,41 @@ fn take_help(args: &mut Vec<OsString>, at: usize) {
         args.remove(at);
         args.push("--help".into());
     }
+}
+
+/// Commands of buildx and buildah that are not here: what they are about, why not, and what there is (SPEC B8.12, B8.13,
+/// B8.16).
+const ABSENT: &[(&[&str], &str, &str)] = &[
+    (
+        &["dap"],
+        "no debug adapter is built in",
+        "`rbuild build --on-error=shell` stops where a step failed, `rbuild debug` goes back there",
+    ),
+    (
+        &["dial-stdio"],
+        "there is no daemon whose interface could be passed on",
+        "`rbuild build`, `rbuild bake` and `rbuild buildctl build` take the command lines of its clients",
+    ),
+    (
+        &["manifest"],
+        "lists of images are made where they are to be, in registries and layouts",
+        "`rbuild imagetools create` puts images together, `rbuild imagetools inspect` shows them, `--platform a,b` builds them",
+    ),
+    (
+        &["mount", "umount", "unmount"],
+        "a file system that is mounted in a private namespace is seen by nobody else",
+        "`rbuild unpack IMAGE -o DIR` writes its files, `rbuild run -it IMAGE sh` looks around in it",
+    ),
+    (
+        &["from", "commit", "config", "add", "copy", "containers", "rename"],
+        "there are no working containers that commands change one by one",
+        "write the steps into a Dockerfile; unchanged ones come from the cache",
+    ),
+];
+
+fn absent(command: &str) -> Option<Failure> {
+    let (_, why, instead) = ABSENT.iter().find(|(names, ..)| names.contains(&command))?;
+    Some(Failure::new(FaultKind::Usage, format!("{command}: there is no such command: {why}")).hint(*instead))
 }
 
 fn no_desktop() -> Failure {
@@ -345,6 +385,31 @@ mod tests {
         assert!(ours(args).is_err_and(|e| e.message.contains("did you mean inspect?")));
         let args = ["rbuild", "image", "prune", "-f"].map(OsString::from).to_vec();
         assert!(ours(args).is_err_and(|e| e.message.contains("image prune")));
+    }
+
+    #[test]
+    fn b8_12_b8_13_b8_16_commands_that_are_not_here_say_why() {
+        for (typed, reason) in [
+            ("rbuild buildx dap build .", "no debug adapter"),
+            ("rbuild dap build .", "no debug adapter"),
+            ("docker-buildx buildx dial-stdio --platform linux/amd64 --progress plain", "no daemon"),
+            ("rbuild buildx --builder x dial-stdio", "no daemon"),
+            ("rbuild manifest create list", "registries and layouts"),
+            ("rbuild --root /s mount", "private namespace"),
+            ("rbuild from busybox", "working containers"),
+            ("rbuild config --label a=b c", "working containers"),
+            ("rbuild commit c image", "working containers"),
+        ] {
+            let args = typed.split_whitespace().map(OsString::from).collect();
+            let failure = ours(args).expect_err(typed);
+            assert!(
+                failure.message.contains("there is no such command") && failure.message.contains(reason),
+                "{typed}"
+            );
+            assert_eq!(failure.kind, FaultKind::Usage);
+        }
+        // A directory of that name is a context. `src` is one of the package.
+        assert_eq!(words("rbuild ./config").join(" "), "rbuild build ./config");
     }
 
     #[test]

@@ -13,14 +13,20 @@ pub(super) fn time(at: SystemTime) -> String {
     jiff::Timestamp::try_from(at).map_or_else(|_| String::new(), |t| t.strftime("%Y-%m-%d %H:%M:%S").to_string())
 }
 
-/// `3 days ago`.
+/// `3 days ago`, in the units that docker takes.
 pub(super) fn ago(at: jiff::Timestamp) -> String {
     let seconds = (jiff::Timestamp::now().as_second() - at.as_second()).max(0);
+    let days = seconds / 86_400;
     let (count, unit) = match seconds {
         0..60 => (seconds, "second"),
         60..3600 => (seconds / 60, "minute"),
-        3600..86_400 => (seconds / 3600, "hour"),
-        _ => (seconds / 86_400, "day"),
+        3600..172_800 => (seconds / 3600, "hour"),
+        _ => match days {
+            0..14 => (days, "day"),
+            14..60 => (days / 7, "week"),
+            60..730 => (days / 30, "month"),
+            _ => (days / 365, "year"),
+        },
     };
     if count == 0 { "now".into() } else { format!("{count} {unit}{} ago", if count == 1 { "" } else { "s" }) }
 }

@@ -464,6 +464,7 @@ fn command(inside: &Inside, cli: &super::Cli) -> Result<u8, Failure> {
         | Command::Docs(_)
         | Command::DockerCliPluginMetadata
         | Command::Doctor(_)
+        | Command::Llb(_)
         | Command::Login(_)
         | Command::Logout(_)
         | Command::Version { .. } => Err(defect(&"this command needs no worker")),

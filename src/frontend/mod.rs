@@ -71,6 +71,7 @@ pub async fn dockerfile_to_llb(
     };
     let warnings = checks.into_warnings();
     let epoch = converted.epoch;
+    let notices = converted.plan.unknown_stages(&input.options.no_cache);
     let (state, definition, scanned) = converted.result(&input)?;
     let State { mut image, base_image, .. } = state;
     finish_config(&mut image, &input.options);
@@ -88,6 +89,7 @@ pub async fn dockerfile_to_llb(
         base_history,
         epoch,
         warnings,
+        notices,
     })
 }
 

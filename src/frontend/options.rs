@@ -116,6 +116,8 @@ pub struct FrontendResult {
     pub epoch: Option<i64>,
     /// Build checks that failed (SPEC A10.24), in order of appearance.
     pub warnings: Vec<Warning>,
+    /// What is to be said that is wrong with no line of the file.
+    pub notices: Vec<String>,
 }
 
 /// A failed build check.

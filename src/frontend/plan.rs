@@ -8,7 +8,9 @@ use super::checks::Checks;
 use super::contexts::{Content, Contexts, NamedContext};
 use super::error::{FrontendError, Place};
 use super::mount;
+use super::options::NoCache;
 use super::words::{Lex, Mode};
+use crate::base::wording::did_you_mean;
 use crate::dockerfile::Stages;
 use crate::dockerfile::ast::{Instruction, Kind, Word};
 use crate::dockerfile::lint::Rule;
@@ -398,6 +400,16 @@ impl Plan {
     fn find(&self, name: &str, before: StageId) -> Option<StageId> {
         let ids = self.by_name.get(&name.to_lowercase())?;
         ids[..ids.partition_point(|id| *id < before)].last().copied()
+    }
+
+    /// What is to be said of names of `--no-cache-filter` that no stage has (SPEC B2.19). BuildKit passes over them, so that
+    /// one command line may serve several files.
+    pub(super) fn unknown_stages(&self, no_cache: &NoCache) -> Vec<String> {
+        let NoCache::Stages(names) = no_cache else { return Vec::new() };
+        let unknown = names.iter().filter(|name| !name.is_empty() && !self.by_name.contains_key(&name.to_lowercase()));
+        unknown
+            .map(|name| format!("--no-cache-filter: no stage is called {name}{}", did_you_mean(name, self.names())))
+            .collect()
     }
 
     fn find_target(&self, target: Option<&str>) -> Result<StageId, FrontendError> {

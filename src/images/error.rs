@@ -52,6 +52,9 @@ pub enum ImageError {
         /// What is wrong.
         reason: String,
     },
+    /// There is nothing where an archive should be.
+    #[error("cannot load {path}: there is no such file", path = .0.display())]
+    NoArchive(PathBuf),
     /// A file or directory.
     #[error(transparent)]
     Io(#[from] PathError),
@@ -90,7 +93,7 @@ impl ImageError {
     #[must_use]
     pub fn kind(&self) -> FaultKind {
         match self {
-            Self::NotFound { .. } | Self::Ambiguous { .. } | Self::Usage(_) => FaultKind::Usage,
+            Self::NotFound { .. } | Self::Ambiguous { .. } | Self::Usage(_) | Self::NoArchive(_) => FaultKind::Usage,
             Self::Archive { .. } => FaultKind::Input,
             Self::Incomplete { .. } | Self::Document { .. } => FaultKind::Store,
             Self::Io(e) => e.kind(),

@@ -56,6 +56,19 @@ pub struct HistoryLine {
     pub comment: String,
 }
 
+/// An image in a list.
+#[derive(Debug, Clone, Default)]
+pub struct Summary {
+    /// When it was made.
+    pub created: Option<SystemTime>,
+    /// Bytes of configs and layers of all its platforms as they are transferred.
+    pub size: u64,
+    /// What it is for.
+    pub platforms: Vec<Platform>,
+    /// Labels of the first of its platforms.
+    pub labels: std::collections::BTreeMap<String, String>,
+}
+
 impl Images {
     /// What an image is, one entry for each of its platforms.
     ///
@@ -152,15 +165,24 @@ impl Images {
         Ok(found)
     }
 
-    /// When and how large: what a list of images shows. `None` where parts are missing.
+    /// What a list of images shows; `None` where parts are missing.
+    #[must_use]
+    pub fn summary(&self, root: &Descriptor) -> Option<Summary> {
+        let all = self.platforms(root).ok()?;
+        let (_, _, first, _) = all.first()?;
+        Some(Summary {
+            created: first.created.as_ref().and_then(|at| at.parse::<jiff::Timestamp>().ok()).map(SystemTime::from),
+            size: all.iter().flat_map(|(_, m, _, _)| m.layers.iter().chain([&m.config])).map(|d| d.size).sum(),
+            labels: first.config.labels.clone(),
+            platforms: all.iter().map(|(_, _, c, _)| c.platform()).collect(),
+        })
+    }
+
+    /// When an image was made, where it says so.
     ///
     /// # Errors
-    /// If the store cannot be read.
-    #[must_use]
-    pub fn summary(&self, root: &Descriptor) -> Option<(Option<SystemTime>, u64, Vec<Platform>)> {
-        let all = self.platforms(root).ok()?;
-        let size = all.iter().flat_map(|(_, m, _, _)| m.layers.iter().chain([&m.config])).map(|d| d.size).sum();
-        let created = all.first().and_then(|(_, _, c, _)| c.created.as_ref()?.parse::<jiff::Timestamp>().ok());
-        Some((created.map(SystemTime::from), size, all.iter().map(|(_, _, c, _)| c.platform()).collect()))
+    /// If there is no such image.
+    pub fn created(&self, name: &str) -> Result<Option<SystemTime>, ImageError> {
+        Ok(self.summary(&self.find(name)?).and_then(|summary| summary.created))
     }
 }

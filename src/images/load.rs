@@ -11,7 +11,7 @@ use crate::archive;
 use crate::base::Digest;
 use crate::oci::media_type::{self, Codec, Family};
 use crate::oci::{Descriptor, ImageConfig, Index, Manifest, Reference};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// Larger documents are refused.
 const MAX_DOCUMENT: u64 = 32 << 20;
@@ -53,7 +53,10 @@ impl Images {
         if path.is_dir() {
             return self.load_contents(path, &directory(&self.store, path)?);
         }
-        let file = File::open(path).map_err(ImageError::io("open", path))?;
+        let file = File::open(path).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => ImageError::NoArchive(path.to_owned()),
+            _ => ImageError::io("open", path)(e),
+        })?;
         self.load_stream(path, file)
     }
 
@@ -250,6 +253,16 @@ fn put(store: &Store, path: &Path, reader: &mut dyn Read) -> Result<(Digest, u64
     Ok(writer.commit(promised(path).as_ref())?)
 }
 
+/// A file that is not what its name promises is the archive's fault, not the store's.
+fn of_archive(shown: &Path) -> impl Fn(ImageError) -> ImageError {
+    move |error| match error {
+        ImageError::Store(e @ StoreError::DigestMismatch { .. }) => {
+            ImageError::Archive { path: shown.to_owned(), reason: e.to_string() }
+        }
+        other => other,
+    }
+}
+
 fn tarball(store: &Store, shown: &Path, reader: impl Read) -> Result<Contents, ImageError> {
     let broken = |e: io::Error| {
         // What follows the first colon repeats bytes of the file.
@@ -264,7 +277,7 @@ fn tarball(store: &Store, shown: &Path, reader: impl Read) -> Result<Contents, I
         let Some(path) = entry.path().ok().and_then(|p| clean(&p)) else { continue };
         let kind = entry.header().entry_type();
         if kind.is_file() {
-            let stored = put(store, &path, &mut entry)?;
+            let stored = put(store, &path, &mut entry).map_err(of_archive(shown))?;
             contents.files.insert(path, stored);
         } else if let (true, Ok(Some(target))) = (kind.is_symlink() || kind.is_hard_link(), entry.link_name()) {
             let base = if kind.is_symlink() { path.parent().unwrap_or(Path::new("")) } else { Path::new("") };
@@ -293,7 +306,10 @@ fn directory(store: &Store, dir: &Path) -> Result<Contents, ImageError> {
         };
         let stored = match known {
             Some(known) => known,
-            None => put(store, name, &mut fs::File::open(entry.path()).map_err(ImageError::io("open", entry.path()))?)?,
+            None => {
+                let mut file = fs::File::open(entry.path()).map_err(ImageError::io("open", entry.path()))?;
+                put(store, name, &mut file).map_err(of_archive(dir))?
+            }
         };
         contents.files.insert(name.to_owned(), stored);
     }

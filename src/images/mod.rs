@@ -15,7 +15,7 @@ mod transfer;
 mod unpack;
 
 pub use error::ImageError;
-pub use inspect::{HistoryLine, Inspection};
+pub use inspect::{HistoryLine, Inspection, Summary};
 pub use load::Loaded;
 pub use publish::Published;
 pub use run::Program;

@@ -193,6 +193,14 @@ pub enum DefinitionError {
 }
 
 impl Definition {
+    /// Reads a marshalled definition; [`Definition::graph`] says whether it makes sense.
+    ///
+    /// # Errors
+    /// For bytes that are none.
+    pub fn decode(bytes: &[u8]) -> Result<Self, prost::DecodeError> {
+        Ok(Self { pb: PbDefinition::decode(bytes)? })
+    }
+
     /// Whether it stands for an empty tree.
     #[must_use]
     pub fn is_scratch(&self) -> bool {

@@ -34,6 +34,21 @@ pub fn to_json(definition: &Definition) -> Result<Value, DefinitionError> {
     Ok(json!({"def": def, "metadata": metadata, "source": source}))
 }
 
+/// A line of JSON for each operation: `Op`, `Digest` and `OpMetadata`, as `buildctl debug dump-llb` prints them (SPEC C1.16).
+///
+/// # Errors
+/// [`DefinitionError::Decode`] for bytes that are no operation.
+pub fn to_lines(definition: &Definition) -> Result<String, DefinitionError> {
+    let mut out = String::new();
+    for (index, bytes) in definition.pb.def.iter().enumerate() {
+        let op = Op::decode(bytes.as_slice()).map_err(|source| DefinitionError::Decode { index, source })?;
+        let digest = Digest::sha256(bytes).to_string();
+        let metadata = definition.pb.metadata.get(&digest).map_or_else(|| json!({}), metadata_json);
+        out.push_str(&format!("{}\n", json!({"Op": op_json(&op), "Digest": digest, "OpMetadata": metadata})));
+    }
+    Ok(out)
+}
+
 /// An object that is filled member by member; a member with its default value is left out.
 #[derive(Default)]
 struct Object(Map<String, Value>);

@@ -1,11 +1,12 @@
 //! Layer 2: LLB, the build graph, wire-compatible with BuildKit's `pb` package (SPEC C1).
 //!
 //! Plain data: equal input gives equal bytes. [`op`] has the operations, [`definition`] the graph and how it is
-//! built and read back, [`json`] shows one as BuildKit's JSON, [`steps`] as provenance tells it, [`host`] what a
+//! built and read back, [`dot`] draws one, [`json`] shows one as BuildKit's JSON, [`steps`] as provenance tells it, [`host`] what a
 //! front end may ask of the builder, [`gateway`] what one says that is a program of its own, [`policy`] which sources it may have, [`strict`] what of a
 //! definition from elsewhere has no meaning. Executing a graph is `solver`'s business.
 
 pub mod definition;
+pub mod dot;
 #[cfg(test)]
 pub(crate) mod dump;
 pub mod gateway;

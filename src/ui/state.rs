@@ -15,6 +15,8 @@ const LINE: usize = 2048;
 #[derive(Debug, Clone)]
 pub(super) struct Vertex {
     pub(super) name: String,
+    /// What it builds on.
+    pub(super) inputs: Vec<Digest>,
     pub(super) started: Option<SystemTime>,
     pub(super) completed: Option<SystemTime>,
     pub(super) outcome: Option<Outcome>,
@@ -72,11 +74,12 @@ impl State {
     pub(super) fn take(&mut self, event: &Event) {
         self.begun.get_or_insert_with(SystemTime::now);
         match event {
-            Event::Vertex { id, name, .. } => {
+            Event::Vertex { id, name, inputs } => {
                 if !self.vertices.contains_key(id) {
                     self.order.push(id.clone());
                     let vertex = Vertex {
                         name: name.clone(),
+                        inputs: inputs.clone(),
                         started: None,
                         completed: None,
                         outcome: None,

@@ -8,8 +8,6 @@ mod process;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use prost::Message as _;
-
 use super::policy::Gate;
 use super::{BuildError, BuildRequest, Builder, DockerfileAt, Host, Inputs, MainContext};
 use crate::attest::Material;
@@ -20,7 +18,6 @@ use crate::frontend::gateway::{Answer, Attested, GatewayHost as _};
 use crate::frontend::remote::without_credentials;
 use crate::frontend::{FrontendError, FrontendResult, ImageFrontEnd};
 use crate::llb::Definition;
-use crate::llb::definition::PbDefinition;
 use crate::oci::{History, Platform};
 use crate::solver::Solver;
 
@@ -74,10 +71,10 @@ impl Job<'_> {
     /// Takes a definition for what a front end makes (SPEC S2.22, C1.01). It may have what a front end may have.
     pub(super) async fn given(&self, definition: &[u8]) -> Result<Fronts, BuildError> {
         let fail = |text: String| FrontendError::outside(FaultKind::Input, text, None);
-        let pb = PbDefinition::decode(definition)
+        let definition = Definition::decode(definition)
             .map_err(|e| fail(format!("what is on standard input is no definition: {e}")))?;
         let host = FrontHost::new(self, self.layouts().await?);
-        let admitted = host.admit(Definition { pb }).await;
+        let admitted = host.admit(definition).await;
         let solved = admitted.map_err(|status| match host.failure_in(&status.message) {
             Some(failure) => BuildError::Solve(failure),
             None => fail(status.message).into(),

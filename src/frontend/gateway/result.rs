@@ -174,6 +174,7 @@ impl Found<'_> {
             base_config,
             epoch,
             warnings: Vec::new(),
+            notices: Vec::new(),
         };
         let attestations = attestations.iter().filter(|one| one.platform == self.id).cloned().collect();
         Ok(Made { result, attestations })
