@@ -37,7 +37,7 @@ use crate::frontend::{
 use crate::llb::host::RESOLVE_MODE;
 use crate::llb::op::{Kind, NetMode, SecurityMode, SourceOp};
 use crate::llb::{FrontendHost, Graph, HostError, ResolveMode, ResolvedImage, SourcePolicy};
-use crate::oci::Platform;
+use crate::oci::{Descriptor, Platform};
 use crate::registry::Client;
 use crate::solver::{ContextDir, Environment, KeptFailure, Secrets, SolveError, Solver, Visit};
 use crate::source::Sources;
@@ -153,6 +153,8 @@ pub struct BuildReport {
     pub provenance: Vec<(Platform, serde_json::Value)>,
     /// All that is known of each platform's result, for the record of the build (SPEC B8.07).
     pub statements: Vec<(Platform, Statement)>,
+    /// The document of the last cache that was written to a registry or a layout (SPEC C3.21).
+    pub cache: Option<Descriptor>,
 }
 
 /// Why a build failed.
@@ -280,7 +282,7 @@ impl Builder {
             epoch,
             threads: self.threads,
         };
-        let report = loop {
+        let mut report = loop {
             let made = self.deliver(request, solver, &graphs, &fronts, began, &context).await;
             match made {
                 // A layer that a cache promised: the result is made again without it.
@@ -289,7 +291,7 @@ impl Builder {
             }
         };
         solver.end_imports().await;
-        self.export_caches(exports, solver, &graphs, &context).await?;
+        report.cache = self.export_caches(exports, solver, &graphs, &context).await?;
         Ok(report)
     }
 
@@ -410,7 +412,7 @@ impl Builder {
         }
         let multi = request.multi_platform || request.platforms.len() > 1;
         let exports = exporter::export(context, &BuildResult { images, multi }, &request.outputs).await?;
-        Ok(BuildReport { id: request.id.clone(), exports, provenance, statements })
+        Ok(BuildReport { id: request.id.clone(), exports, provenance, statements, cache: None })
     }
 
     /// Waits for `work`, and stops it early if a registry says that the push at the end will not be allowed.

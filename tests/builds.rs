@@ -24,7 +24,7 @@ fn inspect(bench: &Bench, build: &str) -> Value {
 #[test]
 fn b8_06_builds_are_listed_filtered_and_inspected() {
     let bench = Bench::new();
-    bench.rbuild(&["builds", "inspect"]).fails(2, &["no build is known yet", "recorded as they run"]);
+    bench.rbuild(&["builds", "inspect"]).fails(2, &["no build is known yet", "every build leaves a record"]);
     bench.rbuild(&["builds", "rm", "x"]).fails(2, &["there is no build \"x\": none is known yet"]);
     bench.rbuild(&["debug"]).fails(2, &["there is no failed step"]);
     assert!(rows(&bench, &[]).is_empty());

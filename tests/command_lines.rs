@@ -47,7 +47,7 @@ const LINES: &[(&str, &[After])] = &[
     ("docker buildx build --iidfile out/iid --tag HOST/gha:1 --tag HOST/gha:latest --metadata-file out/gha.json --push .",
         &[Pushed("gha:1"), Pushed("gha:latest"), File("out/iid"), Keys("out/gha.json", &["buildx.build.provenance", "containerimage.digest", "containerimage.descriptor", "image.name", "buildx.build.ref"])]),
     ("docker buildx build --builder builder-8a2c --cache-from type=registry,ref=HOST/gha:cache --cache-to type=registry,ref=HOST/gha:cache,mode=max --file Dockerfile --label org.opencontainers.image.revision=abc --platform linux/amd64,linux/arm64 --provenance false --sbom=false --secret id=GIT_AUTH_TOKEN,src=token --tag HOST/multi:1 --metadata-file out/multi.json --push .",
-        &[Index("multi:1", 2), Pushed("gha:cache"), Keys("out/multi.json", &["containerimage.digest", "image.name"])]),
+        &[Index("multi:1", 2), Pushed("gha:cache"), Keys("out/multi.json", &["cache.manifest", "containerimage.digest", "image.name"])]),
     ("docker buildx build --platform linux/amd64 --output type=image,name=HOST/bydigest,push-by-digest=true,name-canonical=true,push=true --metadata-file out/d.json .", &[Keys("out/d.json", &["containerimage.digest"])]),
     ("docker buildx build --output type=docker,dest=out/image.tar --tag myimage:latest .", &[File("out/image.tar")]),
     ("docker buildx build --annotation manifest:org.opencontainers.image.title=x --attest type=provenance,disabled=true --push --tag HOST/annotated:1 .", &[Pushed("annotated:1")]),

@@ -107,7 +107,9 @@ fn b8_15_broken_archives_are_refused_and_leave_no_name() {
     bytes[at] = b'L';
     std::fs::write(&archive, &bytes).unwrap();
     let other = Bench::new();
-    other.rbuild(&["load", "-i", archive.to_str().unwrap()]).fails(4, &["cannot load", "digest mismatch"]);
+    other
+        .rbuild(&["load", "-i", archive.to_str().unwrap()])
+        .fails(4, &["cannot load", "it is damaged", "digest mismatch"]);
     std::fs::write(&archive, "nonsense").unwrap();
     other.rbuild(&["load", "-i", archive.to_str().unwrap()]).fails(4, &["not an image archive"]);
     other
@@ -153,6 +155,9 @@ fn b8_15_lists_details_and_names() {
     bench.rbuild(&["images", "--filter", "since=app:9"]).fails(2, &["there is no image \"app:9\""]);
     assert_eq!(digest(&bench, "app:2"), digest(&bench, "app:1"));
     bench.rbuild(&["inspect", "app:3"]).fails(2, &["there is no image \"app:3\"", "did you mean app:"]);
+    // A digest that is two names is not taken for both, and of several names all are there or none goes.
+    bench.rbuild(&["rm", &id[7..19]]).fails(2, &["has several names: app:1, app:2", "--force"]);
+    bench.rbuild(&["rm", "app:2", "app:9"]).fails(2, &["app:9"]);
     assert_eq!(bench.rbuild(&["rm", "app:2"]).ok().stdout, "untagged: app:2\n");
     bench.rbuild(&["rm", "app:2"]).fails(2, &["app:2"]);
     bench.rbuild(&["rmi", &digest(&bench, "app:1")]).ok();

@@ -253,6 +253,46 @@ fn compressions_and_media_types() {
     assert_eq!(types(&docker), ["gzip", "gzip"]);
 }
 
+// SPEC C9.13: what was made to be pulled piece by piece is pulled as a whole.
+#[test]
+fn c9_13_images_for_lazy_pulling_are_bases_like_others() {
+    let registry = FakeRegistry::start();
+    let bench = Bench::new();
+    bench.file("dir/f", &"payload ".repeat(4000)).dockerfile("FROM scratch\nCOPY dir /dir\n");
+    for compression in ["estargz", "zstd"] {
+        let name = format!("{}/lazy:{compression}", registry.host());
+        bench
+            .build(&["-t", &name, "-o", &format!("type=registry,compression={compression},force-compression=true")])
+            .ok();
+        let other = Bench::new();
+        other.dockerfile(&format!("FROM {name} AS lazy\nFROM scratch\nCOPY --from=lazy /dir /\n"));
+        let image = other.build_image(&[]);
+        assert_eq!((image.text("f"), image.top()), ("payload ".repeat(4000), vec!["f".into()]), "{compression}");
+    }
+}
+
+// SPEC C9.14: without steps an image for Windows can be put together; that Windows does not run it is said.
+#[test]
+fn c9_14_images_for_windows_are_put_together_and_run_no_steps() {
+    let bench = Bench::new();
+    bench.file("a.exe", "MZ").dockerfile("FROM scratch\nCOPY a.exe a.exe\nCMD [\"a.exe\"]\n");
+    let tar = bench.path("w.tar");
+    let output = format!("type=oci,dest={}", tar.display());
+    let said = bench.build(&["--platform", "windows/amd64", "-o", &output]).ok().stderr;
+    assert!(said.contains("layers for windows/amd64 are written as for Linux"), "{said}");
+    let image = Image::open_tar(&tar);
+    assert_eq!((image.config["os"].as_str(), image.text("a.exe")), (Some("windows"), "MZ".into()));
+    bench.dockerfile("FROM scratch\nCOPY a.exe a.exe\nRUN a.exe\n");
+    let said = bench
+        .build(&["--platform", "windows/amd64"])
+        .fails(10, &["runtime execution on platform windows/amd64 not supported"]);
+    assert!(
+        said.stderr.contains("no other operating system") && said.stderr.contains("keep RUN on Linux"),
+        "{}",
+        said.stderr
+    );
+}
+
 // SPEC B3.09, C6.16: nothing is published before every output is ready, and old files stay as they were.
 #[test]
 fn a_failed_output_leaves_the_others_as_they_were() {

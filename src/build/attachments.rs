@@ -121,6 +121,7 @@ mod tests {
             exports: vec![export.clone(), export],
             provenance: Vec::new(),
             statements: vec![(platform, full)],
+            cache: None,
         };
         let all = attachments(&report);
         assert_eq!(all.len(), 5, "two outputs of one image");

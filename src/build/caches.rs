@@ -23,7 +23,7 @@ use crate::exporter::cache::{self, CacheTarget};
 use crate::exporter::mounts::{self, WantedMount};
 use crate::llb::Graph;
 use crate::llb::op::Kind;
-use crate::oci::ImageConfig;
+use crate::oci::{Descriptor, ImageConfig};
 use crate::solver::{LoadingImports, LoadingMounts, SavedMounts, Solver};
 
 /// How long reading a cache may take, all in all.
@@ -80,15 +80,16 @@ impl Builder {
         request.cache_to.iter().filter_map(write).collect()
     }
 
-    /// Writes the caches. A failure is an error unless it is to be ignored; the outputs are safe in any case.
+    /// Writes the caches. A failure is an error unless it is to be ignored; the outputs are safe in any case. Gives the
+    /// document of the last one that has one.
     pub(super) async fn export_caches(
         &self,
         exports: Vec<(&ExportSpec, Writable)>,
         solver: &Arc<Solver>,
         graphs: &[Arc<Graph>],
         context: &ExportContext<'_>,
-    ) -> Result<(), BuildError> {
-        let mut solved = None;
+    ) -> Result<Option<Descriptor>, BuildError> {
+        let (mut solved, mut document) = (None, None);
         for (spec, writable) in exports {
             let graph = match &mut solved {
                 Some(graph) => graph,
@@ -99,15 +100,16 @@ impl Builder {
             let mut exported = cache::export(context, graph, &target, checked).await;
             if exported.is_ok() && !spec.mounts.is_none() {
                 let wanted = wanted_mounts(spec, solver, graphs);
-                exported = mounts::export(context, target.backend.as_ref(), &wanted, spec.mounts_cap).await;
+                let mounts = mounts::export(context, target.backend.as_ref(), &wanted, spec.mounts_cap).await;
+                exported = mounts.and(exported);
             }
             match exported {
-                Ok(()) => {}
+                Ok(written) => document = written.or(document),
                 Err(error) if spec.options.ignore_error => self.events.warning(error.to_string()),
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(())
+        Ok(document)
     }
 
     /// What reads (`hasty`) or writes a cache; `None` for the inline one, which is written with the image.

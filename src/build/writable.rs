@@ -137,7 +137,7 @@ mod tests {
     use tokio::sync::Semaphore;
 
     use super::*;
-    use crate::cache::backend::{CacheBlob, Moved};
+    use crate::cache::backend::{CacheBlob, Moved, Written};
     use crate::cache::config::CacheConfig;
     use crate::cache::import::Import;
     use crate::registry::Progress;
@@ -163,8 +163,8 @@ mod tests {
             Ok(Moved::Nothing)
         }
 
-        async fn publish(&self, _: CacheConfig, _: &[CacheBlob]) -> Result<String, CacheError> {
-            Ok(String::new())
+        async fn publish(&self, _: CacheConfig, _: &[CacheBlob]) -> Result<Written, CacheError> {
+            Ok(Written { name: String::new(), document: None })
         }
 
         async fn probe(&self) -> Result<(), CacheError> {

@@ -127,7 +127,7 @@ pub enum Command {
         /// Names, or beginnings of digests
         #[arg(required = true)]
         images: Vec<String>,
-        /// An image that is not there is no failure
+        /// An image that is not there is no failure; a digest takes all names of its image away
         #[arg(short, long)]
         force: bool,
     },

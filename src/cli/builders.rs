@@ -88,18 +88,26 @@ fn platforms() -> String {
     Platform::host().to_string()
 }
 
+/// What tools take for the version of BuildKit, wherever they look.
+fn buildkit() -> String {
+    format!("v{BUILDKIT_LEVEL}+rbuild-{}", env!("CARGO_PKG_VERSION"))
+}
+
 fn list(format: &str) -> Result<u8, Failure> {
     match format {
-        "table" => super::print(&format!(
-            "NAME/NODE      DRIVER/ENDPOINT   STATUS    BUILDKIT   PLATFORMS\n{NAME}*        built-in\n \\_ {NAME}0    \\_ none           running   {}      {}\n",
-            env!("CARGO_PKG_VERSION"),
-            platforms(),
-        )),
+        "table" => {
+            let row = |cells: [&str; 5]| cells.map(ToOwned::to_owned).to_vec();
+            super::print(&table::columns(&[
+                row(["NAME/NODE", "DRIVER/ENDPOINT", "STATUS", "BUILDKIT", "PLATFORMS"]),
+                row([&format!("{NAME}*"), "built-in", "", "", ""]),
+                row([&format!(" \\_ {NAME}0"), " \\_ none", "running", &buildkit(), &platforms()]),
+            ]))
+        }
         _ => {
             let builder = serde_json::json!({
                 "Name": NAME, "Driver": "built-in", "Current": true, "Dynamic": false, "DriverEndpoint": "none",
-                "Status": "running", "Buildkit": env!("CARGO_PKG_VERSION"), "Platforms": [platforms()], "Error": "",
-                "Nodes": [{"Name": format!("{NAME}0"), "Status": "running", "Platforms": [platforms()], "Version": env!("CARGO_PKG_VERSION")}],
+                "Status": "running", "Buildkit": buildkit(), "Platforms": [platforms()], "Error": "",
+                "Nodes": [{"Name": format!("{NAME}0"), "Status": "running", "Platforms": [platforms()], "Version": buildkit()}],
             });
             super::print(&table::rows(format, &[], Vec::new(), &[builder])?)
         }
@@ -110,8 +118,8 @@ fn list(format: &str) -> Result<u8, Failure> {
 fn inspection(name: &str, store: &Path) -> String {
     format!(
         "Name:          {name}\nDriver:        built-in\n\nNodes:\nName:                  {name}0\nEndpoint:              built-in\n\
-         Status:                running\nBuildKit version:      v{BUILDKIT_LEVEL}+rbuild-{}\nPlatforms:             {}\nLabels:\n store: {}\n",
-        env!("CARGO_PKG_VERSION"),
+         Status:                running\nBuildKit version:      {}\nPlatforms:             {}\nLabels:\n store: {}\n",
+        buildkit(),
         platforms(),
         store.display(),
     )

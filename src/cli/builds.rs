@@ -77,7 +77,7 @@ pub(super) fn find<'a>(records: &'a [BuildRecord], reference: &str) -> Result<&'
             reference => format!("there is no build \"{reference}\": none is known yet"),
         };
         return Err(usage(message)
-            .hint("builds are recorded as they run; records go after two days, or with `rbuild builds rm`"));
+            .hint("every build leaves a record as it runs; old ones go, and those that `rbuild builds rm` names"));
     }
     if let Some(offset) = reference.strip_prefix('^') {
         let offset: usize =

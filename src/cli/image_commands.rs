@@ -166,8 +166,12 @@ pub(super) fn tag(inside: &Inside, image: &str, target: &str) -> Result<u8, Fail
 
 pub(super) fn rm(inside: &Inside, names: &[String], force: bool) -> Result<u8, Failure> {
     let (images, _lease) = open(inside, Events::none())?;
+    // All or nothing: a misspelt name is seen before others are gone.
+    for name in names.iter().filter(|_| !force) {
+        images.find(name).map_err(|e| failure(&e))?;
+    }
     for name in names {
-        match images.remove(name) {
+        match images.remove(name, force) {
             Err(error @ ImageError::NotFound { .. }) if force => drop(writeln!(std::io::stderr(), "notice: {error}")),
             gone => gone
                 .map_err(|e| failure(&e))?

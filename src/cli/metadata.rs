@@ -1,4 +1,4 @@
-//! `--metadata-file` (SPEC B2.16).
+//! `--metadata-file` (SPEC B2.16, C3.21).
 
 use std::collections::BTreeMap;
 
@@ -48,6 +48,10 @@ pub(super) fn metadata(report: &BuildReport, provenance: Option<Mode>, warnings:
             map.insert("image.name", export.names.join(",").into());
         }
     }
+    if let Some(cache) = &report.cache {
+        // A text, as buildx has it: BuildKit hands it on as JSON that is not encoded again.
+        map.insert("cache.manifest", serde_json::to_string(cache).unwrap_or_default().into());
+    }
     if !warnings.is_empty() {
         map.insert("buildx.build.warnings", warnings.iter().map(warning).collect());
     }
@@ -88,15 +92,34 @@ mod tests {
     #[test]
     fn the_file_of_one_image() {
         let exports = vec![export(media_type::OCI_MANIFEST, Some("config"), &["r.example/a:1", "r.example/b:2"])];
-        let report = BuildReport { id: "abc".into(), exports, provenance: Vec::new(), statements: Vec::new() };
+        let report =
+            BuildReport { id: "abc".into(), exports, provenance: Vec::new(), statements: Vec::new(), cache: None };
         insta::assert_snapshot!("metadata_of_one_image", metadata(&report, None, &[]));
+    }
+
+    // What BuildKit's exporters of caches answer is JSON in a text (SPEC C3.21).
+    #[test]
+    fn c3_21_the_document_of_a_cache_is_a_text() {
+        let document = Descriptor::of_bytes(media_type::OCI_INDEX, b"cache");
+        let report = BuildReport {
+            id: "abc".into(),
+            exports: Vec::new(),
+            provenance: Vec::new(),
+            statements: Vec::new(),
+            cache: Some(document.clone()),
+        };
+        let value: Value = serde_json::from_str(&metadata(&report, None, &[])).expect("JSON");
+        let told: Value = serde_json::from_str(value["cache.manifest"].as_str().expect("a text")).expect("JSON");
+        assert_eq!((&told["digest"], &told["size"]), (&json!(document.digest), &json!(5)));
+        assert_eq!(value.get("containerimage.digest"), None);
     }
 
     #[test]
     fn an_index_has_no_config() {
         let exports =
             vec![export(media_type::OCI_MANIFEST, Some("config"), &[]), export(media_type::OCI_INDEX, None, &[])];
-        let report = BuildReport { id: "abc".into(), exports, provenance: Vec::new(), statements: Vec::new() };
+        let report =
+            BuildReport { id: "abc".into(), exports, provenance: Vec::new(), statements: Vec::new(), cache: None };
         let value: Value = serde_json::from_str(&metadata(&report, None, &[])).expect("JSON");
         assert_eq!(value.get("containerimage.config.digest"), None);
         assert_eq!(value["containerimage.descriptor"]["mediaType"], media_type::OCI_INDEX);

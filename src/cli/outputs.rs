@@ -63,17 +63,24 @@ const ARCHITECTURES: &[&str] = &[
     "mips64le", "wasm",
 ];
 
-/// An architecture that nobody knows is allowed, as BuildKit allows it, and most likely a mistake.
-pub(super) fn unknown_architectures(platforms: &[Platform]) -> Vec<String> {
-    let unknown = platforms.iter().filter(|platform| !ARCHITECTURES.contains(&platform.architecture.as_str()));
+/// What is to be known of platforms that are allowed, as BuildKit allows them, and most likely not what is meant: of
+/// architectures that nobody knows, and of Windows, which wants its layers in a form of its own (SPEC C9.14).
+pub(super) fn odd_platforms(platforms: &[Platform]) -> Vec<String> {
     let names = ARCHITECTURES.iter().chain(&["x86_64", "aarch64"]);
-    unknown
-        .map(|platform| {
-            let name = &platform.architecture;
+    let said = |platform: &Platform| {
+        let name = &platform.architecture;
+        if !ARCHITECTURES.contains(&name.as_str()) {
             let hint = did_you_mean(name, names.clone());
-            format!("no architecture is known as {name}{hint}: the image will say that it is for {platform}")
+            return Some(format!(
+                "no architecture is known as {name}{hint}: the image will say that it is for {platform}"
+            ));
+        }
+        let windows = platform.os == "windows";
+        windows.then(|| {
+            format!("layers for {platform} are written as for Linux: Windows itself does not run such an image")
         })
-        .collect()
+    };
+    platforms.iter().filter_map(said).collect()
 }
 
 /// Whether outputs show several platforms: if there are several, or if `BUILDKIT_MULTI_PLATFORM` says so (SPEC A4.17).

@@ -202,7 +202,7 @@ impl BuildSettings {
             options.no_cache = NoCache::All;
         }
         let platforms = outputs::platforms(args)?;
-        notices.extend(outputs::unknown_architectures(&platforms));
+        notices.extend(outputs::odd_platforms(&platforms));
         let multi_platform = outputs::multi_platform(&options, platforms.len())?;
         let asked = attest::asked(args, &options.build_args, &variable)?;
         // A question has no result to put anywhere (A10.26); the flags are still read for mistakes.

@@ -158,6 +158,13 @@ impl Emulators {
         images: &ImageSource,
         store: &Store,
     ) -> Result<Option<String>, NoEmulator> {
+        if platform.os != "linux" {
+            return Err(NoEmulator {
+                reason: "it runs programs of no other operating system".into(),
+                hint: "keep RUN on Linux (FROM --platform=$BUILDPLATFORM …); for other systems images are put together with COPY alone"
+                    .into(),
+            });
+        }
         let architecture = platform.architecture.as_str();
         let refusal = self.refusal();
         let no = |reason: String| NoEmulator { reason, hint: emulation::remedy(platform, refusal.is_none()) };

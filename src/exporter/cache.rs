@@ -13,8 +13,8 @@ use crate::base::{DiffId, Digest};
 use crate::cache::backend::{CacheBackend, CacheBlob, CacheError, ExportOptions, Moved};
 use crate::cache::config::{CacheConfig, ConfigLayer, INLINE_KEY};
 use crate::cache::graph::{ExportGraph, ExportResult};
-use crate::oci::ImageConfig;
 use crate::oci::media_type::Family;
+use crate::oci::{Descriptor, ImageConfig};
 use crate::registry::Progress;
 use crate::store::LayerId;
 
@@ -71,7 +71,7 @@ pub fn inline(config: &mut ImageConfig, graph: Option<&ExportGraph>) {
     }
 }
 
-/// Writes one cache, if what was `checked` of it allows that.
+/// Writes one cache, if what was `checked` of it allows that. Gives its document, where it has one.
 ///
 /// # Errors
 /// See [`CacheExportError`]; the cache is what it was then.
@@ -80,7 +80,7 @@ pub async fn export(
     graph: &ExportGraph,
     target: &CacheTarget,
     checked: Result<(), CacheError>,
-) -> Result<(), CacheExportError> {
+) -> Result<Option<Descriptor>, CacheExportError> {
     let name = format!("exporting cache to {}", target.backend.title());
     let id = Digest::sha256(&name);
     context.events.vertex(&id, name, Vec::new());
@@ -90,7 +90,7 @@ pub async fn export(
         Err(source) => Err(CacheExportError::Backend { title: target.backend.title(), source }),
     };
     match &outcome {
-        Ok(()) => context.events.completed(&id, Outcome::Done),
+        Ok(_) => context.events.completed(&id, Outcome::Done),
         Err(error) => context.events.completed(&id, Outcome::Failed(error.to_string())),
     }
     outcome
@@ -101,11 +101,11 @@ async fn write(
     graph: &ExportGraph,
     target: &CacheTarget,
     id: &Digest,
-) -> Result<(), CacheExportError> {
+) -> Result<Option<Descriptor>, CacheExportError> {
     let results = graph.results(target.options.everything);
     if results.is_empty() {
         context.events.progress(id, "skipping cache export for empty result", 0, None, true);
-        return Ok(());
+        return Ok(None);
     }
     let (layers, tops) = arrange(&results);
     let jobs = layers.iter().map(|layer| blob(context, &layer.chain, &target.options, id));
@@ -130,10 +130,11 @@ async fn write(
             annotations: None,
         })
         .collect();
-    let name = target.backend.publish(config, &blobs).await.map_err(fail)?;
+    let written = target.backend.publish(config, &blobs).await.map_err(fail)?;
+    let name = written.name;
     let what = format!("{} results, {} layers, written to {name}", results.len(), blobs.len());
     context.events.progress(id, what, bytes, Some(bytes), true);
-    Ok(())
+    Ok(written.document)
 }
 
 /// A layer on top of another one, as configs list them.

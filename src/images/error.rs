@@ -28,6 +28,14 @@ pub enum ImageError {
         /// As asked for.
         name: String,
     },
+    /// A digest stands for more than is meant to go, perhaps.
+    #[error("\"{image}\" has several names: {names}", names = names.join(", "))]
+    SeveralNames {
+        /// As asked for.
+        image: String,
+        /// What it is called.
+        names: Vec<String>,
+    },
     /// Some content is neither here nor in a registry that is known to have it.
     #[error("{what} {digest} is not in the store")]
     Incomplete {
@@ -93,7 +101,11 @@ impl ImageError {
     #[must_use]
     pub fn kind(&self) -> FaultKind {
         match self {
-            Self::NotFound { .. } | Self::Ambiguous { .. } | Self::Usage(_) | Self::NoArchive(_) => FaultKind::Usage,
+            Self::NotFound { .. }
+            | Self::Ambiguous { .. }
+            | Self::SeveralNames { .. }
+            | Self::Usage(_)
+            | Self::NoArchive(_) => FaultKind::Usage,
             Self::Archive { .. } => FaultKind::Input,
             Self::Incomplete { .. } | Self::Document { .. } => FaultKind::Store,
             Self::Io(e) => e.kind(),
@@ -114,6 +126,7 @@ impl ImageError {
             Self::NotFound { near: Some(near), .. } => Some(format!("did you mean {near}?")),
             Self::NotFound { near: None, .. } => Some("`rbuild images` lists what is there".into()),
             Self::Ambiguous { .. } => Some("give more of the digest".into()),
+            Self::SeveralNames { .. } => Some("name those to take away, or give --force for all of them".into()),
             Self::Incomplete { .. } => Some("pull or build the image again".into()),
             Self::Foreign(_, why) => Some(why.hint.clone()),
             Self::Store(e) => e.hint(),

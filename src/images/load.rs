@@ -257,7 +257,7 @@ fn put(store: &Store, path: &Path, reader: &mut dyn Read) -> Result<(Digest, u64
 fn of_archive(shown: &Path) -> impl Fn(ImageError) -> ImageError {
     move |error| match error {
         ImageError::Store(e @ StoreError::DigestMismatch { .. }) => {
-            ImageError::Archive { path: shown.to_owned(), reason: e.to_string() }
+            ImageError::Archive { path: shown.to_owned(), reason: format!("it is damaged: {e}") }
         }
         other => other,
     }

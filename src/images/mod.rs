@@ -98,20 +98,25 @@ impl Images {
         Ok(self.store.tag_image(name, image)?)
     }
 
-    /// Takes names away. By a digest, all names of that image go.
+    /// Takes a name away. By a digest, the name of that image goes; several only with `force`.
     ///
     /// # Errors
-    /// If there is no such image, or the store cannot be written.
-    pub fn remove(&self, name: &str) -> Result<Vec<String>, ImageError> {
+    /// If there is no such image, it has several names, or the store cannot be written.
+    pub fn remove(&self, name: &str, force: bool) -> Result<Vec<String>, ImageError> {
         if let Ok(reference) = name.parse::<Reference>()
             && self.store.untag_image(&reference)?
         {
             return Ok(vec![reference.familiar()]);
         }
         let descriptor = self.find(name)?;
+        let same = self.store.images()?.into_iter().filter(|i| i.descriptor.digest == descriptor.digest);
+        let names: Vec<Reference> = same.filter_map(|record| record.name.parse().ok()).collect();
+        if names.len() > 1 && !force {
+            let names = names.iter().map(Reference::familiar).collect();
+            return Err(ImageError::SeveralNames { image: name.to_owned(), names });
+        }
         let mut removed = Vec::new();
-        for record in self.store.images()?.into_iter().filter(|i| i.descriptor.digest == descriptor.digest) {
-            let Ok(reference) = record.name.parse::<Reference>() else { continue };
+        for reference in names {
             if self.store.untag_image(&reference)? {
                 removed.push(reference.familiar());
             }

@@ -21,7 +21,7 @@ use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
 use super::document::{annotated, parse_config};
-use super::{CacheBackend, CacheBlob, CacheError, Moved};
+use super::{CacheBackend, CacheBlob, CacheError, Moved, Written};
 use crate::base::Digest;
 use crate::cache::config::CacheConfig;
 use crate::cache::import::{Import, Place};
@@ -479,7 +479,7 @@ impl CacheBackend for GhaCache {
         Ok(if new { Moved::Bytes(blob.descriptor.size) } else { Moved::Nothing })
     }
 
-    async fn publish(&self, config: CacheConfig, blobs: &[CacheBlob]) -> Result<String, CacheError> {
+    async fn publish(&self, config: CacheConfig, blobs: &[CacheBlob]) -> Result<Written, CacheError> {
         let json = annotated(config, blobs).to_json();
         let writable = self.inner.scopes.iter().find(|(_, permission)| permission & WRITE != 0);
         let scope = writable.map_or("", |(scope, _)| scope.as_str());
@@ -493,7 +493,7 @@ impl CacheBackend for GhaCache {
             let content = Content { size: json.len() as u64, source, progress: &progress };
             let name = format!("{key}#{number}");
             if self.create(&name, &content).await? {
-                return Ok(name);
+                return Ok(Written { name, document: None });
             }
         }
         Err(CacheError::new(format!("too many others write {key}")))

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 
 use super::document::{Found, examine, mounts_document, mounts_manifest, parse_config, read_image_config};
-use super::{CacheBackend, CacheBlob, CacheError, DocumentForm, MountPlace, Moved};
+use super::{CacheBackend, CacheBlob, CacheError, DocumentForm, MountPlace, Moved, Written};
 use crate::base::Digest;
 use crate::base::file::write_atomic;
 use crate::cache::config::{CONFIG_TYPE, CacheConfig};
@@ -193,12 +193,13 @@ impl Inner {
         Ok(Moved::Bytes(done))
     }
 
-    fn publish(&self, config: &CacheConfig, blobs: &[CacheBlob]) -> Result<String, CacheError> {
+    fn publish(&self, config: &CacheConfig, blobs: &[CacheBlob]) -> Result<Written, CacheError> {
         self.begin()?;
         let config = self.keep(CONFIG_TYPE, &config.to_json())?;
         let (descriptor, document) = self.form.document(&config, blobs);
         self.keep(&descriptor.media_type, &document)?;
-        self.name(self.tag()?.to_owned(), descriptor)
+        let name = self.name(self.tag()?.to_owned(), descriptor.clone())?;
+        Ok(Written { name, document: Some(descriptor) })
     }
 
     fn publish_mounts(&self, document: &[u8], packs: &[Descriptor]) -> Result<String, CacheError> {
@@ -335,7 +336,7 @@ impl CacheBackend for LocalCache {
         self.blocking(move |inner| inner.put(&blob, &progress)).await
     }
 
-    async fn publish(&self, config: CacheConfig, blobs: &[CacheBlob]) -> Result<String, CacheError> {
+    async fn publish(&self, config: CacheConfig, blobs: &[CacheBlob]) -> Result<Written, CacheError> {
         let blobs = blobs.to_vec();
         self.blocking(move |inner| inner.publish(&config, &blobs)).await
     }
@@ -399,7 +400,7 @@ mod tests {
         LocalCache::new(dir.into(), Entry::Tag(tag.into()), DocumentForm::default(), reset)
     }
 
-    async fn export(cache: &LocalCache, blobs: &[CacheBlob]) -> Result<String, CacheError> {
+    async fn export(cache: &LocalCache, blobs: &[CacheBlob]) -> Result<Written, CacheError> {
         for blob in blobs {
             cache.put(blob, &no_progress()).await?;
         }

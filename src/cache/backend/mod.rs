@@ -77,6 +77,15 @@ pub enum Moved {
     Bytes(u64),
 }
 
+/// A cache that was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// What to call it, for messages.
+    pub name: String,
+    /// Its document, where that is one of a registry or a layout.
+    pub document: Option<Descriptor>,
+}
+
 /// A cache on another machine or in a directory.
 #[async_trait]
 pub trait CacheBackend: Send + Sync {
@@ -95,11 +104,11 @@ pub trait CacheBackend: Send + Sync {
     /// When it cannot be written.
     async fn put(&self, blob: &CacheBlob, progress: &Progress) -> Result<Moved, CacheError>;
 
-    /// Replaces the cache by what `config` says, once every blob of it was put. Gives what to call it, for messages.
+    /// Replaces the cache by what `config` says, once every blob of it was put.
     ///
     /// # Errors
     /// When it cannot be written; the cache is what it was then.
-    async fn publish(&self, config: CacheConfig, blobs: &[CacheBlob]) -> Result<String, CacheError>;
+    async fn publish(&self, config: CacheConfig, blobs: &[CacheBlob]) -> Result<Written, CacheError>;
 
     /// Whether a cache could be written here now. Writes nothing that stays.
     ///

@@ -22,7 +22,7 @@ use url::Url;
 
 use super::document::{annotated, parse_config};
 use super::pace::Paced;
-use super::{CacheBackend, CacheBlob, CacheError, MountPlace, Moved};
+use super::{CacheBackend, CacheBlob, CacheError, MountPlace, Moved, Written};
 use crate::cache::config::CacheConfig;
 use crate::cache::import::{Import, Place};
 use crate::cache::mounts::SUFFIX;
@@ -424,12 +424,12 @@ impl CacheBackend for ObjectCache {
         Ok(Moved::Bytes(blob.descriptor.size))
     }
 
-    async fn publish(&self, config: CacheConfig, blobs: &[CacheBlob]) -> Result<String, CacheError> {
+    async fn publish(&self, config: CacheConfig, blobs: &[CacheBlob]) -> Result<Written, CacheError> {
         let json = Bytes::from(annotated(config, blobs).to_json());
         for name in self.names() {
             self.write(&self.manifest_path(name)?, json.clone()).await?;
         }
-        Ok(self.title())
+        Ok(Written { name: self.title(), document: None })
     }
 
     async fn probe(&self) -> Result<(), CacheError> {

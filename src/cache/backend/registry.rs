@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use async_trait::async_trait;
 
 use super::document::{Found, examine, mounts_document, mounts_manifest, parse_config, read_image_config};
-use super::{CacheBackend, CacheBlob, CacheError, DocumentForm, MountPlace, Moved};
+use super::{CacheBackend, CacheBlob, CacheError, DocumentForm, MountPlace, Moved, Written};
 use crate::base::FaultKind;
 use crate::cache::config::{CONFIG_TYPE, CacheConfig};
 use crate::cache::import::{Import, Place};
@@ -152,7 +152,7 @@ impl CacheBackend for RegistryCache {
         })
     }
 
-    async fn publish(&self, config: CacheConfig, blobs: &[CacheBlob]) -> Result<String, CacheError> {
+    async fn publish(&self, config: CacheConfig, blobs: &[CacheBlob]) -> Result<Written, CacheError> {
         let bytes = config.to_json();
         let config = Descriptor::of_bytes(CONFIG_TYPE, &bytes);
         let source = BlobSource::bytes(bytes.into());
@@ -173,7 +173,7 @@ impl CacheBackend for RegistryCache {
             }
             error
         })?;
-        Ok(format!("{}@{}", self.reference, descriptor.digest))
+        Ok(Written { name: format!("{}@{}", self.reference, descriptor.digest), document: Some(descriptor) })
     }
 
     async fn probe(&self) -> Result<(), CacheError> {

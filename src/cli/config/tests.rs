@@ -194,6 +194,14 @@ fn b4_06_signed_caches_are_refused_by_name() {
     }
 }
 
+// SPEC C5.16: who asks for a network that is watched does not get one that is not.
+#[test]
+fn c5_16_a_watched_network_is_refused_by_name() {
+    let error = parse_as("buildkitd.toml", "proxyNetwork = true\n").map(drop).expect_err("refused");
+    assert!(format!("{error:?}").contains("neither read nor recorded"), "{error:?}");
+    assert!(parse_as("buildkitd.toml", "proxyNetwork = false\n").is_ok());
+}
+
 #[test]
 fn flags_and_variables_go_before_the_file() {
     let parsed = |flags: &[&str]| {
