@@ -190,11 +190,11 @@ impl Config {
             "caches of GitHub's service are neither signed nor verified here",
             "remove the table, and keep a cache that must be trusted in a registry or a bucket with credentials of its own",
         )?;
-        if top.flag("proxyNetwork")? == Some(true) {
-            return Err(top
-                .wrong("proxyNetwork", "the traffic of steps is neither read nor recorded here")
-                .hint("remove the key; `network = \"none\"` in [build] keeps steps from any network"));
-        }
+        top.never(
+            "proxyNetwork",
+            "the traffic of steps is neither read nor recorded here",
+            "remove the key; `network = \"none\"` in [build] keeps steps from any network",
+        )?;
         self.root = top.path("root")?;
         self.isolation = checked(top.text("isolation")?, |rung| worker::pinned(rung).map(drop))?;
         if let Some(found) = top.texts("insecure-entitlements")? {

@@ -237,9 +237,9 @@ impl<'a> Section<'a> {
         usage(format!("{}: {}: {why}", self.reader.path.display(), self.full(key)))
     }
 
-    /// Refuses a key that asks for a protection which is not here, in a `buildkitd.toml` too: to go on without it would be worse.
+    /// Refuses a key that asks for a protection which is not here (unless it says `false`), in a `buildkitd.toml` too: to go on without it would be worse.
     pub(super) fn never(&mut self, key: &str, why: &str, remedy: &str) -> Result<(), Failure> {
-        match self.entries.iter().find(|entry| entry.key == key) {
+        match self.entries.iter().find(|entry| entry.key == key && entry.value.as_bool() != Some(false)) {
             None => Ok(()),
             Some(entry) => {
                 Err(usage(format!("{}: {}: {why}", self.reader.place(entry.at), self.full(key))).hint(remedy))
