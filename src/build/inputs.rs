@@ -162,7 +162,8 @@ impl Builder {
                 return Err(fault(message, "give another one with -f: a path in the context"));
             };
             if text.len() as u64 > MAX_DOCKERFILE {
-                return Err(fault(format!("{name} is larger than 16 MiB"), "is this the Dockerfile?"));
+                let message = format!("Dockerfile exceeds maximum allowed size: {name} is larger than 16 MiB");
+                return Err(fault(message, "is this the Dockerfile?"));
             }
             (inputs.filename, inputs.dockerfile) = (name, text);
         }

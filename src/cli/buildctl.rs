@@ -228,6 +228,7 @@ impl Build {
             Some(("label", name)) => format!("--label={name}={value}"),
             Some(("attest", kind)) => format!("--attest=type={kind},{value}"),
             Some(("context", name)) => format!("--build-context={name}={}", self.context(&value)?),
+            _ if grammar::RESOURCES.contains(&key) => format!("--resource={key}={value}"),
             _ => match (key, value.as_str()) {
                 ("no-cache", "") => "--no-cache".into(),
                 ("no-cache", stages) => format!("--no-cache-filter={stages}"),
@@ -238,8 +239,12 @@ impl Build {
                 // A front end that is an image has options of its own.
                 _ if self.frontend == "gateway.v0" => format!("--frontend-opt={key}={value}"),
                 _ => {
-                    let known: Vec<&str> =
-                        OPTS.iter().map(|(name, _)| *name).chain(["filename", "context", "no-cache"]).collect();
+                    let known: Vec<&str> = OPTS
+                        .iter()
+                        .map(|(name, _)| *name)
+                        .chain(["filename", "context", "no-cache"])
+                        .chain(grammar::RESOURCES)
+                        .collect();
                     return Err(usage(format!(
                         "buildctl build: --opt {key} is not supported{}",
                         grammar::did_you_mean(key, &known)
@@ -337,6 +342,10 @@ mod tests {
             (
                 "build --local src=/s --local context=. --oci-layout base=/l --no-cache",
                 "build --frontend=llb --no-cache --build-context=src=/s --build-context=base=oci-layout:///l .",
+            ),
+            (
+                "build --frontend dockerfile.v0 --local context=. --opt memory=67108864 --opt cpuset-cpus=0-1",
+                "build --resource=cpuset-cpus=0-1 --resource=memory=67108864 .",
             ),
             (
                 "build --registry-auth-tlscontext host=r.example:5000,ca=/ca.pem,insecure=true --local context=.",

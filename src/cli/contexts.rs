@@ -198,7 +198,9 @@ fn dockerfile_from_stdin(head: &[u8]) -> Result<Vec<u8>, Failure> {
     let read = std::io::stdin().take(MAX_DOCKERFILE + 1).read_to_end(&mut bytes);
     read.map_err(|e| input(format!("cannot read standard input: {e}")))?;
     if bytes.len() as u64 > MAX_DOCKERFILE {
-        return Err(input("the Dockerfile on standard input is larger than 16 MiB".into()));
+        return Err(input(
+            "the Dockerfile on standard input exceeds maximum allowed size: it is larger than 16 MiB".into(),
+        ));
     }
     Ok(bytes)
 }
@@ -223,7 +225,10 @@ fn local_dockerfile(path: &Path, named: bool, request: &mut BuildRequest) -> Res
         }
     })?;
     if bytes.len() as u64 > MAX_DOCKERFILE {
-        return Err(input(format!("{} is larger than 16 MiB", path.display())));
+        return Err(input(format!(
+            "Dockerfile exceeds maximum allowed size: {} is larger than 16 MiB",
+            path.display()
+        )));
     }
     request.dockerfile = bytes;
     request.filename = path.file_name().map_or_else(|| "Dockerfile".into(), |n| n.to_string_lossy().into_owned());
