@@ -199,11 +199,11 @@ fn c8_01_each_platform_has_its_own() {
     assert_eq!(puts, order, "images, what is about them, the tag");
 }
 
-// SPEC C8.03, C8.07, N2.06
+// SPEC B5.06, C8.03, C8.07, N2.06
 #[test]
 fn c8_03_older_forms_can_be_had() {
     let registry = FakeRegistry::start();
-    let bench = copies();
+    let mut bench = copies();
     let name = format!("{}/app:1", registry.host());
     let output = format!("type=registry,name={name},oci-artifact=false");
     bench.build(&["-o", &output, "--provenance=mode=min,version=v0.2"]).ok();
@@ -222,6 +222,11 @@ fn c8_03_older_forms_can_be_had() {
     let pushed = Pushed::of(&registry, "app", "1");
     assert_eq!(pushed.index["mediaType"], "application/vnd.oci.image.index.v1+json");
     assert_eq!(pushed.about(0).get("subject"), None);
+    bench.env.push(("BUILDX_NO_DEFAULT_OCI_ARTIFACT".into(), "true".into()));
+    bench.build(&["-o", &format!("type=registry,name={name}"), "--provenance=mode=min"]).ok();
+    assert_eq!(Pushed::of(&registry, "app", "1").about(0).get("artifactType"), None);
+    bench.build(&["-o", &format!("type=registry,name={name},oci-artifact=true"), "--provenance=mode=min"]).ok();
+    assert_ne!(Pushed::of(&registry, "app", "1").about(0).get("artifactType"), None);
 }
 
 // SPEC C8.05, C6.13, B3.03, B3.04: the default goes with images only, what was asked for also with archives.

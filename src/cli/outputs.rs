@@ -146,6 +146,10 @@ pub(super) fn outputs(
         if foreign.docker_format && output.kind == OutputKind::Image && !chosen {
             (output.image.family, output.image.family_given) = (Family::Docker, true);
         }
+        // Attestations as they were before they were artifacts; an output that says itself goes before it (B5.06).
+        if variable("BUILDX_NO_DEFAULT_OCI_ARTIFACT").and_then(|text| grammar::boolean(&text)) == Some(true) {
+            output.image.artifact = output.image.artifact.or(output.kind.is_image().then_some(false));
+        }
         output.unasked = args.drop_in.skip_push_permission_check;
         output.immutable_tags = args.drop_in.push_ignore_immutable_tag_errors;
         check(output, args)?;
