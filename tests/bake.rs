@@ -137,6 +137,7 @@ fn b7_22_what_leads_outside_has_to_be_allowed() {
             "Read access to path ../ctx",
             "Write access to path ../elsewhere",
             "network of the host",
+            "additional privileges requested",
             "--allow=fs.read=../ctx",
         ],
     );
@@ -145,6 +146,36 @@ fn b7_22_what_leads_outside_has_to_be_allowed() {
     assert!(bench.path("elsewhere/Dockerfile").is_file());
     bench.rbuild(&["bake", "--allow", "fs=*", "--allow", "network.host"]).ok();
     bench.rbuild(&["bake", "--allow", "colour"]).fails(2, &["--allow: unknown entitlement \"colour\""]);
+    // Whoever names a path may use it, if it is there; a key is a file; what is deleted has to be allowed.
+    let set = |value: &str| ["--set".to_owned(), value.to_owned()];
+    let home = [
+        "--set=default.context=.",
+        "--set=default.dockerfile=../ctx/Dockerfile",
+        "--allow=network.host",
+        "--allow=fs.read=../ctx",
+    ];
+    let with = |more: &[String]| {
+        let more: Vec<&str> = more.iter().map(String::as_str).collect();
+        bench.rbuild(&[&["bake"][..], &home[..], &more].concat())
+    };
+    with(&set("default.output=type=local,dest=../new"))
+        .fails(2, &["additional privileges requested", "Write access to path ../new"]);
+    with(&set("default.output=type=local,dest=../elsewhere,mode=delete")).fails(2, &["--allow=buildx.local.delete"]);
+    with(&["--allow=buildx.local.delete=1".into()]).fails(2, &["buildx.local.delete does not accept a value"]);
+    let out = set("default.output=type=local,dest=../elsewhere");
+    let key = set("default.ssh=key=../key");
+    std::fs::write(bench.path("out/Dockerfile"), "FROM scratch\nCOPY docker-bake.hcl /\n").unwrap();
+    let local = ["--set=default.context=.", "--set=default.dockerfile=Dockerfile", "--allow=network.host"];
+    bench.rbuild(&[&["bake"][..], &local, &out.each_ref().map(String::as_str)].concat()).ok();
+    assert!(bench.path("elsewhere/docker-bake.hcl").is_file());
+    let deleting = "--set=default.output=type=local,dest=../elsewhere,mode=delete";
+    bench.rbuild(&[&["bake"][..], &local, &[deleting, "--allow=buildx.local.delete"]].concat()).ok();
+    assert!(!bench.path("elsewhere/Dockerfile").exists());
+    bench
+        .rbuild(
+            &[&["bake"][..], &local, &out.each_ref().map(String::as_str), &key.each_ref().map(String::as_str)].concat(),
+        )
+        .fails(2, &["Read access to path ../key"]);
     // A link inside leads outside too.
     let bench = self::bench("target \"default\" {\n context = \"link\"\n}\n");
     std::os::unix::fs::symlink("../ctx", bench.path("out/link")).unwrap();
@@ -162,18 +193,20 @@ fn b7_03_mistakes_are_told() {
         (&["-f", "missing.hcl"], 4, "missing.hcl"),
         (&["--set", "app.ulimits=x"], 2, "target app"),
         (&["no-*"], 4, "could not find any target matching \"no-*\""),
+        (&["--execution=fail-fast"], 2, "--execution: \"fail-fast\" is not supported"),
+        (&["--jobs=0"], 2, "--jobs"),
     ] {
         bench.rbuild(&[&["bake"], args].concat()).fails(code, &[said]);
     }
     std::fs::write(bench.path("out/app.Dockerfile"), "FROM scratch\nCOPY nothing /\n").unwrap();
-    let run = bench.rbuild(&["bake"]);
+    let run = bench.rbuild(&["bake", "-j1", "--execution=defer-error"]);
     assert_eq!(run.code, 4, "{}", run.stderr);
     assert!(run.stderr.contains("error: target app: ") && run.stderr.contains("nothing"), "{}", run.stderr);
     assert_eq!(std::fs::read_to_string(bench.path("out/files/tool")).unwrap(), "tool");
     std::fs::write(bench.path("out/docker-bake.hcl"), "target \"app\" {\n tag = 1\n}\n").unwrap();
     bench.rbuild(&["bake"]).fails(4, &["target \"app\", tag: unsupported attribute", "did you mean"]);
     std::fs::remove_file(bench.path("out/docker-bake.hcl")).unwrap();
-    bench.rbuild(&["bake"]).fails(4, &["there is no bake file here", "hint: name one with -f FILE"]);
+    bench.rbuild(&["bake"]).fails(4, &["couldn't find a bake definition here", "hint: name one with -f FILE"]);
 }
 
 // SPEC B7.01, B7.16, B7.24: services with `build` are built, one made of another; `.env` and the environment fill variables in.
@@ -240,7 +273,7 @@ fn b7_21_definitions_in_repositories() {
     repository.file("sub/f", "sub").file("sub/docker-bake.hcl", "target \"default\" {\n tags = [\"sub\"]\n}");
     repository.commit("all");
     let web = Web::git(repositories.path(), None);
-    let bench = Bench::new();
+    let mut bench = Bench::new();
     write(&bench, "ours/f", "ours");
     let url = web.url("/a.git");
     bench.rbuild(&["bake", &url]).ok();
@@ -256,12 +289,18 @@ fn b7_21_definitions_in_repositories() {
         bench.rbuild(&["bake", "-f", "cwd://more.hcl", "--print", &url, "https://h.example/b.git", "*o*", "part"]);
     let printed = json(&printed.ok().stdout);
     assert_eq!(printed["target"]["part"]["tags"], serde_json::json!(["more"]));
+    assert_eq!(printed["target"]["part"]["context"], serde_json::json!(format!("{url}#:sub")));
+    assert_eq!(printed["target"]["whole"]["context"], ".");
     assert_eq!(printed["target"]["whole"]["args"]["CONTEXT"], "https://h.example/b.git");
     bench.rbuild(&["bake", "-f", "none.hcl", &url]).fails(4, &["couldn't find or read bake file none.hcl"]);
     bench.rbuild(&["bake", &web.url("/none.git")]).fails(5, &["cannot read the definition"]);
     // What leads out of the directory has to be allowed here as well.
     repository.file("docker-bake.hcl", "target \"default\" {\n context = \"cwd://..\"\n}").commit("outside");
     bench.rbuild(&["bake", &url]).fails(2, &["Read access to path .."]);
+    write(&bench, "../Dockerfile", "FROM scratch\n");
+    bench.env.push(("BAKE_ALLOW_REMOTE_FS_ACCESS".into(), "1".into()));
+    bench.rbuild(&["bake", &url]).ok();
+    bench.env.pop();
     repository
         .file("docker-bake.hcl", "target \"default\" {\n dockerfile = \"cwd://../x\"\n}")
         .commit("a file outside");
@@ -290,8 +329,51 @@ fn b5_07_tokens_for_definitions() {
     bench.env.push(("BUILDX_BAKE_GIT_AUTH_TOKEN".into(), "t0ken".into()));
     bench.rbuild(&["bake", &web.url("/a.git")]).ok();
     assert!(read(&bench, "files/d").starts_with("FROM scratch"));
+}
+
+// SPEC B5.07: paths are where their files are, if that is wanted; those of the command line are not.
+#[test]
+fn b5_07_paths_are_relative_to_their_files() {
+    let mut bench = Bench::new();
+    let dockerfile = "FROM scratch\nCOPY f /\nCOPY --from=shared g /\n";
+    write(
+        &bench,
+        "tests/compose.yml",
+        "services:\n  a:\n    build:\n      context: ./app\n      additional_contexts:\n        shared: ../shared\n",
+    );
+    write(&bench, "more/compose.yml", "services:\n  a:\n    build:\n      labels: [\"x=${NOBODY_SETS_IT}\"]\n");
+    write(&bench, "tests/app/Dockerfile", dockerfile);
+    write(&bench, "tests/app/f", "f");
+    write(&bench, "shared/g", "g");
+    let files = ["-f", "tests/compose.yml", "-f", "more/compose.yml"];
+    bench.rbuild(&[&["bake"], &files[..]].concat()).fails(2, &["Read access to path ../shared"]);
     bench.env.push(("BUILDX_BAKE_FILE_RELATIVE_PATHS".into(), "1".into()));
-    bench.rbuild(&["bake"]).fails(2, &["BUILDX_BAKE_FILE_RELATIVE_PATHS"]);
+    let run = bench.rbuild(&[&["bake"], &files[..], &["--set=a.output=type=local,dest=made"]].concat()).ok();
+    assert_eq!([read(&bench, "made/f"), read(&bench, "made/g")], ["f", "g"]);
+    assert!(run.stderr.contains("warning: the \"NOBODY_SETS_IT\" variable is not set"), "{}", run.stderr);
+    write(
+        &bench,
+        "one/bake.hcl",
+        "target \"base\" {\n context = \"ctx\"\n contexts = { here = \"cwd://shared\" }\n}\ntarget \"plain\" {}\n",
+    );
+    write(&bench, "two/bake.hcl", "target \"app\" { context = target.base.context }\n");
+    let printed = bench.rbuild(&[
+        "bake",
+        "-f",
+        "one/bake.hcl",
+        "-f",
+        "two/bake.hcl",
+        "--print",
+        "base",
+        "app",
+        "plain",
+        "--set=plain.contexts.x=y",
+    ]);
+    let printed = json(&printed.ok().stdout);
+    let contexts = ["base", "app", "plain"].map(|name| printed["target"][name]["context"].as_str().unwrap_or_default());
+    assert_eq!(contexts, ["one/ctx", "one/ctx", "one"]);
+    assert_eq!(printed["target"]["base"]["contexts"]["here"], "cwd://shared");
+    assert_eq!(printed["target"]["plain"]["contexts"]["x"], "y");
 }
 
 // SPEC B7.21: one file of a web server says what is built here; an archive is the context too.

@@ -7,12 +7,14 @@
 mod compose;
 mod eval;
 mod functions;
+mod matrix;
 mod overrides;
 mod scope;
 mod source;
 mod target;
 #[cfg(test)]
 mod tests;
+mod values;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -67,6 +69,9 @@ impl BakeError {
 /// Reads a file, see [`Surroundings::read`].
 pub type ReadFile = dyn Fn(&str) -> Result<Option<String>, String>;
 
+/// The name of a bake file, and a path in it.
+pub type Beside = dyn Fn(&str, &str) -> String;
+
 /// What a definition is evaluated with.
 pub struct Surroundings<'a> {
     /// `--var`.
@@ -79,6 +84,8 @@ pub struct Surroundings<'a> {
     pub command_context: String,
     /// `homedir()`.
     pub home: Option<String>,
+    /// A file's path as it is from where the command was called; without it, it is that already (SPEC B5.07).
+    pub beside: Option<&'a Beside>,
     /// The text of a file that a compose file names, from where the command was called; nothing if there is none.
     pub read: &'a ReadFile,
 }
@@ -102,6 +109,7 @@ pub struct Bake {
     targets: IndexMap<String, Target>,
     groups: IndexMap<String, Group>,
     variables: Vec<VariableInfo>,
+    warnings: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -120,7 +128,8 @@ impl Bake {
     pub fn new(files: &[SourceFile], with: &Surroundings<'_>) -> Result<Self, BakeError> {
         let sources = Sources::read(files, with)?;
         let names = Names::new(&sources, with);
-        let mut bake = Self { variables: names.variables()?, ..Self::default() };
+        let (variables, warnings) = (names.variables()?, sources.warnings.clone());
+        let mut bake = Self { variables, warnings, ..Self::default() };
         for (kind, name) in
             sources.groups.keys().map(|n| ("group", n)).chain(sources.targets.keys().map(|n| ("target", n)))
         {
@@ -138,44 +147,30 @@ impl Bake {
                     match key.as_str() {
                         "targets" => group.targets = target::texts(&value).map_err(|e| BakeError::value(place(), e))?,
                         "description" => group.description = value.as_str().unwrap_or_default().to_owned(),
-                        _ => return Err(BakeError::value(place(), "a group has targets and description only")),
+                        _ => {
+                            let reason = "not supported: a group has targets and description only";
+                            return Err(BakeError::value(place(), reason));
+                        }
                     }
                 }
             }
             bake.groups.insert(name.clone(), group);
         }
-        for (name, blocks) in &sources.targets {
-            bake.add_target(name, blocks, &names)?;
+        let expanded = names.expanded()?;
+        for (name, parts) in &expanded.targets {
+            bake.targets.insert(name.clone(), Target::of_parts(name, parts, &names)?);
+        }
+        for (name, targets) in &expanded.groups {
+            let group = Group { targets: targets.clone(), matrix: true, ..Group::default() };
+            bake.groups.insert(name.clone(), group);
         }
         Ok(bake)
     }
 
-    fn add_target(&mut self, name: &str, blocks: &[source::Block], names: &Names<'_>) -> Result<(), BakeError> {
-        let combinations = matrix(name, blocks, names)?;
-        let Some(combinations) = combinations else {
-            let target = Target::of_blocks(name, blocks, &|e| names.evaluate(e))?;
-            self.targets.insert(name.to_owned(), target);
-            return Ok(());
-        };
-        let place = format!("target \"{name}\", name");
-        let naming = blocks.iter().rev().find_map(|block| block.attributes.get("name"));
-        let naming = naming.ok_or_else(|| BakeError::value(&place, "a target with a matrix needs a name"))?;
-        let mut made = Vec::new();
-        for bound in combinations {
-            let evaluate = |e: &hcl::Expression| names.evaluate_with(e, bound.clone());
-            let own = evaluate(naming).map_err(|e| BakeError::value(&place, e))?;
-            let own = own.as_str().map(ToOwned::to_owned).ok_or_else(|| BakeError::value(&place, "not a string"))?;
-            if !is_name(&own) {
-                return Err(BakeError::value(&place, format!("invalid name \"{own}\": letters, digits, _ and - only")));
-            }
-            if made.contains(&own) || self.targets.contains_key(&own) {
-                return Err(BakeError::value(&place, format!("duplicate name \"{own}\"")));
-            }
-            self.targets.insert(own.clone(), Target::of_blocks(&own, blocks, &evaluate)?);
-            made.push(own);
-        }
-        self.groups.insert(name.to_owned(), Group { targets: made, matrix: true, ..Group::default() });
-        Ok(())
+    /// What is worth saying about the files.
+    #[must_use]
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// The targets of some names, groups taken apart, each resolved, in the order in which they are named.
@@ -201,7 +196,8 @@ impl Bake {
         loop {
             let needed = out.values().flat_map(Target::needs);
             let Some(name) = needed.into_iter().find(|name| !out.contains_key(name)) else { break };
-            let target = self.inherited(&name, overrides, &mut Vec::new())?;
+            let mut target = self.inherited(&name, overrides, &mut Vec::new())?;
+            target.goes_nowhere();
             out.insert(name, target.finished());
         }
         for name in out.keys() {
@@ -262,9 +258,7 @@ impl Bake {
                 return Err(BakeError::value(
                     place(),
                     format!(
-                        "target {other} can't be used by {name}: its platforms are {}, and {} are wanted",
-                        theirs.join(", "),
-                        mine.join(", ")
+                        "target {other} can't be used by {name} because its platforms {mine:?} are not a subset of {theirs:?}"
                     ),
                 ));
             }
@@ -279,7 +273,14 @@ impl Bake {
             return Ok(());
         }
         match self.groups.get(name) {
-            Some(group) => group.targets.iter().try_for_each(|inner| self.expand(inner, out, seen)),
+            // A group may hold the target of its own name.
+            Some(group) => group.targets.iter().try_for_each(|inner| {
+                if inner == name && self.targets.contains_key(name) {
+                    out.extend((!out.contains(inner)).then(|| inner.clone()));
+                    return Ok(());
+                }
+                self.expand(inner, out, seen)
+            }),
             None if self.targets.contains_key(name) => {
                 if !out.iter().any(|known| known == name) {
                     out.push(name.to_owned());
@@ -308,6 +309,7 @@ impl Bake {
         }
         path.pop();
         target.merge(own);
+        target.at_home(own);
         for given in overrides.iter().filter(|given| given.matches(name)) {
             given.apply(&mut target)?;
         }
@@ -382,40 +384,6 @@ impl Group {
 /// What may name a target or group (SPEC B7.08).
 fn is_name(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
-}
-
-/// The combinations of a matrix; `None` without one.
-fn matrix(
-    name: &str,
-    blocks: &[source::Block],
-    names: &Names<'_>,
-) -> Result<Option<Vec<BTreeMap<String, Value>>>, BakeError> {
-    let place = || format!("target \"{name}\", matrix");
-    let Some(expression) = blocks.iter().rev().find_map(|block| block.attributes.get("matrix")) else {
-        return Ok(None);
-    };
-    let value = names.evaluate(expression).map_err(|e| BakeError::value(place(), e))?;
-    let Value::Object(axes) = value else { return Err(BakeError::value(place(), "a map of lists is required")) };
-    let axes: BTreeMap<String, Value> = axes.into_iter().collect();
-    let mut all = vec![BTreeMap::new()];
-    for (axis, values) in axes {
-        let Value::Array(values) = values else {
-            return Err(BakeError::value(place(), format!("{axis} is no list")));
-        };
-        let with = |row: &BTreeMap<String, Value>| {
-            let more = |value: &Value| {
-                let mut row = row.clone();
-                row.insert(axis.clone(), value.clone());
-                row
-            };
-            values.iter().map(more).collect::<Vec<_>>()
-        };
-        all = all.iter().flat_map(with).collect();
-        if all.len() > 10_000 {
-            return Err(BakeError::value(place(), "more than 10,000 combinations"));
-        }
-    }
-    Ok(Some(all))
 }
 
 /// Values that were found before.

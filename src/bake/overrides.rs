@@ -3,14 +3,14 @@
 use serde_json::{Map, Value};
 
 use super::BakeError;
-use super::target::{Kind, Target, kind, shaped};
+use super::target::{Kind, Target, kind, once, shaped};
 
 /// One key of some targets, with all the values that were given for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Override {
     pattern: String,
     key: String,
-    /// `K` of `args.K`.
+    /// `K` of `args.K`, `ID` of `secret.ID`.
     name: Option<String>,
     /// None takes a build argument from the environment.
     values: Vec<Option<String>>,
@@ -47,7 +47,7 @@ impl Override {
                 return Err(fault(&format!("unknown key \"{key}\"")));
             }
             let mapped = matches!(kind(key), Some((_, Kind::Map)));
-            if mapped != name.is_some() {
+            if mapped != name.is_some() && !(key == "secret" && name.is_some()) {
                 return Err(fault(if mapped { "expected TARGET.KEY.NAME=VALUE" } else { "this key has no names" }));
             }
             let value = match (key, &name, value) {
@@ -58,7 +58,8 @@ impl Override {
             match all.iter_mut().find(|o| o.pattern == pattern && o.key == key && o.name == name) {
                 Some(known) => {
                     known.values.push(value);
-                    known.append |= append;
+                    // They are values of one list; the last says whether what was there before goes.
+                    known.append = append;
                 }
                 None => all.push(Self { pattern: pattern.into(), key: key.into(), name, values: vec![value], append }),
             }
@@ -84,6 +85,8 @@ impl Override {
             let wanted = crate::base::values::boolean(&text).ok_or_else(|| fault(format!("\"{text}\" is no bool")))?;
             if wanted {
                 target.send(&self.key);
+            } else if self.key == "push" {
+                target.keep();
             }
             return Ok(());
         }
@@ -91,11 +94,17 @@ impl Override {
         if let (Kind::Map, Some(name)) = (kind, &self.name) {
             let mut fields = target.get(key).and_then(Value::as_object).cloned().unwrap_or_else(Map::new);
             match last {
+                // A context that is nowhere is none.
+                Some(value) if key == "contexts" && value.is_empty() => fields.shift_remove(name),
                 Some(value) => fields.insert(name.clone(), value.into()),
                 None => fields.shift_remove(name),
             };
-            target.set(key, Value::Object(fields));
+            let value = shaped(key, kind, &Value::Object(fields)).map_err(|e| fault(e.to_string()))?;
+            target.set(key, value);
             return Ok(());
+        }
+        if let (Some(id), Some(source)) = (&self.name, &last) {
+            return target.with_secret(id, source).map_err(fault);
         }
         let given: Vec<Value> = self.values.iter().flatten().map(|value| Value::from(value.clone())).collect();
         let value = match kind {
@@ -111,6 +120,9 @@ impl Override {
         if let (Some(Value::Array(mine)), Value::Array(more)) = (target.get(key), &value) {
             let mut all = mine.clone();
             all.extend(more.iter().filter(|item| !mine.contains(item)).cloned());
+            if key == "attest" {
+                once(&mut all);
+            }
             target.set(key, Value::Array(all));
         } else {
             target.set(key, value);
@@ -141,10 +153,39 @@ impl Target {
             if !any {
                 outputs.push(serde_json::json!({"type": "image", "push": "true"}));
             }
-        } else if !outputs.iter().any(|output| kind(output) == "docker") {
+        } else if !outputs.iter().any(|output| kind(output) == "docker" && output.get("dest").is_none()) {
             outputs.push(serde_json::json!({"type": "docker"}));
         }
         self.set("output", Value::Array(outputs));
+    }
+}
+
+impl Target {
+    /// `--set TARGET.push=false`: nothing leaves the machine.
+    fn keep(&mut self) {
+        let Some(mut outputs) = self.get("output").and_then(Value::as_array).cloned() else { return };
+        outputs.retain(|output| output["type"] != "registry");
+        for output in outputs.iter_mut().filter(|output| output["type"] == "image") {
+            output["push"] = "false".into();
+        }
+        self.set("output", Value::Array(outputs));
+    }
+
+    /// `--set TARGET.secret.ID=SOURCE`: another source for a secret that it has.
+    fn with_secret(&mut self, id: &str, source: &str) -> Result<(), String> {
+        let source = shaped("secret", Kind::Specs, &Value::Array(vec![source.into()])).map_err(|e| e.to_string())?;
+        let mut fields = source[0].as_object().cloned().unwrap_or_default();
+        if let Some(other) = fields.get("id").and_then(Value::as_str).filter(|other| *other != id) {
+            return Err(format!("secret override id \"{other}\" does not match declared secret \"{id}\""));
+        }
+        fields.insert("id".into(), id.into());
+        let mut secrets = self.get("secret").and_then(Value::as_array).cloned().unwrap_or_default();
+        let Some(secret) = secrets.iter_mut().find(|secret| secret["id"] == id) else {
+            return Err(format!("secret \"{id}\" must be declared before it can be overridden"));
+        };
+        *secret = Value::Object(fields);
+        self.set("secret", Value::Array(secrets));
+        Ok(())
     }
 }
 

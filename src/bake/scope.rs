@@ -1,14 +1,16 @@
 //! What names mean in bake files: variables, functions, attributes of other blocks (SPEC B7.09–B7.12, B7.15).
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::collections::BTreeMap;
 
 use hcl::Expression;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::eval::{self, EvalError, Scope, error};
+use super::matrix::{self, Expanded, Part};
 use super::source::{Block, Sources};
-use super::{BakeError, Memory, Surroundings, VariableInfo, functions};
+use super::values::{convert, given, of_json, told, type_name, valid};
+use super::{BakeError, Memory, Surroundings, VariableInfo, functions, target};
 
 /// Functions that call each other deeper than this go in a circle.
 const MAX_DEPTH: u32 = 100;
@@ -20,11 +22,21 @@ pub(super) struct Names<'a> {
     /// Nothing where a value is being found: who asks for it then asks in a circle.
     known: Memory<Option<Result<Value, EvalError>>>,
     depth: Cell<u32>,
+    expanded: OnceCell<Result<Expanded<'a>, BakeError>>,
+    /// Matrices are being evaluated: until then targets have the names that they are written with.
+    expanding: Cell<bool>,
 }
 
 impl<'a> Names<'a> {
     pub(super) fn new(sources: &'a Sources, with: &'a Surroundings<'a>) -> Self {
-        Self { sources, with, known: Memory::default(), depth: Cell::new(0) }
+        Self {
+            sources,
+            with,
+            known: Memory::default(),
+            depth: Cell::new(0),
+            expanded: OnceCell::new(),
+            expanding: Cell::new(false),
+        }
     }
 
     pub(super) fn evaluate(&self, expression: &Expression) -> Result<Value, EvalError> {
@@ -40,8 +52,80 @@ impl<'a> Names<'a> {
         eval::with_names(self, bound, |scope| eval::evaluate(expression, scope))
     }
 
+    /// The targets as their matrices make them (SPEC B7.08).
+    ///
+    /// # Errors
+    /// When a matrix or a name has no value, or one that cannot be used.
+    pub(super) fn expanded(&self) -> Result<&Expanded<'a>, BakeError> {
+        self.expanding.set(true);
+        let expanded = self.expanded.get_or_init(|| matrix::expanded(&self.sources.targets, self));
+        self.expanding.set(false);
+        expanded.as_ref().map_err(Clone::clone)
+    }
+
+    /// What a target consists of.
+    fn parts(&self, name: &str) -> Result<Option<Vec<Part<'a>>>, EvalError> {
+        if self.expanding.get() {
+            let blocks = self.sources.targets.get(name);
+            return Ok(blocks.map(|blocks| blocks.iter().map(Part::plain).collect()));
+        }
+        let expanded = self.expanded().map_err(|e| EvalError(e.to_string()))?;
+        Ok(expanded.targets.get(name).cloned())
+    }
+
+    /// Functions whose block says all that it has to.
+    fn check_functions(&self) -> Result<(), BakeError> {
+        for (name, block) in &self.sources.functions {
+            for key in ["params", "result"] {
+                if !block.attributes.contains_key(key) {
+                    return Err(BakeError::value(format!("function \"{name}\""), format!("{key} is missing")));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// An attribute of a target; those that it could have and has not are null.
+    fn of_target(&self, name: &str, key: &str) -> Result<Value, EvalError> {
+        let Some(parts) = self.parts(name)? else { return error(format!("there is no target named \"{name}\"")) };
+        if key == "name" {
+            return Ok(name.into());
+        }
+        let part = parts.iter().rev().find_map(|part| Some((part, part.block.attributes.get(key)?)));
+        let (Some((part, expression)), kind) = (part, target::kind(key)) else {
+            return match target::kind(key) {
+                Some(_) => Ok(Value::Null),
+                None => error(format!("target \"{name}\" has no attribute {key}")),
+            };
+        };
+        let value = self.evaluate_with(expression, part.bound.clone())?;
+        match (kind, value) {
+            // Its parts can be asked for however it was written.
+            (Some((key, target::Kind::Specs)), value) if !value.is_null() => {
+                target::shaped(key, target::Kind::Specs, &value)
+            }
+            (Some(("context", _)), Value::String(text)) => Ok(self.beside(&part.block.file, expression, &text).into()),
+            (_, value) => Ok(value),
+        }
+    }
+
+    /// A path of a file as it is from where the command was called (SPEC B5.07); what another target says is that already.
+    pub(super) fn beside(&self, file: &str, expression: &Expression, path: &str) -> String {
+        let told = matches!(expression, Expression::Traversal(t) if matches!(&t.expr, Expression::Variable(root) if root.as_str() == "target"));
+        match self.with.beside {
+            Some(beside) if !told => beside(file, path),
+            _ => path.to_owned(),
+        }
+    }
+
+    /// Where the target's directory is, if nobody says it.
+    pub(super) fn home(&self, file: &str) -> Option<String> {
+        self.with.beside.map(|beside| beside(file, "."))
+    }
+
     /// All variables, each looked at: a value that is not allowed is a mistake even if nobody uses it.
     pub(super) fn variables(&self) -> Result<Vec<VariableInfo>, BakeError> {
+        self.check_functions()?;
         for name in self.with.vars.keys() {
             if !self.sources.composed && !self.sources.variables.contains_key(name) {
                 return Err(BakeError::value("--var", format!("there is no variable named \"{name}\"")));
@@ -54,9 +138,9 @@ impl<'a> Names<'a> {
             let described = described.map_err(|e| BakeError::value(&place, e))?.unwrap_or_default();
             Ok(VariableInfo {
                 name: name.clone(),
-                kind: attribute(blocks, "type").map(type_name).unwrap_or_default(),
+                kind: attribute(blocks, "type").map(told).unwrap_or_default(),
                 value: match value {
-                    Value::Null => String::new(),
+                    Value::Null => "<null>".into(),
                     Value::String(text) => text,
                     other => other.to_string(),
                 },
@@ -68,7 +152,9 @@ impl<'a> Names<'a> {
 
     fn once(&self, key: &str, find: impl FnOnce() -> Result<Value, EvalError>) -> Result<Value, EvalError> {
         if let Some(known) = self.known.borrow().get(key) {
-            return known.clone().unwrap_or_else(|| error(format!("{key} refers to itself")));
+            return known
+                .clone()
+                .unwrap_or_else(|| error(format!("variable cycle not allowed: {key} refers to itself")));
         }
         self.known.borrow_mut().insert(key.to_owned(), None);
         let value = find();
@@ -77,44 +163,51 @@ impl<'a> Names<'a> {
     }
 
     fn of_block(&self, name: &str, blocks: &[Block]) -> Result<Value, EvalError> {
-        let default = attribute(blocks, "default").map(|e| self.evaluate(e)).transpose()?.unwrap_or_default();
         let kind = attribute(blocks, "type");
+        kind.map_or(Ok(()), valid)?;
+        // An attribute of the same name, of another file, is another default.
+        let default = self.sources.locals.get(name).or_else(|| attribute(blocks, "default"));
+        let default = match default {
+            Some(expression) => self.evaluate(expression)?,
+            None if kind.is_none() => Value::from(""),
+            None => Value::Null,
+        };
         let json_name = format!("{name}_JSON");
         let complex = match kind {
             Some(kind) => !matches!(type_name(kind).as_str(), "string" | "number" | "bool" | "any"),
             None => default.is_array() || default.is_object(),
         };
         let environment = |name: &str| (self.with.environment)(name);
-        let of_json = || environment(&json_name).filter(|_| !self.sources.variables.contains_key(&json_name));
-        let parsed =
-            |text: String| serde_json::from_str(&text).map_err(|e| EvalError(format!("{json_name} is no JSON: {e}")));
+        let json = || environment(&json_name).filter(|_| !self.sources.variables.contains_key(&json_name));
         let value = if let Some(text) = self.with.vars.get(name) {
             given(name, text, kind, &default)?
-        } else if let (true, Some(text)) = (complex, of_json()) {
-            parsed(text)?
+        } else if let (true, Some(text)) = (complex, json()) {
+            of_json(name, &text, kind, &default)?
         } else if let Some(text) = environment(name) {
             given(name, &text, kind, &default)?
-        } else if let Some(text) = of_json().filter(|_| kind.is_some()) {
-            parsed(text)?
+        } else if let Some(text) = json().filter(|_| kind.is_some()) {
+            of_json(name, &text, kind, &default)?
         } else {
-            default
-        };
-        let value = match kind {
-            Some(kind) if !value.is_null() => {
-                convert(value, kind).map_err(|EvalError(why)| EvalError(format!("{name}: {why}")))?
+            match kind {
+                Some(kind) if !default.is_null() => convert(default, kind).map_err(|EvalError(why)| {
+                    EvalError(format!("invalid type: {name} default value is no {}: {why}", type_name(kind)))
+                })?,
+                _ => default,
             }
-            _ => value,
         };
         // A rule speaks of the variable itself.
         for (_, rule) in blocks.iter().flat_map(|block| &block.blocks).filter(|(kind, _)| kind == "validation") {
             let bound = BTreeMap::from([(name.to_owned(), value.clone())]);
             let condition = rule.attributes.get("condition");
-            let condition = condition.ok_or_else(|| EvalError(format!("a validation of {name} has no condition")))?;
-            let holds = self.evaluate_with(condition, bound.clone())?;
-            if !eval::boolean(&holds)? {
+            let holds = condition.map(|e| self.evaluate_with(e, bound.clone())).transpose()?.unwrap_or_default();
+            if holds.is_null() {
+                return error("condition expression must return either true or false, not null");
+            }
+            let holds = eval::boolean(&holds);
+            if !holds.map_err(|EvalError(why)| EvalError(format!("invalid condition result value: {why}")))? {
                 let message = rule.attributes.get("error_message").map(|e| self.evaluate_with(e, bound)).transpose()?;
-                let message = message.as_ref().and_then(Value::as_str).unwrap_or("the value is not allowed").to_owned();
-                return error(message);
+                let message = message.as_ref().and_then(Value::as_str);
+                return error(message.unwrap_or("this check failed, but has an invalid error message"));
             }
         }
         Ok(value)
@@ -124,126 +217,6 @@ impl<'a> Names<'a> {
 /// The last one counts.
 fn attribute<'b>(blocks: &'b [Block], name: &str) -> Option<&'b Expression> {
     blocks.iter().rev().find_map(|block| block.attributes.get(name))
-}
-
-/// A type as it is written.
-fn type_name(kind: &Expression) -> String {
-    match kind {
-        Expression::Variable(name) => name.to_string(),
-        Expression::String(name) => name.clone(),
-        Expression::FuncCall(call) => {
-            let inner: Vec<String> = call.args.iter().map(type_name).collect();
-            format!("{}({})", call.name.name, inner.join(","))
-        }
-        Expression::Array(items) => format!("[{}]", items.iter().map(type_name).collect::<Vec<_>>().join(",")),
-        Expression::Object(fields) => {
-            let fields = fields.iter().map(|(key, kind)| match key {
-                hcl::expr::ObjectKey::Identifier(name) => format!("{name}={}", type_name(kind)),
-                other => format!("{other}={}", type_name(kind)),
-            });
-            format!("{{{}}}", fields.collect::<Vec<_>>().join(","))
-        }
-        other => other.to_string(),
-    }
-}
-
-/// The text of a flag or of the environment as a value of this kind (SPEC B7.10).
-fn given(name: &str, text: &str, kind: Option<&Expression>, default: &Value) -> Result<Value, EvalError> {
-    let kind_name = kind.map(type_name);
-    let wrong = |what: &str| error(format!("{name}: \"{text}\" is no {what}"));
-    let as_bool = || match crate::base::values::boolean(text) {
-        Some(value) => Ok(Value::Bool(value)),
-        None => wrong("bool"),
-    };
-    let as_number = || match text.parse::<f64>() {
-        Ok(value) if value.is_finite() => Ok(eval::number(value)),
-        _ => wrong("number"),
-    };
-    match (kind_name.as_deref(), default) {
-        (Some("bool"), _) | (None, Value::Bool(_)) => as_bool(),
-        (Some("number"), _) | (None, Value::Number(_)) => as_number(),
-        (Some("string" | "any"), _) | (None, Value::String(_) | Value::Null) => Ok(text.into()),
-        (Some(kind), _) if ["list", "set", "tuple"].iter().any(|head| kind.starts_with(head)) => {
-            // A list is also written as values with commas between them.
-            if let Ok(value @ Value::Array(_)) = serde_json::from_str(text) {
-                return Ok(value);
-            }
-            match crate::base::values::csv_record(text) {
-                Ok(parts) => Ok(parts.into_iter().map(Value::from).collect()),
-                Err(e) => wrong(&format!("list: {e}")),
-            }
-        }
-        (Some(_), _) | (None, Value::Array(_) | Value::Object(_)) => match serde_json::from_str(text) {
-            Ok(value) => Ok(value),
-            Err(_) => wrong("JSON"),
-        },
-    }
-}
-
-/// A value as one of a type, where that can be.
-fn convert(value: Value, kind: &Expression) -> Result<Value, EvalError> {
-    let (head, inner) = match kind {
-        Expression::FuncCall(call) => (call.name.name.to_string(), call.args.first()),
-        other => (type_name(other), None),
-    };
-    match (head.as_str(), value) {
-        ("any", value) => Ok(value),
-        ("string", value) => eval::text(&value).map(Value::from),
-        ("number", value) => eval::float(&value).map(eval::number),
-        ("bool", value) => eval::boolean(&value).map(Value::Bool),
-        ("list" | "set", Value::Array(items)) => {
-            let mut items = match inner {
-                Some(kind) => items.into_iter().map(|item| convert(item, kind)).collect::<Result<Vec<_>, _>>()?,
-                None => items,
-            };
-            if head == "set" {
-                items.sort_by_key(ToString::to_string);
-                items.dedup();
-            }
-            Ok(Value::Array(items))
-        }
-        ("tuple", Value::Array(items)) => match inner {
-            Some(Expression::Array(kinds)) if kinds.len() == items.len() => {
-                items.into_iter().zip(kinds).map(|(item, kind)| convert(item, kind)).collect()
-            }
-            Some(Expression::Array(kinds)) => {
-                error(format!("a tuple of {} values is required, not of {}", kinds.len(), items.len()))
-            }
-            _ => Ok(Value::Array(items)),
-        },
-        ("map", Value::Object(fields)) => match inner {
-            Some(kind) => {
-                let fields = fields.into_iter().map(|(key, value)| Ok((key, convert(value, kind)?)));
-                Ok(Value::Object(fields.collect::<Result<Map<_, _>, EvalError>>()?))
-            }
-            None => Ok(Value::Object(fields)),
-        },
-        ("object", Value::Object(mut fields)) => {
-            let Some(Expression::Object(kinds)) = inner else { return Ok(Value::Object(fields)) };
-            let mut out = Map::new();
-            for (key, kind) in kinds {
-                let key = match key {
-                    hcl::expr::ObjectKey::Identifier(name) => name.to_string(),
-                    hcl::expr::ObjectKey::Expression(Expression::String(name)) => name.clone(),
-                    _ => return error("a type's keys are names"),
-                };
-                // `optional(string)` may be missing.
-                let (kind, optional) = match kind {
-                    Expression::FuncCall(call) if call.name.name.as_str() == "optional" => {
-                        (call.args.first().unwrap_or(kind), true)
-                    }
-                    kind => (kind, false),
-                };
-                match fields.remove(&key) {
-                    Some(value) => out.insert(key, convert(value, kind)?),
-                    None if optional => out.insert(key, Value::Null),
-                    None => return error(format!("attribute \"{key}\" is required")),
-                };
-            }
-            Ok(Value::Object(out))
-        }
-        (_, value) => error(format!("{} is required, not {}", type_name(kind), eval::kind(&value))),
-    }
 }
 
 impl Scope for Names<'_> {
@@ -263,15 +236,19 @@ impl Scope for Names<'_> {
     }
 
     fn traverse(&self, name: &str, path: &[&str]) -> Option<Result<(Value, usize), EvalError>> {
-        let named = match name {
-            "target" => &self.sources.targets,
-            "group" => &self.sources.groups,
-            _ => return None,
-        };
+        if !matches!(name, "target" | "group") {
+            return None;
+        }
         let [block, key, ..] = path else {
             return Some(error(format!("{name} is used by its attributes: {name}.NAME.ATTRIBUTE")));
         };
-        let Some(blocks) = named.get(*block) else {
+        if name == "target" {
+            // What is found before matrices are known is not what holds later.
+            let when = if self.expanding.get() { "in a matrix, " } else { "" };
+            let value = self.once(&format!("{when}target.{block}.{key}"), || self.of_target(block, key));
+            return Some(value.map(|value| (value, 2)));
+        }
+        let Some(blocks) = self.sources.groups.get(*block) else {
             return Some(error(format!("there is no {name} named \"{block}\"")));
         };
         let Some(expression) = attribute(blocks, key) else {

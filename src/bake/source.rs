@@ -19,6 +19,8 @@ pub struct SourceFile {
 /// Attributes, and the blocks inside.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Block {
+    /// The file that it is in.
+    pub(super) file: String,
     pub(super) attributes: IndexMap<String, Expression>,
     pub(super) blocks: Vec<(String, Block)>,
 }
@@ -34,6 +36,8 @@ pub(super) struct Sources {
     pub(super) locals: IndexMap<String, Expression>,
     /// There are compose files, which take their variables from everywhere.
     pub(super) composed: bool,
+    /// What is worth saying about them.
+    pub(super) warnings: Vec<String>,
 }
 
 /// What a file is written in.
@@ -62,7 +66,11 @@ impl Sources {
         if !composed.is_empty() {
             sources.composed = true;
             let mut members = Vec::new();
-            for (name, block) in compose::targets(&composed, with)? {
+            let (targets, warnings) = compose::targets(&composed, with)?;
+            sources.warnings = warnings;
+            for (name, mut block) in targets {
+                // Together they are one project, in the directory of the first.
+                block.file.clone_from(&composed[0].name);
                 members.push(Value::from(name.clone()));
                 sources.targets.entry(name).or_default().push(block);
             }
@@ -72,8 +80,8 @@ impl Sources {
         }
         for (file, language) in others {
             let added = match language {
-                Language::Hcl(body) => sources.add_body(body),
-                Language::Json(value) => sources.add_json(value),
+                Language::Hcl(body) => sources.add_body(&file.name, body),
+                Language::Json(value) => sources.add_json(&file.name, value),
                 Language::Compose => Ok(()),
             };
             added.map_err(|reason| BakeError::Syntax { file: file.name.clone(), reason })?;
@@ -81,7 +89,7 @@ impl Sources {
         Ok(sources)
     }
 
-    fn add_body(&mut self, body: Body) -> Result<(), String> {
+    fn add_body(&mut self, file: &str, body: Body) -> Result<(), String> {
         for structure in body {
             match structure {
                 Structure::Attribute(attribute) => {
@@ -92,14 +100,14 @@ impl Sources {
                     let [label] = block.labels.as_slice() else {
                         return Err(format!("a block {kind} needs one name: {kind} \"NAME\" {{ … }}"));
                     };
-                    self.add(&kind, label.as_str(), of_body(block.body.clone()))?;
+                    self.add(&kind, label.as_str(), Block { file: file.into(), ..of_body(block.body.clone()) })?;
                 }
             }
         }
         Ok(())
     }
 
-    fn add_json(&mut self, value: Value) -> Result<(), String> {
+    fn add_json(&mut self, file: &str, value: Value) -> Result<(), String> {
         let Value::Object(top) = value else { return Err("an object is required".into()) };
         // HCL's JSON form writes several blocks as a list, of those of a kind as of those of a name.
         let several = |value| match value {
@@ -115,7 +123,7 @@ impl Sources {
                 let Value::Object(named) = named else { return Err(format!("{kind} is an object of blocks")) };
                 for (name, body) in named {
                     for body in several(body) {
-                        self.add(&kind, &name, of_json(&kind, body)?)?;
+                        self.add(&kind, &name, Block { file: file.into(), ..of_json(&kind, body)? })?;
                     }
                 }
             }

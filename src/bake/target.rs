@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use hcl::Expression;
 use serde_json::{Map, Value};
 
 use super::eval::{self, EvalError, error};
-use super::source::Block;
+use super::matrix::Part;
+use super::scope::Names;
 use super::{BakeError, text_map};
 use crate::base::values::csv_record;
 use crate::base::wording::did_you_mean;
@@ -66,9 +66,12 @@ const ATTRIBUTES: &[(&str, Kind, Merge, &str)] = &[
     ("inherits", Kind::Texts, Merge::Last, ""),
 ];
 
-/// What a target consists of.
+/// Limits that are numbers.
+const COUNTS: [&str; 3] = ["cpu-shares", "cpu-period", "cpu-quota"];
+
+/// What a target consists of: its attributes, and the directory that is its context if nothing else is said.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Target(BTreeMap<&'static str, Value>);
+pub struct Target(BTreeMap<&'static str, Value>, Option<String>);
 
 /// A list of texts; one text is a list too.
 pub(super) fn texts(value: &Value) -> Result<Vec<String>, EvalError> {
@@ -99,6 +102,13 @@ pub(super) fn shaped(name: &str, kind: Kind, value: &Value) -> Result<Value, Eva
             Value::Object(fields) => {
                 let field = |(key, value): (&String, &Value)| match value {
                     Value::Null => Ok((key.clone(), Value::Null)),
+                    value if name == "resources" && COUNTS.contains(&key.as_str()) => {
+                        let text = eval::text(value)?;
+                        match text.parse::<i64>() {
+                            Ok(_) => Ok((key.clone(), text.into())),
+                            Err(_) => error(format!("{key}: \"{text}\" is no number")),
+                        }
+                    }
                     value => Ok((key.clone(), eval::text(value)?.into())),
                 };
                 Ok(Value::Object(fields.iter().map(field).collect::<Result<Map<_, _>, EvalError>>()?))
@@ -107,19 +117,46 @@ pub(super) fn shaped(name: &str, kind: Kind, value: &Value) -> Result<Value, Eva
         },
         Kind::Specs => match value {
             Value::Array(items) => {
-                let items = items.iter().filter(|item| !item.is_null() && **item != "");
-                items.map(|item| spec(name, item)).collect()
+                let mut out: Vec<Value> = Vec::new();
+                for item in items.iter().filter(|item| !item.is_null() && **item != "") {
+                    out.extend(registries(name, item).map_or_else(|| Ok(vec![spec(name, item)?]), Ok)?);
+                }
+                if name == "attest" {
+                    once(&mut out);
+                }
+                Ok(out.into())
             }
             other => error(format!("a list is required, not {}", eval::kind(other))),
         },
     }
 }
 
+/// Only the last attestation of a kind counts.
+pub(super) fn once(attestations: &mut Vec<Value>) {
+    let all = std::mem::take(attestations);
+    for (at, item) in all.iter().enumerate() {
+        if !all[at + 1..].iter().any(|later| later["type"] == item["type"]) {
+            attestations.push(item.clone());
+        }
+    }
+}
+
+/// Caches that are named and nothing else, with commas between them.
+fn registries(name: &str, value: &Value) -> Option<Vec<Value>> {
+    let text = value.as_str().filter(|text| matches!(name, "cache-from" | "cache-to") && !text.contains('='))?;
+    let names = csv_record(text).ok()?;
+    Some(names.into_iter().map(|name| serde_json::json!({"type": "registry", "ref": name})).collect())
+}
+
 /// `type=registry,ref=a` as an object; the short forms of each attribute too.
 fn spec(name: &str, value: &Value) -> Result<Value, EvalError> {
     let text = match value {
         Value::Object(fields) => {
-            let field = |(key, value): (&String, &Value)| Ok((key.clone(), eval::text(value)?));
+            let field = |(key, value): (&String, &Value)| match value {
+                // Keys of `ssh` are a list.
+                Value::Array(_) if key == "paths" => Ok((key.clone(), texts(value)?.join(","))),
+                value => Ok((key.clone(), eval::text(value)?)),
+            };
             let fields = fields.iter().filter(|(_, value)| !value.is_null()).map(field);
             return Ok(text_map(fields.collect::<Result<BTreeMap<_, _>, EvalError>>()?));
         }
@@ -130,9 +167,6 @@ fn spec(name: &str, value: &Value) -> Result<Value, EvalError> {
         Ok(text_map(fields.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))))
     };
     match (name, parts.as_slice()) {
-        ("cache-from" | "cache-to", [one]) if !one.contains('=') => {
-            return short(&[("type", "registry"), ("ref", one)]);
-        }
         ("output", [one]) if one == "-" => return short(&[("type", "tar"), ("dest", "-")]),
         ("output", [one]) if !one.contains('=') => return short(&[("type", "local"), ("dest", one)]),
         ("ssh", _) => {
@@ -152,13 +186,9 @@ fn spec(name: &str, value: &Value) -> Result<Value, EvalError> {
 
 impl Target {
     /// Puts the blocks of one name together.
-    pub(super) fn of_blocks(
-        name: &str,
-        blocks: &[Block],
-        evaluate: &dyn Fn(&Expression) -> Result<Value, EvalError>,
-    ) -> Result<Self, BakeError> {
+    pub(super) fn of_parts(name: &str, parts: &[Part<'_>], names: &Names<'_>) -> Result<Self, BakeError> {
         let mut target = Self::default();
-        for block in blocks {
+        for Part { block, bound } in parts {
             let mut own = Self::default();
             for (key, expression) in &block.attributes {
                 if matches!(key.as_str(), "matrix" | "name") {
@@ -166,17 +196,34 @@ impl Target {
                 }
                 let place = || format!("target \"{name}\", {key}");
                 let Some((key, kind)) = kind(key) else {
-                    let similar = did_you_mean(key, names().chain(["matrix", "name"]));
+                    let similar = did_you_mean(key, self::names().chain(["matrix", "name"]));
                     return Err(BakeError::value(place(), format!("unsupported attribute{similar}")));
                 };
-                let value = evaluate(expression).map_err(|e| BakeError::value(place(), e))?;
-                if !value.is_null() {
-                    own.0.insert(key, shaped(key, kind, &value).map_err(|e| BakeError::value(place(), e))?);
+                let value = names.evaluate_with(expression, bound.clone()).map_err(|e| BakeError::value(place(), e))?;
+                if value.is_null() {
+                    continue;
                 }
+                let mut value = shaped(key, kind, &value).map_err(|e| BakeError::value(place(), e))?;
+                match (key, &mut value) {
+                    ("context", Value::String(path)) => *path = names.beside(&block.file, expression, path),
+                    ("contexts", Value::Object(paths)) => {
+                        for path in paths.values_mut().filter(|path| path.is_string()) {
+                            *path = names.beside(&block.file, expression, path.as_str().unwrap_or_default()).into();
+                        }
+                    }
+                    _ => {}
+                }
+                own.0.insert(key, value);
             }
             target.merge(&own);
         }
+        target.1 = parts.first().and_then(|part| names.home(&part.block.file));
         Ok(target)
+    }
+
+    /// The directory of another one, where nothing is said of it.
+    pub(super) fn at_home(&mut self, other: &Self) {
+        self.1.clone_from(&other.1);
     }
 
     /// Another one on top of this (SPEC B7.05).
@@ -222,8 +269,20 @@ impl Target {
             Value::Array(items) => !items.is_empty(),
             _ => true,
         });
-        self.0.entry("context").or_insert_with(|| ".".into());
-        self.0.entry("dockerfile").or_insert_with(|| "Dockerfile".into());
+        let home = self.1.clone().unwrap_or_else(|| ".".into());
+        self.0.entry("context").or_insert_with(|| home.into());
+        let dockerfile = self.0.entry("dockerfile").or_insert_with(|| "".into());
+        if dockerfile == "" {
+            *dockerfile = "Dockerfile".into();
+        }
+        // Who asks for the machine's network needs it; whoever calls may allow it or not (SPEC B7.22).
+        if self.text("network") == Some("host") {
+            let mut all = self.0.get("entitlements").and_then(|value| texts(value).ok()).unwrap_or_default();
+            if !all.iter().any(|name| name == "network.host") {
+                all.push("network.host".into());
+            }
+            self.0.insert("entitlements", all.into());
+        }
         self
     }
 
@@ -263,10 +322,11 @@ impl Target {
     }
 
     /// It is made because others need it, and goes nowhere itself.
-    pub fn goes_nowhere(&mut self) {
-        for key in ["output", "tags", "cache-to", "attest"] {
+    pub(super) fn goes_nowhere(&mut self) {
+        for key in ["tags", "cache-to", "attest"] {
             self.0.remove(key);
         }
+        self.0.insert("output", serde_json::json!([{"type": "cacheonly"}]));
     }
 
     pub(super) fn set(&mut self, key: &'static str, value: Value) {
@@ -313,8 +373,12 @@ impl Target {
         let mut out = Map::new();
         for (name, ..) in ATTRIBUTES {
             if let Some(value) = self.0.get(name) {
-                let again = matches!(*name, "args" | "labels" | "tags" | "dockerfile-inline");
-                out.insert((*name).to_owned(), if again { escaped(value) } else { value.clone() });
+                let value = match *name {
+                    "annotations" | "args" | "labels" | "tags" | "dockerfile-inline" => escaped(value),
+                    "ssh" | "resources" => typed(value),
+                    _ => value.clone(),
+                };
+                out.insert((*name).to_owned(), value);
             }
         }
         Value::Object(out)
@@ -363,6 +427,26 @@ fn written(name: &str, fields: &BTreeMap<String, String>) -> String {
         if part.contains([',', '"', '\n']) { format!("\"{}\"", part.replace('"', "\"\"")) } else { part }
     });
     parts.collect::<Vec<_>>().join(",")
+}
+
+/// With the numbers and lists that are texts to us.
+fn typed(value: &Value) -> Value {
+    match value {
+        Value::Array(items) => items.iter().map(typed).collect(),
+        Value::Object(fields) => {
+            let field = |(key, value): (&String, &Value)| {
+                let text = value.as_str().unwrap_or_default();
+                let value = match (key.as_str(), text.parse::<i64>()) {
+                    ("paths", _) => text.split(',').map(Value::from).collect(),
+                    (count, Ok(number)) if COUNTS.contains(&count) => number.into(),
+                    _ => value.clone(),
+                };
+                (key.clone(), value)
+            };
+            Value::Object(fields.iter().map(field).collect())
+        }
+        other => other.clone(),
+    }
 }
 
 fn escaped(value: &Value) -> Value {

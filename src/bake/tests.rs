@@ -15,6 +15,7 @@ fn surroundings(environment: &dyn Fn(&str) -> Option<String>) -> Surroundings<'_
         local_platform: "linux/amd64".into(),
         command_context: "cwd://".into(),
         home: Some("/home/me".into()),
+        beside: None,
         read: &no_file,
     }
 }
@@ -70,7 +71,7 @@ fn b7_18_a_definition_is_printed_as_it_is_resolved() {
             "app": {
                 "context": ".", "dockerfile": "app.Dockerfile", "args": {"A": "1", "T": "$${x}"}, "tags": ["docker.io/me/app"],
                 "cache-from": [{"ref": "user/app:cache", "type": "registry"}, {"src": "c", "type": "local"}, {"type": "gha"}],
-                "secret": [{"env": "S", "id": "s"}], "ssh": [{"id": "default"}, {"id": "key", "paths": "a,b"}],
+                "secret": [{"env": "S", "id": "s"}], "ssh": [{"id": "default"}, {"id": "key", "paths": ["a", "b"]}],
                 "output": [{"dest": "out", "type": "local"}, {"push": "true", "type": "image"}], "no-cache": true,
             },
             "db": {"context": "db", "dockerfile": "Dockerfile"},
@@ -153,7 +154,7 @@ fn b7_08_a_matrix_makes_targets() {
     assert_eq!(names, ["app-a-1-0", "app-a-2-0", "app-b-1-0", "app-b-2-0"]);
     assert_eq!(printed["target"]["app-b-2-0"]["args"], json!({"OS": "b", "V": "2.0"}));
     assert!(print(text, &["child"], &[]).expect_err("a matrix").contains("cannot be inherited"));
-    let nameless = "target \"app\" { matrix = { a = [\"1\"] } }";
+    let nameless = "target \"app\" { matrix = { a = [\"1\", \"2\"] } }";
     assert!(print(nameless, &["app"], &[]).expect_err("no name").contains("needs a name"));
     let twice = "target \"app\" {\n name = \"x\"\n matrix = { a = [\"1\", \"2\"] }\n}";
     assert!(print(twice, &["app"], &[]).expect_err("twice").contains("duplicate name"));
@@ -198,7 +199,7 @@ fn b7_10_variables_come_from_flags_the_environment_and_defaults() {
     let shown =
         |map: BTreeMap<String, String>| map.into_iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(" ");
     let default = shown(args(&[], &[]).expect("valid"));
-    assert_eq!(default, "C=2 D=no F=app:latest L=a O=x S=3 T=latest");
+    assert_eq!(default, "C=2 D=no E= F=app:latest L=a O=x S=3 T=latest");
     let env = [
         ("TAG", "env"),
         ("DEBUG", "1"),
@@ -211,10 +212,15 @@ fn b7_10_variables_come_from_flags_the_environment_and_defaults() {
     assert_eq!(args(&[("TAG", "flag")], &env).expect("valid")["F"], "app:flag");
     for (vars, env, said) in [
         (&[("NONE", "x")][..], &[][..], "--var: there is no variable named \"NONE\""),
-        (&[], &[("DEBUG", "perhaps")], "DEBUG: \"perhaps\" is no bool"),
-        (&[], &[("COUNT", "x")], "COUNT: \"x\" is no number"),
+        (&[], &[("DEBUG", "perhaps")], "failed to parse DEBUG as bool: \"perhaps\" is no bool"),
+        (&[], &[("COUNT", "x")], "failed to parse COUNT as number: \"x\" is no number"),
         (&[], &[("SMALL", "12")], "SMALL is too large"),
-        (&[], &[("OBJ", "{}")], "OBJ: attribute \"name\" is required"),
+        (
+            &[],
+            &[("OBJ_JSON", "{}")],
+            "OBJ as object({name=string,n=optional(number)}) from JSON: attribute \"name\" is required",
+        ),
+        (&[], &[("OBJ", "{}")], "unsupported type object({name=string,n=optional(number)}) for variable OBJ"),
     ] {
         let error = args(vars, env).expect_err(said);
         assert!(error.contains(said), "{error}");
@@ -377,9 +383,221 @@ fn b7_03_mistakes_are_named() {
         ("target \"app\" {\n", "docker-bake.hcl:"),
         ("targets \"app\" {}", "unsupported block type \"targets\""),
         ("target \"a\" \"b\" {}", "needs one name"),
-        ("group \"default\" {\n target = [\"x\"]\n}", "targets and description only"),
+        ("group \"default\" {\n target = [\"x\"]\n}", "not supported: a group has targets and description only"),
+        ("target \"a\" {\n name = \"b\"\n}", "a name requires matrix"),
+        ("function \"f\" { result = 1 }", "function \"f\": params is missing"),
+        ("function \"f\" { params = [] }", "function \"f\": result is missing"),
+        ("variable \"v\" { type = boolean }", "boolean is not a valid type"),
+        ("variable \"v\" { type = list(lower(\"bool\")) }", "is not a valid type"),
+        ("target \"a\" { resources = { cpu-quota = \"x\" } }", "cpu-quota: \"x\" is no number"),
     ] {
         let error = bake(&[file("docker-bake.hcl", text)]).expect_err(text);
         assert!(error.contains(said), "{text}: {error}");
     }
+}
+
+// SPEC B7.09, B7.10: texts as values of a type, and what cannot be one.
+#[test]
+fn b7_10_texts_become_values_of_the_type() {
+    let value = |kind: &str, default: &str, name: &str, text: &str, expression: &str| {
+        let field =
+            |key: &str, value: &str| if value.is_empty() { String::new() } else { format!(" {key} = {value}\n") };
+        let text_of = format!(
+            "variable \"FOO\" {{\n{}{}}}\ntarget \"app\" {{\n args = {{ X = {expression} }}\n}}",
+            field("type", kind),
+            field("default", default)
+        );
+        let environment = |asked: &str| (asked == name).then(|| text.to_owned());
+        let bake =
+            Bake::new(&[file("docker-bake.hcl", &text_of)], &surroundings(&environment)).map_err(|e| e.to_string())?;
+        let targets = bake.resolve(&["app".into()], &[]).map_err(|e| e.to_string())?;
+        Ok::<_, String>(targets["app"].map("args").get("X").cloned().unwrap_or_default())
+    };
+    let joined = "join(\"-\", FOO)";
+    for (kind, default, name, text, expression, expected) in [
+        ("", "", "", "", "equal(FOO, \"\")", Ok("true")),
+        ("string", "", "", "", "equal(FOO, null)", Ok("true")),
+        ("object({val: string})", "null", "", "", "equal(FOO, null)", Ok("true")),
+        ("string", "", "FOO", "\"hello\"", "FOO", Ok("\"hello\"")),
+        ("list(number)", "", "FOO", "3,1", "join(\"-\", [for v in FOO: v + 1])", Ok("4-2")),
+        ("list(string)", "", "FOO", "hi,\"a,b\"", joined, Ok("hi-a,b")),
+        ("map(number)", "", "FOO", "foo:1,bar:2", "FOO.foo + FOO.bar", Ok("3")),
+        ("tuple([number,string])", "", "FOO", "99,x", "format(\"%d%s\", FOO[0], FOO[1])", Ok("99x")),
+        ("number", "\"99\"", "", "", "FOO + 1", Ok("100")),
+        ("string", "", "FOO_JSON", "\"hello\"", "FOO", Ok("hello")),
+        ("map(number)", "", "FOO_JSON", "{\"a\": 1}", "FOO.a", Ok("1")),
+        (
+            "list(string)",
+            "",
+            "FOO",
+            "\"hello,world",
+            joined,
+            Err("failed to convert FOO as list(string) from CSV: a quote"),
+        ),
+        ("list(number)", "", "FOO", "[1,2]", joined, Err("from CSV: failed to parse element \"[1\" as number")),
+        ("map(number)", "", "FOO", "foo:1z", joined, Err("failed to parse element \"1z\" as number")),
+        ("map(number)", "", "FOO", "foo:1:1", joined, Err("expected one k/v pair in foo:1:1")),
+        ("map(string)", "", "FOO", "a:b,foo:c", "FOO.foo", Ok("c")),
+        ("tuple([number])", "", "FOO", "1,2", joined, Err("1 values are required, not 2")),
+        ("list(list(number))", "", "FOO", "1,2", joined, Err("unsupported type list(list(number)) for variable FOO")),
+        ("object({a: string})", "", "FOO", "x", "FOO.a", Err("unsupported type object({a=string})")),
+        ("", "[1]", "FOO", "x", "FOO", Err("unsupported type list for variable FOO")),
+        ("", "[1]", "FOO_JSON", "[2]", "FOO", Err("unsupported type list for variable FOO")),
+        ("number", "", "FOO", "1z", "FOO", Err("failed to parse FOO as number: \"1z\" is no number")),
+        ("string", "", "FOO_JSON", "hello", "FOO", Err("failed to convert FOO as string from JSON")),
+        ("number", "\"oops\"", "", "", "FOO", Err("invalid type: FOO default value is no number")),
+        (
+            "list(number)",
+            "split(\",\", \"1,2foo\")",
+            "",
+            "",
+            "FOO",
+            Err("invalid type: FOO default value is no list(number)"),
+        ),
+    ] {
+        match (value(kind, default, name, text, expression), expected) {
+            (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{kind} {text}"),
+            (Err(error), Err(expected)) => assert!(error.contains(expected), "{kind} {text}: {error}"),
+            (found, expected) => panic!("{kind} {default} {text}: {found:?}, {expected:?}"),
+        }
+    }
+}
+
+// SPEC B7.09
+#[test]
+fn b7_09_rules_speak_of_values() {
+    for (text, said) in [
+        (
+            "variable \"A\" {\n validation {\n condition = A != \"\"\n error_message = \"A is required.\"\n}\n}",
+            "A is required.",
+        ),
+        (
+            "variable \"A\" {}\nvariable \"B\" {\n validation {\n condition = A != \"\"\n error_message = \"B needs A.\"\n}\n}",
+            "B needs A.",
+        ),
+        ("variable \"A\" {\n validation {}\n}", "condition expression must return either true or false, not null"),
+        (
+            "variable \"A\" {\n validation { condition = \"foo\" }\n}",
+            "invalid condition result value: a bool is required",
+        ),
+        (
+            "variable \"A\" {\n validation { condition = A == 1 }\n}",
+            "this check failed, but has an invalid error message",
+        ),
+    ] {
+        let error = bake(&[file("docker-bake.hcl", text)]).expect_err(text);
+        assert!(error.contains(said), "{text}: {error}");
+    }
+}
+
+// SPEC B7.08, B7.11: targets are known by the names that their matrices give, block by block.
+#[test]
+fn b7_08_blocks_are_named_one_by_one() {
+    let split = "target \"x\" {\n name = \"y\"\n matrix = {}\n dockerfile = \"foo\"\n}\n\
+                 target \"x\" {\n name = \"z\"\n matrix = {}\n dockerfile = \"bar\"\n}\n\
+                 target \"def\" {\n dockerfile = target.z.dockerfile\n context = target.def.name\n target = target.def.network\n}";
+    let printed = print(split, &["x", "def"], &[]).expect("valid");
+    assert_eq!(printed["group"]["x"]["targets"], json!(["y", "z"]));
+    assert_eq!(printed["target"]["y"]["dockerfile"], "foo");
+    assert_eq!(printed["target"]["def"], json!({"context": "def", "dockerfile": "bar"}));
+    let gone = "target \"def\" { dockerfile = target.abc.dockerfile }\n\
+                target \"abc\" {\n name = \"xyz\"\n matrix = {}\n dockerfile = \"foo\"\n}";
+    assert!(print(gone, &["def"], &[]).expect_err("renamed").contains("there is no target named \"abc\""));
+    let files = [
+        file("1.hcl", "target \"foo\" {\n name = \"bar\"\n matrix = {}\n dockerfile = \"x\"\n}"),
+        file("2.hcl", "target \"foo\" { context = \"y\" }"),
+        file("3.hcl", "target \"bar\" { target = \"z\" }"),
+    ];
+    let targets = bake(&files).expect("valid").resolve(&["bar".into()], &[]).expect("found");
+    assert_eq!(targets["bar"].printed(), json!({"context": ".", "dockerfile": "x", "target": "z"}));
+    let one =
+        "target \"x\" { tags = [\"a\"] }\ntarget \"default\" {\n tags = target.x.tags\n matrix = { dummy = [\"\"] }\n}";
+    assert_eq!(target(one, "default")["tags"], json!(["a"]));
+    let numbers = "a = 1\ntarget \"default\" {\n name = n\n matrix = { n = [a, 2] }\n}";
+    assert_eq!(print(numbers, &["default"], &[]).expect("valid")["group"]["default"]["targets"], json!(["1", "2"]));
+}
+
+// SPEC B7.05, B7.10: what another file says of a variable is its default.
+#[test]
+fn b7_10_attributes_of_other_files_are_defaults() {
+    let files = [
+        file("1.hcl", "variable \"A\" { default = \"x\" }\ntarget \"app\" { tags = [A] }"),
+        file("2.json", "{\"A\": \"y\"}"),
+    ];
+    let tags = |environment: &dyn Fn(&str) -> Option<String>| {
+        let bake = Bake::new(&files, &surroundings(environment)).expect("valid");
+        bake.resolve(&["app".into()], &[]).expect("found")["app"].printed()["tags"].clone()
+    };
+    assert_eq!(tags(&none), json!(["y"]));
+    assert_eq!(tags(&|name| (name == "A").then(|| "z".into())), json!(["z"]));
+}
+
+// SPEC B7.17
+#[test]
+fn b7_17_secrets_outputs_and_contexts_are_overridden() {
+    let text = "target \"app\" {\n secret = [\"id=FOO,env=FOO\"]\n platforms = [\"linux/amd64\"]\n contexts = { a = \"b\", c = \"d\" }\n\
+                output = [\"type=registry\", \"type=image,name=x\"]\n attest = [\"type=sbom\", \"type=sbom,generator=x\"]\n}";
+    let app = |set: &[&str]| print(text, &["app"], set).map(|printed| printed["target"]["app"].clone());
+    assert_eq!(app(&["app.secret.FOO=env=BAR"]).expect("valid")["secret"], json!([{"id": "FOO", "env": "BAR"}]));
+    let both = app(&["app.secrets=id=FOO,src=/a", "app.secret.FOO=src=/b"]).expect("valid");
+    assert_eq!(both["secret"], json!([{"id": "FOO", "src": "/b"}]));
+    let both = app(&["app.platform+=linux/arm64", "app.platform=linux/riscv64"]).expect("valid");
+    assert_eq!(both["platforms"], json!(["linux/arm64", "linux/riscv64"]));
+    assert_eq!(app(&["app.contexts.a="]).expect("valid")["contexts"], json!({"c": "d"}));
+    let kept = app(&["app.push=false"]).expect("valid");
+    assert_eq!(kept["output"], json!([{"name": "x", "type": "image", "push": "false"}]));
+    assert_eq!(app(&[]).expect("valid")["attest"], json!([{"type": "sbom", "generator": "x"}]));
+    let off = app(&["app.attest=type=sbom,disabled=true"]).expect("valid");
+    assert_eq!(off["attest"], json!([{"type": "sbom", "disabled": "true"}]));
+    for (set, said) in [
+        ("app.secret.BAR=env=BAR", "secret \"BAR\" must be declared before it can be overridden"),
+        ("app.secret.FOO=id=BAR,env=BAR", "secret override id \"BAR\" does not match declared secret \"FOO\""),
+        ("app.resources.cpu-quota=x", "cpu-quota: \"x\" is no number"),
+    ] {
+        assert!(app(&[set]).expect_err(set).contains(said));
+    }
+}
+
+// SPEC B7.04, B7.06, B7.11, B7.16, B7.18
+#[test]
+fn b7_18_what_is_implied_is_printed() {
+    let text = "target \"base\" {}\n\
+                target \"app\" {\n contexts = { b = \"target:base\" }\n network = \"host\"\n dockerfile = \"\"\n resources = { cpu-shares = 2, memory = \"1g\" }\n\
+                cache-from = [\"r1,r2\", \"type=local,src=c\"]\n ssh = [{ id = \"k\", paths = [\"p/${target.app.cache-from[2].type}\"] }]\n}\n\
+                group \"app\" { targets = [\"app\"] }";
+    let printed = print(text, &["app"], &[]).expect("valid");
+    let expected = json!({
+        "context": ".", "contexts": {"b": "target:base"}, "dockerfile": "Dockerfile", "network": "host", "entitlements": ["network.host"],
+        "cache-from": [{"type": "registry", "ref": "r1"}, {"type": "registry", "ref": "r2"}, {"src": "c", "type": "local"}],
+        "ssh": [{"id": "k", "paths": ["p/local"]}], "resources": {"cpu-shares": 2, "memory": "1g"},
+    });
+    assert_eq!(printed["target"]["app"], expected);
+    assert_eq!(printed["target"]["base"]["output"], json!([{"type": "cacheonly"}]));
+    let platforms = "target \"a\" { platforms = [\"linux/amd64\", \"linux/riscv64\"] }\n\
+                     target \"b\" {\n contexts = { a = \"target:a\" }\n platforms = [\"linux/amd64\", \"linux/arm64\"]\n}";
+    assert!(print(platforms, &["b"], &[]).expect_err("too many").contains("are not a subset of"));
+}
+
+// SPEC B5.07: paths of a file are below its directory, but for those that are said here.
+#[test]
+fn b5_07_paths_are_beside_their_file() {
+    let beside = |file: &str, path: &str| format!("{}/{path}", file.split('/').next().unwrap_or_default());
+    let with = Surroundings { beside: Some(&beside), ..surroundings(&none) };
+    let files = [
+        file(
+            "one/a.hcl",
+            "target \"base\" {\n context = \"ctx\"\n contexts = { s = \"shared\" }\n}\ntarget \"implicit\" {}",
+        ),
+        file(
+            "two/b.hcl",
+            "target \"heir\" { inherits = [\"base\"] }\ntarget \"told\" { context = target.base.context }\ntarget \"implicit\" { tags = [\"t\"] }",
+        ),
+    ];
+    let bake = Bake::new(&files, &with).expect("valid");
+    let set = Override::parse(&["told.contexts.s=x".into()], &none).expect("valid");
+    let targets = bake.resolve(&["base", "implicit", "heir", "told"].map(String::from), &set).expect("found");
+    let contexts = targets.values().map(|t| t.text("context").unwrap_or_default()).collect::<Vec<_>>();
+    assert_eq!(contexts, ["one/ctx", "one/.", "one/ctx", "one/ctx"]);
+    assert_eq!(targets["heir"].map("contexts")["s"], "one/shared");
+    assert_eq!(targets["told"].map("contexts")["s"], "x");
 }

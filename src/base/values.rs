@@ -49,6 +49,14 @@ pub fn byte_size(text: &str) -> Option<u64> {
 /// # Errors
 /// For quotes that do not enclose a whole field.
 pub fn csv_record(text: &str) -> Result<Vec<String>, String> {
+    separated(text, ',')
+}
+
+/// The same with another separator.
+///
+/// # Errors
+/// As [`csv_record`].
+pub fn separated(text: &str, separator: char) -> Result<Vec<String>, String> {
     let mut rest = text.chars().peekable();
     let mut fields = Vec::new();
     loop {
@@ -63,7 +71,7 @@ pub fn csv_record(text: &str) -> Result<Vec<String>, String> {
                 }
             }
         } else {
-            while let Some(next) = rest.next_if(|c| !matches!(c, ',' | '\n' | '\r')) {
+            while let Some(next) = rest.next_if(|c| *c != separator && !matches!(c, '\n' | '\r')) {
                 if next == '"' {
                     return Err(
                         "a quote stands inside of a field; quote the whole field, and double the quotes in it".into()
@@ -74,7 +82,7 @@ pub fn csv_record(text: &str) -> Result<Vec<String>, String> {
         }
         fields.push(field);
         match rest.next() {
-            Some(',') => {}
+            Some(c) if c == separator => {}
             None | Some('\n' | '\r') => return Ok(fields),
             Some(_) => return Err("something follows a closed quote".into()),
         }

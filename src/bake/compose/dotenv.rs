@@ -42,7 +42,7 @@ pub(super) fn parse(text: &str, outer: &Lookup<'_>) -> Result<BTreeMap<String, S
         let (value, left) = match value.chars().next() {
             Some(quote @ ('\'' | '"')) => {
                 let (inner, left) = quoted(&value[1..], quote).ok_or_else(|| fault("a quote is not closed"))?;
-                let value = if quote == '"' { fill(&inner, &lookup).map_err(|e| fault(&e))? } else { inner };
+                let value = if quote == '"' { fill(&inner, &lookup, &|_| {}).map_err(|e| fault(&e))? } else { inner };
                 (value, left.split_once('\n').map_or("", |(_, left)| left))
             }
             _ => {
@@ -52,7 +52,7 @@ pub(super) fn parse(text: &str, outer: &Lookup<'_>) -> Result<BTreeMap<String, S
                     None if value.starts_with('#') => "",
                     None => value,
                 };
-                (fill(value.trim(), &lookup).map_err(|e| fault(&e))?, left)
+                (fill(value.trim(), &lookup, &|_| {}).map_err(|e| fault(&e))?, left)
             }
         };
         found.insert(name.to_owned(), value);

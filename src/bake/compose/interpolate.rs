@@ -3,18 +3,32 @@
 /// What a name stands for.
 pub(super) type Lookup<'a> = dyn Fn(&str) -> Option<String> + 'a;
 
+/// Told of a name that stands for nothing where nothing else is said.
+pub(super) type Unset<'a> = dyn Fn(&str) + 'a;
+
 /// Fills variables in; one that is not set is empty.
 ///
 /// # Errors
 /// When the text is no template, or says that a variable has to be set which is not.
-pub(super) fn fill(text: &str, lookup: &Lookup<'_>) -> Result<String, String> {
-    fill_at(text, lookup, 0)
+pub(super) fn fill(text: &str, lookup: &Lookup<'_>, unset: &Unset<'_>) -> Result<String, String> {
+    fill_at(text, &(lookup, unset), 0)
+}
+
+/// What names stand for, and who is told of those that stand for nothing.
+type Names<'a> = (&'a Lookup<'a>, &'a Unset<'a>);
+
+/// A name that has to stand for something, or is empty.
+fn plain(name: &str, (lookup, unset): &Names<'_>) -> String {
+    lookup(name).unwrap_or_else(|| {
+        unset(name);
+        String::new()
+    })
 }
 
 /// Templates in defaults of templates.
 const MAX_DEPTH: usize = 20;
 
-fn fill_at(text: &str, lookup: &Lookup<'_>, depth: usize) -> Result<String, String> {
+fn fill_at(text: &str, names: &Names<'_>, depth: usize) -> Result<String, String> {
     let invalid = || format!("invalid interpolation format: \"{text}\"; a $ that is one is written $$");
     if depth > MAX_DEPTH {
         return Err(invalid());
@@ -29,14 +43,14 @@ fn fill_at(text: &str, lookup: &Lookup<'_>, depth: usize) -> Result<String, Stri
             rest = after;
         } else if let Some(inner) = rest.strip_prefix('{') {
             let end = closing(inner).ok_or_else(invalid)?;
-            out.push_str(&braced(&inner[..end], lookup, depth)?.ok_or_else(invalid)?);
+            out.push_str(&braced(&inner[..end], names, depth)?.ok_or_else(invalid)?);
             rest = &inner[end + 1..];
         } else {
             let length = name_length(rest);
             if length == 0 {
                 return Err(invalid());
             }
-            out.push_str(&lookup(&rest[..length]).unwrap_or_default());
+            out.push_str(&plain(&rest[..length], names));
             rest = &rest[length..];
         }
     }
@@ -45,16 +59,16 @@ fn fill_at(text: &str, lookup: &Lookup<'_>, depth: usize) -> Result<String, Stri
 }
 
 /// What is between the braces; `None` if it is nothing of the kind.
-fn braced(inner: &str, lookup: &Lookup<'_>, depth: usize) -> Result<Option<String>, String> {
+fn braced(inner: &str, names: &Names<'_>, depth: usize) -> Result<Option<String>, String> {
     let length = name_length(inner);
     let (name, rest) = inner.split_at(length);
     if length == 0 {
         return Ok(None);
     }
-    let value = lookup(name);
     if rest.is_empty() {
-        return Ok(Some(value.unwrap_or_default()));
+        return Ok(Some(plain(name, names)));
     }
+    let value = (names.0)(name);
     // With a colon, empty is as good as not set.
     let (value, rest) = match rest.strip_prefix(':') {
         Some(rest) => (value.filter(|value| !value.is_empty()), rest),
@@ -62,7 +76,7 @@ fn braced(inner: &str, lookup: &Lookup<'_>, depth: usize) -> Result<Option<Strin
     };
     let mut characters = rest.chars();
     let operator = characters.next();
-    let word = || fill_at(characters.as_str(), lookup, depth + 1);
+    let word = || fill_at(characters.as_str(), names, depth + 1);
     Ok(Some(match (operator, value) {
         (Some('-' | '?'), Some(value)) => value,
         (Some('-'), None) | (Some('+'), Some(_)) => word()?,
@@ -118,8 +132,12 @@ mod tests {
             ("${A:?gone}", "a"),
             ("${NO:-}", ""),
         ] {
-            assert_eq!(fill(text, &lookup).as_deref(), Ok(expected), "{text}");
+            assert_eq!(fill(text, &lookup, &|_| {}).as_deref(), Ok(expected), "{text}");
         }
+        let told = std::cell::RefCell::new(Vec::new());
+        let unset = |name: &str| told.borrow_mut().push(name.to_owned());
+        assert_eq!(fill("$ONE ${TWO} ${NO:-d} ${NO+x} $A ${EMPTY}", &lookup, &unset).as_deref(), Ok("  d  a "));
+        assert_eq!(*told.borrow(), ["ONE", "TWO"]);
         for (text, said) in [
             ("${NO:?set it}", "required variable NO is missing a value: set it"),
             ("${EMPTY:?}", "required variable EMPTY is missing a value"),
@@ -129,10 +147,10 @@ mod tests {
             ("${A!x}", "invalid interpolation format"),
             ("$1", "invalid interpolation format"),
         ] {
-            let error = fill(text, &lookup).expect_err(text);
+            let error = fill(text, &lookup, &|_| {}).expect_err(text);
             assert!(error.contains(said), "{text}: {error}");
         }
         let deep = format!("{}{}", "${NO:-".repeat(1000), "}".repeat(1000));
-        assert!(fill(&deep, &lookup).is_err());
+        assert!(fill(&deep, &lookup, &|_| {}).is_err());
     }
 }

@@ -10,7 +10,8 @@ mod service;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -22,12 +23,22 @@ struct World<'a> {
     with: &'a Surroundings<'a>,
     /// Of `.env`; the environment goes before it.
     dotenv: BTreeMap<String, String>,
+    /// Variables that are used and not set.
+    unset: RefCell<BTreeSet<String>>,
 }
 
 impl World<'_> {
     fn variable(&self, name: &str) -> Option<String> {
         let given = self.with.vars.get(name).cloned();
         given.or_else(|| (self.with.environment)(name)).or_else(|| self.dotenv.get(name).cloned())
+    }
+
+    /// A text with its variables filled in.
+    fn filled(&self, text: &str) -> Result<String, String> {
+        let unset = |name: &str| {
+            self.unset.borrow_mut().insert(name.to_owned());
+        };
+        interpolate::fill(text, &|name| self.variable(name), &unset)
     }
 
     /// A file that has to be there.
@@ -41,13 +52,19 @@ pub(super) fn looks_like(text: &str) -> bool {
     crate::base::yaml::parse(text, model::TAGS).is_ok_and(|value| value.get("services").is_some_and(Value::is_object))
 }
 
-/// The targets of all files together, with the names of their services' order.
-pub(super) fn targets(files: &[&SourceFile], with: &Surroundings<'_>) -> Result<Vec<(String, Block)>, BakeError> {
-    let mut world = World { with, dotenv: BTreeMap::new() };
+/// Targets by name, and what is worth saying about them.
+type Targets = (Vec<(String, Block)>, Vec<String>);
+
+/// The targets of all files together, in the order of their services.
+pub(super) fn targets(files: &[&SourceFile], with: &Surroundings<'_>) -> Result<Targets, BakeError> {
+    let mut world = World { with, dotenv: BTreeMap::new(), unset: RefCell::default() };
     let fault = |reason: String| BakeError::Syntax { file: ".env".into(), reason };
     if let Some(text) = (with.read)(".env").map_err(fault)? {
         world.dotenv = dotenv::parse(&text, &|name| (with.environment)(name)).map_err(fault)?;
     }
     let model = model::of_files(files, &world)?;
-    service::targets(&model, &world)
+    let targets = service::targets(&model, &world)?;
+    let warning = |name: &String| format!("the \"{name}\" variable is not set. Defaulting to a blank string");
+    let warnings = world.unset.borrow().iter().map(warning).collect();
+    Ok((targets, warnings))
 }

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::BakeError;
 use super::super::source::SourceFile;
-use super::{World, interpolate};
+use super::World;
 use crate::base::yaml;
 
 /// What of a base is taken away, or replaced instead of merged.
@@ -54,7 +54,7 @@ fn document(text: &str, dir: &str, world: &World<'_>, depth: usize) -> Result<Va
             one => (vec![one.clone()], None),
         };
         for path in paths {
-            let path = interpolate::fill(path.as_str().ok_or("include: a path is required")?, &|n| world.variable(n))?;
+            let path = world.filled(path.as_str().ok_or("include: a path is required")?)?;
             let path = join(dir, &path);
             let base = match base.and_then(Value::as_str) {
                 Some(base) => join(dir, base),
@@ -131,7 +131,7 @@ fn extended(
 /// Variables in all texts.
 fn filled(value: Value, world: &World<'_>) -> Result<Value, String> {
     Ok(match value {
-        Value::String(text) => Value::String(interpolate::fill(&text, &|name| world.variable(name))?),
+        Value::String(text) => Value::String(world.filled(&text)?),
         Value::Array(items) => items.into_iter().map(|item| filled(item, world)).collect::<Result<_, _>>()?,
         Value::Object(fields) => {
             let field = |(key, value)| match filled(value, world) {

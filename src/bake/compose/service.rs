@@ -8,7 +8,7 @@ use super::super::source::{Block, literal};
 use super::super::{BakeError, is_name, target};
 use super::model::Model;
 use super::{World, dotenv};
-use crate::base::values::boolean;
+use crate::base::values::{boolean, byte_size};
 use crate::base::wording::did_you_mean;
 
 /// Attributes that are the same thing under another name.
@@ -69,6 +69,9 @@ fn attributes(service: &Value, build: &Value, model: &Model, world: &World<'_>) 
             let value = shaped(ours, value).map_err(|e| format!("build.{theirs}: {e}"))?;
             out.insert((*ours).to_owned(), value);
         }
+    }
+    if let Some(bytes) = out.get("shm-size").and_then(Value::as_str).and_then(byte_size) {
+        out.insert("shm-size".into(), bytes_text(bytes).into());
     }
     if let Some(Value::Array(keys)) = out.get_mut("ssh") {
         keys.sort_by_key(|key| key["id"].to_string());
@@ -251,6 +254,22 @@ fn secret_of(secret: &Value, known: &Map<String, Value>) -> Result<Value, String
         }
     }
     Ok(Value::Object(out))
+}
+
+/// Bytes as compose writes them: four digits that count, and a unit.
+fn bytes_text(bytes: u64) -> String {
+    #[allow(clippy::cast_precision_loss, reason = "four digits are shown")]
+    let mut size = bytes as f64;
+    let mut units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"].into_iter().peekable();
+    while size >= 1024.0 && units.len() > 1 {
+        size /= 1024.0;
+        units.next();
+    }
+    let decimals =
+        [(1000.0, 0_usize), (100.0, 1), (10.0, 2)].into_iter().find(|(least, _)| size >= *least).map_or(3, |(_, n)| n);
+    let text = format!("{size:.decimals$}");
+    let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+    format!("{text}{}", units.next().unwrap_or_default())
 }
 
 /// A value as the text it is written as.

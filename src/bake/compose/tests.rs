@@ -16,6 +16,7 @@ fn print(texts: &[&str], beside: &[(&str, &str)]) -> Result<Value, String> {
         local_platform: "linux/amd64".into(),
         command_context: "cwd://".into(),
         home: Some("/home/me".into()),
+        beside: None,
         read: &read,
     };
     let named = |(at, text): (usize, &&str)| {
@@ -86,8 +87,8 @@ secrets:
                 "cache-from": [{"src": "path/to/cache", "type": "local"}, {"ref": "user/app:cache", "type": "registry"}],
                 "cache-to": [{"dest": "path/to/cache", "type": "local"}], "target": "prod",
                 "secret": [{"env": "ENV_TOKEN", "id": "token"}, {"id": "aws", "src": "cred"}],
-                "ssh": [{"id": "default"}, {"id": "key", "paths": "path/to/key"}],
-                "platforms": ["linux/amd64", "linux/arm64"], "pull": true, "no-cache": true, "network": "none", "shm-size": "128m",
+                "ssh": [{"id": "default"}, {"id": "key", "paths": ["path/to/key"]}],
+                "platforms": ["linux/amd64", "linux/arm64"], "pull": true, "no-cache": true, "network": "none", "shm-size": "128MiB",
                 "ulimits": ["nproc=65535:65535", "nofile=1024:2048"], "extra-hosts": {"a": "1.2.3.4", "b": "5.6.7.8"},
             },
         },
@@ -126,7 +127,7 @@ services:
         "context": ".", "contexts": {"base": "target:other_one", "alpine": "docker-image://alpine"}, "dockerfile": "Dockerfile",
         "tags": ["app:foo", "app:baz"], "cache-from": [{"ref": "user/app:cache", "type": "registry"}, {"src": "c", "type": "local"}],
         "cache-to": [{"dest": "c", "type": "local"}], "secret": [{"id": "s", "src": "/local/secret"}],
-        "ssh": [{"id": "default"}, {"id": "key", "paths": "path"}], "platforms": ["linux/amd64", "linux/arm64"],
+        "ssh": [{"id": "default"}, {"id": "key", "paths": ["path"]}], "platforms": ["linux/amd64", "linux/arm64"],
         "output": [{"type": "docker"}], "pull": true, "no-cache": true, "no-cache-filter": ["build"],
     });
     assert_eq!(app, expected);
@@ -212,4 +213,22 @@ fn b7_24_mistakes_are_named() {
         let error = print(&[text], &[]).expect_err(text);
         assert!(error.contains(said), "{text}: {error}");
     }
+}
+
+// SPEC B7.24: a variable that nothing sets is empty, and that is said once.
+#[test]
+fn b7_24_variables_that_are_not_set_are_told() {
+    let text = "services:\n  a:\n    build:\n      context: .\n      args:\n        A: $NONE\n        B: ${NONE}\n        C: ${OTHER:-x}\n        D: ${FROM_ENV}\n";
+    let environment = |name: &str| (name == "FROM_ENV").then(|| "env".to_owned());
+    let with = Surroundings {
+        vars: BTreeMap::new(),
+        environment: &environment,
+        local_platform: "linux/amd64".into(),
+        command_context: "cwd://".into(),
+        home: None,
+        beside: None,
+        read: &|_| Ok(None),
+    };
+    let bake = Bake::new(&[SourceFile { name: "compose.yaml".into(), text: text.into() }], &with).expect("valid");
+    assert_eq!(bake.warnings(), ["the \"NONE\" variable is not set. Defaulting to a blank string"]);
 }

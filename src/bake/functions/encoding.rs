@@ -25,6 +25,14 @@ pub(super) const FUNCTIONS: &[(&str, Function)] = &[
     ("sha1", |a| Ok(hex(&sha1::Sha1::digest(string(a, 0)?)).into())),
     ("sha256", |a| Ok(hex(&sha2::Sha256::digest(string(a, 0)?)).into())),
     ("sha512", |a| Ok(hex(&sha2::Sha512::digest(string(a, 0)?)).into())),
+    ("bcrypt", |a| {
+        let cost = if a.len() > 1 { whole(a, 1)? } else { 10 };
+        // More takes minutes.
+        let cost = u32::try_from(cost).ok().filter(|cost| (4..=20).contains(cost));
+        let cost = cost.ok_or_else(|| EvalError("the cost is 4 to 20".into()))?;
+        let hash = bcrypt::hash_with_result(string(a, 0)?, cost).map_err(|e| EvalError(e.to_string()))?;
+        Ok(hash.format_for_version(bcrypt::Version::TwoA).into())
+    }),
     ("rsadecrypt", |a| {
         let bytes =
             STANDARD.decode(string(a, 0)?).map_err(|e| EvalError(format!("the ciphertext is no base64: {e}")))?;

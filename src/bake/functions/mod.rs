@@ -69,6 +69,21 @@ mod tests {
 
     use super::*;
 
+    // SPEC B7.13: another salt each time, of a form and a cost that everybody knows.
+    #[test]
+    fn b7_13_bcrypt() {
+        let hash = |args: Value| {
+            call("bcrypt", args.as_array().expect("a list")).expect("known").map(|v| text(&v).expect("text"))
+        };
+        let (one, two) = (hash(json!(["secret", 4])).expect("a hash"), hash(json!(["secret", 4])).expect("a hash"));
+        assert!(one.starts_with("$2a$04$") && one.len() == 60 && one != two, "{one}");
+        assert_eq!(bcrypt::verify("secret", &one).ok(), Some(true));
+        assert_eq!(bcrypt::verify("other", &one).ok(), Some(false));
+        for (args, said) in [(json!(["a", 3]), "the cost is 4 to 20"), (json!(["a", 31]), "the cost is 4 to 20")] {
+            assert!(hash(args).expect_err("no cost").0.contains(said));
+        }
+    }
+
     // SPEC B7.13: what each is, in go-cty's words.
     #[test]
     fn b7_13_functions_give_what_their_names_say() {

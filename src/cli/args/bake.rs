@@ -32,9 +32,15 @@ pub struct Bake {
     /// Short for --call=check
     #[arg(long, help_heading = "What to build")]
     pub check: bool,
-    /// Allow fs=PATH, fs.read=PATH, fs.write=PATH, ssh, network.host, security.insecure or device (repeatable)
+    /// Allow fs=PATH, fs.read=PATH, fs.write=PATH, ssh, network.host, security.insecure, device or buildx.local.delete (repeatable)
     #[arg(long, value_name = "ENTITLEMENT", help_heading = "What to build")]
     pub allow: Vec<String>,
+    /// Build at most so many targets at the same time [default: all that can be]
+    #[arg(short, long, value_name = "N", help_heading = "What to build")]
+    pub jobs: Option<std::num::NonZeroUsize>,
+    /// What a failure means for other targets: defer-error, they are finished
+    #[arg(long, value_name = "MODE", help_heading = "What to build")]
+    pub execution: Option<String>,
 
     /// Load into the local docker or podman if one answers, else keep in the store
     #[arg(long, help_heading = "Where the result goes")]

@@ -7,8 +7,8 @@ mod privileges;
 mod remote;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::io::{Read as _, Write as _};
+use std::path::{Component, Path, PathBuf};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
@@ -19,6 +19,7 @@ use super::args::{Bake, Build, Cli, Command};
 use super::build::{Done, Kept, Stopped, answered, done, lend_agents, run};
 use super::errors::{Aftermath, Failure};
 use super::image_commands::usage;
+use super::outputs::LOCAL_DELETE;
 use super::settings::{self, BuildSettings, read_limited, variable, variable_or_empty};
 use super::step_logs::{ClipLimits, StepLogs};
 use super::worker::Inside;
@@ -49,6 +50,10 @@ const FILES: [&str; 8] = [
 const WARNINGS: &str = "buildx.build.warnings";
 
 pub(super) fn bake(inside: &Inside, args: &Bake) -> Result<u8, Failure> {
+    if let Some(mode) = args.execution.as_deref().filter(|mode| *mode != "defer-error") {
+        return Err(usage(format!("--execution: \"{mode}\" is not supported"))
+            .hint("defer-error is what is done: what does not need a target that failed is finished"));
+    }
     let environment = |name: &str| {
         let off = variable("BUILDX_BAKE_DISABLE_VARS_ENV_LOOKUP").is_some_and(|text| boolean(&text) != Some(false));
         if off { None } else { variable_or_empty(name) }
@@ -62,16 +67,21 @@ pub(super) fn bake(inside: &Inside, args: &Bake) -> Result<u8, Failure> {
         }
         path => read_beside(path),
     };
+    let relative = variable("BUILDX_BAKE_FILE_RELATIVE_PATHS").is_some_and(|text| boolean(&text) != Some(false));
     let with = Surroundings {
         vars: vars(&args.var)?,
         environment: &environment,
         local_platform: Platform::host().to_string(),
         command_context,
         home: settings::home().map(|home| home.display().to_string()),
+        beside: relative.then_some(&beside),
         read: &read,
     };
     let (files, place) = files(inside, args, definition.as_deref())?;
     let bake = crate::bake::Bake::new(&files, &with).map_err(|e| failure(&e))?;
+    for warning in bake.warnings() {
+        let _ = writeln!(std::io::stderr(), "warning: {warning}");
+    }
     if let Some(list) = &args.list {
         return listed(&bake, list);
     }
@@ -80,7 +90,6 @@ pub(super) fn bake(inside: &Inside, args: &Bake) -> Result<u8, Failure> {
     let wanted = bake.members(&names).map_err(|e| failure(&e))?;
     for (name, target) in &mut targets {
         if !wanted.contains(name) {
-            target.goes_nowhere();
             continue;
         }
         for (given, to) in [(args.push, "push"), (args.load, "load")] {
@@ -90,16 +99,19 @@ pub(super) fn bake(inside: &Inside, args: &Bake) -> Result<u8, Failure> {
         }
     }
     if args.print {
+        for (name, target) in &mut targets {
+            place.as_ref().map_or(Ok(()), |place| place.apply(name, target, true))?;
+        }
         return print(&format!("{:#}\n", bake.printed(&names, &targets).map_err(|e| failure(&e))?));
     }
     for (name, target) in &mut targets {
         if let Some(place) = &place {
-            place.apply(name, target)?;
+            place.apply(name, target, false)?;
         }
         let here = |path: &str| Ok::<_, Failure>(path.strip_prefix("cwd://").map(in_directory));
         target.change_contexts(here)?;
     }
-    privileges::check(&targets, &args.allow)?;
+    privileges::check(&targets, &privileges::Allowed { flags: &args.allow, set: &args.set, elsewhere })?;
     build_all(inside, args, &targets, &wanted, elsewhere)
 }
 
@@ -162,6 +174,33 @@ fn overrides(args: &Bake) -> Vec<String> {
     all
 }
 
+/// A path of a bake file, from where the command was called (SPEC B5.07).
+fn beside(file: &str, path: &str) -> String {
+    let elsewhere = path.contains("://") || path.starts_with("target:") || path == "-" || remote::is_remote(path);
+    let directory = Path::new(file).parent().filter(|dir| !dir.as_os_str().is_empty());
+    match directory {
+        Some(directory) if !elsewhere && !file.contains("://") && !Path::new(path).is_absolute() => {
+            cleaned(&directory.join(path))
+        }
+        _ => path.to_owned(),
+    }
+}
+
+/// A path without detours, by its words alone.
+fn cleaned(path: &Path) -> String {
+    let mut out = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir if out.file_name().is_some() && !out.ends_with("..") => {
+                out.pop();
+            }
+            part => out.push(part),
+        }
+    }
+    if out.as_os_str().is_empty() { ".".into() } else { out.display().to_string() }
+}
+
 /// What is behind `cwd://`; nothing is the directory itself.
 fn in_directory(path: &str) -> String {
     if path.is_empty() { ".".into() } else { path.into() }
@@ -173,17 +212,12 @@ fn files(
     args: &Bake,
     address: Option<&str>,
 ) -> Result<(Vec<SourceFile>, Option<remote::Place>), Failure> {
-    if variable("BUILDX_BAKE_FILE_RELATIVE_PATHS").is_some_and(|text| boolean(&text) != Some(false)) {
-        return Err(usage(
-            "BUILDX_BAKE_FILE_RELATIVE_PATHS: paths of a bake file are relative to the current directory",
-        ));
-    }
     let separator = ["BUILDX_BAKE_PATH_SEPARATOR", "BUILDX_BAKE_FILE_SEPARATOR"].into_iter().find_map(variable);
     let separator = separator.unwrap_or_else(|| ":".into());
     let of_variable = variable("BUILDX_BAKE_FILE");
     let named: Vec<String> = match (&args.file, of_variable) {
         (given, _) if !given.is_empty() => given.clone(),
-        (_, Some(list)) => list.split(separator.as_str()).map(ToOwned::to_owned).collect(),
+        (_, Some(list)) if !list.trim().is_empty() => list.split(separator.as_str()).map(ToOwned::to_owned).collect(),
         _ => Vec::new(),
     };
     let (here, there): (Vec<String>, Vec<String>) =
@@ -202,7 +236,7 @@ fn files(
         all.push(local_file(name)?);
     }
     if all.is_empty() {
-        let message = format!("there is no bake file {}: {}", address.unwrap_or("here"), FILES.join(", "));
+        let message = format!("couldn't find a bake definition {}: {}", address.unwrap_or("here"), FILES.join(", "));
         return Err(Failure::new(FaultKind::Input, message).hint("name one with -f FILE"));
     }
     Ok((all, place))
@@ -317,8 +351,11 @@ fn build_all(
         loop {
             // Each begins as soon as those it is made of are there.
             let made = |name: &String| finished.iter().any(|(job, o)| job.name == *name && o.result.is_ok());
-            let (ready, later): (Vec<Job>, Vec<Job>) = waiting.drain(..).partition(|job| job.links.values().all(made));
-            waiting = later;
+            let (mut ready, later): (Vec<Job>, Vec<Job>) =
+                waiting.drain(..).partition(|job| job.links.values().all(made));
+            let free = args.jobs.map_or(usize::MAX, std::num::NonZero::get).saturating_sub(running.len());
+            waiting = ready.split_off(ready.len().min(free));
+            waiting.extend(later);
             for job in ready {
                 let events = events.clone();
                 running.push(async move {
@@ -410,7 +447,8 @@ fn job(
     let mut words = vec!["rbuild".to_owned(), "build".to_owned()];
     words.extend(target.arguments());
     // What a target may do was asked about for all of them.
-    words.extend(args.allow.iter().filter(|allow| allow.starts_with("device")).map(|allow| format!("--allow={allow}")));
+    let passed = |allow: &&String| allow.starts_with("device") || *allow == LOCAL_DELETE;
+    words.extend(args.allow.iter().filter(passed).map(|allow| format!("--allow={allow}")));
     let links = target.linked();
     for (context, other) in &links {
         let place = room.join("parts").join(other);

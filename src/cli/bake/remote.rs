@@ -125,9 +125,12 @@ pub(super) fn definition(
 }
 
 impl Place {
-    /// The contexts of a target as they are seen from here.
-    pub(super) fn apply(&self, name: &str, target: &mut Target) -> Result<(), Failure> {
+    /// The contexts of a target as they are seen from here; all of the place is still `.` where they are `shown` only.
+    pub(super) fn apply(&self, name: &str, target: &mut Target, shown: bool) -> Result<(), Failure> {
         target.change_contexts(|path| {
+            if shown && path == "." {
+                return Ok(None);
+            }
             if path.starts_with("cwd://") || path == "-" || is_remote(path) || path.contains("://") {
                 return Ok(None);
             }
