@@ -1,5 +1,6 @@
 //! Extracting a layer into a directory.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
@@ -14,7 +15,7 @@ use super::index::{IndexBuilder, TreeIndex};
 use super::limits::UnpackLimits;
 use super::lowers::{Awaited, Lowers};
 use super::notes::{Note, NoteKind, Notes};
-use super::reader::TarReader;
+use super::reader::{Piece, TarReader};
 use crate::base::DiffId;
 
 /// How a directory says what it deletes.
@@ -145,6 +146,36 @@ pub fn index_layer(tar: &mut dyn Read, options: &ApplyOptions) -> Result<ApplySu
     }
     let (diff_id, tar_size) = reader.drain()?;
     Ok(ApplySummary { diff_id, tar_size, index: index.finish(), notes: notes.into_list() })
+}
+
+/// The contents of the files of a layer at the paths in `wanted`, but for those of more than `largest` bytes.
+///
+/// # Errors
+/// A damaged archive.
+pub fn read_files(
+    tar: &mut dyn Read,
+    wanted: &BTreeSet<PathBuf>,
+    largest: u64,
+) -> Result<BTreeMap<PathBuf, Vec<u8>>, ArchiveError> {
+    let mut reader = TarReader::new(tar, false, UnpackLimits::current());
+    let mut found = BTreeMap::new();
+    while found.len() < wanted.len()
+        && let Some(member) = reader.next()?
+    {
+        let path = clean_path(&member.name).filter(|path| wanted.contains(path));
+        let Some(path) = path.filter(|_| member.entry.kind == EntryKind::File && member.entry.size <= largest) else {
+            continue;
+        };
+        let mut content = Vec::new();
+        while let Some(piece) = reader.piece()? {
+            match piece {
+                Piece::Data(bytes) => content.extend_from_slice(bytes),
+                Piece::Hole(length) => content.resize(content.len() + usize::try_from(length).unwrap_or_default(), 0),
+            }
+        }
+        found.insert(path, content);
+    }
+    Ok(found)
 }
 
 fn digest_content(reader: &mut TarReader<'_>) -> Result<[u8; 32], ArchiveError> {

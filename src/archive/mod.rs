@@ -37,7 +37,7 @@ mod target;
 pub mod writer;
 
 pub use ahead::ReadAhead;
-pub use apply::{ApplyOptions, ApplySummary, Dialect, apply, apply_above, index_layer};
+pub use apply::{ApplyOptions, ApplySummary, Dialect, apply, apply_above, index_layer, read_files};
 pub use content::Opener;
 pub use diff::{DiffStats, Parent, TreeHints, diff_overlay, diff_trees, diff_trees_with};
 pub use entry::{Entry, EntryKind, Timestamp};

@@ -2,6 +2,7 @@
 
 mod bake;
 mod builders;
+mod compare;
 mod drop_in;
 mod policy;
 
@@ -15,6 +16,7 @@ use crate::base::values::boolean;
 
 pub use bake::Bake;
 pub use builders::{Builders, CreateBuilder, RemoveBuilder};
+pub use compare::{Diff, Verify};
 pub use drop_in::DropIn;
 pub use policy::{Policy, PolicyEval, PolicyTest};
 
@@ -48,6 +50,18 @@ impl Cli {
         let mut definition = Self::definition();
         let matches = definition.try_get_matches_from_mut(words)?;
         Self::from_arg_matches(&matches).map_err(|e| e.format(&mut definition))
+    }
+}
+
+impl Command {
+    /// The build that the command runs, if it runs one.
+    #[must_use]
+    pub fn build(&self) -> Option<&Build> {
+        match self {
+            Self::Build(build) => Some(build),
+            Self::Verify(verify) => Some(&verify.build),
+            _ => None,
+        }
     }
 }
 
@@ -141,6 +155,11 @@ pub enum Command {
     Inspect(Inspect),
     /// Show how an image of the store was made
     History(History),
+    /// Say how two images of the store differ: which files of which layers, and what about them
+    Diff(Diff),
+    /// Build twice, or once beside a published image, and say what differs
+    #[command(override_usage = "rbuild verify [OPTIONS] PATH | -", args_override_self = true)]
+    Verify(Verify),
     /// Run a program in an image of the store; nothing of it stays
     Run(Run),
     /// Look at images in registries, and put several together, without a store between

@@ -13,6 +13,7 @@ mod buildctl;
 mod builders;
 mod builds;
 mod caches;
+mod compare;
 pub mod config;
 mod contexts;
 mod debug;
@@ -52,6 +53,7 @@ mod telemetry;
 mod template;
 mod vcs;
 mod volumes;
+mod verify;
 mod worker;
 
 use std::ffi::OsString;

@@ -32,14 +32,14 @@ impl Once {
     /// # Errors
     /// For values that are malformed, and credentials that are nobody's.
     pub(super) fn new(command: &Command) -> Result<Self, Failure> {
-        let registries = match command {
-            Command::Build(args) => RegistryFlags::new(&args.drop_in)?,
-            _ => RegistryFlags::default(),
+        let registries = match command.build() {
+            Some(args) => RegistryFlags::new(&args.drop_in)?,
+            None => RegistryFlags::default(),
         };
-        let (creds, chunk, hosts) = match command {
-            Command::Build(args) => (&args.creds, &args.push_chunk_size, named(args)),
-            Command::Pull(args) => (&args.creds, &None, hosts([args.image.as_str()])),
-            Command::Push(args) => {
+        let (creds, chunk, hosts) = match (command, command.build()) {
+            (_, Some(args)) => (&args.creds, &args.push_chunk_size, named(args)),
+            (Command::Pull(args), _) => (&args.creds, &None, hosts([args.image.as_str()])),
+            (Command::Push(args), _) => {
                 (&args.creds, &args.push_chunk_size, hosts([args.target.as_ref().unwrap_or(&args.image).as_str()]))
             }
             _ => return Ok(Self::default()),

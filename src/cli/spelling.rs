@@ -43,6 +43,8 @@ const COMMANDS: &[&str] = &[
     "save",
     "load",
     "unpack",
+    "diff",
+    "verify",
     "inspect",
     "history",
     "du",

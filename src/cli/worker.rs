@@ -16,8 +16,8 @@ use super::config::Config;
 use super::errors::Failure;
 use super::once::Once;
 use super::{
-    bake, broker, build, builds, debug, foreign, image_commands, imagetools, info, policies, registries, run, settings,
-    store_commands,
+    bake, broker, build, builds, compare, debug, foreign, image_commands, imagetools, info, policies, registries, run,
+    settings, store_commands, verify,
 };
 use crate::base::wording::shell_word;
 use crate::base::{Events, FaultKind};
@@ -79,10 +79,12 @@ pub(super) fn start(cli: &Cli) -> Result<u8, Failure> {
 
 /// A platform that somebody asks for and that only an emulator of ours can run: none is registered with the machine.
 fn emulated(cli: &Cli, config: &Config) -> Result<Option<Platform>, Failure> {
-    let platforms = match &cli.command {
-        Command::Build(args) if args.call.is_none() && !args.check => super::outputs::platforms(args)?,
+    let platforms = match (&cli.command, cli.command.build()) {
+        (_, Some(args)) if args.call.is_none() && !args.check => super::outputs::platforms(args)?,
         // What is malformed is said by who runs it.
-        Command::Run(args) => args.platform.iter().filter_map(|text| super::outputs::platform(text).ok()).collect(),
+        (Command::Run(args), _) => {
+            args.platform.iter().filter_map(|text| super::outputs::platform(text).ok()).collect()
+        }
         _ => return Ok(None),
     };
     let host = Platform::host();
@@ -98,12 +100,8 @@ fn emulated(cli: &Cli, config: &Config) -> Result<Option<Platform>, Failure> {
 
 /// Below which control group a build is to run. A question about one runs nothing.
 fn cgroup_parent(command: &Command, config: &Config) -> Option<String> {
-    match command {
-        Command::Build(args) if args.call.is_none() && !args.check => {
-            args.cgroup_parent.clone().or_else(|| config.build.cgroup_parent.clone())
-        }
-        _ => None,
-    }
+    let args = command.build().filter(|args| args.call.is_none() && !args.check)?;
+    args.cgroup_parent.clone().or_else(|| config.build.cgroup_parent.clone())
 }
 
 fn join(parent: String) -> Result<Joined, Failure> {
@@ -447,6 +445,8 @@ fn command(inside: &Inside, cli: &super::Cli) -> Result<u8, Failure> {
         Command::Load(args) => image_commands::load(inside, args),
         Command::Unpack(args) => image_commands::unpack(inside, args),
         Command::Inspect(args) => image_commands::inspect(inside, args),
+        Command::Diff(args) => compare::diff(inside, args),
+        Command::Verify(args) => verify::verify(inside, args),
         Command::History(args) => image_commands::history(inside, args),
         Command::Imagetools { command } => imagetools::run(inside, command),
         Command::Policy { command } => policies::run(inside, command),

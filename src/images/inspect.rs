@@ -142,7 +142,7 @@ impl Images {
     }
 
     /// The images below a root with their parsed and raw configs.
-    fn platforms(
+    pub(super) fn platforms(
         &self,
         root: &Descriptor,
     ) -> Result<Vec<(Descriptor, Manifest, ImageConfig, serde_json::Value)>, ImageError> {

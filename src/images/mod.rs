@@ -3,6 +3,7 @@
 //! Nothing here builds or assembles: documents keep their exact bytes, so an image keeps its digest wherever it goes.
 //! Start reading at [`Images`]; [`parts`] walks from a manifest or an index to everything it consists of.
 
+pub mod compare;
 mod error;
 mod inspect;
 mod load;

@@ -183,6 +183,13 @@ impl Shape {
         Self { tree, config, layers }
     }
 
+    /// Forgets the extended attributes of everything below directories at the top whose names begin with `prefix`.
+    pub fn forget_attributes(&mut self, prefix: &str) {
+        for (_, look) in self.tree.iter_mut().filter(|(path, _)| path.starts_with(prefix)) {
+            look.6.clear();
+        }
+    }
+
     /// Says where they differ.
     pub fn difference(&self, other: &Self) -> String {
         for path in self.tree.keys().chain(other.tree.keys()) {

@@ -106,6 +106,11 @@ pub fn project(seed: u64) -> Result<u64, String> {
                 if a != b {
                     return Err(format!("cached and uncached differ: {}\n{}", a.difference(&b), context()));
                 }
+                // A directory of a layer below cannot be renamed on overlay: `mv` copies it there, and that of busybox leaves
+                // attributes behind.
+                for shape in [&mut a, &mut c] {
+                    shape.forget_attributes("moved");
+                }
                 if a != c {
                     return Err(format!("overlay and native differ: {}\n{}", a.difference(&c), context()));
                 }

@@ -175,7 +175,12 @@ impl Bench {
 
     /// The command of [`Bench::build`].
     pub fn build_command(&self, args: &[&str]) -> Command {
-        let mut all: Vec<String> = vec!["build".into(), "--progress".into(), "plain".into()];
+        self.command_on_context("build", args)
+    }
+
+    /// The command `rbuild COMMAND --progress plain … ARGS CONTEXT`, for commands that build.
+    pub fn command_on_context(&self, command: &str, args: &[&str]) -> Command {
+        let mut all: Vec<String> = vec![command.into(), "--progress".into(), "plain".into()];
         all.extend(self.args.iter().cloned());
         all.extend(args.iter().map(|a| (*a).to_owned()));
         all.push(self.ctx().display().to_string());
