@@ -52,8 +52,8 @@ mod table;
 mod telemetry;
 mod template;
 mod vcs;
-mod volumes;
 mod verify;
+mod volumes;
 mod worker;
 
 use std::ffi::OsString;
