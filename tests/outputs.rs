@@ -258,7 +258,7 @@ fn compressions_and_media_types() {
 fn c9_13_images_for_lazy_pulling_are_bases_like_others() {
     let registry = FakeRegistry::start();
     let bench = Bench::new();
-    bench.file("dir/f", &"payload ".repeat(4000)).dockerfile("FROM scratch\nCOPY dir /dir\n");
+    bench.file("dir/f", "payload ".repeat(4000)).dockerfile("FROM scratch\nCOPY dir /dir\n");
     for compression in ["estargz", "zstd"] {
         let name = format!("{}/lazy:{compression}", registry.host());
         bench
