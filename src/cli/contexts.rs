@@ -268,24 +268,28 @@ fn context_dir(dir: &Path, ignore: Option<&(String, Vec<u8>)>) -> Result<Context
     Ok(context)
 }
 
+/// What a context of this name is called when the file asks for it: as images are, with the platform it is for, if any.
+///
+/// # Errors
+/// For a name that no image could have.
+pub(super) fn context_key(name: &str) -> Result<String, Failure> {
+    let (plain, platform) = name.split_once("::").map_or((name, None), |(plain, platform)| (plain, Some(platform)));
+    let reference: Reference = plain
+        .to_lowercase()
+        .parse()
+        .map_err(|e| usage(format!("--build-context: invalid context name {name}: {e}")))?;
+    let familiar = reference.familiar();
+    let key = familiar.strip_suffix(":latest").unwrap_or(&familiar);
+    Ok(platform.map_or_else(|| key.to_owned(), |platform| format!("{key}::{platform}")))
+}
+
 /// `name=value` of `--build-context` (SPEC B1.06).
 pub(super) fn named_contexts(args: &Build, request: &mut BuildRequest) -> Result<(), Failure> {
     for text in &args.build_context {
         let Some((name, value)) = text.split_once('=') else {
             return Err(usage(format!("--build-context: invalid context value: {text}, expected key=value")));
         };
-        let plain = name.split("::").next().unwrap_or(name);
-        let reference: Reference = plain
-            .to_lowercase()
-            .parse()
-            .map_err(|e| usage(format!("--build-context: invalid context name {name}: {e}")))?;
-        let mut key = reference.familiar();
-        if let Some(short) = key.strip_suffix(":latest") {
-            key = short.to_owned();
-        }
-        if let Some((_, platform)) = name.split_once("::") {
-            key = format!("{key}::{platform}");
-        }
+        let key = context_key(name)?;
         let image = value.strip_prefix("docker-image://").map(|image| image.parse::<Reference>());
         if let Some(Err(e)) = image {
             return Err(usage(format!("--build-context {name}: {value}: {e}")));

@@ -17,6 +17,7 @@ use serde_json::{Map, Value};
 
 use super::args::{Bake, Build, Cli, Command};
 use super::build::{Done, Kept, Stopped, answered, done, lend_agents, run};
+use super::contexts::context_key;
 use super::errors::{Aftermath, Failure};
 use super::image_commands::usage;
 use super::outputs::LOCAL_DELETE;
@@ -450,10 +451,6 @@ fn job(
     let passed = |allow: &&String| allow.starts_with("device") || *allow == LOCAL_DELETE;
     words.extend(args.allow.iter().filter(passed).map(|allow| format!("--allow={allow}")));
     let links = target.linked();
-    for (context, other) in &links {
-        let place = room.join("parts").join(other);
-        words.push(format!("--build-context={context}=oci-layout://{}", place.display()));
-    }
     if let Some(place) = part {
         std::fs::create_dir_all(place).map_err(fault)?;
         words.push(format!("--output=type=oci,tar=false,compression=uncompressed,dest={}", place.display()));
@@ -478,6 +475,11 @@ fn job(
     build.progress.clone_from(&args.progress.kind);
     let named = |failure: Failure| of_target(failure, name, true);
     let mut settings = BuildSettings::new(&build, &inside.config).map_err(named)?;
+    for (context, other) in &links {
+        // No flag says it: a layout that one names has to be there, and this one is still to be made.
+        let place = format!("oci-layout://{}", room.join("parts").join(other).display());
+        settings.request.options.named_contexts.insert(context_key(context).map_err(named)?, place);
+    }
     lend_agents(inside, &mut settings).map_err(named)?;
     Ok(Job { name: name.to_owned(), args: *build, settings, links })
 }
