@@ -118,7 +118,7 @@ const LINES: &[(&str, &[After])] = &[
     ("docker buildx history open", &[Refused(2, "Docker Desktop")]),
     ("docker images --filter labels=x", &[Refused(2, "did you mean label?")]),
     ("docker save -o out quiet", &[Refused(2, "is a directory")]),
-    ("docker buildx bake --push", &[Refused(4, "bake file")]),
+    ("docker buildx bake --push", &[Refused(4, "bake definition")]),
     ("docker buildx build --push .", &[Refused(2, "tag is needed when pushing to registry")]),
     ("docker buildx build -t x", &[Refused(2, "context")]),
     ("docker buildx build -t x nowhere", &[Refused(2, "nowhere")]),
