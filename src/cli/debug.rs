@@ -11,7 +11,8 @@ use super::broker::BrokeredAgent;
 use super::builds;
 use super::devices;
 use super::errors::Failure;
-use super::image_commands::{runtime, usage};
+use super::image_commands::usage;
+use super::runtime::runtime;
 use super::settings;
 use super::worker::{Inside, store_failure};
 use crate::base::budget::Budget;
@@ -82,11 +83,11 @@ fn enter(
             let _ = writeln!(std::io::stderr(), "notice: {text}");
         }
     });
-    let runtime = runtime()?;
+    let runtime = runtime(Budget::detect())?;
     let store = inside.store(events.clone())?;
     let lease = store.lease().map_err(|e| store_failure(&e))?;
     let result = runtime.block_on(async {
-        let builder = super::build::builder(inside, &store, Budget::detect(), &events, &Cancel::default(), steps)?;
+        let builder = super::invocation::builder(inside, &store, Budget::detect(), &events, &Cancel::default(), steps)?;
         let (connection, attachment) = Connection::open(true, terminal)
             .map_err(|e| Failure::new(FaultKind::Isolation, format!("cannot attach to the program: {e}")))?;
         let visit = Visit { args: command, env, user, busybox: busybox(), attachment };

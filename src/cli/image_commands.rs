@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::args::{History, Images as List, Inspect, Load, ProgressArgs, Pull, Push, Save, Unpack};
 use super::errors::Failure;
 use super::image_filters::ImageFilter;
+use super::runtime::{interrupted, runtime};
 use super::worker::{Inside, store_failure};
 use super::{deliver, print, settings, table};
 use crate::base::budget::Budget;
@@ -50,14 +51,6 @@ pub(super) fn open(inside: &Inside, events: Events) -> Result<(Images, Lease), F
     Ok((Images::new(store, client, source, events), lease))
 }
 
-pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(Budget::detect().cpus.clamp(2, 4))
-        .enable_all()
-        .build()
-        .map_err(|e| Failure::new(FaultKind::Internal, format!("cannot start threads: {e}")))
-}
-
 /// Runs work with progress, until it is done or somebody interrupts it; and whether only digests are to be said.
 pub(super) fn shown<T>(
     inside: &Inside,
@@ -65,12 +58,12 @@ pub(super) fn shown<T>(
     work: impl AsyncFnOnce(Events) -> Result<T, Failure>,
 ) -> Result<(T, bool), Failure> {
     let (mode, quiet) = settings::progress(args.kind.as_deref(), args.quiet, &inside.config)?;
-    let runtime = runtime()?;
+    let runtime = runtime(Budget::detect())?;
     let (progress, events) = Progress::start(mode, std::io::stderr(), settings::style()?);
     let result = runtime.block_on(async {
         tokio::select! {
             result = work(events) => result,
-            () = super::build::interrupted() => Err(Failure::new(FaultKind::Interrupted, "canceled")),
+            () = interrupted() => Err(Failure::new(FaultKind::Interrupted, "canceled")),
         }
     });
     progress.finish(None);
@@ -186,7 +179,7 @@ pub(super) fn save(inside: &Inside, args: &Save) -> Result<u8, Failure> {
     deliver::check(args.output.as_deref())?;
     let format = if args.format == "oci" { Format::Oci } else { Format::Docker };
     let (images, _lease) = open(inside, Events::none())?;
-    let runtime = runtime()?;
+    let runtime = runtime(Budget::detect())?;
     runtime.block_on(images.make_complete(&args.images)).map_err(|e| failure(&e))?;
     deliver::archive(args.output.as_deref(), |mut out| {
         images.save(&args.images, format, &mut out).map_err(|e| failure(&e))
@@ -227,7 +220,7 @@ pub(super) fn load(inside: &Inside, args: &Load) -> Result<u8, Failure> {
 pub(super) fn unpack(inside: &Inside, args: &Unpack) -> Result<u8, Failure> {
     let platform = platform(args.platform.as_ref())?;
     let (images, _lease) = open(inside, Events::none())?;
-    let runtime = runtime()?;
+    let runtime = runtime(Budget::detect())?;
     runtime.block_on(images.unpack(&args.image, &platform, &args.output)).map_err(|e| failure(&e))?;
     Ok(0)
 }

@@ -8,9 +8,11 @@ use serde_json::{Map, Value, json};
 
 use super::args::{Imagetools, ImagetoolsCreate, ImagetoolsInspect};
 use super::errors::Failure;
-use super::image_commands::{failure, platform, runtime, shown, usage};
+use super::image_commands::{failure, platform, shown, usage};
+use super::runtime::runtime;
 use super::worker::Inside;
 use super::{print, template};
+use crate::base::budget::Budget;
 use crate::base::{Events, FaultKind, file};
 use crate::images::remote::{Combination, Combined, Details, Looked, Part, Place, RemoteImages};
 use crate::oci::{Descriptor, Platform};
@@ -111,7 +113,7 @@ fn inspect(inside: &Inside, args: &ImagetoolsInspect) -> Result<u8, Failure> {
     }
     let place = Place::parse(&args.name).map_err(|e| failure(&e))?;
     let images = RemoteImages::new(inside.client(Events::none())?, Events::none());
-    let runtime = runtime()?;
+    let runtime = runtime(Budget::detect())?;
     let looked = runtime.block_on(images.look(&place)).map_err(|e| failure(&e))?;
     if args.raw {
         return print(&String::from_utf8_lossy(&looked.bytes));

@@ -5,9 +5,10 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::args::{Build, Policy, PolicyEval, PolicyTest};
-use super::build::builder;
 use super::errors::Failure;
-use super::image_commands::{platform, runtime, usage};
+use super::image_commands::{platform, usage};
+use super::invocation::builder;
+use super::runtime::runtime;
 use super::settings::{read_limited, variable};
 use super::worker::{Inside, store_failure};
 use super::{grammar, print};
@@ -183,7 +184,7 @@ fn eval(inside: &Inside, args: &PolicyEval) -> Result<u8, Failure> {
     let store = inside.store(events.clone())?;
     let _lease = store.lease().map_err(|e| store_failure(&e))?;
     let builder = builder(inside, &store, Budget::detect(), &events, &Cancel::default(), StepOptions::default())?;
-    let runtime = runtime()?;
+    let runtime = runtime(Budget::detect())?;
     if args.print {
         let looked = runtime.block_on(builder.policy_input(&source, &platform, &args.fields));
         let (input, unknown) = looked.map_err(failure)?;

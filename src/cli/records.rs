@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::args::Build;
-use super::build::{Done, Stopped};
+use super::invocation::{Done, Stopped};
 use super::settings::{BuildSettings, variable};
 use super::vcs;
 use crate::base::FaultKind;

@@ -7,9 +7,11 @@ use rootless::step::StepMount;
 
 use super::args::Run;
 use super::errors::Failure;
-use super::image_commands::{failure, open, platform, reference, runtime, usage};
+use super::image_commands::{failure, open, platform, reference, usage};
+use super::runtime::{interrupted, runtime};
 use super::worker::Inside;
 use super::{grammar, settings, volumes};
+use crate::base::budget::Budget;
 use crate::base::{Events, FaultKind};
 use crate::exec::run::DefaultNetwork;
 use crate::images::{ImageError, Images, Program, Published};
@@ -43,7 +45,7 @@ pub(super) fn run(inside: &Inside, args: &Run) -> Result<u8, Failure> {
     if let Some(weakness) = inside.context.rung.weakness() {
         let _ = writeln!(std::io::stderr(), "notice: isolation {}: {weakness}", inside.context.rung);
     }
-    let runtime = runtime()?;
+    let runtime = runtime(Budget::detect())?;
     let (layers, config) = layers(inside, &runtime, args, &wanted.platform)?;
     let program = Program { meta: meta(args, &wanted, &config)?, network: wanted.network, mounts: wanted.mounts };
     let (images, lease) = open(inside, Events::new(notices))?;
@@ -95,7 +97,7 @@ fn layers(
             let work = pull(&images, &name, &args.image, platform);
             tokio::select! {
                 result = work => result.map_err(|e| failure(&e)),
-                () = super::build::interrupted() => Err(Failure::new(FaultKind::Interrupted, "canceled")),
+                () = interrupted() => Err(Failure::new(FaultKind::Interrupted, "canceled")),
             }
         })
     });

@@ -1,21 +1,19 @@
 //! `rbuild verify`: whether a build gives the same image every time, or the image that somebody published.
 
 use std::io::Write as _;
+use std::ops::ControlFlow;
 
 use super::args::{Build, Verify};
-use super::build::{Done, Kept, Stopped, lend_agents, run};
 use super::compare::{Shown, say};
-use super::errors::{Aftermath, Failure};
-use super::image_commands::{failure, open, reference, runtime, usage};
-use super::records;
-use super::settings::{self, BuildSettings};
-use super::step_logs::{ClipLimits, StepLogs};
+use super::errors::Failure;
+use super::image_commands::{failure, open, reference, usage};
+use super::invocation::{Done, Invocation};
+use super::runtime::runtime;
+use super::settings;
 use super::worker::Inside;
 use crate::base::budget::Budget;
 use crate::base::{Events, FaultKind};
-use crate::build::record::Recorder;
-use crate::build::{Attest, BuildError};
-use crate::exporter::OutputSpec;
+use crate::build::Attest;
 use crate::oci::Descriptor;
 use crate::ui::Progress;
 
@@ -38,22 +36,23 @@ pub(super) fn verify(inside: &Inside, args: &Verify) -> Result<u8, Failure> {
         }
         None => (None, "the first build".into()),
     };
-    let mut notices = Vec::new();
-    choose_epoch(&mut build, &mut notices);
+    let mut said = Vec::new();
+    let epoch = choose_epoch(&mut build);
+    let mut once = |build: &Build, heading: &str| once(inside, build, heading, epoch.as_deref(), &mut said);
     let first = match published {
         Some(image) => image,
-        None => match once(inside, &build, "building once, from the cache where it can be", &mut notices)? {
-            Ok(image) => image,
-            Err(code) => return Ok(code),
+        None => match once(&build, "building once, from the cache where it can be")? {
+            ControlFlow::Continue(image) => image,
+            ControlFlow::Break(code) => return Ok(code),
         },
     };
     // A build from the cache shows only that the cache gives back what it was given.
     build.no_cache = true;
-    let second = match once(inside, &build, "building for comparison, without the cache", &mut notices)? {
-        Ok(image) => image,
-        Err(code) => return Ok(code),
+    let second = match once(&build, "building for comparison, without the cache")? {
+        ControlFlow::Continue(image) => image,
+        ControlFlow::Break(code) => return Ok(code),
     };
-    let compared = runtime()?.block_on(images.compare(&first, &second)).map_err(|e| failure(&e))?;
+    let compared = runtime(Budget::detect())?.block_on(images.compare(&first, &second)).map_err(|e| failure(&e))?;
     let second_name = if args.against.is_some() { "the build" } else { "the second build" };
     let how = Shown { first: &published_name, second: second_name, json: args.format == "json", all: args.all };
     say(&compared, &how)
@@ -88,72 +87,48 @@ fn refuse(build: &Build) -> Result<(), Failure> {
     }
 }
 
-/// Without an epoch no two builds have the same times.
-fn choose_epoch(build: &mut Build, notices: &mut Vec<String>) {
+/// Without an epoch no two builds have the same times. What to say if one had to be chosen.
+fn choose_epoch(build: &mut Build) -> Option<String> {
     let named = build.build_arg.iter().any(|text| text.split('=').next() == Some(EPOCH));
-    if !named && settings::variable(EPOCH).is_none() {
-        build.build_arg.push(format!("{EPOCH}=0"));
-        notices.push(format!("{EPOCH} is not set: it is taken to be 0 (1970), for both images to have the same times"));
+    if named || settings::variable(EPOCH).is_some() {
+        return None;
     }
+    build.build_arg.push(format!("{EPOCH}=0"));
+    Some(format!("{EPOCH} is not set: it is taken to be 0 (1970), for both images to have the same times"))
 }
 
-/// One of the builds: its image in the store, or the exit code of a build that failed and has said why.
+/// One of the builds: its image in the store, or the exit code of a build that failed and has said why. What was `said` of the
+/// settings before is not said again.
 fn once(
     inside: &Inside,
     args: &Build,
     heading: &str,
-    notices: &mut Vec<String>,
-) -> Result<Result<Descriptor, u8>, Failure> {
-    let output = "type=image,rewrite-timestamp=true";
-    let mut args = args.clone();
-    args.output = vec![output.into()];
-    let mut settings = BuildSettings::new(&args, &inside.config)?;
-    let steps = settings::step_options(&args, &inside.config)?;
-    lend_agents(inside, &mut settings)?;
+    epoch: Option<&str>,
+    said: &mut Vec<String>,
+) -> Result<ControlFlow<u8, Descriptor>, Failure> {
+    let output = vec!["type=image,rewrite-timestamp=true".into()];
+    let mut build = Invocation::new(inside, Build { output, ..args.clone() })?;
+    let settings = &mut build.settings;
     settings.request.attest = Attest::default();
-    settings.request.outputs =
-        vec![OutputSpec::parse(output).map_err(|e| Failure::new(FaultKind::Internal, e.to_string()))?];
-    notices.append(&mut settings.notices);
+    settings.notices.extend(epoch.map(ToOwned::to_owned));
+    settings.notices.retain(|notice| !said.contains(notice));
+    said.extend_from_slice(&settings.notices);
     if settings.shows() {
         let _ = writeln!(std::io::stderr(), "{heading}");
     }
-    let clip = ClipLimits::new(inside.config.log)?;
-    let runtime = runtime()?;
+    let budget = Budget::detect();
+    let runtime = runtime(budget)?;
     let (progress, events) = Progress::start(settings.progress, std::io::stderr(), settings.style.clone());
-    let (recorder, logs) = (Recorder::default(), StepLogs::default());
-    let events = logs.before(recorder.before(events), clip);
-    // They hold for both builds and are said once.
-    for notice in notices.drain(..) {
-        events.notice(format!("settings {notice}"), notice);
-    }
-    let kept = Kept { logs: &logs, recorder: &recorder, head: records::head(&args, &settings) };
-    let result = runtime.block_on(async {
-        let result = run(inside, &settings, Budget::detect(), events.clone(), kept, steps, None).await;
-        recorder.end(records::end(&result), &events);
-        result
-    });
+    let outcome = runtime.block_on(build.run(inside, budget, &events, None));
     drop(events);
-    let failed = match &result {
-        Err(Stopped::Build(BuildError::Solve(e))) => e.vertex().cloned(),
-        _ => None,
-    };
-    let ended = progress.finish(failed.as_ref());
+    let ended = progress.finish(outcome.vertex());
     runtime.shutdown_background();
-    match result {
-        Ok(Done::Built(report)) => match report.exports.into_iter().next() {
-            Some(export) => Ok(Ok(export.descriptor)),
+    match &outcome.result {
+        Ok(Done::Built(report)) => match report.exports.first() {
+            Some(export) => Ok(ControlFlow::Continue(export.descriptor.clone())),
             None => Err(Failure::new(FaultKind::Internal, "the build gave no image")),
         },
         Ok(Done::Answered(..)) => Err(Failure::new(FaultKind::Internal, "the build gave an answer and no image")),
-        Err(Stopped::Early(failure)) => Err(failure),
-        Err(Stopped::Build(error)) => {
-            let (name, text) = settings.request.file();
-            let said = ended.step.as_ref().map(|step| step.tail.as_slice()).unwrap_or_default();
-            let failure = Failure::of_build(&error, name, text, said);
-            let log = failed.as_ref().and_then(|vertex| logs.path(vertex));
-            let after = Aftermath { step: ended.step.as_ref(), log: log.as_deref(), enter: None };
-            let _ = failure.print(&mut std::io::stderr(), &after);
-            Ok(Err(failure.code()))
-        }
+        Err(_) => Ok(ControlFlow::Break(outcome.complain(&build.settings, &ended, None, |failure| failure))),
     }
 }

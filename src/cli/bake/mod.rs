@@ -15,22 +15,22 @@ use futures_util::stream::FuturesUnordered;
 use indexmap::IndexMap;
 use serde_json::{Map, Value};
 
-use super::args::{Bake, Build, Cli, Command};
-use super::build::{Done, Kept, Stopped, answered, done, lend_agents, run};
+use super::args::{Bake, Cli, Command};
+use super::build::{answered, done};
 use super::contexts::context_key;
 use super::errors::{Aftermath, Failure};
 use super::image_commands::usage;
+use super::invocation::{Done, Invocation, Outcome};
 use super::outputs::LOCAL_DELETE;
-use super::settings::{self, BuildSettings, read_limited, variable, variable_or_empty};
-use super::step_logs::{ClipLimits, StepLogs};
+use super::print;
+use super::runtime::runtime;
+use super::settings::{self, read_limited, variable, variable_or_empty};
 use super::worker::Inside;
-use super::{print, records};
 use crate::bake::{BakeError, MAX_FILE, Override, SourceFile, Surroundings, Target};
 use crate::base::budget::Budget;
 use crate::base::values::{boolean, csv_record};
 use crate::base::{Event, Events, FaultKind, file};
-use crate::build::record::Recorder;
-use crate::build::{BuildError, MainContext};
+use crate::build::MainContext;
 use crate::oci::Platform;
 use crate::ui::{Ended, Progress};
 use remote::Positional;
@@ -303,16 +303,9 @@ fn listed(bake: &crate::bake::Bake, what: &str) -> Result<u8, Failure> {
 /// A target on its way.
 struct Job {
     name: String,
-    args: Build,
-    settings: BuildSettings,
+    build: Invocation,
     /// Others that it is made of, with the context's name.
     links: BTreeMap<String, String>,
-}
-
-/// What a build of a target left.
-struct Outcome {
-    result: Result<Done, Stopped>,
-    logs: StepLogs,
 }
 
 fn build_all(
@@ -329,10 +322,10 @@ fn build_all(
     for (name, target) in targets {
         let part = parts.contains(name).then(|| room.path().join("parts").join(name));
         let mut job = job(inside, args, name, target, part.as_deref(), room.path())?;
-        if let (true, MainContext::Git(reference)) = (of_elsewhere, &job.settings.request.context) {
+        if let (true, MainContext::Git(reference)) = (of_elsewhere, &job.build.settings.request.context) {
             // What let us read the definition lets us read the contexts; steps do not get it.
             let credentials = remote::credentials(reference);
-            let secrets = &mut job.settings.request.secrets;
+            let secrets = &mut job.build.settings.request.secrets;
             if !credentials.is_empty() {
                 secrets.for_sources.get_or_insert_with(|| secrets.values.clone()).extend(credentials);
             }
@@ -342,7 +335,6 @@ fn build_all(
     let (mode, _) = settings::progress(args.progress.kind.as_deref(), args.progress.quiet, &inside.config)?;
     let budget = Budget::detect();
     let runtime = runtime(budget)?;
-    let clip = ClipLimits::new(inside.config.log)?;
     let (progress, events) = Progress::start(mode, std::io::stderr(), settings::style()?);
     let many = jobs.len() > 1;
     let mut waiting: Vec<Job> = jobs;
@@ -358,9 +350,9 @@ fn build_all(
             waiting = ready.split_off(ready.len().min(free));
             waiting.extend(later);
             for job in ready {
-                let events = events.clone();
+                let shown = if many { of_name(events.clone(), job.name.clone()) } else { events.clone() };
                 running.push(async move {
-                    let outcome = one(inside, &job, budget, events, clip, many).await;
+                    let outcome = job.build.run(inside, budget, &shown, None).await;
                     (job, outcome)
                 });
             }
@@ -371,43 +363,33 @@ fn build_all(
         }
     });
     drop(events);
-    let failed = finished.iter().find_map(|(job, outcome)| match &outcome.result {
-        Err(Stopped::Build(BuildError::Solve(e))) => Some((job, outcome, e.vertex().cloned()?)),
-        _ => None,
-    });
-    let Ended { step, findings, .. } = progress.finish(failed.as_ref().map(|(_, _, vertex)| vertex));
-    let log = failed.as_ref().and_then(|(_, outcome, vertex)| outcome.logs.path(vertex));
+    let first_to_fail = finished.iter().find(|(_, outcome)| outcome.vertex().is_some());
+    let first_to_fail = first_to_fail.map(|(job, outcome)| (job.name.clone(), outcome));
+    let ended = progress.finish(first_to_fail.as_ref().and_then(|(_, outcome)| outcome.vertex()));
     runtime.shutdown_background();
     let (mut code, mut metadata, mut warnings) = (0, Map::new(), None);
-    for (job, Outcome { result, .. }) in &finished {
-        let settings = &job.settings;
-        let ended = match result {
+    for (job, outcome) in &finished {
+        let settings = &job.build.settings;
+        let of_job = match &outcome.result {
             Ok(Done::Built(report)) => {
-                let ended = done(settings, report, &findings)?;
+                let code = done(settings, report, &ended.findings)?;
                 let told = settings.metadata_file.as_ref().and_then(|path| std::fs::read(path).ok());
                 if let Some(Ok(Value::Object(mut value))) = told.map(|bytes| serde_json::from_slice(&bytes)) {
                     // Of all targets together (SPEC B7.23).
                     warnings = value.shift_remove(WARNINGS).or(warnings);
                     metadata.insert(job.name.clone(), Value::Object(value));
                 }
-                ended
+                code
             }
             Ok(Done::Answered(answer, how)) => answered(answer, *how)?,
-            Err(Stopped::Early(failure)) => {
-                let failure = of_target(failure.clone(), &job.name, many);
-                let _ = failure.print(&mut std::io::stderr(), &Aftermath::default());
-                failure.code()
-            }
-            Err(Stopped::Build(error)) => {
-                let (name, text) = settings.request.file();
-                let said = step.as_ref().map(|step| step.tail.as_slice()).unwrap_or_default();
-                let failure = of_target(Failure::of_build(error, name, text, said), &job.name, many);
-                let after = Aftermath { step: step.as_ref(), log: log.as_deref(), enter: None };
-                let _ = failure.print(&mut std::io::stderr(), &after);
-                failure.code()
+            Err(_) => {
+                // What the display remembers is one step's, that of the first target to fail.
+                let of_other = Ended::default();
+                let shown = first_to_fail.as_ref().filter(|(name, _)| *name == job.name).map_or(&of_other, |_| &ended);
+                outcome.complain(settings, shown, None, |failure| of_target(failure, &job.name, many))
             }
         };
-        code = code.max(ended);
+        code = code.max(of_job);
     }
     for job in &waiting {
         let message = format!("target {}: not built, because what it is made of was not", job.name);
@@ -421,14 +403,6 @@ fn build_all(
             .map_err(|e| Failure::new(FaultKind::Store, format!("cannot write {}: {e}", path.display())))?;
     }
     Ok(code)
-}
-
-fn runtime(budget: Budget) -> Result<tokio::runtime::Runtime, Failure> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(budget.cpus.clamp(2, 8))
-        .enable_all()
-        .build()
-        .map_err(|e| Failure::new(FaultKind::Internal, format!("cannot start threads: {e}")))
 }
 
 fn of_target(failure: Failure, name: &str, many: bool) -> Failure {
@@ -474,14 +448,13 @@ fn job(
     }
     build.progress.clone_from(&args.progress.kind);
     let named = |failure: Failure| of_target(failure, name, true);
-    let mut settings = BuildSettings::new(&build, &inside.config).map_err(named)?;
+    let mut build = Invocation::new(inside, *build).map_err(named)?;
     for (context, other) in &links {
         // No flag says it: a layout that one names has to be there, and this one is still to be made.
         let place = format!("oci-layout://{}", room.join("parts").join(other).display());
-        settings.request.options.named_contexts.insert(context_key(context).map_err(named)?, place);
+        build.settings.request.options.named_contexts.insert(context_key(context).map_err(named)?, place);
     }
-    lend_agents(inside, &mut settings).map_err(named)?;
-    Ok(Job { name: name.to_owned(), args: *build, settings, links })
+    Ok(Job { name: name.to_owned(), build, links })
 }
 
 /// The Dockerfile's path: inside the context, unlike that of a build.
@@ -507,25 +480,6 @@ fn dockerfile(name: &str, target: &Target, context: &str, room: &Path) -> Result
     } else {
         Path::new(context).join(path)
     })
-}
-
-async fn one(inside: &Inside, job: &Job, budget: Budget, events: Events, clip: ClipLimits, many: bool) -> Outcome {
-    let events = if many { of_name(events, job.name.clone()) } else { events };
-    let recorder = Recorder::default();
-    let events = recorder.before(events);
-    let logs = StepLogs::default();
-    let events = logs.before(events, clip);
-    for notice in &job.settings.notices {
-        events.notice(format!("settings {notice}"), notice.clone());
-    }
-    let kept = Kept { logs: &logs, recorder: &recorder, head: records::head(&job.args, &job.settings) };
-    let steps = match settings::step_options(&job.args, &inside.config) {
-        Ok(steps) => steps,
-        Err(failure) => return Outcome { result: Err(Stopped::Early(failure)), logs },
-    };
-    let result = run(inside, &job.settings, budget, events.clone(), kept, steps, None).await;
-    recorder.end(records::end(&result), &events);
-    Outcome { result, logs }
 }
 
 /// Steps say which target they belong to: `[app 1/2] FROM …`.
