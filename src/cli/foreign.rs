@@ -14,7 +14,7 @@ use crate::registry::{Mirror, Permitted, Route};
 use crate::source::SecretValues;
 
 /// The environment.
-type Variables<'a> = dyn Fn(&str) -> Option<String> + 'a;
+pub(super) type Variables<'a> = dyn Fn(&str) -> Option<String> + 'a;
 
 /// What they say about one build.
 #[derive(Debug, Default, PartialEq, Eq)]

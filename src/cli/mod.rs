@@ -53,6 +53,7 @@ mod store_commands;
 mod table;
 mod telemetry;
 mod template;
+mod translation;
 mod vcs;
 mod verify;
 mod volumes;

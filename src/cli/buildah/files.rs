@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::flags::Build;
-use super::{Translation, Variables};
 use crate::cli::errors::Failure;
-use crate::cli::foreign::CPP_FLAGS;
+use crate::cli::foreign::{CPP_FLAGS, Variables};
 use crate::cli::settings::usage;
+use crate::cli::translation::Translation;
 use crate::frontend::remote::is_url;
 
 /// podman's name goes before docker's.

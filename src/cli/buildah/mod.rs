@@ -1,25 +1,22 @@
 //! buildah's command line, and podman's where it builds, translated into ours (SPEC D3): `rbuild buildah …`, `rbuild podman …`,
-//! or a program called `buildah`. One function from words to words, as for kaniko: everything behind it is checked in one place.
+//! or a program called `buildah`.
 
 mod files;
 mod flags;
 mod transports;
 
 use std::ffi::OsString;
-use std::io::Write as _;
 use std::path::Path;
 
-use clap::{CommandFactory as _, FromArgMatches as _};
+use clap::CommandFactory as _;
 
 use super::errors::Failure;
-use super::foreign::flag;
+use super::foreign::{Variables, flag};
 use super::grammar::{csv_field, did_you_mean};
 use super::settings::{usage, variable};
+use super::translation::{self, Translation, refused, say};
 use super::{args, spelling};
 use flags::Build;
-
-/// The environment.
-type Variables<'a> = dyn Fn(&str) -> Option<String> + 'a;
 
 /// Whose words they are, where they mean different things.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +77,6 @@ pub(super) fn ours(words: Vec<OsString>) -> Result<Vec<OsString>, u8> {
 }
 
 fn command(dialect: Dialect, words: &[OsString], out: &mut Vec<OsString>) -> Result<(), u8> {
-    let refuse = |failure: Failure| Err(super::finish(Err(failure)).max(1));
     let mut rest = words.iter();
     loop {
         let Some(word) = rest.next().and_then(|word| word.to_str()) else {
@@ -105,7 +101,7 @@ fn command(dialect: Dialect, words: &[OsString], out: &mut Vec<OsString>) -> Res
                 out.extend(rest.map(without_docker));
                 return Ok(());
             }
-            "push" => return transports::push(rest.as_slice(), out).or_else(refuse),
+            "push" => return transports::push(rest.as_slice(), out).map_err(refused),
             _ => {
                 if let Some((_, ours)) = SAME.iter().find(|(theirs, _)| *theirs == name) {
                     out.push((*ours).into());
@@ -121,7 +117,7 @@ fn command(dialect: Dialect, words: &[OsString], out: &mut Vec<OsString>) -> Res
                         usage(format!("buildah {name}: there is no such command here{}", did_you_mean(name, known)))
                     }
                 };
-                return refuse(failure);
+                return Err(refused(failure));
             }
         }
         if out.last().is_some_and(|word| word == "version") {
@@ -135,10 +131,6 @@ fn without_docker(word: &OsString) -> OsString {
     word.to_str().and_then(|text| text.strip_prefix("docker://")).map_or_else(|| word.clone(), OsString::from)
 }
 
-fn say(notice: &str) {
-    let _ = writeln!(std::io::stderr(), "notice: {notice}");
-}
-
 fn build_help() -> Result<(), u8> {
     let _ = definition().print_help();
     Err(0)
@@ -150,21 +142,12 @@ pub(super) fn definition() -> clap::Command {
 }
 
 fn build(dialect: Dialect, words: &[OsString], out: &mut Vec<OsString>) -> Result<(), u8> {
-    let mut definition = definition();
-    let line = std::iter::once(OsString::from("build")).chain(words.iter().cloned());
-    let parsed = definition.try_get_matches_from_mut(line).and_then(|found| Build::from_arg_matches(&found));
-    let given = parsed.map_err(|error| {
-        let _ = error.print();
-        u8::from(error.use_stderr()) * 2
-    })?;
+    let given: Build = translation::parsed(definition(), "build", words)?;
     let translated = translate(&given, dialect, &variable).and_then(|translated| {
         given.messages.logfile.as_deref().map_or(Ok(()), log_to)?;
         Ok(translated)
     });
-    let Translation { words, notices } = translated.map_err(|failure| super::finish(Err(failure)).max(1))?;
-    notices.iter().for_each(|notice| say(notice));
-    out.extend(words.into_iter().map(OsString::from));
-    Ok(())
+    translation::append(translated, out)
 }
 
 /// `--logfile`: all that would be printed goes there, the image's ID included.
@@ -174,28 +157,11 @@ fn log_to(path: &Path) -> Result<(), Failure> {
     rustix::stdio::dup2_stdout(&file).and_then(|()| rustix::stdio::dup2_stderr(&file)).map_err(|e| fail(e.into()))
 }
 
-/// What a command line becomes.
-#[derive(Debug)]
-struct Translation {
-    words: Vec<String>,
-    notices: Vec<String>,
-}
-
-impl Translation {
-    fn add(&mut self, flag: &str, value: &str) {
-        self.words.push(format!("--{flag}={value}"));
-    }
-
-    fn switch(&mut self, flag: &str, on: bool) {
-        self.words.extend(on.then(|| format!("--{flag}")));
-    }
-}
-
 fn translate(given: &Build, dialect: Dialect, env: &Variables<'_>) -> Result<Translation, Failure> {
     if let Some((flag, why)) = given.refused.given() {
         return Err(usage(format!("--{flag}: {why}")));
     }
-    let mut out = Translation { words: vec!["build".into(), "--provenance=false".into()], notices: Vec::new() };
+    let mut out = Translation::build();
     same(given, &mut out);
     let context = files::add(given, env, &mut out)?;
     image(given, dialect, env, &mut out)?;

@@ -3,10 +3,12 @@
 use std::ffi::OsString;
 
 use super::flags::Build;
-use super::{Translation, Variables, without_docker};
+use super::without_docker;
 use crate::cli::errors::Failure;
+use crate::cli::foreign::Variables;
 use crate::cli::grammar::{csv_field, did_you_mean};
 use crate::cli::settings::usage;
+use crate::cli::translation::Translation;
 use crate::oci::Reference;
 
 const KNOWN: [&str; 8] =

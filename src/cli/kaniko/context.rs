@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Variables;
 use super::flags::Executor;
 use crate::base::values::{boolean, csv_record};
 use crate::base::wording::did_you_mean;
 use crate::cli::errors::Failure;
+use crate::cli::foreign::Variables;
 use crate::cli::settings::usage;
+use crate::cli::translation::Translation;
 use crate::frontend::remote::is_url;
 
 /// Hosts of Azure's blob storage, in all its clouds.
@@ -15,7 +16,7 @@ const AZURE: [&str; 4] =
     [".blob.core.windows.net", ".blob.core.usgovcloudapi.net", ".blob.core.chinacloudapi.cn", ".blob.core.cloudapi.de"];
 
 /// Adds the Dockerfile and the context, which comes last.
-pub(super) fn add(given: &Executor, env: &Variables<'_>, words: &mut Vec<String>) -> Result<(), Failure> {
+pub(super) fn add(given: &Executor, env: &Variables<'_>, out: &mut Translation) -> Result<(), Failure> {
     let text = match &given.bucket {
         Some(bucket) if !bucket.is_empty() => format!("gs://{bucket}/{}", given.context.trim_start_matches('/')),
         _ => given.context.clone(),
@@ -25,13 +26,13 @@ pub(super) fn add(given: &Executor, env: &Variables<'_>, words: &mut Vec<String>
     let context = match scheme {
         "dir" => {
             let dir = if sub.is_empty() { PathBuf::from(rest) } else { Path::new(rest).join(sub) };
-            words.push(format!("--file={}", local_dockerfile(&given.dockerfile, &dir)?));
-            words.push(dir.display().to_string());
+            out.add("file", &local_dockerfile(&given.dockerfile, &dir)?);
+            out.words.push(dir.display().to_string());
             return Ok(());
         }
         "tar" if rest == "stdin" => "-".to_owned(),
         "tar" => text.clone(),
-        "git" => return git(given, rest, sub, env, words),
+        "git" => return git(given, rest, sub, env, out),
         "s3" | "gs" => text.clone(),
         "https" if is_azure(rest) => {
             if env("AZURE_STORAGE_ACCESS_KEY").is_none() {
@@ -47,10 +48,10 @@ pub(super) fn add(given: &Executor, env: &Variables<'_>, words: &mut Vec<String>
         }
     };
     if !sub.is_empty() {
-        words.push(format!("--context-sub-path={sub}"));
+        out.add("context-sub-path", sub);
     }
-    words.extend(remote_dockerfile(&given.dockerfile));
-    words.push(context);
+    out.words.extend(remote_dockerfile(&given.dockerfile));
+    out.words.push(context);
     Ok(())
 }
 
@@ -86,7 +87,7 @@ fn remote_dockerfile(file: &str) -> Option<String> {
 }
 
 /// `git://host/repo[#ref[#commit]]`: by https, or as `GIT_PULL_METHOD` says. Submodules come only if asked for.
-fn git(given: &Executor, rest: &str, sub: &str, env: &Variables<'_>, words: &mut Vec<String>) -> Result<(), Failure> {
+fn git(given: &Executor, rest: &str, sub: &str, env: &Variables<'_>, out: &mut Translation) -> Result<(), Failure> {
     let method = match env("GIT_PULL_METHOD").as_deref() {
         None | Some("https") => "https",
         Some("http") => "http",
@@ -110,8 +111,8 @@ fn git(given: &Executor, rest: &str, sub: &str, env: &Variables<'_>, words: &mut
         query.append_pair("subdir", sub);
     }
     query.append_pair("submodules", if options.submodules { "true" } else { "false" });
-    words.extend(remote_dockerfile(&given.dockerfile));
-    words.push(format!("git+{method}://{repository}?{}", query.finish()));
+    out.words.extend(remote_dockerfile(&given.dockerfile));
+    out.words.push(format!("git+{method}://{repository}?{}", query.finish()));
     Ok(())
 }
 

@@ -1,19 +1,19 @@
 //! kaniko's command line, translated into that of `rbuild build` (SPEC D1, D2): `rbuild kaniko …`, or a program called
-//! `executor`. One function from words to words, as for `buildctl`: everything behind it is checked in one place only.
+//! `executor`.
 
 mod context;
 mod flags;
 
 use std::ffi::OsString;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use clap::{CommandFactory as _, FromArgMatches as _};
+use clap::CommandFactory as _;
 
 use super::errors::Failure;
-use super::foreign::flag;
+use super::foreign::{Variables, flag};
 use super::grammar::{csv_field, did_you_mean};
 use super::settings::{usage, variable};
+use super::translation::{self, Translation};
 use super::{args, spelling};
 use crate::oci::Reference;
 use flags::{Executor, Messages};
@@ -40,22 +40,12 @@ pub(super) fn ours(words: Vec<OsString>) -> Result<Vec<OsString>, u8> {
         out.push("version".into());
         return Ok(out);
     }
-    let mut definition = definition();
-    let line = std::iter::once(OsString::from("executor")).chain(rest.iter().cloned());
-    let parsed = definition.try_get_matches_from_mut(line).and_then(|found| Executor::from_arg_matches(&found));
-    let parsed = parsed.map_err(|error| {
-        let _ = error.print();
-        u8::from(error.use_stderr()) * 2
-    })?;
-    let Translation { root, words, notices } =
-        translate(&parsed, &variable).map_err(|failure| super::finish(Err(failure)).max(1))?;
-    for notice in notices {
-        let _ = writeln!(std::io::stderr(), "notice: {notice}");
-    }
+    let parsed: Executor = translation::parsed(definition(), "executor", rest)?;
+    let root = parsed.idle.kaniko_dir.as_ref().map(|dir| dir.join("rbuild"));
     if let Some(root) = root.filter(|_| !out.iter().skip(1).any(|w| w.to_string_lossy().starts_with("--root"))) {
         out.extend(["--root".into(), root.into_os_string()]);
     }
-    out.extend(words.into_iter().map(OsString::from));
+    translation::append(translate(&parsed, &variable), &mut out)?;
     Ok(out)
 }
 
@@ -64,35 +54,21 @@ pub(super) fn definition() -> clap::Command {
     args::switches(Executor::command())
 }
 
-/// What a command line becomes.
-#[derive(Debug)]
-struct Translation {
-    /// Where the store is.
-    root: Option<PathBuf>,
-    words: Vec<String>,
-    notices: Vec<String>,
-}
-
-/// The environment.
-type Variables<'a> = dyn Fn(&str) -> Option<String> + 'a;
-
 fn translate(given: &Executor, env: &Variables<'_>) -> Result<Translation, Failure> {
     let result = &given.result;
     let no_push = result.no_push || flag(env, "KANIKO_NO_PUSH")?.unwrap_or(false);
     if result.destination.is_empty() && !no_push {
         return Err(usage("you must provide --destination, or use --no-push"));
     }
-    let mut notices = Vec::new();
-    let mut words: Vec<String> = vec!["build".into(), "--provenance=false".into()];
-    words.extend(progress(&given.messages, &mut notices)?);
-    let mut add = |name: &str, value: &str| words.push(format!("--{name}={value}"));
+    let mut out = Translation::build();
+    progress(&given.messages, &mut out)?;
     for (name, values) in [
         ("tag", &result.destination),
         ("build-arg", &given.build_arg),
         ("label", &given.label),
         ("annotation", &given.annotation),
     ] {
-        values.iter().for_each(|value| add(name, value));
+        values.iter().for_each(|value| out.add(name, value));
     }
     for (name, value) in [
         ("target", &given.target),
@@ -102,37 +78,34 @@ fn translate(given: &Executor, env: &Variables<'_>) -> Result<Translation, Failu
         ("image-name-tag-with-digest-file", &result.image_name_tag_with_digest_file),
     ] {
         if let Some(value) = value.as_ref().filter(|value| !value.is_empty()) {
-            add(name, value);
+            out.add(name, value);
         }
     }
     if let Some(dir) = env("BUILDER_OUTPUT") {
-        add("images-file", &format!("{dir}/images"));
+        out.add("images-file", &format!("{dir}/images"));
     }
-    outputs(given, no_push).iter().for_each(|output| add("output", output));
+    outputs(given, no_push).iter().for_each(|output| out.add("output", output));
     if result.reproducible {
-        add("build-arg", "SOURCE_DATE_EPOCH=0");
+        out.add("build-arg", "SOURCE_DATE_EPOCH=0");
     }
-    if result.single_snapshot {
-        words.push("--single-layer=new".into());
-    }
+    out.switch("single-layer=new", result.single_snapshot);
     if !result.ignore_path.is_empty() {
-        notices.push(
+        out.notices.push(
             "--ignore-path: nothing of the builder's own files is in an image here; what steps write below these paths is".into(),
         );
     }
-    cache(given, no_push, &mut words, &mut notices)?;
-    registries(given, &mut words)?;
-    context::add(given, env, &mut words)?;
+    cache(given, no_push, &mut out)?;
+    registries(given, &mut out)?;
+    context::add(given, env, &mut out)?;
     // A template has it always; it is worth a word only where nobody filled it for us.
     if given.cache.cache_dir != "/cache" {
-        notices.push("--cache-dir: base images are kept in the store; `--kaniko-dir` on a volume keeps it".into());
+        out.notices.push("--cache-dir: base images are kept in the store; `--kaniko-dir` on a volume keeps it".into());
     }
-    let root = given.idle.kaniko_dir.as_ref().map(|dir| dir.join("rbuild"));
-    Ok(Translation { root, words, notices })
+    Ok(out)
 }
 
 /// `--verbosity`, `--log-format`, `--log-timestamp` (SPEC D1.44).
-fn progress(given: &Messages, notices: &mut Vec<String>) -> Result<Vec<String>, Failure> {
+fn progress(given: &Messages, out: &mut Translation) -> Result<(), Failure> {
     const LEVELS: [&str; 7] = ["trace", "debug", "info", "warn", "error", "fatal", "panic"];
     let level = given.verbosity.as_str();
     let kind = match (level, given.log_format.as_str()) {
@@ -146,11 +119,11 @@ fn progress(given: &Messages, notices: &mut Vec<String>) -> Result<Vec<String>, 
         }
     };
     if given.log_timestamp && matches!(kind, "plain" | "auto") {
-        notices.push("--log-timestamp: messages of this form have durations; --log-format json has times".into());
+        out.notices.push("--log-timestamp: messages of this form have durations; --log-format json has times".into());
     }
-    let mut words = vec![format!("--progress={kind}")];
-    words.extend(matches!(level, "trace" | "debug").then(|| "--debug".into()));
-    Ok(words)
+    out.add("progress", kind);
+    out.switch("debug", matches!(level, "trace" | "debug"));
+    Ok(())
 }
 
 /// `--output` values: the image, pushed or not, and its archives. The first is the one whose digest is told.
@@ -176,16 +149,16 @@ fn outputs(given: &Executor, no_push: bool) -> Vec<String> {
 }
 
 /// `--cache` and what belongs to it (SPEC D1.18–D1.23).
-fn cache(given: &Executor, no_push: bool, words: &mut Vec<String>, notices: &mut Vec<String>) -> Result<(), Failure> {
+fn cache(given: &Executor, no_push: bool, out: &mut Translation) -> Result<(), Failure> {
     let cache = &given.cache;
     if !cache.cache {
         // kaniko's RUN is always fresh then, whatever is on the volume.
-        words.push("--no-cache".into());
+        out.switch("no-cache", true);
         return Ok(());
     }
     if !cache.cache_run_layers {
-        words.push("--no-cache".into());
-        notices.push("--cache-run-layers=false: steps are cached together or not at all, so none is".into());
+        out.switch("no-cache", true);
+        out.notices.push("--cache-run-layers=false: steps are cached together or not at all, so none is".into());
         return Ok(());
     }
     let repository = match &cache.cache_repo {
@@ -201,26 +174,26 @@ fn cache(given: &Executor, no_push: bool, words: &mut Vec<String>, notices: &mut
         Some(dir) => {
             // A layout that is not there yet is an empty cache, as everywhere in kaniko.
             if Path::new(dir).join("index.json").exists() {
-                words.push(format!("--cache-from=\"type=local\",\"src={dir}\""));
+                out.add("cache-from", &format!("type=local,{}", csv_field("src", dir)));
             }
-            format!("\"type=local\",\"dest={dir}\"")
+            format!("type=local,{}", csv_field("dest", dir))
         }
         None => {
-            words.push(format!("--cache-from=type=registry,ref={repository}"));
+            out.add("cache-from", &format!("type=registry,ref={repository}"));
             format!("type=registry,ref={repository}")
         }
     };
     if !cache.no_push_cache {
-        words.push(format!("--cache-to={place},mode=max,ignore-error=true"));
+        out.add("cache-to", &format!("{place},mode=max,ignore-error=true"));
     }
-    words.push(format!("--cache-ttl={}", cache.cache_ttl));
+    out.add("cache-ttl", &cache.cache_ttl);
     Ok(())
 }
 
 /// How registries are reached (SPEC D1.36–D1.43).
-fn registries(given: &Executor, words: &mut Vec<String>) -> Result<(), Failure> {
+fn registries(given: &Executor, out: &mut Translation) -> Result<(), Failure> {
     let flags = &given.registries;
-    let mut add = |host: &str, what: &str| words.push(format!("--registry={host},{what}"));
+    let mut add = |host: &str, what: &str| out.add("registry", &format!("{host},{what}"));
     let mut own: Vec<String> = Vec::new();
     let cache_repo = given.cache.cache_repo.as_ref().filter(|name| !name.starts_with("oci:"));
     for name in given.result.destination.iter().chain(cache_repo) {
@@ -281,15 +254,13 @@ fn registries(given: &Executor, words: &mut Vec<String>) -> Result<(), Failure> 
     }
     let retries = flags.push_retry.max(flags.image_fs_extract_retry).max(flags.image_download_retry);
     if retries > USUAL_RETRIES {
-        words.push(format!("--retry={retries}"));
+        out.add("retry", &retries.to_string());
     }
     for (given, name) in [
         (flags.push_ignore_immutable_tag_errors, "push-ignore-immutable-tag-errors"),
         (flags.skip_push_permission_check, "skip-push-permission-check"),
     ] {
-        if given {
-            words.push(format!("--{name}"));
-        }
+        out.switch(name, given);
     }
     Ok(())
 }
