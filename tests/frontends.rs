@@ -392,11 +392,21 @@ fn c8_09_provenance_names_the_front_end() {
     assert!(told.contains("\"frontend\": \"gateway.v0\"") && told.contains("example.com/lines"), "{told}");
 }
 
+/// Copies /f of a tree to /g of an empty one.
+fn copy_of_f(from: &rbuild::llb::Edge) -> rbuild::llb::op::Op {
+    use rbuild::llb::op::{FileAction, FileActionCopy, FileActionKind, FileOp, Kind, Op};
+    let copy =
+        FileActionCopy { src: "/f".into(), dest: "/g".into(), mode: -1, timestamp: -1, ..FileActionCopy::default() };
+    let action = FileAction { input: -1, secondary_input: 0, output: 0, action: Some(FileActionKind::Copy(copy)) };
+    let kind = Some(Kind::File(FileOp { actions: vec![action] }));
+    Op { inputs: vec![rbuild::llb::Builder::input(from)], kind, ..Op::default() }
+}
+
 // SPEC C1.01, C1.16, S2.22
 #[test]
 fn c1_01_a_definition_on_standard_input_is_built() {
     use prost::Message as _;
-    use rbuild::llb::op::{FileAction, FileActionCopy, FileActionKind, FileOp, Kind, Op, OpMetadata, SourceOp};
+    use rbuild::llb::op::{Kind, Op, OpMetadata, SourceOp};
     use rbuild::llb::{Builder, Edge};
     let bench = Bench::new();
     bench.file("f", "x\n").file("ignored", "");
@@ -405,17 +415,7 @@ fn c1_01_a_definition_on_standard_input_is_built() {
         let mut builder = Builder::default();
         let op = Op { kind: Some(Kind::Source(source(name))), ..Op::default() };
         let context: Edge = builder.add(&op, OpMetadata::default(), &[]);
-        let copy = FileActionCopy {
-            src: "/f".into(),
-            dest: "/g".into(),
-            mode: -1,
-            timestamp: -1,
-            ..FileActionCopy::default()
-        };
-        let action = FileAction { input: -1, secondary_input: 0, output: 0, action: Some(FileActionKind::Copy(copy)) };
-        let kind = Some(Kind::File(FileOp { actions: vec![action] }));
-        let op = Op { inputs: vec![Builder::input(&context)], kind, ..Op::default() };
-        let copied = builder.add(&op, OpMetadata::named("copy f"), &[]);
+        let copied = builder.add(&copy_of_f(&context), OpMetadata::named("copy f"), &[]);
         builder.finish(Some(&copied)).pb.encode_to_vec()
     };
     let tar = bench.path("image.tar");
@@ -457,9 +457,7 @@ fn c1_01_a_definition_on_standard_input_is_built() {
 #[test]
 fn c1_14_a_passthrough_hands_on_what_it_names() {
     use prost::Message as _;
-    use rbuild::llb::op::{
-        FileAction, FileActionCopy, FileActionKind, FileOp, Kind, Op, OpMetadata, PassthroughOp, SourceOp,
-    };
+    use rbuild::llb::op::{Kind, Op, OpMetadata, PassthroughOp, SourceOp};
     use rbuild::llb::{Builder, Edge};
     let bench = Bench::new();
     bench.file("f", "of the context").file("other/f", "of the other");
@@ -473,17 +471,7 @@ fn c1_14_a_passthrough_hands_on_what_it_names() {
         let inputs = vec![Builder::input(&context), Builder::input(&other)];
         let kind = Some(Kind::Passthrough(PassthroughOp { id: "pair".into(), outputs }));
         let pair = builder.add(&Op { inputs, kind, ..Op::default() }, OpMetadata::named("both"), &[]);
-        let copy = FileActionCopy {
-            src: "/f".into(),
-            dest: "/g".into(),
-            mode: -1,
-            timestamp: -1,
-            ..FileActionCopy::default()
-        };
-        let action = FileAction { input: -1, secondary_input: 0, output: 0, action: Some(FileActionKind::Copy(copy)) };
-        let kind = Some(Kind::File(FileOp { actions: vec![action] }));
-        let op = Op { inputs: vec![Builder::input(&pair)], kind, ..Op::default() };
-        let copied = builder.add(&op, OpMetadata::named("keep one"), &[]);
+        let copied = builder.add(&copy_of_f(&pair), OpMetadata::named("keep one"), &[]);
         builder.finish(Some(&copied)).pb.encode_to_vec()
     };
     let other = format!("other={}", bench.ctx().join("other").display());

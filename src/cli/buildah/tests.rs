@@ -1,5 +1,7 @@
 //! What buildah's words become.
 
+use clap::FromArgMatches as _;
+
 use super::*;
 
 fn given(line: &[&str]) -> Build {
