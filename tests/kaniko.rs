@@ -434,8 +434,6 @@ fn d2_01_directories_and_archives() {
     refused(&["-c", "tar:///no/such"], &["cannot open /no/such"]);
     refused(&["-c", "/no/such"], &["\"/no/such\" not found"]);
     refused(&["-c", "ftp://x"], &["unknown build context prefix ftp://"]);
-    refused(&["-c", "gs://b/o.tar.gz"], &["Google's storage", "sign-url"]);
-    refused(&["-b", "b"], &["gs://b/"]);
     let plain = format!("tar://{dir}/f");
     bench.rbuild(&["kaniko", "--no-push", "-c", &plain]).fails(4, &["is no tar archive"]);
     bench
@@ -471,6 +469,34 @@ fn d2_08_repositories() {
     bench.rbuild(&["kaniko", "--no-push", "-c", &format!("{url}#refs/heads/other#{first}")]).fails(4, &["checksum"]);
     bench.env[0].1 = "ssh".into();
     bench.rbuild(&["kaniko", "--no-push", "-c", &url]).fails(2, &["GIT_PULL_METHOD=ssh"]);
+}
+
+// SPEC D1.04, D2.04
+#[test]
+fn d2_04_archives_of_googles_storage() {
+    let service = need!(Service::google("contexts"));
+    let mut bench = Bench::new();
+    bench.file("c/Dockerfile", "FROM scratch\nCOPY f /f\n").file("c/f", "of google");
+    let put = |name: &str, bytes: &[u8]| {
+        let headers = format!("Content-Type: application/octet-stream\r\nContent-Length: {}\r\n", bytes.len());
+        let path = format!("/upload/storage/v1/b/contexts/o?uploadType=media&name={name}");
+        let answer = service.request_with("POST", &path, &headers, bytes);
+        assert!(answer.contains(" 200 "), "{answer}");
+    };
+    let tar = bench.path("c.tar.gz");
+    let mut pack = std::process::Command::new("tar");
+    assert!(pack.arg("-czf").arg(&tar).arg("-C").arg(bench.ctx().join("c")).arg(".").status().unwrap().success());
+    put("dir/c.tar.gz", &std::fs::read(&tar).unwrap());
+    put("text", b"no archive");
+    bench.env.push(("STORAGE_EMULATOR_HOST".into(), service.host.clone()));
+    assert_eq!(built(&bench, &["-c", "gs://contexts/dir/c.tar.gz"]).text("f"), "of google");
+    assert_eq!(built(&bench, &["-b", "contexts", "-c", "dir/c.tar.gz"]).text("f"), "of google");
+    let refused = |context: &str, code, texts: &[&str]| {
+        bench.rbuild(&["kaniko", "--no-push", "-c", context]).fails(code, texts);
+    };
+    refused("gs://contexts/text", 4, &["gs://contexts/text is no tar archive"]);
+    refused("gs://contexts/nothing", 5, &["cannot read the build context gs://contexts/nothing", "404"]);
+    bench.rbuild(&["gs://contexts"]).fails(2, &["gs://contexts: expected gs://BUCKET/OBJECT"]);
 }
 
 /// Puts an archive with a Dockerfile and a file into a store: as a layer of a cache, which is one. Gives its name there.

@@ -6,6 +6,7 @@ use std::io::{self, Read, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use url::Url;
 
 use super::policy::{self, Decided, Gate, MAX_POLICY};
 use super::{BuildError, BuildRequest, Builder, Secrets};
@@ -18,6 +19,7 @@ use crate::frontend::FrontendError;
 use crate::frontend::remote::{CONTEXT_FILE, RemoteContext, without_credentials};
 use crate::policy::Policies;
 use crate::solver::Solver;
+use crate::source::http::HttpSource;
 use crate::store::{Store, StoreError};
 
 /// Larger Dockerfiles are refused.
@@ -50,6 +52,7 @@ pub struct Stream {
 enum Origin {
     Reader(Box<dyn Read + Send>),
     Object(Box<Service>, String),
+    SignedIn(Url),
 }
 
 impl Stream {
@@ -62,6 +65,12 @@ impl Stream {
     #[must_use]
     pub fn object(name: impl Into<String>, service: Service, key: String) -> Self {
         Self { name: name.into(), from: Mutex::new(Some(Origin::Object(Box::new(service), key))) }
+    }
+
+    /// A file of a server that knows this machine (SPEC D2.04).
+    #[must_use]
+    pub fn signed_in(name: impl Into<String>, url: Url) -> Self {
+        Self { name: name.into(), from: Mutex::new(Some(Origin::SignedIn(url))) }
     }
 
     fn take(&self) -> Option<Origin> {
@@ -251,24 +260,43 @@ impl Builder {
             MainContext::Archive(stream) => {
                 let name = stream.name.clone();
                 let from = stream.take().ok_or_else(|| BuildError::Internal(format!("{name} was read before")))?;
-                let (reader, sending): (Box<dyn Read + Send>, _) = match from {
-                    Origin::Reader(reader) => (reader, None),
+                let digest = match from {
+                    Origin::Reader(reader) => self.kept(&name, reader).await?,
                     Origin::Object(service, key) => {
                         let (sender, receiver) = tokio::sync::mpsc::channel(4);
                         let place = ObjectCache::new(self.client.clone(), *service, false);
                         let sending = tokio::spawn(async move { place.send(&key, &sender).await });
-                        (Box::new(Pieces { receiver, piece: Bytes::new() }), Some(sending))
+                        let kept = self.kept(&name, Box::new(Pieces { receiver, piece: Bytes::new() })).await;
+                        sending.abort();
+                        kept?
                     }
+                    Origin::SignedIn(url) => self.archive_of_server(&name, &url).await?,
                 };
-                let (store, shown) = (self.store.clone(), name.clone());
-                let kept = tokio::task::spawn_blocking(move || keep(&store, &shown, reader)).await;
-                if let Some(sending) = sending {
-                    sending.abort();
-                }
-                RemoteContext::blob(&name, &kept.map_err(|e| BuildError::Internal(e.to_string()))??)
+                RemoteContext::blob(&name, &digest)
             }
         }))
         .map(|context| context.map(|c| c.below(request.context_subdir.as_deref())))
+    }
+
+    /// Keeps an archive in the store.
+    async fn kept(&self, name: &str, reader: Box<dyn Read + Send>) -> Result<Digest, BuildError> {
+        let (store, name) = (self.store.clone(), name.to_owned());
+        let kept = tokio::task::spawn_blocking(move || keep(&store, &name, reader)).await;
+        kept.map_err(|e| BuildError::Internal(e.to_string()))?
+    }
+
+    /// Downloads an archive as whom this machine is.
+    async fn archive_of_server(&self, name: &str, url: &Url) -> Result<Digest, BuildError> {
+        let files = HttpSource::new(self.store.clone(), self.client.clone(), self.events.clone());
+        let digest = files.download_signed_in(url, &Digest::sha256(url.as_str().as_bytes())).await.map_err(|e| {
+            let message = format!("cannot read the build context {name}: {e}");
+            BuildError::Frontend(FrontendError::outside(e.kind(), message, e.hint()))
+        })?;
+        let mut head = Vec::new();
+        let failed = |e: StoreError| BuildError::Frontend(FrontendError::outside(e.kind(), e.to_string(), e.hint()));
+        let file = self.store.open_blob(&digest).map_err(failed)?;
+        file.take(PEEK).read_to_end(&mut head).map_err(|e| fault(format!("cannot read {name}: {e}"), ""))?;
+        if looks_like_archive(&head) { Ok(digest) } else { Err(no_archive(name)) }
     }
 }
 
@@ -332,7 +360,7 @@ fn keep(store: &Store, name: &str, mut reader: Box<dyn Read + Send>) -> Result<D
     let mut head = Vec::new();
     (&mut reader).take(PEEK).read_to_end(&mut head).map_err(|e| unreadable(&e))?;
     if !looks_like_archive(&head) {
-        return Err(fault(format!("the build context from {name} is no tar archive"), "make it with tar -czf"));
+        return Err(no_archive(name));
     }
     let mut reader = io::Cursor::new(head).chain(reader);
     let mut writer = store.blob_writer().map_err(|e| failed(&e))?;
@@ -351,6 +379,10 @@ fn keep(store: &Store, name: &str, mut reader: Box<dyn Read + Send>) -> Result<D
         })?;
     }
     writer.commit(None).map(|(digest, _)| digest).map_err(|e| failed(&e))
+}
+
+fn no_archive(name: &str) -> BuildError {
+    fault(format!("the build context from {name} is no tar archive"), "make it with tar -czf")
 }
 
 pub(super) fn fault(message: String, hint: &str) -> BuildError {

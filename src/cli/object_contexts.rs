@@ -1,6 +1,8 @@
 //! Build contexts that are archives in object stores, with the names that kaniko has for them (SPEC D2.04–D2.06):
-//! `s3://BUCKET/OBJECT`, and `azblob://ACCOUNT/CONTAINER/BLOB` for Azure's https URLs. Keys come from where they come from
+//! `gs://BUCKET/OBJECT`, `s3://BUCKET/OBJECT`, and `azblob://ACCOUNT/CONTAINER/BLOB` for Azure's https URLs. Keys come from where they come from
 //! for caches.
+
+use url::Url;
 
 use super::caches;
 use super::errors::Failure;
@@ -15,18 +17,16 @@ use crate::cache::spec::Field;
 /// For URLs that name no object, and what is missing for a place.
 pub(super) fn find(context: &str) -> Result<Option<Stream>, Failure> {
     let Some((scheme, rest)) = context.split_once("://") else { return Ok(None) };
+    let malformed = |form: &str| usage(format!("unable to prepare context: {context}: expected {form}"));
     let fields = match scheme {
         "s3" => s3(rest),
         "azblob" => azure(rest),
         "gs" => {
-            return Err(usage(format!(
-                "unable to prepare context: {context}: Google's storage is not read with its own sign-in"
-            ))
-            .hint("give the https URL that `gcloud storage sign-url` prints, or download the archive: tar://FILE"));
+            let url = google(rest).ok_or_else(|| malformed("gs://BUCKET/OBJECT"))?;
+            return Ok(Some(Stream::signed_in(context, url)));
         }
         _ => return Ok(None),
     };
-    let malformed = |form: &str| usage(format!("unable to prepare context: {context}: expected {form}"));
     let (fields, key) = match (fields, scheme) {
         (Some(found), _) => found,
         (None, "s3") => return Err(malformed("s3://BUCKET/OBJECT")),
@@ -40,6 +40,20 @@ type Place = (Vec<Field>, String);
 
 fn field(key: &str, value: impl Into<String>) -> Field {
     (key.into(), Some(value.into()))
+}
+
+/// `STORAGE_EMULATOR_HOST` is what Google's own tools take; who is there asks for no sign-in.
+fn google(rest: &str) -> Option<Url> {
+    let (bucket, object) = rest.split_once('/').filter(|(bucket, object)| !bucket.is_empty() && !object.is_empty())?;
+    let server = match variable("STORAGE_EMULATOR_HOST") {
+        Some(host) if host.contains("://") => host,
+        Some(host) => format!("http://{host}"),
+        None => "https://storage.googleapis.com".into(),
+    };
+    let mut url = Url::parse(&server).ok()?;
+    // The name of an object may have any character.
+    url.path_segments_mut().ok()?.pop_if_empty().push(bucket).extend(object.split('/'));
+    Some(url)
 }
 
 fn s3(rest: &str) -> Option<Place> {

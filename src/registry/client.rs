@@ -12,7 +12,7 @@ use reqwest::Url;
 use super::flight::Flights;
 use super::host::Host;
 use super::transport::Transport;
-use super::{ClientOptions, RegistryError};
+use super::{ClientOptions, Credential, RegistryError, Wanted};
 use crate::oci::Descriptor;
 
 /// Called with the number of bytes transferred so far.
@@ -135,6 +135,14 @@ impl Client {
     pub async fn http(&self, url: &Url) -> Result<reqwest::Client, RegistryError> {
         let client = self.0.transport.client(url, false).await;
         client.map_err(|fault| RegistryError::new("failed to set up the connection", fault))
+    }
+
+    /// Who we are to a host that is no registry; `None` is nobody in particular.
+    ///
+    /// # Errors
+    /// One line, when there is something to sign in with and it does not work.
+    pub async fn credential(&self, host: &str) -> Result<Option<Credential>, String> {
+        self.0.options.credentials.credential(&Wanted { host, repository: None, actions: Vec::new() }).await
     }
 
     /// Accepts any certificate of a host, and plain HTTP: `registry.insecure=true` of one output.

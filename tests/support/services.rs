@@ -1,4 +1,5 @@
-//! Services that caches live in, as `scripts/setup` installs them: moto for S3, azurite for Azure blobs.
+//! Services that caches and contexts live in, as `scripts/setup` installs them: moto for S3, azurite for Azure blobs, an emulator
+//! of Google's storage.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -52,6 +53,20 @@ impl Service {
         if answer.starts_with("HTTP/1.1 200") { Ok(service) } else { Err(format!("no bucket: {answer}")) }
     }
 
+    /// Google's storage, with one bucket.
+    pub fn google(bucket: &str) -> Result<Self, String> {
+        let python = tools()?.join("python");
+        if !python.join("gcp_storage_emulator").is_dir() {
+            return Err("gcp-storage-emulator is not installed; run scripts/setup".into());
+        }
+        launch(|port, _| {
+            let mut command = Command::new("/usr/bin/python3");
+            command.env("PYTHONPATH", &python).args(["-m", "gcp_storage_emulator", "start", "--in-memory"]);
+            command.args(["--host", "127.0.0.1", "--port", &port.to_string(), "--default-bucket", bucket]);
+            command
+        })
+    }
+
     /// A cache in the bucket `caches` of an S3 service, as `--cache-to` has it.
     pub fn s3_cache(&self, more: &str) -> String {
         let host = &self.host;
@@ -80,9 +95,15 @@ impl Service {
 
     /// A raw request; the whole answer as text.
     pub fn request(&self, method: &str, path: &str, headers: &str) -> String {
+        self.request_with(method, path, headers, b"")
+    }
+
+    /// The same with a body.
+    pub fn request_with(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> String {
         let mut stream = TcpStream::connect(&self.host).unwrap();
         write!(stream, "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{headers}\r\n", self.host)
             .unwrap();
+        stream.write_all(body).unwrap();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).unwrap();
         String::from_utf8_lossy(&answer).into_owned()

@@ -11,6 +11,8 @@ use crate::cli::settings::usage;
 use crate::cli::translation::Translation;
 use crate::frontend::remote::is_url;
 
+/// The context if none is named.
+pub(super) const WORKSPACE: &str = "/workspace/";
 /// Hosts of Azure's blob storage, in all its clouds.
 const AZURE: [&str; 4] =
     [".blob.core.windows.net", ".blob.core.usgovcloudapi.net", ".blob.core.chinacloudapi.cn", ".blob.core.cloudapi.de"];
@@ -18,7 +20,10 @@ const AZURE: [&str; 4] =
 /// Adds the Dockerfile and the context, which comes last.
 pub(super) fn add(given: &Executor, env: &Variables<'_>, out: &mut Translation) -> Result<(), Failure> {
     let text = match &given.bucket {
-        Some(bucket) if !bucket.is_empty() => format!("gs://{bucket}/{}", given.context.trim_start_matches('/')),
+        Some(bucket) if !bucket.is_empty() => {
+            let object = if given.context == WORKSPACE { "" } else { given.context.trim_start_matches('/') };
+            format!("gs://{bucket}/{object}")
+        }
         _ => given.context.clone(),
     };
     let sub = given.context_sub_path.trim_matches('/');
@@ -33,6 +38,10 @@ pub(super) fn add(given: &Executor, env: &Variables<'_>, out: &mut Translation) 
         "tar" if rest == "stdin" => "-".to_owned(),
         "tar" => text.clone(),
         "git" => return git(given, rest, sub, env, out),
+        // A bucket alone has one context.
+        "gs" if rest.trim_end_matches('/').split('/').count() == 1 => {
+            format!("gs://{}/context.tar.gz", rest.trim_end_matches('/'))
+        }
         "s3" | "gs" => text.clone(),
         "https" if is_azure(rest) => {
             if env("AZURE_STORAGE_ACCESS_KEY").is_none() {

@@ -12,8 +12,8 @@ pub(super) struct Executor {
     /// The Dockerfile: in the context, or else as it is written; or an http(s) URL
     #[arg(short = 'f', long, value_name = "PATH", default_value = "Dockerfile")]
     pub(super) dockerfile: String,
-    /// dir://PATH, tar://PATH, tar://stdin, git://…, https://…, s3://BUCKET/OBJECT
-    #[arg(short, long, value_name = "CONTEXT", default_value = "/workspace/")]
+    /// dir://PATH, tar://PATH, tar://stdin, git://…, https://…, s3://BUCKET/OBJECT, gs://BUCKET/OBJECT
+    #[arg(short, long, value_name = "CONTEXT", default_value = super::context::WORKSPACE)]
     pub(super) context: String,
     /// The directory of the context that is taken for the whole of it
     #[arg(long, value_name = "DIR", default_value = "", hide_default_value = true)]

@@ -131,6 +131,8 @@ fn d2_08_contexts() {
         ("s3://b/x.tar.gz", &[][..], "s3://b/x.tar.gz"),
         ("https://a.blob.core.windows.net/c/x.tar.gz", &[][..], "azblob://a.blob.core.windows.net/c/x.tar.gz"),
         ("x.tar.gz", &["--bucket=b"][..], "gs://b/x.tar.gz"),
+        ("/workspace/", &["--bucket=b"][..], "gs://b/context.tar.gz"),
+        ("gs://b", &[][..], "gs://b/context.tar.gz"),
     ] {
         assert_eq!(last(context, more), expected, "{context}");
     }

@@ -94,7 +94,12 @@ impl Cloud {
             let suffix = if tail.len() == 2 { "amazonaws.com.cn" } else { "amazonaws.com" };
             return Some(Self::Ecr { region: Some((*region).to_owned()), suffix });
         }
-        if name == "gcr.io" || name.ends_with(".gcr.io") || name.ends_with("-docker.pkg.dev") {
+        // Its storage takes the same tokens (SPEC D2.04).
+        if name == "storage.googleapis.com"
+            || name == "gcr.io"
+            || name.ends_with(".gcr.io")
+            || name.ends_with("-docker.pkg.dev")
+        {
             return Some(Self::Google);
         }
         if [".azurecr.io", ".azurecr.cn", ".azurecr.us"].iter().any(|tail| name.ends_with(tail)) {

@@ -30,7 +30,7 @@ fn registries_of_clouds_are_known_by_name() {
     assert_eq!(of("1.dkr.ecr-fips.us-gov-west-1.amazonaws.com"), region("us-gov-west-1", "amazonaws.com"));
     assert_eq!(of("1.dkr.ecr.cn-north-1.amazonaws.com.cn"), region("cn-north-1", "amazonaws.com.cn"));
     assert_eq!(of("public.ecr.aws"), Some(Cloud::Ecr { region: None, suffix: "amazonaws.com" }));
-    for google in ["gcr.io", "eu.gcr.io", "europe-west1-docker.pkg.dev"] {
+    for google in ["gcr.io", "eu.gcr.io", "europe-west1-docker.pkg.dev", "storage.googleapis.com"] {
         assert_eq!(of(google), Some(Cloud::Google), "{google}");
     }
     assert_eq!(of("team.azurecr.io"), Some(Cloud::Acr));

@@ -14,12 +14,13 @@ use reqwest::header::{ACCEPT, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 
 use super::SourceError;
 use super::file::{FileAttributes, newest_entry, safe_name};
-use super::kind::{Pinned, Request, SecretValues, Source};
+use super::kind::{Agents, Pinned, Request, SecretValues, Source};
 use super::once::Told;
 use crate::attest::Material;
 use crate::base::values::percent_decode;
 use crate::base::{Digest, Events};
-use crate::registry::{Client, web};
+use crate::llb::op::SourceOp;
+use crate::registry::{Client, Credential, web};
 use crate::store::{Download, Store};
 use fetch::{Fetch, Found};
 
@@ -51,6 +52,39 @@ impl HttpSource {
     #[must_use]
     pub fn with_limits(store: Store, client: Client, events: Events, limits: Limits) -> Self {
         Self(Arc::new(Inner { store, client, events, limits, told: Told::default() }))
+    }
+
+    /// Downloads a file as whom this machine is to the host of `url`, which takes bearer tokens (SPEC D2.04); without a credential
+    /// as anybody. Only for what the user names himself: a graph that could ask for this could read whatever he may read.
+    ///
+    /// # Errors
+    /// As for every source, and if a credential cannot be had.
+    pub async fn download_signed_in(&self, url: &Url, vertex: &Digest) -> Result<Digest, SourceError> {
+        const ID: &str = "machine";
+        let host = url.host_str().unwrap_or_default();
+        let credential = self.0.client.credential(host).await;
+        let credential = credential.map_err(|reason| SourceError::Secret { host: host.to_owned(), reason })?;
+        let token = match credential {
+            Some(Credential::Basic { password, .. }) => Some(format!("Bearer {password}")),
+            _ => None,
+        };
+        let secrets: SecretValues =
+            token.map(|token| (ID.to_owned(), Arc::new(token.into_bytes()))).into_iter().collect();
+        let mut op = SourceOp { identifier: url.to_string(), ..SourceOp::default() };
+        op.attrs.insert("http.authheadersecret".into(), ID.into());
+        let request = Request { vertex, op: &op, secrets: &secrets, agents: &Agents::default() };
+        let fetch = self.fetch(url, &request)?;
+        let download = self.settle(url, &FileAttributes::parse(&op)?, &fetch).await?;
+        let name = String::new();
+        let file = PinnedFile {
+            source: self.clone(),
+            url: url.clone(),
+            attributes: FileAttributes::parse(&op)?,
+            download,
+            name,
+        };
+        file.ensure_here(&request).await?;
+        Ok(file.download.digest)
     }
 
     fn fetch<'a>(&'a self, url: &Url, request: &Request<'a>) -> Result<Fetch<'a>, SourceError> {

@@ -155,6 +155,35 @@ async fn a6_20_secrets_stay_with_their_host() {
     assert_eq!(web.requests()[0].header("authorization"), Some("Basic dXNlcjpwQHNz"));
 }
 
+/// Knows who this machine is.
+struct Machine;
+
+#[async_trait::async_trait]
+impl CredentialProvider for Machine {
+    async fn credential(&self, _: &Wanted<'_>) -> Result<Option<Credential>, String> {
+        Ok(Some(Credential::Basic { username: "oauth2accesstoken".into(), password: "t0ken".into() }))
+    }
+}
+
+#[tokio::test]
+async fn d2_04_only_what_the_user_names_is_asked_for_as_this_machine() {
+    let other = Web::file("secret file", &[]);
+    let target = other.url("/x");
+    let web = Web::start(move |_| Answer::new(302).with("Location", target.clone()));
+    let files = Files::new();
+    let options = ClientOptions { credentials: Arc::new(Machine), ..ClientOptions::default() };
+    let client = Client::new(options).expect("a client");
+    let source = HttpSource::new(files.fixture.store.clone(), client, Events::none());
+    let (url, vertex) = (web.url("/bucket/object"), Digest::sha256(b""));
+    let digest = source.download_signed_in(&url.parse().expect("a URL"), &vertex).await.expect("downloaded");
+    assert_eq!(digest, Digest::sha256(b"secret file"));
+    assert_eq!(web.requests()[0].header("authorization"), Some("Bearer t0ken"));
+    assert_eq!(other.requests()[0].header("authorization"), None, "another port is another server");
+    web.forget();
+    source.pin(&files.request(&op(&url, &[("http.authheadersecret", "machine")]))).await.expect("pinned");
+    assert_eq!(web.requests()[0].header("authorization"), None, "a graph gets nothing");
+}
+
 #[tokio::test]
 async fn a_download_that_breaks_goes_on_where_it_broke() {
     let body: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();

@@ -17,7 +17,7 @@ use crate::llb::host::ResolveMode;
 use crate::oci::media_type::{Codec, DOCKER_INDEX, Family, OCI_INDEX};
 use crate::oci::{Descriptor, Index, Manifest, Platform};
 use crate::registry::fake_registry::FakeRegistry;
-use crate::registry::{Client, ClientOptions, RetryPolicy};
+use crate::registry::{Client, ClientOptions, Credential, CredentialProvider, RetryPolicy, Wanted};
 use crate::store::{SnapshotterChoice, Store, StoreOptions};
 
 /// A store, a source over it, and the events it sent.
