@@ -21,6 +21,7 @@ use crate::base::FaultKind;
 use crate::base::duration::parse_span;
 use crate::base::wording::did_you_mean;
 use crate::build::{Attest, DockerfileAt, Entitlements, MainContext, RegoRequest};
+use crate::exec::cdi::Devices;
 use crate::exec::run::{DefaultNetwork, StepOptions};
 use crate::frontend::{Call, FrontEnds, FrontendOptions, NoCache};
 use crate::llb::ResolveMode;
@@ -211,38 +212,11 @@ impl BuildSettings {
             None => outputs::outputs(args, &foreign, multi_platform, &asked, &mut notices)?,
         };
         let cache_to = caches::exports(args, &options, &mut notices)?;
-        let files = [
-            ("--iidfile", &args.iidfile),
-            ("--iidfile-raw", &args.drop_in.iidfile_raw),
-            ("--metadata-file", &args.metadata_file),
-            ("--summary-file", &args.summary_file),
-            ("--metrics-file", &args.metrics_file),
-            ("--trace", &args.trace),
-        ];
-        for (n, (flag, path)) in files.iter().enumerate() {
-            let Some(path) = path else { continue };
-            writable(flag, path)?;
-            if let Some((other, _)) = files[..n].iter().find(|(_, earlier)| earlier.as_ref() == Some(path)) {
-                return Err(usage(format!("{flag}: {other} writes {}, too", path.display())));
-            }
-        }
+        files_are_writable(args)?;
         let secrets = secrets(&args.secret)?;
-        let allowed = |name: &str| args.allow.iter().any(|a| a == name);
         let (devices, device_aliases) = devices::of_build(args, config)?;
         let options = FrontendOptions { device_aliases, ..options };
-        let entitlements = Entitlements {
-            // Asking for the host's network for the whole build is allowing it (B2.17).
-            network_host: args.network.as_deref() == Some("host") || allowed("network.host"),
-            security_insecure: allowed("security.insecure"),
-            devices,
-        };
-        for (given, name) in
-            [(entitlements.network_host, "network.host"), (entitlements.security_insecure, "security.insecure")]
-        {
-            if given {
-                config.permits(name)?;
-            }
-        }
+        let entitlements = entitlements(args, config, devices)?;
         let context = args.context.clone().unwrap_or_default();
         let is_graph = contexts::is_graph(args);
         if context.is_empty() && !is_graph {
@@ -318,6 +292,43 @@ impl BuildSettings {
             notices,
         })
     }
+}
+
+/// Whether all files that are to be written at the end can be, and are different ones.
+fn files_are_writable(args: &Build) -> Result<(), Failure> {
+    let files = [
+        ("--iidfile", &args.iidfile),
+        ("--iidfile-raw", &args.drop_in.iidfile_raw),
+        ("--metadata-file", &args.metadata_file),
+        ("--summary-file", &args.summary_file),
+        ("--metrics-file", &args.metrics_file),
+        ("--trace", &args.trace),
+    ];
+    for (n, (flag, path)) in files.iter().enumerate() {
+        let Some(path) = path else { continue };
+        writable(flag, path)?;
+        if let Some((other, _)) = files[..n].iter().find(|(_, earlier)| earlier.as_ref() == Some(path)) {
+            return Err(usage(format!("{flag}: {other} writes {}, too", path.display())));
+        }
+    }
+    Ok(())
+}
+
+/// What the user and the configuration allow a build.
+fn entitlements(args: &Build, config: &Config, devices: Arc<Devices>) -> Result<Entitlements, Failure> {
+    let allowed = |name: &str| args.allow.iter().any(|a| a == name);
+    let out = Entitlements {
+        // Asking for the host's network for the whole build is allowing it (B2.17).
+        network_host: args.network.as_deref() == Some("host") || allowed("network.host"),
+        security_insecure: allowed("security.insecure"),
+        devices,
+    };
+    for (given, name) in [(out.network_host, "network.host"), (out.security_insecure, "security.insecure")] {
+        if given {
+            config.permits(name)?;
+        }
+    }
+    Ok(out)
 }
 
 /// Labels about the git repository of a local context. Not knowing them fails no build.

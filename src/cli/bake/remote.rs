@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{FILES, runtime};
+use super::FILES;
 use crate::bake::{MAX_FILE, SourceFile, Target};
 use crate::base::Cancel;
 use crate::base::FaultKind;
@@ -12,6 +12,7 @@ use crate::build::{Found, MainContext};
 use crate::cli::args::Bake;
 use crate::cli::errors::Failure;
 use crate::cli::invocation::{Stopped, builder, lent};
+use crate::cli::runtime::runtime;
 use crate::cli::settings::{self, usage, variable};
 use crate::cli::worker::Inside;
 use crate::dockerfile::gitref::GitRef;
