@@ -23,6 +23,7 @@ use jiff::Timestamp;
 use tokio::sync::OnceCell;
 
 use crate::attest::Statement;
+use crate::attest::statement::Exported;
 use crate::base::events::Outcome;
 use crate::base::{Cancel, Digest, Event, Events, FaultKind, TraceContext};
 use crate::cache::spec::{ExportSpec, ImportSpec};
@@ -400,7 +401,7 @@ impl Builder {
             let attested = gateway::attestations(request, solver, attested).await?;
             statements.extend(told.statements.into_iter().map(|statement| (front.platform.clone(), statement)));
             let reported = told.provenance.filter(|_| request.attest.report);
-            provenance.extend(reported.map(|told| (front.platform.clone(), told.predicate(&|_| None))));
+            provenance.extend(reported.map(|told| (front.platform.clone(), told.predicate(&Exported::NONE))));
             let image = ImageResult {
                 platform: front.platform.clone(),
                 chain,

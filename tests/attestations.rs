@@ -412,6 +412,29 @@ fn c8_05_materials_can_be_asked_to_be_complete() {
     bench.rbuild(&["build", &web.url("/a.git"), "-t", "x", wish]).ok();
 }
 
+#[test]
+fn c8_05_what_steps_used_is_captured() {
+    if let Err(why) = support::can_run() {
+        skip!("{why}");
+    }
+    let bench = Bench::new();
+    bench.dockerfile("FROM busybox\nRUN i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo $i >/n\n");
+    let usage = |flag: &str| {
+        bench.build(&["--no-cache", "-o", "files", flag]).ok();
+        let told: Value =
+            serde_json::from_slice(&std::fs::read(bench.path("out/files/provenance.json")).unwrap()).unwrap();
+        let config = &told["predicate"]["buildDefinition"]["internalParameters"]["buildConfig"]["llbDefinition"];
+        let steps = config.as_array().unwrap().iter();
+        steps.filter_map(|step| step.get("resourceUsage").cloned()).collect::<Vec<_>>()
+    };
+    assert_eq!(usage("--provenance=mode=max"), Vec::<Value>::new());
+    let used = usage("--provenance=mode=max,capture-usage=true");
+    let sample = &used[0]["samples"][0];
+    assert_eq!(used.len(), 1, "one step ran");
+    assert!(sample["cpuStat"]["usageNanos"].as_u64().unwrap() > 0, "{sample}");
+    assert!(sample["memoryStat"]["peak"].as_u64().unwrap() > 0, "{sample}");
+}
+
 // SPEC C8.11, C9.09
 #[test]
 fn c8_11_the_machine_says_what_it_is() {
@@ -437,7 +460,7 @@ fn c8_11_the_machine_says_what_it_is() {
     build().fails(USAGE, &["provenanceEnvDir: ", "30.json: it is no JSON object"]);
 }
 
-// SPEC C8.15, B2.06
+// SPEC C8.13, C8.15, B2.06
 #[test]
 fn c8_15_the_built_in_generator_needs_no_image() {
     let registry = FakeRegistry::start();
@@ -460,6 +483,13 @@ fn c8_15_the_built_in_generator_needs_no_image() {
         .filter_map(|package| package["externalRefs"][0]["referenceLocator"].as_str())
         .collect();
     assert_eq!(purls, ["pkg:npm/left-pad@1.3.0", "pkg:deb/debian/libc6@2.36?arch=amd64"]);
+    // SPEC C8.13: the files that name packages, with the layers they came in.
+    let layers = pushed.manifests[pushed.entries()[1]["digest"].as_str().unwrap()]["layers"].clone();
+    let files = document["files"].as_array().unwrap();
+    let told: Vec<(&str, &str)> =
+        files.iter().map(|f| (f["fileName"].as_str().unwrap(), f["comment"].as_str().unwrap())).collect();
+    let layer = |at: usize| format!("layerID: {}", layers[at]["digest"].as_str().unwrap());
+    assert_eq!(told, [("./app/package-lock.json", layer(1).as_str()), ("./var/lib/dpkg/status", layer(0).as_str())]);
     // The context is scanned where that is asked for, without what .dockerignore leaves out.
     bench.file("Cargo.lock", "version = 3\n[[package]]\nname = \"left\"\nversion = \"1.0.0\"\nsource = \"registry+https://example.org/index\"\n");
     bench.file("old/Cargo.lock", "version = 3\n[[package]]\nname = \"ignored\"\nversion = \"1.0.0\"\nsource = \"registry+https://example.org/index\"\n");

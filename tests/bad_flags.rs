@@ -36,7 +36,7 @@ const CASES: &[Case] = &[
     (&["-o", ""], "--output", "an output is empty"),
     (&["-o", "type="], "--output", "unknown output type"),
     (&["-o", "type=oco,dest=x"], "--output", "did you mean oci?"),
-    (&["-o", "type=oci"], "--output", "dest is required"),
+    (&["-o", "type=oci,tar=false"], "--output", "dest is required"),
     (&["-o", "type=oci,dest="], "--output", "dest is empty"),
     (&["-o", "type=oci,dest"], "--output", "expected key=value"),
     (&["-o", "dest=x,name=y"], "--output", "has no type"),

@@ -93,6 +93,7 @@ fn b2_04_attestations_that_cannot_be_made_are_refused_by_name() {
     bench.build(&["--attest", "type=sbmo"]).fails(USAGE, &["unknown attestation type \"sbmo\"", "did you mean sbom?"]);
 }
 
+// SPEC E2.02, E3.14
 #[test]
 fn unreachable_registries() {
     let bench = Bench::new();
@@ -100,6 +101,7 @@ fn unreachable_registries() {
     bench.build(&[]).fails(NETWORK, &["127.0.0.1:1/x/y", "Dockerfile:1"]);
 }
 
+// SPEC E3.02, E3.14
 #[test]
 fn missing_images_and_wrong_passwords() {
     let registry = need!(Registry::with_auth(Some(("user", "right"))));
@@ -123,6 +125,7 @@ fn base64(text: &str) -> String {
     base64::engine::general_purpose::STANDARD.encode(text)
 }
 
+// SPEC E3.06
 #[test]
 fn damaged_blobs_are_noticed() {
     let registry = need!(Registry::start());
@@ -147,6 +150,7 @@ fn damaged_blobs_are_noticed() {
     bench.build(&[]).ok();
 }
 
+// SPEC B5.02
 #[test]
 fn stores_of_a_newer_version_and_unwritable_homes() {
     let bench = Bench::new();
@@ -168,6 +172,7 @@ fn stores_of_a_newer_version_and_unwritable_homes() {
     run.fails(8, &["/proc/nowhere/store"]);
 }
 
+// SPEC C4.14
 #[test]
 fn a_full_disk_is_named_and_leaves_the_store_whole() {
     let bench = Bench::new();

@@ -504,6 +504,7 @@ fn a9_06_only_what_is_copied_is_read() {
 }
 
 /// A layer of the image is compressed while a later step runs: the step only ends when the blob is there.
+// SPEC C4.12
 #[test]
 fn a_layer_is_packed_while_later_steps_run() {
     need_run!();

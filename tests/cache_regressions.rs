@@ -48,6 +48,7 @@ fn isolations() -> &'static [&'static str] {
 }
 
 // PAIN 54: with and without wildcards, from a stage, from a stage built on a stage, and from a named context.
+// SPEC C4.04, C4.05
 #[test]
 fn copies_from_a_stage_that_changed_are_never_stale() {
     need_run!();
@@ -99,6 +100,7 @@ fn copies_from_a_stage_that_changed_are_never_stale() {
 }
 
 // PAIN 55: what a step, a stage and the context say a link points to, from this store and from a cache elsewhere.
+// SPEC A6.10, C4.06
 #[test]
 fn symlinks_that_point_elsewhere_are_kept_by_cached_layers() {
     need_run!();
@@ -130,6 +132,7 @@ fn symlinks_that_point_elsewhere_are_kept_by_cached_layers() {
 }
 
 // PAIN 56: whatever happens to a directory, its copy is what a first build would make.
+// SPEC C4.05, C4.06
 #[test]
 fn copies_of_directories_follow_every_change_below_them() {
     need_run!();
@@ -193,6 +196,7 @@ fn unchanged_content_of_a_changed_stage_is_still_found() {
 
 // PAIN 58: the rule of docs/CACHE.md: values are not part of keys, so that tokens can rotate; what tells a staging build
 // from one for production is the id of the secret, an argument, or the word not to use the cache.
+// SPEC A5.06, C4.03
 #[test]
 fn secrets_count_by_their_id_and_never_by_their_value() {
     need_run!();
@@ -214,6 +218,7 @@ fn secrets_count_by_their_id_and_never_by_their_value() {
 }
 
 // PAIN 59: stat is a hint, content decides.
+// SPEC C2.06, C4.06
 #[test]
 fn a_changed_file_of_the_same_size_and_time_is_seen() {
     need_run!();
@@ -237,6 +242,7 @@ fn a_changed_file_of_the_same_size_and_time_is_seen() {
 
 // PAIN 60: another place, other times, another order of making the files. What the umask did to the modes is in the image,
 // so it counts.
+// SPEC C4.06, C7.02
 #[test]
 fn the_same_checkout_on_another_machine_is_found_and_its_modes_count() {
     need_run!();
@@ -276,6 +282,7 @@ fn the_same_checkout_on_another_machine_is_found_and_its_modes_count() {
 }
 
 // PAIN 61: global, of the last stage, and of the first stage but after its step.
+// SPEC A4.13
 #[test]
 fn an_argument_used_late_leaves_the_steps_before_it_cached() {
     need_run!();
@@ -295,6 +302,7 @@ fn an_argument_used_late_leaves_the_steps_before_it_cached() {
 }
 
 // PAIN 62
+// SPEC A6.15
 #[test]
 fn linked_copies_move_to_another_base_without_being_made_again() {
     need_run!();
@@ -322,6 +330,7 @@ fn linked_copies_move_to_another_base_without_being_made_again() {
 
 // PAIN 63: real checkouts, back and forth, with both snapshotters: same-sized files, files that come and go, a directory
 // that is a file on the other branch.
+// SPEC C2.06, C4.06
 #[test]
 fn switching_branches_gives_the_files_of_the_branch() {
     need_run!();

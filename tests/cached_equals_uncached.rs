@@ -38,6 +38,7 @@ fn runs(normal: u64, long: u64) -> u64 {
     number("RBUILD_TEST_RUNS").unwrap_or(if is_long { long } else { normal })
 }
 
+// SPEC C4.01, C4.02
 #[test]
 fn cached_equals_uncached() {
     need_run!();
@@ -63,6 +64,7 @@ fn cached_equals_uncached() {
     eprintln!("compared {} builds with steps from seed {first}", done.into_inner());
 }
 
+// SPEC C4.01, C4.02
 #[test]
 fn cached_equals_uncached_in_many_builds() {
     const NAME: &str = "cached_equals_uncached_in_many_builds";

@@ -66,6 +66,7 @@ USER root
 RUN rm -rf /srv/app/a && mv /srv/got /srv/moved && mkfifo /srv/pipe && echo $(hostname) > /dev/null
 ";
 
+// SPEC C5.19, C6.10
 #[test]
 fn layers_are_those_of_the_root_rung() {
     let Some(bench) = bench() else { return };
@@ -104,6 +105,7 @@ fn a5_03_cache_mounts_are_moved_in_and_out() {
 }
 
 /// A cache mount keeps what an earlier step put there, whatever it is.
+// SPEC C5.18
 #[test]
 fn a_target_below_a_link_to_nowhere_has_a_name() {
     let Some(bench) = bench() else { return };
@@ -133,6 +135,7 @@ fn a_target_below_a_link_to_nowhere_has_a_name() {
     }
 }
 
+// SPEC A5.04
 #[test]
 fn a_cache_mount_survives_a_killed_build() {
     let Some(bench) = bench() else { return };
@@ -155,6 +158,7 @@ fn a_cache_mount_survives_a_killed_build() {
     assert_eq!(image(&bench, "chroot", &[]).text("got"), "kept\n");
 }
 
+// SPEC C5.06, C5.19
 #[test]
 fn steps_do_not_leave_their_root_nor_reach_the_builder() {
     let Some(bench) = bench() else { return };
@@ -184,6 +188,7 @@ echo end
     assert!(run.stderr.contains("isolation chroot: RUN steps are confined by chroot and Landlock only"));
 }
 
+// SPEC C5.08, C5.19
 #[test]
 fn what_a_step_leaves_running_is_ended_with_it() {
     let Some(bench) = bench() else { return };
@@ -195,6 +200,7 @@ fn what_a_step_leaves_running_is_ended_with_it() {
 }
 
 /// In the caller's session a step could open his terminal, and a signal to its group would reach rbuild.
+// SPEC C5.08, C5.19
 #[test]
 fn a_step_has_a_session_of_its_own() {
     let Some(bench) = bench() else { return };
@@ -204,6 +210,7 @@ fn a_step_has_a_session_of_its_own() {
     assert_ne!(image.text("own"), image.text("new"));
 }
 
+// SPEC C5.07, C5.19
 #[test]
 fn proc_is_emulated() {
     let Some(bench) = bench() else { return };
@@ -234,6 +241,7 @@ echo all-good
 }
 
 /// By their names in `/proc/self/fd`, where nothing of that name is.
+// SPEC C5.07, C5.19
 #[test]
 fn what_is_done_to_open_files_is_done_to_them() {
     let Some(bench) = bench() else { return };
@@ -290,6 +298,7 @@ print("all-good")
 }
 
 /// Programs compare what a name stands for with what they opened (cp, install), or only look (test, kill scripts).
+// SPEC C5.07, C5.19
 #[test]
 fn what_is_looked_at_below_proc_is_what_is_there() {
     let Some(bench) = bench() else { return };
@@ -328,6 +337,7 @@ fn c5_03_network_none_has_no_sockets() {
     assert!(run.stderr.contains("ermission denied"), "{}", run.stderr);
 }
 
+// SPEC C5.19
 #[test]
 fn none_builds_everything_but_run() {
     let Some(bench) = bench() else { return };

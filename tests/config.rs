@@ -138,6 +138,7 @@ fn insecure_entitlements() {
     bench.build(&[]).ok();
 }
 
+// SPEC C9.10, C5.20
 #[test]
 fn isolation_and_snapshotter() {
     let bench = bench();
@@ -214,6 +215,7 @@ fn collection() {
     assert_eq!(build(OFF, 5).0, 2, "what is reserved stays");
 }
 
+// SPEC C9.10
 #[test]
 fn root() {
     let bench = bench();

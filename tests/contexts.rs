@@ -115,6 +115,7 @@ fn b1_02_a_dockerfile_on_standard_input() {
     build(&bench, &["-"], &archive()[..700]).fails(4, &[]);
 }
 
+// SPEC B1.02
 #[test]
 fn an_archive_that_wants_to_escape_stays_inside() {
     let bench = Bench::new();

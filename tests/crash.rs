@@ -14,6 +14,7 @@ use support::Bench;
 
 const DOCKERFILE: &str = "FROM busybox AS a\nRUN for i in $(seq 200); do echo $i > /f$i; done\nFROM busybox\nCOPY . /ctx/\nCOPY --from=a /f7 /f7\nRUN rm /bin/wget; mkdir /d; echo x > /d/x\n";
 
+// SPEC C4.14
 #[test]
 fn killed_at_random_points_the_store_stays_whole() {
     need_run!();
@@ -59,6 +60,7 @@ fn killed_at_random_points_the_store_stays_whole() {
 }
 
 /// A build that is killed in the milliseconds in which containers are made leaves none of their processes behind.
+// SPEC C4.14
 #[test]
 fn killed_while_steps_start_nothing_is_left_running() {
     need_run!();
@@ -106,6 +108,7 @@ fn orphans() -> Vec<String> {
         .collect()
 }
 
+// SPEC C4.07
 #[test]
 fn several_builds_at_once_share_a_store_and_run_a_vertex_once() {
     need_run!();

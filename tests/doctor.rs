@@ -40,6 +40,7 @@ fn blockers(report: &Value, rung: &str) -> String {
     blockers.iter().map(text).collect::<Vec<_>>().join("\n")
 }
 
+// SPEC C5.19
 #[test]
 fn every_operation_and_every_rung_is_told() {
     let bench = Bench::new();
@@ -64,6 +65,7 @@ fn every_operation_and_every_rung_is_told() {
     }
 }
 
+// SPEC C5.19
 #[test]
 fn remedies_are_those_of_what_is_in_the_way() {
     if rustix::process::geteuid().is_root() {

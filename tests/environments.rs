@@ -369,6 +369,7 @@ fn says_when(path: &str) -> bool {
 }
 
 /// What comes out does not tell where it was made.
+// SPEC C5.19, C5.20
 #[test]
 fn trees_are_the_same_on_every_rung() {
     if !rustix::process::geteuid().is_root() {
@@ -563,6 +564,7 @@ fn markdown(table: &BTreeMap<(usize, &str), (String, &str)>, document: &str) -> 
 }
 
 /// The document has a whole row for each environment: whoever adds one runs it.
+// SPEC C5.19
 #[test]
 fn the_table_is_of_these_environments_and_dockerfiles() {
     let document = include_str!("../docs/ROOTLESS.md");

@@ -200,6 +200,7 @@ const CASES: &[Case] = &[
     ("the size of /dev/shm", |_| {}, &["--shm-size", "10m"], "mount", "/dev/shm", "is new"),
 ];
 
+// SPEC C4.01
 #[test]
 fn the_first_input_that_differs_is_named() {
     need_run!();
@@ -228,6 +229,7 @@ fn the_first_input_that_differs_is_named() {
     assert!(CASES.len() >= 25);
 }
 
+// SPEC C4.08, C9.06
 #[test]
 fn evicted_results_and_unwanted_caches_are_named() {
     need_run!();

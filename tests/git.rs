@@ -207,6 +207,7 @@ fn a7_06_submodules_come_along() {
     assert!(image.has("r/top") && !image.has("r/part/middle/mid"));
 }
 
+// SPEC A7.06
 #[test]
 fn hostile_submodules_run_and_read_nothing() {
     let repositories = Repositories::new();
@@ -247,6 +248,7 @@ fn hostile_submodules_run_and_read_nothing() {
     }
 }
 
+// SPEC C2.04
 #[test]
 fn nothing_of_a_repository_or_of_the_user_runs() {
     let repositories = Repositories::new();
@@ -324,6 +326,7 @@ fn a7_09_repositories_with_sha256() {
     assert_eq!(image.text("r/f"), "two");
 }
 
+// SPEC C2.04
 #[test]
 fn two_builds_at_once_share_a_repository() {
     let repositories = Repositories::new();

@@ -26,6 +26,7 @@ use std::io::Write as _;
 
 use support::Bench;
 
+// SPEC A5.06, C5.08
 #[test]
 fn one_step_cannot_read_another_steps_environment_or_secret() {
     need_run!();
@@ -45,6 +46,7 @@ fn one_step_cannot_read_another_steps_environment_or_secret() {
     assert!(!loot.contains("TOKEN="), "another step's environment is readable");
 }
 
+// SPEC C5.06
 #[test]
 fn steps_see_no_credentials_store_or_builder() {
     need_run!();
@@ -66,6 +68,7 @@ fn steps_see_no_credentials_store_or_builder() {
     assert!(!seen.contains("socket:"), "a step inherited a socket: {seen}");
 }
 
+// SPEC A6.10, A8.06
 #[test]
 fn copy_and_workdir_do_not_leave_the_root() {
     need_run!();
@@ -104,6 +107,7 @@ fn copy_and_workdir_do_not_leave_the_root() {
     assert_ne!(bench.build(&[]).code, 0);
 }
 
+// SPEC A6.17
 #[test]
 fn archives_do_not_leave_the_root() {
     need_run!();
@@ -144,6 +148,7 @@ fn archives_do_not_leave_the_root() {
     }
 }
 
+// SPEC A6.11, C6.10
 #[test]
 fn smuggled_attributes_are_not_taken_at_face_value() {
     need_run!();
@@ -176,6 +181,7 @@ fn smuggled_attributes_are_not_taken_at_face_value() {
     }
 }
 
+// SPEC C5.08
 #[test]
 fn leftovers_die_with_their_step() {
     need_run!();
@@ -314,6 +320,7 @@ fn rungs() -> &'static [&'static str] {
 }
 
 /// Every attempt on every rung: nothing may come out, and nothing may be different afterwards.
+// SPEC C5.06, C5.19
 #[test]
 fn steps_get_nothing_out_on_any_rung() {
     need_run!();
@@ -458,6 +465,7 @@ fn raw_tar(entries: &[(&str, tar::EntryType, &str, &[u8])]) -> Vec<u8> {
 }
 
 /// Base images that are traps, and what a Dockerfile does on them: the directory beside them must stay as it is.
+// SPEC C2.01
 #[test]
 fn base_images_that_are_traps() {
     use tar::EntryType::{Block, Char, Directory, Fifo, Link, Regular, Symlink};
@@ -597,6 +605,7 @@ fn listing(dir: &std::path::Path) -> Vec<(std::ffi::OsString, Vec<u8>)> {
 }
 
 /// Documents that are bombs: each is refused in little time and memory, and never by a crash.
+// SPEC E4.10
 #[test]
 fn documents_that_are_bombs() {
     need!(support::bases());
@@ -707,6 +716,7 @@ fn server(answer: Vec<u8>) -> (String, std::sync::Arc<std::sync::Mutex<Vec<Strin
 }
 
 /// Registries that answer with malice: an error each, soon, and nothing of the user's goes where it should not.
+// SPEC E3.06, E3.14
 #[test]
 fn registries_that_lie() {
     let ok = |kind: &str, body: &str| {

@@ -67,6 +67,7 @@ fn rungs() -> &'static [&'static str] {
     if rustix::process::geteuid().is_root() { &["root", "userns", "userns-one"] } else { &["userns", "userns-one"] }
 }
 
+// SPEC C5.04, C5.19
 #[test]
 fn calls_have_the_same_answers_on_every_rung() {
     let Some((bench, widths)) = bench() else { return };
@@ -129,6 +130,7 @@ fn signals_do_not_repeat_calls() {
 }
 
 /// The kernel takes one listener only: below another one the calls succeed and do nothing, where that was asked for.
+// SPEC C5.19
 #[test]
 fn inside_of_a_step_owners_are_lost_but_steps_run() {
     if !std::env::var("RBUILD_TEST_LONG").is_ok_and(|v| !v.is_empty()) {

@@ -443,6 +443,7 @@ fn a8_12_triggers_run_in_the_next_stage_only() {
 }
 
 // Names with spaces, names that are no UTF-8, and paths near the kernel's limits.
+// SPEC A6.11, C6.10
 #[test]
 fn names_of_every_kind_survive() {
     need_run!();

@@ -8,6 +8,7 @@ mod support;
 use support::Bench;
 
 // A step that hangs is stopped with all it has started.
+// SPEC C4.14
 #[test]
 fn a_step_that_takes_too_long_is_stopped() {
     need_run!();

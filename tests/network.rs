@@ -182,6 +182,7 @@ fn c5_12_steps_do_not_meet() {
 }
 
 // Builds that only work on the machine's network keep working, and say so.
+// SPEC C5.11, C5.12
 #[test]
 fn a_proxy_on_loopback_keeps_the_machines_network() {
     let Some(bench) = bench() else { return };
@@ -221,6 +222,7 @@ fn c9_10_the_configuration_decides() {
 }
 
 // A rung without namespaces shares the network, and says so once.
+// SPEC C5.12, C5.19
 #[test]
 fn the_chroot_rung_shares_the_network() {
     if !rustix::process::geteuid().is_root() {
@@ -236,6 +238,7 @@ fn the_chroot_rung_shares_the_network() {
         .fails(10, &["isolation chroot has no namespaces"]);
 }
 
+// SPEC C5.12
 #[test]
 fn greetings_are_read() {
     // The server of these tests does what they think it does.

@@ -56,6 +56,7 @@ fn pulls_builds_pushes_and_the_same_image_comes_back() {
     assert_eq!(registry.get("app/one:1").digest, pushed.digest);
 }
 
+// SPEC C2.01, E3.06
 #[test]
 fn bases_that_nothing_reads_are_never_pulled() {
     let (registry, bases) = registry!();

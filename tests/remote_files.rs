@@ -127,6 +127,7 @@ fn n2_03_archives_of_servers_are_unpacked_on_request_only() {
     assert_eq!((node.content.as_slice(), node.mode, node.uid, node.gid), (&b"text"[..], 0o640, 7, 8));
 }
 
+// SPEC A6.18
 #[test]
 fn an_archive_that_wants_to_escape_does_not() {
     let web = Web::start(|_| {
@@ -159,6 +160,7 @@ fn a6_20_tokens_reach_the_server_and_nothing_else() {
     }
 }
 
+// SPEC A6.18, C2.05
 #[test]
 fn errors_of_servers_name_the_instruction() {
     let bench = Bench::new();

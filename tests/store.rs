@@ -58,6 +58,7 @@ fn a_reset_leaves_nothing_and_asks_first() {
 }
 
 /// A build's process makes the store durable after its command has ended.
+// SPEC C4.11
 #[test]
 fn a_build_that_has_ended_is_in_nobodys_way() {
     need_run!();

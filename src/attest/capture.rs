@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
+
 use crate::base::Digest;
 use crate::oci::{Platform, Reference};
 
@@ -48,6 +50,19 @@ pub struct Lent {
     /// The step runs without it, too.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub optional: bool,
+}
+
+/// What a step used (SPEC C8.05, `capture-usage`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StepUsage {
+    /// When it ended.
+    pub ended: Timestamp,
+    /// Nanoseconds of CPU time in programs.
+    pub user_ns: u64,
+    /// Nanoseconds of CPU time in the kernel.
+    pub system_ns: u64,
+    /// Peak resident bytes of its largest process.
+    pub peak: u64,
 }
 
 /// What one graph was made from.

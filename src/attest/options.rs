@@ -47,6 +47,8 @@ pub struct ProvenanceOptions {
     pub version: Version,
     /// `complete-materials`: without a digest of every input there is no result.
     pub complete_materials: bool,
+    /// `capture-usage`: tell what the steps used.
+    pub capture_usage: bool,
     /// Nobody asked: this is the default.
     pub unasked: bool,
 }
@@ -61,6 +63,7 @@ impl Default for ProvenanceOptions {
             inline_only: false,
             version: Version::default(),
             complete_materials: false,
+            capture_usage: false,
             unasked: false,
         }
     }
@@ -186,13 +189,7 @@ fn provenance(fields: impl Iterator<Item = (String, String)>) -> Result<Provenan
                 }
             }
             "complete-materials" => out.complete_materials = flag(&key, &value)?,
-            "capture-usage" => {
-                if flag(&key, &value)? {
-                    return Err(AttestError(format!(
-                        "{key}={value} is not supported: nothing measures what steps use; leave it out"
-                    )));
-                }
-            }
+            "capture-usage" => out.capture_usage = flag(&key, &value)?,
             _ => {
                 let known = [
                     "mode",
@@ -202,6 +199,7 @@ fn provenance(fields: impl Iterator<Item = (String, String)>) -> Result<Provenan
                     "inline-only",
                     "version",
                     "complete-materials",
+                    "capture-usage",
                     "disabled",
                 ];
                 return Err(AttestError(format!("unknown field \"{key}\"{}", did_you_mean(&key, known))));
@@ -273,7 +271,9 @@ mod tests {
         assert_eq!(all.filename, "p.json");
         let complete = |value: &str| asked(&[value]).expect("valid").provenance.map(|p| p.complete_materials);
         assert_eq!(complete("provenance:complete-materials=true"), Some(true));
-        assert_eq!(complete("provenance:capture-usage=false"), Some(false));
+        let usage = |value: &str| asked(&[value]).expect("valid").provenance.map(|p| p.capture_usage);
+        assert_eq!(usage("provenance:capture-usage=true"), Some(true));
+        assert_eq!(usage("provenance:capture-usage=false"), Some(false));
     }
 
     // SPEC B2.06, C8.13
@@ -298,7 +298,7 @@ mod tests {
         assert_eq!(error("provenance:modus=max"), "unknown field \"modus\" (did you mean mode?)");
         assert_eq!(error("provenance:version=v2"), "invalid version \"v2\": expected v1 or v0.2");
         assert_eq!(error("provenance:inline-only=perhaps"), "invalid boolean value \"perhaps\" for inline-only");
-        assert!(error("provenance:capture-usage=true").starts_with("capture-usage=true is not supported: "));
+        assert_eq!(error("provenance:capture-usage=1x"), "invalid boolean value \"1x\" for capture-usage");
         assert_eq!(error("sbom:generatr=x"), "unknown field \"generatr\" (did you mean generator?)");
         assert!(error("sbom:generator=UP").starts_with("invalid generator \"UP\": "));
         assert!(error("sbom:generator=builtin,depth=3").starts_with("generator=builtin has no parameters: \"depth\""));

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::capture::{Capture, Material, lent};
+use super::capture::{Capture, Material, StepUsage, lent};
 use super::options::{Mode, ProvenanceOptions, Version};
+use super::statement::Exported;
 use crate::llb::Steps;
 use crate::oci::{Descriptor, Platform};
 use crate::store::LayerId;
@@ -66,6 +67,8 @@ pub struct Provenance {
     pub steps: Steps,
     /// Layers of the results of steps, by `stepN:INDEX`.
     pub chains: BTreeMap<String, Vec<LayerId>>,
+    /// What the steps that ran used, by `stepN`.
+    pub usage: BTreeMap<String, StepUsage>,
 }
 
 impl Provenance {
@@ -78,30 +81,32 @@ impl Provenance {
         }
     }
 
-    /// The predicate. `layer` tells the blobs of layers, where they are known.
+    /// The predicate.
     #[must_use]
-    pub fn predicate(&self, layer: &dyn Fn(&LayerId) -> Option<Descriptor>) -> Value {
-        self.told(self.options.mode == Mode::Max, layer)
+    pub fn predicate(&self, exported: &Exported<'_>) -> Value {
+        self.told(self.options.mode == Mode::Max, exported)
     }
 
     /// The predicate with everything that is known, whatever the options leave out.
     #[must_use]
     pub fn in_full(&self) -> Value {
-        self.told(true, &|_| None)
+        self.told(true, &Exported::NONE)
     }
 
-    fn told(&self, max: bool, layer: &dyn Fn(&LayerId) -> Option<Descriptor>) -> Value {
-        let build_config = max.then(|| json!({"llbDefinition": self.steps.list, "digestMapping": self.mapping()}));
+    fn told(&self, max: bool, exported: &Exported<'_>) -> Value {
+        let build_config = max.then(|| json!({"llbDefinition": self.steps(), "digestMapping": self.mapping()}));
         let parameters = self.parameters(max);
-        let metadata = self.metadata(max, layer);
+        let metadata = self.metadata(max, exported);
         let complete = max || !self.request.args.keys().any(|name| is_private(name));
         let materials = self.capture.locals.is_empty();
+        let version = exported.compatibility.map(Value::from);
         let hermetic = materials && !self.capture.network;
         match self.options.version {
             Version::V1 => {
                 let mut internal = Value::Object(self.environment.clone());
                 internal["builderPlatform"] = self.builder.to_string().into();
                 put(&mut internal, "dockerfileVersion", &self.request.frontend_version);
+                put_some(&mut internal, "compatibilityVersion", version);
                 put_some(&mut internal, "buildConfig", build_config);
                 let mut run = self.run("invocationID", "startedOn", "finishedOn");
                 run["buildkit_metadata"] = metadata;
@@ -122,6 +127,7 @@ impl Provenance {
                 let mut environment = Value::Object(self.environment.clone());
                 environment["platform"] = self.builder.to_string().into();
                 put(&mut environment, "dockerfileVersion", &self.request.frontend_version);
+                put_some(&mut environment, "compatibilityVersion", version);
                 let mut run = self.run("buildInvocationID", "buildStartedOn", "buildFinishedOn");
                 run["completeness"] = json!({"parameters": complete, "environment": true, "materials": materials});
                 run["reproducible"] = self.options.reproducible.into();
@@ -183,19 +189,40 @@ impl Provenance {
     }
 
     /// What BuildKit has beyond SLSA.
-    fn metadata(&self, max: bool, layer: &dyn Fn(&LayerId) -> Option<Descriptor>) -> Value {
+    fn metadata(&self, max: bool, exported: &Exported<'_>) -> Value {
         let mut out = json!({});
         put_some(&mut out, "vcs", (!self.request.vcs.is_empty()).then(|| json!(self.request.vcs)));
         if max {
             put_some(&mut out, "source", self.steps.source.clone());
             let known = self.chains.iter().filter_map(|(step, chain)| {
-                let blobs: Option<Vec<Descriptor>> = chain.iter().map(layer).collect();
+                let blobs: Option<Vec<Descriptor>> = chain.iter().map(exported.layer).collect();
                 Some((step.clone(), json!([blobs.filter(|blobs| !blobs.is_empty())?])))
             });
             let layers: Map<String, Value> = known.collect();
             put_some(&mut out, "layers", (!layers.is_empty()).then_some(Value::Object(layers)));
         }
         out
+    }
+
+    /// The steps, with what they used where that is asked for: BuildKit's `resourceUsage`, with one sample at the end of a step.
+    fn steps(&self) -> Vec<Value> {
+        let mut steps = self.steps.list.clone();
+        for step in steps.iter_mut().filter(|_| self.options.capture_usage) {
+            let usage = step["id"].as_str().and_then(|id| self.usage.get(id));
+            let sample = usage.map(|usage| {
+                json!({"samples": [{
+                    "timestamp": usage.ended.to_string(),
+                    "cpuStat": {
+                        "usageNanos": usage.user_ns.saturating_add(usage.system_ns),
+                        "userNanos": usage.user_ns,
+                        "systemNanos": usage.system_ns,
+                    },
+                    "memoryStat": {"peak": usage.peak},
+                }]})
+            });
+            put_some(step, "resourceUsage", sample);
+        }
+        steps
     }
 
     fn mapping(&self) -> Map<String, Value> {
@@ -304,12 +331,14 @@ mod tests {
             environment: Map::new(),
             steps: Steps::new(&builder.finish(Some(&root))).expect("valid"),
             chains: BTreeMap::from([("step0:0".to_owned(), vec![LayerId::from_text("layer")])]),
+            usage: BTreeMap::new(),
         }
     }
 
     fn text(options: ProvenanceOptions) -> String {
         let layer = |_: &LayerId| Some(Descriptor::of_bytes("application/vnd.oci.image.layer.v1.tar+gzip", b"layer"));
-        serde_json::to_string_pretty(&provenance(options).predicate(&layer)).expect("JSON")
+        serde_json::to_string_pretty(&provenance(options).predicate(&Exported { layer: &layer, ..Exported::NONE }))
+            .expect("JSON")
     }
 
     // SPEC C8.06, C8.08, C8.10
@@ -340,15 +369,51 @@ mod tests {
     fn c8_08_what_is_left_out_makes_it_incomplete() {
         let mut all = provenance(ProvenanceOptions { mode: Mode::Min, ..ProvenanceOptions::default() });
         let completeness =
-            |p: &Provenance| p.predicate(&|_| None)["runDetails"]["metadata"]["buildkit_completeness"].clone();
+            |p: &Provenance| p.predicate(&Exported::NONE)["runDetails"]["metadata"]["buildkit_completeness"].clone();
         assert_eq!(completeness(&all), json!({"request": false, "resolvedDependencies": false}));
         all.request.args.retain(|name, _| name == "target");
         all.capture.locals.clear();
         all.capture.network = false;
         assert_eq!(completeness(&all), json!({"request": true, "resolvedDependencies": true}));
-        assert_eq!(all.predicate(&|_| None)["runDetails"]["metadata"]["buildkit_hermetic"], true);
+        assert_eq!(all.predicate(&Exported::NONE)["runDetails"]["metadata"]["buildkit_hermetic"], true);
         assert!(["platform", "attest:sbom", "cgroup-parent"].iter().all(|name| !is_told(name)));
         assert!(is_told("build-arg:platform"));
+    }
+
+    #[test]
+    fn c6_04_the_rules_that_an_image_was_written_by_are_told() {
+        let exported = Exported { compatibility: Some(20), ..Exported::NONE };
+        for (version, at) in
+            [(Version::V1, "/buildDefinition/internalParameters"), (Version::V02, "/invocation/environment")]
+        {
+            let all = provenance(ProvenanceOptions { version, ..ProvenanceOptions::default() });
+            let told = all.predicate(&exported);
+            assert_eq!(told.pointer(at).expect("there")["compatibilityVersion"], 20);
+            assert_eq!(all.predicate(&Exported::NONE).pointer(at).expect("there").get("compatibilityVersion"), None);
+        }
+    }
+
+    #[test]
+    fn c8_05_what_steps_used_is_told_where_that_is_asked_for() {
+        let mut all = provenance(ProvenanceOptions::default());
+        let ended = all.run.finished;
+        all.usage.insert("step0".into(), StepUsage { ended, user_ns: 2_000, system_ns: 1_000, peak: 4096 });
+        let step = |p: &Provenance| {
+            p.predicate(&Exported::NONE)["buildDefinition"]["internalParameters"]["buildConfig"]["llbDefinition"][0]
+                .clone()
+        };
+        assert_eq!(step(&all).get("resourceUsage"), None);
+        all.options.capture_usage = true;
+        assert_eq!(
+            step(&all)["resourceUsage"]["samples"],
+            json!([{
+                "timestamp": "2026-01-02T03:04:06.5Z",
+                "cpuStat": {"usageNanos": 3000, "userNanos": 2000, "systemNanos": 1000},
+                "memoryStat": {"peak": 4096},
+            }])
+        );
+        all.options.mode = Mode::Min;
+        assert_eq!(all.predicate(&Exported::NONE)["buildDefinition"]["internalParameters"].get("buildConfig"), None);
     }
 
     // SPEC C8.11
@@ -362,7 +427,7 @@ mod tests {
             {
                 all.environment.insert(name.into(), value);
             }
-            let told = all.predicate(&|_| None);
+            let told = all.predicate(&Exported::NONE);
             let told = told.pointer(at).expect("there");
             assert_eq!(told["runner"]["pool"], 7);
             let own = if version == Version::V1 { "builderPlatform" } else { "platform" };
@@ -373,7 +438,7 @@ mod tests {
     // SPEC B2.16
     #[test]
     fn short_provenance_tells_inputs_only() {
-        let mut predicate = provenance(ProvenanceOptions::default()).predicate(&|_| None);
+        let mut predicate = provenance(ProvenanceOptions::default()).predicate(&Exported::NONE);
         shorten(&mut predicate);
         assert_eq!(predicate["runDetails"], json!({"builder": {"id": ""}}));
         assert_eq!(predicate["buildDefinition"]["internalParameters"].get("buildConfig"), None);

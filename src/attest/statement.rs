@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::Provenance;
+use super::{Provenance, sbom};
 use crate::base::Digest;
 use crate::oci::{Descriptor, Platform, Reference};
 use crate::store::LayerId;
@@ -41,6 +42,8 @@ pub enum Predicate {
         kind: String,
         /// The predicate.
         value: Arc<Value>,
+        /// It is an SPDX document about the whole image, whose files are told their layers (SPEC C8.13).
+        of_image: bool,
     },
 }
 
@@ -116,13 +119,42 @@ impl Statement {
     }
 }
 
+/// What an output knows of the image that statements are about.
+pub struct Exported<'a> {
+    /// The blob of a layer.
+    pub layer: &'a dyn Fn(&LayerId) -> Option<Descriptor>,
+    /// The blob of the layer that a path below the root came in last.
+    pub file: &'a dyn Fn(&Path) -> Option<Digest>,
+    /// The version of the rules that it was written by (SPEC C6.04).
+    pub compatibility: Option<u32>,
+}
+
+impl Exported<'_> {
+    /// Of something that has no layers.
+    pub const NONE: Exported<'static> = Exported { layer: &|_| None, file: &|_| None, compatibility: None };
+}
+
 impl Attestation {
-    /// What it says about `subject`. `layer` tells the blobs of layers, where the image has them.
+    /// Whether its statement depends on which layer a file came in.
     #[must_use]
-    pub fn statement(&self, subject: Vec<Subject>, layer: &dyn Fn(&LayerId) -> Option<Descriptor>) -> Statement {
+    pub fn names_files(&self) -> bool {
+        matches!(self.predicate, Predicate::Known { of_image: true, .. })
+    }
+
+    /// What it says about `subject`.
+    #[must_use]
+    pub fn statement(&self, subject: Vec<Subject>, exported: &Exported<'_>) -> Statement {
         let (predicate_type, predicate) = match &self.predicate {
-            Predicate::Provenance(provenance) => (provenance.predicate_type().to_owned(), provenance.predicate(layer)),
-            Predicate::Known { kind, value } => (kind.clone(), Value::clone(value)),
+            Predicate::Provenance(provenance) => {
+                (provenance.predicate_type().to_owned(), provenance.predicate(exported))
+            }
+            Predicate::Known { kind, value, of_image } => {
+                let mut value = Value::clone(value);
+                if *of_image {
+                    sbom::name_layers(&mut value, exported.file);
+                }
+                (kind.clone(), value)
+            }
         };
         Statement::new(predicate_type, subject, predicate)
     }

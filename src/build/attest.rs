@@ -10,6 +10,7 @@ use super::gateway::External;
 use super::policy::Gate;
 use super::{BuildError, BuildRequest, Builder, DockerfileAt, Inputs, MainContext};
 use crate::attest::predicate::{Request, Run, is_told};
+use crate::attest::statement::Exported;
 use crate::attest::{Asked, Attestation, Capture, Material, Predicate, Provenance, ProvenanceOptions, Statement};
 use crate::base::FaultKind;
 use crate::frontend::gateway::options::pairs;
@@ -84,6 +85,8 @@ impl Builder {
             Steps::new(&solved).map_err(|e| BuildError::Internal(format!("the front end made a bad graph: {e}")))?;
         let chain = |((vertex, index), chain)| Some((format!("{}:{index}", steps.names.get(&vertex)?), chain));
         let chains = solver.chains(graph).into_iter().filter_map(chain).collect();
+        let used = solver.usage().into_iter();
+        let usage = used.filter_map(|(vertex, usage)| Some((steps.names.get(&vertex)?.clone(), usage))).collect();
         let provenance = Provenance {
             request: asked_for(request, inputs, context, external),
             capture,
@@ -92,10 +95,11 @@ impl Builder {
             environment: request.attest.environment.clone(),
             steps,
             chains,
+            usage,
             options,
         };
         let mut statements = vec![Statement::new(provenance.predicate_type(), Vec::new(), provenance.in_full())];
-        statements.extend(listed.attestations.iter().map(|listed| listed.statement(Vec::new(), &|_| None)));
+        statements.extend(listed.attestations.iter().map(|listed| listed.statement(Vec::new(), &Exported::NONE)));
         let provenance = Arc::new(provenance);
         let provenances = wanted.map(|options| attestation(options, &provenance));
         let attestations = listed.attestations.into_iter().chain(provenances).collect();

@@ -17,6 +17,8 @@ use crate::llb::op::SourceOp;
 use crate::oci::{ImageConfig, Platform, Reference};
 use crate::solver::Solver;
 
+/// What documents about the result itself are called, without their endings.
+const CORE: &str = "sbom";
 /// Larger statements are refused (SPEC C8.04).
 const MAX_STATEMENT: u64 = 40 << 20;
 
@@ -76,9 +78,9 @@ impl Builder {
         }
         let mut attestations = Vec::new();
         for (file, name, graph) in trees {
-            let packages = solver.look(&graph, sbom::packages).await?.unwrap_or_default();
-            self.events.progress(&id, format!("{file}: {} packages", packages.len()), 0, None, true);
-            let value = Document { name: &name, created: &created, packages: &packages }.json();
+            let listing = solver.look(&graph, sbom::list).await?.unwrap_or_default();
+            self.events.progress(&id, format!("{file}: {} packages", listing.packages.len()), 0, None, true);
+            let value = Document { name: &name, created: &created, listing: &listing }.json();
             attestations.push(known(format!("{file}.spdx.json"), SPDX.into(), value));
         }
         self.events.completed(&id, Outcome::Done);
@@ -156,7 +158,9 @@ struct Scanned {
 }
 
 fn known(filename: String, kind: String, value: serde_json::Value) -> Attestation {
-    let predicate = Predicate::Known { kind, value: Arc::new(value) };
+    // The others are about a stage or the context, whose files are in no layer of the image.
+    let of_image = kind == SPDX && filename.split('.').next() == Some(CORE);
+    let predicate = Predicate::Known { kind, value: Arc::new(value), of_image };
     Attestation { predicate, filename, inline_only: false, unasked: false }
 }
 

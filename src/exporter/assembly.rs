@@ -2,15 +2,16 @@
 //! (SPEC C6.11, C8.01).
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use bytes::Bytes;
 
 use super::annotations::Level;
 use super::image::{self, Assembled};
-use super::spec::ImageOptions;
+use super::spec::{COMPATIBILITY, ImageOptions};
 use super::{BuildResult, ExportContext, ExportError, OutputSpec, blocking};
 use crate::attest::manifest::{self, AttestationManifest};
-use crate::attest::statement::Statement;
+use crate::attest::statement::{Exported, Statement};
 use crate::attest::{Attestation, Subject};
 use crate::base::Digest;
 use crate::oci::manifest::{Document as Parsed, parse_document, to_json_pretty};
@@ -109,14 +110,27 @@ async fn attest(
         return Ok(None);
     }
     let (store, image, names) = (context.store.clone(), image.clone(), spec.names.clone());
+    let compatibility = options.compatibility.unwrap_or(COMPATIBILITY);
     let (family, artifact) = (options.family, options.artifact.unwrap_or(options.family == Family::Oci));
     let made = blocking(move || {
         let platform = image.descriptor.platform.clone().unwrap_or_default();
         let blob = |layer: &LayerId| image.layers.iter().find(|l| l.id == *layer).map(|l| l.descriptor.clone());
+        let indexes = match attestations.iter().any(Attestation::names_files) {
+            true => {
+                let chain: Vec<LayerId> = image.layers.iter().map(|layer| layer.id.clone()).collect();
+                store.tree_indexes(&chain)?.unwrap_or_default()
+            }
+            false => Vec::new(),
+        };
+        let file = |path: &Path| {
+            let newest = indexes.iter().rposition(|index| index.lookup(path).is_some())?;
+            Some(image.layers.get(newest)?.descriptor.digest.clone())
+        };
+        let exported = Exported { layer: &blob, file: &file, compatibility: Some(compatibility) };
         let mut statements = Vec::new();
         for attestation in &attestations {
             let subject = Subject::image(&names, &platform, &image.descriptor.digest);
-            let statement = attestation.statement(subject, &blob);
+            let statement = attestation.statement(subject, &exported);
             // Nobody asked for another record of the same: an unchanged image keeps its digest.
             let known = if attestation.unasked { earlier(&store, &names, &image.descriptor, &statement) } else { None };
             let bytes = known.unwrap_or_else(|| statement.to_bytes());

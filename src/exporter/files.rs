@@ -10,6 +10,7 @@ use super::image::epoch;
 use super::staging::{StagedFile, StagedTree, write_stdout};
 use super::{BuildResult, Dest, ExportContext, ExportError, ImageResult, OutputSpec, Ready, blocking, fetch};
 use crate::archive::{LayerOptions, LayerWriter, Relocation, Timestamp, diff_trees};
+use crate::attest::statement::Exported;
 use crate::attest::{Attestation, Subject};
 use crate::base::{Digest, DigestWriter};
 use crate::exec::file;
@@ -131,7 +132,7 @@ impl Staging {
                      give another one with attestation-prefix="
                 )));
             }
-            let statement = attestation.statement(subjects.clone(), &|_| None);
+            let statement = attestation.statement(subjects.clone(), &Exported::NONE);
             let io = |attempt| ExportError::io(attempt, &path);
             let mut out = OpenOptions::new();
             let mut out = out.write(true).create_new(true).mode(0o600).open(&path).map_err(io("create"))?;

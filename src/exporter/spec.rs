@@ -54,6 +54,9 @@ pub enum EpochChoice {
     Own(Option<i64>),
 }
 
+/// The rules that images are written by unless others are asked for (SPEC C6.04).
+pub const COMPATIBILITY: u32 = 30;
+
 /// How an image is put together.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ImageOptions {
@@ -79,6 +82,8 @@ pub struct ImageOptions {
     pub artifact: Option<bool>,
     /// `attestation-inline`: whether attestations that are for images only are put beside this one.
     pub inline: Option<bool>,
+    /// `compatibility-version`: the rules that decide on media types and forms; by default [`COMPATIBILITY`].
+    pub compatibility: Option<u32>,
     /// At all levels.
     pub annotations: Annotations,
 }
@@ -308,7 +313,7 @@ impl OutputSpec {
                 families.explicit = Some(if boolean(key, value)? { Family::Oci } else { Family::Docker });
             }
             "compatibility-version" => {
-                let known = [10, 20, 30];
+                let known = [10, 20, COMPATIBILITY];
                 families.version = value.parse().ok().filter(|v| known.contains(v));
                 if families.version.is_none() {
                     return Err(SpecError(format!(
@@ -364,10 +369,13 @@ impl OutputSpec {
         Ok(())
     }
 
-    fn check(self, text: &str) -> Result<Self, SpecError> {
+    fn check(mut self, text: &str) -> Result<Self, SpecError> {
         let fail = |why: String| Err(SpecError(why));
-        let needs_dest = matches!(self.kind, OutputKind::Oci | OutputKind::Local | OutputKind::Tar);
-        if needs_dest && self.dest.is_none() {
+        // As with buildx, an archive goes to standard output unless it is said where to.
+        if matches!(self.kind, OutputKind::Oci | OutputKind::Tar) && self.tar && self.dest.is_none() {
+            self.dest = Some(Dest::Stdout);
+        }
+        if self.kind == OutputKind::Local && self.dest.is_none() {
             return fail(format!("dest is required for output \"{text}\""));
         }
         if self.kind == OutputKind::Local && self.dest == Some(Dest::Stdout) {
@@ -466,7 +474,7 @@ struct Families {
 impl Families {
     fn settle(&self, spec: &mut OutputSpec) -> Result<(), SpecError> {
         // Before version 30, images had Docker's types unless asked otherwise; archives of type oci never did.
-        let old = self.version.is_some_and(|v| v < 30) && spec.kind != OutputKind::Oci;
+        let old = self.version.is_some_and(|v| v < COMPATIBILITY) && spec.kind != OutputKind::Oci;
         let plain = spec.image.codec != Codec::Zstd && !spec.image.estargz;
         let fallback = if old && plain { Family::Docker } else { Family::Oci };
         if self.version == Some(10) && spec.image.codec == Codec::Zstd {
@@ -474,8 +482,9 @@ impl Families {
         }
         spec.image.family = self.explicit.unwrap_or(fallback);
         spec.image.family_given = self.explicit.is_some();
+        spec.image.compatibility = self.version;
         // Before version 30 attestations had the form of images.
-        if self.version.is_some_and(|v| v < 30) {
+        if self.version.is_some_and(|v| v < COMPATIBILITY) {
             spec.image.artifact.get_or_insert(false);
         }
         Ok(())
@@ -496,11 +505,15 @@ mod tests {
     }
 
     #[test]
-    fn b3_shorthands() {
+    fn b3_01_b3_02_b3_03_shorthands() {
         let local = OutputSpec::parse("out").expect("valid");
         assert_eq!((local.kind, local.dest), (OutputKind::Local, Some(Dest::Path("out".into()))));
         let tar = OutputSpec::parse("-").expect("valid");
         assert_eq!((tar.kind, tar.dest), (OutputKind::Tar, Some(Dest::Stdout)));
+        for text in ["type=oci", "type=tar"] {
+            assert_eq!(OutputSpec::parse(text).expect("valid").dest, Some(Dest::Stdout), "{text}");
+        }
+        assert_eq!(OutputSpec::parse("type=docker").expect("valid").dest, None, "an engine has it");
     }
 
     #[test]
@@ -527,7 +540,8 @@ mod tests {
     #[test]
     fn b3_mistakes_are_named() {
         assert_eq!(error("type=oic"), "unknown output type \"oic\" (did you mean oci?)");
-        assert_eq!(error("type=oci"), "dest is required for output \"type=oci\"");
+        assert_eq!(error("type=oci,tar=false"), "dest is required for output \"type=oci,tar=false\"");
+        assert_eq!(error("type=local"), "dest is required for output \"type=local\"");
         assert!(error("type=oci,dst=x").starts_with("unknown attribute \"dst\""));
         assert_eq!(error("type=oci,dest=x,tar=perhaps"), "non-bool value \"perhaps\" for output attribute tar");
         assert!(error("type=image,compression=lzma").starts_with("unsupported compression"));

@@ -377,6 +377,28 @@ mod tests {
     }
 
     #[test]
+    fn c1_15_locations_say_which_lines_of_which_file() {
+        let text = b"FROM a\nRUN b \\\n c\n";
+        let mut b = Builder::with_source("Dockerfile", text);
+        let a = b.add(&source("a", &[]), OpMetadata::default(), &[(1, 1), (2, 3)]);
+        let definition = b.finish(Some(&a));
+        let bytes = definition.pb.source.as_ref().expect("there").encode_to_vec();
+        let map = SourceMap::decode(bytes.as_slice()).expect("what was written");
+        let info = &map.infos[0];
+        assert_eq!((info.filename.as_str(), info.language.as_str()), ("Dockerfile", "Dockerfile"));
+        assert_eq!(info.data, text);
+        let place = &map.locations[a.vertex.as_str()].locations[0];
+        assert_eq!(place.source_index, 0);
+        let line = |position: &Option<Position>| position.as_ref().map(|p| p.line);
+        let ranges: Vec<_> = place.ranges.iter().map(|range| (line(&range.start), line(&range.end))).collect();
+        assert_eq!(ranges, [(Some(1), Some(1)), (Some(2), Some(3))]);
+        // Field 1 the line, field 2 the character.
+        assert_eq!(Position { line: 5, character: 7 }.encode_to_vec(), [0x08, 5, 0x10, 7]);
+        let vertex = &definition.graph().expect("valid").vertices[&a.vertex];
+        assert_eq!(vertex.location, Some(("Dockerfile".into(), vec![(1, 1), (2, 3)])));
+    }
+
+    #[test]
     fn a_graph_can_be_part_of_another() {
         let mut inner = Builder::default();
         let a = inner.add(&source("a", &[]), OpMetadata::named("first"), &[]);

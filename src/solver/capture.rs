@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use super::tree::Tree;
 use super::{SolveError, Solver, Solving, lock};
-use crate::attest::{Capture, Material};
+use crate::attest::{Capture, Material, StepUsage};
 use crate::base::Digest;
+use crate::exec::run::RunResult;
 use crate::llb::op::{ExecOp, Kind, MountType, NetMode, SourceOp};
 use crate::llb::{Graph, Vertex};
 use crate::oci::Platform;
@@ -70,6 +73,24 @@ impl Solver {
             }
         }
         out
+    }
+
+    /// Keeps what a step used, for [`Solver::usage`].
+    pub(super) fn note_usage(&self, vertex: &Digest, result: &RunResult) {
+        let nanos = |us: u64| us.saturating_mul(1000);
+        let usage = StepUsage {
+            ended: Timestamp::now(),
+            user_ns: nanos(result.usage.user_us),
+            system_ns: nanos(result.usage.system_us),
+            peak: result.usage.max_rss,
+        };
+        lock(&self.usage).insert(vertex.clone(), usage);
+    }
+
+    /// What the steps that ran used, by vertex; those found in a cache used nothing.
+    #[must_use]
+    pub fn usage(&self) -> BTreeMap<Digest, StepUsage> {
+        lock(&self.usage).clone()
     }
 }
 

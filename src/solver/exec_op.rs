@@ -138,6 +138,7 @@ impl Solver {
             .run_step(ready.request(followed), &self.env.events, &vertex.digest, self.env.cancel.cancelled())
             .await
             .map_err(|e| run_error(vertex, &e))?;
+        self.note_usage(&vertex.digest, &result);
         if !run::is_success(&ready.meta, result.code) {
             let message = run::failure_text(&ready.meta, &result);
             let hint = run::failure_hint(&result, ready.mounted.root());

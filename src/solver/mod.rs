@@ -41,7 +41,7 @@ pub use mounts::{LoadingMounts, SavedMounts};
 pub use tree::{ContextDir, Tree};
 
 use crate::archive::LayerOptions;
-use crate::attest::Material;
+use crate::attest::{Material, StepUsage};
 use crate::base::blocking::brief;
 use crate::base::events::Outcome;
 use crate::base::{CacheKey, Cancel, Digest, Events, TraceContext};
@@ -158,6 +158,8 @@ pub struct Solver {
     learnt: Mutex<explain::Learnt>,
     /// Vertices that were not cached, and run or ran.
     begun: Mutex<HashSet<Digest>>,
+    /// What steps that ran used.
+    usage: Mutex<BTreeMap<Digest, StepUsage>>,
     /// Cache mounts that steps opened.
     opened: Mutex<BTreeSet<String>>,
     /// Somebody may live with a failure: it stops nothing but what needs it.
@@ -209,6 +211,7 @@ impl Solver {
             told_lost: Mutex::default(),
             learnt: Mutex::default(),
             begun: Mutex::default(),
+            usage: Mutex::default(),
             opened: Mutex::default(),
             forgiving: AtomicBool::new(false),
         })

@@ -535,6 +535,22 @@ mod tests {
     }
 
     #[test]
+    fn c2_07_each_directory_keeps_what_is_known_of_it() {
+        let (_dir, store) = store();
+        let file = Path::new("Dockerfile");
+        let at = |dir: &str| store.context_index(Path::new(dir)).expect("opens");
+        for dir in ["/a/app", "/b/app"] {
+            let index = at(dir);
+            index.put(file, &key(1), &Digest::sha256(dir), false);
+            index.save().expect("saves");
+        }
+        // Builds of one do not push out what is known of the other, whose files look the same.
+        for dir in ["/a/app", "/b/app", "/a/app"] {
+            assert_eq!(at(dir).get(file, &key(1)), Some(Digest::sha256(dir)), "{dir}");
+        }
+    }
+
+    #[test]
     fn what_looks_the_same_is_found_again() {
         let (_dir, store) = store();
         let index = open(&store);

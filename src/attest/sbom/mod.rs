@@ -3,18 +3,24 @@
 
 mod installed;
 mod languages;
+mod layers;
 mod rpm;
 mod spdx;
 
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::path::Path;
 
+pub use layers::name_layers;
 pub use spdx::Document;
+
+use sha1::Digest as _;
 
 use crate::base::file;
 
 /// What asks for this generator instead of an image.
 pub const BUILT_IN: &str = "builtin";
+/// Who writes documents, in SPDX's form.
+const TOOL: &str = concat!("Tool: rbuild-", env!("CARGO_PKG_VERSION"));
 /// Larger files are no lists of packages.
 const MAX_FILE: u64 = 64 << 20;
 
@@ -31,6 +37,24 @@ pub struct Package {
     pub licence: Option<String>,
     /// The file that says so.
     pub found_in: String,
+}
+
+/// What is in a tree.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// Packages, sorted.
+    pub packages: Vec<Package>,
+    /// The files that name them, each once.
+    pub evidence: Vec<Evidence>,
+}
+
+/// A file that says which packages there are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Evidence {
+    /// Its path below the root.
+    pub path: String,
+    /// The SHA-1 of its content in hex: SPDX 2.3 wants it of every file.
+    pub sha1: String,
 }
 
 /// A tree whose files are read, never outside of it.
@@ -51,6 +75,14 @@ impl Tree<'_> {
         (bytes.len() as u64 <= MAX_FILE).then_some(bytes)
     }
 
+    /// A file's SHA-1 in hex, however large it is.
+    fn sha1(&self, path: &str) -> Option<String> {
+        let mut file = file::regular_in_root(file::open_dir(self.root).ok()?, Path::new(path)).ok()??;
+        let mut hasher = Sha1Writer(sha1::Sha1::new());
+        io::copy(&mut file, &mut hasher).ok()?;
+        Some(hasher.0.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
     /// The names in a directory.
     pub(super) fn names(&self, path: &str) -> Vec<String> {
         let names = file::open_dir(self.root).and_then(|root| file::names_in_root(root, Path::new(path)));
@@ -58,9 +90,22 @@ impl Tree<'_> {
     }
 }
 
+struct Sha1Writer(sha1::Sha1);
+
+impl io::Write for Sha1Writer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Everything that is found in a tree, each once, sorted.
 #[must_use]
-pub fn packages(root: &Path) -> Vec<Package> {
+pub fn list(root: &Path) -> Listing {
     let tree = Tree { root };
     let system = installed::System::of(&tree);
     let mut found = installed::packages(&tree, &system);
@@ -68,7 +113,12 @@ pub fn packages(root: &Path) -> Vec<Package> {
     found.extend(languages::packages(&tree));
     found.sort();
     found.dedup_by(|a, b| a.purl == b.purl && a.found_in == b.found_in);
-    found
+    let mut paths: Vec<&str> = found.iter().map(|package| package.found_in.as_str()).collect();
+    paths.sort_unstable();
+    paths.dedup();
+    let evidence =
+        paths.iter().filter_map(|path| Some(Evidence { path: (*path).into(), sha1: tree.sha1(path)? })).collect();
+    Listing { packages: found, evidence }
 }
 
 /// A package URL: `kind/namespace/name@version?qualifiers`.

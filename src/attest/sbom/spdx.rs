@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::Package;
+use super::{Listing, Package, TOOL};
 use crate::base::Digest;
 
 /// A document about one tree.
@@ -12,7 +12,7 @@ pub struct Document<'a> {
     /// When it was made, RFC 3339 with whole seconds.
     pub created: &'a str,
     /// What is in it.
-    pub packages: &'a [Package],
+    pub listing: &'a Listing,
 }
 
 impl Document<'_> {
@@ -27,9 +27,14 @@ impl Document<'_> {
             "primaryPackagePurpose": "CONTAINER",
         })];
         let mut relationships = vec![relation("SPDXRef-DOCUMENT", "DESCRIBES", "SPDXRef-DocumentRoot")];
-        for package in self.packages {
+        for package in &self.listing.packages {
             let id = id(package);
             relationships.push(relation("SPDXRef-DocumentRoot", "CONTAINS", &id));
+            if self.listing.evidence.iter().any(|file| file.path == package.found_in) {
+                let mut evident = relation(&id, "OTHER", &file_id(&package.found_in));
+                evident["comment"] = "evident-by: the file names the package".into();
+                relationships.push(evident);
+            }
             packages.push(json!({
                 "name": package.name,
                 "SPDXID": id,
@@ -47,7 +52,17 @@ impl Document<'_> {
                 }],
             }));
         }
-        let content = Digest::sha256(json!([self.name, self.created, packages]).to_string());
+        let mut files = Vec::new();
+        for file in &self.listing.evidence {
+            files.push(json!({
+                "fileName": format!("./{}", file.path),
+                "SPDXID": file_id(&file.path),
+                "checksums": [{"algorithm": "SHA1", "checksumValue": file.sha1}],
+                "licenseConcluded": "NOASSERTION",
+                "copyrightText": "NOASSERTION",
+            }));
+        }
+        let content = Digest::sha256(json!([self.name, self.created, packages, files]).to_string());
         json!({
             "spdxVersion": "SPDX-2.3",
             "dataLicense": "CC0-1.0",
@@ -56,9 +71,10 @@ impl Document<'_> {
             "documentNamespace": format!("https://spdx.org/spdxdocs/rbuild-{}", content.hex()),
             "creationInfo": {
                 "created": self.created,
-                "creators": [format!("Tool: rbuild-{}", env!("CARGO_PKG_VERSION"))],
+                "creators": [TOOL],
             },
             "packages": packages,
+            "files": files,
             "relationships": relationships,
         })
     }
@@ -66,6 +82,11 @@ impl Document<'_> {
 
 fn relation(from: &str, kind: &str, to: &str) -> Value {
     json!({"spdxElementId": from, "relationshipType": kind, "relatedSpdxElement": to})
+}
+
+/// The identifier of a file.
+fn file_id(path: &str) -> String {
+    format!("SPDXRef-File-{}", &Digest::sha256(path).hex()[..16])
 }
 
 /// Letters, digits, dots and dashes; unique by what the package is and where it was found.
@@ -98,6 +119,7 @@ const KNOWN: [&str; 10] =
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attest::sbom::Evidence;
 
     // SPEC C8.15
     #[test]
@@ -109,8 +131,10 @@ mod tests {
             licence: licence.map(ToOwned::to_owned),
             found_in: "var/lib/dpkg/status".into(),
         };
-        let packages = [package("libc++", Some("MIT AND GPL-2.0-or-later")), package("x", Some("see the file"))];
-        let document = Document { name: "app", created: "2026-01-02T03:04:05Z", packages: &packages }.json();
+        let packages = vec![package("libc++", Some("MIT AND GPL-2.0-or-later")), package("x", Some("see the file"))];
+        let evidence = vec![Evidence { path: "var/lib/dpkg/status".into(), sha1: "00ff".into() }];
+        let listing = Listing { packages, evidence };
+        let document = Document { name: "app", created: "2026-01-02T03:04:05Z", listing: &listing }.json();
         let text = serde_json::to_string_pretty(&document).expect("JSON");
         insta::assert_snapshot!("spdx", text.replace(env!("CARGO_PKG_VERSION"), "VERSION"));
     }

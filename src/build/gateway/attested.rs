@@ -73,7 +73,7 @@ pub(in crate::build) async fn attestations(
 }
 
 fn known(path: &str, kind: String, value: serde_json::Value) -> Attestation {
-    let predicate = Predicate::Known { kind, value: Arc::new(value) };
+    let predicate = Predicate::Known { kind, value: Arc::new(value), of_image: false };
     let filename = path.rsplit('/').next().unwrap_or(path).to_owned();
     Attestation { predicate, filename, inline_only: false, unasked: false }
 }
