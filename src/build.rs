@@ -25,7 +25,7 @@ use tokio::sync::OnceCell;
 use crate::attest::Statement;
 use crate::attest::statement::Exported;
 use crate::base::events::Outcome;
-use crate::base::{Cancel, Digest, Event, Events, FaultKind, TraceContext};
+use crate::base::{Cancel, Digest, Event, Events, FaultKind, StepTrace};
 use crate::cache::spec::{ExportSpec, ImportSpec};
 use crate::exec::cdi::Devices;
 use crate::exec::run::{RunResult, Runner};
@@ -206,7 +206,7 @@ pub struct Builder {
     /// RUN steps at a time.
     pub parallelism: usize,
     /// The trace that steps are to be part of.
-    pub trace: Option<TraceContext>,
+    pub trace: Option<StepTrace>,
     /// Threads for compression.
     pub threads: usize,
 }
@@ -344,7 +344,7 @@ impl Builder {
             project: String::new(),
             imports: None,
             mounts: None,
-            trace: self.trace,
+            trace: self.trace.clone(),
         }
     }
 
@@ -470,7 +470,7 @@ impl Builder {
             events: self.events.clone(),
             cancel: self.cancel.clone(),
             parallelism: self.parallelism,
-            trace: self.trace,
+            trace: self.trace.clone(),
             layers: exporter::wanted_layers(&request.outputs, self.threads)
                 .filter(|_| request.shape.single_layer.is_none()),
             ready: ahead.map(Ahead::listener),

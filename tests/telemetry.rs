@@ -84,6 +84,81 @@ fn a_collector_gets_the_spans_of_a_build_and_steps_their_parent() {
     assert!(run.stderr.contains(&inside), "{inside} in {}", run.stderr);
 }
 
+/// What a program sends that speaks gRPC: HTTP/2's preface, settings, the headers of one call without any compression, its message.
+fn call(path: &str, message: &[u8]) -> Vec<u8> {
+    fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+    }
+    let mut headers = Vec::new();
+    for (name, value) in [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", path),
+        (":authority", "localhost"),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+    ] {
+        // A literal that enters no table (RFC 7541, 6.2.2).
+        headers.push(0);
+        for text in [name, value] {
+            let length = u8::try_from(text.len()).unwrap();
+            assert!(length < 127, "one byte says it");
+            headers.push(length);
+            headers.extend_from_slice(text.as_bytes());
+        }
+    }
+    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+    let body = [&[0], &length[..], message].concat();
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    [preface.to_vec(), frame(4, 0, 0, &[]), frame(1, 4, 1, &headers), frame(0, 1, 1, &body)].concat()
+}
+
+/// Sends a file to the socket and waits for the end of the answer: a frame of headers that ends the stream.
+const SENDER: &str = r#"
+import os, socket, sys
+s = socket.socket(socket.AF_UNIX)
+s.connect(os.environ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"].removeprefix("unix://"))
+s.sendall(open(sys.argv[1], "rb").read())
+s.settimeout(20)
+data = b""
+while True:
+    more = s.recv(65536)
+    if not more: sys.exit("the connection ended")
+    data += more
+    rest = data
+    while len(rest) >= 9 and len(rest) >= 9 + int.from_bytes(rest[:3], "big"):
+        if rest[3] == 1 and rest[4] & 1: sys.exit(0)
+        rest = rest[9 + int.from_bytes(rest[:3], "big"):]
+"#;
+
+#[test]
+fn c5_17_steps_send_spans_through_a_socket_of_the_build() {
+    need_run!();
+    let collector = Grpc::start(0, "");
+    let protocol = ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc");
+    let more = [protocol, ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=secret%20words")];
+    let mut bench = bench(&format!("http://{}", collector.host), &more);
+    let method = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
+    bench.file("spans", call(method, b"what the step did")).file("send.py", SENDER);
+    let mount = "--mount=target=/src";
+    bench.dockerfile(&format!(
+        "FROM python\nRUN {mount} test $OTEL_TRACES_EXPORTER$OTEL_EXPORTER_OTLP_TRACES_PROTOCOL = otlpgrpc && python3 /src/send.py /src/spans\n\
+         USER 1234\nRUN {mount} python3 /src/send.py /src/spans && ! env | grep -q secret\n\
+         ENV OTEL_SERVICE_NAME=mine\nRUN ! test -e /dev/otel-grpc.sock && test -z \"$OTEL_TRACES_EXPORTER\"\n"
+    ));
+    let image = bench.build_image(&[]);
+    assert!(!image.has("dev/otel-grpc.sock"), "nothing of it is in the image");
+    let told: Vec<_> = collector.calls().into_iter().filter(|call| call.message == b"what the step did").collect();
+    assert_eq!(told.len(), 2, "as root and as another user");
+    assert!(told.iter().all(|call| call.path == method && call.header("api-key") == Some("secret words")));
+    // Without a collector there is neither socket nor variable, and the same steps are cached.
+    bench.env.clear();
+    assert_eq!(bench.build(&[]).ok().count("CACHED"), 3);
+    bench.dockerfile("FROM busybox\nRUN ! test -e /dev/otel-grpc.sock && ! env | grep OTEL\n");
+    bench.build(&[]).ok();
+}
+
 // SPEC C9.12: what a step is told is no part of its key.
 #[test]
 fn a_trace_changes_no_result() {

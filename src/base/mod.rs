@@ -14,6 +14,7 @@ pub mod file;
 #[cfg(test)]
 pub(crate) mod mutation;
 pub mod owner;
+pub mod socket;
 pub mod trace;
 pub mod values;
 pub mod wording;
@@ -23,4 +24,4 @@ pub use cancel::Cancel;
 pub use digest::{CacheKey, ChainId, DiffId, Digest, DigestWriter};
 pub use events::{Event, Events};
 pub use fault::{FaultKind, PathError};
-pub use trace::TraceContext;
+pub use trace::{StepTrace, TraceContext};

@@ -1,6 +1,7 @@
 //! The place of a build in somebody's trace (W3C Trace Context, SPEC C9.12).
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
 use super::Digest;
 
@@ -14,6 +15,15 @@ pub struct TraceContext {
     pub parent: Option<[u8; 8]>,
     /// Somebody records it.
     pub sampled: bool,
+}
+
+/// What steps have of a trace (SPEC C5.17).
+#[derive(Debug, Clone)]
+pub struct StepTrace {
+    /// The trace.
+    pub context: TraceContext,
+    /// A socket that takes their own spans by OTLP over gRPC, if there is one.
+    pub socket: Option<PathBuf>,
 }
 
 impl TraceContext {

@@ -13,7 +13,7 @@ use super::worker::Inside;
 use super::{debug, digest_files};
 use crate::base::budget::Budget;
 use crate::base::events::Warning;
-use crate::base::{Events, FaultKind, file};
+use crate::base::{Events, FaultKind, StepTrace, file};
 use crate::build::BuildReport;
 use crate::dockerfile::excerpt::excerpt;
 use crate::frontend::Answer;
@@ -34,11 +34,13 @@ pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
     let (progress, events) = Progress::start(settings.progress, std::io::stderr(), settings.style.clone());
     let trace = (settings.trace.is_some() || plan.spans.is_some()).then(Trace::default);
     let events = trace.as_ref().map_or(events.clone(), |trace| trace.tee(events));
-    let context = plan.spans.as_ref().map(|exporter| exporter.context);
+    let context = plan.spans.as_ref().map(|exporter| StepTrace { context: exporter.context, socket: None });
     let outcome = runtime.block_on(async {
         let client = inside.hasty_client(Events::none()).ok();
         let sending = plan.spans.zip(trace.clone()).zip(client);
-        let sending = sending.map(|((exporter, trace), client)| Telemetry::start(exporter, trace, &client));
+        let sending = sending
+            .map(|((exporter, trace), client)| Telemetry::start(exporter, trace, &client, &inside.context.state_dir));
+        let context = sending.as_ref().map(Telemetry::for_steps).or(context);
         let outcome = invocation.run(inside, budget, &events, context).await;
         if let Some(sending) = sending {
             sending.finish(outcome.result.as_ref().err().map(Stopped::message), &events).await;

@@ -16,7 +16,7 @@ use super::settings::{self, BuildSettings};
 use super::step_logs::{ClipLimits, StepLogs};
 use super::worker::{Inside, store_failure};
 use crate::base::budget::Budget;
-use crate::base::{Cancel, Digest, Events, FaultKind, TraceContext};
+use crate::base::{Cancel, Digest, Events, FaultKind, StepTrace};
 use crate::build::attachments::attachments;
 use crate::build::record::{self, Recorder};
 use crate::build::{BuildError, BuildReport, Builder};
@@ -135,7 +135,7 @@ impl Invocation {
         inside: &Inside,
         budget: Budget,
         shown: &Events,
-        trace: Option<TraceContext>,
+        trace: Option<StepTrace>,
     ) -> Outcome {
         let (recorder, logs) = (Recorder::default(), StepLogs::default());
         let events = logs.before(recorder.before(shown.clone()), self.clip);
@@ -160,7 +160,7 @@ impl Invocation {
         budget: Budget,
         events: &Events,
         (recorder, logs): (&Recorder, &StepLogs),
-        trace: Option<TraceContext>,
+        trace: Option<StepTrace>,
     ) -> Result<Done, Stopped> {
         let early = Stopped::Early;
         let Self { args, settings, steps, .. } = self;

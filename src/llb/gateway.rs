@@ -51,6 +51,8 @@ pub mod code {
     pub const FAILED_PRECONDITION: i32 = 9;
     /// There is no such call here, or not in this form.
     pub const UNIMPLEMENTED: i32 = 12;
+    /// It may be tried again.
+    pub const UNAVAILABLE: i32 = 14;
 }
 
 impl Status {

@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::tree::{self, Tree};
 use super::{SolveError, Solver, blocking, lock, patiently};
-use crate::base::{FaultKind, file as base_file};
+use crate::base::{FaultKind, TraceContext, file as base_file};
 use crate::cache::key::{self, Part, Selection};
 use crate::exec::cdi::{DeviceError, Devices, Edits};
 use crate::exec::file;
@@ -21,6 +21,8 @@ use crate::llb::op::{ExecOp, Meta, Mount, MountType, NetMode, SecurityMode};
 use crate::ssh::AgentSocket;
 use crate::store::{CacheMount, Company, LayerId, MountRequest, Mounted, Sharing, StoreError, Stub};
 
+/// Where steps find who takes their spans.
+const TRACE_SOCKET: &str = "/dev/otel-grpc.sock";
 /// No step has more results.
 const MAX_OUTPUTS: usize = 1000;
 
@@ -247,12 +249,11 @@ impl Solver {
                 None => return Err(missing_secret(vertex, &secret.id)),
             }
         }
-        // SPEC C5.17; it differs in each build and is no part of the step's key.
-        if let Some(trace) = self.env.trace
-            && !meta.env.iter().any(|variable| variable.starts_with("TRACEPARENT="))
-        {
-            let traceparent = trace.traceparent(trace.span(vertex.digest.as_str()));
-            extra_env.push(("TRACEPARENT".into(), traceparent));
+        if let Some(trace) = &self.env.trace {
+            let socket = trace.socket.as_ref().filter(|_| rung.can_mount());
+            let (env, mount) = traced(&trace.context, socket, vertex, &meta);
+            extra_env.extend(env);
+            mounts.extend(mount);
         }
 
         let root = root.ok_or_else(|| SolveError::internal("an exec operation without a root mount"))?;
@@ -543,6 +544,29 @@ fn devices(vertex: &Vertex, exec: &ExecOp, devices: &Devices, rung: Rung) -> Res
         return Err(SolveError::at(vertex, FaultKind::Isolation, message, Some(hint)));
     }
     Ok(edits)
+}
+
+/// What a step has of the trace that the build is part of (SPEC C5.17). It differs in each build and is no part of the step's key.
+/// What the image or the Dockerfile says of the one or the other goes before it.
+fn traced(
+    trace: &TraceContext,
+    socket: Option<&PathBuf>,
+    vertex: &Vertex,
+    meta: &Meta,
+) -> (Vec<(String, String)>, Option<StepMount>) {
+    let says = |prefix: &str| meta.env.iter().any(|variable| variable.starts_with(prefix));
+    let mut env = Vec::new();
+    if !says("TRACEPARENT=") {
+        let traceparent = trace.traceparent(trace.span(vertex.digest.as_str()));
+        env.push(("TRACEPARENT".into(), traceparent));
+    }
+    let Some(source) = socket.cloned().filter(|_| !says("OTEL_")) else { return (env, None) };
+    env.extend([
+        ("OTEL_TRACES_EXPORTER".into(), "otlp".into()),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT".into(), format!("unix://{TRACE_SOCKET}")),
+        ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL".into(), "grpc".into()),
+    ]);
+    (env, Some(StepMount::Bind { source, target: TRACE_SOCKET.into(), readonly: true }))
 }
 
 /// The mounts, cache mounts by name: steps that wait for two of them must not wait for each other.

@@ -44,7 +44,7 @@ use crate::archive::LayerOptions;
 use crate::attest::{Material, StepUsage};
 use crate::base::blocking::brief;
 use crate::base::events::Outcome;
-use crate::base::{CacheKey, Cancel, Digest, Events, TraceContext};
+use crate::base::{CacheKey, Cancel, Digest, Events, StepTrace};
 use crate::llb::op::Kind;
 use crate::llb::{Edge, Graph, Vertex};
 use crate::source::Sources;
@@ -91,7 +91,7 @@ pub struct Environment {
     /// RUN steps at a time.
     pub parallelism: usize,
     /// The trace that steps are to be part of.
-    pub trace: Option<TraceContext>,
+    pub trace: Option<StepTrace>,
     /// How the outputs want layers as blobs; `None` if they want directories, or nothing.
     pub layers: Option<LayerOptions>,
     /// Told of chains of the result, as soon as their layers are blobs.

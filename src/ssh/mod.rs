@@ -12,11 +12,11 @@ mod wire;
 
 use std::fmt;
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::base::socket::ServedSocket;
 
 pub use keys::KeyError;
 pub use source::{AgentError, AgentSource, AgentSpec};
@@ -32,10 +32,7 @@ pub trait Agent: fmt::Debug + Send + Sync {
 
 /// A socket for one step; gone, with every connection, when dropped.
 #[derive(Debug)]
-pub struct AgentSocket {
-    path: PathBuf,
-    accepting: tokio::task::JoinHandle<()>,
-}
+pub struct AgentSocket(ServedSocket);
 
 impl AgentSocket {
     /// Listens below `dir`, which must be private and in memory, for as long as this lives. Needs a tokio runtime.
@@ -43,41 +40,20 @@ impl AgentSocket {
     /// # Errors
     /// The file system's.
     pub fn listen(dir: &Path, agent: Arc<dyn Agent>, uid: u32, gid: u32, mode: u32) -> io::Result<Self> {
-        static COUNTER: AtomicU64 = AtomicU64::new(0);
-        let path = dir.join(format!("ssh-{}", COUNTER.fetch_add(1, Ordering::Relaxed)));
-        let listener = tokio::net::UnixListener::bind(&path)?;
-        // From here on dropping removes the file.
-        let socket = Self { path, accepting: tokio::spawn(accept(listener, agent)) };
-        std::os::unix::fs::chown(&socket.path, Some(uid), Some(gid))?;
-        std::fs::set_permissions(&socket.path, std::fs::Permissions::from_mode(mode & 0o777))?;
-        Ok(socket)
+        let serve = move |step| {
+            let agent = Arc::clone(&agent);
+            async move {
+                // An agent that went away is for the program in the step to report: it sees its connection end.
+                let _ = forward(step, agent).await;
+            }
+        };
+        ServedSocket::listen(dir, "ssh", (uid, gid), mode, serve).map(Self)
     }
 
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-impl Drop for AgentSocket {
-    fn drop(&mut self) {
-        // Its connections are tasks of a set that the task owns.
-        self.accepting.abort();
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
-
-async fn accept(listener: tokio::net::UnixListener, agent: Arc<dyn Agent>) {
-    let mut connections = tokio::task::JoinSet::new();
-    loop {
-        let Ok((step, _)) = listener.accept().await else { continue };
-        while connections.try_join_next().is_some() {}
-        let agent = Arc::clone(&agent);
-        connections.spawn(async move {
-            // An agent that went away is for the program in the step to report: it sees its connection end.
-            let _ = forward(step, agent).await;
-        });
+        self.0.path()
     }
 }
 
@@ -92,6 +68,7 @@ async fn forward(mut step: tokio::net::UnixStream, agent: Arc<dyn Agent>) -> io:
 #[cfg(test)]
 mod tests {
     use std::io::{Read as _, Write as _};
+    use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
 

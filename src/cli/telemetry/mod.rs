@@ -3,14 +3,17 @@
 //! A collector that is slow, away or confused costs a build nothing but one notice: spans are sent beside the build, and at
 //! its end, with what it came to in numbers, for a moment only.
 
+mod relay;
 mod target;
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::task::JoinHandle;
 
-use crate::base::{Events, TraceContext};
+use crate::base::socket::ServedSocket;
+use crate::base::{Events, StepTrace, TraceContext};
 use crate::registry::Client;
 use crate::ui::otlp::{self, Resource};
 use crate::ui::{Span, Summary, Trace};
@@ -158,6 +161,8 @@ pub(super) struct Telemetry {
     began: SystemTime,
     state: Arc<Mutex<State>>,
     task: JoinHandle<()>,
+    /// Takes the spans of steps.
+    socket: Option<ServedSocket>,
 }
 
 #[derive(Default)]
@@ -171,8 +176,10 @@ struct State {
 }
 
 impl Telemetry {
-    /// Asks whether the collector is there, and sends what ends. Runs on the runtime it is called on.
-    pub(super) fn start(exporter: SpanExporter, trace: Trace, client: &Client) -> Self {
+    /// Asks whether the collector is there, and sends what ends. Runs on the runtime it is called on. Sockets of steps are in `dir`.
+    pub(super) fn start(exporter: SpanExporter, trace: Trace, client: &Client, dir: &Path) -> Self {
+        // Steps do without where there can be none: that costs their spans, not the build.
+        let socket = relay::listen(dir, &exporter.target, client).ok().flatten();
         let client = exporter.target.client(client);
         let state = Arc::new(Mutex::new(State::default()));
         let task = tokio::spawn({
@@ -189,7 +196,13 @@ impl Telemetry {
                 }
             }
         });
-        Self { exporter, trace, client, began: SystemTime::now(), state, task }
+        Self { exporter, trace, client, began: SystemTime::now(), state, task, socket }
+    }
+
+    /// What steps have of the trace.
+    pub(super) fn for_steps(&self) -> StepTrace {
+        let socket = self.socket.as_ref().map(|socket| socket.path().to_owned());
+        StepTrace { context: self.exporter.context, socket }
     }
 
     /// Sends the rest and the span of the whole build; says once if that did not work.

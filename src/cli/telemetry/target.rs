@@ -36,6 +36,13 @@ pub(super) const METRICS: Signal = Signal {
     method: "opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
 };
 
+impl Signal {
+    /// The method that takes it by gRPC: `package.Service/Method`.
+    pub(super) fn method(&self) -> &'static str {
+        self.method
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Protocol {
     Grpc,

@@ -1,4 +1,5 @@
-//! gRPC over one pair of pipes: HTTP/2 without TLS, where the host is the server (SPEC C3.06). Knows nothing of what is said.
+//! gRPC over one connection, such as a pair of pipes or a socket: HTTP/2 without TLS, where the host is the server (SPEC C3.06,
+//! C5.17). Knows nothing of what is said.
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
@@ -21,7 +22,7 @@ const QUEUE: usize = 16;
 
 /// Answers calls.
 #[async_trait::async_trait]
-pub(super) trait Service: Sync {
+pub(crate) trait Service: Sync {
     /// One message for another.
     async fn unary(&self, path: &str, message: Bytes) -> Result<Vec<u8>, Status>;
 
@@ -41,7 +42,7 @@ pub(super) trait Service: Sync {
 const MAX_WASTED: u32 = 1000;
 
 /// Serves one connection until the other side ends it.
-pub(super) async fn serve(io: impl AsyncRead + AsyncWrite + Unpin, service: &dyn Service) -> Result<(), h2::Error> {
+pub(crate) async fn serve(io: impl AsyncRead + AsyncWrite + Unpin, service: &dyn Service) -> Result<(), h2::Error> {
     let mut builder = h2::server::Builder::new();
     builder.initial_window_size(WINDOW).initial_connection_window_size(WINDOW).max_concurrent_streams(MAX_CALLS);
     builder.max_header_list_size(64 << 10);

@@ -6,7 +6,7 @@
 
 mod bridge;
 mod caps;
-mod grpc;
+pub(crate) mod grpc;
 pub mod options;
 pub mod result;
 
