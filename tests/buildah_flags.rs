@@ -238,6 +238,10 @@ fn d3_02_layers_become_one_and_times_are_set() {
     }
     assert_eq!(squashed.layers[..2].iter().flatten().map(|(path, _)| path.as_str()).collect::<Vec<_>>(), ["a", "b"]);
     assert_eq!(all.config["created"], "1970-01-01T00:00:09Z");
+    // SPEC D3.04: the manifest says when, too, if asked.
+    let created = |image: &Image| image.manifest["annotations"]["org.opencontainers.image.created"].clone();
+    let told = bud_image(&bench, &["--timestamp=9", "--created-annotation"]);
+    assert_eq!((created(&told), created(&all)), ("1970-01-01T00:00:09Z".into(), serde_json::Value::Null));
     assert!(all.layers[0].iter().all(|(_, node)| node.mtime == 9), "{:?}", all.layers[0]);
     // Once more it is the same image, and `--layers=false` makes one layer too.
     assert_eq!(podman(&["--squash"]).digest, squashed.digest);
@@ -310,4 +314,36 @@ fn d3_26_an_authfile_is_the_only_one() {
     let mut command = bud_command(&bench, &["-t", &place, "--authfile", &wrong]);
     support::finish(command.env("REGISTRY_AUTH_FILE", &right).output().unwrap()).fails(6, &["refused"]);
     bud(&bench, &["-t", &place, "--authfile", "missing.json"]).fails(6, &["cannot read missing.json"]);
+}
+
+// SPEC D3.21
+#[test]
+fn d3_21_an_index_grows_with_each_build() {
+    let bench = Bench::new().with_default_attestations();
+    bench.file("f", "x").file("Containerfile", "FROM scratch\nCOPY f /\n");
+    let list = || {
+        let listed = bench.rbuild(&["images", "--format", "json", "localhost/m"]).ok().stdout;
+        let row: serde_json::Value = serde_json::from_str(listed.trim()).unwrap();
+        let mut platforms: Vec<String> = serde_json::from_value(row["Platforms"].clone()).unwrap();
+        platforms.sort();
+        platforms
+    };
+    for platform in ["linux/arm64", "linux/amd64"] {
+        bud(&bench, &["--platform", platform, "--manifest", "m"]).ok();
+    }
+    assert_eq!(list(), ["linux/amd64", "linux/arm64"]);
+    // What is built again is replaced, with what is said about it.
+    bench.file("f", "y");
+    bud(&bench, &["--platform", "linux/amd64", "--manifest", "m"]).ok();
+    assert_eq!(list(), ["linux/amd64", "linux/arm64"]);
+    let tar = bench.path("m.tar").display().to_string();
+    bench.rbuild(&["save", "--format", "oci", "-o", &tar, "localhost/m"]).ok();
+    let text = |platform| Image::open_platform(bench.path("m.tar").as_path(), platform).text("f");
+    assert_eq!((text("linux/amd64"), text("linux/arm64")), ("y".into(), "x".into()));
+    // A single image is not taken for an index, and registries are joined elsewhere.
+    bench.rbuild(&["build", "--provenance=false", "-t", "one", &bench.ctx().display().to_string()]).ok();
+    let append = "type=image,name=one,append=true";
+    bench.build(&["-o", append]).fails(2, &["one:latest is a single image, not an index"]);
+    bench.build(&["-o", append, "--push"]).fails(2, &["an index of the store, not of a registry"]);
+    bench.build(&["-o", "type=image,append=true"]).fails(2, &["append=true needs one name"]);
 }

@@ -72,9 +72,15 @@ pub fn manifest(
 #[must_use]
 pub fn about<'a>(entries: &'a [Descriptor], image: &Descriptor) -> Option<&'a Descriptor> {
     entries.iter().find(|entry| {
-        entry.annotations.get(REFERENCE_TYPE).is_some_and(|kind| kind == ATTESTATION)
+        is_attestation(entry)
             && entry.annotations.get(REFERENCE_DIGEST).is_some_and(|digest| digest == image.digest.as_str())
     })
+}
+
+/// Whether an entry of an index is a manifest of attestations.
+#[must_use]
+pub fn is_attestation(entry: &Descriptor) -> bool {
+    entry.annotations.get(REFERENCE_TYPE).is_some_and(|kind| kind == ATTESTATION)
 }
 
 /// The layer of such a manifest that holds a predicate of a type.

@@ -249,6 +249,13 @@ fn check(output: &OutputSpec, args: &Build) -> Result<(), Failure> {
     if output.push && output.names.is_empty() && output.dangling_prefix.is_none() {
         return Err(needs_name("--output"));
     }
+    if output.append && output.names.len() != 1 {
+        return Err(usage("--output: append=true needs one name, that of the index").hint("give it with name=NAME"));
+    }
+    if output.append && output.push {
+        return Err(usage("--output: append=true adds to an index of the store, not of a registry")
+            .hint("push what it becomes with `rbuild push NAME`, or join what registries have with `rbuild imagetools create`"));
+    }
     if output.by_digest {
         if let Some(name) = output.names.iter().find(|n| n.tag.as_deref().is_some_and(|t| t != "latest")) {
             return Err(usage(format!("--output: can't push tagged ref {name} by digest")));

@@ -16,7 +16,7 @@ use crate::attest::{Attestation, Subject};
 use crate::base::Digest;
 use crate::oci::manifest::{Document as Parsed, parse_document, to_json_pretty};
 use crate::oci::media_type::Family;
-use crate::oci::{Descriptor, Index, Manifest, Reference, media_type};
+use crate::oci::{Descriptor, Index, Manifest, Platform, Reference, media_type};
 use crate::store::{LayerId, Store};
 
 /// A manifest or index with its bytes.
@@ -68,7 +68,8 @@ pub(super) async fn assemble(
             context.events.progress(id, format!("exporting {what} {digest}"), 0, None, true);
         }
     }
-    if !result.multi && !attests {
+    let kept = if spec.append { kept(context, &spec.names, &images).await? } else { Vec::new() };
+    if !result.multi && !attests && !spec.append {
         return Ok(Assembly { images, attested: Vec::new(), index: None });
     }
     let mut attested = Vec::new();
@@ -80,7 +81,7 @@ pub(super) async fn assemble(
     let index = Index {
         media_type: options.family.index().into(),
         annotations: options.annotations.of(Level::Index, None),
-        ..Index::new(images.iter().map(|i| i.descriptor.clone()).chain(about).collect())
+        ..Index::new(kept.into_iter().chain(images.iter().map(|i| i.descriptor.clone())).chain(about).collect())
     };
     let bytes = to_json_pretty(&index);
     let mut descriptor = Descriptor::of_bytes(options.family.index(), &bytes);
@@ -89,6 +90,34 @@ pub(super) async fn assemble(
     let (store, copy) = (context.store.clone(), bytes.clone());
     blocking(move || Ok(store.put_blob(&copy).map(drop)?)).await?;
     Ok(Assembly { images, attested, index: Some(Document { descriptor, bytes: bytes.into() }) })
+}
+
+/// What the index of that name in the store keeps: its images of other platforms than the new ones, and what is said about them.
+async fn kept(
+    context: &ExportContext<'_>,
+    names: &[Reference],
+    images: &[Assembled],
+) -> Result<Vec<Descriptor>, ExportError> {
+    let Some(name) = names.first().cloned() else { return Ok(Vec::new()) };
+    let platform = |entry: &Descriptor| entry.platform.as_ref().map(Platform::normalised);
+    let new: Vec<Option<Platform>> = images.iter().map(|image| platform(&image.descriptor)).collect();
+    let store = context.store.clone();
+    blocking(move || {
+        let Some(record) = store.image(&name)? else { return Ok(Vec::new()) };
+        let root = record.descriptor;
+        let Ok(Parsed::Index(index)) = parse_document(&store.read_blob(&root.digest)?, &root.media_type) else {
+            let text = format!("append=true: {} is a single image, not an index", name.familiar());
+            return Err(ExportError::Usage(text));
+        };
+        let entries = &index.manifests;
+        let stays = entries.iter().filter(|entry| !manifest::is_attestation(entry) && !new.contains(&platform(entry)));
+        let with_attestation = |entry: &Descriptor| {
+            let about = manifest::about(entries, entry).cloned();
+            std::iter::once(entry.clone()).chain(about).collect::<Vec<_>>()
+        };
+        Ok(stays.flat_map(with_attestation).collect())
+    })
+    .await
 }
 
 /// Images with attestations have OCI's media types unless others were asked for (SPEC C6.03).
@@ -240,7 +269,7 @@ fn entry_annotations(
     name: Option<&Reference>,
 ) -> BTreeMap<String, String> {
     let mut annotations = own.clone();
-    annotations.insert("org.opencontainers.image.created".into(), created.to_owned());
+    annotations.insert(image::CREATED.into(), created.to_owned());
     if let Some(name) = name {
         annotations.insert("io.containerd.image.name".into(), name.to_string());
         if let Some(tag) = &name.tag {

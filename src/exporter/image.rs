@@ -18,6 +18,9 @@ use crate::oci::media_type::{Codec, Family};
 use crate::oci::{Descriptor, ImageConfig, Manifest, media_type};
 use crate::store::{LayerId, LayerRecord, RemoteBlob};
 
+/// When an image was made (OCI's image specification, annotations).
+pub(super) const CREATED: &str = "org.opencontainers.image.created";
+
 /// One platform's image, whose blobs exist, in the store or at least in a registry.
 #[derive(Debug, Clone)]
 pub struct Assembled {
@@ -73,6 +76,10 @@ pub(super) async fn assemble(
     let config_descriptor = Descriptor::of_bytes(options.family.config(), &config_bytes);
 
     let layers: Vec<Layer> = made.into_iter().map(|(layer, _, _)| layer).collect();
+    let mut annotations = options.annotations.of(Level::Manifest, Some(&result.platform));
+    if options.created_annotation {
+        annotations.entry(CREATED.into()).or_insert_with(|| created.clone());
+    }
     let manifest = Manifest {
         schema_version: 2,
         media_type: options.family.manifest().into(),
@@ -80,7 +87,7 @@ pub(super) async fn assemble(
         config: config_descriptor.clone(),
         layers: layers.iter().map(|l| l.descriptor.clone()).collect(),
         subject: None,
-        annotations: options.annotations.of(Level::Manifest, Some(&result.platform)),
+        annotations,
     };
     let manifest_bytes = to_json_pretty(&manifest);
     let mut descriptor = Descriptor::of_bytes(options.family.manifest(), &manifest_bytes);

@@ -82,6 +82,8 @@ pub struct ImageOptions {
     pub artifact: Option<bool>,
     /// `attestation-inline`: whether attestations that are for images only are put beside this one.
     pub inline: Option<bool>,
+    /// The manifest says when the image was made, too.
+    pub created_annotation: bool,
     /// `compatibility-version`: the rules that decide on media types and forms; by default [`COMPATIBILITY`].
     pub compatibility: Option<u32>,
     /// At all levels.
@@ -123,6 +125,8 @@ pub struct OutputSpec {
     pub store: bool,
     /// Have the layers unpacked in the store.
     pub unpack: bool,
+    /// An index of that name in the store keeps its images of other platforms.
+    pub append: bool,
     /// `oci`, `docker`: one archive rather than a directory.
     pub tar: bool,
     /// `local`, `tar`: a directory for each platform; by default if there are several.
@@ -151,6 +155,10 @@ const KEYS: &[(&str, &[OutputKind])] = &{
         ("registry.insecure", &[Image]),
         ("store", &[Image]),
         ("unpack", &[Image]),
+        // Ours: buildah's --manifest (SPEC D3.21).
+        ("append", &[Image]),
+        // Ours: buildah's --created-annotation (SPEC D3.04).
+        ("created-annotation", &[Image, Oci, Docker]),
         ("dangling-name-prefix", &[Image]),
         // Misspelt in the interface (SPEC N2.08).
         ("danging-name-empty-only", &[Image]),
@@ -198,6 +206,7 @@ impl OutputSpec {
             immutable_tags: false,
             store: true,
             unpack: false,
+            append: false,
             tar: true,
             platform_split: None,
             delete: false,
@@ -296,6 +305,8 @@ impl OutputSpec {
             "registry.insecure" => self.insecure = boolean(key, value)?,
             "store" => self.store = boolean(key, value)?,
             "unpack" => self.unpack = boolean(key, value)?,
+            "created-annotation" => self.image.created_annotation = boolean(key, value)?,
+            "append" => self.append = boolean(key, value)?,
             "dangling-name-prefix" => {
                 let prefix = Reference::parse_raw(value).ok().filter(|r| r.tag.is_none() && r.digest.is_none());
                 if prefix.is_none() {
@@ -380,6 +391,9 @@ impl OutputSpec {
         }
         if self.kind == OutputKind::Local && self.dest == Some(Dest::Stdout) {
             return fail("dest cannot be stdout for local output; use type=tar".into());
+        }
+        if self.append && !self.store {
+            return fail("append=true adds to what the store has: it contradicts store=false".into());
         }
         if !self.tar && self.dest == Some(Dest::Stdout) {
             return fail("tar=false writes a directory, so dest cannot be stdout".into());
@@ -556,6 +570,7 @@ mod tests {
         assert!(error("type=image,source-date-epoch=soon").contains("invalid SOURCE_DATE_EPOCH"));
         assert!(error("type=image,compatibility-version=15").contains("expected 10, 20 or 30"));
         assert!(error("type=docker,dest=x,context=y").contains("contradict"));
+        assert!(error("type=image,append=true,store=false").contains("contradicts store=false"));
         assert_eq!(error("dest=x,tar=true"), "output \"dest=x,tar=true\" has no type");
     }
 

@@ -206,6 +206,9 @@ pub(super) struct ImageFlags {
     /// Name of an index of the images of all platforms
     #[arg(long, value_name = "NAME")]
     pub(super) manifest: Option<String>,
+    /// Whether an annotation of the image tells when it was made [default: false]
+    #[arg(long, num_args = 0..=1, require_equals = true, value_name = "BOOL", default_missing_value = "true", value_parser = go_boolean())]
+    pub(super) created_annotation: Option<bool>,
     /// gzip or zstd
     #[arg(long, value_name = "KIND", value_parser = ["gzip", "zstd"], hide_possible_values = true)]
     pub(super) compression_format: Option<String>,
@@ -335,9 +338,6 @@ pub(super) struct Idle {
     /// No label tells who built the image
     #[arg(long, num_args = 0..=1, require_equals = true, value_name = "BOOL", default_missing_value = "true", value_parser = go_boolean())]
     pub(super) identity_label: Option<bool>,
-    /// No annotation tells when
-    #[arg(long, num_args = 0..=1, require_equals = true, value_name = "BOOL", default_missing_value = "true", value_parser = go_boolean())]
-    pub(super) created_annotation: Option<bool>,
     /// There are no images of steps
     #[arg(long, value_name = "NAME[=VALUE]")]
     pub(super) layer_label: Vec<String>,

@@ -449,13 +449,14 @@ fn idle(given: &Build, out: &mut Translation) -> Result<(), Failure> {
             "annotations of a base image are not taken over",
         ),
         ("identity-label", idle.identity_label == Some(true), "images do not say who built them"),
-        ("created-annotation", idle.created_annotation == Some(true), "the config tells when; --annotation writes one"),
         ("compat-volumes", idle.compat_volumes == Some(true), "what RUN writes below a VOLUME is kept"),
-        ("layer-label", !idle.layer_label.is_empty(), "there are no images of steps to label"),
     ] {
         if wrong {
             return Err(usage(format!("--{flag}: {why}")));
         }
+    }
+    if !idle.layer_label.is_empty() {
+        out.notices.push("--layer-label has no meaning here: there are no images of steps to label".into());
     }
     for (flag, given) in [
         ("runtime", idle.runtime.is_some()),

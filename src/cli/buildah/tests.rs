@@ -86,6 +86,7 @@ fn d3_02_images() {
         &[],
         &["--single-layer=all", "--omit-history", "--inherit-labels=false"],
     );
+    has(&["--created-annotation", "-t", "oci:d"], &[], &["--output=type=oci,tar=false,dest=d,created-annotation=true"]);
     has(&["--layers=false"], &[], &["--single-layer=new", "--no-cache"]);
     has(&[], &[("BUILDAH_LAYERS", "0")], &["--single-layer=new"]);
     assert!(!words(&["--layers"]).iter().any(|word| word.contains("layer") || word == "--no-cache"));
@@ -97,7 +98,8 @@ fn d3_02_images() {
         &[
             "--build-arg=BUILDKIT_MULTI_PLATFORM=true",
             "--platform=linux/arm64",
-            "--output=type=image,\"name=m,localhost/m\"",
+            "--output=type=image,append=true,name=m",
+            "--output=type=image,append=true,name=localhost/m",
         ],
     );
     assert!(error(&["--arch=arm64", "--platform=linux/amd64"]).contains("contradicts"));
@@ -141,7 +143,6 @@ fn d3_17_steps() {
         (&["--skip-unused-stages=false"], "never built"),
         (&["--compat-volumes"], "below a VOLUME"),
         (&["--identity-label"], "who built"),
-        (&["--layer-label=a=b"], "no images of steps"),
         (&["--group-add=x"], "--group-add: "),
         (&["--userns-uid-map=0:1:2"], "/etc/subuid"),
     ] {

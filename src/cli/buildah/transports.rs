@@ -88,6 +88,9 @@ pub(super) fn outputs(given: &Build, env: &Variables<'_>, out: &mut Translation)
     if image.force_compression {
         form += ",force-compression=true";
     }
+    if image.created_annotation == Some(true) {
+        form += ",created-annotation=true";
+    }
     let mut times = String::new();
     if let Some(seconds) = image.timestamp {
         times = format!(",source-date-epoch={seconds},rewrite-timestamp=true");
@@ -98,7 +101,9 @@ pub(super) fn outputs(given: &Build, env: &Variables<'_>, out: &mut Translation)
     let plain = if image.disable_compression && codec.is_none() { ",compression=uncompressed" } else { "" };
     let mut stored = Vec::new();
     let mut elsewhere = false;
-    for text in given.tag.iter().chain(&image.manifest) {
+    let mut joined = Vec::new();
+    let tags = given.tag.iter().map(|text| (text, false));
+    for (text, joins) in tags.chain(image.manifest.iter().map(|text| (text, true))) {
         let named = |name: Option<&str>| match name {
             // A layout names an image by its tag alone.
             Some(name) if name.contains(['/', ':']) => format!(",{}", csv_field("name", name)),
@@ -107,7 +112,8 @@ pub(super) fn outputs(given: &Build, env: &Variables<'_>, out: &mut Translation)
         };
         let output = match place(text)? {
             Place::Name(name) => {
-                stored.extend(names(name)?);
+                let list = if joins { &mut joined } else { &mut stored };
+                list.extend(names(name)?);
                 continue;
             }
             Place::Registry(name) => format!("type=image,push=true,{}{docker}{form}{times}", csv_field("name", name)),
@@ -122,6 +128,10 @@ pub(super) fn outputs(given: &Build, env: &Variables<'_>, out: &mut Translation)
         };
         elsewhere = true;
         out.add("output", &output);
+    }
+    for name in joined {
+        elsewhere = true;
+        out.add("output", &format!("type=image,append=true,{}{docker}{form}{times}", csv_field("name", &name)));
     }
     // Without a place it is in the store, where its ID finds it.
     if !stored.is_empty() || (!elsewhere && given.same.output.is_empty()) {
