@@ -86,7 +86,11 @@ fn d3_02_images() {
         &[],
         &["--single-layer=all", "--omit-history", "--inherit-labels=false"],
     );
-    has(&["--created-annotation", "-t", "oci:d"], &[], &["--output=type=oci,tar=false,dest=d,created-annotation=true"]);
+    has(
+        &["--created-annotation", "-t", "oci:d"],
+        &[],
+        &["--output=type=oci,tar=false,\"dest=d\",created-annotation=true"],
+    );
     has(&["--layers=false"], &[], &["--single-layer=new", "--no-cache"]);
     has(&[], &[("BUILDAH_LAYERS", "0")], &["--single-layer=new"]);
     assert!(!words(&["--layers"]).iter().any(|word| word.contains("layer") || word == "--no-cache"));
@@ -98,8 +102,8 @@ fn d3_02_images() {
         &[
             "--build-arg=BUILDKIT_MULTI_PLATFORM=true",
             "--platform=linux/arm64",
-            "--output=type=image,append=true,name=m",
-            "--output=type=image,append=true,name=localhost/m",
+            "--output=type=image,append=true,\"name=m\"",
+            "--output=type=image,append=true,\"name=localhost/m\"",
         ],
     );
     assert!(error(&["--arch=arm64", "--platform=linux/amd64"]).contains("contradicts"));
