@@ -245,18 +245,34 @@ fn is_abandoned(name: &str) -> bool {
     process.is_some_and(|process| !Path::new(&format!("/proc/{process}")).exists())
 }
 
-/// Lets groups below `dir` use a controller of version 2.
+/// Lets groups below `dir` use a controller of version 2, and take processes in.
 fn enable(dir: &OwnedFd, controller: &str, force: bool) -> Result<(), Errno> {
-    const LEAF: &str = "rbuild";
+    if has_processes(dir) {
+        // Of such a group the kernel passes no controller on, or one that counts threads (cpu, cpuset, pids) to groups that are
+        // "domain invalid": no process can enter those.
+        if !force {
+            return Err(Errno::BUSY);
+        }
+        go_one_down(dir)?;
+    }
     if has_word(dir, "cgroup.subtree_control", controller) {
         return Ok(());
     }
-    let on = format!("+{controller}");
-    match write(dir, "cgroup.subtree_control", &on) {
-        Err(Errno::BUSY) if force => {}
-        other => return other,
+    write(dir, "cgroup.subtree_control", &format!("+{controller}"))
+}
+
+/// Whether a group of version 2 has processes of its own, which all but the machine's root may not have beside groups below.
+fn has_processes(dir: &OwnedFd) -> bool {
+    read(dir, "cgroup.type").is_ok() && read(dir, "cgroup.procs").is_ok_and(|text| !text.trim().is_empty())
+}
+
+/// Moves this program's processes into a group below.
+fn go_one_down(dir: &OwnedFd) -> Result<(), Errno> {
+    const LEAF: &str = "rbuild";
+    // What somebody switched on all the same would make that group invalid, too.
+    for on in read(dir, "cgroup.subtree_control").unwrap_or_default().split_ascii_whitespace() {
+        write(dir, "cgroup.subtree_control", &format!("-{on}"))?;
     }
-    // A group that has processes cannot pass controllers on: ours go one down.
     match mkdirat(dir, LEAF, Mode::from_raw_mode(0o755)) {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(e) => return Err(e),
@@ -265,7 +281,8 @@ fn enable(dir: &OwnedFd, controller: &str, force: bool) -> Result<(), Errno> {
     for process in [rustix::process::getppid(), Some(rustix::process::getpid())].into_iter().flatten() {
         write(&leaf, "cgroup.procs", &process.as_raw_pid().to_string())?;
     }
-    write(dir, "cgroup.subtree_control", &on)
+    // Somebody else's are not ours to move.
+    if has_processes(dir) { Err(Errno::BUSY) } else { Ok(()) }
 }
 
 /// The groups of one step; removed when dropped.
@@ -463,6 +480,29 @@ mod tests {
             let _ = write(&top, "cgroup.subtree_control", &format!("-{CONTROLLER}"));
         }
         checked.expect("see above");
+    }
+
+    /// A controller that counts threads is passed on by a group with processes, to groups that nobody can enter.
+    #[test]
+    #[allow(clippy::print_stderr)]
+    fn a_group_of_version_2_with_processes_is_not_used() {
+        let open = |at: BorrowedFd<'_>, path: &Path| {
+            openat(at, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        };
+        let top = own_groups().into_iter().find(|(name, _)| name == UNIFIED).and_then(|(_, dir)| open(CWD, &dir).ok());
+        let name = format!("busy-{}", std::process::id());
+        let Some(top) = top.filter(|top| mkdirat(top, &*name, Mode::from_raw_mode(0o755)).is_ok()) else {
+            eprintln!("skipped: no hierarchy of version 2 that is ours");
+            return;
+        };
+        let base = open(top.as_fd(), Path::new(&name)).expect("was made");
+        let mut child = std::process::Command::new("sleep").arg("100").spawn().expect("starts");
+        write(&base, "cgroup.procs", &child.id().to_string()).expect("takes it in");
+        let refused = ["pids", "hugetlb"].map(|controller| enable(&base, controller, false));
+        child.kill().and_then(|()| child.wait()).expect("ends");
+        let children = read(&base, "cgroup.subtree_control");
+        unlinkat(&top, &*name, AtFlags::REMOVEDIR).expect("nothing is left in it");
+        assert_eq!((refused, children.as_deref().map(str::trim)), ([Err(Errno::BUSY); 2], Ok("")));
     }
 
     #[test]
