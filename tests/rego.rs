@@ -202,3 +202,43 @@ fn b8_09_the_schema_of_what_policies_see() {
     assert_eq!(schema["properties"]["image"]["properties"]["volumes"]["items"]["type"], "string");
     assert_eq!(run.stdout, bench.rbuild(&["buildx", "policy", "json-schema"]).ok().stdout);
 }
+
+// SPEC B8.09: what stands beside an image in a registry is what its builder says of it.
+#[test]
+fn b8_09_provenance_of_images_is_read() {
+    let registry = match Registry::start() {
+        Ok(registry) => registry,
+        Err(why) => skip!("{why}"),
+    };
+    let made = Bench::new();
+    made.dockerfile("FROM scratch\nARG V\nCOPY Dockerfile /\n");
+    let name = |tag: &str| format!("{}/base:{tag}", registry.host);
+    let told = "--provenance=mode=max,builder-id=https://ci.example/1";
+    for (tag, flags) in [
+        ("v1", &[told, "--build-arg=V=7"][..]),
+        ("v02", &["--provenance=mode=max,builder-id=https://ci.example/1,version=v0.2", "--build-arg=V=7"]),
+        ("none", &["--provenance=false"]),
+    ] {
+        made.build(&[&["--push", "-t", &name(tag)], flags].concat()).ok();
+    }
+    let built = "input.image.provenance.builderID == \"https://ci.example/1\"; \
+                 input.image.provenance.buildArgs.V == \"7\"; input.image.provenance.frontend == \"dockerfile.v0\"";
+    for (tag, condition, allowed) in [
+        ("v1", built, true),
+        ("v02", built, true),
+        ("v1", "input.image.hasProvenance; input.image.provenance.completeness.parameters", true),
+        ("none", built, false),
+        ("none", "not input.image.hasProvenance", true),
+        ("v1", "not input.image.hasProvenance", false),
+    ] {
+        let bench = Bench::new();
+        bench.dockerfile(&format!("FROM {}\n", name(tag)));
+        let rules = rules(condition);
+        std::fs::write(bench.ctx().join("Dockerfile.rego"), rules).unwrap();
+        let run = bench.build(&[]);
+        match allowed {
+            true => drop(run.ok()),
+            false => drop(run.fails(4, &["not allowed by policy"])),
+        }
+    }
+}

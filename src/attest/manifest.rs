@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 
+use super::predicate::{SLSA_V1, SLSA_V02};
 use super::statement::Statement;
 use crate::oci::manifest::to_json_pretty;
 use crate::oci::media_type::{self, Family};
@@ -81,6 +82,15 @@ pub fn about<'a>(entries: &'a [Descriptor], image: &Descriptor) -> Option<&'a De
 #[must_use]
 pub fn is_attestation(entry: &Descriptor) -> bool {
     entry.annotations.get(REFERENCE_TYPE).is_some_and(|kind| kind == ATTESTATION)
+}
+
+/// The layer of such a manifest that holds provenance, in either of SLSA's forms, and its type.
+#[must_use]
+pub fn provenance(manifest: &Manifest) -> Option<(&str, &Descriptor)> {
+    manifest.layers.iter().find_map(|layer| {
+        let kind = layer.annotations.get(PREDICATE_TYPE)?.as_str();
+        [SLSA_V1, SLSA_V02].contains(&kind).then_some((kind, layer))
+    })
 }
 
 /// The layer of such a manifest that holds a predicate of a type.

@@ -14,8 +14,10 @@ use crate::store::LayerId;
 
 /// What the types of provenance begin with.
 pub const SLSA: &str = "https://slsa.dev/provenance/";
-const SLSA_V1: &str = "https://slsa.dev/provenance/v1";
-const SLSA_V02: &str = "https://slsa.dev/provenance/v0.2";
+/// The type of the newer form.
+pub const SLSA_V1: &str = "https://slsa.dev/provenance/v1";
+/// The type of the older form.
+pub const SLSA_V02: &str = "https://slsa.dev/provenance/v0.2";
 /// What the members of the predicate mean: those of BuildKit.
 const BUILD_TYPE_V1: &str = "https://github.com/moby/buildkit/blob/master/docs/attestations/slsa-definitions.md";
 const BUILD_TYPE_V02: &str = "https://mobyproject.org/buildkit@v1";

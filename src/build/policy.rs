@@ -11,7 +11,8 @@ use crate::llb::op::{Op, SourceOp};
 use crate::llb::{Definition, Graph, HostError, PolicyError, with_sources};
 use crate::oci::Platform;
 use crate::policy::{
-    Decision, Env, Facts, ImageFacts, Input, Log, LogLevel, Pin, Policies, PolicyFile, RegoError, unresolved,
+    Decision, Env, Facts, ImageFacts, Input, Log, LogLevel, Pin, Policies, PolicyFile, Provenance, RegoError,
+    unresolved,
 };
 use crate::solver::{Secrets, SolveError, Solver};
 use crate::source::Pinned;
@@ -258,6 +259,11 @@ impl Facts for Lookup<'_> {
     async fn image(&self, source: &SourceOp, platform: &Platform) -> Result<ImageFacts, HostError> {
         let found = self.images.resolve_op(source, platform).await?;
         Ok(ImageFacts { digest: found.digest, config: found.config })
+    }
+
+    async fn provenance(&self, source: &SourceOp, platform: &Platform) -> Result<Option<Provenance>, HostError> {
+        let found = self.images.provenance(source, platform).await?;
+        Ok(found.map(|(predicate_type, predicate)| Provenance { predicate_type, predicate }))
     }
 
     async fn pin(&self, source: &SourceOp) -> Result<Pin, HostError> {

@@ -16,12 +16,10 @@ use crate::base::Digest;
 use crate::base::duration::parse_duration;
 use crate::base::file::{open_dir, read_in_root};
 
-/// What a policy may ask for and cannot have: nothing here verifies signatures or reads provenance of others. A rule about them is
+/// What a policy may ask for and cannot have: nothing here verifies signatures or reads objects of git. A rule about them is
 /// refused, as one that is not applied protects nobody.
 pub const UNVERIFIED: &[&str] = &[
     "image.signatures",
-    "image.provenance",
-    "image.hasProvenance",
     "git.commit",
     "git.tag",
     "git.isAnnotatedTag",
@@ -125,7 +123,7 @@ impl Engine {
         let fault = |reason: String| RegoError::Policy { name: file.name.clone(), reason };
         let code = without_comments(&file.text);
         if let Some(word) = UNVERIFIED.iter().find(|word| speaks_of(&code, word)) {
-            return Err(fault(format!("it needs {word}: signatures and the provenance of others are not verified")));
+            return Err(fault(format!("it needs {word}: signatures are not verified, and objects of git not read")));
         }
         words.extend(code.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').map(ToOwned::to_owned));
         // The file and the place stand in the message; what follows draws a picture.

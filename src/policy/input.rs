@@ -8,7 +8,10 @@ use crate::llb::op::SourceOp;
 use crate::oci::{Platform, Reference};
 
 /// Fields of an image that need its digest or its configuration.
-const IMAGE_FIELDS: &[&str] = &["checksum", "createdTime", "labels", "user", "volumes", "workingDir", "env"];
+const IMAGE_FIELDS: &[&str] =
+    &["checksum", "createdTime", "labels", "user", "volumes", "workingDir", "env", "hasProvenance", "provenance"];
+/// Those that need the documents beside it.
+const PROVENANCE_FIELDS: &[&str] = &["hasProvenance", "provenance"];
 /// Fields of a repository that need the server.
 const GIT_FIELDS: &[&str] = &["tagName", "branch", "ref", "checksum", "commitChecksum", "isSHA256"];
 
@@ -63,10 +66,19 @@ impl Input {
         facts: &dyn Facts,
         wanted: &(dyn Fn(&str) -> bool + Sync),
     ) -> Result<(), RegoError> {
-        if !self.missing().into_iter().any(wanted) {
+        let missing: Vec<&str> = self.missing().into_iter().filter(|field| wanted(field)).collect();
+        if missing.is_empty() {
             return Ok(());
         }
+        let (beside, own): (Vec<&str>, Vec<&str>) =
+            missing.into_iter().partition(|field| PROVENANCE_FIELDS.contains(field));
+        if self.kind == Some("image") && !beside.is_empty() {
+            let provenance = facts.provenance(source, platform).await?.and_then(|provenance| provenance.input());
+            self.set("hasProvenance", json!(provenance.is_some()));
+            self.set("provenance", provenance.unwrap_or_default());
+        }
         match self.kind {
+            Some("image") if own.is_empty() => {}
             Some("image") => {
                 let found = facts.image(source, platform).await?;
                 self.set("checksum", json!(found.digest.to_string()));

@@ -6,6 +6,7 @@
 
 mod engine;
 mod input;
+mod provenance;
 mod schema;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ use engine::Engine;
 
 pub use engine::{PolicyTest, UNVERIFIED};
 pub use input::{FIELDS, Input, unresolved};
+pub use provenance::Provenance;
 pub use schema::schema;
 
 /// A policy file.
@@ -83,6 +85,12 @@ pub trait Facts: Send + Sync {
     /// # Errors
     /// When it cannot be had.
     async fn image(&self, source: &SourceOp, platform: &Platform) -> Result<ImageFacts, HostError>;
+
+    /// The provenance that stands beside an image, if there is one.
+    ///
+    /// # Errors
+    /// When that cannot be found out.
+    async fn provenance(&self, source: &SourceOp, platform: &Platform) -> Result<Option<Provenance>, HostError>;
 
     /// What a download or a ref is now.
     ///

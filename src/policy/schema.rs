@@ -18,6 +18,7 @@ pub fn schema() -> Value {
         "ref": text(), "host": text(), "repo": text(), "fullRepo": text(), "tag": text(), "isCanonical": flag(),
         "checksum": text(), "platform": text(), "os": text(), "arch": text(), "variant": text(), "createdTime": text(),
         "labels": texts(), "user": text(), "volumes": list(), "workingDir": text(), "env": list(),
+        "hasProvenance": flag(), "provenance": provenance(),
     });
     let http = json!({
         "url": text(), "schema": text(), "host": text(), "path": text(), "hasAuth": flag(), "checksum": text(),
@@ -38,6 +39,20 @@ pub fn schema() -> Value {
         "additionalProperties": false,
         "properties": properties,
     })
+}
+
+/// `image.provenance`
+fn provenance() -> Value {
+    let object =
+        |properties: Value| json!({ "type": "object", "additionalProperties": false, "properties": properties });
+    let (text, flag) = (|| json!({ "type": "string" }), || json!({ "type": "boolean" }));
+    let texts = || json!({ "type": "object", "additionalProperties": { "type": "string" } });
+    object(json!({
+        "predicateType": text(), "buildType": text(), "builderID": text(), "invocationID": text(), "startedOn": text(),
+        "finishedOn": text(), "frontend": text(), "buildArgs": texts(), "rawArgs": texts(), "reproducible": flag(),
+        "hermetic": flag(), "configSource": object(json!({ "uri": text(), "digest": texts(), "path": text() })),
+        "completeness": object(json!({ "parameters": flag(), "environment": flag(), "materials": flag() })),
+    }))
 }
 
 /// One kind of source. What has to be looked up is marked, as it is not there unless a policy speaks of it.

@@ -21,6 +21,13 @@ impl Facts for World {
         Ok(ImageFacts { digest: Digest::sha256("index"), config: config.to_string().into() })
     }
 
+    async fn provenance(&self, source: &SourceOp, _: &Platform) -> Result<Option<Provenance>, HostError> {
+        self.0.lock().unwrap().push(format!("provenance of {}", source.identifier));
+        let predicate = json!({"buildDefinition": {"buildType": "b"}, "runDetails": {"builder": {"id": "ci"}}});
+        let told = Provenance { predicate_type: "https://slsa.dev/provenance/v1".into(), predicate };
+        Ok(source.identifier.contains("alpine").then_some(told))
+    }
+
     async fn pin(&self, source: &SourceOp) -> Result<Pin, HostError> {
         self.0.lock().unwrap().push(source.identifier.clone());
         match source.identifier.starts_with("git://") {
@@ -100,6 +107,8 @@ fn b8_09_facts_are_asked_for_where_rules_speak_of_them() {
         ("input.image.workingDir == \"/srv\"; input.image[\"checksum\"]", ALPINE, 1),
         ("time.now_ns() - time.parse_rfc3339_ns(input.image.createdTime) > time.parse_duration_ns(\"1h\")", ALPINE, 1),
         ("input.image.repo == \"alpine\" # labels, checksum\n", ALPINE, 0),
+        ("input.image.hasProvenance; input.image.provenance.builderID == \"ci\"", ALPINE, 1),
+        ("not input.image.hasProvenance; input.image.user == \"app\"", "docker-image://docker.io/library/debian", 2),
         ("input.http.checksum == \"sha256:12\"", "https://example.com/x", 1),
         ("input.git.branch == \"main\"; input.git.ref == \"refs/heads/main\"", "git://example.com/x.git", 1),
         ("count(input.git.commitChecksum) == 40; not input.git.isSHA256", "git://example.com/x.git", 1),

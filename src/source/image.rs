@@ -44,7 +44,7 @@ pub(super) struct Inner {
 }
 
 /// What an identifier names.
-enum Place {
+pub(super) enum Place {
     Registry(Reference),
     Layout(Layout),
 }
@@ -341,7 +341,7 @@ impl ImageSource {
         .await
     }
 
-    async fn read_stored(&self, digest: &Digest) -> Result<Option<Bytes>, SourceError> {
+    pub(super) async fn read_stored(&self, digest: &Digest) -> Result<Option<Bytes>, SourceError> {
         let digest = digest.clone();
         self.blocking(move |store| read_stored(store, &digest)).await
     }
@@ -403,7 +403,7 @@ impl FrontendHost for ImageSource {
 }
 
 impl Place {
-    fn parse(identifier: &str) -> Result<Self, SourceError> {
+    pub(super) fn parse(identifier: &str) -> Result<Self, SourceError> {
         let fail = |reason: String| SourceError::Identifier { identifier: identifier.to_owned(), reason };
         if let Some(text) = identifier.strip_prefix("docker-image://") {
             return Ok(Self::Registry(text.parse().map_err(|e| fail(format!("{e}")))?));

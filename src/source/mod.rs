@@ -5,6 +5,7 @@
 //! web servers, git repositories, blobs; each is a [`Source`], found by its scheme in [`Sources`]. Knows the store and
 //! the registry client; knows nothing of the solver or of Dockerfiles. Start reading at [`ImageSource`] and [`kind`].
 
+mod attested;
 mod attributes;
 mod blob;
 mod document;

@@ -117,7 +117,7 @@ fn d3_02_images() {
     );
 }
 
-// SPEC D3.10, D3.17, D3.18, D3.19, D3.20, D3.16, D3.33
+// SPEC D3.10, D3.17, D3.18, D3.19, D3.20, D3.16, D3.33, D3.06, D3.09
 #[test]
 fn d3_17_steps() {
     has(
@@ -152,8 +152,9 @@ fn d3_17_steps() {
     ] {
         assert!(error(line).contains(rule), "{line:?}: {}", error(line));
     }
-    let said = translated(&["--runtime=runc", "--security-opt=seccomp=unconfined"], &[]).expect("fine").notices;
-    assert_eq!(said.len(), 2, "{said:?}");
+    let idle = ["--runtime=runc", "--security-opt=seccomp=unconfined", "--layer-label=a=b"];
+    let said = translated(&idle, &[]).expect("fine").notices;
+    assert_eq!(said.len(), idle.len(), "{said:?}");
     words(&["--jobs=0", "--rm=false", "--force-rm", "--ipc=private", "--userns=auto", "--security-opt=label=disable"]);
 }
 
