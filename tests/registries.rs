@@ -115,7 +115,7 @@ fn mirrors_of_the_configuration_file() {
     bench.build(&["--config", "/nowhere.toml"]).fails(2, &["cannot read /nowhere.toml"]);
 }
 
-// SPEC E2.05, B5.13, PAIN 95: the files of other tools.
+// SPEC D3.36, E2.05, B5.13, PAIN 95: the files of other tools.
 #[test]
 fn mirrors_of_podman_s_configuration() {
     let (origin, mirror) = (FakeRegistry::start(), FakeRegistry::start());

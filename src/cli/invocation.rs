@@ -23,6 +23,7 @@ use crate::build::{BuildError, BuildReport, Builder};
 use crate::exec::run::StepOptions;
 use crate::frontend::Answer;
 use crate::solver::KeptFailure;
+use crate::source::git::GitOptions;
 use crate::source::{ImageSource, Sources};
 use crate::ssh::{Agent, AgentSpec};
 use crate::store::Store;
@@ -174,6 +175,13 @@ impl Invocation {
         let cancel = Cancel::default();
         let mut builder = builder(inside, &store, budget, events, &cancel, steps.clone()).map_err(early)?;
         builder.trace = trace;
+        let unverified_hosts = args.drop_in.git_unverified.clone();
+        if !unverified_hosts.is_empty() {
+            let said = format!("certificates of {} are not verified for git", unverified_hosts.join(", "));
+            events.notice("git-unverified", said);
+            let git = GitOptions { unverified_hosts, ..settings::git(&inside.context.state_dir) };
+            builder.sources = Sources::new(&store, &builder.client, events, git);
+        }
         let work = async {
             match settings.call {
                 Some(how) => Ok(Done::Answered(builder.call(how.call, &settings.request).await?, how)),

@@ -386,7 +386,7 @@ server = "https://registry-1.docker.io"
         assert_eq!(found.hosts["h.example"].plain_http, Some(true));
     }
 
-    // SPEC E2.04, PAIN 95
+    // SPEC D3.36, E2.04, PAIN 95
     #[test]
     fn registries_conf_as_podman_reads_it() {
         let mut found = Found::default();

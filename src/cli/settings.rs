@@ -170,6 +170,7 @@ pub fn git(state_dir: &Path) -> GitOptions {
         ca_file: trust.cert_file,
         ca_dir: trust.cert_dirs.into_iter().next(),
         known_hosts,
+        unverified_hosts: Vec::new(),
     }
 }
 

@@ -45,6 +45,9 @@ pub struct DropIn {
     /// Rules of what is left out of the context, in place of .dockerignore and .containerignore
     #[arg(long, value_name = "FILE", help_heading = "What to build")]
     pub ignorefile: Option<PathBuf>,
+    /// Do not look at the certificate of this git server (repeatable)
+    #[arg(long, value_name = "HOST[:PORT]", hide = true)]
+    pub git_unverified: Vec<String>,
     /// Build arguments, NAME=VALUE a line; those of --build-arg go before them (repeatable)
     #[arg(long, value_name = "FILE", help_heading = "What to build")]
     pub build_arg_file: Vec<PathBuf>,

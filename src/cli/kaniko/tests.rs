@@ -136,11 +136,12 @@ fn d2_08_contexts() {
     ] {
         assert_eq!(last(context, more), expected, "{context}");
     }
+    let skipping = ["--no-push", "-c", "git://u@h.example:8443/a", "--git=insecure-skip-tls=true"];
+    assert!(words(&skipping).contains(&"--git-unverified=h.example:8443".into()));
     for (line, rule) in [
         (&["-c", "ftp://x"][..], "unknown build context prefix ftp://"),
         (&["-c", "https://a.blob.core.windows.net/c/x"][..], "AZURE_STORAGE_ACCESS_KEY is not set"),
         (&["-c", "git://h/a", "--git=brunch=x"][..], "did you mean branch?"),
-        (&["-c", "git://h/a", "--git=insecure-skip-tls=true"][..], "insecure-skip-tls"),
     ] {
         assert!(error(&[&["--no-push"], line].concat()).contains(rule), "{line:?}");
     }

@@ -47,6 +47,7 @@ fn registries_of_clouds_are_known_by_name() {
     }
 }
 
+// SPEC E1.14, D1.49
 #[tokio::test]
 async fn ecr_with_keys_signs_its_request_and_asks_once() {
     let stub = Stub::start(|_| (200, ecr_token()));
@@ -179,6 +180,7 @@ async fn ecr_with_nothing_to_sign_in_with_is_anonymous() {
     assert_eq!(keychain.credential("public.ecr.aws").await, Ok(None));
 }
 
+// SPEC E1.14, D1.49
 #[tokio::test]
 async fn google_by_the_metadata_service() {
     let stub = Stub::start(|_| (200, r#"{"access_token":"ya29","expires_in":3599,"token_type":"Bearer"}"#.into()));
@@ -345,6 +347,7 @@ async fn azure_with_a_secret_and_with_a_service_s_endpoint() {
     assert_eq!((requests[1].target.as_str(), requests[1].header("x-identity-header")), (target, Some("key")));
 }
 
+// SPEC E1.14, D1.49
 #[tokio::test]
 async fn azure_exchanges_a_directory_token_for_the_registry_s() {
     let stub = Stub::start(|request| {
@@ -401,6 +404,7 @@ async fn a_refusal_is_told_and_holds_no_secret() {
     assert!(!error.contains("hunter2"));
 }
 
+// SPEC E1.14, D1.49
 #[tokio::test]
 async fn pipelines_have_their_own_registries() {
     let git = keychain(&[("GITHUB_TOKEN", "t"), ("GITHUB_ACTOR", "me")]);

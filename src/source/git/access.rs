@@ -36,6 +36,8 @@ pub struct GitOptions {
     pub ca_dir: Option<PathBuf>,
     /// The user's and the system's `known_hosts`.
     pub known_hosts: Vec<PathBuf>,
+    /// `HOST[:PORT]` of servers whose certificates are not looked at, because the user said so.
+    pub unverified_hosts: Vec<String>,
 }
 
 /// Files that exist while git runs.
@@ -67,6 +69,10 @@ impl Access {
         }
         if let Some(dir) = &options.ca_dir {
             let _ = writeln!(config, "[http]\n\tsslCAPath = {}", quote(&dir.display().to_string()));
+        }
+        for host in &options.unverified_hosts {
+            // For this server alone: submodules may be at others.
+            let _ = writeln!(config, "[http {}]\n\tsslVerify = false", quote(&format!("https://{host}/")));
         }
         let mut access = Self { dir, ssh_command: None, agent: None, remote: spec.shown(), known_hosts: None };
         access.file("config", config.as_bytes())?;
@@ -301,6 +307,21 @@ mod tests {
         let path = access.config();
         drop(access);
         assert!(!path.exists(), "gone with its user");
+    }
+
+    #[test]
+    fn d1_35_one_server_s_certificate_is_not_looked_at() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let unverified_hosts = vec!["h.example:8443".to_owned()];
+        let options = GitOptions { state_dir: dir.path().into(), unverified_hosts, ..GitOptions::default() };
+        let remote = "https://h.example:8443/a.git";
+        let access = access(&options, remote, &SecretValues::new(), &Agents::new()).expect("made");
+        let asked = |url: &str| {
+            let args = ["config", "--file", &access.config().display().to_string(), "--type=bool", "--get-urlmatch"];
+            let git = std::process::Command::new("git").args(args).args(["http.sslVerify", url]).output();
+            git.map(|out| String::from_utf8_lossy(&out.stdout).trim().to_owned()).expect("git runs")
+        };
+        assert_eq!((asked(remote).as_str(), asked("https://h.example/b.git").as_str()), ("false", ""));
     }
 
     #[tokio::test]
