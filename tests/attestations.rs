@@ -505,3 +505,19 @@ fn c8_15_the_built_in_generator_needs_no_image() {
     assert_ne!(refused.code, 0);
     assert!(refused.stderr.contains("--sbom=generator=builtin"), "{}", refused.stderr);
 }
+
+// SPEC C6.04, C8.03
+#[test]
+fn c6_04_the_rules_that_an_image_was_written_by_are_told() {
+    let registry = FakeRegistry::start();
+    let bench = copies();
+    for (version, said) in [("", 30), (",compatibility-version=20", 20)] {
+        let output = format!("type=image,push=true,name={}/app:1{version}", registry.host());
+        bench.build(&["-o", &output, "--provenance=mode=max"]).ok();
+        let pushed = Pushed::of(&registry, "app", "1");
+        let definition = &pushed.statement(0, SLSA)["predicate"]["buildDefinition"];
+        assert_eq!(definition["internalParameters"]["compatibilityVersion"], said);
+        let artifact = pushed.about(0).get("artifactType").is_some();
+        assert_eq!(artifact, said == 30, "the older rules give attestations the form of images");
+    }
+}

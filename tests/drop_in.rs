@@ -11,6 +11,7 @@ use fake_registry::{Auth, FakeRegistry, Tokens};
 use serde_json::Value;
 use support::Bench;
 use support::image::{Image, tar_files};
+use support::terminal::Terminal;
 
 const CACHE_ONLY: &str = "no output specified: the result stays in the cache only";
 
@@ -56,12 +57,22 @@ fn b2_20_output_is_a_directory_a_tar_on_standard_output_or_a_record() {
         assert_eq!(std::fs::read(bench.path("out").join(place)).unwrap(), b"payload");
     }
     assert_eq!(tar_files(&bench.path("out/files.tar"))["g"], b"payload");
-    for (flag, file) in [("-", "g"), ("type=tar,dest=-", "g"), ("type=oci,dest=-", "oci-layout")] {
+    let ways = [
+        ("-", "g"),
+        ("type=tar,dest=-", "g"),
+        ("type=tar", "g"),
+        ("type=oci,dest=-", "oci-layout"),
+        ("type=oci", "oci-layout"),
+    ];
+    for (flag, file) in ways {
         let output = bench.build_command(&["-o", flag]).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let path = bench.path("stdout.tar");
         std::fs::write(&path, output.stdout).unwrap();
         assert!(tar_files(&path).contains_key(file), "{flag}");
+        let mut terminal = Terminal::start(bench.build_command(&["-o", flag]));
+        terminal.wait_for("--output: refusing to write a tar to a terminal");
+        assert_eq!(terminal.end(), 2, "{flag}");
     }
     // The archive has its names, in both forms.
     bench.build(&["-o", "type=oci,dest=a.tar,name=r.example/app:1"]).ok();
