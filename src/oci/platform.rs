@@ -3,7 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
+
+use crate::base::values::percent_decode;
 
 /// An operating system and a CPU, in Go's names.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
@@ -157,7 +160,7 @@ impl FromStr for Platform {
         let first = parts.next().unwrap_or_default();
         let rest: Vec<&str> = parts.collect();
         let word = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
-        // `windows(10.0.17763+win32k)`: a version, and features behind plus signs.
+        // `windows(10.0.17763+win32k)`: a version, and features behind plus signs. What would end them is percent-encoded.
         let (os, os_options) = match first.split_once('(') {
             Some((os, version)) => (os, version.strip_suffix(')').ok_or_else(form)?),
             None => (first, ""),
@@ -178,21 +181,27 @@ impl FromStr for Platform {
             [arch, variant] => Self::new(os, arch, variant),
             _ => return Err(form()),
         };
-        let mut options = os_options.split('+').map(str::to_owned);
-        platform.os_version = options.next().unwrap_or_default();
-        platform.os_features = options.filter(|feature| !feature.is_empty()).collect();
+        let decoded = |option| String::from_utf8(percent_decode(option)).map_err(|_| form());
+        let mut options = os_options.split('+');
+        platform.os_version = decoded(options.next().unwrap_or_default())?;
+        platform.os_features = options.filter(|feature| !feature.is_empty()).map(decoded).collect::<Result<_, _>>()?;
         Ok(platform)
     }
 }
 
-/// All of it, as it can be read back: what a platform is called in directories, keys and variables.
+/// What is percent-encoded in versions and features.
+const IN_PARENTHESES: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'+').add(b'/').add(b'(').add(b')');
+
+/// All of it, as it can be read back, features in order: what a platform is called in directories, keys and variables.
 impl fmt::Display for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.os)?;
-        if !self.os_version.is_empty() || !self.os_features.is_empty() {
-            write!(f, "({}", self.os_version)?;
-            for feature in &self.os_features {
-                write!(f, "+{feature}")?;
+        let mut features: Vec<&str> = self.os_features.iter().map(String::as_str).filter(|f| !f.is_empty()).collect();
+        features.sort_unstable();
+        if !self.os_version.is_empty() || !features.is_empty() {
+            write!(f, "({}", utf8_percent_encode(&self.os_version, IN_PARENTHESES))?;
+            for feature in features {
+                write!(f, "+{}", utf8_percent_encode(feature, IN_PARENTHESES))?;
             }
             f.write_str(")")?;
         }
@@ -228,6 +237,25 @@ mod tests {
             assert_eq!(canon(text), text);
         }
         assert_eq!("windows(10.0.1)/amd64".parse::<Platform>().map(|p| p.os_version), Ok("10.0.1".into()));
+    }
+
+    #[test]
+    fn g05_versions_and_features_survive_being_written() {
+        assert_eq!(canon("linux(+simd+gpu)/amd64"), "linux(+gpu+simd)/amd64", "in order");
+        for (version, feature, text) in [
+            ("10.0+build", "feat+1", "windows(10.0%2Bbuild+feat%2B1)/amd64"),
+            ("1.0(beta)", "100%", "windows(1.0%28beta%29+100%25)/amd64"),
+            ("a/b", "x y", "windows(a%2Fb+x%20y)/amd64"),
+        ] {
+            let platform = Platform {
+                os_version: version.into(),
+                os_features: vec![feature.into()],
+                ..Platform::new("windows", "amd64", "")
+            };
+            assert_eq!(platform.to_string(), text);
+            assert_eq!(text.parse(), Ok(platform));
+        }
+        assert!("windows(%ff)/amd64".parse::<Platform>().is_err(), "no text");
     }
 
     #[test]

@@ -35,6 +35,10 @@ impl Reference {
     /// Says which rule of the distribution grammar is broken.
     pub fn parse_raw(text: &str) -> Result<Self, ReferenceError> {
         let fail = |reason: &str| ReferenceError { text: text.to_owned(), reason: reason.to_owned() };
+        // An image's ID, which would be mistaken for the name of a repository.
+        if text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+            return Err(fail("cannot specify 64-byte hexadecimal strings"));
+        }
         let (name, digest) = match text.split_once('@') {
             Some((name, digest)) => {
                 let digest = digest.parse::<Digest>().map_err(|e| fail(&e.to_string()))?;
@@ -68,7 +72,7 @@ impl Reference {
         if path.len() > 255 || !path.split('/').all(is_component) || path == "library/" {
             return Err(fail("invalid reference format"));
         }
-        if !domain.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]_".contains(&b)) {
+        if !is_host(&domain) {
             return Err(fail("invalid registry host"));
         }
         Ok(Self { domain, path, tag: tag.map(Into::into), digest })
@@ -123,6 +127,27 @@ impl Reference {
 /// The first component is a host iff it has a dot or a colon, is `localhost`, or has upper case.
 fn is_domain(first: &str) -> bool {
     first == "localhost" || first.contains(['.', ':']) || first.bytes().any(|b| b.is_ascii_uppercase())
+}
+
+/// `host[:port]`. The host is labels joined by dots, of letters, digits and inner dashes, or an IPv6 address in brackets.
+/// The grammar knows no `_`, but there are container networks with such names.
+fn is_host(domain: &str) -> bool {
+    let is_label = |label: &str| {
+        let ends = label.starts_with('-') || label.ends_with('-');
+        !label.is_empty() && !ends && label.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+    };
+    let (host_fits, port) = match domain.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, port)) => {
+            let is_address = address.bytes().all(|b| b.is_ascii_hexdigit() || b == b':');
+            (is_address && !address.is_empty(), port)
+        }
+        None => {
+            let (host, port) = domain.split_at(domain.find(':').unwrap_or(domain.len()));
+            (host.split('.').all(is_label), port)
+        }
+    };
+    let is_port = |port: &str| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
+    host_fits && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port))
 }
 
 /// `[a-z0-9]+` runs joined by one `.`, `_`, `__` or any number of `-`.
@@ -181,6 +206,31 @@ mod tests {
         for bad in ["", "UPPER", "a b", "a:", "-a", "a/", "a//b", "a:b c", "a@sha256:12", "a..b", "a___b"] {
             assert!(full(bad).starts_with("error"), "{bad} gave {}", full(bad));
         }
+    }
+
+    #[test]
+    fn g07_registries_are_hosts() {
+        for good in ["192.168.0.1:8/a", "[fc00::1]:5000/a/b", "[::1]/a", "Host/a", "a_b:5000/c", "xn--n3h.com:1/a"] {
+            assert_eq!(full(good), format!("{good}:latest"));
+        }
+        assert_eq!(full("192.168.0.1:80"), "docker.io/library/192.168.0.1:80", "no slash, no registry");
+        assert_eq!(full("test_com/a"), "docker.io/test_com/a:latest");
+        for bad in
+            ["-a.io/b", "a-.io/b", "a..io/b", "a.io:/b", "a.io:x/b", "fc00::1:5000/a", "[fc00::1]", "[]/a", "[::1]x/a"]
+        {
+            assert!(full(bad).starts_with("error"), "{bad} gave {}", full(bad));
+        }
+        for bad in ["[fe80::1%eth0]:5000/a", "[2001:db8::192.0.2.33]:5000/a", "https://a.io/b"] {
+            assert!(full(bad).starts_with("error"), "{bad} gave {}", full(bad));
+        }
+    }
+
+    #[test]
+    fn g07_an_id_is_no_name() {
+        let id = "0f".repeat(32);
+        assert!(full(&id).contains("64-byte hexadecimal"), "{}", full(&id));
+        assert_eq!(full(&format!("docker.io/{id}")), format!("docker.io/library/{id}:latest"));
+        assert!(full(&id[1..]).starts_with("docker.io/library/"));
     }
 
     #[test]
