@@ -123,6 +123,22 @@ fn c8_01_an_image_that_is_pushed_carries_its_provenance() {
     assert_eq!(registry.state().repositories["app"].tags.len(), 1);
 }
 
+#[test]
+fn c8_08_credentials_are_masked_and_an_unread_context_is_told() {
+    let registry = FakeRegistry::start();
+    let bench = copies();
+    bench.dockerfile("FROM scratch\nLABEL a=b\n");
+    let image = format!("docker-image://busybox@sha256:{}", "0".repeat(64));
+    let contexts = ["web=https://user:hush@example.invalid/a.tar".to_owned(), format!("image={image}")];
+    let (_, pushed) = push(&bench, &registry, &["--build-context", &contexts[0], "--build-context", &contexts[1]]);
+    let statement = pushed.statement(0, SLSA);
+    let request = &statement["predicate"]["buildDefinition"]["externalParameters"]["request"];
+    assert_eq!(request["args"]["context:web"], "https://xxxxx:xxxxx@example.invalid/a.tar");
+    assert_eq!(request["args"]["context:image"], image);
+    assert_eq!(request["locals"], json!([{"name": "context"}, {"name": "dockerfile"}]));
+    assert!(!statement.to_string().contains("hush"));
+}
+
 // SPEC B2.05, C8.05: what nobody asked for costs nothing when nothing changed, and never changes the image itself.
 #[test]
 fn c8_05_an_unchanged_image_keeps_its_provenance_and_digest() {

@@ -12,7 +12,7 @@ use super::statement::image_purl;
 /// Something that a build was made from.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 pub struct Material {
-    /// Where it came from, without credentials.
+    /// Where it came from, with credentials [`masked`].
     pub uri: String,
     /// `algorithm:hex`, e.g. `sha256:…` of a file or `sha1:…` of a commit.
     pub digest: String,
@@ -40,6 +40,23 @@ impl Material {
         };
         Self { uri, digest: digest.to_string() }
     }
+}
+
+/// A URL in which each of user and password that there is reads `xxxxx`, as BuildKit writes it (SPEC C8.08): that something was
+/// needed is told, what it was is not. Other texts stay as they are.
+#[must_use]
+pub fn masked(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://").filter(|(scheme, _)| *scheme != "docker-image") else {
+        return url.to_owned();
+    };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let Some(at) = rest[..end].rfind('@') else { return url.to_owned() };
+    let mask = |text: &str| if text.is_empty() { "" } else { "xxxxx" };
+    let shown = match rest[..at].split_once(':') {
+        Some((user, _)) => format!("{}:xxxxx", mask(user)),
+        None => mask(&rest[..at]).to_owned(),
+    };
+    format!("{scheme}://{shown}{}", &rest[at..])
 }
 
 /// A secret or an SSH agent that steps may have.
@@ -119,6 +136,21 @@ mod tests {
     use super::*;
 
     // SPEC C8.09
+    #[test]
+    fn c8_08_credentials_are_masked() {
+        for (url, want) in [
+            ("https://user:pass@example.org/r.git#v1", "https://xxxxx:xxxxx@example.org/r.git#v1"),
+            ("https://token@example.org/a", "https://xxxxx@example.org/a"),
+            ("https://:p@ss@example.org", "https://:xxxxx@example.org"),
+            ("https://example.org/@scope?a=b@c", "https://example.org/@scope?a=b@c"),
+            ("https://example.org?a=b@c", "https://example.org?a=b@c"),
+            ("git@example.org:r.git", "git@example.org:r.git"),
+            ("docker-image://a:1@sha256:00", "docker-image://a:1@sha256:00"),
+        ] {
+            assert_eq!(masked(url), want);
+        }
+    }
+
     #[test]
     fn c8_09_images_are_package_urls() {
         let digest = Digest::sha256("index");

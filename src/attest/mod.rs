@@ -11,7 +11,7 @@ pub mod predicate;
 pub mod sbom;
 pub mod statement;
 
-pub use capture::{Capture, Material, StepUsage};
+pub use capture::{Capture, Material, StepUsage, masked};
 pub use options::{Asked, ProvenanceOptions, SbomOptions};
 pub use predicate::Provenance;
 pub use statement::{Attestation, Predicate, Statement, Subject};

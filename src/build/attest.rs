@@ -11,10 +11,12 @@ use super::policy::Gate;
 use super::{BuildError, BuildRequest, Builder, DockerfileAt, Inputs, MainContext};
 use crate::attest::predicate::{Request, Run, is_told};
 use crate::attest::statement::Exported;
-use crate::attest::{Asked, Attestation, Capture, Material, Predicate, Provenance, ProvenanceOptions, Statement};
+use crate::attest::{
+    Asked, Attestation, Capture, Material, Predicate, Provenance, ProvenanceOptions, Statement, masked,
+};
 use crate::base::FaultKind;
 use crate::frontend::gateway::options::pairs;
-use crate::frontend::remote::{RemoteContext, without_credentials};
+use crate::frontend::remote::RemoteContext;
 use crate::frontend::{self, FrontendError, FrontendResult};
 use crate::llb::{Graph, Steps};
 use crate::oci::Platform;
@@ -132,6 +134,10 @@ async fn captured(
         context = found.first().cloned();
         capture.remote.extend(found);
     }
+    // Its ignore file is asked for, whether or not anything else is.
+    if matches!(request.context, MainContext::Local) && request.contexts.contains_key("context") {
+        capture.locals.push("context".into());
+    }
     match &request.dockerfile_at {
         DockerfileAt::Given => capture.locals.push("dockerfile".into()),
         DockerfileAt::Url(url) => capture.remote.extend(of_remote(gate, solver, &RemoteContext::http(url)).await?),
@@ -165,7 +171,7 @@ fn asked_for(
         let value = match value.strip_prefix("oci-layout://") {
             Some(layout) => format!("oci-layout://{}", layout.rsplit('/').next().unwrap_or_default()),
             None if request.contexts.contains_key(name) => format!("local:{name}"),
-            None => without_credentials(value),
+            None => masked(value),
         };
         args.insert(format!("context:{name}"), value);
     }

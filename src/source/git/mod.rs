@@ -18,7 +18,7 @@ use std::sync::Arc;
 use super::SourceError;
 use super::kind::{Pinned, Request, Source};
 use super::once::Told;
-use crate::attest::Material;
+use crate::attest::{Material, masked};
 use crate::base::Events;
 use crate::store::{CacheMount, Store};
 use access::Access;
@@ -169,7 +169,7 @@ impl Pinned for PinnedCommit {
     }
 
     fn material(&self) -> Material {
-        let mut uri = self.spec.shown();
+        let mut uri = masked(&self.spec.remote);
         let short = |name: &str| {
             let name = name.strip_prefix("refs/heads/").or_else(|| name.strip_prefix("refs/tags/"));
             name.map(ToOwned::to_owned)

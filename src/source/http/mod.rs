@@ -16,7 +16,7 @@ use super::SourceError;
 use super::file::{FileAttributes, newest_entry, safe_name};
 use super::kind::{Agents, Pinned, Request, SecretValues, Source};
 use super::once::Told;
-use crate::attest::Material;
+use crate::attest::{Material, masked};
 use crate::base::values::percent_decode;
 use crate::base::{Digest, Events};
 use crate::llb::op::SourceOp;
@@ -190,11 +190,7 @@ impl Pinned for PinnedFile {
     }
 
     fn material(&self) -> Material {
-        let mut url = self.url.clone();
-        // Neither can fail for a URL that has a host.
-        let _ = url.set_password(None);
-        let _ = url.set_username("");
-        Material { uri: url.to_string(), digest: self.download.digest.to_string() }
+        Material { uri: masked(self.url.as_str()), digest: self.download.digest.to_string() }
     }
 
     async fn time(&self, request: &Request<'_>) -> Result<Option<i64>, SourceError> {
