@@ -578,7 +578,7 @@ fn in_locking_order(mounts: &[Mount]) -> Vec<&Mount> {
 
 fn missing_secret(vertex: &Vertex, id: &str) -> SolveError {
     let hint = format!("give it with --secret id={id},src=FILE or --secret id={id},env=VARIABLE");
-    SolveError::at(vertex, FaultKind::Input, format!("secret \"{id}\": not found"), Some(hint))
+    SolveError::at(vertex, FaultKind::Input, format!("secret {id}: not found"), Some(hint))
 }
 
 fn missing_agent(vertex: &Vertex, id: &str) -> SolveError {
