@@ -13,6 +13,7 @@ mod memory;
 mod nodes;
 mod open_files;
 mod procfs;
+mod signals;
 mod stat;
 
 use std::io;

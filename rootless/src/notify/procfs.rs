@@ -15,13 +15,14 @@ use rustix::fs::{AtFlags, CWD, MemfdFlags, Mode, OFlags, ResolveFlags};
 
 use super::files::{Proc, components};
 use super::memory::{Ids, Memory};
-use super::{Call, looks, open_files};
+use super::{Call, looks, open_files, signals};
 use crate::seccomp::{Action, Trap, When};
 use crate::sys::{self, Answer};
 
-/// Every way to open a file, read a link or look at a file, and what is done to open files by their names.
+/// Every way to open a file, read a link or look at a file, what is done to open files by their names, and signals where Landlock
+/// does not keep them inside.
 pub(super) fn traps() -> Vec<Trap> {
-    OPENING.into_iter().chain(open_files::traps()).chain(looks::traps()).collect()
+    OPENING.into_iter().chain(open_files::traps()).chain(looks::traps()).chain(signals::traps()).collect()
 }
 
 const OPENING: [Trap; 5] = [
@@ -146,6 +147,9 @@ impl ProcEmulation {
     }
 
     pub(crate) fn answer(&mut self, call: &Call) -> Answer {
+        if let Some(answer) = signals::answer(&self.proc, call, &|pid| self.is_of_step(pid)) {
+            return answer;
+        }
         let on_open_file = open_files::place(call);
         let look = looks::place(call);
         if look.is_none() && looks::is_one(call) {
