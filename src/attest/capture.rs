@@ -135,7 +135,6 @@ pub(super) fn lent(map: &BTreeMap<String, bool>) -> Vec<Lent> {
 mod tests {
     use super::*;
 
-    // SPEC C8.09
     #[test]
     fn c8_08_credentials_are_masked() {
         for (url, want) in [
@@ -151,6 +150,7 @@ mod tests {
         }
     }
 
+    // SPEC C8.09
     #[test]
     fn c8_09_images_are_package_urls() {
         let digest = Digest::sha256("index");

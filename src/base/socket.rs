@@ -5,9 +5,13 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::{JoinHandle, JoinSet};
+
+/// After a connection that could not be taken.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// A socket that is served as long as this lives; gone, with every connection, when dropped.
 #[derive(Debug)]
@@ -59,7 +63,11 @@ where
 {
     let mut connections = JoinSet::new();
     loop {
-        let Ok((step, _)) = listener.accept().await else { continue };
+        let Ok((step, _)) = listener.accept().await else {
+            // Out of descriptors, for instance: it does not help to ask at once again.
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        };
         while connections.try_join_next().is_some() {}
         connections.spawn(serve(step));
     }

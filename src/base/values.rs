@@ -16,6 +16,15 @@ pub fn percent_decode(text: &str) -> Vec<u8> {
     percent_encoding::percent_decode_str(text).collect()
 }
 
+/// Scheme, user information and the rest of a URL whose authority has a user. The text need not be a valid URL: what stands before
+/// the last `@` of the authority may be a password.
+#[must_use]
+pub fn split_user(url: &str) -> Option<(&str, &str, &str)> {
+    let (scheme, rest) = url.split_once("://")?;
+    let at = rest[..rest.find('/').unwrap_or(rest.len())].rfind('@')?;
+    Some((scheme, &rest[..at], &rest[at + 1..]))
+}
+
 /// Bytes: a number, whole or not, with an optional unit; units are powers of 1024.
 #[must_use]
 pub fn byte_size(text: &str) -> Option<u64> {
@@ -118,6 +127,10 @@ mod tests {
     fn parts_of_urls() {
         assert_eq!(percent_decode("a%2Bb%20c+d%2f"), b"a+b c+d/");
         assert_eq!(percent_decode("100%, %+f, %f"), b"100%, %+f, %f");
+        assert_eq!(split_user("https://u:p@w@h.example/a@b"), Some(("https", "u:p@w", "h.example/a@b")));
+        for url in ["https://h.example/a@b", "u@h.example/a", "https://"] {
+            assert_eq!(split_user(url), None, "{url}");
+        }
     }
 
     #[test]

@@ -293,8 +293,7 @@ impl Builder {
             BuildError::Frontend(FrontendError::outside(e.kind(), message, e.hint()))
         })?;
         let mut head = Vec::new();
-        let failed = |e: StoreError| BuildError::Frontend(FrontendError::outside(e.kind(), e.to_string(), e.hint()));
-        let file = self.store.open_blob(&digest).map_err(failed)?;
+        let file = self.store.open_blob(&digest).map_err(|e| store_failed(&e))?;
         file.take(PEEK).read_to_end(&mut head).map_err(|e| fault(format!("cannot read {name}: {e}"), ""))?;
         if looks_like_archive(&head) { Ok(digest) } else { Err(no_archive(name)) }
     }
@@ -355,7 +354,6 @@ impl Read for Pieces {
 
 /// Takes a stream into the store.
 fn keep(store: &Store, name: &str, mut reader: Box<dyn Read + Send>) -> Result<Digest, BuildError> {
-    let failed = |e: &StoreError| BuildError::Frontend(FrontendError::outside(e.kind(), e.to_string(), e.hint()));
     let unreadable = |e: &io::Error| fault(format!("cannot read the build context from {name}: {e}"), "");
     let mut head = Vec::new();
     (&mut reader).take(PEEK).read_to_end(&mut head).map_err(|e| unreadable(&e))?;
@@ -363,7 +361,7 @@ fn keep(store: &Store, name: &str, mut reader: Box<dyn Read + Send>) -> Result<D
         return Err(no_archive(name));
     }
     let mut reader = io::Cursor::new(head).chain(reader);
-    let mut writer = store.blob_writer().map_err(|e| failed(&e))?;
+    let mut writer = store.blob_writer().map_err(|e| store_failed(&e))?;
     let mut buffer = vec![0; 128 << 10];
     loop {
         let n = match reader.read(&mut buffer) {
@@ -378,7 +376,11 @@ fn keep(store: &Store, name: &str, mut reader: Box<dyn Read + Send>) -> Result<D
             BuildError::Frontend(FrontendError::outside(kind, message, None))
         })?;
     }
-    writer.commit(None).map(|(digest, _)| digest).map_err(|e| failed(&e))
+    writer.commit(None).map(|(digest, _)| digest).map_err(|e| store_failed(&e))
+}
+
+fn store_failed(error: &StoreError) -> BuildError {
+    BuildError::Frontend(FrontendError::outside(error.kind(), error.to_string(), error.hint()))
 }
 
 fn no_archive(name: &str) -> BuildError {

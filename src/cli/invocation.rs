@@ -75,10 +75,7 @@ impl From<Failure> for Outcome {
 impl Outcome {
     /// The vertex that ended the build.
     pub(super) fn vertex(&self) -> Option<&Digest> {
-        match &self.result {
-            Err(Stopped::Build(BuildError::Solve(e))) => e.vertex(),
-            _ => None,
-        }
+        vertex(&self.result)
     }
 
     /// The step that failed, if one did and can be entered again.
@@ -109,6 +106,13 @@ impl Outcome {
         let failure = named(failure);
         let _ = failure.print(&mut std::io::stderr(), &after);
         failure.code()
+    }
+}
+
+fn vertex(result: &Result<Done, Stopped>) -> Option<&Digest> {
+    match result {
+        Err(Stopped::Build(BuildError::Solve(e))) => e.vertex(),
+        _ => None,
     }
 }
 
@@ -150,9 +154,8 @@ impl Invocation {
             }
         }
         recorder.end(records::end(&result), &events);
-        let outcome = Outcome { result, log: None };
-        let log = outcome.vertex().and_then(|vertex| logs.path(vertex));
-        Outcome { log, ..outcome }
+        let log = vertex(&result).and_then(|vertex| logs.path(vertex));
+        Outcome { result, log }
     }
 
     async fn recorded(

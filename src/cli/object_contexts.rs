@@ -1,6 +1,6 @@
 //! Build contexts that are archives in object stores, with the names that kaniko has for them (SPEC D2.04–D2.06):
-//! `gs://BUCKET/OBJECT`, `s3://BUCKET/OBJECT`, and `azblob://ACCOUNT/CONTAINER/BLOB` for Azure's https URLs. Keys come from where they come from
-//! for caches.
+//! `gs://BUCKET/OBJECT`, `s3://BUCKET/OBJECT`, and `azblob://ACCOUNT/CONTAINER/BLOB` for Azure's https URLs. Keys come from where
+//! they come from for caches; who this machine is to Google is found out as for its registries.
 
 use url::Url;
 

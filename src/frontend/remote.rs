@@ -3,7 +3,7 @@
 
 use super::graph::{Draft, NodeId};
 use crate::base::Digest;
-use crate::base::values::percent_decode;
+use crate::base::values::{percent_decode, split_user};
 use crate::dockerfile::gitref::GitRef;
 use crate::llb::op::{FileAction, FileActionCopy, FileActionKind, FileOp, Kind, Op, OpMetadata, SourceOp};
 use crate::llb::{Builder, Definition};
@@ -58,10 +58,10 @@ pub(super) fn file_name(url: &str) -> String {
 /// A URL or remote without credentials, for titles.
 #[must_use]
 pub fn without_credentials(text: &str) -> String {
-    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
-    let end = rest.find('/').unwrap_or(rest.len());
-    let host = rest[..end].rfind('@').map_or(0, |at| at + 1);
-    if scheme == "ssh" { text.to_owned() } else { format!("{scheme}://{}", &rest[host..]) }
+    match split_user(text) {
+        Some((scheme, _, rest)) if scheme != "ssh" => format!("{scheme}://{rest}"),
+        _ => text.to_owned(),
+    }
 }
 
 /// The same for every URL in an instruction: neither history nor progress is the place for passwords.

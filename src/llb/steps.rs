@@ -10,6 +10,7 @@ use super::json::{op_json, source_json};
 use super::op::Op;
 use super::{Definition, DefinitionError};
 use crate::base::Digest;
+use crate::base::values::split_user;
 
 /// Numbered steps.
 #[derive(Debug, Clone, Default)]
@@ -126,11 +127,9 @@ fn member(key: &str, value: Value) -> Value {
 
 /// A URL without user and password.
 fn without_credentials(text: &str) -> String {
-    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
-    let end = rest.find('/').unwrap_or(rest.len());
-    match rest[..end].rfind('@') {
+    match split_user(text) {
         // Who a server knows by name only is no secret.
-        Some(at) if rest[..at].contains(':') => format!("{scheme}://{}", &rest[at + 1..]),
+        Some((scheme, user, rest)) if user.contains(':') => format!("{scheme}://{rest}"),
         _ => text.to_owned(),
     }
 }

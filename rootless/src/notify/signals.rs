@@ -34,7 +34,8 @@ const CALLS: [Trap; 9] = [
 ];
 
 pub(super) fn traps() -> impl Iterator<Item = Trap> {
-    CALLS.into_iter().filter(|_| crate::landlock::abi() < SCOPED)
+    let scoped = crate::landlock::abi() >= SCOPED;
+    CALLS.into_iter().filter(move |_| !scoped)
 }
 
 /// Whom a signal is for.
@@ -80,8 +81,12 @@ pub(super) fn answer(proc: &Proc, call: &Call, is_of_step: &dyn Fn(i32) -> bool)
     Some(match Target::of(call)? {
         Target::Harmless => Answer::Continue,
         Target::Unclear => refused,
-        // Whoever is not there is not there for the kernel either.
-        Target::Process(thread) => allowed(proc.process_of(thread).map_or(true, is_of_step)),
+        Target::Process(thread) => match proc.process_of(thread) {
+            // Programs signal their own threads all the time (Go does it to stop them).
+            Ok(pid) => allowed(proc.process_of(call.tid).is_ok_and(|own| own == pid) || is_of_step(pid)),
+            // Whoever is not there is not there for the kernel either.
+            Err(e) => allowed(matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))),
+        },
         Target::Group(group) => match processes(proc) {
             Ok(all) => allowed(all.iter().all(|p| p.group != group || is_of_step(p.pid))),
             Err(_) => refused,
@@ -139,17 +144,19 @@ mod tests {
     fn signals_stay_inside() {
         let proc = Proc::open().expect("a /proc");
         let mut child = std::process::Command::new("sleep").arg("100").spawn().expect("starts");
-        let (inside, own) = (i64::from(child.id()), i64::from(rustix::process::getpid().as_raw_pid()));
+        let own = i64::from(rustix::process::getpid().as_raw_pid());
+        let (inside, outside) = (i64::from(child.id()), i64::from(std::os::unix::process::parent_id()));
         let is_of_step = |pid: i32| i64::from(pid) == inside;
         let ask = |name, args| answer(&proc, &call(name, args), &is_of_step).expect("is about signals");
         let refused = |name, args| matches!(ask(name, args), Answer::Error(libc::EPERM));
         let passed = |name, args| matches!(ask(name, args), Answer::Continue);
         for name in ["kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "pidfd_open"] {
-            assert!(passed(name, [inside, 9, 0, 0, 0, 0]) && refused(name, [own, 9, 0, 0, 0, 0]), "{name}");
+            assert!(passed(name, [inside, 9, 0, 0, 0, 0]) && refused(name, [outside, 9, 0, 0, 0, 0]), "{name}");
+            assert!(passed(name, [own, 9, 0, 0, 0, 0]), "{name}: itself");
         }
         let group = i64::from(rustix::process::getpgrp().as_raw_pid());
         assert!(refused("kill", [-group, 9, 0, 0, 0, 0]) && passed("kill", [0, 9, 0, 0, 0, 0]));
-        assert!(refused("fcntl", [0, 8, own, 0, 0, 0]) && passed("fcntl", [0, 8, inside, 0, 0, 0]));
+        assert!(refused("fcntl", [0, 8, outside, 0, 0, 0]) && passed("fcntl", [0, 8, inside, 0, 0, 0]));
         assert!(refused("fcntl", [0, 15, 0, 0, 0, 0]) && refused("ioctl", [0, 0x8901, 0, 0, 0, 0]));
         assert!(matches!(ask("kill", [-1, 0, 0, 0, 0, 0]), Answer::Value(0)));
         assert!(child.try_wait().expect("looks").is_none());

@@ -1,5 +1,7 @@
 //! SPDX 2.3 as JSON.
 
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 
 use super::{Listing, Package, TOOL};
@@ -27,10 +29,12 @@ impl Document<'_> {
             "primaryPackagePurpose": "CONTAINER",
         })];
         let mut relationships = vec![relation("SPDXRef-DOCUMENT", "DESCRIBES", "SPDXRef-DocumentRoot")];
+        // Trees of packages for JavaScript have thousands of both.
+        let evidence: HashSet<&str> = self.listing.evidence.iter().map(|file| file.path.as_str()).collect();
         for package in &self.listing.packages {
             let id = id(package);
             relationships.push(relation("SPDXRef-DocumentRoot", "CONTAINS", &id));
-            if self.listing.evidence.iter().any(|file| file.path == package.found_in) {
+            if evidence.contains(package.found_in.as_str()) {
                 let mut evident = relation(&id, "OTHER", &file_id(&package.found_in));
                 evident["comment"] = "evident-by: the file names the package".into();
                 relationships.push(evident);

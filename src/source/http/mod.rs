@@ -17,7 +17,7 @@ use super::file::{FileAttributes, newest_entry, safe_name};
 use super::kind::{Agents, Pinned, Request, SecretValues, Source};
 use super::once::Told;
 use crate::attest::{Material, masked};
-use crate::base::values::percent_decode;
+use crate::base::values::{percent_decode, split_user};
 use crate::base::{Digest, Events};
 use crate::llb::op::SourceOp;
 use crate::registry::{Client, Credential, web};
@@ -74,15 +74,10 @@ impl HttpSource {
         op.attrs.insert("http.authheadersecret".into(), ID.into());
         let request = Request { vertex, op: &op, secrets: &secrets, agents: &Agents::default() };
         let fetch = self.fetch(url, &request)?;
-        let download = self.settle(url, &FileAttributes::parse(&op)?, &fetch).await?;
-        let name = String::new();
-        let file = PinnedFile {
-            source: self.clone(),
-            url: url.clone(),
-            attributes: FileAttributes::parse(&op)?,
-            download,
-            name,
-        };
+        let attributes = FileAttributes::parse(&op)?;
+        let download = self.settle(url, &attributes, &fetch).await?;
+        let (source, url, name) = (self.clone(), url.clone(), String::new());
+        let file = PinnedFile { source, url, attributes, download, name };
         file.ensure_here(&request).await?;
         Ok(file.download.digest)
     }
@@ -222,14 +217,7 @@ fn parse_url(identifier: &str) -> Result<Url, SourceError> {
 
 /// Text of a URL that may be broken, for messages.
 fn without_credentials(text: &str) -> String {
-    match text.split_once("://") {
-        Some((scheme, rest)) => {
-            let end = rest.find('/').unwrap_or(rest.len());
-            let host = rest[..end].rfind('@').map_or(0, |at| at + 1);
-            format!("{scheme}://{}", &rest[host..])
-        }
-        None => text.to_owned(),
-    }
+    split_user(text).map_or_else(|| text.to_owned(), |(scheme, _, rest)| format!("{scheme}://{rest}"))
 }
 
 /// `Authorization` for `url`: the secrets of SPEC A6.20, else what the URL itself says.
