@@ -14,6 +14,7 @@ pub mod doctor;
 pub mod enter;
 pub mod exe;
 pub mod idmap;
+pub mod lease;
 pub mod network;
 pub mod ownership;
 pub mod probe;

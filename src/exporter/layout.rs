@@ -34,23 +34,21 @@ pub(super) async fn prepare(
     let content = Content::gather(context, assembly, names, id).await?;
     let manifest = if spec.kind == OutputKind::Docker { content.docker_manifest(assembly, names)? } else { None };
     let dest = spec.dest.clone().ok_or_else(|| ExportError::Usage(format!("dest is required for {}", spec.title())))?;
+    let mut sending = if spec.tar { "sending tarball" } else { "writing layout" };
     let ready = match dest {
         Dest::Path(dir) if !spec.tar => {
             Ready::Layout(blocking(move || StagedLayout::write(content, manifest, dir)).await?)
         }
         Dest::Path(path) => {
-            let name = shown(&Dest::Path(path.clone()));
-            let size = content.tar_size(manifest.as_deref());
-            let write =
-                move || StagedFile::write(&path, Some(size), |out| content.write_tar(manifest.as_deref(), out, &name));
-            Ready::File(blocking(write).await?)
+            let staged = blocking(move || StagedArchive::write(content, manifest, path)).await?;
+            sending = if staged.file.is_some() { sending } else { "keeping tarball: nothing changed" };
+            Ready::Archive(Box::new(staged))
         }
         Dest::Stdout => {
             let name = shown(&Dest::Stdout);
             Ready::Later(Box::new(move || write_stdout(|out| content.write_tar(manifest.as_deref(), out, &name))))
         }
     };
-    let sending = if spec.tar { "sending tarball" } else { "writing layout" };
     context.events.progress(id, sending, 0, None, true);
     Ok(ready)
 }
@@ -114,6 +112,13 @@ impl Content {
         let small = self.small.iter().map(|d| d.bytes.len() as u64).chain(manifest.map(|m| m.len() as u64));
         let contents = small.chain(self.layers.iter().map(|l| l.size));
         contents.map(|size| RECORD + size.next_multiple_of(RECORD)).sum()
+    }
+
+    /// The digest of all that [`Self::write_tar`] writes, blobs by theirs.
+    fn outline(&self, manifest: Option<&[u8]>) -> Digest {
+        let blobs: Vec<_> = self.small.iter().map(|document| &document.descriptor).chain(&self.layers).collect();
+        let outline = serde_json::json!({"format": 1, "blobs": blobs, "index": self.entries, "manifest": manifest});
+        Digest::sha256(outline.to_string())
     }
 
     /// Writes one archive, with this `manifest.json` where it is Docker's; `name` is for messages.
@@ -235,6 +240,47 @@ pub fn docker_entry<'a>(
 
 fn blob_path(digest: &Digest) -> String {
     format!("blobs/{}/{}", digest.algorithm(), digest.hex())
+}
+
+/// An archive that is in a file under a temporary name, or under its own since an earlier build.
+pub(super) struct StagedArchive {
+    content: Content,
+    manifest: Option<Vec<u8>>,
+    path: PathBuf,
+    /// Names everything in the archive: equal ones have equal bytes.
+    outline: Digest,
+    /// What was written; nothing if what is there can stay.
+    file: Option<StagedFile>,
+}
+
+impl StagedArchive {
+    fn write(content: Content, manifest: Option<Vec<u8>>, path: PathBuf) -> Result<Self, ExportError> {
+        let outline = content.outline(manifest.as_deref());
+        let mut archive = Self { content, manifest, path, outline, file: None };
+        if !archive.content.store.has_archive(&archive.path, &archive.outline)? {
+            archive.file = Some(archive.file()?);
+        }
+        Ok(archive)
+    }
+
+    fn file(&self) -> Result<StagedFile, ExportError> {
+        let (content, manifest) = (&self.content, self.manifest.as_deref());
+        StagedFile::write(&self.path, Some(content.tar_size(manifest)), |out| {
+            content.write_tar(manifest, out, &self.path)
+        })
+    }
+
+    /// Gives it its name; one that has it gets the time of a new one.
+    pub(super) fn publish(mut self) -> Result<(), ExportError> {
+        let store = self.content.store.clone();
+        let file = match self.file.take() {
+            Some(file) => file,
+            None if store.renew_archive(&self.path, &self.outline)? => return Ok(()),
+            // Somebody changed it in the meantime.
+            None => self.file()?,
+        };
+        file.publish_archive(&store, &self.outline)
+    }
 }
 
 /// A layout directory whose blobs are there; its `index.json` does not name them yet.

@@ -212,6 +212,8 @@ pub async fn check_pushes(client: &Client, events: &Events, specs: &[OutputSpec]
 enum Ready {
     /// A file.
     File(staging::StagedFile),
+    /// An OCI or Docker archive.
+    Archive(Box<layout::StagedArchive>),
     /// A directory tree.
     Tree(staging::StagedTree),
     /// A layout directory.
@@ -355,6 +357,7 @@ async fn publish(context: &ExportContext<'_>, job: Job<'_>) -> Result<Option<Exp
     let Job { spec, id, ready, assembly, names } = job;
     match ready {
         Ready::File(file) => blocking(move || file.publish()).await?,
+        Ready::Archive(archive) => blocking(move || archive.publish()).await?,
         Ready::Tree(tree) => blocking(move || tree.publish()).await?,
         Ready::Layout(layout) => blocking(move || layout.publish()).await?,
         Ready::Later(work) => blocking(work).await?,

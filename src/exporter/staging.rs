@@ -9,7 +9,8 @@ use rustix::fs::{AtFlags, CWD, FallocateFlags, Timespec, Timestamps};
 
 use super::layout::PIECE;
 use super::{Dest, ExportError};
-use crate::base::file;
+use crate::base::{Digest, file};
+use crate::store::Store;
 
 /// Files from this size on get their room before they are written.
 const ROOM: u64 = 1 << 20;
@@ -50,6 +51,15 @@ impl StagedFile {
     /// Gives it its name.
     pub(super) fn publish(self) -> Result<(), ExportError> {
         file::publish(self.temp, &self.path).map_err(ExportError::io("rename to", self.path))
+    }
+
+    /// The same for an archive with this content, which `store` remembers.
+    pub(super) fn publish_archive(self, store: &Store, content: &Digest) -> Result<(), ExportError> {
+        let Self { temp, path } = self;
+        let file = temp.as_file().try_clone().map_err(ExportError::io("rename to", &path))?;
+        store
+            .name_archive(&path, content, &file, || file::publish(temp, &path))
+            .map_err(ExportError::io("rename to", &path))
     }
 }
 

@@ -274,7 +274,7 @@ fn make_private(path: &Path) -> Result<(), StoreError> {
 }
 
 /// The name of a file system that cannot hold a store.
-fn refused_file_system(magic: u32) -> Option<&'static str> {
+pub(super) fn refused_file_system(magic: u32) -> Option<&'static str> {
     Some(match magic {
         0x6969 => "NFS",
         0x517b | 0xff53_4d42 | 0xfe53_4d42 => "SMB",

@@ -76,6 +76,8 @@ CREATE TABLE IF NOT EXISTS blocks (
 CREATE INDEX IF NOT EXISTS blocks_blob ON blocks (blob);
 CREATE TABLE IF NOT EXISTS prefixes (key BLOB PRIMARY KEY, blob TEXT NOT NULL, state BLOB NOT NULL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS prefixes_blob ON prefixes (blob);
+CREATE TABLE IF NOT EXISTS archives (
+    path BLOB PRIMARY KEY, content TEXT NOT NULL, state BLOB NOT NULL, at INTEGER NOT NULL) WITHOUT ROWID;
 ";
 
 /// What a transaction's body can fail with.
@@ -223,8 +225,7 @@ fn create(connection: &Connection) -> rusqlite::Result<()> {
 
 /// Whether the tables that came later are there.
 fn has_added(connection: &Connection) -> rusqlite::Result<bool> {
-    connection
-        .query_row("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'prefixes_blob')", [], |row| row.get(0))
+    connection.query_row("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'archives')", [], |row| row.get(0))
 }
 
 fn user_version(connection: &Connection) -> rusqlite::Result<i64> {

@@ -7,6 +7,7 @@
 //!
 //! All calls block; callers in async code use `spawn_blocking`.
 
+mod archive_file;
 mod blocks;
 mod cache_mount;
 mod company;
