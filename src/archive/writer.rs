@@ -17,7 +17,7 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 
 use super::block::{Cutter, MAX_BLOCK, Method, Trailer};
-use super::content::{EntryDigest, Opener, Part, Recipe};
+use super::content::{Opener, Part, Recipe};
 use super::entry::{Entry, EntryKind, Timestamp, is_clean};
 use super::error::ArchiveError;
 use super::header;
@@ -129,16 +129,17 @@ struct Output<W> {
     blob: DigestWriter<W>,
     trailer: Trailer,
     blocks: Vec<PackedBlock>,
-    digests: Vec<EntryDigest>,
 }
 
 impl<W: Write> Output<W> {
-    fn deliver(&mut self, done: &Done) -> io::Result<()> {
+    fn deliver(&mut self, done: &Done, index: &mut IndexBuilder) -> io::Result<()> {
         self.trailer.add(done.sum);
         if let (Some(key), Ok(size)) = (done.key, u32::try_from(done.bytes.len())) {
             self.blocks.push(PackedBlock { key, offset: self.blob.written(), size, sum: done.sum });
         }
-        self.digests.extend_from_slice(&done.digests);
+        for (entry, digest) in &done.digests {
+            index.set_digest(*entry, digest);
+        }
         self.blob.write_all(&done.bytes)
     }
 }
@@ -154,7 +155,7 @@ impl<W: Write + Send> LayerWriter<W> {
         let mut blob = DigestWriter::new(sink);
         blob.write_all(method.head()).map_err(ArchiveError::Sink)?;
         Ok(Self {
-            output: Output { blob, trailer: Trailer::new(method), blocks: Vec::new(), digests: Vec::new() },
+            output: Output { blob, trailer: Trailer::new(method), blocks: Vec::new() },
             block: pipeline.recipe(),
             pipeline,
             method,
@@ -303,7 +304,7 @@ impl<W: Write + Send> LayerWriter<W> {
             self.block.grown(read);
             left -= read as u64;
         }
-        self.output.digests.push((number, hasher.finalize().into()));
+        self.index.set_digest(number, &hasher.finalize().into());
         Ok(())
     }
 
@@ -316,8 +317,8 @@ impl<W: Write + Send> LayerWriter<W> {
 
     fn ship(&mut self, block: Recipe) -> Result<(), ArchiveError> {
         self.flushed += block.length as u64;
-        let output = &mut self.output;
-        self.pipeline.push(block, &mut |done| output.deliver(done))
+        let (output, index) = (&mut self.output, &mut self.index);
+        self.pipeline.push(block, &mut |done| output.deliver(done, index))
     }
 
     /// Ends the layer.
@@ -329,9 +330,9 @@ impl<W: Write + Send> LayerWriter<W> {
         let last = std::mem::take(&mut self.block);
         self.ship(last)?;
         let Self { mut output, pipeline, mut index, .. } = self;
-        let Finished { diff_id, digests: large, prefixes } = pipeline.finish(&mut |done| output.deliver(done))?;
-        let Output { mut blob, trailer, blocks, digests } = output;
-        for (entry, digest) in digests.into_iter().chain(large) {
+        let Finished { diff_id, digests, prefixes } = pipeline.finish(&mut |done| output.deliver(done, &mut index))?;
+        let Output { mut blob, trailer, blocks } = output;
+        for (entry, digest) in digests {
             index.set_digest(entry, &digest);
         }
         blob.write_all(&trailer.finish()).and_then(|()| blob.flush()).map_err(ArchiveError::Sink)?;
