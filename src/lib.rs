@@ -14,6 +14,7 @@ pub mod engine;
 pub mod exec;
 pub mod exporter;
 pub mod frontend;
+pub mod grpc;
 pub mod images;
 pub mod llb;
 pub mod oci;

@@ -13,6 +13,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("base", 0),
     ("bake", 1),
     ("dockerfile", 1),
+    ("grpc", 1),
     ("oci", 1),
     ("ssh", 1),
     ("archive", 2),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use crate::base::Digest;
+use crate::base::values::split_user;
 use crate::oci::{Platform, Reference};
 
 use super::statement::image_purl;
@@ -46,17 +47,14 @@ impl Material {
 /// needed is told, what it was is not. Other texts stay as they are.
 #[must_use]
 pub fn masked(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://").filter(|(scheme, _)| *scheme != "docker-image") else {
-        return url.to_owned();
-    };
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let Some(at) = rest[..end].rfind('@') else { return url.to_owned() };
+    let split = split_user(url).filter(|(scheme, ..)| *scheme != "docker-image");
+    let Some((scheme, credentials, rest)) = split else { return url.to_owned() };
     let mask = |text: &str| if text.is_empty() { "" } else { "xxxxx" };
-    let shown = match rest[..at].split_once(':') {
+    let shown = match credentials.split_once(':') {
         Some((user, _)) => format!("{}:xxxxx", mask(user)),
-        None => mask(&rest[..at]).to_owned(),
+        None => mask(credentials).to_owned(),
     };
-    format!("{scheme}://{shown}{}", &rest[at..])
+    format!("{scheme}://{shown}@{rest}")
 }
 
 /// A secret or an SSH agent that steps may have.

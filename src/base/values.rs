@@ -17,11 +17,12 @@ pub fn percent_decode(text: &str) -> Vec<u8> {
 }
 
 /// Scheme, user information and the rest of a URL whose authority has a user. The text need not be a valid URL: what stands before
-/// the last `@` of the authority may be a password.
+/// the last `@` of the authority may be a password. An authority ends at the first `/`, `?` or `#` (RFC 3986, 3.2), so that an `@`
+/// of a query is none of its own.
 #[must_use]
 pub fn split_user(url: &str) -> Option<(&str, &str, &str)> {
     let (scheme, rest) = url.split_once("://")?;
-    let at = rest[..rest.find('/').unwrap_or(rest.len())].rfind('@')?;
+    let at = rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())].rfind('@')?;
     Some((scheme, &rest[..at], &rest[at + 1..]))
 }
 
@@ -128,7 +129,9 @@ mod tests {
         assert_eq!(percent_decode("a%2Bb%20c+d%2f"), b"a+b c+d/");
         assert_eq!(percent_decode("100%, %+f, %f"), b"100%, %+f, %f");
         assert_eq!(split_user("https://u:p@w@h.example/a@b"), Some(("https", "u:p@w", "h.example/a@b")));
-        for url in ["https://h.example/a@b", "u@h.example/a", "https://"] {
+        for url in
+            ["https://h.example/a@b", "https://h.example?a=b@c", "https://h.example#a@b", "u@h.example/a", "https://"]
+        {
             assert_eq!(split_user(url), None, "{url}");
         }
     }

@@ -16,7 +16,7 @@ use crate::base::{Events, FaultKind};
 use crate::images::{Format, HistoryLine, ImageError, Images};
 use crate::oci::{Platform, PlatformError, Reference};
 use crate::source::ImageSource;
-use crate::store::Lease;
+use crate::store::{Lease, Store};
 use crate::ui::Progress;
 
 pub(super) fn usage(message: impl Into<String>) -> Failure {
@@ -46,9 +46,14 @@ pub(super) fn platform(text: Option<&String>) -> Result<Platform, Failure> {
 pub(super) fn open(inside: &Inside, events: Events) -> Result<(Images, Lease), Failure> {
     let store = inside.store(events.clone())?;
     let lease = store.lease().map_err(|e| store_failure(&e))?;
+    Ok((over(inside, store, events)?, lease))
+}
+
+/// Images of a store that is open, whose transfers are told to `events`.
+pub(super) fn over(inside: &Inside, store: Store, events: Events) -> Result<Images, Failure> {
     let client = inside.client(events.clone())?;
     let source = ImageSource::new(store.clone(), client.clone(), events.clone());
-    Ok((Images::new(store, client, source, events), lease))
+    Ok(Images::new(store, client, source, events))
 }
 
 /// Runs work with progress, until it is done or somebody interrupts it; and whether only digests are to be said.

@@ -6,11 +6,11 @@ use std::ops::ControlFlow;
 use super::args::{Build, Verify};
 use super::compare::{Shown, say};
 use super::errors::Failure;
-use super::image_commands::{failure, open, reference, usage};
+use super::image_commands::{failure, over, reference, usage};
 use super::invocation::{Done, Invocation};
 use super::runtime::runtime;
 use super::settings;
-use super::worker::Inside;
+use super::worker::{Inside, store_failure};
 use crate::base::budget::Budget;
 use crate::base::{Events, FaultKind};
 use crate::build::Attest;
@@ -24,12 +24,13 @@ pub(super) fn verify(inside: &Inside, args: &Verify) -> Result<u8, Failure> {
     refuse(&args.build)?;
     let against = args.against.as_deref().map(reference).transpose()?;
     // What both results consist of stays as long as they are compared.
-    let (images, _lease) = open(inside, Events::none())?;
+    let store = inside.store(Events::none())?;
+    let _lease = store.lease().map_err(|e| store_failure(&e))?;
     let mut build = (*args.build).clone();
     let (published, published_name) = match against {
         Some(reference) => {
             let (pulled, _) = super::image_commands::shown(inside, &progress(&build), async |events| {
-                let (images, _lease) = open(inside, events)?;
+                let images = over(inside, store.clone(), events)?;
                 images.pull(&reference, None).await.map_err(|e| failure(&e))
             })?;
             (Some(pulled), reference.familiar())
@@ -52,6 +53,7 @@ pub(super) fn verify(inside: &Inside, args: &Verify) -> Result<u8, Failure> {
         ControlFlow::Continue(image) => image,
         ControlFlow::Break(code) => return Ok(code),
     };
+    let images = over(inside, store, Events::none())?;
     let compared = runtime(Budget::detect())?.block_on(images.compare(&first, &second)).map_err(|e| failure(&e))?;
     let second_name = if args.against.is_some() { "the build" } else { "the second build" };
     let how = Shown { first: &published_name, second: second_name, json: args.format == "json", all: args.all };

@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 
+use rbuild::grpc::Status;
 use rbuild::llb::definition::PbDefinition;
 use rbuild::llb::gateway::{
     Attestation, Attestations, Empty, EvaluateRequest, InputsResponse, PingResponse, ReadDirRequest, ReadDirResponse,
     ReadFileRequest, ReadFileResponse, Ref, RefMap, ResolveImageConfigRequest, ResolveImageConfigResponse,
-    ResultMessage, ResultRefs, ReturnRequest, SolveRequest, SolveResponse, StatFileRequest, StatFileResponse, Status,
+    ResultMessage, ResultRefs, ReturnRequest, SolveRequest, SolveResponse, StatFileRequest, StatFileResponse,
     WarnRequest,
 };
 use rbuild::llb::op::{

@@ -10,8 +10,8 @@ use tokio::sync::mpsc;
 
 use super::target::{TRACES, Target};
 use crate::base::socket::ServedSocket;
-use crate::frontend::gateway::grpc::{self, Service};
-use crate::llb::gateway::{Status, code};
+use crate::grpc::server::{self, Service};
+use crate::grpc::{Status, code};
 use crate::registry::Client;
 use crate::ui::otlp::Encoding;
 
@@ -28,7 +28,7 @@ pub(super) fn listen(dir: &Path, target: &Target, client: &Client) -> io::Result
         let relay = Arc::clone(&relay);
         async move {
             // A program that breaks off, or speaks something else, harms nobody but itself.
-            let _ = grpc::serve(step, &*relay).await;
+            let _ = server::serve(step, &*relay).await;
         }
     };
     // Whoever the step runs as may say what it did.

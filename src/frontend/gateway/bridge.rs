@@ -8,16 +8,17 @@ use bytes::Bytes;
 use prost::Message;
 use tokio::sync::{Notify, mpsc, watch};
 
-use super::grpc::{MAX_MESSAGE, Service};
 use super::{Answer, Attested, GatewayHost, Solved, caps, shown};
 use crate::base::Digest;
 use crate::base::events::Warning;
+use crate::grpc::server::{MAX_MESSAGE, Service};
+use crate::grpc::{Status, code};
 use crate::llb::gateway::{
     Empty, EvaluateRequest, GitMeta, HealthResponse, HttpMeta, ImageMeta, InputsResponse, PingResponse, ReadDirRequest,
     ReadDirResponse, ReadFileRequest, ReadFileResponse, Ref, RefMap, RefMapDeprecated, ResolveImageConfigRequest,
     ResolveImageConfigResponse, ResolveSourceMetaRequest, ResolveSourceMetaResponse, ResultMessage, ResultRefs,
-    ReturnRequest, SERVICE, SolveRequest, SolveResponse, StatFileRequest, StatFileResponse, Status, Version,
-    WarnRequest, WorkerRecord, code,
+    ReturnRequest, SERVICE, SolveRequest, SolveResponse, StatFileRequest, StatFileResponse, Version, WarnRequest,
+    WorkerRecord,
 };
 use crate::llb::host::RESOLVE_MODE;
 use crate::llb::op::{Platform as PbPlatform, SourceOp};

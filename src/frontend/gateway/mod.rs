@@ -6,7 +6,6 @@
 
 mod bridge;
 mod caps;
-pub(crate) mod grpc;
 pub mod options;
 pub mod result;
 
@@ -19,7 +18,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::sync::watch;
 
 use crate::base::events::Warning;
-use crate::llb::gateway::{Attestation, Stat, Status};
+use crate::grpc::{Status, server};
+use crate::llb::gateway::{Attestation, Stat};
 use crate::llb::op::SourceOp;
 use crate::llb::{Definition, Graph, ResolvedImage};
 use crate::oci::Platform;
@@ -152,7 +152,7 @@ pub async fn speak(
     let serving = async {
         let head = preface(&mut from).await?;
         let io = tokio::io::join(io::Cursor::new(head).chain(from), to);
-        grpc::serve(io, &bridge).await.map_err(|e| Trouble::Protocol(e.to_string()))
+        server::serve(io, &bridge).await.map_err(|e| Trouble::Protocol(e.to_string()))
     };
     let over = async {
         bridge.ended().await;

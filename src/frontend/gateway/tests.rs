@@ -3,9 +3,10 @@
 use bytes::Bytes;
 use prost::Message;
 
-use super::grpc::Service as _;
 use super::*;
 use crate::base::Digest;
+use crate::grpc::code;
+use crate::grpc::server::Service as _;
 use crate::llb::Builder;
 use crate::llb::gateway::*;
 use crate::llb::op::{Kind, Op, OpMetadata};

@@ -9,10 +9,10 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
-use crate::llb::gateway::{Status, code};
+use super::{Status, code};
 
 /// Longer messages are refused, in either direction.
-pub(super) const MAX_MESSAGE: usize = 16 << 20;
+pub(crate) const MAX_MESSAGE: usize = 16 << 20;
 /// Calls at a time.
 const MAX_CALLS: u32 = 64;
 /// What a caller may send before it is read.
