@@ -50,7 +50,8 @@ pub enum Predicate {
 /// What a statement is about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subject {
-    /// A package URL, or the path of a file.
+    /// A package URL, or the path of a file; others leave it out.
+    #[serde(default)]
     pub name: String,
     /// By algorithm, in hex.
     pub digest: BTreeMap<String, String>,
@@ -84,7 +85,8 @@ pub struct Statement {
     pub predicate_type: String,
     /// What it is about.
     pub subject: Vec<Subject>,
-    /// What is said.
+    /// What is said; nothing by those who only sign.
+    #[serde(default)]
     pub predicate: Value,
 }
 
@@ -93,6 +95,12 @@ impl Statement {
     #[must_use]
     pub fn new(predicate_type: impl Into<String>, subject: Vec<Subject>, predicate: Value) -> Self {
         Self { kind: STATEMENT.into(), predicate_type: predicate_type.into(), subject, predicate }
+    }
+
+    /// Whether it calls itself a statement of in-toto, of any version.
+    #[must_use]
+    pub fn is_in_toto(&self) -> bool {
+        self.kind.starts_with("https://in-toto.io/Statement/")
     }
 
     /// Compact, as it stands beside images.

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{BuildError, BuildRequest, Builder, inputs, internal};
+use crate::attest::signature::Signatures;
 use crate::base::events::{Outcome, Stream};
 use crate::base::{Digest, FaultKind};
 use crate::llb::op::{Op, SourceOp};
@@ -264,6 +265,10 @@ impl Facts for Lookup<'_> {
     async fn provenance(&self, source: &SourceOp, platform: &Platform) -> Result<Option<Provenance>, HostError> {
         let found = self.images.provenance(source, platform).await?;
         Ok(found.map(|(predicate_type, predicate)| Provenance { predicate_type, predicate }))
+    }
+
+    async fn signatures(&self, source: &SourceOp, platform: &Platform) -> Result<Signatures, HostError> {
+        Ok(self.images.signatures(source, platform).await?)
     }
 
     async fn pin(&self, source: &SourceOp) -> Result<Pin, HostError> {

@@ -11,25 +11,32 @@ use regorus::Value as Rego;
 use regorus::utils::limits::ExecutionTimerConfig;
 use serde_json::Value;
 
-use super::{Log, LogLevel, PolicyFile, RegoError};
+use super::{Log, LogLevel, PolicyFile, RegoError, signatures};
+use crate::attest::signature::Signatures;
 use crate::base::Digest;
 use crate::base::duration::parse_duration;
 use crate::base::file::{open_dir, read_in_root};
 
-/// What a policy may ask for and cannot have: nothing here verifies signatures or reads objects of git. A rule about them is
-/// refused, as one that is not applied protects nobody.
-pub const UNVERIFIED: &[&str] = &[
-    "image.signatures",
-    "git.commit",
-    "git.tag",
-    "git.isAnnotatedTag",
-    "verify_git_signature",
-    "verify_http_pgp_signature",
-    "artifact_attestation",
-    "github_attestation",
-    "docker_github_builder",
-    "docker_github_builder_tag",
-    "docker_github_builder_signature",
+/// Certificates of Sigstore are not looked at.
+const KEYLESS: &str = "certificates of Sigstore are not verified; verify_image_signature(input.image, KEY) verifies a signature by a public key";
+/// Objects of git are not read.
+const GIT: &str = "objects of git are not read; git.commitChecksum is the commit";
+/// Nothing verifies downloads but their digests.
+const HTTP: &str = "signatures of downloads are not verified; http.checksum is the digest";
+
+/// What a policy may ask for and cannot have, and why. A rule about it is refused, as one that is not applied protects nobody.
+const UNVERIFIED: &[(&str, &str)] = &[
+    ("image.signatures", KEYLESS),
+    ("git.commit", GIT),
+    ("git.tag", GIT),
+    ("git.isAnnotatedTag", GIT),
+    ("verify_git_signature", GIT),
+    ("verify_http_pgp_signature", HTTP),
+    ("artifact_attestation", HTTP),
+    ("github_attestation", HTTP),
+    ("docker_github_builder", KEYLESS),
+    ("docker_github_builder_tag", KEYLESS),
+    ("docker_github_builder_signature", KEYLESS),
 ];
 
 const DECISION: &str = "data.docker.decision";
@@ -85,6 +92,15 @@ pub(super) struct Answer {
     pub(super) pins: Vec<Digest>,
 }
 
+/// What functions read and leave behind while a policy is evaluated.
+#[derive(Default)]
+struct Effects {
+    /// What `pin_image` was called with.
+    pins: Arc<Mutex<Vec<Digest>>>,
+    /// What was found beside the image.
+    signatures: Arc<Signatures>,
+}
+
 /// A test of a policy, and whether it holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PolicyTest {
@@ -122,8 +138,8 @@ impl Engine {
     ) -> Result<(), RegoError> {
         let fault = |reason: String| RegoError::Policy { name: file.name.clone(), reason };
         let code = without_comments(&file.text);
-        if let Some(word) = UNVERIFIED.iter().find(|word| speaks_of(&code, word)) {
-            return Err(fault(format!("it needs {word}: signatures are not verified, and objects of git not read")));
+        if let Some((word, why)) = UNVERIFIED.iter().find(|(word, _)| speaks_of(&code, word)) {
+            return Err(fault(format!("it needs {word}: {why}")));
         }
         words.extend(code.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').map(ToOwned::to_owned));
         // The file and the place stand in the message; what follows draws a picture.
@@ -160,11 +176,16 @@ impl Engine {
         read(self.root.as_deref(), path, limit)
     }
 
-    /// Asks for a decision about `input`.
-    pub(super) fn decide(&self, input: &Value, log: Log<'_>) -> Result<Answer, RegoError> {
+    /// Whether it verifies signatures of images.
+    pub(super) fn verifies_images(&self) -> bool {
+        signatures::FUNCTIONS.iter().any(|function| self.mentions(function))
+    }
+
+    /// Asks for a decision about `input`, which has these signatures.
+    pub(super) fn decide(&self, input: &Value, signatures: Signatures, log: Log<'_>) -> Result<Answer, RegoError> {
         let mut engine = self.engine.clone();
-        let pins = Arc::new(Mutex::new(Vec::new()));
-        let decision = self.evaluate(&mut engine, &pins, input, DECISION);
+        let effects = Effects { signatures: signatures.into(), ..Effects::default() };
+        let decision = self.evaluate(&mut engine, &effects, input, DECISION);
         for line in engine.take_prints().unwrap_or_default() {
             log(LogLevel::Info, &line);
         }
@@ -184,7 +205,7 @@ impl Engine {
         };
         let messages = decision.get("deny_msg").and_then(Value::as_array).into_iter().flatten();
         let messages = messages.filter_map(Value::as_str).map(ToOwned::to_owned).collect();
-        let pins = pins.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let pins = effects.pins.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Ok(Answer { allow, messages, pins })
     }
 
@@ -192,7 +213,7 @@ impl Engine {
     pub(super) fn refuse_capabilities(&self, input: &Value) -> Result<(), RegoError> {
         let mut engine = self.engine.clone();
         // Without a source rules may have nothing to say, or fail: they are asked again with one.
-        let Ok(decision) = self.evaluate(&mut engine, &Arc::default(), input, DECISION) else { return Ok(()) };
+        let Ok(decision) = self.evaluate(&mut engine, &Effects::default(), input, DECISION) else { return Ok(()) };
         let caps = decision["caps"].as_object().into_iter().flatten();
         match caps.into_iter().find(|(_, wanted)| **wanted != Value::Bool(false)) {
             Some((name, _)) => Err(self.fault(format!("it asks for the capability {name}, which is not supported"))),
@@ -219,7 +240,7 @@ impl Engine {
                 let rule = format!("data.{package}.{name}");
                 let mut engine = with.engine.clone();
                 let value =
-                    with.evaluate(&mut engine, &Arc::default(), &Value::Object(serde_json::Map::new()), &rule)?;
+                    with.evaluate(&mut engine, &Effects::default(), &Value::Object(serde_json::Map::new()), &rule)?;
                 Ok(PolicyTest { name, passed: value == Value::Bool(true) })
             })
             .collect()
@@ -228,13 +249,13 @@ impl Engine {
     fn evaluate(
         &self,
         engine: &mut regorus::Engine,
-        pins: &Arc<Mutex<Vec<Digest>>>,
+        effects: &Effects,
         input: &Value,
         rule: &str,
     ) -> Result<Value, RegoError> {
         let fault = |e: &anyhow::Error| self.fault(short(&e.to_string()));
         engine.set_gather_prints(true);
-        let (root, pins) = (self.root.clone(), Arc::clone(pins));
+        let (root, pins) = (self.root.clone(), Arc::clone(&effects.pins));
         let load = move |args: Vec<Rego>| {
             let path = args.first().and_then(|path| path.as_string().ok()).map(ToString::to_string).unwrap_or_default();
             let bytes =
@@ -257,6 +278,7 @@ impl Engine {
         }
         engine.add_extension("load_json".into(), 1, Box::new(load)).map_err(|e| fault(&e))?;
         engine.add_extension("pin_image".into(), 2, Box::new(pin)).map_err(|e| fault(&e))?;
+        signatures::extend(engine, self.root.clone(), &effects.signatures, input).map_err(|e| fault(&e))?;
         engine.set_input(Rego::from(input.clone()));
         let value = engine.eval_rule(rule.into()).map_err(|e| fault(&e))?;
         if value == Rego::Undefined {
@@ -268,7 +290,7 @@ impl Engine {
 }
 
 /// A file beside the policy, which may have come from elsewhere: nothing outside its directory.
-fn read(root: Option<&Path>, path: &str, limit: u64) -> Result<Vec<u8>, String> {
+pub(super) fn read(root: Option<&Path>, path: &str, limit: u64) -> Result<Vec<u8>, String> {
     let Some(root) = root else { return Err("a policy of a remote context cannot read other files".into()) };
     let root = open_dir(root).map_err(|e| e.to_string())?;
     read_in_root(root, Path::new(path), limit).map_err(|e| e.to_string())

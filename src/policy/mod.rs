@@ -1,4 +1,4 @@
-//! Layer 3: build policies in Rego: which sources a build may have, by rules that look at what a source is (SPEC B2.22, B8.09, C9.03).
+//! Layer 5: build policies in Rego: which sources a build may have, by rules that look at what a source is (SPEC B2.22, B8.09, C9.03).
 //!
 //! A policy is asked about each source and answers with `data.docker.decision`. [`input`] makes what it sees, [`engine`] evaluates it.
 //! Facts that have to be asked for (digests, configurations) are found only where the text of a policy speaks of them. Nothing
@@ -8,6 +8,7 @@ mod engine;
 mod input;
 mod provenance;
 mod schema;
+mod signatures;
 #[cfg(test)]
 mod tests;
 
@@ -15,13 +16,14 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
+use crate::attest::signature::Signatures;
 use crate::base::Digest;
 use crate::llb::HostError;
 use crate::llb::op::SourceOp;
 use crate::oci::{Platform, Reference};
 use engine::Engine;
 
-pub use engine::{PolicyTest, UNVERIFIED};
+pub use engine::PolicyTest;
 pub use input::{FIELDS, Input, unresolved};
 pub use provenance::Provenance;
 pub use schema::schema;
@@ -91,6 +93,12 @@ pub trait Facts: Send + Sync {
     /// # Errors
     /// When that cannot be found out.
     async fn provenance(&self, source: &SourceOp, platform: &Platform) -> Result<Option<Provenance>, HostError>;
+
+    /// The signatures that stand beside an image, as they were found.
+    ///
+    /// # Errors
+    /// When that cannot be found out.
+    async fn signatures(&self, source: &SourceOp, platform: &Platform) -> Result<Signatures, HostError>;
 
     /// What a download or a ref is now.
     ///
@@ -212,7 +220,14 @@ impl Policies {
             input.resolve(source, platform, facts, &|field| engine.mentions(field)).await?;
             let value = self.input(input);
             log(LogLevel::Debug, &format!("policy input: {value:#}"));
-            let answer = engine.decide(&value, log)?;
+            let signatures = match value.get("image").is_some() && engine.verifies_images() {
+                true => facts.signatures(source, platform).await?,
+                false => Signatures::default(),
+            };
+            if engine.verifies_images() {
+                log(LogLevel::Debug, &format!("signatures beside {shown}: {}", signatures.count()));
+            }
+            let answer = engine.decide(&value, signatures, log)?;
             if !answer.allow {
                 log(LogLevel::Info, &format!("policy decision for source {shown}: DENY"));
                 for message in &answer.messages {

@@ -37,6 +37,7 @@ pub use credential::{Anonymous, Credential, CredentialProvider, Wanted};
 pub use error::{Fault, RegistryError};
 pub use mirrors::{Mirror, Permitted, Pulls, Route};
 pub use options::{ClientOptions, HostOptions, ProxyOptions, RetryPolicy, Timeouts, TrustOptions};
+pub use referrers::cosign_tag;
 pub use tls::engine_tls;
 
 #[cfg(test)]

@@ -149,6 +149,12 @@ impl Inner {
     }
 }
 
+/// The tag under which cosign keeps something about `subject`: `sha256-<hex>.sig`.
+#[must_use]
+pub fn cosign_tag(subject: &Digest, what: &str) -> String {
+    format!("{}.{what}", tag(subject))
+}
+
 /// `sha256-<hex>`.
 fn tag(subject: &Digest) -> String {
     format!("{}-{}", subject.algorithm(), subject.hex())

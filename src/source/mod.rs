@@ -20,6 +20,7 @@ mod late;
 pub mod local;
 pub mod oci_layout;
 mod once;
+mod signed;
 mod sources;
 
 pub use attributes::ImageAttributes;

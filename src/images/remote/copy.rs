@@ -15,7 +15,7 @@ use crate::base::events::Outcome;
 use crate::exporter::layout;
 use crate::oci::manifest::Document;
 use crate::oci::{Descriptor, Reference, media_type};
-use crate::registry::{Progress, PushOutcome};
+use crate::registry::{Progress, PushOutcome, cosign_tag};
 
 /// Behind `sha256-<hex>`: where cosign keeps signatures, attestations and SBOMs.
 const COSIGN: [&str; 3] = ["sig", "att", "sbom"];
@@ -178,7 +178,7 @@ impl RemoteImages {
             self.copy(from.clone(), referrer, to.clone(), id.clone(), depth + 1).await?;
         }
         for what in COSIGN {
-            let tag = format!("{}-{}.{what}", subject.algorithm(), subject.hex());
+            let tag = cosign_tag(subject, what);
             let at = |place: &Reference| Reference { tag: Some(tag.clone()), digest: None, ..place.clone() };
             let found = match self.client.manifest(&at(source)).await {
                 Ok(found) => found,
