@@ -318,6 +318,31 @@ fn d3_26_an_authfile_is_the_only_one() {
 
 // SPEC D3.21
 #[test]
+fn d3_21_builds_at_once_lose_nothing_of_each_other() {
+    let bench = Bench::new();
+    bench.file("f", "x").file(
+        "Containerfile",
+        "FROM scratch
+COPY f /
+",
+    );
+    let platforms = ["linux/amd64", "linux/arm64", "linux/arm/v7", "linux/riscv64", "linux/s390x", "linux/ppc64le"];
+    std::thread::scope(|scope| {
+        for platform in platforms {
+            scope.spawn(|| bud(&bench, &["--platform", platform, "--manifest", "m"]).ok());
+        }
+    });
+    let listed = bench.rbuild(&["images", "--format", "json", "localhost/m"]).ok().stdout;
+    let row: serde_json::Value = serde_json::from_str(listed.trim()).unwrap();
+    let mut found: Vec<String> = serde_json::from_value(row["Platforms"].clone()).unwrap();
+    found.sort();
+    let mut wanted = platforms.map(str::to_owned);
+    wanted.sort();
+    assert_eq!(found, wanted);
+}
+
+// SPEC D3.21
+#[test]
 fn d3_21_an_index_grows_with_each_build() {
     let bench = Bench::new().with_default_attestations();
     bench.file("f", "x").file("Containerfile", "FROM scratch\nCOPY f /\n");

@@ -68,7 +68,6 @@ pub(super) async fn assemble(
             context.events.progress(id, format!("exporting {what} {digest}"), 0, None, true);
         }
     }
-    let kept = if spec.append { kept(context, &spec.names, &images).await? } else { Vec::new() };
     if !result.multi && !attests && !spec.append {
         return Ok(Assembly { images, attested: Vec::new(), index: None });
     }
@@ -77,47 +76,74 @@ pub(super) async fn assemble(
         let wanted = platform.attestations.iter().filter(|a| spec.takes(a.inline_only, a.unasked)).cloned().collect();
         attested.extend(attest(context, wanted, image, spec, options, id).await?);
     }
-    let about = attested.iter().map(|a| a.manifest.descriptor.clone());
+    let mut assembly = Assembly { images, attested, index: None };
+    // What an index keeps is known when its name is given. Until then it can be told whether there is one at all.
+    if spec.append {
+        let (store, names, new) = (context.store.clone(), spec.names.clone(), assembly.images.clone());
+        blocking(move || kept(&store, &names, &new).map(drop)).await?;
+    }
+    assembly.index = Some(index(&assembly, options, Vec::new()));
+    if let Some(Document { descriptor, bytes }) = assembly.index.clone() {
+        context.events.progress(id, format!("exporting manifest list {}", descriptor.digest), 0, None, true);
+        let store = context.store.clone();
+        blocking(move || Ok(store.put_blob(&bytes).map(drop)?)).await?;
+    }
+    Ok(assembly)
+}
+
+/// Adds to the index what stays of the one that has its name (`append=true`). Whoever calls this holds [`Store::lock_names`] until
+/// the name is given.
+pub(super) async fn with_kept(
+    context: &ExportContext<'_>,
+    spec: &OutputSpec,
+    mut assembly: Assembly,
+) -> Result<Assembly, ExportError> {
+    let attests = !assembly.attested.is_empty();
+    let options = for_attestations(&spec.image, attests);
+    let (store, names) = (context.store.clone(), spec.names.clone());
+    blocking(move || {
+        let kept = kept(&store, &names, &assembly.images)?;
+        let made = index(&assembly, &options, kept);
+        store.put_blob(&made.bytes)?;
+        assembly.index = Some(made);
+        Ok(assembly)
+    })
+    .await
+}
+
+/// The index over the images of an assembly and those that it keeps.
+fn index(assembly: &Assembly, options: &ImageOptions, kept: Vec<Descriptor>) -> Document {
+    let images = assembly.images.iter().map(|i| i.descriptor.clone());
+    let about = assembly.attested.iter().map(|a| a.manifest.descriptor.clone());
     let index = Index {
         media_type: options.family.index().into(),
         annotations: options.annotations.of(Level::Index, None),
-        ..Index::new(kept.into_iter().chain(images.iter().map(|i| i.descriptor.clone())).chain(about).collect())
+        ..Index::new(kept.into_iter().chain(images).chain(about).collect())
     };
     let bytes = to_json_pretty(&index);
     let mut descriptor = Descriptor::of_bytes(options.family.index(), &bytes);
     descriptor.annotations = options.annotations.of(Level::IndexDescriptor, None);
-    context.events.progress(id, format!("exporting manifest list {}", descriptor.digest), 0, None, true);
-    let (store, copy) = (context.store.clone(), bytes.clone());
-    blocking(move || Ok(store.put_blob(&copy).map(drop)?)).await?;
-    Ok(Assembly { images, attested, index: Some(Document { descriptor, bytes: bytes.into() }) })
+    Document { descriptor, bytes: bytes.into() }
 }
 
 /// What the index of that name in the store keeps: its images of other platforms than the new ones, and what is said about them.
-async fn kept(
-    context: &ExportContext<'_>,
-    names: &[Reference],
-    images: &[Assembled],
-) -> Result<Vec<Descriptor>, ExportError> {
-    let Some(name) = names.first().cloned() else { return Ok(Vec::new()) };
+fn kept(store: &Store, names: &[Reference], images: &[Assembled]) -> Result<Vec<Descriptor>, ExportError> {
+    let Some(name) = names.first() else { return Ok(Vec::new()) };
     let platform = |entry: &Descriptor| entry.platform.as_ref().map(Platform::normalised);
     let new: Vec<Option<Platform>> = images.iter().map(|image| platform(&image.descriptor)).collect();
-    let store = context.store.clone();
-    blocking(move || {
-        let Some(record) = store.image(&name)? else { return Ok(Vec::new()) };
-        let root = record.descriptor;
-        let Ok(Parsed::Index(index)) = parse_document(&store.read_blob(&root.digest)?, &root.media_type) else {
-            let text = format!("append=true: {} is a single image, not an index", name.familiar());
-            return Err(ExportError::Usage(text));
-        };
-        let entries = &index.manifests;
-        let stays = entries.iter().filter(|entry| !manifest::is_attestation(entry) && !new.contains(&platform(entry)));
-        let with_attestation = |entry: &Descriptor| {
-            let about = manifest::about(entries, entry).cloned();
-            std::iter::once(entry.clone()).chain(about).collect::<Vec<_>>()
-        };
-        Ok(stays.flat_map(with_attestation).collect())
-    })
-    .await
+    let Some(record) = store.image(name)? else { return Ok(Vec::new()) };
+    let root = record.descriptor;
+    let Ok(Parsed::Index(index)) = parse_document(&store.read_blob(&root.digest)?, &root.media_type) else {
+        let text = format!("append=true: {} is a single image, not an index", name.familiar());
+        return Err(ExportError::Usage(text));
+    };
+    let entries = &index.manifests;
+    let stays = entries.iter().filter(|entry| !manifest::is_attestation(entry) && !new.contains(&platform(entry)));
+    let with_attestation = |entry: &Descriptor| {
+        let about = manifest::about(entries, entry).cloned();
+        std::iter::once(entry.clone()).chain(about).collect::<Vec<_>>()
+    };
+    Ok(stays.flat_map(with_attestation).collect())
 }
 
 /// Images with attestations have OCI's media types unless others were asked for (SPEC C6.03).

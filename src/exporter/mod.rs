@@ -317,7 +317,8 @@ async fn prepare<'a>(
     }
     let taken: Vec<bool> = said.map(|a| spec.takes(a.inline_only, a.unasked)).collect();
     // Statements name the image.
-    let key = format!("{:?} {taken:?} {:?}", spec.image, spec.names.iter().filter(|_| attests).collect::<Vec<_>>());
+    let named = spec.names.iter().filter(|_| attests).collect::<Vec<_>>();
+    let key = format!("{:?} {taken:?} {named:?} {}", spec.image, spec.append);
     if !assembled.contains_key(&key) {
         let made = assembly::assemble(context, result, spec, id).await?;
         assembled.insert(key.clone(), made);
@@ -354,7 +355,7 @@ fn names(spec: &OutputSpec, digest: &Digest) -> Result<Vec<Reference>, ExportErr
 }
 
 async fn publish(context: &ExportContext<'_>, job: Job<'_>) -> Result<Option<ExportReport>, ExportError> {
-    let Job { spec, id, ready, assembly, names } = job;
+    let Job { spec, id, ready, assembly, mut names } = job;
     match ready {
         Ready::File(file) => blocking(move || file.publish()).await?,
         Ready::Archive(archive) => blocking(move || archive.publish()).await?,
@@ -365,11 +366,19 @@ async fn publish(context: &ExportContext<'_>, job: Job<'_>) -> Result<Option<Exp
         Ready::Push(pushed) => pushed.publish(context, &id).await?,
         Ready::Nothing => {}
     }
-    let Some(assembly) = assembly else { return Ok(None) };
+    let Some(mut assembly) = assembly else { return Ok(None) };
+    let mut turn = None;
+    if spec.append {
+        let store = context.store.clone();
+        turn = Some(blocking(move || Ok(store.lock_names()?)).await?);
+        assembly = assembly::with_kept(context, spec, assembly).await?;
+        names = self::names(spec, &assembly.root().descriptor.digest)?;
+    }
     let descriptor = assembly.root().descriptor;
     if spec.kind == OutputKind::Image && spec.store {
         keep(context, &descriptor, &names, spec.name_canonical, &id).await?;
     }
+    drop(turn);
     let names = names.iter().map(Reference::to_string).collect();
     let (config, created, parts) = (assembly.config(), assembly.created(), assembly.parts());
     Ok(Some(ExportReport { descriptor, config, created, names, parts }))

@@ -29,7 +29,22 @@ pub struct ImageRecord {
     pub created: SystemTime,
 }
 
+/// While it is held, nobody else gives names to what names meant before ([`Store::lock_names`]).
+#[derive(Debug)]
+pub struct NamesLock {
+    _lock: FileLock,
+}
+
 impl Store {
+    /// Waits for the turn to change what a name means by what it meant before: between [`Store::image`] and [`Store::tag_image`]
+    /// somebody else could have given it away.
+    ///
+    /// # Errors
+    /// If the lock file cannot be opened.
+    pub fn lock_names(&self) -> Result<NamesLock, StoreError> {
+        Ok(NamesLock { _lock: FileLock::wait(&self.inner.layout.locks().join("names"), Mode::Exclusive)? })
+    }
+
     /// Gives an image a name, taking it from whatever had it.
     ///
     /// # Errors

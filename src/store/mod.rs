@@ -68,7 +68,7 @@ pub use follow::{Following, Written};
 pub use gc::{PruneOptions, PruneReport};
 pub use history::{BuildHistory, KeptBuild, MAX_STEP_LOG, StepLog};
 pub use housekeeping::Housekeeping;
-pub use image::ImageRecord;
+pub use image::{ImageRecord, NamesLock};
 pub use layer::{AdoptedLayer, LayerBlob, LayerId, LayerRecord, NeededBlob, RemoteBlob};
 pub use lease::Lease;
 pub use mount::{MountRequest, Mounted};
