@@ -22,7 +22,9 @@ pub(super) fn add(given: &Executor, env: &Variables<'_>, out: &mut Translation) 
     let text = match &given.bucket {
         Some(bucket) if !bucket.is_empty() => {
             let object = if given.context == WORKSPACE { "" } else { given.context.trim_start_matches('/') };
-            format!("gs://{bucket}/{object}")
+            // Google's, if nothing else is said.
+            let bucket = if bucket.contains("://") { bucket.clone() } else { format!("gs://{bucket}") };
+            if object.is_empty() { bucket } else { format!("{}/{object}", bucket.trim_end_matches('/')) }
         }
         _ => given.context.clone(),
     };
@@ -39,8 +41,8 @@ pub(super) fn add(given: &Executor, env: &Variables<'_>, out: &mut Translation) 
         "tar" => text.clone(),
         "git" => return git(given, rest, sub, env, out),
         // A bucket alone has one context.
-        "gs" if rest.trim_end_matches('/').split('/').count() == 1 => {
-            format!("gs://{}/context.tar.gz", rest.trim_end_matches('/'))
+        "gs" | "s3" if rest.trim_end_matches('/').split('/').count() == 1 => {
+            format!("{scheme}://{}/context.tar.gz", rest.trim_end_matches('/'))
         }
         "s3" | "gs" => text.clone(),
         "https" if is_azure(rest) => {

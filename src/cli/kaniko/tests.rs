@@ -132,7 +132,11 @@ fn d2_08_contexts() {
         ("https://a.blob.core.windows.net/c/x.tar.gz", &[][..], "azblob://a.blob.core.windows.net/c/x.tar.gz"),
         ("x.tar.gz", &["--bucket=b"][..], "gs://b/x.tar.gz"),
         ("/workspace/", &["--bucket=b"][..], "gs://b/context.tar.gz"),
+        ("/workspace/", &["--bucket=s3://b"][..], "s3://b/context.tar.gz"),
+        ("x.tar.gz", &["--bucket=s3://b/dir/"][..], "s3://b/dir/x.tar.gz"),
+        ("/workspace/", &["--bucket=gs://b/x.tar.gz"][..], "gs://b/x.tar.gz"),
         ("gs://b", &[][..], "gs://b/context.tar.gz"),
+        ("s3://b/", &[][..], "s3://b/context.tar.gz"),
     ] {
         assert_eq!(last(context, more), expected, "{context}");
     }
