@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use super::{Environment, SolveError, Solver, blocking, lock};
-use crate::base::{CacheKey, Digest, FaultKind};
+use crate::base::{CacheKey, Digest, FaultKind, StatKey};
 use crate::cache::key::{self, Part, Selection};
 use crate::exec::file::{self, FileOpError, Selector, StatCache};
 use crate::llb::Vertex;
@@ -51,16 +51,16 @@ impl std::fmt::Debug for LocalTree {
 struct ContextHashes(ContextIndex);
 
 impl StatCache for ContextHashes {
-    fn get(&self, path: &Path, key: &file::StatKey) -> Option<Digest> {
-        self.0.get(path, &stat_key(key))
+    fn get(&self, path: &Path, key: &StatKey) -> Option<Digest> {
+        self.0.get(path, key)
     }
 
-    fn put(&self, path: &Path, key: &file::StatKey, digest: &Digest, plain: bool) {
-        self.0.put(path, &stat_key(key), digest, plain);
+    fn put(&self, path: &Path, key: &StatKey, digest: &Digest, plain: bool) {
+        self.0.put(path, key, digest, plain);
     }
 
-    fn plain(&self, path: &Path, key: &file::StatKey) -> Option<[u8; 32]> {
-        self.0.plain(path, &stat_key(key))
+    fn plain(&self, path: &Path, key: &StatKey) -> Option<[u8; 32]> {
+        self.0.plain(path, key)
     }
 
     fn seen(&self, path: &Path, mode: u32) {
@@ -75,10 +75,6 @@ impl StatCache for ContextHashes {
             digest,
         })
     }
-}
-
-fn stat_key(key: &file::StatKey) -> crate::store::StatKey {
-    crate::store::StatKey { size: key.size, mtime: key.mtime_ns, ctime: key.ctime_ns, ino: key.ino }
 }
 
 impl LocalTree {

@@ -15,9 +15,8 @@ use rootless::lease::FileLease;
 use rusqlite::OptionalExtension as _;
 use rustix::fs::{OFlags, Timespec, Timestamps, UTIME_NOW};
 
-use crate::base::Digest;
+use crate::base::{Digest, StatKey};
 
-use super::context::StatKey;
 use super::layout::refused_file_system;
 use super::meta::now;
 use super::{Store, StoreError};

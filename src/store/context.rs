@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::base::Digest;
 use crate::base::digest::hex;
+use crate::base::{Digest, StatKey};
 
 use super::meta::now;
 use super::{Store, StoreError};
@@ -48,34 +48,6 @@ const REPLACED: u8 = 2;
 
 /// The bit of the age that says that a file had no extended attributes.
 const PLAIN: u8 = 0x80;
-
-/// What must be equal for a file to count as unchanged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct StatKey {
-    /// Bytes.
-    pub size: u64,
-    /// Modification time, nanoseconds since 1970.
-    pub mtime: i64,
-    /// Change time, nanoseconds since 1970. Cannot be set by programs.
-    pub ctime: i64,
-    /// Inode number.
-    pub ino: u64,
-}
-
-impl StatKey {
-    /// From what the kernel says.
-    #[must_use]
-    pub fn of(meta: &fs::Metadata) -> Self {
-        use std::os::unix::fs::MetadataExt;
-        let nanos = |secs: i64, nanos: i64| secs.saturating_mul(1_000_000_000).saturating_add(nanos);
-        Self {
-            size: meta.size(),
-            mtime: nanos(meta.mtime(), meta.mtime_nsec()),
-            ctime: nanos(meta.ctime(), meta.ctime_nsec()),
-            ino: meta.ino(),
-        }
-    }
-}
 
 /// The index of one context directory. Usable from several threads.
 #[derive(Debug)]

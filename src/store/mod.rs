@@ -60,7 +60,7 @@ use crate::base::digest::hex;
 pub use cache_mount::{CacheMount, HeldMount, Seed, Sharing};
 pub use company::Company;
 pub use content::BlobWriter;
-pub use context::{ContextIndex, StatKey};
+pub use context::ContextIndex;
 pub(crate) use copy::copy_any;
 pub use download::Download;
 pub use error::StoreError;

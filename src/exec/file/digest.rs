@@ -9,8 +9,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{FileType, Mode, OFlags, Stat};
@@ -20,13 +20,13 @@ use super::content;
 use super::error::FileOpError;
 use super::meta::{attributes, xattrs};
 use super::select::{Source, c_name, selection, text};
-use crate::base::Digest;
-use crate::base::owner;
+use super::walk::{Directory, Found, Visitor, lock, walk};
+use crate::base::{Digest, StatKey, owner};
 use crate::dockerfile::pattern::has_wildcards;
 use crate::llb::op::FileActionCopy;
 use crate::tree::CopySource;
 use crate::tree::root::{Last, Place, open_subdir, read_link};
-use crate::tree::view::{Context, DirVerdict, Listing, View};
+use crate::tree::view::{DirVerdict, Listing, View};
 
 /// What of a tree counts: the fields of a copy that select (SPEC C4.05).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,19 +64,6 @@ impl From<&FileActionCopy> for Selector {
             required_paths: action.required_paths.clone(),
         }
     }
-}
-
-/// Everything about a file that changes when its content or attributes do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct StatKey {
-    /// Bytes.
-    pub size: u64,
-    /// Modification time, in nanoseconds since 1970.
-    pub mtime_ns: i64,
-    /// Change time, in nanoseconds since 1970. Programs cannot set it.
-    pub ctime_ns: i64,
-    /// Inode number.
-    pub ino: u64,
 }
 
 /// Remembers digests of file bodies, so that unchanged files are not read again.
@@ -126,8 +113,6 @@ impl StatCache for NoStatCache {
 
 /// Version of everything below: a change of format changes it.
 const SALT: &[u8] = b"rbuild.v1 content\0";
-/// Entries of a directory that one task hashes.
-const BATCH: usize = 256;
 /// A file whose metadata changed this recently may change again without a trace in its time stamps, which are only as
 /// fine as the kernel's clock tick.
 const UNSETTLED: Duration = Duration::from_millis(100);
@@ -166,7 +151,7 @@ pub fn content_entries(
     hashes: &dyn StatCache,
     most: usize,
 ) -> Result<Option<Vec<SelectedEntry>>, FileOpError> {
-    let found = Found { most, entries: Mutex::default() };
+    let found = Counted { most, entries: Mutex::default(), full: AtomicBool::new(false) };
     let whole = digest(source, selector, hashes, Some(&found));
     let entries = found.entries.into_inner().unwrap_or_else(PoisonError::into_inner);
     if entries.len() > most {
@@ -176,16 +161,18 @@ pub fn content_entries(
 }
 
 /// Entries that count, as they are found.
-struct Found {
+struct Counted {
     most: usize,
     entries: Mutex<Vec<SelectedEntry>>,
+    /// There are more than `most`.
+    full: AtomicBool,
 }
 
 fn digest(
     source: &CopySource,
     selector: &Selector,
     hashes: &dyn StatCache,
-    found: Option<&Found>,
+    found: Option<&Counted>,
 ) -> Result<Digest, FileOpError> {
     let source = Source::open(source)?;
     let chosen = selection(&selector.include_patterns, &selector.exclude_patterns)?;
@@ -193,14 +180,13 @@ fn digest(
     let last = if selector.follow_symlink { Last::Follow } else { Last::Keep };
     let path = selector.path.as_bytes();
     let settled = SystemTime::now().checked_sub(UNSETTLED).and_then(|t| t.duration_since(UNIX_EPOCH).ok());
-    let walk = Walk {
+    let hashing = Hashing {
         view,
         hashes,
         found,
         reset_owner: source.tree.reset_owner,
         settled_ns: settled.map_or(0, |t| i64::try_from(t.as_nanos()).unwrap_or(0)),
-        failed: Mutex::default(),
-        stop: AtomicBool::new(false),
+        top: Mutex::default(),
     };
     let one = |path: &[u8]| -> Result<Hash, FileOpError> {
         let Some(place) = source.find(path, last)? else { return Err(source.not_found(path)) };
@@ -208,7 +194,7 @@ fn digest(
             let dir = place.path.as_os_str().as_bytes();
             source.require(dir, selector.path.as_bytes(), &selector.required_paths, chosen.as_ref())?;
         }
-        walk.place(&place)
+        hashing.place(&place)
     };
     let mut all = Sha256::new();
     all.update(SALT);
@@ -255,28 +241,10 @@ fn hash_xattrs(hash: &mut Sha256, xattrs: &[(CString, Vec<u8>)]) {
     }
 }
 
-impl StatKey {
-    /// The key of a file.
-    #[must_use]
-    #[allow(clippy::unnecessary_cast, clippy::cast_possible_wrap, reason = "the types differ between architectures")]
-    pub fn new(stat: &Stat) -> Self {
-        // Not `into`: the types differ between architectures.
-        let ns = |secs: i64, nanos: i64| secs.saturating_mul(1_000_000_000).saturating_add(nanos);
-        Self {
-            size: u64::try_from(stat.st_size).unwrap_or(0),
-            mtime_ns: ns(stat.st_mtime as i64, stat.st_mtime_nsec as i64),
-            ctime_ns: ns(stat.st_ctime as i64, stat.st_ctime_nsec as i64),
-            ino: stat.st_ino,
-        }
-    }
-}
-
-impl StatKey {
-    /// Whether the modification time is in the key exactly as it is: those of thousands of years hence are not.
-    fn tells_mtime_of(&self, stat: &Stat) -> bool {
-        let (secs, nanos) = split(self.mtime_ns);
-        i128::from(stat.st_mtime) == i128::from(secs) && i128::from(stat.st_mtime_nsec) == i128::from(nanos)
-    }
+/// Whether the modification time is in the key exactly as it is: those of thousands of years hence are not.
+fn tells_mtime_of(key: &StatKey, stat: &Stat) -> bool {
+    let (secs, nanos) = split(key.mtime);
+    i128::from(stat.st_mtime) == i128::from(secs) && i128::from(stat.st_mtime_nsec) == i128::from(nanos)
 }
 
 /// Seconds and nanoseconds of a time in nanoseconds.
@@ -286,49 +254,125 @@ pub(super) fn split(ns: i64) -> (i64, u32) {
 }
 
 /// One hashing of a tree.
-struct Walk<'a> {
+struct Hashing<'a> {
     view: View<'a>,
     hashes: &'a dyn StatCache,
     /// Where entries are noted, if somebody wants to know.
-    found: Option<&'a Found>,
+    found: Option<&'a Counted>,
     reset_owner: bool,
     /// Files changed after this are not remembered.
     settled_ns: i64,
-    failed: Mutex<Option<FileOpError>>,
-    stop: AtomicBool,
+    /// The hash of the directory that is walked.
+    top: Mutex<Option<Hash>>,
 }
 
 /// A directory being hashed.
-struct Dir {
-    parent: Option<(Arc<Dir>, usize)>,
-    fd: OwnedFd,
-    path: Vec<u8>,
-    /// Where in `path` the selection starts.
-    from: usize,
-    context: Context,
+struct Hashed {
     /// It counts even when nothing in it does.
     itself: bool,
     /// The hash so far: its own metadata.
     hash: Mutex<Sha256>,
     entries: Mutex<(Arc<Listing>, Vec<Option<Hash>>)>,
-    /// Tasks and subdirectories not yet done.
-    pending: AtomicUsize,
-    /// The result, for the one at the top.
-    result: Mutex<Option<Hash>>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+impl Hashed {
+    fn new(itself: bool, hash: Sha256) -> Self {
+        Self { itself, hash: Mutex::new(hash), entries: Mutex::default() }
+    }
 }
 
-impl Walk<'_> {
+impl Visitor for Hashing<'_> {
+    type Dir = Hashed;
+    type Batch = Vec<(usize, Hash)>;
+    type Error = FileOpError;
+
+    fn view(&self) -> &View<'_> {
+        &self.view
+    }
+
+    fn sockets(&self) -> bool {
+        self.reset_owner
+    }
+
+    fn enough(&self) -> bool {
+        // Nobody remembers so many: the rest need not be looked at.
+        self.found.is_some_and(|found| found.full.load(Ordering::Relaxed))
+    }
+
+    fn open(
+        &self,
+        _: &Directory<Hashed>,
+        _: &CStr,
+        path: &[u8],
+        fd: &OwnedFd,
+        verdict: &DirVerdict,
+    ) -> Result<Hashed, FileOpError> {
+        let io = |e| FileOpError::io("open directory", text(path), e);
+        let stat = rustix::fs::fstat(fd).map_err(|e| io(e.into()))?;
+        let mut hash = Sha256::new();
+        let owner = owner::of_fd(fd, (stat.st_uid, stat.st_gid)).map_err(io)?;
+        self.header(&mut hash, &stat, owner);
+        if verdict.itself {
+            self.note(path, &stat, owner, b"");
+        }
+        hash_xattrs(&mut hash, &xattrs(fd).map_err(io)?);
+        Ok(Hashed::new(verdict.itself, hash))
+    }
+
+    fn listed(&self, dir: &Directory<Hashed>, listing: &Arc<Listing>) {
+        *lock(&dir.state.entries) = (Arc::clone(listing), vec![None; listing.len()]);
+    }
+
+    fn entry(
+        &self,
+        dir: &Arc<Directory<Hashed>>,
+        batch: &mut Self::Batch,
+        Found { slot, kind, name, path }: Found<'_>,
+    ) -> Result<(), FileOpError> {
+        batch.push((slot, self.one(&dir.fd, name, kind, path)?));
+        Ok(())
+    }
+
+    fn batch(&self, dir: &Arc<Directory<Hashed>>, batch: Self::Batch) -> Result<(), FileOpError> {
+        let mut entries = lock(&dir.state.entries);
+        for (slot, hash) in batch {
+            entries.1[slot] = Some(hash);
+        }
+        Ok(())
+    }
+
+    fn done(&self, dir: &Directory<Hashed>) -> Result<(), FileOpError> {
+        let (listing, hashes) = std::mem::take(&mut *lock(&dir.state.entries));
+        let mut hash = std::mem::take(&mut *lock(&dir.state.hash));
+        let mut counts = dir.state.itself;
+        for (i, entry) in hashes.into_iter().enumerate() {
+            if let Some(entry) = entry {
+                field(&mut hash, listing.get(i).0.to_bytes());
+                hash.update(entry);
+                counts = true;
+            }
+        }
+        let hash = counts.then(|| hash.finalize().into());
+        match dir.parent() {
+            None => *lock(&self.top) = hash,
+            Some(parent) => {
+                if let Some(place) = lock(&parent.state.entries).1.get_mut(dir.slot()) {
+                    *place = hash;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Hashing<'_> {
     /// Hashes what was found at the top.
     fn place(&self, place: &Place) -> Result<Hash, FileOpError> {
         let path = place.path.as_os_str().as_bytes();
         let io = |e| FileOpError::io("open", text(path), e);
         let kind = place.kind().unwrap_or(FileType::Unknown);
         if kind != FileType::Directory {
-            return self.entry(&place.dir, &c_name(&place.name)?, kind, path);
+            return self.one(&place.dir, &c_name(&place.name)?, kind, path);
         }
         let fd = open_subdir(&place.dir, place.name.as_os_str()).map_err(io)?;
         let mut hash = Sha256::new();
@@ -340,174 +384,9 @@ impl Walk<'_> {
             self.header(&mut hash, &stat, owner::of_fd(&fd, (stat.st_uid, stat.st_gid)).map_err(io)?);
             hash_xattrs(&mut hash, &xattrs(&fd).map_err(io)?);
         }
-        let top = Arc::new(Dir {
-            parent: None,
-            fd,
-            path: path.to_vec(),
-            from: if path.is_empty() { 0 } else { path.len() + 1 },
-            context: self.view.start(path),
-            itself: true,
-            hash: Mutex::new(hash),
-            entries: Mutex::default(),
-            pending: AtomicUsize::new(1),
-            result: Mutex::default(),
-        });
-        rayon::scope(|scope| self.enter(scope, Arc::clone(&top)));
-        if let Some(e) = lock(&self.failed).take() {
-            return Err(e);
-        }
-        // Set when the last task is done, and the scope waits for all.
-        lock(&top.result).ok_or_else(|| FileOpError::Invalid(format!("{} was not hashed", text(path))))
-    }
-
-    fn fail(&self, error: FileOpError) {
-        self.stop.store(true, Ordering::Relaxed);
-        lock(&self.failed).get_or_insert(error);
-    }
-
-    /// Runs a part of the work on `dir` and closes the directory, and those above, after the last one.
-    fn part(&self, dir: Arc<Dir>, work: impl FnOnce(&Arc<Dir>) -> Result<(), FileOpError>) {
-        if !self.stop.load(Ordering::Relaxed)
-            && let Err(e) = work(&dir)
-        {
-            self.fail(e);
-        }
-        let mut next = Some(dir);
-        while let Some(dir) = next.take() {
-            if dir.pending.fetch_sub(1, Ordering::AcqRel) != 1 || self.stop.load(Ordering::Relaxed) {
-                return;
-            }
-            let (listing, hashes) = std::mem::take(&mut *lock(&dir.entries));
-            let mut hash = std::mem::take(&mut *lock(&dir.hash));
-            let mut counts = dir.itself;
-            for (i, entry) in hashes.into_iter().enumerate() {
-                if let Some(entry) = entry {
-                    field(&mut hash, listing.get(i).0.to_bytes());
-                    hash.update(entry);
-                    counts = true;
-                }
-            }
-            let hash = counts.then(|| hash.finalize().into());
-            match &dir.parent {
-                None => *lock(&dir.result) = hash,
-                Some((parent, slot)) => {
-                    if let Some(place) = lock(&parent.entries).1.get_mut(*slot) {
-                        *place = hash;
-                    }
-                    next = Some(Arc::clone(parent));
-                }
-            }
-        }
-    }
-
-    fn enter<'s>(&'s self, scope: &rayon::Scope<'s>, dir: Arc<Dir>) {
-        self.part(dir, |dir| {
-            let io = |e| FileOpError::io("read directory", text(&dir.path), e);
-            let listing = Arc::new(Listing::read(&dir.fd).map_err(io)?);
-            *lock(&dir.entries) = (Arc::clone(&listing), vec![None; listing.len()]);
-            let mut start = 0;
-            while listing.len() - start > BATCH {
-                let (batch, range) = (Arc::clone(&listing), start..start + BATCH);
-                let dir = Arc::clone(dir);
-                dir.pending.fetch_add(1, Ordering::AcqRel);
-                scope.spawn(move |scope| self.part(dir, |dir| self.batch(scope, dir, &batch, range)));
-                start += BATCH;
-            }
-            self.batch(scope, dir, &listing, start..listing.len())
-        });
-    }
-
-    fn batch<'s>(
-        &'s self,
-        scope: &rayon::Scope<'s>,
-        dir: &Arc<Dir>,
-        listing: &Listing,
-        range: std::ops::Range<usize>,
-    ) -> Result<(), FileOpError> {
-        let mut path = dir.path.clone();
-        if !path.is_empty() {
-            path.push(b'/');
-        }
-        let len = path.len();
-        let mut done = Vec::with_capacity(range.len());
-        for slot in range {
-            if self.stop.load(Ordering::Relaxed) {
-                return Ok(());
-            }
-            let (name, kind) = listing.get(slot);
-            path.truncate(len);
-            path.extend_from_slice(name.to_bytes());
-            if kind == FileType::Directory {
-                self.subdirectory(scope, dir, name, &path, slot)?;
-            } else if (kind != FileType::Socket || self.reset_owner) && self.view.takes(&path, dir.from, &dir.context) {
-                done.push((slot, self.entry(&dir.fd, name, kind, &path)?));
-            }
-        }
-        let mut entries = lock(&dir.entries);
-        for (slot, hash) in done {
-            entries.1[slot] = Some(hash);
-        }
-        Ok(())
-    }
-
-    fn subdirectory<'s>(
-        &'s self,
-        scope: &rayon::Scope<'s>,
-        dir: &Arc<Dir>,
-        name: &CStr,
-        path: &[u8],
-        slot: usize,
-    ) -> Result<(), FileOpError> {
-        let verdict = self
-            .view
-            .dir(path, dir.from, &dir.context, &dir.fd, name)
-            .map_err(|e| FileOpError::io("open directory", text(path), e))?;
-        if !verdict.itself && !verdict.descend {
-            return Ok(());
-        }
-        dir.pending.fetch_add(1, Ordering::AcqRel);
-        let (dir, name, path) = (Arc::clone(dir), name.to_owned(), path.to_vec());
-        scope.spawn(move |scope| {
-            let descend = verdict.descend;
-            match self.open(&dir, &name, path, slot, verdict) {
-                Err(e) => self.part(dir, |_| Err(e)),
-                Ok(child) if descend => self.enter(scope, child),
-                Ok(child) => self.part(child, |_| Ok(())),
-            }
-        });
-        Ok(())
-    }
-
-    fn open(
-        &self,
-        parent: &Arc<Dir>,
-        name: &CStr,
-        path: Vec<u8>,
-        slot: usize,
-        verdict: DirVerdict,
-    ) -> Result<Arc<Dir>, FileOpError> {
-        let io = |e| FileOpError::io("open directory", text(&path), e);
-        let fd = open_subdir(&parent.fd, name).map_err(io)?;
-        let stat = rustix::fs::fstat(&fd).map_err(|e| io(e.into()))?;
-        let mut hash = Sha256::new();
-        let owner = owner::of_fd(&fd, (stat.st_uid, stat.st_gid)).map_err(io)?;
-        self.header(&mut hash, &stat, owner);
-        if verdict.itself {
-            self.note(&path, &stat, owner, b"");
-        }
-        hash_xattrs(&mut hash, &xattrs(&fd).map_err(io)?);
-        Ok(Arc::new(Dir {
-            parent: Some((Arc::clone(parent), slot)),
-            fd,
-            path,
-            from: parent.from,
-            context: verdict.context,
-            itself: verdict.itself,
-            hash: Mutex::new(hash),
-            entries: Mutex::default(),
-            pending: AtomicUsize::new(1),
-            result: Mutex::default(),
-        }))
+        walk(self, fd, path, Hashed::new(true, hash))?;
+        // Set when everything in the directory is done.
+        lock(&self.top).take().ok_or_else(|| FileOpError::Invalid(format!("{} was not hashed", text(path))))
     }
 
     /// Notes an entry for [`content_entries`].
@@ -523,8 +402,7 @@ impl Walk<'_> {
         let mut entries = lock(&found.entries);
         entries.push(SelectedEntry { path: text(path).to_string(), mode: stat.st_mode, owner, hash });
         if entries.len() > found.most {
-            // Nobody remembers so many: the rest need not be looked at.
-            self.stop.store(true, Ordering::Relaxed);
+            found.full.store(true, Ordering::Relaxed);
         }
     }
 
@@ -547,7 +425,7 @@ impl Walk<'_> {
     }
 
     /// Hashes one entry that is no directory.
-    fn entry(&self, dir: &OwnedFd, name: &CStr, kind: FileType, path: &[u8]) -> Result<Hash, FileOpError> {
+    fn one(&self, dir: &OwnedFd, name: &CStr, kind: FileType, path: &[u8]) -> Result<Hash, FileOpError> {
         let io = |attempt| move |e: io::Error| FileOpError::io(attempt, text(path), e);
         let stat = owner::stat_at(dir, name).map_err(io("look at"))?;
         let mut hash = Sha256::new();
@@ -574,10 +452,10 @@ impl Walk<'_> {
 
     /// Digest of the content and the extended attributes of a file, read only if the cache does not know it.
     fn body(&self, dir: &OwnedFd, name: &CStr, stat: &Stat, path: &[u8]) -> Result<Digest, FileOpError> {
-        let key = StatKey::new(stat);
+        let key = StatKey::of_stat(stat);
         let cache_path = Path::new(OsStr::from_bytes(path));
         if let Some(known) = self.hashes.get(cache_path, &key) {
-            if self.reset_owner && stat.st_nlink == 1 && key.tells_mtime_of(stat) {
+            if self.reset_owner && stat.st_nlink == 1 && tells_mtime_of(&key, stat) {
                 self.hashes.seen(cache_path, stat.st_mode);
             }
             return Ok(known);
@@ -593,7 +471,7 @@ impl Walk<'_> {
         let attributes = attributes(&file).map_err(io("read the extended attributes of"))?;
         let digest = body_digest(content, attributes.as_deref().unwrap_or_default());
         let after = rustix::fs::fstat(&file).map_err(|e| io("look at")(e.into()))?;
-        if StatKey::new(&after) == key && key.ctime_ns < self.settled_ns {
+        if StatKey::of_stat(&after) == key && key.ctime < self.settled_ns {
             self.hashes.put(cache_path, &key, &digest, attributes.is_none());
         }
         Ok(digest)

@@ -16,6 +16,7 @@ mod remove;
 mod select;
 mod transfer;
 mod unpack;
+mod walk;
 
 #[cfg(test)]
 #[allow(clippy::print_stdout, reason = "tests say what they skip")]
@@ -24,11 +25,10 @@ mod copy_tests;
 #[allow(clippy::print_stdout, reason = "tests say what they skip")]
 mod digest_tests;
 
+pub use crate::base::StatKey;
 pub use crate::tree::{CopySource, Exclusion, PathFilter};
 pub use actions::{is_dir, mkdir, mkfile, rm, symlink};
 pub use copy::{CopyStats, copy};
-pub use digest::{
-    NoStatCache, Seen, SelectedEntry, Selector, StatCache, StatKey, body_digest, content_digest, content_entries,
-};
+pub use digest::{NoStatCache, Seen, SelectedEntry, Selector, StatCache, body_digest, content_digest, content_entries};
 pub use error::FileOpError;
 pub use owner::{resolve_owner, resolve_owner_in};

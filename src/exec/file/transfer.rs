@@ -1,4 +1,4 @@
-//! Copies trees in parallel: a task per directory and per handful of its files, never nested on the stack.
+//! Copies trees in parallel ([`super::walk`]).
 //!
 //! A directory appears when it is taken itself or when the first thing in it is; its metadata is set when its last entry is
 //! done, because entries change its times and its bits may forbid making them. Nothing depends on which task runs first.
@@ -8,8 +8,8 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
@@ -18,12 +18,10 @@ use super::content;
 use super::error::FileOpError;
 use super::meta::Settings;
 use super::remove;
+use super::walk::{Directory, Found, Visitor, lock, walk};
 use crate::base::owner;
 use crate::tree::root::{Root, open_subdir, read_link, shown, stat};
-use crate::tree::view::{Context, DirVerdict, Listing, View};
-
-/// Entries of a directory that one task copies.
-const BATCH: usize = 128;
+use crate::tree::view::{DirVerdict, View};
 
 /// Directory and name of the first of several hard links; `None` if it could not be made.
 type FirstLink = Arc<OnceLock<Option<(PathBuf, CString)>>>;
@@ -40,8 +38,6 @@ pub(super) struct Transfer<'a> {
     pub(super) notes: Mutex<BTreeSet<String>>,
     /// Where the first of several hard links went, by device and inode.
     links: Mutex<HashMap<(u64, u64), FirstLink>>,
-    failed: Mutex<Option<FileOpError>>,
-    stop: AtomicBool,
 }
 
 /// Metadata that a destination directory gets when its contents are done.
@@ -56,44 +52,62 @@ pub(super) enum Finish {
 }
 
 /// A source directory being copied.
-struct Dir {
-    parent: Option<Arc<Dir>>,
-    source: OwnedFd,
+pub(super) struct Copied {
     stat: Stat,
-    /// Path in the source tree.
-    path: Vec<u8>,
-    /// Where in `path` the selection starts.
-    from: usize,
-    context: Context,
-    /// Name in the destination's parent; unused at the top.
-    name: CString,
     /// Path in the destination tree.
     dest_path: PathBuf,
     /// It is taken for its own sake.
     own: bool,
     made: Mutex<Option<(Arc<OwnedFd>, Finish)>>,
-    /// Tasks and subdirectories not yet done.
-    pending: AtomicUsize,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A panic elsewhere ends the whole copy anyway.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// `name` below `path`, in the form that patterns are matched against.
-fn join(path: &[u8], name: &CStr) -> Vec<u8> {
-    let mut out = Vec::with_capacity(path.len() + 1 + name.to_bytes().len());
-    if !path.is_empty() {
-        out.extend_from_slice(path);
-        out.push(b'/');
-    }
-    out.extend_from_slice(name.to_bytes());
-    out
 }
 
 fn source_text(path: &[u8]) -> String {
     format!("/{}", String::from_utf8_lossy(path))
+}
+
+impl Visitor for Transfer<'_> {
+    type Dir = Copied;
+    type Batch = ();
+    type Error = FileOpError;
+
+    fn view(&self) -> &View<'_> {
+        &self.view
+    }
+
+    fn sockets(&self) -> bool {
+        self.settings.reset_owner
+    }
+
+    fn open(
+        &self,
+        parent: &Directory<Copied>,
+        name: &CStr,
+        path: &[u8],
+        fd: &OwnedFd,
+        verdict: &DirVerdict,
+    ) -> Result<Copied, FileOpError> {
+        let stat = rustix::fs::fstat(fd).map_err(|e| FileOpError::io("open directory", source_text(path), e.into()))?;
+        let dest_path = parent.state.dest_path.join(to_path(name));
+        Ok(Copied { stat, dest_path, own: verdict.own, made: Mutex::new(None) })
+    }
+
+    fn selected(&self, dir: &Arc<Directory<Copied>>) -> Result<(), FileOpError> {
+        self.make(dir).map(drop)
+    }
+
+    fn entry(
+        &self,
+        dir: &Arc<Directory<Copied>>,
+        (): &mut (),
+        Found { kind, name, path, .. }: Found<'_>,
+    ) -> Result<(), FileOpError> {
+        let dest = self.make(dir)?;
+        self.single((&dir.fd, name, path), kind, (&dest, name, &dir.state.dest_path))
+    }
+
+    fn done(&self, dir: &Directory<Copied>) -> Result<(), FileOpError> {
+        self.finish(&dir.fd, &dir.state)
+    }
 }
 
 impl<'a> Transfer<'a> {
@@ -107,8 +121,6 @@ impl<'a> Transfer<'a> {
             bytes: AtomicU64::new(0),
             notes: Mutex::default(),
             links: Mutex::default(),
-            failed: Mutex::default(),
-            stop: AtomicBool::new(false),
         }
     }
 
@@ -122,176 +134,37 @@ impl<'a> Transfer<'a> {
         dest_path: PathBuf,
         finish: Finish,
     ) -> Result<(), FileOpError> {
-        let top = Arc::new(Dir {
-            parent: None,
+        walk(
+            self,
             source,
-            stat,
-            path: path.to_vec(),
-            from: if path.is_empty() { 0 } else { path.len() + 1 },
-            context: self.view.start(path),
-            name: CString::default(),
-            dest_path,
-            own: true,
-            made: Mutex::new(Some((Arc::new(dest), finish))),
-            pending: AtomicUsize::new(1),
-        });
-        rayon::scope(|scope| scope.spawn(|scope| self.enter(scope, top)));
-        lock(&self.failed).take().map_or(Ok(()), Err)
-    }
-
-    /// Copies one entry that is no directory.
-    pub(super) fn single(
-        &self,
-        source: (&OwnedFd, &CStr, &[u8]),
-        kind: FileType,
-        dest: (&OwnedFd, &CStr, &Path),
-    ) -> Result<(), FileOpError> {
-        self.entry(source, kind, dest)
-    }
-
-    fn fail(&self, error: FileOpError) {
-        self.stop.store(true, Ordering::Relaxed);
-        lock(&self.failed).get_or_insert(error);
+            path,
+            Copied { stat, dest_path, own: true, made: Mutex::new(Some((Arc::new(dest), finish))) },
+        )
     }
 
     fn note(&self, text: String) {
         lock(&self.notes).insert(text);
     }
 
-    /// Runs a part of the work on `dir` and closes the directory, and those above, after the last one.
-    fn part(&self, dir: Arc<Dir>, work: impl FnOnce(&Arc<Dir>) -> Result<(), FileOpError>) {
-        if !self.stop.load(Ordering::Relaxed)
-            && let Err(e) = work(&dir)
-        {
-            self.fail(e);
-        }
-        let mut next = Some(dir);
-        while let Some(dir) = next.take() {
-            if dir.pending.fetch_sub(1, Ordering::AcqRel) != 1 || self.stop.load(Ordering::Relaxed) {
-                return;
-            }
-            if let Err(e) = self.finish(&dir) {
-                self.fail(e);
-            }
-            // The parent is taken over before the child goes, so that a deep tree is not freed by recursion.
-            next = dir.parent.clone();
-        }
-    }
-
-    fn enter<'s>(&'s self, scope: &rayon::Scope<'s>, dir: Arc<Dir>) {
-        self.part(dir, |dir| {
-            let io = |e| FileOpError::io("read directory", source_text(&dir.path), e);
-            let listing = Arc::new(Listing::read(&dir.source).map_err(io)?);
-            let mut start = 0;
-            while listing.len() - start > BATCH {
-                let (batch, range) = (Arc::clone(&listing), start..start + BATCH);
-                let dir = Arc::clone(dir);
-                dir.pending.fetch_add(1, Ordering::AcqRel);
-                scope.spawn(move |scope| self.part(dir, |dir| self.batch(scope, dir, &batch, range)));
-                start += BATCH;
-            }
-            self.batch(scope, dir, &listing, start..listing.len())
-        });
-    }
-
-    fn batch<'s>(
-        &'s self,
-        scope: &rayon::Scope<'s>,
-        dir: &Arc<Dir>,
-        listing: &Listing,
-        range: std::ops::Range<usize>,
-    ) -> Result<(), FileOpError> {
-        for (name, kind) in range.map(|i| listing.get(i)) {
-            if self.stop.load(Ordering::Relaxed) {
-                return Ok(());
-            }
-            let path = join(&dir.path, name);
-            if kind == FileType::Directory {
-                self.subdirectory(scope, dir, name, path)?;
-            } else if (kind != FileType::Socket || self.settings.reset_owner)
-                && self.view.takes(&path, dir.from, &dir.context)
-            {
-                let dest = self.make(dir)?;
-                self.entry((&dir.source, name, &path), kind, (&dest, name, &dir.dest_path))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn subdirectory<'s>(
-        &'s self,
-        scope: &rayon::Scope<'s>,
-        dir: &Arc<Dir>,
-        name: &CStr,
-        path: Vec<u8>,
-    ) -> Result<(), FileOpError> {
-        let verdict = self
-            .view
-            .dir(&path, dir.from, &dir.context, &dir.source, name)
-            .map_err(|e| FileOpError::io("open directory", source_text(&path), e))?;
-        if !verdict.itself && !verdict.descend {
-            return Ok(());
-        }
-        dir.pending.fetch_add(1, Ordering::AcqRel);
-        // Opened by its own task: a directory of thousands of directories must not need thousands of descriptors.
-        let (dir, name) = (Arc::clone(dir), name.to_owned());
-        scope.spawn(move |scope| {
-            let (itself, descend) = (verdict.itself, verdict.descend);
-            match self.open(&dir, name, path, verdict) {
-                Err(e) => self.part(dir, |_| Err(e)),
-                Ok(child) => match if itself { self.make(&child).map(drop) } else { Ok(()) } {
-                    Ok(()) if descend => self.enter(scope, child),
-                    made => self.part(child, |_| made),
-                },
-            }
-        });
-        Ok(())
-    }
-
-    fn open(
-        &self,
-        parent: &Arc<Dir>,
-        name: CString,
-        path: Vec<u8>,
-        verdict: DirVerdict,
-    ) -> Result<Arc<Dir>, FileOpError> {
-        let io = |e| FileOpError::io("open directory", source_text(&path), e);
-        let source = open_subdir(&parent.source, name.as_c_str()).map_err(io)?;
-        let stat = rustix::fs::fstat(&source).map_err(|e| io(e.into()))?;
-        Ok(Arc::new(Dir {
-            parent: Some(Arc::clone(parent)),
-            source,
-            stat,
-            from: parent.from,
-            context: verdict.context,
-            dest_path: parent.dest_path.join(to_path(&name)),
-            name,
-            path,
-            own: verdict.own,
-            made: Mutex::new(None),
-            pending: AtomicUsize::new(1),
-        }))
-    }
-
     /// The destination of `dir`, made now with those of its parents if need be.
-    fn make(&self, dir: &Arc<Dir>) -> Result<Arc<OwnedFd>, FileOpError> {
+    fn make(&self, dir: &Arc<Directory<Copied>>) -> Result<Arc<OwnedFd>, FileOpError> {
         let mut missing = Vec::new();
         let mut at = Arc::clone(dir);
         let mut fd = loop {
-            if let Some((fd, _)) = &*lock(&at.made) {
+            if let Some((fd, _)) = &*lock(&at.state.made) {
                 break Arc::clone(fd);
             }
-            let parent = at.parent.clone();
+            let parent = at.parent().cloned();
             missing.push(at);
             // Only the top has none, and that is always there.
             let Some(parent) = parent else { return Err(FileOpError::Invalid("no destination".into())) };
             at = parent;
         };
         for dir in missing.into_iter().rev() {
-            let mut made = lock(&dir.made);
+            let mut made = lock(&dir.state.made);
             if made.is_none() {
-                let (new, created) = self.make_dir(&fd, &dir.name, &dir.dest_path)?;
-                let finish = if created || dir.own { Finish::Everything } else { Finish::Bits };
+                let (new, created) = self.make_dir(&fd, &dir.name, &dir.state.dest_path)?;
+                let finish = if created || dir.state.own { Finish::Everything } else { Finish::Bits };
                 *made = Some((Arc::new(new), finish));
             }
             if let Some((new, _)) = &*made {
@@ -326,13 +199,13 @@ impl<'a> Transfer<'a> {
     }
 
     /// Sets the metadata of a directory that is complete.
-    fn finish(&self, dir: &Dir) -> Result<(), FileOpError> {
+    fn finish(&self, source: &OwnedFd, dir: &Copied) -> Result<(), FileOpError> {
         let Some((fd, finish)) = lock(&dir.made).take() else { return Ok(()) };
         let io = |(attempt, e): (&'static str, io::Error)| FileOpError::io(attempt, shown(&dir.dest_path), e);
         match finish {
             Finish::Everything => self
                 .settings
-                .apply(&fd, &dir.stat, Some(dir.source.as_fd()), &mut |name, e| self.lost(name, e))
+                .apply(&fd, &dir.stat, Some(source.as_fd()), &mut |name, e| self.lost(name, e))
                 .map_err(io)?,
             Finish::Bits => rustix::fs::fchmod(&fd, Mode::from_raw_mode(dir.stat.st_mode & 0o7777))
                 .map_err(|e| io(("chmod", e.into())))?,
@@ -345,8 +218,8 @@ impl<'a> Transfer<'a> {
         self.note(format!("the extended attribute {} was not kept: {e}", name.to_string_lossy()));
     }
 
-    /// Copies one entry that is no directory: `(directory, name, path)` to `(directory, name, directory's path)`.
-    fn entry(
+    /// Copies what is no directory: `(directory, name, path)` to `(directory, name, directory's path)`.
+    pub(super) fn single(
         &self,
         (source, source_name, source_path): (&OwnedFd, &CStr, &[u8]),
         kind: FileType,

@@ -81,7 +81,7 @@ fn b8_03_usage_agrees_with_du() {
         let index = store.context_index(std::path::Path::new("/ctx")).expect("opens");
         index.put(
             std::path::Path::new("f"),
-            &crate::store::StatKey { size: 1, mtime: 1, ctime: 1, ino: 1 },
+            &crate::base::StatKey { size: 1, mtime: 1, ctime: 1, ino: 1 },
             &Digest::sha256("f"),
             false,
         );

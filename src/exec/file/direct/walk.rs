@@ -20,13 +20,11 @@ use crate::exec::file::error::FileOpError;
 use crate::exec::file::meta::{self, Settings};
 use crate::exec::file::mode::ModeChange;
 use crate::exec::file::select::{Source, c_name, selection, text};
+use crate::exec::file::walk::{Directory, Found, Visitor, lock, walk};
 use crate::exec::file::{CopySource, StatCache, StatKey, unpack};
 use crate::llb::op::{FileActionCopy, FileActionMkDir};
 use crate::tree::root::{Last, Place, Root, open_subdir, read_link, relative};
-use crate::tree::view::{Context, Listing, View};
-
-/// Entries of a directory that one task looks at.
-const BATCH: usize = 256;
+use crate::tree::view::{DirVerdict, View};
 
 /// What file capabilities a copy gets depends on who sets them.
 const CAPABILITY: &[u8] = b"security.capability";
@@ -186,32 +184,30 @@ impl Copy<'_, '_> {
             stat.st_mode = stat.st_mode & !0o7777 | 0o755;
         }
         let number = self.base(path, target);
-        let walk = Walk {
+        let planner = Planner {
             view: self.view,
             settings: self.settings,
             known: self.known,
             number,
             like: Some(stat),
             found: Mutex::default(),
-            failed: Mutex::default(),
-            stop: AtomicBool::new(false),
         };
         // The contents of a directory are copied, not the directory itself: one made for them is like any parent.
         if fresh {
             self.plan.make_dirs(target.as_os_str().as_bytes(), made)?;
-            self.plan.date(target, walk.time(&stat));
+            self.plan.date(target, planner.time(&stat));
         } else if let (Some(parent), Some(_)) = (target.parent(), target.file_name()) {
             self.plan.make_dirs(parent.as_os_str().as_bytes(), made)?;
             match self.plan.kind(target)? {
-                Some(EntryKind::Dir) => self.plan.date(target, walk.time(&stat)),
+                Some(EntryKind::Dir) => self.plan.date(target, planner.time(&stat)),
                 _ => {
-                    let node = walk.dir_node(&fd, &stat, path)?;
+                    let node = planner.dir_node(&fd, &stat, path)?;
                     let name = target.as_os_str().as_bytes().into();
                     self.plan.put_dir(name, node, None, self.action.always_replace_existing_dest_paths)?;
                 }
             }
         }
-        let mut found = walk.run(fd, path, target)?;
+        let mut found = planner.run(fd, path, target)?;
         // Directories before what is in them.
         found.sort_unstable_by(|a, b| crate::archive::index::path_order(&a.dest, &b.dest));
         if self.plan.is_blank(target) {
@@ -240,17 +236,15 @@ impl Copy<'_, '_> {
         }
         let path = source.path.as_os_str().as_bytes();
         let number = self.base(path, target);
-        let walk = Walk {
+        let planner = Planner {
             view: self.view,
             settings: self.settings,
             known: self.known,
             number,
             like: None,
             found: Mutex::default(),
-            failed: Mutex::default(),
-            stop: AtomicBool::new(false),
         };
-        let Some(node) = walk.node(&source.dir, &c_name(&source.name)?, path)? else { return Ok(()) };
+        let Some(node) = planner.node(&source.dir, &c_name(&source.name)?, path)? else { return Ok(()) };
         let replace = self.action.always_replace_existing_dest_paths;
         self.plan.put(target.as_os_str().as_bytes().into(), node, replace)?;
         // A new name dates its directory, whatever an earlier source gave that.
@@ -272,7 +266,7 @@ struct DirItem {
 }
 
 /// One directory being looked through, by several threads.
-struct Walk<'a> {
+struct Planner<'a> {
     view: View<'a>,
     settings: &'a Settings,
     known: &'a dyn StatCache,
@@ -280,165 +274,84 @@ struct Walk<'a> {
     /// Any answer of the kernel, to put in what is known of a file.
     like: Option<Stat>,
     found: Mutex<Vec<Item>>,
-    failed: Mutex<Option<Refused>>,
-    stop: AtomicBool,
 }
 
-/// A source directory.
-struct Dir {
-    parent: Option<Arc<Dir>>,
-    fd: OwnedFd,
-    path: Vec<u8>,
-    /// Where in `path` the selection starts.
-    from: usize,
+/// A source directory being planned.
+struct Planned {
     dest: Vec<u8>,
-    context: Context,
     own: bool,
     /// It, or something in it, is taken.
     taken: AtomicBool,
 }
 
-impl Drop for Dir {
-    fn drop(&mut self) {
-        // A deep tree is not freed by recursion.
-        let mut next = self.parent.take();
-        while let Some(dir) = next.take().and_then(Arc::into_inner) {
-            let mut dir = dir;
-            next = dir.parent.take();
-        }
-    }
-}
+impl Visitor for Planner<'_> {
+    type Dir = Planned;
+    type Batch = Vec<Item>;
+    type Error = Refused;
 
-impl Walk<'_> {
-    fn run(self, fd: OwnedFd, path: &[u8], dest: &Path) -> Result<Vec<Item>, Refused> {
-        let top = Arc::new(Dir {
-            parent: None,
-            fd,
-            from: if path.is_empty() { 0 } else { path.len() + 1 },
-            context: self.view.start(path),
-            path: path.to_vec(),
-            dest: dest.as_os_str().as_bytes().to_vec(),
-            own: true,
-            taken: AtomicBool::new(true),
-        });
-        rayon::scope(|scope| scope.spawn(|scope| self.enter(scope, &top)));
-        match self.failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            Some(error) => Err(error),
-            None => Ok(self.found.into_inner().unwrap_or_else(PoisonError::into_inner)),
-        }
+    fn view(&self) -> &View<'_> {
+        &self.view
     }
 
-    fn enter<'s>(&'s self, scope: &rayon::Scope<'s>, dir: &Arc<Dir>) {
-        let listing = match Listing::read(&dir.fd) {
-            Ok(listing) => Arc::new(listing),
-            Err(e) => return self.fail(FileOpError::io("read directory", text(&dir.path), e).into()),
-        };
-        let mut start = 0;
-        while listing.len() - start > BATCH {
-            let (batch, range, dir) = (Arc::clone(&listing), start..start + BATCH, Arc::clone(dir));
-            scope.spawn(move |scope| self.batch(scope, &dir, &batch, range));
-            start += BATCH;
-        }
-        self.batch(scope, dir, &listing, start..listing.len());
+    fn sockets(&self) -> bool {
+        self.settings.reset_owner
     }
 
-    fn fail(&self, error: Refused) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-    }
-
-    fn batch<'s>(&'s self, scope: &rayon::Scope<'s>, dir: &Arc<Dir>, listing: &Listing, range: std::ops::Range<usize>) {
-        let mut found = Vec::with_capacity(range.len());
-        let (mut path, mut dest) = (prefix(&dir.path), prefix(&dir.dest));
-        let (path_length, dest_length) = (path.len(), dest.len());
-        for (name, kind) in range.map(|i| listing.get(i)) {
-            if self.stop.load(Ordering::Relaxed) {
-                return;
-            }
-            path.truncate(path_length);
-            path.extend_from_slice(name.to_bytes());
-            dest.truncate(dest_length);
-            dest.extend_from_slice(name.to_bytes());
-            let outcome = if kind == FileType::Directory {
-                self.subdirectory(scope, dir, name, &path, &dest)
-            } else if (kind != FileType::Socket || self.settings.reset_owner)
-                && self.view.takes(&path, dir.from, &dir.context)
-            {
-                self.node(&dir.fd, name, &path).map(|node| {
-                    if let Some(node) = node {
-                        found.push(Item { dest: dest[..].into(), node, dir: None });
-                    }
-                })
-            } else {
-                Ok(())
-            };
-            if let Err(error) = outcome {
-                return self.fail(error);
-            }
-        }
-        if !found.is_empty() {
-            if let Err(error) = self.take(dir) {
-                return self.fail(error);
-            }
-            self.found.lock().unwrap_or_else(PoisonError::into_inner).append(&mut found);
-        }
-    }
-
-    fn subdirectory<'s>(
-        &'s self,
-        scope: &rayon::Scope<'s>,
-        dir: &Arc<Dir>,
+    fn open(
+        &self,
+        parent: &Directory<Planned>,
         name: &CStr,
-        path: &[u8],
-        dest: &[u8],
+        _: &[u8],
+        _: &OwnedFd,
+        verdict: &DirVerdict,
+    ) -> Result<Planned, Refused> {
+        let dest = below(&parent.state.dest, name);
+        Ok(Planned { dest, own: verdict.own, taken: AtomicBool::new(false) })
+    }
+
+    fn selected(&self, dir: &Arc<Directory<Planned>>) -> Result<(), Refused> {
+        self.take(dir)
+    }
+
+    fn entry(
+        &self,
+        dir: &Arc<Directory<Planned>>,
+        batch: &mut Vec<Item>,
+        Found { name, path, .. }: Found<'_>,
     ) -> Result<(), Refused> {
-        let io = |e| FileOpError::io("open directory", text(path), e);
-        let verdict = self.view.dir(path, dir.from, &dir.context, &dir.fd, name).map_err(io)?;
-        if !verdict.itself && !verdict.descend {
-            return Ok(());
-        }
-        let (parent, name, path, dest) = (Arc::clone(dir), name.to_owned(), path.to_vec(), dest.to_vec());
-        scope.spawn(move |scope| {
-            let fd = match open_subdir(&parent.fd, name.as_c_str()) {
-                Ok(fd) => fd,
-                Err(e) => return self.fail(FileOpError::io("open directory", text(&path), e).into()),
-            };
-            let (from, own, context) = (parent.from, verdict.own, verdict.context);
-            let dir = Arc::new(Dir {
-                parent: Some(parent),
-                fd,
-                path,
-                from,
-                dest,
-                context,
-                own,
-                taken: AtomicBool::new(false),
-            });
-            if verdict.itself
-                && let Err(error) = self.take(&dir)
-            {
-                return self.fail(error);
-            }
-            if verdict.descend {
-                self.enter(scope, &dir);
-            }
-        });
+        let node = self.node(&dir.fd, name, path)?;
+        batch.extend(node.map(|node| Item { dest: below(&dir.state.dest, name).into(), node, dir: None }));
         Ok(())
     }
 
+    fn batch(&self, dir: &Arc<Directory<Planned>>, mut batch: Vec<Item>) -> Result<(), Refused> {
+        if !batch.is_empty() {
+            self.take(dir)?;
+            lock(&self.found).append(&mut batch);
+        }
+        Ok(())
+    }
+}
+
+impl Planner<'_> {
+    fn run(self, fd: OwnedFd, path: &[u8], dest: &Path) -> Result<Vec<Item>, Refused> {
+        let dest = dest.as_os_str().as_bytes().to_vec();
+        walk(&self, fd, path, Planned { dest, own: true, taken: AtomicBool::new(true) })?;
+        Ok(self.found.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Takes a directory and those above it.
-    fn take(&self, dir: &Arc<Dir>) -> Result<(), Refused> {
+    fn take(&self, dir: &Arc<Directory<Planned>>) -> Result<(), Refused> {
         let mut at = Some(dir);
         while let Some(dir) = at {
-            if dir.taken.swap(true, Ordering::AcqRel) {
+            if dir.state.taken.swap(true, Ordering::AcqRel) {
                 return Ok(());
             }
             let stat = rustix::fs::fstat(&dir.fd).map_err(|e| FileOpError::io("look at", text(&dir.path), e.into()))?;
             let node = self.dir_node(&dir.fd, &stat, &dir.path)?;
-            let passed = (!dir.own).then_some(stat.st_mode & 0o7777);
-            let item = Item { dest: dir.dest[..].into(), node, dir: Some(DirItem { passed }) };
-            self.found.lock().unwrap_or_else(PoisonError::into_inner).push(item);
-            at = dir.parent.as_ref();
+            let passed = (!dir.state.own).then_some(stat.st_mode & 0o7777);
+            lock(&self.found).push(Item { dest: dir.state.dest[..].into(), node, dir: Some(DirItem { passed }) });
+            at = dir.parent();
         }
         Ok(())
     }
@@ -517,7 +430,7 @@ impl Walk<'_> {
                 if stat.st_nlink > 1 {
                     node.more().inode = Some((stat.st_dev, stat.st_ino));
                 }
-                node.digest = self.known.plain(Path::new(OsStr::from_bytes(path)), &StatKey::new(&stat));
+                node.digest = self.known.plain(Path::new(OsStr::from_bytes(path)), &StatKey::of_stat(&stat));
                 if node.digest.is_none() {
                     let place = Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string());
                     self.attributes(&mut node, &place.join(OsStr::from_bytes(name.to_bytes())), path)?;
@@ -538,12 +451,13 @@ impl Walk<'_> {
     }
 }
 
-/// `path` with a slash behind it, ready for a name.
-fn prefix(path: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(path.len() + 64);
-    out.extend_from_slice(path);
-    if !path.is_empty() {
-        out.push(b'/');
+/// `name` in the directory `dir`.
+fn below(dir: &[u8], name: &CStr) -> Vec<u8> {
+    let mut path = Vec::with_capacity(dir.len() + 1 + name.to_bytes().len());
+    if !dir.is_empty() {
+        path.extend_from_slice(dir);
+        path.push(b'/');
     }
-    out
+    path.extend_from_slice(name.to_bytes());
+    path
 }
