@@ -301,3 +301,46 @@ fn b8_09_keys_are_files_beside_the_policy_or_in_it() {
         world.bench(word).build(&[]).fails(4, &["policy Dockerfile.rego: it needs ", why]);
     }
 }
+
+// SPEC D3.26: podman's policy.json, for buildah's command line and for docker's.
+#[test]
+fn d3_26_images_are_held_to_a_policy_of_podman() {
+    let (key, other, world) = (Key::new("P-256"), Key::new("P-256"), World::new());
+    let bench = world.bench("true");
+    let file = key_file(&bench, &key);
+    let policy = |identity: &str| {
+        let requirement = format!(
+            r#"{{"type": "sigstoreSigned", "keyPath": "{}", "signedIdentity": {{"type": "{identity}"}}}}"#,
+            file.display()
+        );
+        let text = format!(
+            r#"{{"default": [{{"type": "reject"}}], "transports": {{"docker": {{"{}": [{requirement}]}}}}}}"#,
+            world.registry.host()
+        );
+        std::fs::write(bench.path("out/policy.json"), text).unwrap();
+    };
+    let build = || bench.build(&["--signature-policy", "policy.json"]);
+    policy("matchRepository");
+    let denied = format!("source \"docker-image://{}:1\" not allowed by policy: action DENY: ", world.name);
+    let unsigned = format!("{denied}it has no signature by the keys of \"{}\"", world.registry.host());
+    build().fails(4, &[&unsigned, "hint: policy.json says so"]);
+    world.sign(Some("sig"), "", &[other.simple(&world.digest, &world.name)]);
+    build().fails(4, &[&unsigned]);
+    assert_eq!(world.registry.count("GET", &world.layer), 0, "the layer was pulled");
+    world.sign(Some("sig"), "", &[key.simple(&world.digest, &world.name)]);
+    build().ok();
+    // cosign signs repositories, no tags.
+    policy("matchExact");
+    build().fails(4, &["it is signed as \"", "does not accept"]);
+    world.sign(Some("sig"), "", &[key.simple(&world.digest, &format!("{}:1", world.name))]);
+    build().ok();
+    let policy = bench.path("out/policy.json").display().to_string();
+    let context = bench.ctx().display().to_string();
+    bench.rbuild(&["buildah", "bud", "--signature-policy", &policy, &context]).ok();
+    bench.file("Containerfile", "FROM docker.io/library/busybox\n");
+    let run = bench.rbuild(&["buildah", "bud", "--signature-policy", &policy, &context]);
+    run.fails(4, &["docker.io/library/busybox:latest\" not allowed by policy: action DENY: default rejects it"]);
+    std::fs::write(&policy, r#"{"default": [{"type": "signedBy", "keyPath": "k"}]}"#).unwrap();
+    build().fails(2, &["--signature-policy policy.json: default: it asks for signedBy"]);
+    bench.build(&["--signature-policy", "missing.json"]).fails(2, &["--signature-policy missing.json: cannot read it"]);
+}

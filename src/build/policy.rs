@@ -13,7 +13,7 @@ use crate::llb::{Definition, Graph, HostError, PolicyError, with_sources};
 use crate::oci::Platform;
 use crate::policy::{
     Decision, Env, Facts, ImageFacts, Input, Log, LogLevel, Pin, Policies, PolicyFile, Provenance, RegoError,
-    unresolved,
+    SignaturePolicy, unresolved,
 };
 use crate::solver::{Secrets, SolveError, Solver};
 use crate::source::Pinned;
@@ -33,6 +33,8 @@ pub struct RegoRequest {
     pub beside: bool,
     /// What is told of them.
     pub level: LogLevel,
+    /// Which images have to be signed, in podman's words (SPEC D3.26).
+    pub signed: Option<Arc<SignaturePolicy>>,
 }
 
 /// What was decided in a build, so that each source is asked about once.
@@ -58,7 +60,8 @@ impl BuildRequest {
             filename: filename.rsplit('/').next().unwrap_or(filename).to_owned(),
             target: options.target.clone(),
         };
-        Policies::new(policies, env).map_err(|e| {
+        let policies = Policies::new(policies, env).map(|policies| policies.with_signed(self.rego.signed.clone()));
+        policies.map_err(|e| {
             let hint = e.hint();
             crate::frontend::FrontendError::outside(FaultKind::Input, e.to_string(), hint).into()
         })

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::args::{Build, Policy, PolicyEval, PolicyTest};
 use super::errors::Failure;
@@ -23,7 +24,7 @@ use crate::frontend::remote::RemoteContext;
 use crate::llb::SourcePolicy;
 use crate::llb::op::SourceOp;
 use crate::oci::Reference;
-use crate::policy::{Env, LogLevel, Policies, PolicyFile, RegoError};
+use crate::policy::{Env, LogLevel, Policies, PolicyFile, RegoError, SignaturePolicy};
 
 /// Larger source policies are refused.
 const MAX_JSON: u64 = 16 << 20;
@@ -72,6 +73,23 @@ pub(super) fn in_rego(args: &Build, dockerfile: Option<&Path>) -> Result<RegoReq
     }
     request.policies.extend(own);
     Ok(request)
+}
+
+/// `--signature-policy` (SPEC D3.26).
+pub(super) fn signed(args: &Build) -> Result<Option<Arc<SignaturePolicy>>, Failure> {
+    let Some(path) = &args.signature_policy else { return Ok(None) };
+    let fail = |why: String| {
+        usage(format!("--signature-policy {}: {why}", path.display()))
+            .hint("docs/policies.md says what of podman's policy.json is verified; --policy has rules of its own")
+    };
+    let text = |path: &Path| {
+        let bytes = read_limited(path, MAX_POLICY).map_err(|e| format!("cannot read it: {e}"))?;
+        if bytes.len() as u64 > MAX_POLICY { Err("larger than 1 MiB".to_owned()) } else { Ok(bytes) }
+    };
+    let bytes = text(path).map_err(fail)?;
+    let key = |key: &str| text(Path::new(key)).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    let policy = SignaturePolicy::parse(&path.display().to_string(), &bytes, &key).map_err(fail)?;
+    Ok(Some(Arc::new(policy)))
 }
 
 /// The policy of `BUILDX_DEFAULT_POLICY`.

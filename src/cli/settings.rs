@@ -263,6 +263,7 @@ impl BuildSettings {
         request.dockerfile_dir =
             beside.map(|dir| if dir.as_os_str().is_empty() { ".".into() } else { dir.to_path_buf() });
         request.rego = policies::in_rego(args, dockerfile.as_deref())?;
+        request.rego.signed = policies::signed(args)?;
         contexts::named_contexts(args, &mut request)?;
         if let MainContext::Git(reference) = &request.context {
             request.secrets.for_sources =

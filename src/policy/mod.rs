@@ -1,9 +1,11 @@
 //! Layer 5: build policies in Rego: which sources a build may have, by rules that look at what a source is (SPEC B2.22, B8.09, C9.03).
 //!
-//! A policy is asked about each source and answers with `data.docker.decision`. [`input`] makes what it sees, [`engine`] evaluates it.
+//! A policy is asked about each source and answers with `data.docker.decision`. [`input`] makes what it sees, [`engine`] evaluates it. [`containers`]
+//! has the other policy about images, podman's.
 //! Facts that have to be asked for (digests, configurations) are found only where the text of a policy speaks of them. Nothing
 //! here reaches the network: [`Facts`] is the builder's.
 
+mod containers;
 mod engine;
 mod input;
 mod provenance;
@@ -13,6 +15,7 @@ mod signatures;
 mod tests;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -23,6 +26,7 @@ use crate::llb::op::SourceOp;
 use crate::oci::{Platform, Reference};
 use engine::Engine;
 
+pub use containers::SignaturePolicy;
 pub use engine::PolicyTest;
 pub use input::{FIELDS, Input, unresolved};
 pub use provenance::Provenance;
@@ -179,6 +183,7 @@ pub enum Decision {
 #[derive(Debug, Clone, Default)]
 pub struct Policies {
     engines: Vec<Engine>,
+    signed: Option<Arc<SignaturePolicy>>,
     env: Env,
 }
 
@@ -189,17 +194,24 @@ impl Policies {
     /// When one cannot be applied as it is.
     pub fn new(policies: &[Vec<PolicyFile>], env: Env) -> Result<Self, RegoError> {
         let engines = policies.iter().map(|files| Engine::new(files)).collect::<Result<Vec<_>, _>>()?;
-        let policies = Self { engines, env };
+        let policies = Self { engines, signed: None, env };
         for engine in &policies.engines {
             engine.refuse_capabilities(&policies.input(Input::default()))?;
         }
         Ok(policies)
     }
 
+    /// Holds images to this policy, too, before the others are asked.
+    #[must_use]
+    pub fn with_signed(mut self, signed: Option<Arc<SignaturePolicy>>) -> Self {
+        self.signed = signed;
+        self
+    }
+
     /// Whether there is nothing to ask.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.engines.is_empty()
+        self.engines.is_empty() && self.signed.is_none()
     }
 
     /// Asks all policies about a source for `platform`.
@@ -213,6 +225,7 @@ impl Policies {
         facts: &dyn Facts,
         log: Log<'_>,
     ) -> Result<Decision, RegoError> {
+        self.check_signed(source, platform, facts, log).await?;
         for engine in &self.engines {
             let shown = input::shown(source, platform);
             log(LogLevel::Info, &format!("checking policy for source {shown}"));
@@ -253,6 +266,30 @@ impl Policies {
         Ok(Decision::Allow)
     }
 
+    /// Holds an image to the requirements of its scope (SPEC D3.26).
+    async fn check_signed(
+        &self,
+        source: &SourceOp,
+        platform: &Platform,
+        facts: &dyn Facts,
+        log: Log<'_>,
+    ) -> Result<(), RegoError> {
+        let (Some(policy), Some(image)) = (&self.signed, image(source)) else { return Ok(()) };
+        let denied = |why: String| RegoError::Denied {
+            identifier: source.identifier.clone(),
+            name: policy.name().to_owned(),
+            messages: vec![why],
+        };
+        let image = image.map_err(denied)?;
+        let signatures = match policy.verifies(&image) {
+            true => facts.signatures(source, platform).await?,
+            false => Signatures::default(),
+        };
+        let shown = input::shown(source, platform);
+        log(LogLevel::Debug, &format!("signatures beside {shown}: {}", signatures.count()));
+        policy.check(&image, &signatures).map_err(denied)
+    }
+
     /// Evaluates the rules called `test_…` of more files beside the policies (SPEC B8.09 `policy test`).
     ///
     /// # Errors
@@ -270,10 +307,15 @@ impl Policies {
     }
 }
 
+/// The name of an image that comes from a registry; `None` of other sources.
+fn image(source: &SourceOp) -> Option<Result<Reference, String>> {
+    let name = source.identifier.strip_prefix("docker-image://")?;
+    Some(Reference::parse_raw(name).map_err(|e| e.to_string()))
+}
+
 /// An image source by digest.
 fn pinned(source: &SourceOp, digest: &Digest) -> Result<SourceOp, String> {
-    let reference = source.identifier.strip_prefix("docker-image://").ok_or("only images can be pinned")?;
-    let reference = Reference::parse_raw(reference).map_err(|e| e.to_string())?;
+    let reference = image(source).ok_or("only images can be pinned")??;
     match &reference.digest {
         Some(known) if known != digest => {
             Err(format!("{} is to be pinned to {digest}, and has another digest", source.identifier))
