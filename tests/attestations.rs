@@ -287,6 +287,27 @@ fn c6_13_archives_and_files_have_what_was_asked_for() {
     }
 }
 
+// SPEC B3.01: where the platforms share a directory, each has statements of its own, about its own files.
+#[test]
+fn b3_01_statements_are_told_apart_where_platforms_are_not_split() {
+    let bench = Bench::new();
+    bench.file("amd64/a", "1").file("arm64/b", "2");
+    bench.dockerfile("FROM scratch\nARG TARGETARCH\nCOPY $TARGETARCH /\n");
+    let out = bench.path("files");
+    let output = format!("type=local,dest={},platform-split=false,attestation-prefix=x-", out.display());
+    bench.build(&["-o", &output, "--provenance=true", "--platform=linux/amd64,linux/arm64"]).ok();
+    let mut names: Vec<String> =
+        std::fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    assert_eq!(names, ["a", "b", "x-provenance.linux_amd64.json", "x-provenance.linux_arm64.json"]);
+    for (platform, file) in [("amd64", "a"), ("arm64", "b")] {
+        let bytes = std::fs::read(out.join(format!("x-provenance.linux_{platform}.json"))).unwrap();
+        let statement: Value = serde_json::from_slice(&bytes).unwrap();
+        let subjects: Vec<&Value> = statement["subject"].as_array().unwrap().iter().map(|one| &one["name"]).collect();
+        assert_eq!(subjects, [file]);
+    }
+}
+
 // SPEC B2.16, B5.06
 #[test]
 fn b2_16_metadata_tells_where_an_image_comes_from() {

@@ -332,6 +332,57 @@ fn a_failed_output_leaves_the_others_as_they_were() {
     assert_eq!(registry.count("PUT", "/manifests/"), 1);
 }
 
+// SPEC C6.11, E4.02, E4.03, E4.10: a single image is a manifest without an index; members and white space as Go's encoder has them, since
+// digests depend on them. What is said about an image needs an index.
+#[test]
+fn c6_11_documents_are_written_as_buildkit_writes_them() {
+    let bench = Bench::new();
+    copies(&bench);
+    let (oci, path) = ("type=oci,dest=c6_11.tar,name=app", bench.path("out/c6_11.tar"));
+    bench.build(&["-o", oci, "--annotation", "k=v"]).ok();
+    let files = tar_files(&path);
+    let top = json(&files["index.json"]);
+    let entry = &top["manifests"][0];
+    assert_eq!(entry["mediaType"], "application/vnd.oci.image.manifest.v1+json");
+    let blob = |digest: &Value| files[&format!("blobs/{}", digest.as_str().unwrap().replace(':', "/"))].clone();
+    let text = String::from_utf8(blob(&entry["digest"])).unwrap();
+    let manifest = json(text.as_bytes());
+    let (config, layer) = (&manifest["config"], &manifest["layers"][0]);
+    let expected = format!(
+        r#"{{
+  "schemaVersion": 2,
+  "mediaType": "application/vnd.oci.image.manifest.v1+json",
+  "config": {{
+    "mediaType": "application/vnd.oci.image.config.v1+json",
+    "digest": {},
+    "size": {}
+  }},
+  "layers": [
+    {{
+      "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip",
+      "digest": {},
+      "size": {}
+    }}
+  ],
+  "annotations": {{
+    "k": "v"
+  }}
+}}"#,
+        config["digest"], config["size"], layer["digest"], layer["size"]
+    );
+    assert_eq!(text, expected);
+    assert_eq!(layer["size"], blob(&layer["digest"]).len());
+    bench.build(&["-o", oci, "--provenance=true"]).ok();
+    let (index, entry) = index_of(&path);
+    assert_eq!(entry["mediaType"], OCI_INDEX);
+    let keys: Vec<&String> = index.as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["schemaVersion", "mediaType", "manifests"]);
+    let platforms: Vec<String> =
+        index["manifests"].as_array().unwrap().iter().map(|entry| name_of(&entry["platform"])).collect();
+    assert_eq!(platforms.len(), 2);
+    assert_eq!(platforms[1], "unknown/unknown");
+}
+
 // SPEC B3.03, C6.15
 #[test]
 fn a_layout_directory_takes_several_images() {
