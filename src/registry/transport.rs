@@ -305,7 +305,13 @@ pub(super) fn classify(url: &Url, error: &reqwest::Error) -> SendError {
             )
         });
         let hint = match io_kind {
-            Some(io::ErrorKind::ConnectionRefused) => Some("check that the registry is running and the port is right"),
+            Some(io::ErrorKind::ConnectionRefused) if host::is_loopback(&host::authority(url)) => {
+                Some("check that the registry is running and the port is right")
+            }
+            // The error does not tell whose connection it was.
+            Some(io::ErrorKind::ConnectionRefused) => Some(
+                "check that the registry is running and the port is right; where HTTPS_PROXY, HTTP_PROXY or ALL_PROXY is set, that the proxy is",
+            ),
             _ => None,
         };
         return SendError { transient, ..SendError::fatal(Fault::Unreachable { url: shown, cause, hint }) };

@@ -152,6 +152,19 @@ async fn e2_06_proxies_are_used_where_they_should_be() {
     assert_eq!(proxy.requests().len(), before);
 }
 
+#[tokio::test]
+async fn e2_06_a_proxy_that_is_not_there_is_thought_of() {
+    // Nobody listens where a listener was a moment ago.
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").and_then(|one| one.local_addr()).expect("an address");
+    let proxies = ProxyOptions { https: Some(format!("http://{gone}")), ..ProxyOptions::default() };
+    let mut options = ClientOptions { proxies, ..options() };
+    options.retry.retries = 0;
+    let name: Reference = "r.example/a/b:1".parse().expect("valid");
+    let error = fetch(options, &name).await.map(|_| ()).expect_err("the proxy is gone");
+    assert!(error.hint().is_some_and(|hint| hint.contains("HTTPS_PROXY")), "{error}: {:?}", error.hint());
+}
+
+// SPEC E2.06
 #[test]
 fn e2_06_a_bad_proxy_setting_is_said_at_once() {
     let proxies = ProxyOptions { https: Some("http://user:hunter2@[bad".into()), ..ProxyOptions::default() };
