@@ -7,7 +7,6 @@
 //!
 //! What cannot carry the attribute has it in another one, and devices are sockets there.
 
-use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -17,9 +16,10 @@ use std::path::Path;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
+use super::creds::{CredTable, Creds, KEEP};
 use super::files::{Proc, last_name};
 use super::memory::{Ids as MemoryIds, Memory};
-use super::{Call, nodes, stat};
+use super::{Call, creds, nodes, stat};
 use crate::ownership::Record;
 use crate::seccomp::{Action, Trap, When};
 use crate::step::StepSpec;
@@ -27,60 +27,30 @@ use crate::sys::Answer;
 
 /// Calls that change or tell ids, or make something that has an owner.
 pub(super) fn traps() -> Vec<Trap> {
-    let always = SET_OWNERS.iter().chain(&SET_IDS).chain(&OTHERS);
-    let mut out: Vec<Trap> = always.map(|name| (*name, When::Always, Action::Notify)).collect();
+    let always = SET_OWNERS.iter().chain(&OTHERS).map(|name| (*name, When::Always, Action::Notify));
+    let mut out: Vec<Trap> = always.chain(creds::traps()).collect();
     let create = u32::from_ne_bytes(libc::O_CREAT.to_ne_bytes());
     out.push(("open", When::Bits(1, create), Action::Notify));
     out.push(("openat", When::Bits(2, create), Action::Notify));
     // Programs copy owners from one file to another (passwd, cp, tar, dpkg): what they see must be what is recorded.
     out.extend(STAT.iter().map(|name| (*name, When::Always, Action::Notify)));
-    out.push(("prctl", When::Masked(0, u32::MAX, &[PR_SET_KEEPCAPS, PR_SET_SECUREBITS]), Action::Notify));
     out
 }
 
 /// What succeeds without being done where no supervisor can answer: owners are lost.
 pub(super) fn errno_traps() -> Vec<Trap> {
-    SET_OWNERS.iter().chain(&SET_IDS).map(|name| (*name, When::Always, Action::Errno(0))).collect()
+    SET_OWNERS
+        .iter()
+        .chain(&creds::SET_GROUPS)
+        .chain(&creds::SET_IDS)
+        .map(|name| (*name, When::Always, Action::Errno(0)))
+        .collect()
 }
 
-const SET_OWNERS: [&str; 9] =
-    ["chown", "chown32", "fchown", "fchown32", "lchown", "lchown32", "fchownat", "setgroups", "setgroups32"];
-
-const SET_IDS: [&str; 16] = [
-    "setuid",
-    "setgid",
-    "setreuid",
-    "setregid",
-    "setresuid",
-    "setresgid",
-    "setfsuid",
-    "setfsgid",
-    "setuid32",
-    "setgid32",
-    "setreuid32",
-    "setregid32",
-    "setresuid32",
-    "setresgid32",
-    "setfsuid32",
-    "setfsgid32",
-];
-/// What tells ids, makes files, starts programs, changes a root or the record of an owner.
-const OTHERS: [&str; 29] = [
+const SET_OWNERS: [&str; 7] = ["chown", "chown32", "fchown", "fchown32", "lchown", "lchown32", "fchownat"];
+/// What makes files, starts programs, changes a root or the record of an owner.
+const OTHERS: [&str; 15] = [
     "chroot",
-    "getgroups",
-    "getgroups32",
-    "getuid",
-    "geteuid",
-    "getgid",
-    "getegid",
-    "getuid32",
-    "geteuid32",
-    "getgid32",
-    "getegid32",
-    "getresuid",
-    "getresgid",
-    "getresuid32",
-    "getresgid32",
     "creat",
     "mkdir",
     "mkdirat",
@@ -98,70 +68,20 @@ const OTHERS: [&str; 29] = [
 ];
 const STAT: [&str; 9] = ["stat", "lstat", "fstat", "newfstatat", "statx", "stat64", "lstat64", "fstat64", "fstatat64"];
 
-/// What a program says before it gives up root, to change its groups afterwards.
-const PR_SET_KEEPCAPS: u32 = 8;
-const PR_SET_SECUREBITS: u32 = 28;
-/// `SECBIT_NO_SETUID_FIXUP | SECBIT_KEEP_CAPS`.
-const KEEPING_BITS: u64 = 0x14;
-
-/// "Leave it as it is."
-const KEEP: u32 = u32::MAX;
-
-/// The ids a process believes to have.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Creds {
-    /// Real, effective, saved.
-    uid: [u32; 3],
-    gid: [u32; 3],
-    groups: Vec<u32>,
-    /// It asked to keep root's capabilities when it becomes somebody else.
-    keep: bool,
-}
-
-impl Creds {
-    /// Whether it may take any group.
-    fn may_set_groups(&self) -> bool {
-        self.uid[1] == 0 || self.keep
-    }
-}
-
-/// What is known of the process with a number.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Known {
-    /// When it started: a number is given again.
-    start: u64,
-    /// Its directory in `/proc` when it was last asked about. The next process with its number has another one; the same process
-    /// can have another one, too.
-    inode: u64,
-    creds: Creds,
-}
-
 /// The emulation for one step.
 pub(crate) struct IdEmulation {
     proc: Proc,
-    initial: Creds,
-    table: HashMap<i32, Known>,
-    /// When the table has so many entries, those of ended processes are thrown away.
-    sweep_at: usize,
-}
-
-const FIRST_SWEEP: usize = 1024;
-
-/// `/proc/<pid>/stat`: parent and start time.
-struct Life {
-    parent: i32,
-    start: u64,
+    creds: CredTable,
 }
 
 impl IdEmulation {
     pub(crate) fn new(spec: &StepSpec) -> io::Result<Self> {
-        let initial = Creds { uid: [spec.uid; 3], gid: [spec.gid; 3], groups: spec.groups.clone(), keep: false };
         let mut proc = Proc::open()?;
         if !spec.insecure {
             // All that can change a root is `chroot`, which is among the traps.
             proc.share_root();
         }
-        Ok(Self { proc, initial, table: HashMap::new(), sweep_at: FIRST_SWEEP })
+        Ok(Self { proc, creds: CredTable::new(spec) })
     }
 
     pub(super) fn proc(&mut self) -> &mut Proc {
@@ -175,108 +95,17 @@ impl IdEmulation {
     fn try_answer(&mut self, call: &Call) -> io::Result<Answer> {
         let a = &call.args;
         self.proc.remember_root(call.tid);
+        if let Some(answer) = self.creds.answer(&self.proc, call) {
+            return answer;
+        }
         // The 16-bit calls of i386 end where their 32-bit ones have a suffix.
         let (name, narrow) = match call.name.strip_suffix("32") {
             Some(name) => (name, false),
             None => (call.name, call.narrow),
         };
-        let id = |index: usize| match (narrow, call.word(index)) {
-            (true, word) if word & 0xffff == 0xffff => KEEP,
-            (true, word) => word & 0xffff,
-            (false, word) => word,
-        };
+        let id = |index: usize| creds::id(call, narrow, index);
         let at_cwd = libc::AT_FDCWD;
         match name {
-            "getuid" => self.tell(call, |c| c.uid[0]),
-            "geteuid" => self.tell(call, |c| c.uid[1]),
-            "getgid" => self.tell(call, |c| c.gid[0]),
-            "getegid" => self.tell(call, |c| c.gid[1]),
-            "getresuid" | "getresgid" => {
-                let creds = self.creds(call.tid)?;
-                let ids = if name == "getresuid" { creds.uid } else { creds.gid };
-                let memory = Memory::new(call.tid, MemoryIds::ROOT);
-                for (address, id) in a.iter().zip(ids) {
-                    self.proc.still_waits()?;
-                    memory.write(*address, &id.to_ne_bytes()[..if narrow { 2 } else { 4 }])?;
-                }
-                Ok(Answer::Value(0))
-            }
-            "getgroups" => {
-                let groups = self.creds(call.tid)?.groups;
-                let room = usize::try_from(call.int(0)).map_err(|_| error(libc::EINVAL))?;
-                if room > 0 {
-                    if room < groups.len() {
-                        return Err(error(libc::EINVAL));
-                    }
-                    let width = if narrow { 2 } else { 4 };
-                    let bytes: Vec<u8> = groups.iter().flat_map(|g| g.to_ne_bytes()[..width].to_vec()).collect();
-                    self.proc.still_waits()?;
-                    Memory::new(call.tid, MemoryIds::ROOT).write(a[1], &bytes)?;
-                }
-                Ok(Answer::Value(i64::try_from(groups.len()).unwrap_or(0)))
-            }
-            "setgroups" => {
-                let count =
-                    usize::try_from(call.int(0)).ok().filter(|n| *n <= 65536).ok_or_else(|| error(libc::EINVAL))?;
-                let width = if narrow { 2 } else { 4 };
-                let bytes = Memory::new(call.tid, MemoryIds::ROOT).bytes(a[1], count * width)?;
-                let groups = bytes
-                    .chunks_exact(width)
-                    .map(|c| {
-                        let mut word = [0; 4];
-                        word[..width].copy_from_slice(c);
-                        u32::from_le_bytes(word)
-                    })
-                    .collect();
-                self.change(call.tid, |creds| {
-                    if !creds.may_set_groups() {
-                        return Err(error(libc::EPERM));
-                    }
-                    creds.groups = groups;
-                    Ok(0)
-                })
-            }
-            "setuid" | "setgid" => {
-                let id = id(0);
-                self.change(call.tid, |creds| {
-                    let root = if name == "setuid" { creds.uid[1] == 0 } else { creds.may_set_groups() };
-                    let ids = if name == "setuid" { &mut creds.uid } else { &mut creds.gid };
-                    match (root, ids[0] == id || ids[2] == id) {
-                        (true, _) => *ids = [id; 3],
-                        (false, true) => ids[1] = id,
-                        (false, false) => return Err(error(libc::EPERM)),
-                    }
-                    Ok(0)
-                })
-            }
-            "setreuid" | "setregid" | "setresuid" | "setresgid" => {
-                let three = name.starts_with("setres");
-                let (real, effective) = (id(0), id(1));
-                let saved = if three { id(2) } else { KEEP };
-                self.change(call.tid, |creds| {
-                    let root = if name.ends_with("uid") { creds.uid[1] == 0 } else { creds.may_set_groups() };
-                    let ids = if name.ends_with("uid") { &mut creds.uid } else { &mut creds.gid };
-                    // The real one of two cannot become the saved one.
-                    let for_real = if three { &ids[..] } else { &ids[..2] };
-                    let may = |id: u32, of: &[u32]| root || id == KEEP || of.contains(&id);
-                    if !(may(real, for_real) && may(effective, &ids[..]) && may(saved, &ids[..])) {
-                        return Err(error(libc::EPERM));
-                    }
-                    let old_real = ids[0];
-                    for (slot, id) in ids.iter_mut().zip([real, effective, saved]) {
-                        if id != KEEP {
-                            *slot = id;
-                        }
-                    }
-                    if !three && (real != KEEP || (effective != KEEP && effective != old_real)) {
-                        ids[2] = ids[1];
-                    }
-                    Ok(0)
-                })
-            }
-            // Nobody but NFS servers uses them; they tell the old value.
-            "setfsuid" => self.tell(call, |c| c.uid[1]),
-            "setfsgid" => self.tell(call, |c| c.gid[1]),
             "chown" => self.chown(call.tid, at_cwd, Some(a[0]), 0, id(1), id(2)),
             "lchown" => self.chown(call.tid, at_cwd, Some(a[0]), libc::AT_SYMLINK_NOFOLLOW, id(1), id(2)),
             "fchown" => self.chown(call.tid, call.int(0), None, libc::AT_EMPTY_PATH, id(1), id(2)),
@@ -299,14 +128,6 @@ impl IdEmulation {
             "mknodat" => self.mknod(call, call.int(0), a[1], call.word(2), a[3]),
             "mkdir" => self.mkdir(call, at_cwd, a[0], call.word(1)),
             "mkdirat" => self.mkdir(call, call.int(0), a[1], call.word(2)),
-            "prctl" => {
-                let keep = if call.word(0) == PR_SET_KEEPCAPS { a[1] != 0 } else { a[1] & KEEPING_BITS != 0 };
-                self.change(call.tid, |creds| {
-                    creds.keep = keep;
-                    Ok(0)
-                })?;
-                Ok(Answer::Continue)
-            }
             "chroot" => {
                 self.proc.roots_differ();
                 Ok(Answer::Continue)
@@ -332,97 +153,6 @@ impl IdEmulation {
         }
     }
 
-    fn tell(&mut self, call: &Call, which: impl Fn(&Creds) -> u32) -> io::Result<Answer> {
-        let id = which(&self.creds(call.tid)?);
-        Ok(Answer::Value(i64::from(if call.narrow && !call.name.ends_with("32") { id & 0xffff } else { id })))
-    }
-
-    fn life(&self, pid: i32) -> io::Result<Life> {
-        let text = self.proc.read(&format!("{pid}/stat"))?;
-        let (_, rest) = text.rsplit_once(')').ok_or_else(|| error(libc::ESRCH))?;
-        let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
-        let field = |at: usize| fields.get(at).copied().unwrap_or_default();
-        Ok(Life { parent: field(1).parse().unwrap_or(0), start: field(19).parse().unwrap_or(0) })
-    }
-
-    /// What a thread's process believes to be: its own entry, or the one of the nearest ancestor that has one.
-    fn creds(&mut self, tid: i32) -> io::Result<Creds> {
-        // Nobody has changed anything yet, which is how most steps end.
-        if self.table.is_empty() {
-            return Ok(self.initial.clone());
-        }
-        // The first thread of a process has the process's number, and most have one only.
-        if let Some(known) = self.table.get(&tid) {
-            let inode = self.proc.inode(tid)?;
-            if known.inode == inode {
-                return Ok(known.creds.clone());
-            }
-            let start = self.life(tid)?.start;
-            if let Some(known) = self.table.get_mut(&tid).filter(|known| known.start == start) {
-                known.inode = inode;
-                return Ok(known.creds.clone());
-            }
-        }
-        let own = self.proc.process_of(tid)?;
-        // In this order: if the number changes hands between, nobody is taken for the older one.
-        let inode = self.proc.inode(own)?;
-        let start = self.life(own)?.start;
-        let creds = self.inherited(own)?;
-        self.forget_the_dead();
-        // From now on its own: the parent may change, or end.
-        self.table.insert(own, Known { start, inode, creds: creds.clone() });
-        Ok(creds)
-    }
-
-    /// What a process has by its own entry or the one of its nearest ancestor.
-    fn inherited(&mut self, own: i32) -> io::Result<Creds> {
-        let mut pid = own;
-        for _ in 0..1000 {
-            let life = self.life(pid)?;
-            match self.table.get(&pid) {
-                Some(known) if known.start == life.start => return Ok(known.creds.clone()),
-                // The number belongs to somebody else now.
-                Some(_) => drop(self.table.remove(&pid)),
-                None => {}
-            }
-            if life.parent <= 1 || life.parent == rustix::process::getpid().as_raw_pid() {
-                break;
-            }
-            pid = life.parent;
-        }
-        Ok(self.initial.clone())
-    }
-
-    /// Entries of processes that have ended are of no use to anybody.
-    fn forget_the_dead(&mut self) {
-        if self.table.len() >= self.sweep_at {
-            let mut table = std::mem::take(&mut self.table);
-            table.retain(|pid, known| self.life(*pid).is_ok_and(|life| life.start == known.start));
-            self.sweep_at = FIRST_SWEEP.max(2 * table.len());
-            self.table = table;
-        }
-    }
-
-    fn change(&mut self, tid: i32, work: impl FnOnce(&mut Creds) -> io::Result<i64>) -> io::Result<Answer> {
-        let old = self.creds(tid)?;
-        let mut new = old.clone();
-        let value = work(&mut new)?;
-        if new != old {
-            let pid = self.proc.process_of(tid)?;
-            // Children that were not heard of yet have what their parent had when it made them.
-            let children = self.proc.read(&format!("{pid}/task/{pid}/children")).unwrap_or_default();
-            for child in children.split_ascii_whitespace().filter_map(|c| c.parse::<i32>().ok()) {
-                if let (false, Ok(life)) = (self.table.contains_key(&child), self.life(child)) {
-                    self.table.insert(child, Known { start: life.start, inode: 0, creds: old.clone() });
-                }
-            }
-            let inode = self.proc.inode(pid)?;
-            let start = self.life(pid)?.start;
-            self.table.insert(pid, Known { start, inode, creds: new });
-        }
-        Ok(Answer::Value(value))
-    }
-
     fn chown(&mut self, tid: i32, dir: i32, path: Option<u64>, flags: i32, uid: u32, gid: u32) -> io::Result<Answer> {
         let fd = match self.proc.resolve(tid, dir, path, flags) {
             Ok(fd) => fd,
@@ -430,16 +160,11 @@ impl IdEmulation {
             Err(e) if e.raw_os_error() == Some(libc::EXDEV) => return Ok(Answer::Value(0)),
             Err(e) => return Err(e),
         };
-        let creds = self.creds(tid)?;
+        let creds = self.creds.of(&self.proc, tid)?;
         let (stat, old) = recorded(&fd)?;
         let now = old.owner;
-        if creds.uid[1] != 0 {
-            let may = creds.uid[1] == now.0
-                && (uid == KEEP || uid == now.0)
-                && (gid == KEEP || gid == now.1 || creds.gid[1] == gid || creds.groups.contains(&gid));
-            if !may {
-                return Err(error(libc::EPERM));
-            }
+        if !creds.may_change_owner(now, uid, gid) {
+            return Err(error(libc::EPERM));
         }
         // Changes nothing but does what a change does: permission, copy-up, set-id bits, the time of change.
         let (real_uid, real_gid) = (None, None);
@@ -488,7 +213,7 @@ impl IdEmulation {
     /// A file made by somebody who is not root belongs to him; one made in a set-group-id directory has its group.
     fn open(&mut self, call: &Call, dir: i32, path: u64, flags: i32, mode: u32) -> io::Result<Answer> {
         const TMPFILE: i32 = libc::O_TMPFILE & !libc::O_DIRECTORY;
-        let creds = self.creds(call.tid)?;
+        let creds = self.creds.of(&self.proc, call.tid)?;
         if flags & TMPFILE != 0 {
             return Ok(Answer::Continue);
         }
@@ -517,7 +242,7 @@ impl IdEmulation {
     }
 
     fn mkdir(&mut self, call: &Call, dir: i32, path: u64, mode: u32) -> io::Result<Answer> {
-        let creds = self.creds(call.tid)?;
+        let creds = self.creds.of(&self.proc, call.tid)?;
         let text = Memory::new(call.tid, MemoryIds::ROOT).string(path)?;
         let owner = self.owner_of_new(&creds, call.tid, dir, &text);
         let Some(name) = last_name(&text) else { return Ok(Answer::Continue) };
@@ -533,7 +258,7 @@ impl IdEmulation {
 
     /// A link made by somebody who is not root belongs to him.
     fn symlink(&mut self, call: &Call, target: u64, dir: i32, path: u64) -> io::Result<Answer> {
-        let creds = self.creds(call.tid)?;
+        let creds = self.creds.of(&self.proc, call.tid)?;
         let memory = Memory::new(call.tid, MemoryIds::ROOT);
         let text = memory.string(path)?;
         let owner = self.owner_of_new(&creds, call.tid, dir, &text);
@@ -546,7 +271,7 @@ impl IdEmulation {
 
     /// A pipe or socket made by somebody who is not root belongs to him; devices are recorded.
     fn mknod(&mut self, call: &Call, dir: i32, path: u64, mode: u32, number: u64) -> io::Result<Answer> {
-        let creds = self.creds(call.tid)?;
+        let creds = self.creds.of(&self.proc, call.tid)?;
         let text = Memory::new(call.tid, MemoryIds::ROOT).string(path)?;
         let owner = self.owner_of_new(&creds, call.tid, dir, &text);
         let kind = kind_of_mode(mode);
@@ -577,24 +302,13 @@ impl IdEmulation {
 
     /// A set-id program gives its owner's id to somebody who is not root.
     fn exec(&mut self, call: &Call, dir: i32, path: u64, flags: i32) -> io::Result<Answer> {
-        let creds = self.creds(call.tid)?;
+        let creds = self.creds.of(&self.proc, call.tid)?;
         if creds.uid == [0; 3] && creds.gid == [0; 3] {
             return Ok(Answer::Continue);
         }
         let Ok(fd) = self.proc.resolve(call.tid, dir, Some(path), flags) else { return Ok(Answer::Continue) };
         let (stat, Record { owner, .. }) = recorded(&fd)?;
-        if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_mode & 0o111 != 0 {
-            self.change(call.tid, |creds| {
-                creds.keep = false;
-                if stat.st_mode & 0o4000 != 0 {
-                    (creds.uid[1], creds.uid[2]) = (owner.0, owner.0);
-                }
-                if stat.st_mode & 0o2000 != 0 {
-                    (creds.gid[1], creds.gid[2]) = (owner.1, owner.1);
-                }
-                Ok(0)
-            })?;
-        }
+        self.creds.executes(&self.proc, call.tid, &stat, owner)?;
         Ok(Answer::Continue)
     }
 
@@ -713,54 +427,6 @@ fn clear_set_ids(fd: &OwnedFd, stat: &Stat) {
 mod tests {
     use super::*;
     use crate::seccomp::trap_filter;
-
-    fn emulation(uid: u32) -> IdEmulation {
-        let creds = Creds { uid: [uid; 3], gid: [uid; 3], groups: vec![uid], keep: false };
-        IdEmulation {
-            proc: Proc::open().expect("a /proc"),
-            initial: creds,
-            table: HashMap::new(),
-            sweep_at: FIRST_SWEEP,
-        }
-    }
-
-    fn call(name: &'static str, args: [u64; 6]) -> Call {
-        Call { name, tid: rustix::process::getpid().as_raw_pid(), args, narrow: false, compat: false }
-    }
-
-    fn value(answer: &Answer) -> i64 {
-        match answer {
-            Answer::Value(value) => *value,
-            Answer::Error(code) => -i64::from(*code),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn ids_change_as_the_kernel_would() {
-        let mut e = emulation(0);
-        let keep = u64::from(KEEP);
-        assert_eq!(value(&e.answer(&call("getuid", [0; 6]))), 0);
-        assert_eq!(value(&e.answer(&call("setresuid", [keep, 101, 0, 0, 0, 0]))), 0);
-        assert_eq!(value(&e.answer(&call("geteuid", [0; 6]))), 101);
-        assert_eq!(value(&e.answer(&call("getuid", [0; 6]))), 0);
-        assert_eq!(value(&e.answer(&call("setuid", [7, 0, 0, 0, 0, 0]))), -i64::from(libc::EPERM));
-        assert_eq!(value(&e.answer(&call("setuid", [0; 6]))), 0, "the real id may come back");
-        assert_eq!(value(&e.answer(&call("geteuid", [0; 6]))), 0);
-        assert_eq!(value(&e.answer(&call("setuid", [7, 0, 0, 0, 0, 0]))), 0);
-        assert_eq!(value(&e.answer(&call("setuid", [0; 6]))), -i64::from(libc::EPERM), "root is given up for good");
-        assert_eq!(value(&e.answer(&call("setgid", [5, 0, 0, 0, 0, 0]))), -i64::from(libc::EPERM));
-    }
-
-    #[test]
-    fn sixteen_bit_calls_have_their_own_minus_one() {
-        let mut e = emulation(0);
-        let mut narrow = call("setresuid", [0xffff, 101, 0xffff, 0, 0, 0]);
-        narrow.narrow = true;
-        assert_eq!(value(&e.answer(&narrow)), 0);
-        assert_eq!(value(&e.answer(&call("getuid", [0; 6]))), 0);
-        assert_eq!(value(&e.answer(&call("geteuid32", [0; 6]))), 101);
-    }
 
     #[test]
     fn access_lists_have_a_mode() {

@@ -6,6 +6,7 @@
 //! itself, or [`Answer::Continue`] where the kernel's own answer would have been allowed anyway. Nothing here guards
 //! anything: that is what namespaces, Landlock and the other filters are for.
 
+mod creds;
 mod files;
 mod ids;
 mod looks;
