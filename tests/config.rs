@@ -148,7 +148,7 @@ fn isolation_and_snapshotter() {
     configure(&bench, "isolation = \"none\"\n");
     bench.dockerfile("FROM busybox\nRUN true\n");
     bench.build(&[]).fails(ISOLATION, &[]);
-    bench.build(&["--isolation", "proot"]).fails(USAGE, &["--isolation: proot is no rung: it keeps neither owners"]);
+    bench.build(&["--isolation", "prot"]).fails(USAGE, &["--isolation: unknown rung \"prot\""]);
 }
 
 // SPEC B2.26: what flags say about steps can stand in the file, and a flag goes before it.

@@ -64,8 +64,8 @@ const ENVIRONMENTS: &[Environment] = &[
         rung: "userns",
         place: Pod(&["--seccomp", "unconfined", "--tmpfs", "/root/.local/share"]),
     },
-    Environment { name: "root pod, stock, no CAP_MKNOD", rung: "none", place: Pod(&["--caps", "default,-MKNOD"]) },
-    Environment { name: "root pod, all capabilities dropped", rung: "none", place: Pod(&["--caps", "none"]) },
+    Environment { name: "root pod, stock, no CAP_MKNOD", rung: "ptrace", place: Pod(&["--caps", "default,-MKNOD"]) },
+    Environment { name: "root pod, all capabilities dropped", rung: "ptrace", place: Pod(&["--caps", "none"]) },
     Environment {
         name: "non-root pod, seccomp unconfined",
         rung: "userns-one",
@@ -103,12 +103,12 @@ const ENVIRONMENTS: &[Environment] = &[
     },
     Environment {
         name: "arbitrary user, stock",
-        rung: "none",
+        rung: "ptrace",
         place: Pod(&["--user", "1000650000:0", "--no-new-privs", "--tmpfs", "/h"]),
     },
     Environment {
         name: "non-root pod, stock",
-        rung: "none",
+        rung: "ptrace",
         place: Pod(&["--user", "1000", "--no-new-privs", "--tmpfs", "/h"]),
     },
 ];
@@ -386,7 +386,8 @@ fn trees_are_the_same_on_every_rung() {
     fs::write(context.join("Dockerfile"), format!("{MADE}{text}")).unwrap();
     let mut wrong = Vec::new();
     let mut expected = BTreeMap::new();
-    let mut rungs = vec![("root", (0, 0)), ("userns", test_user()), ("userns-one", (61998, 61998))];
+    let mut rungs =
+        vec![("root", (0, 0)), ("userns", test_user()), ("userns-one", (61998, 61998)), ("ptrace", test_user())];
     if std::env::var("RBUILD_TEST_LONG").is_ok_and(|v| !v.is_empty()) {
         rungs.push(("chroot", (0, 0)));
     } else {

@@ -133,7 +133,7 @@ fn facts(probe: &ProbeReport) -> Vec<Fact> {
         value: if probe.notify { "works".into() } else { "not available".into() },
         good: Some(probe.notify),
     });
-    if probe.rung == Rung::Chroot {
+    if matches!(probe.rung, Rung::Chroot | Rung::Ptrace) {
         let value = if probe.notify { "emulated" } else { "empty" };
         out.push(Fact { name: "/proc in steps", value: value.into(), good: Some(probe.notify) });
     } else if probe.can_run() {

@@ -219,7 +219,7 @@ pub(crate) fn unshare_rung(rung: Rung) -> Result<(), SysError> {
     let flags = match rung {
         Rung::Root => UnshareFlags::NEWNS | UnshareFlags::NEWCGROUP,
         Rung::Userns | Rung::UsernsOne => UnshareFlags::NEWUSER | UnshareFlags::NEWNS | UnshareFlags::NEWCGROUP,
-        Rung::Chroot | Rung::None => return Ok(()),
+        Rung::Chroot | Rung::Ptrace | Rung::None => return Ok(()),
     };
     sys::unshare(flags).what(|| match rung {
         Rung::Userns | Rung::UsernsOne => "unshare user, mount and cgroup namespaces".into(),

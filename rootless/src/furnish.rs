@@ -1,4 +1,5 @@
-//! What a step finds in `/dev` and `/proc` where neither can be mounted: real device nodes, and a skeleton of `/proc`.
+//! What a step finds in `/dev` and `/proc` where neither can be mounted: device nodes (or what stands for them, where nobody may make
+//! any), and a skeleton of `/proc`.
 //!
 //! Both are built in a directory of their own that is put into the step's root and taken out again, so nothing of it gets
 //! into a layer.
@@ -8,9 +9,10 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, makedev};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, makedev};
 
 use crate::notify::{MACHINE_FILES, MADE_UP_FILES, PRIVATE_FILES, PUBLIC_FILES};
+use crate::ownership::{self, Device, Record};
 
 /// The devices Docker gives (the device cgroup of every container allows them), with their numbers.
 const DEVICES: [(&str, u32, u32); 6] =
@@ -26,7 +28,12 @@ pub fn furnish_dev(dir: &Path) -> io::Result<()> {
     set_mode(dir, 0o755)?;
     for (name, major, minor) in DEVICES {
         let path = dir.join(name);
-        rustix::fs::mknodat(CWD, &path, FileType::CharacterDevice, Mode::from_raw_mode(0o666), makedev(major, minor))?;
+        if ownership::without_privileges() {
+            stand_in(&path, Device { block: false, major, minor })?;
+        } else {
+            let mode = Mode::from_raw_mode(0o666);
+            rustix::fs::mknodat(CWD, &path, FileType::CharacterDevice, mode, makedev(major, minor))?;
+        }
         set_mode(&path, 0o666)?;
     }
     for (name, target) in [
@@ -78,6 +85,13 @@ pub fn furnish_proc(dir: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// A socket that stands for a device.
+fn stand_in(path: &Path, device: Device) -> io::Result<()> {
+    rustix::fs::mknodat(CWD, path, FileType::Socket, Mode::RUSR | Mode::WUSR, 0)?;
+    let place = rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    Ok(Record { device: Some(device), ..Record::default() }.write(place, FileType::Socket)?)
 }
 
 fn empty_file(path: &Path) -> io::Result<()> {

@@ -32,6 +32,9 @@ mod operations;
 mod runner;
 mod seccomp;
 mod sys;
+#[cfg(target_arch = "x86_64")]
+mod trace;
+mod unprivileged;
 
 pub use capabilities::Capabilities;
 pub use doctor::{DoctorReport, RungStatus, doctor};

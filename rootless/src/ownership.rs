@@ -7,17 +7,46 @@
 //! capabilities, which root of a user namespace may set, and which renaming, linking and an overlay's copy-up keep: their
 //! four words hold a mark, the user, the group and the number of the device. A device is a socket with such a record: it
 //! cannot be opened, as the device could not be.
+//!
+//! Who has no privileges at all can set neither ([`without_privileges`]): there the record of what is no file is kept in the directory
+//! it is in ([`beside`]), and a file whose mode keeps its owner out is opened to him while its record is looked at.
+
+pub(crate) mod beside;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{FileType, XattrFlags};
+use rustix::fs::{FileType, Mode, XattrFlags};
 use rustix::io::Errno;
 use rustix::path::Arg;
 
 /// The attribute of files and directories.
 pub const RECORD: &str = "user.rootlesscontainers";
+
+/// The attribute that keeps file capabilities for who may not set them, in the kernel's form.
+pub(crate) const CAPABILITY: &str = "user.rbuild.capability";
+
+/// The kernel's attribute of file capabilities.
+const FILE_CAPABILITIES: &[u8] = b"security.capability";
+
+/// The attribute that keeps one of a file's: another one for file capabilities that may not be set.
+#[must_use]
+pub fn kept_as(name: &[u8]) -> &[u8] {
+    if without_privileges() && name == FILE_CAPABILITIES { CAPABILITY.as_bytes() } else { name }
+}
+
+/// What an attribute keeps: the reverse of [`kept_as`].
+#[must_use]
+pub fn shown_as(name: &[u8]) -> &[u8] {
+    if without_privileges() && name == CAPABILITY.as_bytes() { FILE_CAPABILITIES } else { name }
+}
+
+/// Whether an attribute is a record of ours.
+pub(crate) fn is_record(name: &[u8]) -> bool {
+    name == RECORD.as_bytes() || name == beside::RECORDS.as_bytes()
+}
 
 /// The attribute of everything else.
 const SPECIAL_RECORD: &str = "security.capability";
@@ -79,9 +108,12 @@ impl Record {
     ///
     /// # Errors
     /// The file system's.
-    pub fn of_path(path: impl Arg + Copy, kind: FileType) -> io::Result<Self> {
+    pub fn of_path(path: &Path, kind: FileType) -> io::Result<Self> {
+        if without_privileges() && !is_plain(kind) {
+            return beside::of_path(path);
+        }
         let mut value = [0; 32];
-        let length = rustix::fs::lgetxattr(path, attribute(kind), &mut value[..]);
+        let length = accessible(path, || rustix::fs::lgetxattr(path, attribute(kind), &mut value[..]));
         Self::found(length.map(|n| &value[..n]), kind)
     }
 
@@ -90,8 +122,11 @@ impl Record {
     /// # Errors
     /// The file system's.
     pub fn of_fd(fd: impl AsFd, kind: FileType) -> io::Result<Self> {
-        let mut value = [0; 32];
-        let length = rustix::fs::getxattr(by_descriptor(&fd), attribute(kind), &mut value[..]);
+        if without_privileges() && !is_plain(kind) {
+            return beside::of_path(&beside::name_of(fd)?);
+        }
+        let (mut value, path) = ([0; 32], by_descriptor(&fd));
+        let length = accessible(&path, || rustix::fs::getxattr(&path, attribute(kind), &mut value[..]));
         Self::found(length.map(|n| &value[..n]), kind)
     }
 
@@ -119,19 +154,19 @@ impl Record {
     /// # Errors
     /// `EPERM` or `EOPNOTSUPP` where it cannot be recorded.
     pub fn write(self, fd: impl AsFd, kind: FileType) -> Result<(), Errno> {
+        if without_privileges() && !is_plain(kind) {
+            return beside::write(&beside::name_of(fd)?, self);
+        }
         let (path, name) = (by_descriptor(&fd), attribute(kind));
         if self == Self::default() {
-            return match rustix::fs::removexattr(path, name) {
+            return match accessible(&path, || rustix::fs::removexattr(&path, name)) {
                 // Nothing was recorded, or can be.
                 Err(Errno::NODATA | Errno::PERM | Errno::OPNOTSUPP) => Ok(()),
                 other => other,
             };
         }
-        if is_plain(kind) {
-            rustix::fs::setxattr(path, name, &encode(self.owner.0, self.owner.1), XattrFlags::empty())
-        } else {
-            rustix::fs::setxattr(path, name, &self.encode_special(), XattrFlags::empty())
-        }
+        let value = if is_plain(kind) { encode(self.owner.0, self.owner.1) } else { self.encode_special().to_vec() };
+        accessible(&path, || rustix::fs::setxattr(&path, name, &value, XattrFlags::empty()))
     }
 
     fn found(value: Result<&[u8], Errno>, kind: FileType) -> io::Result<Self> {
@@ -188,6 +223,36 @@ fn by_descriptor(fd: &impl AsFd) -> String {
     let number = fd.as_fd().as_raw_fd();
     // Half of the time of a look at an attribute goes into the way there.
     if AMONG_DESCRIPTORS.load(Ordering::Relaxed) { number.to_string() } else { format!("/proc/self/fd/{number}") }
+}
+
+/// There are no capabilities, and no user namespace that gives any.
+static WITHOUT_PRIVILEGES: AtomicBool = AtomicBool::new(false);
+
+/// From now on this process records what it could only do with capabilities: owners of everything, and devices.
+pub(crate) fn work_without_privileges() {
+    WITHOUT_PRIVILEGES.store(true, Ordering::Relaxed);
+}
+
+/// Whether owners and devices are recorded because this process has no capabilities.
+#[must_use]
+pub fn without_privileges() -> bool {
+    WITHOUT_PRIVILEGES.load(Ordering::Relaxed)
+}
+
+/// Does something with the file at `path`. Where its mode keeps its owner, this user, from that and there are no capabilities,
+/// the mode is another one meanwhile.
+pub(crate) fn accessible<T>(path: impl Arg + Copy, mut work: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+    match work() {
+        Err(Errno::ACCESS) if without_privileges() => {
+            let mode = rustix::fs::stat(path)?.st_mode & 0o7777;
+            let more = mode | if mode & 0o600 == 0o600 { 0o700 } else { 0o600 };
+            rustix::fs::chmod(path, Mode::from_raw_mode(more))?;
+            let result = work();
+            rustix::fs::chmod(path, Mode::from_raw_mode(mode))?;
+            result
+        }
+        other => other,
+    }
 }
 
 /// The working directory is `/proc/self/fd`.

@@ -36,7 +36,7 @@ pub struct ProbeInput<'a> {
 /// files and the store's device.
 #[must_use]
 pub fn cache_key(input: &ProbeInput<'_>) -> String {
-    let mut key = String::from("2");
+    let mut key = String::from("3");
     let _ = write!(key, " pinned={}", input.pinned.map_or("auto", Rung::as_str));
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let _ = write!(key, " boot={}", read("/proc/sys/kernel/random/boot_id").trim());
@@ -139,6 +139,9 @@ fn try_rung(rung: Rung, input: &ProbeInput<'_>, notify: bool) -> Result<Found, V
             .map(|(mapping, proc_mode)| Found { proc_mode, mapping: Some(mapping) })
             .map_err(|b| vec![b]),
         Rung::Chroot => try_chroot(input.store, input.pinned == Some(rung)).map(|()| plain(ProcMode::Bind)),
+        Rung::Ptrace => {
+            crate::unprivileged::try_ptrace(input.store, input.pinned == Some(rung)).map(|()| plain(ProcMode::Bind))
+        }
         Rung::None => Ok(plain(ProcMode::default())),
     }
 }

@@ -16,17 +16,21 @@ pub enum Rung {
     UsernsOne,
     /// No namespaces: `chroot` under Landlock.
     Chroot,
+    /// Neither namespaces nor privileges: every call with a path is answered for the step, and its processes are traced.
+    Ptrace,
     /// No RUN possible.
     None,
 }
 
 impl Rung {
     /// Every rung, best first.
-    pub const ALL: [Self; 5] = [Self::Root, Self::Userns, Self::UsernsOne, Self::Chroot, Self::None];
+    pub const ALL: [Self; 6] = [Self::Root, Self::Userns, Self::UsernsOne, Self::Chroot, Self::Ptrace, Self::None];
 
     /// The rung users call `name`.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
+        // The program that does the same.
+        let name = if name == "proot" { "ptrace" } else { name };
         Self::ALL.into_iter().find(|rung| rung.as_str() == name)
     }
 
@@ -38,6 +42,9 @@ impl Rung {
             Self::Userns => "a user namespace with many ids",
             Self::UsernsOne => "a user namespace with one id, the others emulated",
             Self::Chroot => "chroot under Landlock, no namespaces",
+            Self::Ptrace => {
+                "neither namespaces nor privileges: paths, owners and ids are answered for the step, under Landlock"
+            }
             Self::None => "everything but RUN",
         }
     }
@@ -56,6 +63,10 @@ impl Rung {
                 "RUN steps are confined by chroot and Landlock only, not isolated: they share process ids and the network with \
                  the builder",
             ),
+            Self::Ptrace => Some(
+                "RUN steps have neither namespaces nor privileges: users and the root are emulated under Landlock, permissions are not \
+                 checked between the users of a step, and process ids and the network are shared with the builder",
+            ),
             Self::UsernsOne => Some(
                 "there is one user id only: the others are emulated, and permissions are not checked between the users of a step",
             ),
@@ -71,6 +82,7 @@ impl Rung {
             Self::Userns => "userns",
             Self::UsernsOne => "userns-one",
             Self::Chroot => "chroot",
+            Self::Ptrace => "ptrace",
             Self::None => "none",
         }
     }

@@ -80,6 +80,8 @@ pub enum RootSwitch {
     Pivot,
     /// `chroot` under Landlock, no namespaces. `mounts` must be empty: whoever prepares the root puts things in place.
     Chroot,
+    /// None at all: every path is looked up for the step, in `rootfs`. Goes with [`Emulation::Paths`]; `mounts` must be empty.
+    Traced,
 }
 
 /// What a step process does in the kernel's stead, by seccomp user notification.
@@ -94,6 +96,8 @@ pub enum Emulation {
     Ids,
     /// Devices, which no user namespace can have.
     Nodes,
+    /// Every path, owners and ids, devices, and what is below `/proc`, for steps without any privileges.
+    Paths,
     /// The same calls succeed and do nothing: the kernel takes one listener only, and somebody else has it.
     Errno,
 }

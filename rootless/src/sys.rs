@@ -102,14 +102,18 @@ pub(crate) fn wait_usage(pid: i32) -> io::Result<(i32, Usage)> {
             return Err(error);
         }
     }
+    Ok((status, usage_of(&usage)))
+}
+
+/// What a process used, as the kernel tells it.
+pub(crate) fn usage_of(usage: &libc::rusage) -> Usage {
     let micros =
         |t: libc::timeval| u64::try_from(t.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(t.tv_usec).unwrap_or(0);
-    let usage = Usage {
+    Usage {
         user_us: micros(usage.ru_utime),
         system_us: micros(usage.ru_stime),
         max_rss: u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024,
-    };
-    Ok((status, usage))
+    }
 }
 
 /// A shell's view of a wait status: the exit code, or 128 + signal.
@@ -197,6 +201,17 @@ pub(crate) enum Answer {
         /// The caller's is close-on-exec.
         cloexec: bool,
     },
+    /// A duplicate of this descriptor takes the place of one that the caller has, and the call returns 0.
+    Replace {
+        /// Ours.
+        fd: OwnedFd,
+        /// The caller's.
+        number: u32,
+        /// It is close-on-exec.
+        cloexec: bool,
+    },
+    /// Another process answers.
+    Elsewhere,
 }
 
 const NOTIF_RECV: libc::c_ulong = 0xc050_2100;
@@ -263,6 +278,21 @@ pub(crate) fn notify_answer(listener: BorrowedFd<'_>, id: u64, answer: &Answer) 
             // The caller's table is full, most likely: its call must end all the same.
             response.error = -io::Error::last_os_error().raw_os_error().unwrap_or(libc::EMFILE);
         }
+        Answer::Replace { fd, number, cloexec } => {
+            const ADDFD_SETFD: u32 = 1;
+            let request = libc::seccomp_notif_addfd {
+                id,
+                flags: ADDFD_SETFD,
+                srcfd: u32::try_from(fd.as_raw_fd()).unwrap_or(u32::MAX),
+                newfd: *number,
+                newfd_flags: if *cloexec { u32::try_from(libc::O_CLOEXEC).unwrap_or(0) } else { 0 },
+            };
+            // SAFETY: the ioctl reads one `seccomp_notif_addfd`.
+            if unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_ADDFD as _, &raw const request) } < 0 {
+                response.error = -io::Error::last_os_error().raw_os_error().unwrap_or(libc::EBADF);
+            }
+        }
+        Answer::Elsewhere => return,
     }
     // SAFETY: the ioctl reads one `seccomp_notif_resp`.
     unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_SEND as _, &raw const response) };
@@ -317,6 +347,18 @@ pub(crate) fn statx_bytes(fd: &OwnedFd, mask: u32, record: Record) -> io::Result
     }
     // SAFETY: the struct was zeroed, so that every byte of it, padding included, is initialised.
     Ok(unsafe { std::slice::from_raw_parts((&raw const stat).cast::<u8>(), size_of::<libc::statx>()) }.to_vec())
+}
+
+/// The bytes of `struct statfs` for the file system of an open file, or of what a descriptor names.
+pub(crate) fn statfs_bytes(fd: &OwnedFd) -> io::Result<Vec<u8>> {
+    // SAFETY: all-zero is a valid `statfs`, a plain C struct.
+    let mut stat: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: `fd` is open and `stat` a live local.
+    if unsafe { libc::fstatfs(fd.as_raw_fd(), &raw mut stat) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the struct was zeroed, so that every byte of it, padding included, is initialised.
+    Ok(unsafe { std::slice::from_raw_parts((&raw const stat).cast::<u8>(), size_of::<libc::statfs>()) }.to_vec())
 }
 
 /// Reads another process's memory into `buffer`; gives how much there was.

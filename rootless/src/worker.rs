@@ -79,7 +79,7 @@ impl WorkerContext {
         // ABI 1 has no harmless access right to build a domain from.
         match self.rung {
             // Without namespaces it is Landlock or nothing, and any version restricts ptrace.
-            Rung::Chroot => self.landlock_abi > 0,
+            Rung::Chroot | Rung::Ptrace => self.landlock_abi > 0,
             _ => self.proc_mode == ProcMode::Fresh || self.landlock_abi > 1,
         }
     }
@@ -87,7 +87,11 @@ impl WorkerContext {
     /// How steps change their root.
     #[must_use]
     pub fn switch(&self) -> RootSwitch {
-        if self.rung == Rung::Chroot { RootSwitch::Chroot } else { RootSwitch::Pivot }
+        match self.rung {
+            Rung::Chroot => RootSwitch::Chroot,
+            Rung::Ptrace => RootSwitch::Traced,
+            _ => RootSwitch::Pivot,
+        }
     }
 
     /// What is emulated for a step with all rights (`insecure`) or an ordinary one.
@@ -98,6 +102,7 @@ impl WorkerContext {
             (Rung::Userns, true) if !insecure => Emulation::Nodes,
             (Rung::Root, true) if !insecure && !self.ids.are_initial() => Emulation::Nodes,
             (Rung::Chroot, true) => Emulation::Proc,
+            (Rung::Ptrace, _) => Emulation::Paths,
             (Rung::UsernsOne, true) => Emulation::Ids,
             (Rung::UsernsOne, false) => Emulation::Errno,
             _ => Emulation::None,
@@ -132,9 +137,12 @@ pub fn worker_init(options: &WorkerOptions) -> Result<WorkerContext, WorkerError
         // Before they are hidden.
         groups: Arc::new(Cgroups::open(&options.groups)),
     };
+    if options.rung == Rung::Ptrace {
+        crate::ownership::work_without_privileges();
+    }
     make_dir(&options.mountpoint)?;
     match options.rung {
-        Rung::None | Rung::Chroot => {
+        Rung::None | Rung::Chroot | Rung::Ptrace => {
             let own = options.mountpoint.join(format!("worker-{}", std::process::id()));
             make_dir(&own)?;
             context.state_dir = own;

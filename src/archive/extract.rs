@@ -246,7 +246,7 @@ impl Extractor {
         let owned = ids(entry).and_then(|(uid, gid)| owner::set_fd(fd, uid, gid));
         let mode = self.mode_after_chown(owned, entry)?;
         for (name, value) in &entry.xattrs {
-            match rustix::fs::fsetxattr(fd, name.as_slice(), value, XattrFlags::empty()) {
+            match rustix::fs::fsetxattr(fd, owner::kept_as(name), value, XattrFlags::empty()) {
                 Ok(()) => {}
                 Err(Errno::PERM | Errno::OPNOTSUPP | Errno::INVAL) => {
                     let kind = NoteKind::XattrRefused(String::from_utf8_lossy(name).into_owned());
@@ -305,7 +305,7 @@ impl Extractor {
             // The entry says all there is about the directory.
             for stale in super::scan::xattrs_of(&self.target.shown(&entry.path))?.keys() {
                 if !entry.xattrs.contains_key(stale) {
-                    rustix::fs::fremovexattr(&fd, stale.as_slice())
+                    rustix::fs::fremovexattr(&fd, owner::kept_as(stale))
                         .map_err(|e| self.target.error("remove an attribute of", &entry.path, e))?;
                 }
             }

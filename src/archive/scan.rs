@@ -109,7 +109,8 @@ pub fn xattrs_of(path: &Path) -> Result<Xattrs, ArchiveError> {
             let name = String::from_utf8_lossy(name);
             return Err(ArchiveError::refused(path, format!("overlay feature {name} is not supported")));
         }
-        if !xattr_allowed(name) {
+        let shown = owner::shown_as(name);
+        if !xattr_allowed(shown) {
             continue;
         }
         let mut value = vec![0_u8; 256];
@@ -123,7 +124,7 @@ pub fn xattrs_of(path: &Path) -> Result<Xattrs, ArchiveError> {
         };
         if let Some(length) = length {
             value.truncate(length);
-            out.insert(name.to_vec(), value);
+            out.insert(shown.to_vec(), value);
         }
     }
     Ok(out)

@@ -1,19 +1,19 @@
 //! Owners of files and devices, also where they cannot be had.
 //!
-//! In a user namespace with a single id (isolation `userns-one`) every file belongs to it, and in none can devices be made:
-//! who a file should belong to, and which device a socket stands for, is recorded in an attribute ([`rootless::ownership`]),
+//! In a user namespace with a single id (isolation `userns-one`) every file belongs to it, and so it is without privileges (isolation
+//! `ptrace`); in neither can devices be made: who a file should belong to, and which device a socket stands for, is recorded in an attribute ([`rootless::ownership`]),
 //! which only trees of our own store have: layers and contexts cannot bring it in, as it is never taken from or written to an
 //! archive. Everywhere else these functions are the plain system calls.
 
 use std::fs::Metadata;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::OnceLock;
 
-pub use rootless::ownership::Device;
-use rootless::ownership::Record;
+pub use rootless::ownership::{Device, kept_as, shown_as};
+use rootless::ownership::{Record, without_privileges};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 use rustix::path::Arg;
@@ -22,13 +22,13 @@ use rustix::path::Arg;
 #[must_use]
 pub fn are_recorded() -> bool {
     static RECORDED: OnceLock<bool> = OnceLock::new();
-    *RECORDED.get_or_init(|| rootless::IdMaps::current().sizes() == (1, 1))
+    without_privileges() || *RECORDED.get_or_init(|| rootless::IdMaps::current().sizes() == (1, 1))
 }
 
-/// Whether sockets may stand for devices here: in every user namespace but the first.
+/// Whether sockets may stand for devices here: in every user namespace but the first, and without privileges.
 fn devices_are_recorded() -> bool {
     static RECORDED: OnceLock<bool> = OnceLock::new();
-    *RECORDED.get_or_init(|| !rootless::IdMaps::current().are_initial())
+    without_privileges() || *RECORDED.get_or_init(|| !rootless::IdMaps::current().are_initial())
 }
 
 fn kind_of(meta: &Metadata) -> FileType {
@@ -67,6 +67,37 @@ pub fn of_fd(fd: impl AsFd, found: (u32, u32)) -> io::Result<(u32, u32)> {
     }
     // Of the two only one can be open, and their records are alike.
     Ok(Record::of_fd(fd, FileType::RegularFile)?.owner)
+}
+
+/// Moves what is at `from` to `to`, as root would: also where a mode keeps its owner from changing a directory, and there are no
+/// privileges.
+///
+/// # Errors
+/// The file system's.
+pub fn rename_at(from: (impl AsFd, impl Arg + Copy), to: (impl AsFd, impl Arg + Copy)) -> Result<(), Errno> {
+    let rename = || rustix::fs::renameat(&from.0, from.1, &to.0, to.1);
+    match rename() {
+        Err(Errno::ACCESS) if without_privileges() => {}
+        other => return other,
+    }
+    let mut modes = Vec::new();
+    for (dir, name) in [(from.0.as_fd(), None), (to.0.as_fd(), None), (from.0.as_fd(), Some(from.1))] {
+        let fd = match name {
+            None => place(dir, c".")?,
+            Some(name) => place(dir, name)?,
+        };
+        let stat = rustix::fs::fstat(&fd)?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory && stat.st_mode & 0o700 != 0o700 {
+            let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+            rustix::fs::chmod(&path, Mode::from_raw_mode(stat.st_mode & 0o7777 | 0o700))?;
+            modes.push((path, fd, Mode::from_raw_mode(stat.st_mode & 0o7777)));
+        }
+    }
+    let result = rename();
+    for (path, _fd, mode) in modes.into_iter().rev() {
+        rustix::fs::chmod(path, mode)?;
+    }
+    result
 }
 
 /// What is at `name` itself, with its owner, and its device if it stands for one.

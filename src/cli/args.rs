@@ -97,7 +97,7 @@ pub struct Global {
     /// How file systems are put together: auto, overlay or native [default: auto]
     #[arg(long, global = true, value_name = "KIND", value_parser = ["auto", "overlay", "native"], hide_possible_values = true)]
     pub snapshotter: Option<String>,
-    /// Isolation of RUN steps: auto, root, userns, userns-one, chroot or none [default: auto]
+    /// Isolation of RUN steps: auto, root, userns, userns-one, chroot, ptrace or none [default: auto]
     #[arg(long = "isolation", global = true, value_name = "RUNG")]
     pub isolation: Option<String>,
     /// An emulator for RUN of another architecture: [ARCH=]PATH of a static qemu or of a directory of them (beginning with /

@@ -189,11 +189,6 @@ pub(super) fn pinned(wanted: &str) -> Result<Option<Rung>, String> {
     // Docker's word for the usual one, and its words for Windows (SPEC B2.33).
     match wanted {
         "auto" | "default" => return Ok(None),
-        "proot" => {
-            return Err("proot is no rung: it keeps neither owners nor devices and isolates nothing \
-                 (docs/ROOTLESS.md says what a machine needs for one; `rbuild doctor` says what is in the way)"
-                .into());
-        }
         "process" | "hyperv" => return Err(format!("{wanted} is an isolation of Windows containers")),
         _ => {}
     }

@@ -217,6 +217,7 @@ impl Emulators {
                 "isolation chroot mounts nothing, so no emulator can be registered for its steps, and none is registered with \
                  the machine",
             ),
+            Rung::Ptrace => Some("isolation ptrace runs programs of this machine's own architecture only"),
             Rung::None => Some("steps do not run here at all"),
         }
     }

@@ -23,6 +23,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_O
 use rustix::io::Errno;
 
 use crate::base::file::{open_dir, open_in_root};
+use crate::base::owner;
 use crate::store::{CacheMount, copy_any};
 
 /// Why mounts could not be put in place or taken out.
@@ -96,7 +97,7 @@ impl<'a> Placement<'a> {
             let new = placement.aside_name("new");
             let furnish = match target {
                 "/dev" => rootless::furnish_dev,
-                "/proc" if emulation == Emulation::Proc => rootless::furnish_proc,
+                "/proc" if matches!(emulation, Emulation::Proc | Emulation::Paths) => rootless::furnish_proc,
                 _ => |dir: &Path| fs::set_permissions(dir, fs::Permissions::from_mode(0o555)),
             };
             let target = Path::new(target);
@@ -147,13 +148,13 @@ impl<'a> Placement<'a> {
         let (parent, name, made) = self.resolve(target)?;
         let before = mtime(&rustix::fs::fstat(&parent)?);
         let aside = self.aside_name("original");
-        let original = match rustix::fs::renameat(&parent, &name, CWD, &aside) {
+        let original = match owner::rename_at((&parent, &name), (CWD, &aside)) {
             Ok(()) => Some(aside),
             Err(Errno::NOENT) => None,
             Err(e) => return Err(e.into()),
         };
         let placed = match (new, cache) {
-            (Some(new), _) => rustix::fs::renameat(CWD, new, &parent, &name).map_err(io::Error::from),
+            (Some(new), _) => owner::rename_at((CWD, new), (&parent, &name)).map_err(io::Error::from),
             (None, Some(cache)) => {
                 let path = real_path(parent.as_fd())?.join(&name);
                 let path = path.strip_prefix(&self.root_path).map_err(|_| io::Error::from(io::ErrorKind::NotFound))?;
@@ -163,7 +164,7 @@ impl<'a> Placement<'a> {
         };
         if let Err(error) = placed {
             if let Some(original) = &original {
-                rustix::fs::renameat(CWD, original, &parent, &name)?;
+                owner::rename_at((CWD, original), (&parent, &name))?;
             }
             return Err(error);
         }
@@ -257,12 +258,12 @@ fn take_out(item: &Item<'_>, aside: &Path, at: usize) -> io::Result<bool> {
     } else if ours && item.file {
         overwrite(&item.parent, &item.name);
     }
-    match rustix::fs::renameat(&item.parent, &item.name, CWD, aside.join(format!("{at}.used"))) {
+    match owner::rename_at((&item.parent, &item.name), (CWD, &aside.join(format!("{at}.used")))) {
         Ok(()) | Err(Errno::NOENT) => {}
         Err(e) => return Err(e.into()),
     }
     if let Some(original) = &item.original {
-        rustix::fs::renameat(CWD, original, &item.parent, &item.name)?;
+        owner::rename_at((CWD, original), (&item.parent, &item.name))?;
     }
     set_mtime(item.parent.as_fd(), if time == item.after { item.before } else { time })?;
     for (parent, name) in item.made.iter().rev() {

@@ -173,10 +173,10 @@ impl Runner {
     pub fn new(context: WorkerContext, options: StepOptions) -> Result<Self, ExecError> {
         let exe = match context.switch() {
             RootSwitch::Pivot => SealedExe::new().map_err(io_error("protect the program from the steps it runs"))?,
-            RootSwitch::Chroot => SealedExe::out_of_reach(),
+            RootSwitch::Chroot | RootSwitch::Traced => SealedExe::out_of_reach(),
         };
         let (networks, no_network) = (Arc::<Networks>::default(), OnceLock::new());
-        if context.switch() == RootSwitch::Chroot {
+        if context.switch() != RootSwitch::Pivot {
             let _ = no_network.set(format!("isolation {} has no namespaces", context.rung));
         }
         let emulators = Emulators::new(&context, &options.emulators)?;
@@ -293,7 +293,7 @@ impl Runner {
             let network = self.network(&request, events).await?;
             let (mut spec, files) = self.prepare(&request, &network)?;
             let placement = match (&request.aside, spec.switch) {
-                (Some(aside), RootSwitch::Chroot) => {
+                (Some(aside), RootSwitch::Chroot | RootSwitch::Traced) => {
                     let mounts = std::mem::take(&mut spec.mounts);
                     Some(tokio::task::block_in_place(|| {
                         Placement::new(request.root, aside, &mounts, &request.caches, spec.emulation)
@@ -476,7 +476,7 @@ impl Runner {
     }
 
     fn check_mapped(&self, identity: &user::Identity) -> Result<(), ExecError> {
-        if matches!(self.context.emulation(false), Emulation::Ids | Emulation::Errno) {
+        if matches!(self.context.emulation(false), Emulation::Ids | Emulation::Errno | Emulation::Paths) {
             return Ok(());
         }
         let ids = &self.context.ids;

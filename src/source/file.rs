@@ -6,11 +6,11 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{Gid, Mode, Uid};
+use rustix::fs::Mode;
 
 use super::SourceError;
 use crate::archive;
-use crate::base::Digest;
+use crate::base::{Digest, owner};
 use crate::llb::op::SourceOp;
 use crate::store::Store;
 
@@ -63,9 +63,8 @@ impl FileAttributes {
         let io = |source: io::Error| SourceError::Io { path: path.clone(), source };
         let mut file: File = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(io)?;
         io::copy(&mut blob, &mut file).map_err(io)?;
-        let owner = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
-        if rustix::process::geteuid().is_root() {
-            rustix::fs::fchown(&file, Some(owner.0), Some(owner.1)).map_err(|e| io(e.into()))?;
+        if rustix::process::geteuid().is_root() || owner::are_recorded() {
+            owner::set_fd(&file, self.uid, self.gid).map_err(|e| io(e.into()))?;
         }
         rustix::fs::fchmod(&file, Mode::from_raw_mode(self.mode)).map_err(|e| io(e.into()))?;
         file.set_modified(time(modified)).map_err(io)

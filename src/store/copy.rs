@@ -62,8 +62,9 @@ pub(crate) fn copy_metadata(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Res
     if (stat.st_uid, stat.st_gid) != (now.st_uid, now.st_gid) {
         rustix::fs::fchown(to, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
     }
-    rustix::fs::fchmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
+    // Mode last: it may forbid setting attributes.
     copy_xattrs(from, to)?;
+    rustix::fs::fchmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
     rustix::fs::futimens(to, &times(&stat))?;
     Ok(())
 }

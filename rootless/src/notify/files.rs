@@ -18,8 +18,12 @@ pub(super) struct Proc {
     dir: OwnedFd,
     /// The root of all of the step's processes, as long as none has changed its own.
     shared_root: SharedRoot,
+    /// The name of that root here; empty where it is ours.
+    root_path: Vec<u8>,
     /// The call that is being answered.
     asked: Option<(OwnedFd, u64)>,
+    /// The thread that is asked about is stopped by its tracer, and waits for no answer.
+    stopped: bool,
 }
 
 #[derive(Debug)]
@@ -34,16 +38,22 @@ impl Proc {
     pub(super) fn open() -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::openat(CWD, "/proc", flags, Mode::empty())?;
-        Ok(Self { dir, shared_root: SharedRoot::No, asked: None })
+        Ok(Self { dir, shared_root: SharedRoot::No, root_path: Vec::new(), asked: None, stopped: false })
     }
 
     /// From now on another call is answered.
     pub(super) fn answers(&mut self, listener: &OwnedFd, id: u64) -> io::Result<()> {
+        self.stopped = false;
         match &mut self.asked {
             Some((_, asked)) => *asked = id,
             None => self.asked = Some((listener.try_clone()?, id)),
         }
         Ok(())
+    }
+
+    /// Until the next call is answered threads are asked about that a tracer has stopped: their numbers are nobody else's.
+    pub(super) fn asks_the_stopped(&mut self) {
+        self.stopped = true;
     }
 
     /// To be called between opening what a thread's number leads to and using it: a thread that is killed leaves its number to
@@ -53,11 +63,53 @@ impl Proc {
     /// If the caller is gone.
     pub(super) fn still_waits(&self) -> io::Result<()> {
         match &self.asked {
-            Some((listener, id)) if !sys::notify_waits(listener.as_fd(), *id) => {
+            Some((listener, id)) if !self.stopped && !sys::notify_waits(listener.as_fd(), *id) => {
                 Err(io::Error::from_raw_os_error(libc::ESRCH))
             }
             _ => Ok(()),
         }
+    }
+
+    /// The root of the step's processes has this real name.
+    pub(super) fn name_root(&mut self, path: Vec<u8>) {
+        self.root_path = path;
+    }
+
+    /// Paths are looked up below this directory, whatever root processes have.
+    pub(super) fn answer_below(&mut self, root: OwnedFd) {
+        self.shared_root = SharedRoot::Known(root);
+    }
+
+    /// A name of ours as one below the step's root; `None` for what is not in it.
+    pub(super) fn inside<'a>(&self, path: &'a [u8]) -> Option<&'a [u8]> {
+        let rest = path.strip_prefix(self.root_path.as_slice())?;
+        match rest.first() {
+            None => Some(b"/"),
+            Some(b'/') => Some(rest),
+            Some(_) => None,
+        }
+    }
+
+    /// Has another process answer the call, with a descriptor that may be long in coming.
+    ///
+    /// # Errors
+    /// When there can be no other process.
+    pub(super) fn answer_elsewhere(
+        &self,
+        cloexec: bool,
+        open: impl FnOnce() -> io::Result<OwnedFd>,
+    ) -> io::Result<sys::Answer> {
+        let Some((listener, id)) = &self.asked else { return Err(io::Error::from_raw_os_error(libc::ESRCH)) };
+        if let sys::Fork::Child = sys::fork()? {
+            let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+            let answer = match open() {
+                Ok(fd) => sys::Answer::Fd { fd, cloexec },
+                Err(e) => sys::Answer::Error(e.raw_os_error().unwrap_or(libc::EIO)),
+            };
+            sys::notify_answer(listener.as_fd(), *id, &answer);
+            sys::exit_now(0);
+        }
+        Ok(sys::Answer::Elsewhere)
     }
 
     /// Every process has the same root until [`Self::roots_differ`] is called.
@@ -140,19 +192,34 @@ impl Proc {
 
     /// Opens `path` as the thread would.
     pub(super) fn lookup(&self, tid: i32, dir: i32, path: &[u8], open: OFlags, mode: Mode) -> io::Result<OwnedFd> {
+        self.lookup_with(tid, dir, path, open, mode, ResolveFlags::empty())
+    }
+
+    /// [`Self::lookup`] with less than is allowed.
+    pub(super) fn lookup_with(
+        &self,
+        tid: i32,
+        dir: i32,
+        path: &[u8],
+        open: OFlags,
+        mode: Mode,
+        less: ResolveFlags,
+    ) -> io::Result<OwnedFd> {
         let text = OsStr::from_bytes(path);
         let joined;
         let mut inside = text;
         if path.first() != Some(&b'/') {
             let base = self.base(tid, dir)?;
-            match rustix::fs::openat2(&base, text, open, mode, ResolveFlags::BENEATH) {
+            match rustix::fs::openat2(&base, text, open, mode, less | ResolveFlags::BENEATH) {
                 // Upwards, or through a link from the root: by the directory's name then.
                 Err(Errno::XDEV) => {}
                 other => return Ok(other?),
             }
             let link = if dir == libc::AT_FDCWD { format!("{tid}/cwd") } else { format!("{tid}/fd/{dir}") };
-            joined = PathBuf::from(OsString::from_vec(self.link(&link)?)).join(text);
+            let base = self.link(&link)?;
             self.still_waits()?;
+            let base = self.inside(&base).ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))?;
+            joined = PathBuf::from(OsString::from_vec(base.to_vec())).join(text);
             inside = joined.as_os_str();
         }
         let own;
@@ -163,7 +230,7 @@ impl Proc {
                 &own
             }
         };
-        Ok(rustix::fs::openat2(root, inside, open, mode, ResolveFlags::IN_ROOT)?)
+        Ok(rustix::fs::openat2(root, inside, open, mode, less | ResolveFlags::IN_ROOT)?)
     }
 
     /// Opens what a call names, as a place only.
@@ -192,6 +259,14 @@ impl Proc {
             _ => b".",
         };
         self.lookup(tid, dir, above, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+    }
+
+    /// The number of the terminal that controls a thread's session; 0 without one.
+    pub(super) fn terminal(&self, tid: i32) -> io::Result<i32> {
+        let text = self.read(&format!("{tid}/stat"))?;
+        // State, parent, group, session and terminal come behind the name, which can hold anything.
+        let field = text.rsplit_once(')').and_then(|(_, rest)| rest.split_ascii_whitespace().nth(4)?.parse().ok());
+        Ok(field.unwrap_or(0))
     }
 
     /// What is taken from the mode of new files.

@@ -19,7 +19,7 @@ use rustix::io::Errno;
 use super::creds::{CredTable, Creds, KEEP};
 use super::files::{Proc, last_name};
 use super::memory::{Ids as MemoryIds, Memory};
-use super::{Call, creds, nodes, stat};
+use super::{Call, clear_set_ids, creds, nodes, stat};
 use crate::ownership::Record;
 use crate::seccomp::{Action, Trap, When};
 use crate::step::StepSpec;
@@ -408,19 +408,6 @@ fn record(fd: &OwnedFd, kind: FileType, record: Record) -> io::Result<()> {
 
 fn owned_by(owner: (u32, u32)) -> Record {
     Record { owner, device: None }
-}
-
-/// As a change of owner does for programs.
-fn clear_set_ids(fd: &OwnedFd, stat: &Stat) {
-    let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-    let mut drop = stat.st_mode & 0o4000;
-    if stat.st_mode & 0o010 != 0 {
-        drop |= stat.st_mode & 0o2000;
-    }
-    if regular && drop != 0 {
-        // The chown that changed nothing has done it, except where the kernel thinks root may keep them.
-        let _ = rustix::fs::chmod(by_descriptor(fd), Mode::from_raw_mode(stat.st_mode & 0o7777 & !drop));
-    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! itself, or [`Answer::Continue`] where the kernel's own answer would have been allowed anyway. Nothing here guards
 //! anything: that is what namespaces, Landlock and the other filters are for.
 
+mod arguments;
 mod creds;
 mod files;
 mod ids;
@@ -13,31 +14,44 @@ mod looks;
 mod memory;
 mod nodes;
 mod open_files;
+mod paths;
 mod procfs;
 mod signals;
 mod stat;
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{FileType, Mode, Stat};
 
 use crate::seccomp::{CallNames, Trap};
 use crate::step::{Emulation, StepSpec};
-use crate::sys::{self, Answer, Notification};
+use crate::sys::{self, Answer, Notification, Program};
 pub(crate) use procfs::{MACHINE_FILES, MADE_UP_FILES, PRIVATE_FILES, PUBLIC_FILES};
 
+pub(crate) use arguments::ArgumentReader;
 use ids::IdEmulation;
 use nodes::NodeEmulation;
+pub(crate) use paths::{PathEmulation, Program as Planned};
 use procfs::ProcEmulation;
 
+/// The filter that takes from the kernel what a step's emulation answers.
+pub(crate) fn filter(emulation: Emulation) -> Program {
+    match emulation {
+        Emulation::Paths => crate::seccomp::closed_filter(&traps(emulation)),
+        _ => crate::seccomp::trap_filter(&traps(emulation)),
+    }
+}
+
 /// The calls a step's emulation takes from the kernel.
-pub(crate) fn traps(emulation: Emulation) -> Vec<Trap> {
+fn traps(emulation: Emulation) -> Vec<Trap> {
     match emulation {
         Emulation::Proc => procfs::traps(),
         Emulation::Ids => ids::traps(),
         Emulation::Nodes => nodes::TRAPS.to_vec(),
+        Emulation::Paths => paths::rules(),
         Emulation::None | Emulation::Errno => Vec::new(),
     }
 }
@@ -62,6 +76,7 @@ enum Emulator {
     Proc(ProcEmulation),
     Ids(IdEmulation),
     Nodes(NodeEmulation),
+    Paths(Box<PathEmulation>),
 }
 
 impl Emulator {
@@ -70,6 +85,7 @@ impl Emulator {
             Self::Proc(emulation) => emulation.proc(),
             Self::Ids(emulation) => emulation.proc(),
             Self::Nodes(emulation) => emulation.proc(),
+            Self::Paths(emulation) => emulation.proc(),
         }
     }
 }
@@ -91,6 +107,7 @@ impl Supervisor {
         let emulator = match spec.emulation {
             Emulation::Ids => Emulator::Ids(IdEmulation::new(spec)?),
             Emulation::Nodes => Emulator::Nodes(NodeEmulation::new()?),
+            Emulation::Paths => Emulator::Paths(Box::new(PathEmulation::new(spec)?)),
             _ => Emulator::Proc(ProcEmulation::new(&spec.rootfs)?),
         };
         Ok(Self { socket, listener: None, closed: false, names, emulator })
@@ -102,6 +119,14 @@ impl Supervisor {
             return None;
         }
         Some(self.listener.as_ref().map_or_else(|| self.socket.as_fd(), AsFd::as_fd))
+    }
+
+    /// What answers for paths, where something does.
+    pub(crate) fn paths(&mut self) -> Option<&mut PathEmulation> {
+        match &mut self.emulator {
+            Emulator::Paths(emulation) => Some(emulation),
+            _ => None,
+        }
     }
 
     /// To be called when the step has ended and its root is still there.
@@ -118,7 +143,7 @@ impl Supervisor {
             match &self.listener {
                 Some(listener) => {
                     sys::notify_wake_up_in_step(listener.as_fd());
-                    if matches!(self.emulator, Emulator::Ids(_)) {
+                    if matches!(self.emulator, Emulator::Ids(_) | Emulator::Paths(_)) {
                         crate::ownership::work_among_descriptors();
                     }
                 }
@@ -134,11 +159,18 @@ impl Supervisor {
             return Ok(());
         };
         self.emulator.proc().answers(listener, request.id)?;
+        if let Emulator::Paths(emulation) = &mut self.emulator
+            && let Some(answer) = emulation.take_given(request.pid)
+        {
+            sys::notify_answer(listener.as_fd(), request.id, &answer);
+            return Ok(());
+        }
         let answer = match decode(&self.names, &request) {
             Some(call) => match &mut self.emulator {
                 Emulator::Proc(emulation) => emulation.answer(&call),
                 Emulator::Ids(emulation) => emulation.answer(&call),
                 Emulator::Nodes(emulation) => emulation.answer(&call),
+                Emulator::Paths(emulation) => emulation.answer(&call),
             },
             None => Answer::Continue,
         };
@@ -169,6 +201,22 @@ impl Call {
     /// An argument that is a C `unsigned int`.
     pub(crate) fn word(&self, index: usize) -> u32 {
         u32::from_ne_bytes(self.int(index).to_ne_bytes())
+    }
+}
+
+/// As a change of owner does for programs.
+fn clear_set_ids(fd: &OwnedFd, stat: &Stat) {
+    let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    let mut drop = stat.st_mode & 0o4000;
+    if stat.st_mode & 0o010 != 0 {
+        drop |= stat.st_mode & 0o2000;
+    }
+    if regular && drop != 0 {
+        // The chown that changed nothing has done it, except where the kernel thinks root may keep them.
+        let _ = rustix::fs::chmod(
+            format!("/proc/self/fd/{}", fd.as_raw_fd()),
+            Mode::from_raw_mode(stat.st_mode & 0o7777 & !drop),
+        );
     }
 }
 

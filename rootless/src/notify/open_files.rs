@@ -141,7 +141,7 @@ fn new_name(proc: &Proc, call: &Call, memory: Memory) -> io::Result<(OwnedFd, st
     Ok((proc.parent(call.tid, call.int(2), &path)?, name.to_owned()))
 }
 
-fn times(call: &Call, memory: Memory) -> io::Result<Timestamps> {
+pub(super) fn times(call: &Call, memory: Memory) -> io::Result<Timestamps> {
     let address = call.args[2];
     let now = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW as _ };
     if address == 0 {
@@ -160,7 +160,7 @@ fn times(call: &Call, memory: Memory) -> io::Result<Timestamps> {
 }
 
 /// Writes what was asked for into a buffer that has room, or tells how much it is.
-fn give(memory: Memory, address: u64, room: u64, value: &[u8]) -> io::Result<Answer> {
+pub(super) fn give(memory: Memory, address: u64, room: u64, value: &[u8]) -> io::Result<Answer> {
     let length = i64::try_from(value.len()).unwrap_or(i64::MAX);
     if room == 0 {
         return Ok(Answer::Value(length));

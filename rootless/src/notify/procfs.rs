@@ -5,11 +5,12 @@
 //! never directories: a directory outside of the root is a way out of a chroot. Of other processes only those of the step
 //! exist, and only what every user may read of them. What is done to open files is [`open_files`]'s.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use rustix::fs::{AtFlags, CWD, MemfdFlags, Mode, OFlags, ResolveFlags};
 
@@ -32,6 +33,14 @@ const OPENING: [Trap; 5] = [
     ("readlink", When::Always, Action::Notify),
     ("readlinkat", When::Always, Action::Notify),
 ];
+
+/// Whether a call is one of those that are answered here, as far as its path is below `/proc`, or one that signals.
+pub(super) fn is_about_paths(call: &Call) -> bool {
+    OPENING.iter().any(|(name, _, _)| *name == call.name)
+        || open_files::place(call).is_some()
+        || looks::is_one(call)
+        || signals::is_one(call)
+}
 
 /// Files of the machine that steps may read.
 pub(crate) const MACHINE_FILES: [&str; 20] = [
@@ -97,14 +106,15 @@ const LISTINGS: usize = 16;
 /// The emulation for one step.
 pub(crate) struct ProcEmulation {
     proc: Proc,
-    /// The step's root, and its real name.
+    /// The step's root.
     root: OwnedFd,
-    root_path: Vec<u8>,
     /// `/proc` in it.
     skeleton: Option<OwnedFd>,
     listings: VecDeque<(String, OwnedFd, Vec<String>)>,
     made: u64,
     own_pid: i32,
+    /// What processes run, where the kernel thinks that it is something else: by a path in the step's root.
+    programs: HashMap<i32, Rc<[u8]>>,
 }
 
 /// Something below `/proc`.
@@ -122,8 +132,8 @@ impl ProcEmulation {
     pub(crate) fn new(rootfs: &Path) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::openat(CWD, rootfs, flags, Mode::empty())?;
-        let proc = Proc::open()?;
-        let real = std::fs::canonicalize(rootfs)?;
+        let mut proc = Proc::open()?;
+        proc.name_root(std::fs::canonicalize(rootfs)?.into_os_string().into_vec());
         let skeleton = rustix::fs::openat(
             &root,
             "proc",
@@ -134,12 +144,41 @@ impl ProcEmulation {
         Ok(Self {
             proc,
             root,
-            root_path: real.as_os_str().as_bytes().to_vec(),
             skeleton,
             listings: VecDeque::new(),
             made: 0,
             own_pid: rustix::process::getpid().as_raw_pid(),
+            programs: HashMap::new(),
         })
+    }
+
+    /// A process runs this program from now on.
+    pub(super) fn runs(&mut self, pid: i32, program: Rc<[u8]>) {
+        self.programs.insert(pid, program);
+    }
+
+    /// What a thread's process runs, if `path` is the name of that in `/proc`.
+    pub(super) fn own_program(&self, tid: i32, path: &[u8]) -> Option<Rc<[u8]>> {
+        let process = path.strip_prefix(b"/proc/")?.strip_suffix(b"/exe")?;
+        let own = self.proc.process_of(tid).ok()?;
+        let is_own = process == b"self" || process == own.to_string().as_bytes();
+        self.programs.get(&own).filter(|_| is_own).cloned()
+    }
+
+    /// A process has made another one, which runs the same program.
+    pub(super) fn forked(&mut self, pid: i32, child: i32) {
+        if let Some(program) = self.programs.get(&pid) {
+            self.programs.insert(child, Rc::clone(program));
+        }
+    }
+
+    /// A process is no more.
+    pub(super) fn ended(&mut self, pid: i32) {
+        self.programs.remove(&pid);
+    }
+
+    pub(super) fn root(&self) -> &OwnedFd {
+        &self.root
     }
 
     pub(super) fn proc(&mut self) -> &mut Proc {
@@ -210,18 +249,8 @@ impl ProcEmulation {
         }
         let link = if dir == libc::AT_FDCWD { format!("{tid}/cwd") } else { format!("{tid}/fd/{dir}") };
         let base = self.proc.link(&link).ok()?;
-        let base = self.inside(&base)?;
+        let base = self.proc.inside(&base)?;
         (base.starts_with(b"/proc") || base.starts_with(b"/dev")).then(|| [base, b"/", path.as_slice()].concat())
-    }
-
-    /// A name in our root as one in the step's.
-    fn inside<'a>(&self, path: &'a [u8]) -> Option<&'a [u8]> {
-        let rest = path.strip_prefix(self.root_path.as_slice())?;
-        match rest.first() {
-            None => Some(b"/"),
-            Some(b'/') => Some(rest),
-            Some(_) => None,
-        }
     }
 
     fn entry<'a>(&self, tid: i32, parts: &[&'a str]) -> Entry<'a> {
@@ -292,12 +321,17 @@ impl ProcEmulation {
                         give(self.reopen(*pid, number, flags, owner)?)
                     }
                     ["exe"] if own && !writing => {
+                        if let Some(program) = self.programs.get(pid) {
+                            let (path, open) = (&program[1..], OFlags::RDONLY | OFlags::CLOEXEC);
+                            let how = ResolveFlags::IN_ROOT;
+                            return give(rustix::fs::openat2(&self.root, path, open, Mode::empty(), how)?);
+                        }
                         give(as_owner(&|| self.open_file(&format!("{pid}/exe"), OFlags::RDONLY))?)
                     }
                     ["cwd"] | ["root"] if own && !writing => {
                         let text =
                             sys::as_file_ids(owner.uid, owner.gid, || self.proc.link(&format!("{pid}/{}", parts[0])))?;
-                        let path = self.inside(&text).ok_or_else(|| error(libc::EACCES))?;
+                        let path = self.proc.inside(&text).ok_or_else(|| error(libc::EACCES))?;
                         let path = Path::new(std::ffi::OsStr::from_bytes(path));
                         let path = path.strip_prefix("/").map_or_else(|_| PathBuf::from("."), PathBuf::from);
                         let path = if path.as_os_str().is_empty() { ".".into() } else { path };
@@ -421,7 +455,7 @@ impl ProcEmulation {
         let dir = rustix::fs::openat(skeleton, name.as_str(), open, Mode::empty())?;
         let mut names = Vec::new();
         for (number, text) in links {
-            let text = self.inside(&text).unwrap_or(&text);
+            let text = self.proc.inside(&text).unwrap_or(&text);
             rustix::fs::symlinkat(std::ffi::OsStr::from_bytes(text), &dir, number.as_str())?;
             names.push(number);
         }
@@ -464,8 +498,12 @@ impl ProcEmulation {
                     return Err(error(libc::EACCES));
                 }
                 let link = format!("{pid}/{}", rest.join("/"));
-                let text = sys::as_file_ids(owner.uid, owner.gid, || self.proc.link(&link))?;
-                self.inside(&text).map_or(text.clone(), <[u8]>::to_vec)
+                let program = self.programs.get(pid).filter(|_| **rest == ["exe"]);
+                let text = match program {
+                    Some(program) => program.to_vec(),
+                    None => sys::as_file_ids(owner.uid, owner.gid, || self.proc.link(&link))?,
+                };
+                self.proc.inside(&text).filter(|_| program.is_none()).map_or(text.clone(), <[u8]>::to_vec)
             }
             // Directories and files, of which a number's exist only here.
             _ if parts[0].parse::<u32>().is_ok() => return Err(error(libc::EINVAL)),
@@ -530,6 +568,6 @@ mod tests {
         assert_eq!(emulation.entry(own, &["self", "maps"]), Entry::Process(own, vec!["maps"]));
         assert_eq!(emulation.entry(own, &["meminfo"]), Entry::Machine("meminfo".into()));
         assert_eq!(emulation.entry(own, &["kcore"]), Entry::Other);
-        assert_eq!(emulation.inside(b"/elsewhere"), None);
+        assert_eq!(emulation.proc.inside(b"/elsewhere"), None);
     }
 }

@@ -38,6 +38,11 @@ pub(super) fn traps() -> impl Iterator<Item = Trap> {
     CALLS.into_iter().filter(move |_| !scoped)
 }
 
+/// Whether a call is about signals.
+pub(super) fn is_one(call: &Call) -> bool {
+    Target::of(call).is_some()
+}
+
 /// Whom a signal is for.
 #[derive(Debug, PartialEq, Eq)]
 enum Target {

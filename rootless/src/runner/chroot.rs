@@ -61,7 +61,7 @@ pub(super) fn run(socket: &UnixStream, spec: StepSpec) -> Result<StepOutcome, St
 }
 
 /// A descriptor that tells when a child has ended.
-fn block_child_signals() -> nix::Result<SignalFd> {
+pub(super) fn block_child_signals() -> nix::Result<SignalFd> {
     let mut set = SigSet::empty();
     set.add(Signal::SIGCHLD);
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), None)?;

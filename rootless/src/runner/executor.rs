@@ -51,8 +51,7 @@ impl StepExecutor {
         if !refused.is_empty() {
             filters.push(seccomp::trap_filter(&refused));
         }
-        let listener =
-            supervisor.map(|socket| (Rc::new(seccomp::trap_filter(&notify::traps(spec.emulation))), Arc::new(socket)));
+        let listener = supervisor.map(|socket| (Rc::new(notify::filter(spec.emulation)), Arc::new(socket)));
         Ok(Self { spec: Rc::new(spec), filters: filters.into(), listener, argv: argv.into(), env: env.into(), errors })
     }
 
@@ -86,22 +85,32 @@ impl StepExecutor {
                     keep -= CapabilitySet::SYS_CHROOT;
                 }
             }
+            RootSwitch::Traced => stay_below(&spec.rootfs)?,
         }
-        drop_bounding(keep)?;
+        if spec.switch != RootSwitch::Traced {
+            drop_bounding(keep)?;
+        }
         self.set_rlimits()?;
-        let emulated = matches!(spec.emulation, Emulation::Ids | Emulation::Errno);
+        let emulated = matches!(spec.emulation, Emulation::Ids | Emulation::Errno | Emulation::Paths);
         if !emulated {
             let groups: Vec<Gid> = spec.groups.iter().map(|g| Gid::from_raw(*g)).collect();
             rustix::thread::set_thread_groups(&groups).what(|| format!("set the groups {:?}", spec.groups))?;
         }
         // First as root, who may enter directories that the user may not (SPEC C5.05); if that fails, as the user.
-        let entered = rustix::process::chdir(&spec.cwd);
+        let entered = match spec.switch {
+            // When somebody answers for paths.
+            RootSwitch::Traced => Err(Errno::NOENT),
+            _ => rustix::process::chdir(&spec.cwd),
+        };
+        // Of two errors the newer filter's counts: the profile's, where the supervisor's refuses what it does not know.
+        if spec.switch == RootSwitch::Traced {
+            self.hand_over_calls()?;
+        }
         for filter in &*self.filters {
             sys::install_filter(filter).what(|| "install the seccomp filter".into())?;
         }
-        if let Some((filter, socket)) = &self.listener {
-            let listener = sys::install_listener(filter).what(|| "install the filter of the supervisor".into())?;
-            sys::send_fd(socket.as_fd(), listener.as_fd()).what(|| "hand the filter to the supervisor".into())?;
+        if spec.switch != RootSwitch::Traced {
+            self.hand_over_calls()?;
         }
         if emulated {
             // There is one id, and this process has it; others are the supervisor's to pretend.
@@ -123,6 +132,13 @@ impl StepExecutor {
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
         sys::reset_signals();
         Ok(())
+    }
+
+    /// From here on the step process answers calls, where it answers any.
+    fn hand_over_calls(&self) -> Result<(), SysError> {
+        let Some((filter, socket)) = &self.listener else { return Ok(()) };
+        let listener = sys::install_listener(filter).what(|| "install the filter of the supervisor".into())?;
+        sys::send_fd(socket.as_fd(), listener.as_fd()).what(|| "hand the filter to the supervisor".into())
     }
 
     fn set_rlimits(&self) -> Result<(), SysError> {
@@ -232,7 +248,7 @@ fn refused_calls(spec: &StepSpec) -> Vec<Trap> {
     if spec.emulation == Emulation::Errno {
         out.extend(notify::errno_traps());
     }
-    if spec.switch != RootSwitch::Chroot {
+    if spec.switch == RootSwitch::Pivot {
         return out;
     }
     if !spec.insecure {
@@ -282,18 +298,35 @@ fn give_standard_descriptors(uid: Uid) {
     }
 }
 
-/// Makes `root` the root, and nothing outside of it reachable. (Landlock is not optional where nobody asked for less: the
-/// probe decides whether this rung may be used without.)
-fn change_root(root: &std::path::Path) -> Result<(), SysError> {
-    let what = || format!("change the root to {}", root.display());
+/// Goes into `root`, and can open nothing outside of it any more.
+fn stay_below(root: &std::path::Path) -> Result<(), SysError> {
+    let what = || format!("enter the root file system {}", root.display());
+    let dir = open_root(root).what(what)?;
+    confine(&dir)?;
+    rustix::process::fchdir(&dir).what(what)
+}
+
+fn open_root(root: &std::path::Path) -> Result<OwnedFd, Errno> {
     let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
-    let dir = rustix::fs::open(root, flags, rustix::fs::Mode::empty()).what(what)?;
+    rustix::fs::open(root, flags, rustix::fs::Mode::empty())
+}
+
+fn confine(dir: &OwnedFd) -> Result<(), SysError> {
     let confined =
         landlock::confine(dir.as_fd()).map_err(io::Error::other).what(|| "enter a Landlock domain".into())?;
     if !confined {
         // The seccomp filters need it where there is no CAP_SYS_ADMIN.
         rustix::thread::set_no_new_privs(true).what(|| "set no_new_privs".into())?;
     }
+    Ok(())
+}
+
+/// Makes `root` the root, and nothing outside of it reachable. (Landlock is not optional where nobody asked for less: the
+/// probe decides whether this rung may be used without.)
+fn change_root(root: &std::path::Path) -> Result<(), SysError> {
+    let what = || format!("change the root to {}", root.display());
+    let dir = open_root(root).what(what)?;
+    confine(&dir)?;
     rustix::process::fchdir(&dir).what(what)?;
     drop(dir);
     rustix::process::chroot(".").what(what)?;

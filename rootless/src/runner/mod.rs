@@ -10,6 +10,8 @@ mod executor;
 mod lifeline;
 mod oci;
 mod signals;
+#[cfg(target_arch = "x86_64")]
+mod traced;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -48,6 +50,10 @@ pub fn step_main() -> ! {
         .and_then(|spec| match spec.switch {
             RootSwitch::Pivot => run(&socket, spec),
             RootSwitch::Chroot => chroot::run(&socket, spec),
+            #[cfg(target_arch = "x86_64")]
+            RootSwitch::Traced => traced::run(&socket, spec),
+            #[cfg(not(target_arch = "x86_64"))]
+            RootSwitch::Traced => Err("steps are traced on x86-64 only".into()),
         })
         .unwrap_or_else(|message| StepOutcome::Failed { message });
     let text = serde_json::to_vec(&outcome).unwrap_or_default();

@@ -11,4 +11,6 @@ mod profile;
 mod trap;
 
 pub(crate) use filter::default_filter;
-pub(crate) use trap::{Action, CallNames, Trap, When, is_32_bit, trap_filter};
+#[cfg(test)]
+pub(crate) use trap::known_calls;
+pub(crate) use trap::{Action, CallNames, Trap, When, closed_filter, is_32_bit, trap_filter};

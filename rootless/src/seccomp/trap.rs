@@ -16,6 +16,10 @@ pub(crate) enum Action {
     Errno(i32),
     /// The supervisor answers it.
     Notify,
+    /// The tracer looks at it first.
+    Trace,
+    /// The kernel carries it out.
+    Allow,
 }
 
 impl Action {
@@ -23,6 +27,8 @@ impl Action {
         match self {
             Self::Errno(code) => libc::SECCOMP_RET_ERRNO | u32::try_from(code).unwrap_or(0),
             Self::Notify => libc::SECCOMP_RET_USER_NOTIF,
+            Self::Trace => libc::SECCOMP_RET_TRACE,
+            Self::Allow => libc::SECCOMP_RET_ALLOW,
         }
     }
 }
@@ -34,6 +40,8 @@ pub(crate) enum When {
     Always,
     /// Those with one of these bits in the low half of this argument.
     Bits(u32, u32),
+    /// Those where this argument, a pointer, is not null.
+    Given(u32),
     /// Those where this argument, masked, has one of these values.
     Masked(u32, u32, &'static [u32]),
 }
@@ -72,6 +80,29 @@ pub(crate) fn trap_filter(traps: &[Trap]) -> Vec<sock_filter> {
     out
 }
 
+/// The program that refuses what is not among `rules` (`ENOSYS`), and all calls but those of this machine's own architecture.
+pub(crate) fn closed_filter(rules: &[Trap]) -> Vec<sock_filter> {
+    const ENOSYS: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+    let Some(native) = arches().first() else { return vec![ret(ENOSYS)] };
+    let mut out = vec![load(ARCH), jump(libc::BPF_JEQ, native.audit, 1, 0), ret(ENOSYS), load(NR)];
+    if native.marked.is_some() {
+        out.extend([jump(libc::BPF_JGE, X32, 0, 1), ret(ENOSYS)]);
+    }
+    let mut rules = checks(rules, native.column as usize);
+    rules.pop();
+    out.extend(rules);
+    out.push(ret(ENOSYS));
+    out
+}
+
+/// The names of all calls that a step can make on this machine by the default filter.
+#[cfg(test)]
+pub(crate) fn known_calls() -> Vec<&'static str> {
+    let Some(native) = arches().first() else { return Vec::new() };
+    let own = ALLOWED.iter().filter(|(_, numbers)| numbers[native.column as usize] >= 0).map(|(name, _)| *name);
+    own.chain(["clone", "socket", "personality"]).collect()
+}
+
 fn checks(traps: &[Trap], column: usize) -> Vec<sock_filter> {
     let mut out = Vec::new();
     for (name, when, action) in traps {
@@ -91,6 +122,15 @@ fn decide(when: When, value: u32) -> Vec<sock_filter> {
         When::Always => vec![ret(value)],
         When::Bits(index, bits) => {
             vec![argument(index), jump(libc::BPF_JSET, bits, 0, 1), ret(value), ret(libc::SECCOMP_RET_ALLOW)]
+        }
+        When::Given(index) => {
+            let halves = [ARG0 + 8 * index, ARG0 + 8 * index + 4];
+            let mut out = Vec::new();
+            for half in halves {
+                out.extend([load(half), jump(libc::BPF_JEQ, 0, 1, 0), ret(value)]);
+            }
+            out.push(ret(libc::SECCOMP_RET_ALLOW));
+            out
         }
         When::Masked(index, mask, values) => {
             let mut out = vec![argument(index), alu_and(mask)];

@@ -54,7 +54,7 @@ pub(super) const KEYS: &[Key] = &[
         "\"userns\"",
         "`auto`",
         "`--isolation`",
-        "how RUN steps are kept apart: auto, root, userns, userns-one, chroot or none",
+        "how RUN steps are kept apart: auto, root, userns, userns-one, chroot, ptrace or none",
     ),
     key(
         "insecure-entitlements",

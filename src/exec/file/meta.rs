@@ -34,7 +34,7 @@ pub(super) fn time_of(nanoseconds: i64) -> Option<Timespec> {
 
 /// Whether this process can give files away.
 pub(super) fn can_chown() -> bool {
-    rustix::process::geteuid().is_root()
+    rustix::process::geteuid().is_root() || owner::are_recorded()
 }
 
 /// Whether an extended attribute of a source is content: user attributes and file capabilities. Everything else either
@@ -69,7 +69,8 @@ pub(super) fn attributes(fd: impl AsFd) -> io::Result<Option<Attributes>> {
     let mut out = Vec::new();
     for name in names.split_inclusive(|b| *b == 0) {
         let Ok(name) = CStr::from_bytes_with_nul(name) else { continue };
-        if !keeps_xattr(name.to_bytes()) {
+        let shown = owner::shown_as(name.to_bytes());
+        if !keeps_xattr(shown) {
             continue;
         }
         let mut value = vec![0u8; 4096];
@@ -77,7 +78,7 @@ pub(super) fn attributes(fd: impl AsFd) -> io::Result<Option<Attributes>> {
             match rustix::fs::fgetxattr(&fd, name, &mut value[..]) {
                 Ok(len) => {
                     value.truncate(len);
-                    out.push((name.to_owned(), value));
+                    out.push((CString::new(shown)?, value));
                     break;
                 }
                 Err(Errno::RANGE) if value.len() < 64 * 1024 => value.resize(64 * 1024, 0),
@@ -134,7 +135,8 @@ impl Settings {
         // After the owner, whose change drops capabilities and set-id bits.
         if let Some(source) = source {
             for (name, value) in xattrs(source).map_err(|e| ("read the extended attributes of", e))? {
-                if let Err(e) = rustix::fs::fsetxattr(&fd, name.as_c_str(), &value, XattrFlags::empty()) {
+                if let Err(e) = rustix::fs::fsetxattr(&fd, owner::kept_as(name.as_bytes()), &value, XattrFlags::empty())
+                {
                     lost(&name, e);
                 }
             }
