@@ -24,7 +24,7 @@ const CASES: &[Case] = &[
     (&["--build-arg", "BUILDKIT_MULTI_PLATFORM=maybe"], "--build-arg", "invalid boolean value"),
     (&["--build-arg", "BUILDKIT_INLINE_CACHE=maybe"], "--build-arg", "invalid boolean value"),
     (&["--build-arg", "BUILDKIT_MULTI_PLATFORM=0", "--platform", "linux/amd64,linux/arm64"], "--build-arg", "contradicts several platforms"),
-    (&["--label", "=x"], "--label", "empty key"),
+    (&["--label", "=x"], "--label", "invalid key-value pair \"=x\": empty key"),
     (&["--annotation", "x=y"], "--annotation", "no image to annotate"),
     (&["-t", "a", "--annotation", "x"], "--annotation", "expected key=value"),
     (&["-t", "a", "--annotation", "indx:x=y"], "--annotation", "unknown annotation type \"indx\""),

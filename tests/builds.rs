@@ -20,6 +20,17 @@ fn inspect(bench: &Bench, build: &str) -> Value {
     serde_json::from_str(&bench.rbuild(&["builds", "inspect", "--format", "json", build]).ok().stdout).unwrap()
 }
 
+// SPEC A4.17, B8.06
+#[test]
+fn a4_17_a_build_has_the_name_that_an_argument_gives_it() {
+    let bench = Bench::new();
+    bench.dockerfile("FROM scratch AS one\nARG BUILDKIT_BUILD_NAME\nLABEL n=$BUILDKIT_BUILD_NAME\n");
+    bench.build(&["--build-arg", "BUILDKIT_BUILD_NAME=nightly app", "--target", "one"]).ok();
+    bench.build(&["--build-arg", "BUILDKIT_BUILD_NAME="]).ok();
+    let names: Vec<Value> = rows(&bench, &[]).into_iter().map(|mut row| row["name"].take()).collect();
+    assert_eq!(names, ["ctx", "nightly app"]);
+}
+
 // SPEC B8.06, B8.07, C9.08
 #[test]
 fn b8_06_builds_are_listed_filtered_and_inspected() {

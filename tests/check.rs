@@ -66,6 +66,58 @@ fn a10_26_the_grammar_of_call() {
     assert!(bench.rbuild(&["images"]).ok().stdout.contains("\ny "));
 }
 
+// As buildx does, so that editors find the place: the path that was typed, not the name in the context.
+#[test]
+fn a10_25_check_names_the_file_as_it_was_given() {
+    let bench = Bench::new();
+    bench.file("docker/App.Dockerfile", FILE);
+    let path = bench.path("ctx/docker/App.Dockerfile");
+    let run = bench.build(&["--check", "-f", path.to_str().unwrap()]).fails(1, &[]);
+    assert!(run.stdout.contains(&format!("\n{}:3\n", path.display())), "{}", run.stdout);
+}
+
+#[test]
+fn b2_16_answers_are_in_the_metadata_file() {
+    let bench = Bench::new();
+    bench.dockerfile(FILE);
+    let path = bench.path("metadata.json");
+    let ask = |call: &str, code: i32| -> serde_json::Value {
+        let run = bench.build(&[&format!("--call={call}"), "--metadata-file", path.to_str().unwrap()]);
+        let _ = if code == 0 { run.ok() } else { run.fails(code, &[]) };
+        serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap()
+    };
+    let check = ask("check,format=json", 1);
+    assert_eq!(check["result.json"]["warnings"].as_array().unwrap().len(), 2);
+    assert_eq!(check["result.statuscode"], "1");
+    assert!(check.get("buildx.build.ref").is_none(), "a question is not a build");
+    let outline = ask("outline", 0);
+    assert_eq!(outline["result.json"]["args"][0]["name"], "V");
+    assert!(
+        outline["result.txt"].as_str().unwrap().contains("BUILD ARG") && outline.get("result.statuscode").is_none()
+    );
+
+    // SPEC B7.23: the same below the name of the target.
+    std::fs::write(bench.path("out/docker-bake.hcl"), "target \"default\" {}\n").unwrap();
+    std::fs::write(bench.path("out/Dockerfile"), FILE).unwrap();
+    let run = bench.rbuild(&["bake", "--call=check", "--metadata-file", path.to_str().unwrap()]).fails(1, &[]);
+    let told: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    assert_eq!(told["default"]["result.json"]["warnings"].as_array().unwrap().len(), 2, "{}", run.stdout);
+}
+
+// SPEC B2.16: the variable is a boolean.
+#[test]
+fn b2_16_failed_checks_are_in_the_metadata_file_on_request() {
+    let mut bench = Bench::new();
+    bench.dockerfile(FILE);
+    let path = bench.path("metadata.json");
+    for (value, count) in [("true", Some(2)), ("1", Some(2)), ("false", None), ("0", None), ("", None), ("x", None)] {
+        bench.env.push(("BUILDX_METADATA_WARNINGS".into(), value.into()));
+        bench.build(&["--metadata-file", path.to_str().unwrap()]).ok();
+        let told: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        assert_eq!(told["buildx.build.warnings"].as_array().map(Vec::len), count, "{value:?}");
+    }
+}
+
 #[test]
 fn a10_28_a10_29_outline_and_targets_as_json() {
     let bench = Bench::new();

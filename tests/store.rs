@@ -148,6 +148,7 @@ fn c9_07_a_record_says_what_it_is_and_how_it_was_used() {
     assert_eq!(top["Parents"].as_array().unwrap().last(), Some(&below["ID"]));
     // One record below the other, and the totals.
     let verbose = bench.rbuild(&["du", "--verbose", "--filter", "type=exec.cachemount"]).ok().stdout;
+    bench.rbuild(&["du", "--verbose", "--format=json"]).fails(2, &["cannot be used with"]);
     for title in [
         "ID:",
         "Type:",

@@ -736,7 +736,7 @@ pub struct Du {
     #[arg(long, value_name = "FILTER")]
     pub filter: Vec<String>,
     /// table, pretty, json or a Go template
-    #[arg(long, default_value = "table")]
+    #[arg(long, default_value = "table", conflicts_with = "verbose")]
     pub format: String,
     /// One record below the other, with all fields
     #[arg(long)]

@@ -10,9 +10,10 @@ use super::runtime::runtime;
 use super::settings::{self, BuildSettings};
 use super::telemetry::{self, Telemetry};
 use super::worker::Inside;
-use super::{debug, digest_files};
+use super::{debug, digest_files, metadata};
 use crate::base::budget::Budget;
 use crate::base::events::Warning;
+use crate::base::values::boolean;
 use crate::base::{Events, FaultKind, StepTrace, file};
 use crate::build::BuildReport;
 use crate::dockerfile::excerpt::excerpt;
@@ -79,7 +80,7 @@ pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
     }
     match &outcome.result {
         Ok(Done::Built(report)) => told.and_then(|()| done(settings, report, &ended.findings)),
-        Ok(Done::Answered(answer, how)) => answered(answer, *how),
+        Ok(Done::Answered(answer, how)) => answered(settings, answer, *how),
         Err(_) => {
             let kept = outcome.failed_step();
             let enter = kept.map(|_| inside.again(&["debug", &settings.request.id]));
@@ -92,8 +93,11 @@ pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
     }
 }
 
-/// Prints an answer (SPEC A10.25, A10.26).
-pub(super) fn answered(answer: &Answer, how: CallOptions) -> Result<u8, Failure> {
+/// Prints an answer (SPEC A10.25, A10.26) and writes it into the metadata file (SPEC B2.16), whatever it says.
+pub(super) fn answered(settings: &BuildSettings, answer: &Answer, how: CallOptions) -> Result<u8, Failure> {
+    if let Some(path) = &settings.metadata_file {
+        write(path, metadata::of_answer(answer).as_bytes())?;
+    }
     if how.json {
         super::print(&format!("{:#}\n", answer.json))?;
     } else {
@@ -157,8 +161,8 @@ pub(super) fn done(settings: &BuildSettings, report: &BuildReport, findings: &[W
         write(path, image.id().hex().as_bytes())?;
     }
     if let Some(path) = &settings.metadata_file {
-        let wanted = super::settings::variable("BUILDX_METADATA_WARNINGS").is_some();
-        let text = super::metadata::metadata(report, settings.metadata_provenance, if wanted { findings } else { &[] });
+        let wanted = settings::variable("BUILDX_METADATA_WARNINGS").and_then(|text| boolean(&text)) == Some(true);
+        let text = metadata::metadata(report, settings.metadata_provenance, if wanted { findings } else { &[] });
         write(path, text.as_bytes())?;
     }
     if settings.print_id

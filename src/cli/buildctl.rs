@@ -62,7 +62,7 @@ pub(super) fn ours(args: &[OsString]) -> Result<Vec<OsString>, Failure> {
         let Some(word) = words.next_word()? else { return Ok(vec!["--help".into()]) };
         match word.name.as_str() {
             "build" | "b" => return build(&mut words).map(|b| b.into_iter().map(Into::into).collect()),
-            "du" => return Ok(std::iter::once("du".into()).chain(words.0.cloned()).collect()),
+            "du" => return Ok(du(words.0.cloned())),
             // buildctl never asks.
             "prune" => return Ok(["prune".into(), "--force".into()].into_iter().chain(words.0.cloned()).collect()),
             // How scripts wait for a daemon.
@@ -272,6 +272,15 @@ impl Build {
     }
 }
 
+/// buildctl's `du`: a format makes `--verbose` mean nothing there, where ours refuses the two together.
+fn du(words: impl Iterator<Item = OsString> + Clone) -> Vec<OsString> {
+    let formatted = words.clone().any(|word| word == "--format" || word.to_string_lossy().starts_with("--format="));
+    let verbose = |word: &OsString| word == "--verbose" || word == "-v";
+    let words = words.filter(|word| !(formatted && verbose(word)));
+    let words = words.map(|word| if verbose(&word) { "--verbose".into() } else { word });
+    std::iter::once("du".into()).chain(words).collect()
+}
+
 /// Words of a command line, `--flag=value` taken apart.
 struct Words<'a>(std::slice::Iter<'a, OsString>);
 
@@ -354,6 +363,8 @@ mod tests {
             ("debug histories", "builds ls"),
             ("debug dump-llb --dot /f", "llb --dot /f"),
             ("du --verbose", "du --verbose"),
+            ("du -v --filter x", "du --verbose --filter x"),
+            ("du --verbose --format json", "du --format json"),
             ("prune --all", "prune --force --all"),
             ("--addr unix:///x debug workers", "builder inspect"),
             ("--version", "version"),

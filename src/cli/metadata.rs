@@ -9,6 +9,7 @@ use crate::attest::options::Mode;
 use crate::attest::predicate::shorten;
 use crate::base::events::Warning;
 use crate::build::BuildReport;
+use crate::frontend::Answer;
 
 const PROVENANCE: &str = "buildx.build.provenance";
 
@@ -56,6 +57,16 @@ pub(super) fn metadata(report: &BuildReport, provenance: Option<Mode>, warnings:
         map.insert("buildx.build.warnings", warnings.iter().map(warning).collect());
     }
     serde_json::to_string_pretty(&map).unwrap_or_default()
+}
+
+/// The file's text after a question: what a front end returns in the stead of an image (SPEC C3.20).
+pub(super) fn of_answer(answer: &Answer) -> String {
+    let mut text = json!({"result.json": answer.json, "result.txt": answer.text});
+    if answer.status != 0 {
+        // Results are texts, but for the one that is JSON itself.
+        text["result.statuscode"] = answer.status.to_string().into();
+    }
+    format!("{text:#}")
 }
 
 /// As BuildKit's client writes them: texts are bytes, so base64.

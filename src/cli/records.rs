@@ -55,8 +55,12 @@ pub(super) fn head(args: &Build, settings: &BuildSettings) -> Head {
     head
 }
 
-/// What people call it, as buildx does: the end of the context's path, the Dockerfile if it is an unusual one, the target.
+/// What people call it, as buildx does: what `BUILDKIT_BUILD_NAME` says (SPEC A4.17), or the end of the context's path, the
+/// Dockerfile if it is an unusual one, the target.
 fn name(head: &Head) -> String {
+    if let Some(name) = head.build_args.get("BUILDKIT_BUILD_NAME").filter(|name| !name.is_empty()) {
+        return name.clone();
+    }
     let place = head.directory.as_deref().unwrap_or(&head.context).trim_end_matches('/');
     let mut name = place.rsplit('/').next().filter(|last| !last.is_empty()).unwrap_or("/").to_owned();
     let file = head.dockerfile.rsplit('/').next().unwrap_or_default();

@@ -23,6 +23,7 @@ use crate::base::wording::did_you_mean;
 use crate::build::{Attest, DockerfileAt, Entitlements, MainContext, RegoRequest};
 use crate::exec::cdi::Devices;
 use crate::exec::run::{DefaultNetwork, StepOptions};
+use crate::frontend::remote::without_credentials;
 use crate::frontend::{Call, FrontEnds, FrontendOptions, NoCache};
 use crate::llb::ResolveMode;
 use crate::llb::op::NetMode;
@@ -286,7 +287,7 @@ impl BuildSettings {
             trace: args.trace.clone(),
             iidfile: args.iidfile.clone().filter(|_| call.is_none()),
             iidfile_raw: args.drop_in.iidfile_raw.clone().filter(|_| call.is_none()),
-            metadata_file: args.metadata_file.clone().filter(|_| call.is_none()),
+            metadata_file: args.metadata_file.clone(),
             metadata_provenance,
             call,
             agents: agents(&args.ssh, wants_agent)?,
@@ -584,10 +585,11 @@ fn options(args: &Build) -> Result<FrontendOptions, Failure> {
     for text in &args.label {
         let (key, value) = text.split_once('=').unwrap_or((text, ""));
         if key.is_empty() {
-            return Err(usage(format!("--label: invalid label \"{text}\": empty key")));
+            return Err(usage(format!("--label: invalid key-value pair \"{text}\": empty key")));
         }
         options.labels.insert(key.to_owned(), value.to_owned());
     }
+    options.file = args.file.as_deref().filter(|file| *file != "-").map(without_credentials);
     options.no_cache = match (args.no_cache, &args.no_cache_filter) {
         (true, _) => NoCache::All,
         (false, stages) if !stages.is_empty() => NoCache::Stages(stages.clone()),

@@ -38,15 +38,12 @@ pub(super) struct Meaning {
     pub(super) proxy: Option<ProxyEnv>,
 }
 
-/// Reads the arguments with builder meaning; the ones that cannot be honoured are refused by name (SPEC A4.17).
-pub(super) fn meaning(args: &IndexMap<String, String>) -> Result<Meaning, FrontendError> {
+/// Reads the arguments with builder meaning (SPEC A4.17).
+pub(super) fn meaning(args: &IndexMap<String, String>) -> Meaning {
     let mut out = Meaning::default();
     let mut proxy = ProxyEnv::default();
     let mut any_proxy = false;
     for (name, value) in args {
-        let refuse = |hint: &str| {
-            Err(FrontendError::usage(format!("build argument {name}={value} is not supported yet")).hint(hint))
-        };
         match name.as_str() {
             // Its meaning is for whoever fetches the context.
             "BUILDKIT_CONTEXT_KEEP_GIT_DIR" => {}
@@ -55,7 +52,8 @@ pub(super) fn meaning(args: &IndexMap<String, String>) -> Result<Meaning, Fronte
             "BUILDKIT_DOCKERFILE_CHECK" => out.checks = Some(value.clone()),
             // Read by who knows the platforms and the caches.
             "BUILDKIT_MULTI_PLATFORM" | "BUILDKIT_INLINE_CACHE" => {}
-            "BUILDKIT_BUILD_NAME" => return refuse("leave the argument out"),
+            // Read by who keeps records of builds.
+            "BUILDKIT_BUILD_NAME" => {}
             // Read where the stages are known.
             SCAN_CONTEXT | SCAN_STAGE => {}
             // Read by who makes attestations.
@@ -75,7 +73,7 @@ pub(super) fn meaning(args: &IndexMap<String, String>) -> Result<Meaning, Fronte
         }
     }
     out.proxy = any_proxy.then_some(proxy);
-    Ok(out)
+    out
 }
 
 /// The automatic arguments (SPEC A4.15), overridable by build arguments.
@@ -175,24 +173,22 @@ mod tests {
     }
 
     #[test]
-    fn a4_17_what_is_not_built_yet_is_refused_by_name() {
-        let error = meaning(&args(&[("BUILDKIT_BUILD_NAME", "x")])).expect_err("refused");
-        assert!(error.message.contains("BUILDKIT_BUILD_NAME") && error.hint.is_some(), "{error:?}");
+    fn a4_17_arguments_with_builder_meaning() {
         let fine = args(&[
             ("BUILDKIT_INLINE_CACHE", "1"),
             ("BUILDKIT_SANDBOX_HOSTNAME", "box"),
             ("BUILDKIT_CACHE_MOUNT_NS", "ns"),
             ("OTHER", "x"),
         ]);
-        let meaning = meaning(&fine).expect("fine");
+        let meaning = meaning(&fine);
         assert_eq!((meaning.hostname.as_deref(), meaning.cache_namespace.as_str()), (Some("box"), "ns"));
     }
 
     #[test]
     fn a4_14_proxy_arguments_are_matched_in_any_case() {
-        let proxy = meaning(&args(&[("HTTP_PROXY", "a"), ("no_proxy", "b")])).expect("fine").proxy.expect("some");
+        let proxy = meaning(&args(&[("HTTP_PROXY", "a"), ("no_proxy", "b")])).proxy.expect("some");
         assert_eq!((proxy.http_proxy.as_str(), proxy.no_proxy.as_str()), ("a", "b"));
-        assert_eq!(meaning(&args(&[("X", "y")])).expect("fine").proxy, None);
+        assert_eq!(meaning(&args(&[("X", "y")])).proxy, None);
     }
 
     #[test]

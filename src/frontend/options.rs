@@ -31,6 +31,8 @@ pub struct FrontendInput<'a> {
 /// The options of a build that the front end understands (SPEC C3.19).
 #[derive(Debug, Clone, Default)]
 pub struct FrontendOptions {
+    /// `--file` as it was given, unless it is standard input: what answers for people call the Dockerfile (SPEC A10.25).
+    pub file: Option<String>,
     /// `--target`; the last stage if absent or empty.
     pub target: Option<String>,
     /// `--build-arg`.

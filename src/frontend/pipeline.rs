@@ -103,7 +103,7 @@ impl Source {
     /// Reads the arguments with builder meaning, and parses the file.
     pub(super) fn read(input: &FrontendInput<'_>) -> Result<Self, FrontendError> {
         let arguments = &input.options.build_args;
-        let meaning = args::meaning(arguments)?;
+        let meaning = args::meaning(arguments);
         let Parsed { dockerfile: file, errors, warnings } = crate::dockerfile::parse(input.source);
         let source = Self { file, warnings, meaning };
         if errors.is_empty() {

@@ -118,32 +118,32 @@ fn report(
 ) -> Result<u8, Failure> {
     let many = ends.finished.len() + ends.never_begun.len() > 1;
     let (mut code, mut metadata, mut warnings) = (0, Map::new(), None);
+    let mut failed = !ends.never_begun.is_empty();
     for (at, (job, outcome)) in ends.finished.iter().enumerate() {
         let settings = &job.build.settings;
         let of_job = match &outcome.result {
-            Ok(Done::Built(report)) => {
-                let code = done(settings, report, &ended.findings)?;
-                let told = settings.metadata_file.as_ref().and_then(|path| std::fs::read(path).ok());
-                if let Some(Ok(Value::Object(mut value))) = told.map(|bytes| serde_json::from_slice(&bytes)) {
-                    warnings = value.shift_remove(WARNINGS).or(warnings);
-                    metadata.insert(job.name.clone(), Value::Object(value));
-                }
-                code
-            }
-            Ok(Done::Answered(answer, how)) => answered(answer, *how)?,
+            Ok(Done::Built(report)) => done(settings, report, &ended.findings)?,
+            Ok(Done::Answered(answer, how)) => answered(settings, answer, *how)?,
             Err(_) => {
+                failed = true;
                 let of_other = Ended::default();
                 let shown = if first_to_fail == Some(at) { ended } else { &of_other };
                 outcome.complain(settings, shown, None, |failure| of_target(failure, &job.name, many))
             }
         };
+        let told = settings.metadata_file.as_ref().filter(|_| outcome.result.is_ok());
+        let told = told.and_then(|path| std::fs::read(path).ok());
+        if let Some(Ok(Value::Object(mut value))) = told.map(|bytes| serde_json::from_slice(&bytes)) {
+            warnings = value.shift_remove(WARNINGS).or(warnings);
+            metadata.insert(job.name.clone(), Value::Object(value));
+        }
         code = code.max(of_job);
     }
     for job in &ends.never_begun {
         let message = format!("target {}: not built, because what it is made of was not", job.name);
         let _ = Failure::new(FaultKind::Input, message).print(&mut std::io::stderr(), &Aftermath::default());
     }
-    if let (Some(path), 0) = (&args.metadata_file, code) {
+    if let (Some(path), false) = (&args.metadata_file, failed) {
         metadata.retain(|name, _| wanted.contains(name));
         metadata.extend(warnings.map(|warnings| (WARNINGS.to_owned(), warnings)));
         let text = format!("{:#}\n", Value::Object(metadata));

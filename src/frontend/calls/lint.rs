@@ -90,7 +90,8 @@ fn text(input: &FrontendInput<'_>, warnings: &[Warning], error: Option<&Frontend
     let mut out = String::new();
     let show = |out: &mut String, place: &Option<Place>| {
         let Some(Place { lines, span }) = place else { return };
-        out.extend(excerpt(input.filename, input.source, *lines, span.as_ref()));
+        let name = input.options.file.as_deref().unwrap_or(input.filename);
+        out.extend(excerpt(name, input.source, *lines, span.as_ref()));
     };
     match (warnings.len(), error) {
         (0, None) => out.push_str("Check complete, no warnings found.\n"),

@@ -83,8 +83,6 @@ fn a4_17_arguments_for_the_builder() {
     let text = graph(&result);
     assert!(text.contains("hostname box") && text.contains("id=ns//c sharing=shared"), "{text}");
     assert_eq!(env(&result), ["PATH=/bin"]);
-    let error = convert_with("FROM alpine\n", with_args(&[("BUILDKIT_BUILD_NAME", "x")]), None, &Host::default());
-    insta::assert_snapshot!(show_error(&error.expect_err("refused")), @"build argument BUILDKIT_BUILD_NAME=x is not supported yet [hint: leave the argument out]");
 }
 
 // SPEC A4.17, C8.13
