@@ -60,6 +60,9 @@ const CASES: &[Case] = &[
     (&["-o", "type=local,dest=out,mode=mirror"], "--output", "expected copy or delete"),
     (&["-o", "type=local,dest=out,compression=gzip"], "--output", "no meaning for output type local"),
     (&["-o", "type=local,dest=out,platform-split=x"], "--output", "non-bool value"),
+    // SPEC E2.03
+    (&["--registry", "h.example,ca=/none.crt"], "--registry", "ca=/none.crt: cannot read it: No such file"),
+    (&["--registry", "h.example,cert=/none.crt,key=/none.key"], "--registry", "cert=/none.crt: cannot read it"),
     (&["-o", "type=local,dest=/elsewhere,mode=delete"], "--output", "not below the current directory"),
     (&["-o", "type=local,dest=file"], "--output", "is a file, not a directory"),
     (&["-o", "type=tar,dest=dir"], "--output", "is a directory"),

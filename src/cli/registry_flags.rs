@@ -38,9 +38,24 @@ impl RegistryFlags {
         for text in &args.registry {
             all.add(text).map_err(|e| usage(format!("--registry {text}: {e}")))?;
         }
+        all.check_files()?;
         let delay = args.retry_delay.as_deref().map(parse_span).transpose();
         all.delay = delay.map_err(|e| usage(format!("--retry-delay: {e}")))?;
         Ok(all)
+    }
+
+    /// Certificates are looked at when a connection is made, which may be at the end of a long build.
+    fn check_files(&self) -> Result<(), Failure> {
+        for (host, own) in &self.hosts {
+            let identity = own.rest.identity.iter().flat_map(|(cert, key)| [("cert", cert), ("key", key)]);
+            for (name, path) in own.rest.roots.iter().map(|path| ("ca", path)).chain(identity) {
+                if let Err(e) = std::fs::File::open(path) {
+                    let text = format!("--registry {host},{name}={}: cannot read it: {e}", path.display());
+                    return Err(usage(text).hint("a file in PEM format on this machine"));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn add(&mut self, text: &str) -> Result<(), String> {
