@@ -21,6 +21,11 @@ const SIMPLE_SIGNING: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
 const BUNDLE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
 const DSSE: &str = "application/vnd.dsse.envelope.v1+json";
 
+/// Whether openssl is there to sign.
+fn signer() -> Result<(), String> {
+    Command::new("openssl").arg("version").output().map(drop).map_err(|e| format!("openssl: {e}"))
+}
+
 /// A key pair of openssl.
 struct Key {
     dir: tempfile::TempDir,
@@ -183,6 +188,7 @@ const SIGNED: &str = "verify_image_signature(input.image, \"keys/release.pub\")"
 // SPEC B8.09, C8.16: an image that is not signed by the key is refused before its layers are pulled; one that is builds.
 #[test]
 fn c8_16_an_unsigned_base_is_refused_before_its_layers_are_pulled() {
+    need!(signer());
     for algorithm in ["P-256", "P-384", "ED25519", "RSA"] {
         let (key, other, world) = (Key::new(algorithm), Key::new(algorithm), World::new());
         let bench = world.bench(SIGNED);
@@ -216,6 +222,7 @@ fn c8_16_an_unsigned_base_is_refused_before_its_layers_are_pulled() {
 // SPEC B8.09, C8.16, E3.15: signatures are found as referrers too, with a registry that lists them and with one that does not.
 #[test]
 fn c8_16_signatures_that_refer_to_an_image_are_found() {
+    need!(signer());
     let key = Key::new("P-256");
     for (artifact_type, layer) in [
         (BUNDLE, Key::bundle as fn(&Key, &str) -> Layer),
@@ -234,6 +241,7 @@ fn c8_16_signatures_that_refer_to_an_image_are_found() {
 // SPEC B8.09: what is attested counts only with its signature; the name a signature was made under can be asked for.
 #[test]
 fn b8_09_signed_attestations_are_what_the_key_says() {
+    need!(signer());
     let (key, other, world) = (Key::new("P-256"), Key::new("P-256"), World::new());
     let scanned = |key: &Key, by: &str| Layer {
         media_type: DSSE,
@@ -274,6 +282,7 @@ fn b8_09_signed_attestations_are_what_the_key_says() {
 // SPEC B8.09: a key can stand in the policy; what is no key is told, and nothing outside the policy's directory is one.
 #[test]
 fn b8_09_keys_are_files_beside_the_policy_or_in_it() {
+    need!(signer());
     let (key, world) = (Key::new("P-256"), World::new());
     world.sign(Some("sig"), "", &[key.simple(&world.digest, &world.name)]);
     world.bench(&format!("verify_image_signature(input.image, `{}`)", key.public())).build(&[]).ok();
@@ -305,6 +314,7 @@ fn b8_09_keys_are_files_beside_the_policy_or_in_it() {
 // SPEC D3.26: podman's policy.json, for buildah's command line and for docker's.
 #[test]
 fn d3_26_images_are_held_to_a_policy_of_podman() {
+    need!(signer());
     let (key, other, world) = (Key::new("P-256"), Key::new("P-256"), World::new());
     let bench = world.bench("true");
     let file = key_file(&bench, &key);

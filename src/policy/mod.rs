@@ -234,12 +234,9 @@ impl Policies {
             let value = self.input(input);
             log(LogLevel::Debug, &format!("policy input: {value:#}"));
             let signatures = match value.get("image").is_some() && engine.verifies_images() {
-                true => facts.signatures(source, platform).await?,
+                true => found(source, platform, facts, log).await?,
                 false => Signatures::default(),
             };
-            if engine.verifies_images() {
-                log(LogLevel::Debug, &format!("signatures beside {shown}: {}", signatures.count()));
-            }
             let answer = engine.decide(&value, signatures, log)?;
             if !answer.allow {
                 log(LogLevel::Info, &format!("policy decision for source {shown}: DENY"));
@@ -282,11 +279,9 @@ impl Policies {
         };
         let image = image.map_err(denied)?;
         let signatures = match policy.verifies(&image) {
-            true => facts.signatures(source, platform).await?,
+            true => found(source, platform, facts, log).await?,
             false => Signatures::default(),
         };
-        let shown = input::shown(source, platform);
-        log(LogLevel::Debug, &format!("signatures beside {shown}: {}", signatures.count()));
         policy.check(&image, &signatures).map_err(denied)
     }
 
@@ -305,6 +300,19 @@ impl Policies {
     fn input(&self, input: Input) -> Value {
         input.into_value(&self.env)
     }
+}
+
+/// The signatures beside an image; that they were looked for is told.
+async fn found(
+    source: &SourceOp,
+    platform: &Platform,
+    facts: &dyn Facts,
+    log: Log<'_>,
+) -> Result<Signatures, RegoError> {
+    let signatures = facts.signatures(source, platform).await?;
+    let shown = input::shown(source, platform);
+    log(LogLevel::Debug, &format!("signatures beside {shown}: {}", signatures.count()));
+    Ok(signatures)
 }
 
 /// The name of an image that comes from a registry; `None` of other sources.
