@@ -109,7 +109,9 @@ fn a5_04_options_of_caches() {
          RUN --mount=type=cache,id=/default,target=/x cat /x/f >> /out\n\
          RUN --mount=type=cache,id=/default,target=rel,ro cat rel/f >> /out; ! touch rel/g 2>/dev/null\n\
          RUN --mount=type=cache,target=/m,mode=0700,uid=12,gid=34 stat -c %a:%u:%g /m >> /out\n\
-         RUN --mount=type=cache,target=/m,mode=0711,uid=1,gid=1 stat -c %a:%u:%g /m >> /out\n\
+         RUN --mount=type=cache,target=/m,mode=0711,uid=1,gid=1 stat -c %a:%u:%g /m >> /out && touch /m/of-1\n\
+         RUN --mount=type=cache,target=/m stat -c %a:%u:%g /m >> /out && ls /m >> /out\n\
+         RUN --mount=type=cache,target=/m,mode=0711,uid=1,gid=1 ls /m >> /out\n\
          RUN --mount=type=cache,target=/d stat -c %a:%u:%g /d >> /out\n\
          RUN --mount=type=cache,target=/ctx,from=dirctx,source=seed cat /ctx/deep/f >> /out && rm /ctx/deep/f\n\
          RUN --mount=type=cache,target=/ctx,from=dirctx,source=seed ls /ctx/deep | wc -l >> /out\n\
@@ -121,7 +123,7 @@ fn a5_04_options_of_caches() {
     let image = bench.build_image(&["--build-context", &context]);
     assert_eq!(
         image.text("out"),
-        "by-target\nby-target\n700:12:34\n700:12:34\n755:0:0\nfrom context0\n\
+        "by-target\nby-target\n700:12:34\n711:1:1\n755:0:0\nof-1\n755:0:0\nfrom context0\n\
          staged\n750:7:8\n644:7:8\n5\nstaged\n"
     );
     for gone in ["default", "x", "w/rel", "m", "d", "ctx", "st", "whole", "mine"] {

@@ -16,7 +16,7 @@ use crate::cache::backend::object::ObjectCache;
 use crate::cache::backend::registry::RegistryCache;
 use crate::cache::backend::{CacheBackend, DocumentForm};
 use crate::cache::import::Import;
-use crate::cache::mounts::{Document, MountChoice};
+use crate::cache::mounts::{Document, MountChoice, opened_id};
 use crate::cache::spec::{ExportSpec, ImportSpec, Location};
 use crate::exporter::ExportContext;
 use crate::exporter::cache::{self, CacheTarget};
@@ -168,14 +168,16 @@ pub(super) async fn inline(
 /// The cache mounts that the graphs name and `spec` wants.
 fn wanted_mounts(spec: &ExportSpec, solver: &Arc<Solver>, graphs: &[Arc<Graph>]) -> Vec<WantedMount> {
     let vertices = graphs.iter().flat_map(|graph| graph.vertices.values());
-    let steps = vertices.filter_map(|vertex| match &vertex.op.kind {
-        Some(Kind::Exec(exec)) => Some(&exec.mounts),
-        _ => None,
+    let named = vertices.flat_map(|vertex| {
+        let mounts = match &vertex.op.kind {
+            Some(Kind::Exec(exec)) => exec.mounts.as_slice(),
+            _ => &[],
+        };
+        mounts.iter().filter_map(|mount| opened_id(vertex, mount))
     });
-    let ids: BTreeSet<&str> = steps.flatten().filter_map(|mount| Some(mount.cache_opt.as_ref()?.id.as_str())).collect();
+    let ids: BTreeSet<String> = named.filter(|id| spec.mounts.wants(id)).collect();
     let opened = solver.opened_mounts();
-    let wanted = ids.into_iter().filter(|id| spec.mounts.wants(id));
-    wanted.map(|id| WantedMount { id: id.to_owned(), opened: opened.contains(id) }).collect()
+    ids.into_iter().map(|id| WantedMount { opened: opened.contains(&id), id }).collect()
 }
 
 /// Reads one cache; `None` if that is not possible. Trouble is said once and is a miss (SPEC C7.10).

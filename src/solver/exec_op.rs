@@ -12,6 +12,7 @@ use super::tree::{self, Tree};
 use super::{SolveError, Solver, blocking, lock, patiently};
 use crate::base::{FaultKind, TraceContext, file as base_file};
 use crate::cache::key::{self, Part, Selection};
+use crate::cache::mounts::{opened_id, shown};
 use crate::exec::cdi::{DeviceError, Devices, Edits};
 use crate::exec::file;
 use crate::exec::run::{self, ExecError, RunRequest, Runner};
@@ -335,8 +336,8 @@ impl Solver {
                 Ok(Some(StepMount::Tmpfs { target, size, mode: 0o755 }))
             }
             MountType::Cache => {
-                let id = mount.cache_opt.as_ref().map_or("", |opt| opt.id.as_str());
-                let cache = held.caches.get(id).ok_or_else(|| SolveError::internal("a cache that was not opened"))?;
+                let cache = opened_id(vertex, mount).and_then(|id| held.caches.get(&id));
+                let cache = cache.ok_or_else(|| SolveError::internal("a cache that was not opened"))?;
                 Ok(Some(StepMount::Bind { source: cache.path().to_path_buf(), target, readonly: mount.readonly }))
             }
             MountType::Secret => {
@@ -443,20 +444,20 @@ impl Solver {
     ) -> Result<(), SolveError> {
         let mut wanted: BTreeMap<String, (Sharing, &Mount)> = BTreeMap::new();
         for mount in exec.mounts.iter().filter(|m| m.mount_type == MountType::Cache as i32) {
-            let opt = mount.cache_opt.clone().unwrap_or_default();
-            let sharing = match opt.sharing {
+            let id = opened_id(vertex, mount).unwrap_or_default();
+            let sharing = match mount.cache_opt.as_ref().map_or(0, |opt| opt.sharing) {
                 1 => Sharing::Private,
                 2 => Sharing::Locked,
                 _ if held.moves_caches => Sharing::Locked,
                 _ => Sharing::Shared,
             };
-            if held.moves_caches && wanted.contains_key(&opt.id) {
-                let message = format!("cache mount \"{}\" is wanted twice in one step", opt.id);
+            if held.moves_caches && wanted.contains_key(&id) {
+                let message = format!("cache mount \"{}\" is wanted twice in one step", shown(&id));
                 let hint = "without mounts (isolation chroot) a cache can be in one place only; give the second an id of its own";
                 return Err(SolveError::at(vertex, FaultKind::Isolation, message, Some(hint.into())));
             }
             // Of several wishes for one cache the strictest counts.
-            let known = wanted.entry(opt.id).or_insert((sharing, mount));
+            let known = wanted.entry(id).or_insert((sharing, mount));
             known.0 = known.0.max(sharing);
         }
         for (id, (sharing, mount)) in wanted {
