@@ -11,6 +11,7 @@ use super::text::{absolute, base_name};
 use super::uses;
 use super::words::Mode;
 use crate::dockerfile::ast::{CommandLine, Run};
+use crate::dockerfile::lint::is_secret;
 use crate::dockerfile::parser::is_one_heredoc;
 use crate::llb::op::{
     CacheOpt, ChownOpt, ExecOp, FileAction, FileActionCopy, FileActionKind, FileActionMkDir, FileActionMkFile, FileOp,
@@ -19,6 +20,8 @@ use crate::llb::op::{
 
 /// Where a heredoc with a `#!` line is mounted (SPEC A2.06).
 const PIPES: &str = "/dev/pipes";
+/// What is shown in place of what nobody should read.
+const MASK: &str = "****";
 /// Name of internal steps that write inline files.
 const INLINE_TITLE: &str = "[internal] preparing inline document";
 
@@ -73,7 +76,11 @@ impl Converter<'_> {
         let variables = state.variables();
         let mut shown = variables.clone();
         for name in specs.iter().filter_map(|spec| spec.env.as_ref()) {
-            shown.insert(name.clone(), "****".into());
+            shown.insert(name.clone(), MASK.into());
+        }
+        // The image keeps them all the same, which is what the check says; a log is read by more people.
+        for (_, value) in shown.iter_mut().filter(|(name, value)| is_secret(name) && !value.is_empty()) {
+            MASK.clone_into(value);
         }
         let text = format!("{}{summary}", command.instruction.original);
         let title = self.title(progress, &self.caption(&text, Mode::Display, &shown), &state.platform, &variables);

@@ -181,8 +181,10 @@ impl<'a> Checker<'a> {
     }
 }
 
-/// SPEC A10.16: one of the words between underscores says secret, and none says that it is harmless.
-fn is_secret(key: &str) -> bool {
+/// Whether a variable called `key` should not be seen (SPEC A10.16): one of the words between underscores says secret, and none
+/// says that it is harmless.
+#[must_use]
+pub fn is_secret(key: &str) -> bool {
     const SECRET: [&str; 10] =
         ["apikey", "auth", "credential", "credentials", "key", "password", "pword", "passwd", "secret", "token"];
     const HARMLESS: [&str; 3] = ["public", "file", "version"];

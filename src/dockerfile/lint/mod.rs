@@ -18,6 +18,7 @@ use super::diagnostic::Diagnostic;
 use super::stages::Stages;
 use crate::base::events::Warning;
 
+pub use checks::is_secret;
 pub use config::{CheckConfig, CheckError, RuleSet};
 pub use rule::Rule;
 

@@ -19,6 +19,15 @@ fn a5_01_forms_and_the_process() {
     assert_eq!((result.base_layers, result.base_history), (1, 1));
 }
 
+// SPEC A10.16: what the check warns about is in the step's environment, not in what is told of the step.
+#[test]
+fn a10_16_values_of_secret_variables_are_not_shown() {
+    let text = "FROM alpine\nARG SSH_PRIVATE_KEY=hidden\nARG PUBLIC_KEY=shown\nARG API_TOKEN\nRUN echo $SSH_PRIVATE_KEY $PUBLIC_KEY $API_TOKEN\n";
+    let graph = graph(&convert(text));
+    assert!(graph.contains("RUN echo **** shown $API_TOKEN"), "{graph}");
+    assert!(graph.contains("SSH_PRIVATE_KEY=hidden"), "{graph}");
+}
+
 #[test]
 fn a5_02_all_kinds_of_mounts() {
     let result = convert(
