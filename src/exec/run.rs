@@ -24,6 +24,7 @@ use rootless::step::{
     Attached, Emulation, Network, Rlimit, RootSwitch, STEP_VERSION, StepMount, StepOutcome, StepSpec, Usage,
 };
 use rootless::{Rung, SealedExe, StepHandles, StepIo, StepSignal, WorkerContext};
+use rustix::fs::{Mode, OFlags};
 use tokio::sync::RwLock;
 use tokio::sync::mpsc::UnboundedReceiver;
 
@@ -615,6 +616,9 @@ pub fn required_stubs(meta: &Meta, mounts: &[StepMount]) -> Vec<MountStub> {
     out
 }
 
+/// The exit code of what could not be run because it is not there, as shells have it.
+const NOT_FOUND: i32 = 127;
+
 /// The error text of a step that failed (SPEC A5.16, C4.14).
 #[must_use]
 pub fn failure_text(meta: &Meta, result: &RunResult) -> String {
@@ -622,17 +626,29 @@ pub fn failure_text(meta: &Meta, result: &RunResult) -> String {
     format!("process \"{}\" did not complete successfully: exit code: {}{memory}", meta.args.join(" "), result.code)
 }
 
-/// What a failed step's end says beyond its code: the memory ran out, or there is no room left below `root`.
+/// What a failed step's end says beyond its code: the memory ran out, there is no room left below `root`, or what was to run is
+/// not there.
 #[must_use]
-pub fn failure_hint(result: &RunResult, root: &Path) -> Option<String> {
-    let hint = if result.out_of_memory {
-        "the kernel killed a process of the step because memory ran out (--memory, or the machine's)"
+pub fn failure_hint(meta: &Meta, result: &RunResult, root: &Path) -> Option<String> {
+    let program = meta.args.first().map_or("", String::as_str);
+    Some(if result.out_of_memory {
+        "the kernel killed a process of the step because memory ran out (--memory, or the machine's)".into()
     } else if is_full(root) {
-        "the store's file system is full (`rbuild prune` frees what no build needs; --root names another place)"
+        "the store's file system is full (`rbuild prune` frees what no build needs; --root names another place)".into()
+    } else if result.code == NOT_FOUND && lacks(root, program) {
+        format!(
+            "there is no {program} in the image: build upon one that has it, or name the program (RUN [\"program\", …], SHELL)"
+        )
     } else {
         return None;
-    };
-    Some(hint.into())
+    })
+}
+
+/// Whether nothing is at the absolute path `program` below `root`.
+fn lacks(root: &Path, program: &str) -> bool {
+    let look = |root| file::open_in_root(&root, Path::new(program), OFlags::PATH, Mode::empty());
+    let found = file::open_dir(root).and_then(look);
+    program.starts_with('/') && found.is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
 }
 
 /// Whether nothing can be written below `root` any more.
@@ -755,6 +771,13 @@ mod tests {
             "process \"/bin/sh -c false\" did not complete successfully: exit code: 1"
         );
         assert!(is_success(&meta, 0) && !is_success(&meta, 1));
+        let root = tempfile::tempdir().expect("a directory");
+        let hint = |code| failure_hint(&meta, &result(code, false), root.path());
+        assert!(hint(127).is_some_and(|hint| hint.starts_with("there is no /bin/sh in the image")));
+        assert_eq!(hint(1), None);
+        std::fs::create_dir(root.path().join("bin")).expect("a directory");
+        std::fs::write(root.path().join("bin/sh"), "").expect("a file");
+        assert_eq!(hint(127), None, "the shell is there, so it was something that it ran");
         assert!(is_success(&Meta { valid_exit_codes: vec![0, 3], ..meta }, 3));
     }
 

@@ -144,7 +144,7 @@ impl Solver {
         self.note_usage(&vertex.digest, &result);
         if !run::is_success(&ready.meta, result.code) {
             let message = run::failure_text(&ready.meta, &result);
-            let hint = run::failure_hint(&result, ready.mounted.root());
+            let hint = run::failure_hint(&ready.meta, &result, ready.mounted.root());
             // What filled the disk is not kept there: the next build needs the room.
             let full = run::is_full(ready.mounted.root());
             let kept = if full { None } else { self.keep_failed(vertex, exec, result.code, ready).await };

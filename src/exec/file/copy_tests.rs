@@ -223,6 +223,7 @@ fn a6_07_a_name_that_is_nearly_right_is_told() {
     assert_eq!(near(&case, "readme.md").as_deref(), Some("README.md"), "another case");
     assert_eq!(near(&case, "sourse/main.rs").as_deref(), Some("source/main.rs"), "the rest is there");
     assert_eq!(near(&case, "sourse/other.rs"), None, "the rest is not there");
+    assert_eq!(near(&case, "Source/Main.rs").as_deref(), Some("source/main.rs"), "several names");
     assert_eq!(near(&case, "source/mian.rs").as_deref(), Some("source/main.rs"));
     assert_eq!(near(&case, "something-else"), None);
     case.ignore(&["hidden"]);

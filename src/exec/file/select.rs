@@ -86,7 +86,7 @@ impl<'a> Source<'a> {
         FileOpError::NotFound { path: text(&relative(path)), excluded_by, near }
     }
 
-    /// What is there and called nearly like the first name of `path` that is missing, with the rest of `path`.
+    /// What is there and called nearly like `path`, name by name.
     fn near(&self, path: &[u8]) -> Option<String> {
         let place = self.root.locate(path, Last::Follow).ok().filter(|place| place.stat.is_none())?;
         let wanted = place.name.to_str()?;
@@ -100,8 +100,12 @@ impl<'a> Source<'a> {
         let whole = relative(whole.as_os_str().as_bytes());
         // What nobody asked for is not shown here either; what an ignore file hides would not help.
         let hidden = self.filter().is_some_and(|filter| filter.excluded_by(&whole).is_some());
+        if hidden {
+            return None;
+        }
         let there = self.root.locate(&whole, Last::Follow).ok()?.stat.is_some();
-        (there && !hidden).then(|| String::from_utf8_lossy(&whole).into_owned())
+        // The next name may be wrong, too: whole paths are in another case where they were typed on a system that does not mind.
+        if there { Some(String::from_utf8_lossy(&whole).into_owned()) } else { self.near(&whole) }
     }
 
     /// The paths that the pattern `src` means, sorted; a path without wildcards means itself.
