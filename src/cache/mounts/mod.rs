@@ -75,7 +75,8 @@ pub fn opened_id(step: &Vertex, mount: &Mount) -> Option<String> {
 
 /// `id` without what it begins with.
 fn unseeded(id: &str) -> &str {
-    let is_seed = |text: &str| text.len() == SEED_DIGITS && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let is_seed =
+        |text: &str| text.len() == SEED_DIGITS && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     id.rsplit_once(':').filter(|(_, seed)| is_seed(seed)).map_or(id, |(id, _)| id)
 }
 
