@@ -91,6 +91,9 @@ pub(super) fn go_boolean() -> ValueParser {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Global options")]
 pub struct Global {
+    /// Whose exit codes are meant: no flag, the way in which the program is called says so
+    #[arg(skip)]
+    pub codes: super::errors::ExitCodes,
     /// Where the store is [default: $XDG_DATA_HOME/rbuild or ~/.local/share/rbuild]
     #[arg(long, global = true, value_name = "DIR")]
     pub root: Option<PathBuf>,

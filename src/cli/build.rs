@@ -84,7 +84,7 @@ pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
         Err(_) => {
             let kept = outcome.failed_step();
             let enter = kept.map(|_| inside.again(&["debug", &settings.request.id]));
-            let code = outcome.complain(settings, &ended, enter.as_deref(), |failure| failure);
+            let code = outcome.complain(settings, &ended, enter.as_deref(), inside.codes, |failure| failure);
             if let (true, Some(kept)) = (settings.shell_on_error, kept) {
                 debug::after_failure(inside, kept, settings.request.secrets.clone(), invocation.steps.clone())?;
             }

@@ -206,8 +206,8 @@ mod tests {
             let text = std::fs::read_to_string(&path).expect("the page");
             for command in commands(&text) {
                 let args = command.iter().map(std::ffi::OsString::from).collect();
-                let args =
-                    super::super::kaniko::ours(args).unwrap_or_else(|code| panic!("{page}: {command:?}: {code}"));
+                let (args, _) =
+                    super::super::translated(args).unwrap_or_else(|code| panic!("{page}: {command:?}: {code}"));
                 let args =
                     super::super::spelling::ours(args).unwrap_or_else(|e| panic!("{page}: {command:?}: {}", e.message));
                 let parsed = Cli::parse_words(args);

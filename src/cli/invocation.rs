@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::args::Build;
 use super::broker::BrokeredAgent;
-use super::errors::{Aftermath, Failure};
+use super::errors::{Aftermath, ExitCodes, Failure};
 use super::grammar::CallOptions;
 use super::records;
 use super::runtime::interrupted;
@@ -90,6 +90,7 @@ impl Outcome {
         settings: &BuildSettings,
         ended: &Ended,
         enter: Option<&str>,
+        codes: ExitCodes,
         named: impl FnOnce(Failure) -> Failure,
     ) -> u8 {
         let (failure, after) = match &self.result {
@@ -105,7 +106,7 @@ impl Outcome {
         };
         let failure = named(failure);
         let _ = failure.print(&mut std::io::stderr(), &after);
-        failure.code()
+        codes.of(&failure)
     }
 }
 

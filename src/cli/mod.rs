@@ -63,27 +63,24 @@ use std::ffi::OsString;
 use std::io::Write as _;
 
 use args::{Cli, Command};
-use errors::Failure;
+use errors::{ExitCodes, Failure};
 
 /// The program: parses, runs, says what went wrong. Gives the exit code.
 #[must_use]
 pub fn run(args: Vec<OsString>) -> u8 {
-    let args = match kaniko::ours(args) {
-        Ok(args) => args,
-        Err(code) => return code,
-    };
-    let args = match buildah::ours(args) {
-        Ok(args) => args,
+    let (args, codes) = match translated(args) {
+        Ok(line) => line,
         Err(code) => return code,
     };
     let args = match spelling::ours(args) {
         Ok(args) => args,
-        Err(failure) => return finish(Err(failure)),
+        Err(failure) => return finish(Err(failure), codes),
     };
-    let cli = match parse(&args) {
+    let mut cli = match parse(&args) {
         Ok(cli) => cli,
-        Err(code) => return code,
+        Err(code) => return codes.general(code),
     };
+    cli.global.codes = codes;
     let result = match &cli.command {
         Command::Builder { command } => config::Config::load(&cli.global)
             .and_then(|config| builders::run(command, &settings::store_root(&cli.global, &config)?)),
@@ -97,7 +94,20 @@ pub fn run(args: Vec<OsString>) -> u8 {
         Command::Logout(options) => login::logout(options),
         _ => worker::start(&cli),
     };
-    finish(result)
+    finish(result, codes)
+}
+
+/// A command line in our spelling, and as which program it ends. What is wrong with another builder's was printed then, and the
+/// exit code is the error.
+fn translated(args: Vec<OsString>) -> Result<(Vec<OsString>, ExitCodes), u8> {
+    type Reader = fn(&[OsString]) -> Result<Option<Vec<OsString>>, u8>;
+    let builders: [(ExitCodes, Reader); 2] = [(ExitCodes::Kaniko, kaniko::ours), (ExitCodes::Buildah, buildah::ours)];
+    for (codes, ours) in builders {
+        if let Some(words) = ours(&args).map_err(|code| codes.general(code))? {
+            return Ok((words, codes));
+        }
+    }
+    Ok((args, ExitCodes::Kinds))
 }
 
 /// Parses our own spelling; help and mistakes are printed and give the exit code.
@@ -108,13 +118,13 @@ fn parse(args: &[OsString]) -> Result<Cli, u8> {
     })
 }
 
-/// Prints a failure and gives the exit code.
-fn finish(result: Result<u8, Failure>) -> u8 {
+/// Prints a failure and gives the exit code. Codes that are no failure's are what they should be.
+fn finish(result: Result<u8, Failure>, codes: ExitCodes) -> u8 {
     match result {
         Ok(code) => code,
         Err(failure) => {
             let _ = failure.print(&mut std::io::stderr(), &errors::Aftermath::default());
-            failure.code()
+            codes.of(&failure)
         }
     }
 }

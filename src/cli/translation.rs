@@ -6,7 +6,7 @@ use std::io::Write as _;
 
 use clap::FromArgMatches;
 
-use super::errors::Failure;
+use super::errors::{ExitCodes, Failure};
 
 /// What a command line becomes.
 #[derive(Debug)]
@@ -58,7 +58,7 @@ pub(super) fn append(translated: Result<Translation, Failure>, out: &mut Vec<OsS
 
 /// Says what is wrong; the exit code.
 pub(super) fn refused(failure: Failure) -> u8 {
-    super::finish(Err(failure)).max(1)
+    super::finish(Err(failure), ExitCodes::Kinds).max(1)
 }
 
 /// Something that is accepted and has no effect.

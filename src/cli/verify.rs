@@ -131,6 +131,8 @@ fn once(
             None => Err(Failure::new(FaultKind::Internal, "the build gave no image")),
         },
         Ok(Done::Answered(..)) => Err(Failure::new(FaultKind::Internal, "the build gave an answer and no image")),
-        Err(_) => Ok(ControlFlow::Break(outcome.complain(&build.settings, &ended, None, |failure| failure))),
+        Err(_) => {
+            Ok(ControlFlow::Break(outcome.complain(&build.settings, &ended, None, inside.codes, |failure| failure)))
+        }
     }
 }

@@ -13,7 +13,7 @@ use tokio::runtime::Runtime;
 
 use super::args::{Cli, Command, System};
 use super::config::Config;
-use super::errors::Failure;
+use super::errors::{ExitCodes, Failure};
 use super::once::Once;
 use super::{
     bake, broker, build, builds, compare, debug, foreign, image_commands, imagetools, info, policies, registries, run,
@@ -206,6 +206,7 @@ pub(super) struct Inside {
     /// It was said on the command line, and has to be said again for the same store.
     root_given: bool,
     pub(super) snapshotter: SnapshotterChoice,
+    pub(super) codes: ExitCodes,
     pub(super) blockers: Vec<String>,
     /// Why the rung is another one than usual.
     pub(super) moved: Option<String>,
@@ -361,9 +362,9 @@ fn work(
 ) -> u8 {
     let inside = match inside(cli, config, root, options, blockers, moved, fds) {
         Ok(inside) => inside,
-        Err(failure) => return super::finish(Err(failure)),
+        Err(failure) => return super::finish(Err(failure), cli.global.codes),
     };
-    let code = super::finish(command(&inside, cli));
+    let code = super::finish(command(&inside, cli), inside.codes);
     keep_house(inside, code);
     code
 }
@@ -415,6 +416,7 @@ fn inside(
             Some("native") => SnapshotterChoice::Native,
             _ => SnapshotterChoice::Auto,
         },
+        codes: cli.global.codes,
         blockers,
         moved,
         broker: Arc::new(broker::BrokerClient::new(socket)),

@@ -16,7 +16,7 @@ use crate::build::MainContext;
 use crate::cli::args::{Bake, Cli, Command};
 use crate::cli::build::{answered, done};
 use crate::cli::contexts::context_key;
-use crate::cli::errors::{Aftermath, Failure};
+use crate::cli::errors::{Aftermath, ExitCodes, Failure};
 use crate::cli::invocation::{Done, Invocation, Outcome};
 use crate::cli::outputs::LOCAL_DELETE;
 use crate::cli::runtime::runtime;
@@ -128,7 +128,7 @@ fn report(
                 failed = true;
                 let of_other = Ended::default();
                 let shown = if first_to_fail == Some(at) { ended } else { &of_other };
-                outcome.complain(settings, shown, None, |failure| of_target(failure, &job.name, many))
+                outcome.complain(settings, shown, None, ExitCodes::Kinds, |failure| of_target(failure, &job.name, many))
             }
         };
         let told = settings.metadata_file.as_ref().filter(|_| outcome.result.is_ok());

@@ -57,23 +57,23 @@ const MISSING: [&str; 15] = [
     "passwd",
 ];
 
-/// The command line in our spelling, if it is one of buildah's; else as it is. What is wrong with it was printed then, and the
-/// exit code is the error.
-pub(super) fn ours(words: Vec<OsString>) -> Result<Vec<OsString>, u8> {
+/// The command line in our spelling, if it is one of buildah's. What is wrong with it was printed then, and our exit code is the
+/// error.
+pub(super) fn ours(words: &[OsString]) -> Result<Option<Vec<OsString>>, u8> {
     let program = words.first().and_then(|p| Path::new(p).file_name()?.to_str().map(ToOwned::to_owned));
     let called = program.as_deref() == Some("buildah");
-    let at = spelling::command_at(&words);
+    let at = spelling::command_at(words);
     let start = match words.get(at).and_then(|word| word.to_str()) {
         _ if called => 1,
         // `rbuild podman` may be a directory of that name.
         Some("buildah" | "podman") if words.len() > at + 1 => at + 1,
-        _ => return Ok(words),
+        _ => return Ok(None),
     };
     let mut out = words[..if called { 1 } else { at }].to_vec();
     let podman = !called && words[at] == "podman";
     let dialect = if podman { Dialect::Podman } else { Dialect::Buildah };
     command(dialect, &words[start..], &mut out)?;
-    Ok(out)
+    Ok(Some(out))
 }
 
 fn command(dialect: Dialect, words: &[OsString], out: &mut Vec<OsString>) -> Result<(), u8> {

@@ -14,6 +14,7 @@
 //! | 10 | this machine does not allow what the build needs |
 //! | 130 | stopped by the user |
 
+mod codes;
 mod failing_line;
 
 use std::io::Write;
@@ -24,6 +25,8 @@ use crate::build::BuildError;
 use crate::dockerfile::excerpt;
 use crate::frontend::FrontendError;
 use crate::ui::FailedStep;
+
+pub use codes::ExitCodes;
 
 /// An error on its way to the user.
 #[derive(Debug, Clone)]
@@ -38,6 +41,8 @@ pub struct Failure {
     pub excerpt: Option<String>,
     /// What else is wrong with the same file.
     pub others: Vec<Failure>,
+    /// With what the command of a RUN step ended.
+    pub exited: Option<u8>,
 }
 
 /// What is known of the step that failed, beside the error.
@@ -57,7 +62,7 @@ const SHOWN: usize = 10;
 impl Failure {
     /// A failure without a place.
     pub fn new(kind: FaultKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), hint: None, excerpt: None, others: Vec::new() }
+        Self { kind, message: message.into(), hint: None, excerpt: None, others: Vec::new(), exited: None }
     }
 
     /// Adds the remedy.
@@ -87,7 +92,8 @@ impl Failure {
                     Some(line) => excerpt::excerpt_of_line(filename, source, lines, line),
                     None => excerpt::excerpt(filename, source, lines, None),
                 });
-                Self { message, hint: e.hint().map(ToOwned::to_owned), excerpt, ..failure }
+                let exited = e.failed_step().and_then(|step| u8::try_from(step.code).ok()).filter(|code| *code != 0);
+                Self { message, hint: e.hint().map(ToOwned::to_owned), excerpt, exited, ..failure }
             }
             BuildError::Export(e) => Self { hint: e.hint(), ..failure },
             BuildError::Cache(e) => Self { hint: e.hint(), ..failure },
@@ -105,7 +111,7 @@ impl Failure {
         }
     }
 
-    /// The exit code.
+    /// Our exit code.
     #[must_use]
     pub fn code(&self) -> u8 {
         exit_code(self.kind)

@@ -39,6 +39,9 @@ pub(super) struct Executor {
     /// Set an annotation of the manifest (repeatable)
     #[arg(long, value_name = "NAME=VALUE")]
     pub(super) annotation: Vec<String>,
+    /// What steps may mount: id=ID[,src=FILE][,env=VARIABLE][,type=file|env] (repeatable)
+    #[arg(long, value_name = "SPEC")]
+    pub(super) secret: Vec<String>,
 
     #[command(flatten)]
     pub(super) result: ResultFlags,
@@ -77,6 +80,9 @@ pub(super) struct ResultFlags {
     /// The same as NAME:TAG@DIGEST
     #[arg(long, value_name = "FILE|URL")]
     pub(super) image_name_tag_with_digest_file: Option<String>,
+    /// docker or oci [default: oci]
+    #[arg(long, value_name = "KIND", default_value = "", hide_default_value = true, value_parser = ["docker", "oci", ""], hide_possible_values = true)]
+    pub(super) image_format: String,
     /// gzip or zstd
     #[arg(long, value_name = "KIND", default_value = "gzip", value_parser = ["gzip", "zstd", ""], hide_possible_values = true)]
     pub(super) compression: String,
@@ -206,6 +212,15 @@ pub(super) struct Idle {
     /// There is nothing to clean up
     #[arg(long)]
     pub(super) cleanup: bool,
+    /// The same
+    #[arg(long)]
+    pub(super) pre_cleanup: bool,
+    /// The context is never touched
+    #[arg(long)]
+    pub(super) preserve_context: bool,
+    /// The same: what a build leaves is the image
+    #[arg(long)]
+    pub(super) materialize: bool,
     /// It may run anywhere
     #[arg(long)]
     pub(super) force: bool,

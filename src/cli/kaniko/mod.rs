@@ -21,15 +21,15 @@ use flags::{Executor, Messages};
 /// Transfers are tried again so often without a word.
 const USUAL_RETRIES: u32 = 5;
 
-/// The command line in our spelling, if it is one of kaniko's; else as it is. What is wrong with it was printed then, and the
-/// exit code is the error.
-pub(super) fn ours(words: Vec<OsString>) -> Result<Vec<OsString>, u8> {
+/// The command line in our spelling, if it is one of kaniko's. What is wrong with it was printed then, and our exit code is the
+/// error.
+pub(super) fn ours(words: &[OsString]) -> Result<Option<Vec<OsString>>, u8> {
     let program = words.first().and_then(|p| Path::new(p).file_name()?.to_str().map(ToOwned::to_owned));
-    let at = spelling::command_at(&words);
+    let at = spelling::command_at(words);
     let start = match program.as_deref() {
         Some("executor") => 1,
         _ if words.get(at).is_some_and(|word| word == "kaniko") => at + 1,
-        _ => return Ok(words),
+        _ => return Ok(None),
     };
     let (before, rest) = words.split_at(start);
     let mut out = match program.as_deref() {
@@ -38,7 +38,7 @@ pub(super) fn ours(words: Vec<OsString>) -> Result<Vec<OsString>, u8> {
     };
     if rest.first().is_some_and(|word| word == "version") {
         out.push("version".into());
-        return Ok(out);
+        return Ok(Some(out));
     }
     let parsed: Executor = translation::parsed(definition(), "executor", rest)?;
     let root = parsed.idle.kaniko_dir.as_ref().map(|dir| dir.join("rbuild"));
@@ -46,7 +46,7 @@ pub(super) fn ours(words: Vec<OsString>) -> Result<Vec<OsString>, u8> {
         out.extend(["--root".into(), root.into_os_string()]);
     }
     translation::append(translate(&parsed, &variable), &mut out)?;
-    Ok(out)
+    Ok(Some(out))
 }
 
 /// The command line as clap sees it.
@@ -67,6 +67,7 @@ fn translate(given: &Executor, env: &Variables<'_>) -> Result<Translation, Failu
         ("build-arg", &given.build_arg),
         ("label", &given.label),
         ("annotation", &given.annotation),
+        ("secret", &given.secret),
     ] {
         values.iter().for_each(|value| out.add(name, value));
     }
@@ -130,6 +131,9 @@ fn progress(given: &Messages, out: &mut Translation) -> Result<(), Failure> {
 fn outputs(given: &Executor, no_push: bool) -> Vec<String> {
     let result = &given.result;
     let mut form = String::new();
+    if result.image_format == "docker" {
+        form += ",oci-mediatypes=false";
+    }
     if result.compression == "zstd" {
         form += ",compression=zstd";
     }

@@ -49,6 +49,11 @@ fn d1_05_results() {
         pushed(&["--compression-level", "9"])
             .contains(&"--output=type=image,push=true,compression=gzip,compression-level=9".into())
     );
+    assert!(
+        pushed(&["--image-format=docker"]).contains(&"--output=type=image,push=true,oci-mediatypes=false".into())
+            && pushed(&["--image-format=oci"]) == plain
+    );
+    assert!(pushed(&["--secret=id=a,env=B", "--secret", "id=c"]).contains(&"--secret=id=a,env=B".into()));
     assert_eq!(error(&["-c", "tar://stdin"]), "you must provide --destination, or use --no-push");
     let env = [("KANIKO_NO_PUSH", "true"), ("BUILDER_OUTPUT", "/out")];
     let quiet = words_with(&["-c", "tar://stdin"], &env);
