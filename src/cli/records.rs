@@ -10,6 +10,7 @@ use crate::base::FaultKind;
 use crate::base::values::boolean;
 use crate::build::record::{End, Head, MadeImage, Status};
 use crate::build::{BuildError, MainContext};
+use crate::dockerfile::gitref::GitRef;
 use crate::frontend::remote::without_credentials;
 
 /// What was asked for.
@@ -51,22 +52,41 @@ pub(super) fn head(args: &Build, settings: &BuildSettings) -> Head {
         cgroup_parent: args.cgroup_parent.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    head.name = name(&head);
+    let remote = match &request.context {
+        MainContext::Git(reference) if given.contains('?') => Some(with_fragment(reference)),
+        MainContext::Git(_) | MainContext::Url(_) => Some(head.context.clone()),
+        MainContext::Local | MainContext::Archive(_) => None,
+    };
+    head.name = name(&head, remote);
     head
 }
 
-/// What people call it, as buildx does: what `BUILDKIT_BUILD_NAME` says (SPEC A4.17), or the end of the context's path, the
-/// Dockerfile if it is an unusual one, the target.
-fn name(head: &Head) -> String {
+/// What a query says of a repository, as a fragment says it (SPEC A7.02, A7.03): the form in which BuildKit hands it on.
+fn with_fragment(reference: &GitRef) -> String {
+    let mut text = without_credentials(&reference.remote);
+    if !reference.reference.is_empty() || !reference.subdir.is_empty() {
+        text.push_str(&format!("#{}", reference.reference));
+    }
+    if !reference.subdir.is_empty() {
+        text.push_str(&format!(":{}", reference.subdir));
+    }
+    text
+}
+
+/// What people call it, as buildx does: what `BUILDKIT_BUILD_NAME` says (SPEC A4.17); or the remote context, all of it; or the
+/// end of the context's path and the Dockerfile if it is an unusual one. Then the target.
+fn name(head: &Head, remote: Option<String>) -> String {
     if let Some(name) = head.build_args.get("BUILDKIT_BUILD_NAME").filter(|name| !name.is_empty()) {
         return name.clone();
     }
-    let place = head.directory.as_deref().unwrap_or(&head.context).trim_end_matches('/');
-    let mut name = place.rsplit('/').next().filter(|last| !last.is_empty()).unwrap_or("/").to_owned();
-    let file = head.dockerfile.rsplit('/').next().unwrap_or_default();
-    if !["", "-", "Dockerfile"].contains(&file) {
-        name.push_str(&format!("/{file}"));
-    }
+    let mut name = remote.unwrap_or_else(|| {
+        let place = head.directory.as_deref().unwrap_or(&head.context).trim_end_matches('/');
+        let last = place.rsplit('/').next().filter(|last| !last.is_empty()).unwrap_or("/");
+        match head.dockerfile.rsplit('/').next().unwrap_or_default() {
+            "" | "-" | "Dockerfile" => last.to_owned(),
+            file => format!("{last}/{file}"),
+        }
+    });
     if let Some(target) = &head.target {
         name.push_str(&format!(" ({target})"));
     }
@@ -113,12 +133,26 @@ mod tests {
             target: target.map(str::to_owned),
             ..Head::default()
         };
-        assert_eq!(name(&head(Some("/home/me/app"), ".", "Dockerfile", None)), "app");
+        let local = |head: Head| name(&head, None);
+        assert_eq!(local(head(Some("/home/me/app"), ".", "Dockerfile", None)), "app");
         assert_eq!(
-            name(&head(Some("/home/me/app/"), ".", "docker/web.Dockerfile", Some("prod"))),
+            local(head(Some("/home/me/app/"), ".", "docker/web.Dockerfile", Some("prod"))),
             "app/web.Dockerfile (prod)"
         );
-        assert_eq!(name(&head(None, "https://example.com/x/app.git", "Dockerfile", None)), "app.git");
-        assert_eq!(name(&head(Some("/"), "/", "-", None)), "/");
+        assert_eq!(local(head(Some("/"), "/", "-", None)), "/");
+        assert_eq!(local(head(None, "-", "Dockerfile", None)), "-");
+        let url = "https://example.com/x/app.git#main";
+        let remote = head(None, url, "web.Dockerfile", Some("prod"));
+        assert_eq!(name(&remote, Some(url.into())), format!("{url} (prod)"));
+        let named = Head { build_args: [("BUILDKIT_BUILD_NAME".into(), "nightly".into())].into(), ..remote };
+        assert_eq!(name(&named, Some(url.into())), "nightly");
+        for (query, fragment) in [
+            ("https://me:pass@example.com/app.git?ref=main&subdir=a/b", "https://example.com/app.git#main:a/b"),
+            ("https://example.com/app.git?subdir=a", "https://example.com/app.git#:a"),
+            ("https://example.com/app.git?keep-git-dir=1", "https://example.com/app.git"),
+        ] {
+            let reference = GitRef::parse(query).expect("a repository").expect("valid");
+            assert_eq!(with_fragment(&reference), fragment);
+        }
     }
 }
