@@ -1,5 +1,6 @@
 //! Paths in the arguments of calls, and the `/proc` of whoever makes them.
 
+use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -24,7 +25,13 @@ pub(super) struct Proc {
     asked: Option<(OwnedFd, u64)>,
     /// The thread that is asked about is stopped by its tracer, and waits for no answer.
     stopped: bool,
+    /// What descriptors stand for that processes were given in the place of one that says where something is: by device and
+    /// inode, the newest last.
+    stand_ins: VecDeque<((u64, u64), OwnedFd)>,
 }
+
+/// So many stand-ins are known. Programs open a place, do something with it and close it.
+const STAND_INS: usize = 256;
 
 #[derive(Debug)]
 enum SharedRoot {
@@ -38,7 +45,14 @@ impl Proc {
     pub(super) fn open() -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::openat(CWD, "/proc", flags, Mode::empty())?;
-        Ok(Self { dir, shared_root: SharedRoot::No, root_path: Vec::new(), asked: None, stopped: false })
+        Ok(Self {
+            dir,
+            shared_root: SharedRoot::No,
+            root_path: Vec::new(),
+            asked: None,
+            stopped: false,
+            stand_ins: VecDeque::new(),
+        })
     }
 
     /// From now on another call is answered.
@@ -185,8 +199,30 @@ impl Proc {
             other => {
                 let base = other?;
                 self.still_waits()?;
-                Ok(base)
+                match self.stand_ins.is_empty() {
+                    true => Ok(base),
+                    false => self.stood_for(base),
+                }
             }
+        }
+    }
+
+    /// A descriptor to give to a process for a place: the kernel hands on none that only say where something is.
+    pub(super) fn stand_in(&mut self, place: OwnedFd) -> io::Result<OwnedFd> {
+        let given = rustix::fs::memfd_create(c"place", rustix::fs::MemfdFlags::CLOEXEC)?;
+        if self.stand_ins.len() >= STAND_INS {
+            self.stand_ins.pop_front();
+        }
+        self.stand_ins.push_back((identity(&given)?, place));
+        Ok(given)
+    }
+
+    /// The place that a descriptor stands for, or itself.
+    fn stood_for(&self, fd: OwnedFd) -> io::Result<OwnedFd> {
+        let own = identity(&fd)?;
+        match self.stand_ins.iter().rev().find(|(identity, _)| *identity == own) {
+            Some((_, place)) => Ok(place.try_clone()?),
+            None => Ok(fd),
         }
     }
 
@@ -282,6 +318,12 @@ impl Proc {
         let line = text.lines().find_map(|l| l.strip_prefix("CapEff:")).unwrap_or_default();
         Ok(u64::from_str_radix(line.trim(), 16).unwrap_or(0) >> number & 1 == 1)
     }
+}
+
+#[allow(clippy::useless_conversion)] // Narrower on some architectures.
+fn identity(fd: &OwnedFd) -> io::Result<(u64, u64)> {
+    let stat = rustix::fs::fstat(fd)?;
+    Ok((stat.st_dev.into(), stat.st_ino.into()))
 }
 
 /// The last component of a path, where a call may make something; `None` for `..` and the like.

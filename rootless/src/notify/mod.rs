@@ -204,14 +204,14 @@ impl Call {
     }
 }
 
-/// As a change of owner does for programs.
+/// As a change of owner does for everything but directories.
 fn clear_set_ids(fd: &OwnedFd, stat: &Stat) {
-    let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    let has_some = !matches!(FileType::from_raw_mode(stat.st_mode), FileType::Directory | FileType::Symlink);
     let mut drop = stat.st_mode & 0o4000;
     if stat.st_mode & 0o010 != 0 {
         drop |= stat.st_mode & 0o2000;
     }
-    if regular && drop != 0 {
+    if has_some && drop != 0 {
         // The chown that changed nothing has done it, except where the kernel thinks root may keep them.
         let _ = rustix::fs::chmod(
             format!("/proc/self/fd/{}", fd.as_raw_fd()),

@@ -64,9 +64,7 @@ pub(super) fn answer(proc: &Proc, call: &Call, memory: Memory, pid: i32, number:
     // Looked up before the rights change: directories on the way may be closed to others.
     let target = if call.name == "linkat" { Some(new_name(proc, call, memory)?) } else { None };
     sys::as_file_ids(owner.uid, owner.gid, || {
-        let name = format!("{pid}/fd/{number}");
-        let fd = rustix::fs::openat(proc.fd(), name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-        proc.still_waits()?;
+        let fd = proc.base(pid, i32::try_from(number).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?)?;
         let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
         let a = &call.args;
         match (call.name, target) {

@@ -100,7 +100,7 @@ fn devices(b: &Bench) {
 }
 
 fn pipes_wait_for_the_other_side(b: &Bench) {
-    let script = "cd /tmp; /bin/busybox mkfifo p; (sleep 0.2; echo late > p) & cat p; (sleep 0.2; cat p) & echo other > p; wait; rm p";
+    let script = "cd /tmp; /bin/busybox mkfifo -m 640 p; (sleep 0.2; echo late > p) & cat p; (sleep 0.2; cat p) & echo other > p; wait; rm p";
     assert_eq!(out(b, script), "late\nother\n");
 }
 

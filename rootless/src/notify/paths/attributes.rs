@@ -70,13 +70,14 @@ impl PathEmulation {
         }
         let kept = |new: u32, old: u32| if new == KEEP { old } else { new };
         let owner = (kept(ids.0, old.owner.0), kept(ids.1, old.owner.1));
+        let kind = FileType::from_raw_mode(stat.st_mode);
         clear_set_ids(&found, &stat);
-        if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
+        if kind == FileType::RegularFile {
             // As a change of owner does.
             let _ = rustix::fs::removexattr(by_descriptor(&found), CAPABILITY);
         }
         if owner != old.owner {
-            match (Record { owner, ..old }).write(&found, FileType::from_raw_mode(stat.st_mode)) {
+            match (Record { owner, ..old }).write(&found, kind) {
                 // A pipe, or a file system that layers are not made from.
                 Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
                 Err(e) => return Err(e.into()),

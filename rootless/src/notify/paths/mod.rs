@@ -20,7 +20,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{FileType, OFlags, Stat};
+use rustix::fs::{FileType, Mode, OFlags, Stat};
 
 use super::Call;
 use super::creds::{self, CredTable};
@@ -57,7 +57,7 @@ impl PathEmulation {
     pub(crate) fn new(spec: &StepSpec) -> io::Result<Self> {
         crate::ownership::work_without_privileges();
         // What is made has the mode that was asked for, less the caller's own umask.
-        rustix::process::umask(rustix::fs::Mode::empty());
+        rustix::process::umask(Mode::empty());
         let mut procfs = ProcEmulation::new(&spec.rootfs)?;
         let root = procfs.root().try_clone()?;
         procfs.proc().answer_below(root);
@@ -157,6 +157,14 @@ impl PathEmulation {
     fn string(tid: i32, address: u64) -> io::Result<Vec<u8>> {
         Memory::new(tid, Ids::ROOT).string(address)
     }
+}
+
+/// Makes something with the caller's umask, which the kernel leaves out where a directory has a default access list.
+fn with_umask<T>(umask: u32, work: impl FnOnce() -> T) -> T {
+    rustix::process::umask(Mode::from_raw_mode(umask & 0o777));
+    let result = work();
+    rustix::process::umask(Mode::empty());
+    result
 }
 
 fn settled(result: io::Result<Answer>) -> Answer {

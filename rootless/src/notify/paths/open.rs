@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 
 use super::reach::{PLACE, Target};
-use super::{PathEmulation, error, kind_of};
+use super::{PathEmulation, error, kind_of, with_umask};
 use crate::notify::Call;
 use crate::notify::memory::{Ids, Memory};
 use crate::ownership::{Device, Record};
@@ -95,12 +95,14 @@ impl PathEmulation {
             other => other?,
         };
         if how.flags.contains(OFlags::PATH) {
-            // The kernel hands on no descriptors that only say where something is.
-            let flags = how.flags & OFlags::DIRECTORY | OFlags::RDONLY;
-            return match kind_of(&found)? {
-                FileType::Symlink => Err(error(libc::ELOOP)),
-                FileType::Directory | FileType::RegularFile => give(Self::reopened(&found, flags)?),
-                _ => Err(error(libc::EACCES)),
+            let kind = kind_of(&found)?;
+            if how.flags.contains(OFlags::DIRECTORY) && kind != FileType::Directory {
+                return Err(error(libc::ENOTDIR));
+            }
+            return match kind {
+                // Entered without us.
+                FileType::Directory => give(Self::reopened(&found, OFlags::RDONLY | OFlags::DIRECTORY)?),
+                _ => give(self.procfs.proc().stand_in(found)?),
             };
         }
         match kind_of(&found)? {
@@ -130,13 +132,14 @@ impl PathEmulation {
     /// Opens what is there, or with `new` makes it: then it belongs to whoever the caller believes to be.
     fn open_plain(&mut self, target: Target<'_>, how: &How, new: bool) -> io::Result<OwnedFd> {
         let creates = how.makes();
-        let mode = if creates { how.mode & 0o7777 & !self.procfs.proc().umask(target.tid)? } else { 0 };
+        let (mode, umask) = if creates { (how.mode & 0o7777, self.procfs.proc().umask(target.tid)?) } else { (0, 0) };
         let (mode, flags) = (Mode::from_raw_mode(mode), how.flags | OFlags::CLOEXEC | OFlags::NOCTTY);
         let fd = if how.resolve.intersects(BELOW) {
             let base = self.procfs.proc().base(target.tid, target.dir)?;
-            rustix::fs::openat2(base, target.path, flags, mode, how.resolve)?
+            with_umask(umask, || rustix::fs::openat2(base, target.path, flags, mode, how.resolve))?
         } else {
-            target.open(self.procfs.proc(), flags, mode, how.resolve)?
+            let proc = self.procfs.proc();
+            with_umask(umask, || target.open(proc, flags, mode, how.resolve))?
         };
         if new {
             let owner = self.owner_of_new(target)?;

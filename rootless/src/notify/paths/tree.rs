@@ -8,7 +8,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::reach::{PLACE, Target, by_descriptor, with_open};
-use super::{PathEmulation, error};
+use super::{PathEmulation, error, with_umask};
 use crate::notify::nodes;
 use crate::ownership::{Record, beside};
 use crate::sys::Answer;
@@ -19,8 +19,8 @@ impl PathEmulation {
         let target = Target { tid, dir, path: &text };
         let proc = self.procfs.proc();
         let (parent, name) = target.parent(proc, libc::EEXIST)?;
-        let mode = Mode::from_raw_mode(mode & 0o1777 & !proc.umask(tid)?);
-        with_open(&[&parent], || rustix::fs::mkdirat(&parent, &name, mode))?;
+        let (mode, umask) = (Mode::from_raw_mode(mode & 0o1777), proc.umask(tid)?);
+        with_umask(umask, || with_open(&[&parent], || rustix::fs::mkdirat(&parent, &name, mode)))?;
         self.settle_new(target, FileType::Directory, None)
     }
 
@@ -52,8 +52,8 @@ impl PathEmulation {
         let target = Target { tid, dir, path: &path };
         let proc = self.procfs.proc();
         let (parent, name) = target.parent(proc, libc::EEXIST)?;
-        let mode = Mode::from_raw_mode(mode & 0o7777 & !proc.umask(tid)?);
-        with_open(&[&parent], || rustix::fs::mknodat(&parent, &name, kind, mode, 0))?;
+        let (mode, umask) = (Mode::from_raw_mode(mode & 0o7777), proc.umask(tid)?);
+        with_umask(umask, || with_open(&[&parent], || rustix::fs::mknodat(&parent, &name, kind, mode, 0)))?;
         self.settle_new(target, kind, device)
     }
 
