@@ -16,6 +16,12 @@ const OPTIONS: libc::c_int = libc::PTRACE_O_TRACESYSGOOD
     | libc::PTRACE_O_TRACESECCOMP
     | libc::PTRACE_O_EXITKILL;
 
+/// What a request is, which the C libraries do not agree about.
+#[cfg(target_env = "musl")]
+type Request = libc::c_int;
+#[cfg(not(target_env = "musl"))]
+type Request = libc::c_uint;
+
 /// How a thread goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Until {
@@ -70,7 +76,7 @@ pub(super) fn signal_thread(tid: i32, signal: i32) {
     unsafe { libc::syscall(libc::SYS_tkill, tid, signal) };
 }
 
-fn request(kind: libc::c_uint, tid: i32, address: usize, data: usize) -> io::Result<()> {
+fn request(kind: Request, tid: i32, address: usize, data: usize) -> io::Result<()> {
     // SAFETY: the callers pass numbers, or pointers to live locals of the type that the request is about, with their size.
     match unsafe { libc::ptrace(kind, tid, address, data) } {
         -1 => Err(io::Error::last_os_error()),
