@@ -631,7 +631,7 @@ pub fn failure_text(meta: &Meta, result: &RunResult) -> String {
 #[must_use]
 pub fn failure_hint(meta: &Meta, result: &RunResult, root: &Path) -> Option<String> {
     let program = meta.args.first().map_or("", String::as_str);
-    Some(if result.out_of_memory {
+    let hint = if result.out_of_memory {
         "the kernel killed a process of the step because memory ran out (--memory, or the machine's)".into()
     } else if is_full(root) {
         "the store's file system is full (`rbuild prune` frees what no build needs; --root names another place)".into()
@@ -641,7 +641,8 @@ pub fn failure_hint(meta: &Meta, result: &RunResult, root: &Path) -> Option<Stri
         )
     } else {
         return None;
-    })
+    };
+    Some(hint)
 }
 
 /// Whether nothing is at the absolute path `program` below `root`.

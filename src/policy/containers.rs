@@ -43,7 +43,8 @@ enum Identity {
     ExactRepository {
         docker_repository: String,
     },
-    RemapIdentity {
+    #[serde(rename = "remapIdentity")]
+    Remapped {
         prefix: String,
         signed_prefix: String,
     },
@@ -213,7 +214,7 @@ impl Identity {
             Self::ExactRepository { docker_repository } => {
                 Reference::parse_raw(docker_repository).is_ok_and(|wanted| wanted.repository() == signed.repository())
             }
-            Self::RemapIdentity { prefix, signed_prefix } => {
+            Self::Remapped { prefix, signed_prefix } => {
                 let name = image.repository();
                 let rest = name.strip_prefix(prefix).filter(|rest| rest.is_empty() || rest.starts_with('/'));
                 let renamed = rest.map(|rest| Reference::parse_raw(&format!("{signed_prefix}{rest}")));

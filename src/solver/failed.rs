@@ -17,6 +17,7 @@ use super::exec_op::{Ready, run_error};
 use super::tree::Tree;
 use super::{SolveError, Solver, blocking};
 use crate::base::{Digest, FaultKind, file};
+use crate::cache::mounts::opened_id;
 use crate::exec::run::{Attachment, RunResult};
 use crate::llb::Vertex;
 use crate::llb::op::{CUSTOM_NAME, ExecOp, Kind, MountType, Op, OpMetadata};
@@ -94,7 +95,11 @@ impl Solver {
                 mount.selector = path.to_str()?.to_owned();
                 chains.push(chain.clone());
             } else {
-                // A cache mount that exists needs no seed.
+                // A cache mount that exists needs no seed, but is called by it.
+                let id = opened_id(vertex, mount);
+                if let (Some(id), Some(opt)) = (id, &mut mount.cache_opt) {
+                    opt.id = id;
+                }
                 mount.input = -1;
             }
         }

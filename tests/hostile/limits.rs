@@ -17,7 +17,11 @@ fn bombs_and_steps_that_hang_come_to_an_end() {
         bench.file("bomb", "sh bomb161 & sh bomb161 & sleep 16180\n");
         bench.dockerfile("FROM busybox\nRUN --mount=type=bind,target=/b cp /b/bomb /bomb161 && cd / && sh bomb161\n");
         // (The kernel exempts the machine's root from the limit of a user, for whom there are control groups.)
-        let limit = if matches!(*rung, "root" | "chroot") { ["--pids-limit", "60"] } else { ["--ulimit", "nproc=60"] };
+        let limit = if matches!(*rung, "root" | "chroot" | "ptrace") {
+            ["--pids-limit", "60"]
+        } else {
+            ["--ulimit", "nproc=60"]
+        };
         let args = ["--isolation", rung, "--step-timeout", "3s", limit[0], limit[1]];
         let run = bench.build(&args);
         if run.stderr.contains("cannot limit pids") {

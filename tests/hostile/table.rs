@@ -163,34 +163,36 @@ const FRONT_ENDS: &[&str] = &[
     "layouts, directories and files of the machine, networks that are not allowed (5)",
 ];
 /// Tests of one case each.
-const SINGLE: &[(&str, [bool; 4])] = &[
-    ("another step's environment and secret, while it runs", ALL),
+const SINGLE: &[(&str, [bool; 5])] = &[
+    ("another step's environment and secret, while it runs", NOT_TRACED),
     ("a tracer: attach, read, compare, take descriptors", ALL),
     ("secrets in records, logs, provenance, layers and memory dumps of programs that crash", ALL),
-    ("processes that outlive their step", ALL),
-    ("COPY and WORKDIR through symlinks, to /proc/self/fd", ALL),
-    ("names, symlinks and dots of an archive of ADD", ALL),
-    ("attributes of files of the context", ALL),
+    ("processes that outlive their step", NOT_TRACED),
+    ("COPY and WORKDIR through symlinks, to /proc/self/fd", NOT_TRACED),
+    ("names, symlinks and dots of an archive of ADD", NOT_TRACED),
+    ("attributes of files of the context", NOT_TRACED),
     ("a context that changes while it is copied", ALL),
-    ("descriptors of a step's files, handed to another one that outlives it", [true, true, true, false]),
-    ("a cache mount that changes while mounts are made in it", [true, true, true, false]),
+    ("descriptors of a step's files, handed to another one that outlives it", [true, true, true, false, false]),
+    ("a cache mount that changes while mounts are made in it", [true, true, true, false, false]),
     ("links between a cache mount and the step's tree", ALL),
     ("locks, leases, watches and mappings of a step's files", ALL),
     ("a tree that is deeper than names can say", ALL),
     ("zeros and empty files that compress well, by ADD and as layers (gzip, zstd, xz)", ALL),
-    ("a disk that is full", [true, false, false, true]),
+    ("a disk that is full", [true, false, false, true, false]),
     ("ADD from the metadata service of a cloud, by address, by name, by redirect", ALL),
 ];
 
-const ALL: [bool; 4] = [true; 4];
-const RUNGS: [&str; 4] = ["root", "userns", "userns-one", "chroot"];
+const ALL: [bool; 5] = [true; 5];
+/// All but `ptrace`.
+const NOT_TRACED: [bool; 5] = [true, true, true, true, false];
+const RUNGS: [&str; 5] = ["root", "userns", "userns-one", "chroot", "ptrace"];
 
 fn table() -> (usize, String) {
     let mut out = String::from(
-        "| what is tried | `root` | `userns` | `userns-one` | `chroot` |\n| --- | --- | --- | --- | --- |\n",
+        "| what is tried | `root` | `userns` | `userns-one` | `chroot` | `ptrace` |\n| --- | --- | --- | --- | --- | --- |\n",
     );
     let mut count = 0;
-    let mut row = |name: &str, ran: [bool; 4]| {
+    let mut row = |name: &str, ran: [bool; 5]| {
         count += 1;
         let cells = RUNGS.iter().zip(ran).map(|(rung, ran)| match (ran, tolerated(rung, name)) {
             (false, _) => " – |",
@@ -200,24 +202,24 @@ fn table() -> (usize, String) {
         format!("| {name} |{}\n", cells.collect::<String>())
     };
     let attempts: Vec<&str> = super::ATTEMPTS.iter().map(|attempt| attempt.0).collect();
-    for (group, names) in [
-        ("a step tries", &attempts[..]),
-        ("a step asks of the kernel", CALLS),
-        ("a step never ends", FOREVER),
-        ("a base image has", TRAPS),
-        ("a named context or an archive has", CONTEXTS),
-        ("a repository of git has", TREES),
-        ("a reference to a repository is", REFS),
-        ("a document of an image is", DOCUMENTS),
-        ("a registry answers with", ANSWERS),
-        ("a registry answers honestly, but for", LIES),
-        ("a Dockerfile has", DOCKERFILES),
-        ("a front end that is an image tries", FRONT_ENDS),
+    for (group, names, ran) in [
+        ("a step tries", &attempts[..], ALL),
+        ("a step asks of the kernel", CALLS, ALL),
+        ("a step never ends", FOREVER, ALL),
+        ("a base image has", TRAPS, ALL),
+        ("a named context or an archive has", CONTEXTS, ALL),
+        ("a repository of git has", TREES, ALL),
+        ("a reference to a repository is", REFS, ALL),
+        ("a document of an image is", DOCUMENTS, ALL),
+        ("a registry answers with", ANSWERS, ALL),
+        ("a registry answers honestly, but for", LIES, ALL),
+        ("a Dockerfile has", DOCKERFILES, ALL),
+        ("a front end that is an image tries", FRONT_ENDS, NOT_TRACED),
     ] {
-        out += &format!("| **{group}** | | | | |\n");
-        names.iter().for_each(|name| out += &row(name, ALL));
+        out += &format!("| **{group}** | | | | | |\n");
+        names.iter().for_each(|name| out += &row(name, ran));
     }
-    out += "| **and** | | | | |\n";
+    out += "| **and** | | | | | |\n";
     SINGLE.iter().for_each(|(name, ran)| out += &row(name, *ran));
     (count, out)
 }

@@ -226,6 +226,8 @@ fn a6_07_a_name_that_is_nearly_right_is_told() {
     assert_eq!(near(&case, "Source/Main.rs").as_deref(), Some("source/main.rs"), "several names");
     assert_eq!(near(&case, "source/mian.rs").as_deref(), Some("source/main.rs"));
     assert_eq!(near(&case, "something-else"), None);
+    case.link("nowhere", "src/link");
+    assert_eq!(near(&case, "link/main.rs"), None, "what leads nowhere ends");
     case.ignore(&["hidden"]);
     assert_eq!(near(&case, "hiden"), None, "what is not shown is not told");
 }

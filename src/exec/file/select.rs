@@ -86,8 +86,22 @@ impl<'a> Source<'a> {
         FileOpError::NotFound { path: text(&relative(path)), excluded_by, near }
     }
 
-    /// What is there and called nearly like `path`, name by name.
+    /// What is there and called nearly like `path`: whole paths are in another case where they were typed on a system that does
+    /// not mind.
     fn near(&self, path: &[u8]) -> Option<String> {
+        let mut path = relative(path);
+        // One name is set right at a time; behind a link that leads nowhere none can be.
+        for _ in path.clone().split(|byte| *byte == b'/') {
+            path = self.nearer(&path)?;
+            if self.root.locate(&path, Last::Follow).ok()?.stat.is_some() {
+                return Some(String::from_utf8_lossy(&path).into_owned());
+            }
+        }
+        None
+    }
+
+    /// `path` with its first name that is missing replaced by one that is there.
+    fn nearer(&self, path: &[u8]) -> Option<Vec<u8>> {
         let place = self.root.locate(path, Last::Follow).ok().filter(|place| place.stat.is_none())?;
         let wanted = place.name.to_str()?;
         // The directory is open for its place alone, not for reading.
@@ -100,12 +114,7 @@ impl<'a> Source<'a> {
         let whole = relative(whole.as_os_str().as_bytes());
         // What nobody asked for is not shown here either; what an ignore file hides would not help.
         let hidden = self.filter().is_some_and(|filter| filter.excluded_by(&whole).is_some());
-        if hidden {
-            return None;
-        }
-        let there = self.root.locate(&whole, Last::Follow).ok()?.stat.is_some();
-        // The next name may be wrong, too: whole paths are in another case where they were typed on a system that does not mind.
-        if there { Some(String::from_utf8_lossy(&whole).into_owned()) } else { self.near(&whole) }
+        (!hidden).then_some(whole)
     }
 
     /// The paths that the pattern `src` means, sorted; a path without wildcards means itself.

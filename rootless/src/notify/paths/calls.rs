@@ -4,8 +4,8 @@
 use crate::notify::{creds, signals};
 use crate::seccomp::{Action, Trap, When};
 
-/// Calls with paths or owners; those that programs make most come first.
-const ANSWERED: [&str; 55] = [
+/// Calls with paths, owners or capabilities; those that programs make most come first.
+const ANSWERED: [&str; 57] = [
     "openat",
     "newfstatat",
     "fstat",
@@ -61,6 +61,8 @@ const ANSWERED: [&str; 55] = [
     "fremovexattr",
     "bind",
     "connect",
+    "capget",
+    "capset",
 ];
 
 /// Calls that only the caller itself can make, with other arguments.
@@ -89,8 +91,8 @@ const REFUSED: [(&str, i32); 14] = [
 
 /// Calls without paths of files, owners and addresses of sockets.
 #[rustfmt::skip]
-const HARMLESS: [&str; 221] = [
-    "accept", "accept4", "adjtimex", "alarm", "arch_prctl", "brk", "cachestat", "capget", "capset", "clock_adjtime",
+const HARMLESS: [&str; 219] = [
+    "accept", "accept4", "adjtimex", "alarm", "arch_prctl", "brk", "cachestat", "clock_adjtime",
     "clock_getres", "clock_gettime", "clock_nanosleep", "clone", "close", "close_range", "copy_file_range", "dup", "dup2",
     "dup3", "epoll_create", "epoll_create1", "epoll_ctl", "epoll_ctl_old", "epoll_pwait", "epoll_pwait2", "epoll_wait",
     "epoll_wait_old", "eventfd", "eventfd2", "exit", "exit_group", "fadvise64", "fallocate", "fchdir", "fchmod", "fcntl",

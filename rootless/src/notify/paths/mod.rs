@@ -9,6 +9,7 @@
 
 mod attributes;
 mod calls;
+mod capable;
 mod look;
 mod open;
 mod programs;
@@ -27,6 +28,7 @@ use super::creds::{self, CredTable};
 use super::files::Proc;
 use super::memory::{Ids, Memory};
 use super::procfs::{self, ProcEmulation};
+use crate::capabilities::Capabilities;
 use crate::ownership::Record;
 use crate::step::StepSpec;
 use crate::sys::Answer;
@@ -46,6 +48,7 @@ const PRCTL: &[u32] = &[PR_SET_DUMPABLE, creds::PR_SET_KEEPCAPS, creds::PR_SET_S
 pub(crate) struct PathEmulation {
     procfs: ProcEmulation,
     creds: CredTable,
+    capabilities: Capabilities,
     sockets: Sockets,
     /// What threads are to be given by the next answer.
     given: HashMap<i32, OwnedFd>,
@@ -62,7 +65,14 @@ impl PathEmulation {
         let root = procfs.root().try_clone()?;
         procfs.proc().answer_below(root);
         let (creds, sockets) = (CredTable::new(spec), Sockets::default());
-        Ok(Self { procfs, creds, sockets, given: HashMap::new(), loading: HashMap::new() })
+        Ok(Self {
+            procfs,
+            creds,
+            capabilities: spec.capabilities,
+            sockets,
+            given: HashMap::new(),
+            loading: HashMap::new(),
+        })
     }
 
     pub(super) fn proc(&mut self) -> &mut Proc {
@@ -150,6 +160,8 @@ impl PathEmulation {
             "bind" => self.bind(call),
             "connect" => self.connect(call),
             "socket" => self.sockets.make(call),
+            "capget" => self.capget(call),
+            "capset" => self.capset(call),
             _ => self.change(call),
         }
     }

@@ -202,7 +202,8 @@ impl Elf {
         let size = usize::from(self.size);
         let mut headers = vec![0; size * usize::from(self.count)];
         let length = rustix::io::pread(file, &mut headers[..], self.headers)?;
-        for header in headers[..length].chunks_exact(size).filter(|header| header[..4] == INTERPRETER) {
+        let mut named = headers[..length].chunks_exact(size).filter(|header| header[..4] == INTERPRETER);
+        if let Some(header) = named.next() {
             let long = |at: usize| header[at..at + 8].try_into().map_or(0, u64::from_le_bytes);
             let (offset, length) = (long(8), long(32));
             if length > LOADER_NAME {
