@@ -161,7 +161,7 @@ impl PathEmulation {
             "connect" => self.connect(call),
             "socket" => self.sockets.make(call),
             "capget" => self.capget(call),
-            "capset" => self.capset(call),
+            "capset" => Self::capset(call),
             _ => self.change(call),
         }
     }
