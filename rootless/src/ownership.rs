@@ -11,14 +11,18 @@
 //! Who has no privileges at all can set neither ([`without_privileges`]): there the record of what is no file is kept in the directory
 //! it is in ([`beside`]), and a file whose mode keeps its owner out is opened to him while its record is looked at.
 
+pub(crate) mod access;
 pub(crate) mod beside;
+
+use access::accessible;
+pub use access::with_open;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{FileType, Mode, XattrFlags};
+use rustix::fs::{FileType, XattrFlags};
 use rustix::io::Errno;
 use rustix::path::Arg;
 
@@ -125,14 +129,14 @@ impl Record {
         if without_privileges() && !is_plain(kind) {
             return beside::of_path(&beside::name_of(fd)?);
         }
-        let (mut value, path) = ([0; 32], by_descriptor(&fd));
+        let (mut value, path) = ([0; 32], nearby(&fd));
         let length = accessible(&path, || rustix::fs::getxattr(&path, attribute(kind), &mut value[..]));
         Self::found(length.map(|n| &value[..n]), kind)
     }
 
     /// Whether anything may be recorded of what a descriptor names, whatever it is: cheaper than to ask what it is first.
     pub(crate) fn may_be_of_fd(fd: impl AsFd) -> bool {
-        Self::may_be_through(by_descriptor(&fd))
+        Self::may_be_through(nearby(&fd))
     }
 
     /// The same of a name, links followed.
@@ -157,7 +161,7 @@ impl Record {
         if without_privileges() && !is_plain(kind) {
             return beside::write(&beside::name_of(fd)?, self);
         }
-        let (path, name) = (by_descriptor(&fd), attribute(kind));
+        let (path, name) = (nearby(&fd), attribute(kind));
         if self == Self::default() {
             return match accessible(&path, || rustix::fs::removexattr(&path, name)) {
                 // Nothing was recorded, or can be.
@@ -218,11 +222,15 @@ fn attribute(kind: FileType) -> &'static str {
     if is_plain(kind) { RECORD } else { SPECIAL_RECORD }
 }
 
-/// The name by which an attribute of a place can be had: no call takes the descriptor itself.
-fn by_descriptor(fd: &impl AsFd) -> String {
-    let number = fd.as_fd().as_raw_fd();
-    // Half of the time of a look at an attribute goes into the way there.
-    if AMONG_DESCRIPTORS.load(Ordering::Relaxed) { number.to_string() } else { format!("/proc/self/fd/{number}") }
+/// The name that leads to what a descriptor stands for: few calls take one that only says where something is.
+pub(crate) fn by_descriptor(fd: &impl AsFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
+}
+
+/// The same, for looks at attributes, where half of the time goes into the way there. Not for a process that was forked from one
+/// that works [among descriptors](work_among_descriptors).
+fn nearby(fd: &impl AsFd) -> String {
+    if AMONG_DESCRIPTORS.load(Ordering::Relaxed) { fd.as_fd().as_raw_fd().to_string() } else { by_descriptor(fd) }
 }
 
 /// There are no capabilities, and no user namespace that gives any.
@@ -237,22 +245,6 @@ pub(crate) fn work_without_privileges() {
 #[must_use]
 pub fn without_privileges() -> bool {
     WITHOUT_PRIVILEGES.load(Ordering::Relaxed)
-}
-
-/// Does something with the file at `path`. Where its mode keeps its owner, this user, from that and there are no capabilities,
-/// the mode is another one meanwhile.
-pub(crate) fn accessible<T>(path: impl Arg + Copy, mut work: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
-    match work() {
-        Err(Errno::ACCESS) if without_privileges() => {
-            let mode = rustix::fs::stat(path)?.st_mode & 0o7777;
-            let more = mode | if mode & 0o600 == 0o600 { 0o700 } else { 0o600 };
-            rustix::fs::chmod(path, Mode::from_raw_mode(more))?;
-            let result = work();
-            rustix::fs::chmod(path, Mode::from_raw_mode(mode))?;
-            result
-        }
-        other => other,
-    }
 }
 
 /// The working directory is `/proc/self/fd`.

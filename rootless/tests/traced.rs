@@ -8,15 +8,13 @@
 mod support;
 #[path = "traced/cases.rs"]
 mod traced_cases;
+#[path = "steps/user.rs"]
+mod user;
 
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use rootless::{ProbeInput, Rung, WorkerCommand, WorkerOptions};
-
-/// The ordinary user, as `scripts/setup` makes it.
-const USER: &str = "rbuild-test";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().collect();
@@ -31,33 +29,11 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Some("__broker") => broker(&args[2..]),
-        _ if rustix::process::geteuid().is_root() => as_user(&args[1..]),
+        _ if rustix::process::geteuid().is_root() => match user::again(&args[1..]) {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::FAILURE,
+        },
         _ => broker(&args[1..]),
-    }
-}
-
-/// Runs this program again as somebody who may not read the target directory.
-fn as_user(filter: &[String]) -> ExitCode {
-    let text = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let fields = text.lines().find(|l| l.split(':').next() == Some(USER)).map(|l| l.split(':').collect::<Vec<_>>());
-    let ids = fields.and_then(|f| Some((f.get(2)?.parse::<u32>().ok()?, f.get(3)?.parse::<u32>().ok()?)));
-    let Some((uid, gid)) = ids else {
-        println!("skipped: no user {USER}");
-        return ExitCode::SUCCESS;
-    };
-    let dir = tempfile::Builder::new().prefix("rbuild-traced-").tempdir().expect("a temporary directory");
-    let exe = dir.path().join("traced");
-    std::fs::copy("/proc/self/exe", &exe).expect("a copy of this program");
-    std::fs::set_permissions(&exe, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("ours");
-    if let Err(e) = std::os::unix::fs::chown(dir.path(), Some(uid), Some(gid)) {
-        println!("skipped: as {USER}, whose id does not exist here ({e})");
-        return ExitCode::SUCCESS;
-    }
-    let mut command = Command::new(exe);
-    command.arg("__broker").args(filter).current_dir("/").env("TMPDIR", dir.path()).env("HOME", dir.path());
-    match command.uid(uid).gid(gid).status().expect("this program again").success() {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::FAILURE,
     }
 }
 
@@ -80,27 +56,9 @@ fn broker(filter: &[String]) -> ExitCode {
 }
 
 fn worker(options: &WorkerOptions, args: &[String]) -> u8 {
-    let context = match rootless::worker_init(options) {
-        Ok(context) => context,
-        Err(e) => {
-            println!("worker_init: {e}");
-            return 1;
+    support::run(options, args, traced_cases::ALL, |bench| {
+        for (name, furnish) in [("dev", rootless::furnish_dev as fn(&Path) -> _), ("proc", rootless::furnish_proc)] {
+            furnish(&bench.root.join(name)).expect("furnishes");
         }
-    };
-    let filters: Vec<&String> = args.iter().filter(|a| !a.starts_with('-')).collect();
-    let bench = support::Bench::new(context);
-    for (name, furnish) in [("dev", rootless::furnish_dev as fn(&Path) -> _), ("proc", rootless::furnish_proc)] {
-        furnish(&bench.root.join(name)).expect("furnishes");
-    }
-    let mut failed = 0;
-    for (name, case) in traced_cases::ALL {
-        if !filters.is_empty() && !filters.iter().any(|f| name.contains(f.as_str())) {
-            continue;
-        }
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| case(&bench)));
-        println!("test {name} ... {}", if result.is_ok() { "ok" } else { "FAILED" });
-        failed += usize::from(result.is_err());
-    }
-    drop(bench);
-    u8::from(failed != 0)
+    })
 }

@@ -7,13 +7,13 @@
 
 use std::fs::Metadata;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::OnceLock;
 
 pub use rootless::ownership::{Device, kept_as, shown_as};
-use rootless::ownership::{Record, without_privileges};
+use rootless::ownership::{Record, with_open, without_privileges};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 use rustix::path::Arg;
@@ -74,30 +74,15 @@ pub fn of_fd(fd: impl AsFd, found: (u32, u32)) -> io::Result<(u32, u32)> {
 ///
 /// # Errors
 /// The file system's.
-pub fn rename_at(from: (impl AsFd, impl Arg + Copy), to: (impl AsFd, impl Arg + Copy)) -> Result<(), Errno> {
+pub fn rename_at(from: (impl AsFd, impl Arg + Copy), to: (impl AsFd, impl Arg + Copy)) -> io::Result<()> {
     let rename = || rustix::fs::renameat(&from.0, from.1, &to.0, to.1);
-    match rename() {
-        Err(Errno::ACCESS) if without_privileges() => {}
-        other => return other,
+    if !without_privileges() {
+        return Ok(rename()?);
     }
-    let mut modes = Vec::new();
-    for (dir, name) in [(from.0.as_fd(), None), (to.0.as_fd(), None), (from.0.as_fd(), Some(from.1))] {
-        let fd = match name {
-            None => place(dir, c".")?,
-            Some(name) => place(dir, name)?,
-        };
-        let stat = rustix::fs::fstat(&fd)?;
-        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory && stat.st_mode & 0o700 != 0o700 {
-            let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-            rustix::fs::chmod(&path, Mode::from_raw_mode(stat.st_mode & 0o7777 | 0o700))?;
-            modes.push((path, fd, Mode::from_raw_mode(stat.st_mode & 0o7777)));
-        }
-    }
-    let result = rename();
-    for (path, _fd, mode) in modes.into_iter().rev() {
-        rustix::fs::chmod(path, mode)?;
-    }
-    result
+    // A directory that comes under another one is changed itself.
+    let moved = place(&from.0, from.1)?;
+    let dirs = [place(&from.0, c".")?, place(&to.0, c".")?];
+    with_open(&[&dirs[0], &dirs[1], &moved], rename)
 }
 
 /// What is at `name` itself, with its owner, and its device if it stands for one.

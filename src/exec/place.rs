@@ -150,11 +150,11 @@ impl<'a> Placement<'a> {
         let aside = self.aside_name("original");
         let original = match owner::rename_at((&parent, &name), (CWD, &aside)) {
             Ok(()) => Some(aside),
-            Err(Errno::NOENT) => None,
-            Err(e) => return Err(e.into()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            Err(e) => return Err(e),
         };
         let placed = match (new, cache) {
-            (Some(new), _) => owner::rename_at((CWD, new), (&parent, &name)).map_err(io::Error::from),
+            (Some(new), _) => owner::rename_at((CWD, new), (&parent, &name)),
             (None, Some(cache)) => {
                 let path = real_path(parent.as_fd())?.join(&name);
                 let path = path.strip_prefix(&self.root_path).map_err(|_| io::Error::from(io::ErrorKind::NotFound))?;
@@ -259,8 +259,8 @@ fn take_out(item: &Item<'_>, aside: &Path, at: usize) -> io::Result<bool> {
         overwrite(&item.parent, &item.name);
     }
     match owner::rename_at((&item.parent, &item.name), (CWD, &aside.join(format!("{at}.used")))) {
-        Ok(()) | Err(Errno::NOENT) => {}
-        Err(e) => return Err(e.into()),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
     }
     if let Some(original) = &item.original {
         owner::rename_at((CWD, original), (&item.parent, &item.name))?;

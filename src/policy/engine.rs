@@ -182,9 +182,9 @@ impl Engine {
     }
 
     /// Asks for a decision about `input`, which has these signatures.
-    pub(super) fn decide(&self, input: &Value, signatures: Signatures, log: Log<'_>) -> Result<Answer, RegoError> {
+    pub(super) fn decide(&self, input: &Value, signatures: Arc<Signatures>, log: Log<'_>) -> Result<Answer, RegoError> {
         let mut engine = self.engine.clone();
-        let effects = Effects { signatures: signatures.into(), ..Effects::default() };
+        let effects = Effects { signatures, ..Effects::default() };
         let decision = self.evaluate(&mut engine, &effects, input, DECISION);
         for line in engine.take_prints().unwrap_or_default() {
             log(LogLevel::Info, &line);

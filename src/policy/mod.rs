@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::Value;
+use tokio::sync::OnceCell;
 
 use crate::attest::signature::Signatures;
 use crate::base::Digest;
@@ -201,7 +202,7 @@ impl Policies {
         Ok(policies)
     }
 
-    /// Holds images to this policy, too, before the others are asked.
+    /// Holds images to this policy, too, before the others are asked (SPEC D3.26).
     #[must_use]
     pub fn with_signed(mut self, signed: Option<Arc<SignaturePolicy>>) -> Self {
         self.signed = signed;
@@ -225,7 +226,19 @@ impl Policies {
         facts: &dyn Facts,
         log: Log<'_>,
     ) -> Result<Decision, RegoError> {
-        self.check_signed(source, platform, facts, log).await?;
+        // Looked for once, by the first who asks.
+        let beside = OnceCell::new();
+        let signatures = || beside.get_or_try_init(|| found(source, platform, facts, log));
+        if let (Some(policy), Some(image)) = (&self.signed, image(source)) {
+            let denied = |why: String| RegoError::Denied {
+                identifier: source.identifier.clone(),
+                name: policy.name().to_owned(),
+                messages: vec![why],
+            };
+            let image = image.map_err(denied)?;
+            let signatures = if policy.verifies(&image) { Arc::clone(signatures().await?) } else { Arc::default() };
+            policy.check(&image, &signatures).map_err(denied)?;
+        }
         for engine in &self.engines {
             let shown = input::shown(source, platform);
             log(LogLevel::Info, &format!("checking policy for source {shown}"));
@@ -234,8 +247,8 @@ impl Policies {
             let value = self.input(input);
             log(LogLevel::Debug, &format!("policy input: {value:#}"));
             let signatures = match value.get("image").is_some() && engine.verifies_images() {
-                true => found(source, platform, facts, log).await?,
-                false => Signatures::default(),
+                true => Arc::clone(signatures().await?),
+                false => Arc::default(),
             };
             let answer = engine.decide(&value, signatures, log)?;
             if !answer.allow {
@@ -263,28 +276,6 @@ impl Policies {
         Ok(Decision::Allow)
     }
 
-    /// Holds an image to the requirements of its scope (SPEC D3.26).
-    async fn check_signed(
-        &self,
-        source: &SourceOp,
-        platform: &Platform,
-        facts: &dyn Facts,
-        log: Log<'_>,
-    ) -> Result<(), RegoError> {
-        let (Some(policy), Some(image)) = (&self.signed, image(source)) else { return Ok(()) };
-        let denied = |why: String| RegoError::Denied {
-            identifier: source.identifier.clone(),
-            name: policy.name().to_owned(),
-            messages: vec![why],
-        };
-        let image = image.map_err(denied)?;
-        let signatures = match policy.verifies(&image) {
-            true => found(source, platform, facts, log).await?,
-            false => Signatures::default(),
-        };
-        policy.check(&image, &signatures).map_err(denied)
-    }
-
     /// Evaluates the rules called `test_…` of more files beside the policies (SPEC B8.09 `policy test`).
     ///
     /// # Errors
@@ -308,11 +299,11 @@ async fn found(
     platform: &Platform,
     facts: &dyn Facts,
     log: Log<'_>,
-) -> Result<Signatures, RegoError> {
+) -> Result<Arc<Signatures>, RegoError> {
     let signatures = facts.signatures(source, platform).await?;
     let shown = input::shown(source, platform);
     log(LogLevel::Debug, &format!("signatures beside {shown}: {}", signatures.count()));
-    Ok(signatures)
+    Ok(Arc::new(signatures))
 }
 
 /// The name of an image that comes from a registry; `None` of other sources.

@@ -167,14 +167,27 @@ mod tests {
         known
     }
 
-    #[test]
-    fn what_was_touched_is_written_again() {
+    /// A store that remembers an archive.
+    struct Kept {
+        _dir: tempfile::TempDir,
+        store: Store,
+        path: PathBuf,
+        content: Digest,
+    }
+
+    fn kept() -> Option<Kept> {
         let (dir, store) = store();
         let (path, content) = (dir.path().join("a.tar"), Digest::sha256("a"));
         if !written(&store, &path, &content) {
             skip("this file system does not tell changes apart");
-            return;
+            return None;
         }
+        Some(Kept { _dir: dir, store, path, content })
+    }
+
+    #[test]
+    fn what_was_touched_is_written_again() {
+        let Some(Kept { _dir, store, path, content }) = kept() else { return };
         assert!(!store.has_archive(&path, &Digest::sha256("b")).expect("reads"), "other content");
         let before = fs::metadata(&path).expect("there").modified().expect("a time");
         assert!(store.renew_archive(&path, &content).expect("renews"));
@@ -211,12 +224,7 @@ mod tests {
 
     #[test]
     fn an_archive_that_is_being_written_to_is_not_ours() {
-        let (dir, store) = store();
-        let (path, content) = (dir.path().join("a.tar"), Digest::sha256("a"));
-        if !written(&store, &path, &content) {
-            skip("this file system does not tell changes apart");
-            return;
-        }
+        let Some(Kept { _dir, store, path, content }) = kept() else { return };
         let _writer = File::options().write(true).open(&path).expect("opens");
         assert!(!store.renew_archive(&path, &content).expect("reads"));
     }

@@ -9,7 +9,7 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -20,7 +20,7 @@ use super::creds::{CredTable, Creds, KEEP};
 use super::files::{Proc, last_name};
 use super::memory::{Ids as MemoryIds, Memory};
 use super::{Call, clear_set_ids, creds, nodes, stat};
-use crate::ownership::Record;
+use crate::ownership::{Record, by_descriptor};
 use crate::seccomp::{Action, Trap, When};
 use crate::step::StepSpec;
 use crate::sys::Answer;
@@ -385,10 +385,6 @@ fn without_unknown_ids(list: &[u8]) -> Option<Vec<u8>> {
     }
     let is_known = |e: &&[u8]| !NAMED.contains(&u16::from_le_bytes([e[0], e[1]])) || e[4..] == [0; 4];
     Some([head.as_slice(), &entries.chunks_exact(8).filter(is_known).collect::<Vec<_>>().concat()].concat())
-}
-
-fn by_descriptor(fd: &OwnedFd) -> String {
-    format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
 /// What something is, and what is recorded of it.

@@ -5,14 +5,14 @@
 //! goes from descriptor to descriptor and stays as fast as it was. Nothing is opened for the program.
 
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 
 use super::files::Proc;
 use super::memory::{Ids, Memory};
 use super::{Call, stat};
-use crate::ownership::Record;
+use crate::ownership::{Record, by_descriptor};
 use crate::seccomp::{Action, Trap, When};
 use crate::sys::{self, Answer};
 
@@ -92,13 +92,15 @@ pub(super) fn answer(
     let wanted = rustix::fs::Access::from_bits(u16::try_from(wanted).unwrap_or(u16::MAX).into());
     let wanted = wanted.ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
     sys::as_file_ids(asking.uid, asking.gid, || {
-        rustix::fs::accessat(CWD, format!("/proc/self/fd/{}", fd.as_raw_fd()), wanted, AtFlags::EACCESS)
+        rustix::fs::accessat(CWD, by_descriptor(&fd), wanted, AtFlags::EACCESS)
     })?;
     Ok(Answer::Value(0))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd as _;
+
     use super::*;
 
     fn call(name: &'static str, args: [u64; 6]) -> Call {

@@ -20,12 +20,13 @@ mod signals;
 mod stat;
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FileType, Mode, Stat};
 
+use crate::ownership::by_descriptor;
 use crate::seccomp::{CallNames, Trap};
 use crate::step::{Emulation, StepSpec};
 use crate::sys::{self, Answer, Notification, Program};
@@ -213,10 +214,7 @@ fn clear_set_ids(fd: &OwnedFd, stat: &Stat) {
     }
     if has_some && drop != 0 {
         // The chown that changed nothing has done it, except where the kernel thinks root may keep them.
-        let _ = rustix::fs::chmod(
-            format!("/proc/self/fd/{}", fd.as_raw_fd()),
-            Mode::from_raw_mode(stat.st_mode & 0o7777 & !drop),
-        );
+        let _ = rustix::fs::chmod(by_descriptor(fd), Mode::from_raw_mode(stat.st_mode & 0o7777 & !drop));
     }
 }
 

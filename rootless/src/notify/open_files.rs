@@ -4,13 +4,14 @@
 //! Done with the file rights of the process, whose descriptor gives it none beyond them.
 
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 
 use super::Call;
 use super::files::{Proc, last_name};
 use super::memory::Memory;
+use crate::ownership::by_descriptor;
 use crate::seccomp::{Action, Trap, When};
 use crate::sys::{self, Answer};
 
@@ -65,7 +66,7 @@ pub(super) fn answer(proc: &Proc, call: &Call, memory: Memory, pid: i32, number:
     let target = if call.name == "linkat" { Some(new_name(proc, call, memory)?) } else { None };
     sys::as_file_ids(owner.uid, owner.gid, || {
         let fd = proc.base(pid, i32::try_from(number).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?)?;
-        let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+        let path = by_descriptor(&fd);
         let a = &call.args;
         match (call.name, target) {
             ("linkat", Some((dir, name))) => {

@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
-use super::{Device, Record, accessible, by_descriptor};
+use super::access::accessible;
+use super::{Device, Record, nearby};
 
 /// The attribute of the directory.
 pub(crate) const RECORDS: &str = "user.rbuild.beside";
@@ -45,7 +46,7 @@ pub(super) fn write(path: &Path, record: Record) -> Result<(), Errno> {
 
 /// The name by which an open descriptor was opened; empty for what has none, as a pipe between two processes.
 pub(super) fn name_of(fd: impl AsFd) -> Result<PathBuf, Errno> {
-    let text = rustix::fs::readlink(by_descriptor(&fd), Vec::new())?.into_bytes();
+    let text = rustix::fs::readlink(nearby(&fd), Vec::new())?.into_bytes();
     let text = if text.starts_with(b"/") { text } else { Vec::new() };
     Ok(PathBuf::from(std::ffi::OsString::from_vec(text)))
 }
@@ -55,7 +56,7 @@ pub(super) fn name_of(fd: impl AsFd) -> Result<PathBuf, Errno> {
 /// # Errors
 /// The file system's.
 pub(crate) fn forget(dir: impl AsFd, name: &OsStr) -> Result<(), Errno> {
-    change(Path::new(&by_descriptor(&dir)), name, Record::default())
+    change(Path::new(&nearby(&dir)), name, Record::default())
 }
 
 /// A name has become another one; or, with `exchanged`, each the other.
@@ -63,7 +64,7 @@ pub(crate) fn forget(dir: impl AsFd, name: &OsStr) -> Result<(), Errno> {
 /// # Errors
 /// As [`write`].
 pub(crate) fn moved(from: (impl AsFd, &OsStr), to: (impl AsFd, &OsStr), exchanged: bool) -> Result<(), Errno> {
-    let (from_dir, to_dir) = (by_descriptor(&from.0), by_descriptor(&to.0));
+    let (from_dir, to_dir) = (nearby(&from.0), nearby(&to.0));
     let (from_dir, to_dir) = (Path::new(&from_dir), Path::new(&to_dir));
     let record = find(&read(from_dir)?, from.1).unwrap_or_default();
     let other = if exchanged { find(&read(to_dir)?, to.1).unwrap_or_default() } else { Record::default() };

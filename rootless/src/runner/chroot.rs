@@ -1,34 +1,21 @@
 //! A step without namespaces: a forked child that changes its root under Landlock.
-//!
-//! There is no pid namespace whose end would take everything along, so the step process is the subreaper of all that the
-//! program starts, and hunts it down at the end.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signalfd::SignalFd;
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{DumpableBehavior, PidfdFlags};
+use rustix::process::DumpableBehavior;
 
-use super::errors::ErrorPipe;
-use super::executor::StepExecutor;
+use super::forked::{self, Prepared};
+use super::kill;
 use super::signals::Signals;
-use super::{descendants, kill};
 use crate::notify::Supervisor;
 use crate::step::{StepOutcome, StepSpec, Usage};
 use crate::sys::{self, Fork};
 
 pub(super) fn run(socket: &UnixStream, spec: StepSpec) -> Result<StepOutcome, String> {
-    if !spec.mounts.is_empty() {
-        return Err("a step without a mount namespace was given mounts".into());
-    }
-    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
-        .map_err(|e| format!("cannot adopt the step's processes: {e}"))?;
-    let errors = ErrorPipe::new().map_err(|e| format!("cannot make a pipe: {e}"))?;
-    let (mut supervisor, theirs) = super::supervisor(&spec)?;
-    let executor = StepExecutor::new(spec, errors.writer(), theirs).map_err(|e| errors.explain(&e))?;
-    let children = block_child_signals().map_err(|e| format!("cannot watch the step's processes: {e}"))?;
+    let Prepared { executor, mut supervisor, children, errors } = Prepared::new(spec)?;
     let pid = match sys::fork().map_err(|e| format!("cannot fork: {e}"))? {
         Fork::Child => {
             let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
@@ -42,30 +29,8 @@ pub(super) fn run(socket: &UnixStream, spec: StepSpec) -> Result<StepOutcome, St
     };
     // The child has the other ends of what the parent waits on.
     drop(executor);
-    let process = rustix::process::Pid::from_raw(pid).ok_or("fork gave no process")?;
-    let pidfd =
-        rustix::process::pidfd_open(process, PidfdFlags::empty()).map_err(|e| format!("cannot open a pidfd: {e}"))?;
-    let watched = watch(socket, &pidfd, pid, &children, supervisor.as_mut());
-    if watched.is_err() {
-        kill(&pidfd);
-    }
-    let gone = descendants::end_all();
-    let (status, usage) = watched.map_err(|e| format!("cannot wait for the step: {e}"))?;
-    if !gone {
-        return Err("some of the step's processes cannot be ended".into());
-    }
-    match errors.executor_report() {
-        Some(message) => Err(message),
-        None => Ok(StepOutcome::Exited { code: sys::exit_code(status), usage }),
-    }
-}
-
-/// A descriptor that tells when a child has ended.
-pub(super) fn block_child_signals() -> nix::Result<SignalFd> {
-    let mut set = SigSet::empty();
-    set.add(Signal::SIGCHLD);
-    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), None)?;
-    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+    let pidfd = forked::pidfd_of(pid)?;
+    forked::end(watch(socket, &pidfd, pid, &children, supervisor.as_mut()), &pidfd, &errors)
 }
 
 /// Waits for the program, reaps orphans, answers calls; kills everything when the worker loses interest.

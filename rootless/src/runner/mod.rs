@@ -7,6 +7,7 @@ mod chroot;
 mod descendants;
 mod errors;
 mod executor;
+mod forked;
 mod lifeline;
 mod oci;
 mod signals;

@@ -6,29 +6,19 @@ use std::os::unix::net::UnixStream;
 
 use nix::sys::signalfd::SignalFd;
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{DumpableBehavior, PidfdFlags};
+use rustix::process::DumpableBehavior;
 
-use super::chroot::block_child_signals;
-use super::errors::ErrorPipe;
-use super::executor::StepExecutor;
+use super::forked::{self, Prepared};
+use super::kill;
 use super::signals::Signals;
-use super::{descendants, kill};
 use crate::notify::Supervisor;
 use crate::step::{StepOutcome, StepSpec, Usage};
 use crate::sys::{self, Fork};
 use crate::trace::{self, Tracer};
 
 pub(super) fn run(socket: &UnixStream, spec: StepSpec) -> Result<StepOutcome, String> {
-    if !spec.mounts.is_empty() {
-        return Err("a step without a mount namespace was given mounts".into());
-    }
-    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
-        .map_err(|e| format!("cannot adopt the step's processes: {e}"))?;
-    let errors = ErrorPipe::new().map_err(|e| format!("cannot make a pipe: {e}"))?;
-    let (supervisor, theirs) = super::supervisor(&spec)?;
+    let Prepared { executor, supervisor, children, errors } = Prepared::new(spec)?;
     let mut supervisor = supervisor.ok_or("a step without privileges has nobody to answer its calls")?;
-    let executor = StepExecutor::new(spec, errors.writer(), theirs).map_err(|e| errors.explain(&e))?;
-    let children = block_child_signals().map_err(|e| format!("cannot watch the step's processes: {e}"))?;
     let (go_r, go_w) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| format!("cannot make a pipe: {e}"))?;
     let pid = match sys::fork().map_err(|e| format!("cannot fork: {e}"))? {
@@ -49,22 +39,9 @@ pub(super) fn run(socket: &UnixStream, spec: StepSpec) -> Result<StepOutcome, St
     };
     // The child has the other ends of what the parent waits on.
     drop((executor, go_r));
-    let process = rustix::process::Pid::from_raw(pid).ok_or("fork gave no process")?;
-    let pidfd =
-        rustix::process::pidfd_open(process, PidfdFlags::empty()).map_err(|e| format!("cannot open a pidfd: {e}"))?;
+    let pidfd = forked::pidfd_of(pid)?;
     let watched = begin(pid, &go_w).and_then(|()| watch(socket, &pidfd, pid, &children, &mut supervisor));
-    if watched.is_err() {
-        kill(&pidfd);
-    }
-    let gone = descendants::end_all();
-    let (status, usage) = watched.map_err(|e| format!("cannot trace the step: {e}"))?;
-    if !gone {
-        return Err("some of the step's processes cannot be ended".into());
-    }
-    match errors.executor_report() {
-        Some(message) => Err(message),
-        None => Ok(StepOutcome::Exited { code: sys::exit_code(status), usage }),
-    }
+    forked::end(watched, &pidfd, &errors)
 }
 
 /// Traces the child once it may be traced, and lets it go on.

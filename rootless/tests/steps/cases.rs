@@ -5,9 +5,7 @@ use std::time::{Duration, Instant};
 
 use rootless::step::{Network, Rlimit, StepMount, StepOutcome};
 
-use crate::support::Bench;
-
-type Case = (&'static str, fn(&Bench));
+use crate::support::{Bench, Case};
 
 pub(crate) const ALL: &[Case] = &[
     ("exit_codes_and_output", exit_codes_and_output),

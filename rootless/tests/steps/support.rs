@@ -6,13 +6,43 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rootless::step::{Network, STEP_VERSION, StepOutcome, StepSpec};
-use rootless::{Rung, RunningStep, SealedExe, WorkerContext, spawn_step};
+use rootless::{Rung, RunningStep, SealedExe, WorkerContext, WorkerOptions, spawn_step};
 
 pub(crate) struct Bench {
     pub(crate) context: WorkerContext,
     pub(crate) exe: SealedExe,
     pub(crate) root: PathBuf,
     _dir: tempfile::TempDir,
+}
+
+/// A check, and its name.
+pub(crate) type Case = (&'static str, fn(&Bench));
+
+/// Runs the cases that `args` name, or all, in a worker of these options; 0 if none failed.
+pub(crate) fn run(options: &WorkerOptions, args: &[String], cases: &[Case], furnish: impl FnOnce(&Bench)) -> u8 {
+    let context = match rootless::worker_init(options) {
+        Ok(context) => context,
+        Err(e) => {
+            println!("worker_init: {e}");
+            return 1;
+        }
+    };
+    let filters: Vec<&String> = args.iter().filter(|a| !a.starts_with('-')).collect();
+    let bench = Bench::new(context);
+    furnish(&bench);
+    let mut failed = 0;
+    for (name, case) in cases {
+        if !filters.is_empty() && !filters.iter().any(|f| name.contains(f.as_str())) {
+            continue;
+        }
+        let started = std::time::Instant::now();
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| case(&bench)));
+        let ms = started.elapsed().as_millis();
+        let end = if result.is_ok() { "ok" } else { "FAILED" };
+        println!("test {}/{:?} {name} ... {end} ({ms} ms)", options.rung, options.proc_mode);
+        failed += usize::from(result.is_err());
+    }
+    u8::from(failed != 0)
 }
 
 /// What a step did.

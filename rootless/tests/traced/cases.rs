@@ -5,9 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use rootless::step::StepMount;
 
-use crate::support::Bench;
-
-type Case = (&'static str, fn(&Bench));
+use crate::support::{Bench, Case};
 
 pub(crate) const ALL: &[Case] = &[
     ("exit_codes_and_output", exit_codes_and_output),

@@ -20,7 +20,7 @@ use super::content;
 use super::error::FileOpError;
 use super::meta::{attributes, xattrs};
 use super::select::{Source, c_name, selection, text};
-use super::walk::{Directory, Found, Visitor, lock, walk};
+use super::walk::{Directory, Found, Scope, Visitor, lock, walk};
 use crate::base::{Digest, StatKey, owner};
 use crate::dockerfile::pattern::has_wildcards;
 use crate::llb::op::FileActionCopy;
@@ -286,14 +286,6 @@ impl Visitor for Hashing<'_> {
     type Batch = Vec<(usize, Hash)>;
     type Error = FileOpError;
 
-    fn view(&self) -> &View<'_> {
-        &self.view
-    }
-
-    fn sockets(&self) -> bool {
-        self.reset_owner
-    }
-
     fn enough(&self) -> bool {
         // Nobody remembers so many: the rest need not be looked at.
         self.found.is_some_and(|found| found.full.load(Ordering::Relaxed))
@@ -384,7 +376,8 @@ impl Hashing<'_> {
             self.header(&mut hash, &stat, owner::of_fd(&fd, (stat.st_uid, stat.st_gid)).map_err(io)?);
             hash_xattrs(&mut hash, &xattrs(&fd).map_err(io)?);
         }
-        walk(self, fd, path, Hashed::new(true, hash))?;
+        let scope = Scope { view: self.view, sockets: self.reset_owner };
+        walk(self, scope, fd, path, Hashed::new(true, hash))?;
         // Set when everything in the directory is done.
         lock(&self.top).take().ok_or_else(|| FileOpError::Invalid(format!("{} was not hashed", text(path))))
     }

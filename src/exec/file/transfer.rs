@@ -18,7 +18,7 @@ use super::content;
 use super::error::FileOpError;
 use super::meta::Settings;
 use super::remove;
-use super::walk::{Directory, Found, Visitor, lock, walk};
+use super::walk::{Directory, Found, Scope, Visitor, lock, walk};
 use crate::base::owner;
 use crate::tree::root::{Root, open_subdir, read_link, shown, stat};
 use crate::tree::view::{DirVerdict, View};
@@ -69,14 +69,6 @@ impl Visitor for Transfer<'_> {
     type Dir = Copied;
     type Batch = ();
     type Error = FileOpError;
-
-    fn view(&self) -> &View<'_> {
-        &self.view
-    }
-
-    fn sockets(&self) -> bool {
-        self.settings.reset_owner
-    }
 
     fn open(
         &self,
@@ -134,12 +126,9 @@ impl<'a> Transfer<'a> {
         dest_path: PathBuf,
         finish: Finish,
     ) -> Result<(), FileOpError> {
-        walk(
-            self,
-            source,
-            path,
-            Copied { stat, dest_path, own: true, made: Mutex::new(Some((Arc::new(dest), finish))) },
-        )
+        let scope = Scope { view: self.view, sockets: self.settings.reset_owner };
+        let made = Mutex::new(Some((Arc::new(dest), finish)));
+        walk(self, scope, source, path, Copied { stat, dest_path, own: true, made })
     }
 
     fn note(&self, text: String) {

@@ -18,6 +18,14 @@ use crate::tree::view::{Context, DirVerdict, Listing, View};
 /// Entries of a directory that one task looks at.
 const BATCH: usize = 128;
 
+/// What is selected of a tree.
+#[derive(Clone, Copy)]
+pub(super) struct Scope<'a> {
+    pub(super) view: View<'a>,
+    /// Sockets count: those of a context do.
+    pub(super) sockets: bool,
+}
+
 /// What is done with the parts of a tree that are selected.
 pub(super) trait Visitor: Sync {
     /// What is kept of a directory while it is walked.
@@ -26,12 +34,6 @@ pub(super) trait Visitor: Sync {
     type Batch: Default;
     /// What ends the walk.
     type Error: From<FileOpError> + Send;
-
-    /// What is selected.
-    fn view(&self) -> &View<'_>;
-
-    /// Whether sockets count.
-    fn sockets(&self) -> bool;
 
     /// Whether nothing more needs to be looked at.
     fn enough(&self) -> bool {
@@ -126,22 +128,28 @@ impl<D> Drop for Directory<D> {
     }
 }
 
-/// Walks what `visitor` selects of the directory `fd`, which is `path` in its tree.
+/// Shows `visitor` what `scope` selects of the directory `fd`, which is `path` in its tree.
 ///
 /// # Errors
 /// The visitor's first, or the kernel's about a directory. The walk ends soon after it.
-pub(super) fn walk<V: Visitor>(visitor: &V, fd: OwnedFd, path: &[u8], state: V::Dir) -> Result<(), V::Error> {
+pub(super) fn walk<V: Visitor>(
+    visitor: &V,
+    scope: Scope<'_>,
+    fd: OwnedFd,
+    path: &[u8],
+    state: V::Dir,
+) -> Result<(), V::Error> {
     let top = Arc::new(Directory {
         parent: None,
         fd,
         name: CString::default(),
         path: path.to_vec(),
         from: if path.is_empty() { 0 } else { path.len() + 1 },
-        context: visitor.view().start(path),
+        context: scope.view.start(path),
         pending: AtomicUsize::new(1),
         state,
     });
-    let walk = Walk { visitor, failed: Mutex::new(None), stop: AtomicBool::new(false) };
+    let walk = Walk { visitor, scope, failed: Mutex::new(None), stop: AtomicBool::new(false) };
     rayon::scope(|scope| walk.enter(scope, top));
     walk.failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
 }
@@ -153,6 +161,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 struct Walk<'v, V: Visitor> {
     visitor: &'v V,
+    scope: Scope<'v>,
     failed: Mutex<Option<V::Error>>,
     stop: AtomicBool,
 }
@@ -224,8 +233,8 @@ impl<V: Visitor> Walk<'_, V> {
             path.extend_from_slice(name.to_bytes());
             if kind == FileType::Directory {
                 self.subdirectory(scope, dir, slot, name, &path)?;
-            } else if (kind != FileType::Socket || self.visitor.sockets())
-                && self.visitor.view().takes(&path, dir.from, &dir.context)
+            } else if (kind != FileType::Socket || self.scope.sockets)
+                && self.scope.view.takes(&path, dir.from, &dir.context)
             {
                 self.visitor.entry(dir, &mut batch, Found { slot, kind, name, path: &path })?;
             }
@@ -242,8 +251,8 @@ impl<V: Visitor> Walk<'_, V> {
         path: &[u8],
     ) -> Result<(), V::Error> {
         let verdict = self
-            .visitor
-            .view()
+            .scope
+            .view
             .dir(path, dir.from, &dir.context, &dir.fd, name)
             .map_err(|e| FileOpError::io("open directory", text(path), e))?;
         if !verdict.itself && !verdict.descend {

@@ -5,12 +5,11 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps, XattrFlags};
 
-use super::reach::{by_descriptor, with_open};
 use super::{PathEmulation, error, kind_of, recorded};
 use crate::notify::creds::KEEP;
 use crate::notify::memory::{Ids, Memory};
 use crate::notify::{Call, clear_set_ids, open_files};
-use crate::ownership::{self, CAPABILITY, Record, kept_as, shown_as};
+use crate::ownership::{self, CAPABILITY, Record, by_descriptor, kept_as, shown_as, with_open};
 use crate::sys::Answer;
 
 /// The attribute of file capabilities, which is recorded.

@@ -5,10 +5,11 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::FileType;
 
-use super::reach::{Target, with_open};
+use super::reach::Target;
 use super::{PathEmulation, error, kind_of, recorded};
 use crate::notify::memory::{Ids, Memory};
 use crate::notify::{Call, stat};
+use crate::ownership::{by_descriptor, with_open};
 use crate::sys::{self, Answer};
 
 const X_OK: u32 = 1;
@@ -100,7 +101,7 @@ impl PathEmulation {
 
     /// Opens again, for reading and writing, what a place names.
     pub(super) fn reopened(fd: &OwnedFd, flags: rustix::fs::OFlags) -> io::Result<OwnedFd> {
-        let path = super::reach::by_descriptor(fd);
+        let path = by_descriptor(fd);
         let flags = flags | rustix::fs::OFlags::CLOEXEC | rustix::fs::OFlags::NOCTTY;
         with_open(&[fd], || rustix::fs::open(&path, flags, rustix::fs::Mode::empty()))
     }

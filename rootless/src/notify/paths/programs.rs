@@ -11,9 +11,10 @@ use std::rc::Rc;
 
 use rustix::fs::{FileType, OFlags, Stat};
 
-use super::reach::{Target, by_descriptor};
+use super::reach::Target;
 use super::{PathEmulation, error, recorded};
 use crate::notify::memory::{Ids, Memory};
+use crate::ownership::by_descriptor;
 
 /// The kernel's limit for the first line of a script.
 const FIRST_LINE: usize = 256;

@@ -5,69 +5,20 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
-use rustix::io::Errno;
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use super::error;
 use crate::notify::files::Proc;
+use crate::ownership::access::Opened;
 
 /// Flags of a descriptor that only says where something is.
 pub(super) const PLACE: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
 
 /// Links in a path that are followed in search of what is closed; the kernel's limit for all of a path.
 const LINKS: u32 = 40;
-
-/// Files that are open to their owner for a moment. Their modes come back when it is dropped.
-#[derive(Default)]
-pub(super) struct Opened(Vec<(OwnedFd, u32)>);
-
-impl Opened {
-    /// Opens one more; false if it was open.
-    pub(super) fn open(&mut self, fd: &OwnedFd) -> io::Result<bool> {
-        let mode = rustix::fs::fstat(fd)?.st_mode;
-        let wanted = match FileType::from_raw_mode(mode) {
-            FileType::Directory => 0o700,
-            FileType::Symlink => return Ok(false),
-            _ => 0o600,
-        };
-        if mode & wanted == wanted {
-            return Ok(false);
-        }
-        rustix::fs::chmod(by_descriptor(fd), Mode::from_raw_mode(mode & 0o7777 | wanted))?;
-        self.0.push((fd.try_clone()?, mode & 0o7777));
-        Ok(true)
-    }
-}
-
-impl Drop for Opened {
-    fn drop(&mut self) {
-        while let Some((fd, mode)) = self.0.pop() {
-            // What has been removed meanwhile has no mode to lose.
-            let _ = rustix::fs::chmod(by_descriptor(&fd), Mode::from_raw_mode(mode));
-        }
-    }
-}
-
-/// The name that leads to what a descriptor stands for.
-pub(super) fn by_descriptor(fd: &OwnedFd) -> String {
-    format!("/proc/self/fd/{}", fd.as_raw_fd())
-}
-
-/// Does something with these files; if it is refused, once more with all of them open.
-pub(super) fn with_open<T>(files: &[&OwnedFd], mut work: impl FnMut() -> Result<T, Errno>) -> io::Result<T> {
-    match work() {
-        Err(Errno::ACCESS) => {}
-        other => return Ok(other?),
-    }
-    let mut opened = Opened::default();
-    for file in files {
-        opened.open(file)?;
-    }
-    Ok(work()?)
-}
 
 /// A path of a call.
 #[derive(Debug, Clone, Copy)]

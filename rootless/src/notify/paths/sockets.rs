@@ -15,11 +15,11 @@ use rustix::fs::{FileType, Mode, OFlags};
 use rustix::net::sockopt;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use super::reach::{Target, by_descriptor, with_open};
+use super::reach::Target;
 use super::{PathEmulation, error, kind_of};
 use crate::notify::Call;
 use crate::notify::memory::{Ids, Memory};
-use crate::ownership::Record;
+use crate::ownership::{Record, by_descriptor, with_open};
 use crate::sys::Answer;
 
 /// So many sockets that are neither bound nor connected are remembered; then those that nobody has any more are looked for.
@@ -74,9 +74,8 @@ enum Name {
 impl PathEmulation {
     pub(super) fn connect(&mut self, call: &Call) -> io::Result<Answer> {
         let Some((unused, inode)) = self.unused(call)? else { return Ok(Answer::Continue) };
-        let Some(name) = name_of(call)? else { return Err(error(libc::EINVAL)) };
         let socket = fresh(&unused)?;
-        match name {
+        match name_of(call)? {
             Name::None => return Err(error(libc::EINVAL)),
             Name::Abstract(name) => rustix::net::connect(&socket, &own_name(&name)?)?,
             Name::Path(path) => {
@@ -94,9 +93,8 @@ impl PathEmulation {
 
     pub(super) fn bind(&mut self, call: &Call) -> io::Result<Answer> {
         let Some((unused, inode)) = self.unused(call)? else { return Ok(Answer::Continue) };
-        let Some(name) = name_of(call)? else { return Err(error(libc::EINVAL)) };
         let socket = fresh(&unused)?;
-        match name {
+        match name_of(call)? {
             Name::None => return Err(error(libc::EINVAL)),
             Name::Abstract(name) => {
                 rustix::net::bind(&socket, &own_name(&name)?)?;
@@ -158,8 +156,8 @@ fn fresh(unused: &Unused) -> io::Result<OwnedFd> {
     Ok(rustix::net::socket_with(AddressFamily::UNIX, unused.kind, flags, None)?)
 }
 
-/// The name in the arguments of a call; `None` for one of another family.
-fn name_of(call: &Call) -> io::Result<Option<Name>> {
+/// The name in the arguments of a call; `EINVAL` for one of another family.
+fn name_of(call: &Call) -> io::Result<Name> {
     const FAMILY: usize = 2;
     /// Of `struct sockaddr_un`.
     const LONGEST: usize = 110;
@@ -170,11 +168,11 @@ fn name_of(call: &Call) -> io::Result<Option<Name>> {
     let bytes = Memory::new(call.tid, Ids::ROOT).bytes(call.args[1], length)?;
     let (family, name) = bytes.split_at(FAMILY);
     if u16::from_ne_bytes([family[0], family[1]]) != AddressFamily::UNIX.as_raw() {
-        return Ok(None);
+        return Err(error(libc::EINVAL));
     }
-    Ok(Some(match name {
+    Ok(match name {
         [] => Name::None,
         [0, name @ ..] => Name::Abstract(name.to_vec()),
         path => Name::Path(path.split(|b| *b == 0).next().unwrap_or_default().to_vec()),
-    }))
+    })
 }

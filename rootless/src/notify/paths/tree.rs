@@ -7,10 +7,10 @@ use std::os::unix::ffi::OsStrExt;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
-use super::reach::{PLACE, Target, by_descriptor, with_open};
+use super::reach::{PLACE, Target};
 use super::{PathEmulation, error, with_umask};
 use crate::notify::nodes;
-use crate::ownership::{Record, beside};
+use crate::ownership::{Record, beside, by_descriptor, with_open};
 use crate::sys::Answer;
 
 impl PathEmulation {

@@ -20,7 +20,7 @@ use crate::exec::file::error::FileOpError;
 use crate::exec::file::meta::{self, Settings};
 use crate::exec::file::mode::ModeChange;
 use crate::exec::file::select::{Source, c_name, selection, text};
-use crate::exec::file::walk::{Directory, Found, Visitor, lock, walk};
+use crate::exec::file::walk::{Directory, Found, Scope, Visitor, lock, walk};
 use crate::exec::file::{CopySource, StatCache, StatKey, unpack};
 use crate::llb::op::{FileActionCopy, FileActionMkDir};
 use crate::tree::root::{Last, Place, Root, open_subdir, read_link, relative};
@@ -184,14 +184,8 @@ impl Copy<'_, '_> {
             stat.st_mode = stat.st_mode & !0o7777 | 0o755;
         }
         let number = self.base(path, target);
-        let planner = Planner {
-            view: self.view,
-            settings: self.settings,
-            known: self.known,
-            number,
-            like: Some(stat),
-            found: Mutex::default(),
-        };
+        let planner =
+            Planner { settings: self.settings, known: self.known, number, like: Some(stat), found: Mutex::default() };
         // The contents of a directory are copied, not the directory itself: one made for them is like any parent.
         if fresh {
             self.plan.make_dirs(target.as_os_str().as_bytes(), made)?;
@@ -207,7 +201,7 @@ impl Copy<'_, '_> {
                 }
             }
         }
-        let mut found = planner.run(fd, path, target)?;
+        let mut found = planner.run(Scope { view: self.view, sockets: self.settings.reset_owner }, fd, path, target)?;
         // Directories before what is in them.
         found.sort_unstable_by(|a, b| crate::archive::index::path_order(&a.dest, &b.dest));
         if self.plan.is_blank(target) {
@@ -236,14 +230,8 @@ impl Copy<'_, '_> {
         }
         let path = source.path.as_os_str().as_bytes();
         let number = self.base(path, target);
-        let planner = Planner {
-            view: self.view,
-            settings: self.settings,
-            known: self.known,
-            number,
-            like: None,
-            found: Mutex::default(),
-        };
+        let planner =
+            Planner { settings: self.settings, known: self.known, number, like: None, found: Mutex::default() };
         let Some(node) = planner.node(&source.dir, &c_name(&source.name)?, path)? else { return Ok(()) };
         let replace = self.action.always_replace_existing_dest_paths;
         self.plan.put(target.as_os_str().as_bytes().into(), node, replace)?;
@@ -267,7 +255,6 @@ struct DirItem {
 
 /// One directory being looked through, by several threads.
 struct Planner<'a> {
-    view: View<'a>,
     settings: &'a Settings,
     known: &'a dyn StatCache,
     number: u32,
@@ -288,14 +275,6 @@ impl Visitor for Planner<'_> {
     type Dir = Planned;
     type Batch = Vec<Item>;
     type Error = Refused;
-
-    fn view(&self) -> &View<'_> {
-        &self.view
-    }
-
-    fn sockets(&self) -> bool {
-        self.settings.reset_owner
-    }
 
     fn open(
         &self,
@@ -334,9 +313,9 @@ impl Visitor for Planner<'_> {
 }
 
 impl Planner<'_> {
-    fn run(self, fd: OwnedFd, path: &[u8], dest: &Path) -> Result<Vec<Item>, Refused> {
+    fn run(self, scope: Scope<'_>, fd: OwnedFd, path: &[u8], dest: &Path) -> Result<Vec<Item>, Refused> {
         let dest = dest.as_os_str().as_bytes().to_vec();
-        walk(&self, fd, path, Planned { dest, own: true, taken: AtomicBool::new(true) })?;
+        walk(&self, scope, fd, path, Planned { dest, own: true, taken: AtomicBool::new(true) })?;
         Ok(self.found.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
