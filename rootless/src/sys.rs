@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use crate::ownership::Record;
 use crate::step::Usage;
@@ -257,45 +257,65 @@ pub(crate) fn notify_waits(listener: BorrowedFd<'_>, id: u64) -> bool {
 
 /// Answers a notification. Errors do not matter: the caller is gone.
 pub(crate) fn notify_answer(listener: BorrowedFd<'_>, id: u64, answer: &Answer) {
+    const ADDFD_SETFD: u32 = 1;
+    const ADDFD_SEND: u32 = 2;
+    let code = |e: io::Error, otherwise| -e.raw_os_error().unwrap_or(otherwise);
     let mut response = libc::seccomp_notif_resp { id, val: 0, error: 0, flags: 0 };
     match answer {
         Answer::Continue => response.flags = 1,
         Answer::Value(value) => response.val = *value,
         Answer::Error(code) => response.error = -code,
-        Answer::Fd { fd, cloexec } => {
-            const ADDFD_SEND: u32 = 2;
-            let request = libc::seccomp_notif_addfd {
-                id,
-                flags: ADDFD_SEND,
-                srcfd: u32::try_from(fd.as_raw_fd()).unwrap_or(u32::MAX),
-                newfd: 0,
-                newfd_flags: if *cloexec { u32::try_from(libc::O_CLOEXEC).unwrap_or(0) } else { 0 },
-            };
-            // SAFETY: the ioctl reads one `seccomp_notif_addfd`.
-            if unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_ADDFD as _, &raw const request) } >= 0 {
-                return;
-            }
+        Answer::Fd { fd, cloexec } => match add_descriptor(listener, id, fd.as_fd(), 0, *cloexec, ADDFD_SEND) {
+            Ok(_) => return,
             // The caller's table is full, most likely: its call must end all the same.
-            response.error = -io::Error::last_os_error().raw_os_error().unwrap_or(libc::EMFILE);
-        }
+            Err(e) => response.error = code(e, libc::EMFILE),
+        },
         Answer::Replace { fd, number, cloexec } => {
-            const ADDFD_SETFD: u32 = 1;
-            let request = libc::seccomp_notif_addfd {
-                id,
-                flags: ADDFD_SETFD,
-                srcfd: u32::try_from(fd.as_raw_fd()).unwrap_or(u32::MAX),
-                newfd: *number,
-                newfd_flags: if *cloexec { u32::try_from(libc::O_CLOEXEC).unwrap_or(0) } else { 0 },
-            };
-            // SAFETY: the ioctl reads one `seccomp_notif_addfd`.
-            if unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_ADDFD as _, &raw const request) } < 0 {
-                response.error = -io::Error::last_os_error().raw_os_error().unwrap_or(libc::EBADF);
+            if let Err(e) = add_descriptor(listener, id, fd.as_fd(), *number, *cloexec, ADDFD_SETFD) {
+                response.error = code(e, libc::EBADF);
             }
         }
         Answer::Elsewhere => return,
     }
+    notify_send(listener, &response);
+}
+
+/// Answers a notification with a descriptor that is closed here before the call returns: from then on the caller's is the only
+/// one. Errors do not matter: the caller is gone.
+pub(crate) fn notify_hand_over(listener: BorrowedFd<'_>, id: u64, fd: OwnedFd, cloexec: bool) {
+    let added = add_descriptor(listener, id, fd.as_fd(), 0, cloexec, 0);
+    drop(fd);
+    let answer = match added {
+        Ok(number) => Answer::Value(number.into()),
+        Err(e) => Answer::Error(e.raw_os_error().unwrap_or(libc::EMFILE)),
+    };
+    notify_answer(listener, id, &answer);
+}
+
+/// Gives the caller a duplicate of a descriptor, under a number that it has or the kernel chooses.
+fn add_descriptor(
+    listener: BorrowedFd<'_>,
+    id: u64,
+    fd: BorrowedFd<'_>,
+    number: u32,
+    cloexec: bool,
+    flags: u32,
+) -> io::Result<libc::c_int> {
+    let request = libc::seccomp_notif_addfd {
+        id,
+        flags,
+        srcfd: u32::try_from(fd.as_raw_fd()).unwrap_or(u32::MAX),
+        newfd: number,
+        newfd_flags: if cloexec { u32::try_from(libc::O_CLOEXEC).unwrap_or(0) } else { 0 },
+    };
+    // SAFETY: the ioctl reads one `seccomp_notif_addfd`.
+    let added = unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_ADDFD as _, &raw const request) };
+    if added >= 0 { Ok(added) } else { Err(io::Error::last_os_error()) }
+}
+
+fn notify_send(listener: BorrowedFd<'_>, response: &libc::seccomp_notif_resp) {
     // SAFETY: the ioctl reads one `seccomp_notif_resp`.
-    unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_SEND as _, &raw const response) };
+    unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_SEND as _, std::ptr::from_ref(response)) };
 }
 
 /// An open file's status, with what is recorded of it.
@@ -513,6 +533,17 @@ pub(crate) fn handle_signal(signal: i32, handler: extern "C" fn(libc::c_int)) ->
     action.sa_sigaction = handler as *const () as usize;
     // SAFETY: the handler has the type that a handler without SA_SIGINFO has, and lives as long as the program.
     let rc = unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) };
+    if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Has calls of this process that wait fail with `EINTR` several times a second.
+pub(crate) fn interrupt_waiting() -> io::Result<()> {
+    extern "C" fn nothing(_: libc::c_int) {}
+    handle_signal(libc::SIGALRM, nothing)?;
+    let pause = libc::timeval { tv_sec: 0, tv_usec: 100_000 };
+    let timer = libc::itimerval { it_interval: pause, it_value: pause };
+    // SAFETY: the kernel reads one `itimerval`, a live local.
+    let rc = unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) };
     if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

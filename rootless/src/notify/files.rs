@@ -104,26 +104,49 @@ impl Proc {
         }
     }
 
-    /// Has another process answer the call, with a descriptor that may be long in coming.
+    /// Has another process answer the call of `tid`, with a descriptor that may be long in coming. A signal to the caller ends it
+    /// before.
     ///
     /// # Errors
     /// When there can be no other process.
     pub(super) fn answer_elsewhere(
         &self,
+        tid: i32,
         cloexec: bool,
-        open: impl FnOnce() -> io::Result<OwnedFd>,
+        open: impl Fn() -> io::Result<OwnedFd>,
     ) -> io::Result<sys::Answer> {
+        /// Of the kernel: the call is made again unless the signal has a handler.
+        const ERESTARTNOHAND: i32 = 514;
         let Some((listener, id)) = &self.asked else { return Err(io::Error::from_raw_os_error(libc::ESRCH)) };
         if let sys::Fork::Child = sys::fork()? {
             let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
-            let answer = match open() {
-                Ok(fd) => sys::Answer::Fd { fd, cloexec },
-                Err(e) => sys::Answer::Error(e.raw_os_error().unwrap_or(libc::EIO)),
+            // Without it the call waits on, as it does for others that a step cannot interrupt.
+            let _ = sys::interrupt_waiting();
+            let opened = loop {
+                match open() {
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted && !self.has_signal(tid) => {}
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => break Err(ERESTARTNOHAND),
+                    other => break other.map_err(|e| e.raw_os_error().unwrap_or(libc::EIO)),
+                }
             };
-            sys::notify_answer(listener.as_fd(), *id, &answer);
+            match opened {
+                // A pipe is at its end, or has no other side, only when nobody holds it: this process must not be the last.
+                Ok(fd) => sys::notify_hand_over(listener.as_fd(), *id, fd, cloexec),
+                Err(code) => sys::notify_answer(listener.as_fd(), *id, &sys::Answer::Error(code)),
+            }
             sys::exit_now(0);
         }
         Ok(sys::Answer::Elsewhere)
+    }
+
+    /// Whether a signal has come for a thread that would be delivered if it did not wait for us.
+    fn has_signal(&self, tid: i32) -> bool {
+        let Ok(text) = self.read(&format!("{tid}/status")) else { return true };
+        let mask = |field: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(field)).unwrap_or_default();
+            u64::from_str_radix(line.trim(), 16).unwrap_or(0)
+        };
+        (mask("SigPnd:") | mask("ShdPnd:")) & !mask("SigBlk:") != 0
     }
 
     /// Every process has the same root until [`Self::roots_differ`] is called.

@@ -73,7 +73,7 @@ fn watch(
 ) -> std::io::Result<(i32, Usage)> {
     let mut interested = true;
     let mut signals = Signals::any_process();
-    let mut tracer = Tracer::default();
+    let mut tracer = Tracer::new();
     loop {
         let (changes, worker, calls) = {
             let mut fds = vec![PollFd::new(children, PollFlags::IN)];

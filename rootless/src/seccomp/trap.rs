@@ -171,6 +171,12 @@ impl CallNames {
     pub(crate) fn find(&self, audit: u32, nr: i32) -> Option<&'static str> {
         self.0.get(&(audit, nr)).copied()
     }
+
+    /// Whether one of the names is that of the machine's own call with this number.
+    pub(crate) fn has_native(&self, nr: i64) -> bool {
+        let native = arches().first().zip(i32::try_from(nr).ok());
+        native.is_some_and(|(arch, nr)| self.find(arch.audit, nr).is_some())
+    }
 }
 
 /// Whether calls of this architecture pass 32-bit arguments.

@@ -8,7 +8,9 @@
 //! - for `execve` `mmap`, for new arguments, and `execve` with a name outside of the root. Another thread could exchange that name;
 //!   Landlock keeps every execution inside the root. Memory that a parent has lent (`vfork`) is given back when it goes on.
 //!
-//! Signals that come between the calls wait for their end. Everything else about traced processes is as if they were not.
+//! Signals that come between the calls wait for their end. One that comes before the supervisor has heard of a call comes before that
+//! call, which is made when the signal has been seen to: `open` of a file never fails because a child has ended (the kernel would
+//! have it fail). Everything else about traced processes is as if they were not.
 
 mod calls;
 mod registers;
@@ -17,6 +19,7 @@ use std::collections::HashMap;
 use std::io;
 
 use crate::notify::{ArgumentReader, PathEmulation, Planned};
+use crate::seccomp::CallNames;
 pub(crate) use calls::{Change, next_change, seize};
 use calls::{Until, event_message, resume, signal_thread};
 use registers::Registers;
@@ -25,6 +28,8 @@ use registers::Registers;
 const STOPPING: [i32; 4] = [libc::SIGSTOP, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
 /// Of a stop at the beginning or end of a call.
 const AT_CALL: i32 = libc::SIGTRAP | 0x80;
+/// What the kernel notes where a signal ends a call: it is made again, unless the signal has a handler without `SA_RESTART`.
+const ERESTARTSYS: i64 = 512;
 
 /// Memory of a traced process that is ours.
 #[derive(Debug, Clone, Copy)]
@@ -39,8 +44,8 @@ enum State {
     Mapping { plan: Box<Execution>, length: u64 },
     /// Executes; `seen` when its call has come by.
     Executing { plan: Box<Execution>, area: Area, seen: bool },
-    /// Receives the descriptor of a directory.
-    Receiving,
+    /// Receives the descriptor of a directory; `again` until a call that a signal came before has begun once more.
+    Receiving { again: bool },
     /// Enters the directory; `begun` when its call has begun.
     Entering { number: u64, begun: bool },
     /// Closes a descriptor or gives memory back, and then returns.
@@ -68,8 +73,9 @@ struct Execution {
 }
 
 /// Traces the processes of one step.
-#[derive(Default)]
 pub(crate) struct Tracer {
+    /// Calls that the supervisor answers, and that wait for nothing else.
+    answered: CallNames,
     busy: HashMap<i32, Busy>,
     /// Who waits for a process that works in his memory.
     lenders: HashMap<i32, i32>,
@@ -78,6 +84,11 @@ pub(crate) struct Tracer {
 }
 
 impl Tracer {
+    pub(crate) fn new() -> Self {
+        let answered = CallNames::new(PathEmulation::answered_at_once());
+        Self { answered, busy: HashMap::new(), lenders: HashMap::new(), left: HashMap::new() }
+    }
+
     /// Sees to one change; what has ended is forgotten.
     pub(crate) fn handle(&mut self, change: &Change, paths: &mut PathEmulation) {
         let (tid, status) = (change.pid, change.status);
@@ -91,10 +102,7 @@ impl Tracer {
         // Errors mean that the thread has been killed meanwhile: nothing can be done for it, and its end will be told.
         let _ = match (libc::WSTOPSIG(status), status >> 16) {
             (AT_CALL, 0) => self.at_call(tid),
-            (signal, 0) => {
-                self.deliver(tid, signal);
-                Ok(())
-            }
+            (signal, 0) => self.deliver(tid, signal),
             (_, libc::PTRACE_EVENT_SECCOMP) => self.called(tid, paths),
             (_, libc::PTRACE_EVENT_EXEC) => self.executed(tid, paths),
             (_, event @ (libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK | libc::PTRACE_EVENT_CLONE)) => {
@@ -121,14 +129,18 @@ impl Tracer {
         resume(tid, until, 0);
     }
 
-    fn deliver(&mut self, tid: i32, signal: i32) {
-        match self.busy.get_mut(&tid) {
-            Some(busy) => {
-                busy.signals.push(signal);
-                self.go_on(tid);
-            }
-            None => resume(tid, Until::Event, signal),
+    fn deliver(&mut self, tid: i32, signal: i32) -> io::Result<()> {
+        if let Some(busy) = self.busy.get_mut(&tid) {
+            busy.signals.push(signal);
+            self.go_on(tid);
+            return Ok(());
         }
+        let registers = Registers::of(tid)?;
+        if registers.result() == -ERESTARTSYS && self.answered.has_native(registers.call()) {
+            registers.restarting().write(tid)?;
+        }
+        resume(tid, Until::Event, signal);
+        Ok(())
     }
 
     fn begin(&mut self, tid: i32, saved: Registers, state: State, next: Registers) -> io::Result<()> {
@@ -169,7 +181,7 @@ impl Tracer {
         let directory = paths.directory(tid, registers.arguments()[0])?;
         // Any call that the supervisor answers: it gives the descriptor, whatever the arguments are.
         paths.give(tid, directory);
-        self.begin(tid, registers, State::Receiving, registers.instead(libc::SYS_openat, [0; 6]))
+        self.begin(tid, registers, State::Receiving { again: false }, registers.instead(libc::SYS_openat, [0; 6]))
     }
 
     fn execve(&mut self, tid: i32, registers: Registers, paths: &mut PathEmulation) -> io::Result<()> {
@@ -200,9 +212,10 @@ impl Tracer {
         };
         match &mut busy.state {
             State::Entering { begun, .. } | State::Ending { begun, .. } if !*begun => *begun = true,
-            State::Mapping { .. } | State::Receiving if result < 0 => return self.end(tid, result),
+            State::Receiving { again } if *again || result == -ERESTARTSYS => *again = !*again,
+            State::Mapping { .. } | State::Receiving { .. } if result < 0 => return self.end(tid, result),
             State::Mapping { .. } => return self.mapped(tid, result.cast_unsigned()),
-            State::Receiving => {
+            State::Receiving { .. } => {
                 let number = result.cast_unsigned();
                 busy.state = State::Entering { number, begun: false };
                 busy.saved.again(libc::SYS_fchdir, [number, 0, 0, 0, 0, 0]).write(tid)?;

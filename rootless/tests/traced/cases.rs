@@ -20,6 +20,7 @@ pub(crate) const ALL: &[Case] = &[
     ("what_a_process_runs", what_a_process_runs),
     ("nothing_of_the_machine_is_found", nothing_of_the_machine_is_found),
     ("signals_and_groups", signals_and_groups),
+    ("signals_come_before_calls_or_after", signals_come_before_calls_or_after),
     ("mounts_are_refused", mounts_are_refused),
     ("everything_ends_with_the_program", everything_ends_with_the_program),
 ];
@@ -100,6 +101,9 @@ fn devices(b: &Bench) {
 fn pipes_wait_for_the_other_side(b: &Bench) {
     let script = "cd /tmp; /bin/busybox mkfifo -m 640 p; (sleep 0.2; echo late > p) & cat p; (sleep 0.2; cat p) & echo other > p; wait; rm p";
     assert_eq!(out(b, script), "late\nother\n");
+    // Nobody but the step holds a pipe: a writer that comes too early would find the last reader, and its line would be lost.
+    let script = "cd /tmp; /bin/busybox mkfifo p; i=0; while [ $i -lt 200 ]; do i=$((i+1)); cat p & echo $i > p; wait; done | wc -l; rm p";
+    assert_eq!(out(b, script), "200\n");
 }
 
 fn what_a_process_runs(b: &Bench) {
@@ -142,6 +146,15 @@ fn signals_and_groups(b: &Bench) {
     let script =
         "sleep 0.3 & kill -STOP $!; sleep 0.6; grep -c 'State:.[Tt]' /proc/$!/status; kill -CONT $!; wait $!; echo $?";
     assert_eq!(out(b, script), "1\n0\n");
+}
+
+fn signals_come_before_calls_or_after(b: &Bench) {
+    // The kernel has a call that waits for an answer fail with EINTR, as no call for a file does.
+    let script = "trap : CHLD; cd /tmp; i=0; while [ $i -lt 300 ]; do i=$((i+1)); true & : > f; [ -e f ]; cd /; cd /tmp; done; wait; pwd; rm f";
+    assert_eq!(out(b, script), "/tmp\n");
+    let script = "cd /tmp; /bin/busybox mkfifo p; (/bin/busybox timeout 0.2 cat p; echo $?) 2>/dev/null
+        trap 'echo seen' ALRM; (sleep 0.2; kill -ALRM $$) & echo x 2>/dev/null > p; trap - ALRM; wait; rm p; echo end";
+    assert_eq!(out(b, script), "143\nseen\nend\n");
 }
 
 fn mounts_are_refused(b: &Bench) {

@@ -143,6 +143,12 @@ pub(crate) fn rules() -> Vec<Trap> {
     out
 }
 
+/// The calls that are answered without waiting for anybody, other than a network's `connect`.
+pub(super) fn answered_at_once() -> impl Iterator<Item = &'static str> {
+    let notified = rules().into_iter().filter(|(_, _, action)| *action == Action::Notify).map(|(name, _, _)| name);
+    notified.filter(|name| *name != "connect")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -75,6 +75,11 @@ impl PathEmulation {
         })
     }
 
+    /// The calls that are answered without waiting for anybody.
+    pub(crate) fn answered_at_once() -> impl Iterator<Item = &'static str> {
+        calls::answered_at_once()
+    }
+
     pub(super) fn proc(&mut self) -> &mut Proc {
         self.procfs.proc()
     }

@@ -109,7 +109,7 @@ impl PathEmulation {
             // Waits for the other side, which nobody else should.
             FileType::Fifo if !how.flags.contains(OFlags::NONBLOCK) && how.flags & OFlags::RWMODE != OFlags::RDWR => {
                 let flags = how.flags & !(OFlags::CREATE | OFlags::NOFOLLOW);
-                self.procfs.proc().answer_elsewhere(cloexec, || Self::reopened(&found, flags))
+                self.procfs.proc().answer_elsewhere(target.tid, cloexec, || Self::reopened(&found, flags))
             }
             FileType::Socket => match Record::of_fd(&found, FileType::Socket)?.device {
                 Some(device) => give(self.open_device(target.tid, device, how.flags)?),

@@ -63,6 +63,13 @@ impl Registers {
         self
     }
 
+    /// These, where a signal is about to be delivered that has ended a call: the call is made again, whatever the signal does.
+    pub(in crate::trace) fn restarting(mut self) -> Self {
+        const ERESTARTNOINTR: i64 = 513;
+        self.0.rax = (-ERESTARTNOINTR).cast_unsigned();
+        self
+    }
+
     /// These, at the end of a call, with another call to be made next.
     pub(in crate::trace) fn again(mut self, call: i64, arguments: [u64; 6]) -> Self {
         // No call that could be restarted.
