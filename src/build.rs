@@ -407,6 +407,8 @@ impl Builder {
                 chain,
                 config,
                 base_layers: front.base_layers,
+                // Front ends that are images write the times into the config themselves.
+                dated: front.epoch.filter(|_| external.is_none()),
                 attestations: told.attestations.into_iter().chain(attested).collect(),
             };
             images.push(request.shape.apply(context, image).await?);

@@ -103,7 +103,10 @@ fn c8_01_an_image_that_is_pushed_carries_its_provenance() {
     assert_eq!(statement["_type"], "https://in-toto.io/Statement/v1");
     let subject = statement["subject"][0].clone();
     let name = subject["name"].as_str().unwrap();
-    assert!(name.starts_with(&format!("pkg:docker/{}/app@1?platform=linux%2F", registry.host())), "{name}");
+    assert!(
+        name.starts_with(&format!("pkg:docker/{}/app@1?platform=linux%2F", registry.host().replace(':', "%3A"))),
+        "{name}"
+    );
     assert_eq!(format!("sha256:{}", subject["digest"]["sha256"].as_str().unwrap()), image["digest"].as_str().unwrap());
     let external = &statement["predicate"]["buildDefinition"]["externalParameters"];
     assert_eq!(external["configSource"], json!({"path": "Dockerfile"}));
@@ -352,7 +355,13 @@ fn c4_13_materials_are_known_of_cached_steps_and_others_read_the_image() {
     let first = build();
     let materials = first["buildx.build.provenance"]["buildDefinition"]["resolvedDependencies"].clone();
     let uri = materials[0]["uri"].as_str().unwrap();
-    assert!(uri.starts_with(&format!("pkg:docker/{}/base/busybox@latest?digest=sha256:", registry.host)), "{uri}");
+    assert!(
+        uri.starts_with(&format!(
+            "pkg:docker/{}/base/busybox@latest?digest=sha256:",
+            registry.host.replace(':', "%3A")
+        )),
+        "{uri}"
+    );
     assert!(uri.contains(materials[0]["digest"]["sha256"].as_str().unwrap()), "{uri}");
     let again = build();
     assert_eq!(again["buildx.build.provenance"]["buildDefinition"]["resolvedDependencies"], materials);

@@ -273,6 +273,12 @@ fn n2_15_an_epoch_alone_rewrites_no_file_times() {
     assert_eq!(rewritten.node("f").mtime, 1_000_000_000);
     assert_eq!(rewritten.manifest["layers"][0], alone.manifest["layers"][0], "the base's");
     assert_eq!(rewritten.manifest["layers"][1]["annotations"]["buildkit/rewritten-timestamp"], "1000000000");
+    // An output that switches it off has the times of the front end all the same (SPEC A4.18).
+    let (tar, mut args) = (bench.path("off.tar"), epoch.to_vec());
+    let dest = format!("type=oci,dest={},source-date-epoch=", tar.display());
+    args.extend(["-o", &dest]);
+    bench.build(&args).ok();
+    assert_eq!(support::image::Image::open_tar(&tar).config, alone.config);
     let both = "type=image,name=a,rewrite-timestamp=true,unpack=true";
     bench.build(&["-o", both]).fails(2, &["conflicts with unpack"]);
 }

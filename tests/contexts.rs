@@ -197,6 +197,8 @@ fn b1_04_archives_and_dockerfiles_of_servers() {
     assert_eq!(again.count("CACHED"), 3, "the unpacking and two copies\n{}", again.stderr);
     let url = web.url("/Dockerfile");
     assert_eq!(build_image(&bench, &[&url], b"").text("me"), "FROM scratch\nCOPY context /me\n");
+    let named = build_image(&bench, &["-f", "other.Dockerfile", &url], b"");
+    assert!(named.has("me"), "there is one file, and a name for it changes nothing");
     build(&bench, &[&web.url("/missing")], b"").fails(5, &["invalid response status 404"]);
     // SPEC B1.05: a Dockerfile from a server for a directory.
     bench.file("context", "of the directory");

@@ -65,6 +65,36 @@ fn c9_02_a_url_is_converted_and_gets_a_checksum() {
     bench.build(&FLAG).fails(4, &["digest mismatch"]);
 }
 
+// SPEC C9.02, A4.02: a named context that is no image under the policy is what the policy says; a base in the file has to be an image.
+#[test]
+fn c9_02_a_named_context_may_become_a_directory() {
+    let rule = |to: &str| {
+        format!(
+            r#"{{"action":"CONVERT","selector":{{"identifier":"docker-image://docker.io/library/tools:latest"}},"updates":{{"identifier":"{to}"}}}}"#
+        )
+    };
+    let bench = bench(&rule("local://here"));
+    std::fs::create_dir(bench.path("out/here")).unwrap();
+    std::fs::write(bench.path("out/here/foo"), "of the directory").unwrap();
+    bench.dockerfile("FROM scratch AS tools\nFROM scratch\nCOPY --from=tools /foo /\nCOPY --from=more /foo /more\n");
+    let contexts = ["tools", "more"].map(|name| format!("{name}=docker-image://tools"));
+    let mut args = FLAG.to_vec();
+    for context in contexts.iter().map(String::as_str).chain(["here=here"]) {
+        args.extend(["--build-context", context]);
+    }
+    let image = bench.build_image(&args);
+    assert_eq!((image.text("foo").as_str(), image.text("more").as_str()), ("of the directory", "of the directory"));
+    let web = Web::start(|_| Answer::new(200).with_body("text/plain", b"of the server".to_vec()));
+    let rules = format!("{{\"rules\":[{}]}}", rule(&web.url("/foo")));
+    std::fs::write(bench.path("out/policy.json"), rules).unwrap();
+    assert_eq!(bench.build_image(&args).text("foo"), "of the server");
+    bench.dockerfile("FROM tools\n");
+    let refused = "which is no image of a registry";
+    bench
+        .build(&FLAG)
+        .fails(4, &[refused, "hint: let the CONVERT rule of policy.json name docker-image://", ">>> FROM tools"]);
+}
+
 // SPEC C9.02: the front end goes on with the image that took the place of the one that the Dockerfile names.
 #[test]
 fn c9_02_an_image_is_converted() {

@@ -173,10 +173,10 @@ pub(super) fn digest_map(digest: &Digest) -> BTreeMap<String, String> {
     BTreeMap::from([(digest.algorithm().to_owned(), digest.hex().to_owned())])
 }
 
-/// An image as a package URL.
+/// An image as a package URL. The port of a registry is escaped, as BuildKit escapes it, since consumers compare these names as texts.
 pub(super) fn image_purl(kind: &str, name: &Reference, platform: Option<&Platform>) -> String {
     let familiar = Reference { tag: None, digest: None, ..name.clone() }.familiar();
-    let mut purl = format!("pkg:{kind}/{familiar}");
+    let mut purl = format!("pkg:{kind}/{}", familiar.replace(':', "%3A"));
     // A name that is a digest only has no version.
     let tag = name.tag.as_deref().or(if name.digest.is_none() { Some("latest") } else { None });
     if let Some(tag) = tag {
@@ -198,15 +198,21 @@ mod tests {
     // SPEC C8.04
     #[test]
     fn c8_04_each_name_is_a_subject() {
-        let names: Vec<Reference> =
-            ["app", "ghcr.io/o/app:1"].iter().map(|name| name.parse().expect("valid")).collect();
+        let names: Vec<Reference> = ["app", "ghcr.io/o/app:1", "localhost:5000/app:1"]
+            .iter()
+            .map(|name| name.parse().expect("valid"))
+            .collect();
         let platform: Platform = "linux/amd64".parse().expect("valid");
         let digest = Digest::sha256("manifest");
         let subjects = Subject::image(&names, &platform, &digest);
         let purls: Vec<&str> = subjects.iter().map(|s| s.name.as_str()).collect();
         assert_eq!(
             purls,
-            ["pkg:docker/app@latest?platform=linux%2Famd64", "pkg:docker/ghcr.io/o/app@1?platform=linux%2Famd64"]
+            [
+                "pkg:docker/app@latest?platform=linux%2Famd64",
+                "pkg:docker/ghcr.io/o/app@1?platform=linux%2Famd64",
+                "pkg:docker/localhost%3A5000/app@1?platform=linux%2Famd64",
+            ]
         );
         assert_eq!(subjects[0].digest["sha256"], digest.hex());
         assert_eq!(Subject::image(&[], &platform, &digest)[0].name, "_");

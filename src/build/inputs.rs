@@ -307,9 +307,9 @@ async fn in_context(
     solver: &Arc<Solver>,
 ) -> Result<(String, Option<Vec<u8>>), BuildError> {
     let names: &[&str] = match path {
+        // A download that is no archive is the Dockerfile, whatever name was given for one in an archive (B1.04).
+        _ if context.is_file() => &[CONTEXT_FILE],
         Some(path) => &[path],
-        // A download that is no archive is the Dockerfile (B1.04).
-        None if context.is_file() => &[CONTEXT_FILE],
         None => &["Dockerfile", "dockerfile", "Containerfile"],
     };
     for name in names {

@@ -292,7 +292,8 @@ pub(super) fn checksum(source: &SourceOp, pinned: &dyn Pinned) -> String {
 
 /// An error of the solver, for a front end.
 pub(super) fn host_error(error: &SolveError) -> HostError {
-    HostError { kind: error.kind(), message: error.to_string(), hint: error.hint().map(ToOwned::to_owned) }
+    let hint = error.hint().map(ToOwned::to_owned);
+    HostError { kind: error.kind(), message: error.to_string(), hint, became: None }
 }
 
 fn platform(op: &Op) -> Platform {
@@ -300,7 +301,12 @@ fn platform(op: &Op) -> Platform {
 }
 
 fn refused(error: PolicyError) -> HostError {
-    HostError { kind: FaultKind::Input, message: error.to_string(), hint: Some(error.hint()) }
+    let (message, hint) = (error.to_string(), Some(error.hint()));
+    let became = match error {
+        PolicyError::Kind { to, .. } => Some(to),
+        _ => None,
+    };
+    HostError { kind: FaultKind::Input, message, hint, became }
 }
 
 fn by_rego(error: RegoError) -> HostError {
@@ -308,7 +314,7 @@ fn by_rego(error: RegoError) -> HostError {
         RegoError::Facts(error) => error.kind,
         _ => FaultKind::Input,
     };
-    HostError { kind, message: error.to_string(), hint: error.hint() }
+    HostError { kind, message: error.to_string(), hint: error.hint(), became: None }
 }
 
 /// An error at the vertex of a definition.

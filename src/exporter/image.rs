@@ -70,7 +70,7 @@ pub(super) async fn assemble(
     config.rootfs.kind = "layers".into();
     config.rootfs.diff_ids = made.iter().map(|(_, diff_id, _)| diff_id.clone()).collect();
     let times: Vec<SystemTime> = made.iter().map(|(_, _, created)| *created).collect();
-    date(&mut config, &times, epoch);
+    date(&mut config, &times, epoch, result.dated);
     let created = config.created.clone().unwrap_or_default();
     let config_bytes = config_json(&config);
     let config_descriptor = Descriptor::of_bytes(options.family.config(), &config_bytes);
@@ -265,9 +265,14 @@ pub(super) fn settled(record: &LayerRecord, options: &ImageOptions, base: bool) 
 }
 
 /// Fills in the times of config and history: a layer's entry has the layer's time, the others that of the entry before
-/// them, so that an unchanged build gives the same bytes (SPEC C6.06, C6.09).
-fn date(config: &mut ImageConfig, layers: &[SystemTime], epoch: Option<i64>) {
-    let cap = |time: SystemTime| match epoch {
+/// them, so that an unchanged build gives the same bytes (SPEC C6.06, C6.09). `dated` is the time that the front end gave new entries;
+/// the epoch of the output takes the place of a later one.
+fn date(config: &mut ImageConfig, layers: &[SystemTime], epoch: Option<i64>, dated: Option<i64>) {
+    let new = match (epoch, dated) {
+        (Some(epoch), Some(dated)) => Some(epoch.min(dated)),
+        (epoch, dated) => epoch.or(dated),
+    };
+    let cap = |time: SystemTime| match new {
         Some(seconds) => rfc3339_seconds(seconds),
         None => rfc3339(time),
     };
@@ -279,7 +284,7 @@ fn date(config: &mut ImageConfig, layers: &[SystemTime], epoch: Option<i64>) {
         if entry.created.is_none() {
             let created = match (time, &last) {
                 (Some(time), _) => cap(*time),
-                (None, Some(last)) if epoch.is_none() => last.clone(),
+                (None, Some(last)) if new.is_none() => last.clone(),
                 (None, _) => cap(first),
             };
             entry.created = Some(created);
@@ -288,7 +293,7 @@ fn date(config: &mut ImageConfig, layers: &[SystemTime], epoch: Option<i64>) {
     }
     config.created = match epoch {
         Some(seconds) => Some(rfc3339_seconds(seconds)),
-        None => last.or_else(|| Some(rfc3339(first))),
+        None => last.or_else(|| Some(cap(first))),
     };
 }
 
@@ -316,7 +321,7 @@ mod tests {
         let history =
             vec![entry(false, Some("2020-01-01T00:00:00Z")), entry(true, None), entry(false, None), entry(true, None)];
         let mut config = ImageConfig { history, ..ImageConfig::default() };
-        date(&mut config, &[at(1), at(60)], None);
+        date(&mut config, &[at(1), at(60)], None, None);
         let times: Vec<_> = config.history.iter().filter_map(|h| h.created.as_deref()).collect();
         assert_eq!(
             times,
@@ -329,9 +334,24 @@ mod tests {
     fn c6_09_an_epoch_sets_new_entries_and_keeps_the_base() {
         let history = vec![entry(false, Some("2020-01-01T00:00:00Z")), entry(false, None), entry(true, None)];
         let mut config = ImageConfig { history, ..ImageConfig::default() };
-        date(&mut config, &[SystemTime::now(), SystemTime::now()], Some(5));
+        date(&mut config, &[SystemTime::now(), SystemTime::now()], Some(5), None);
         let times: Vec<_> = config.history.iter().filter_map(|h| h.created.as_deref()).collect();
         assert_eq!(times, ["2020-01-01T00:00:00Z", "1970-01-01T00:00:05Z", "1970-01-01T00:00:05Z"]);
         assert_eq!(config.created.as_deref(), Some("1970-01-01T00:00:05Z"));
+    }
+
+    #[test]
+    fn c6_09_an_output_without_an_epoch_keeps_the_times_of_the_front_end() {
+        let dated = |epoch: Option<i64>| {
+            let history = vec![entry(false, Some("2020-01-01T00:00:00Z")), entry(false, None), entry(true, None)];
+            let mut config = ImageConfig { history, ..ImageConfig::default() };
+            date(&mut config, &[SystemTime::now(), SystemTime::now()], epoch, Some(5));
+            let last = config.history.pop().and_then(|entry| entry.created).unwrap_or_default();
+            (last, config.created.unwrap_or_default())
+        };
+        let (five, three, nine) = ("1970-01-01T00:00:05Z", "1970-01-01T00:00:03Z", "1970-01-01T00:00:09Z");
+        assert_eq!(dated(None), (five.into(), five.into()));
+        assert_eq!(dated(Some(3)), (three.into(), three.into()), "an earlier one is the output's");
+        assert_eq!(dated(Some(9)), (five.into(), nine.into()), "a later one changes no entry");
     }
 }

@@ -64,6 +64,9 @@ pub struct ImageResult {
     pub config: ImageConfig,
     /// How many of the layers came with the base image.
     pub base_layers: usize,
+    /// The time that the front end dated the image by, in seconds since 1970. An output that switches its own epoch off keeps it, and
+    /// leaves file times alone (SPEC A4.18, C6.09).
+    pub dated: Option<i64>,
     /// What is said about it.
     pub attestations: Vec<Attestation>,
 }

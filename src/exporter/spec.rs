@@ -363,7 +363,10 @@ impl OutputSpec {
                 self.delete = match value {
                     "copy" => false,
                     "delete" => true,
-                    _ => return Err(SpecError(format!("unknown mode \"{value}\": expected copy or delete"))),
+                    _ => {
+                        let why = format!("invalid local exporter mode \"{value}\": expected copy or delete");
+                        return Err(SpecError(why));
+                    }
                 }
             }
             "buildinfo" | "buildinfo-attrs" => {
@@ -564,7 +567,10 @@ mod tests {
         assert!(error("type=image,name=a:1,push-by-digest=true").starts_with("can't push tagged ref"));
         assert_eq!(error("type=local,dest=x,push=true"), "attribute \"push\" has no meaning for output type local");
         assert_eq!(error("type=image,rewrite-timestamp=true,unpack=true"), "rewrite-timestamp conflicts with unpack");
-        assert!(error("type=local,dest=x,mode=move").contains("expected copy or delete"));
+        assert_eq!(
+            error("type=local,dest=x,mode=move"),
+            "invalid local exporter mode \"move\": expected copy or delete"
+        );
         assert!(error("type=image,name=*").contains("no name"));
         assert!(error("type=oci,dest=-,tar=false").contains("directory"));
         assert!(error("type=image,source-date-epoch=soon").contains("invalid SOURCE_DATE_EPOCH"));

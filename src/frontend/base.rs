@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use futures_util::future::try_join_all;
 
+use super::contexts::NamedContext;
 use super::error::{FrontendError, Place};
 use super::plan::{Origin, Outlook, Plan, StageId};
 use super::words::{closest, parse_trigger};
 use crate::base::Digest;
 use crate::dockerfile::ast::Instruction;
-use crate::llb::{FrontendHost, ResolveMode};
+use crate::llb::{FrontendHost, HostError, ResolveMode};
 use crate::oci::{ImageConfig, Platform, Reference};
 
 /// An image that was asked for.
@@ -42,8 +43,11 @@ pub(super) async fn resolve(
     let mut images = Images::new();
     loop {
         let reachable = plan.reachable();
-        fetch(plan, outlook, host, mode, &reachable, &mut images).await?;
-        let mut again = false;
+        let converted = fetch(plan, outlook, host, mode, &reachable, &mut images).await?;
+        let mut again = !converted.is_empty();
+        for (id, context) in converted {
+            plan.stages[id].origin = Origin::Context(context);
+        }
         for id in (0..reachable.len()).filter(|id| reachable[*id]) {
             if plan.stages[id].triggered || plan.stages[id].replaced {
                 continue;
@@ -57,6 +61,7 @@ pub(super) async fn resolve(
     }
 }
 
+/// Asks for the images that are not known yet. Returns the named contexts that are no images under the build's policy, and their stages.
 async fn fetch(
     plan: &Plan,
     outlook: &Outlook<'_>,
@@ -64,7 +69,7 @@ async fn fetch(
     mode: ResolveMode,
     reachable: &[bool],
     images: &mut Images,
-) -> Result<(), FrontendError> {
+) -> Result<Vec<(StageId, NamedContext)>, FrontendError> {
     let mut wanted: Vec<((String, Platform), StageId)> = Vec::new();
     for id in (0..reachable.len()).filter(|id| reachable[*id]) {
         let Some(identifier) = plan.stages[id].identifier() else { continue };
@@ -75,7 +80,14 @@ async fn fetch(
     }
     let answers = try_join_all(wanted.into_iter().map(|(key, id)| async move {
         let stage = &plan.stages[id];
-        let answer = host.resolve_image(&key.0, &key.1, mode).await.map_err(|error| {
+        let answer = match (host.resolve_image(&key.0, &key.1, mode).await, &stage.origin) {
+            (Err(HostError { became: Some(source), .. }), Origin::Context(context)) => {
+                let context = context.converted(&source).map_err(|error| error.at(&stage.place))?;
+                return Ok(Answer::Other(id, context));
+            }
+            (answer, _) => answer,
+        };
+        let answer = answer.map_err(|error| {
             let mut error = FrontendError::from(error).at(&stage.place);
             let stand_in = matches!(stage.origin, Origin::Image(_));
             if let Some(close) = closest(&stage.base, plan.names()).filter(|_| stand_in) {
@@ -95,11 +107,25 @@ async fn fetch(
                 FrontendError::input(format!("the policy converts {} to {text}: {error}", stage.base)).at(&stage.place)
             })
         });
-        Ok::<_, FrontendError>((key, Resolved { digest: answer.digest, config, converted: converted.transpose()? }))
+        let image = Resolved { digest: answer.digest, config, converted: converted.transpose()? };
+        Ok::<_, FrontendError>(Answer::Image(key, image))
     }))
     .await?;
-    images.extend(answers);
-    Ok(())
+    let mut others = Vec::new();
+    for answer in answers {
+        match answer {
+            Answer::Image(key, image) => drop(images.insert(key, image)),
+            Answer::Other(id, context) => others.push((id, context)),
+        }
+    }
+    Ok(others)
+}
+
+/// What a name stands for.
+enum Answer {
+    Image((String, Platform), Resolved),
+    /// The named context of a stage is something else.
+    Other(StageId, NamedContext),
 }
 
 fn triggers(

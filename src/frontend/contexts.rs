@@ -73,6 +73,20 @@ impl Contexts {
     }
 }
 
+impl NamedContext {
+    /// This context as a policy has it, which put the source `identifier` in the place of its image (SPEC C9.02).
+    ///
+    /// # Errors
+    /// When no context can be that.
+    pub(super) fn converted(&self, identifier: &str) -> Result<Self, FrontendError> {
+        let content = match identifier.strip_prefix("local://") {
+            Some(name) => Content::Local(name.into()),
+            None => content(&self.title, identifier)?,
+        };
+        Ok(Self { title: self.title.clone(), content })
+    }
+}
+
 /// The familiar name without `:latest`, so that `alpine` is found under `docker.io/library/alpine:latest`.
 fn normalise(name: &str) -> String {
     let familiar = Reference::parse_raw(name).map_or_else(|_| name.to_owned(), |reference| reference.familiar());

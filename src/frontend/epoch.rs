@@ -97,7 +97,9 @@ impl Surroundings<'_> {
         match self.only_remote(stage, build_args)? {
             Some(source) => Ok(Origin::Source(source)),
             None => {
-                Err(invalid().hint("a stage that gives the time is FROM scratch, ARGs, and exactly one remote ADD"))
+                let why = "SOURCE_DATE_EPOCH stage does not meet source-only requirements";
+                Err(FrontendError::usage(format!("invalid SOURCE_DATE_EPOCH: {text}: {why}"))
+                    .hint("a stage that gives the time is FROM scratch, ARGs, and exactly one remote ADD"))
             }
         }
     }
@@ -210,7 +212,9 @@ mod tests {
         }
         for text in ["image", "two", "base", "local", "unknown"] {
             let error = of(text).expect_err(text);
-            assert_eq!(error.message, format!("invalid SOURCE_DATE_EPOCH: {text}"));
+            let is_stage = !matches!(text, "image" | "unknown");
+            let why = if is_stage { ": SOURCE_DATE_EPOCH stage does not meet source-only requirements" } else { "" };
+            assert_eq!(error.message, format!("invalid SOURCE_DATE_EPOCH: {text}{why}"));
             assert!(error.hint.is_some());
         }
         let context = RemoteContext::http("https://h.example/c.tar");

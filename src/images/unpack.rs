@@ -44,6 +44,7 @@ impl Images {
         Ok(ImageResult {
             platform: config.platform(),
             base_layers: chain.len(),
+            dated: None,
             chain,
             config,
             attestations: Vec::new(),

@@ -54,6 +54,8 @@ pub struct HostError {
     pub message: String,
     /// The remedy, where known.
     pub hint: Option<String>,
+    /// The source of another kind that a policy put in the place of an image: a named context can be that instead (SPEC C9.02).
+    pub became: Option<String>,
 }
 
 /// The builder as seen from a front end.

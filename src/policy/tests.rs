@@ -38,7 +38,7 @@ impl Facts for World {
         match source.identifier.starts_with("git://") {
             true => Ok(Pin { checksum: "a".repeat(40), reference: Some("refs/heads/main".into()) }),
             false if source.identifier.ends_with("gone") => {
-                Err(HostError { kind: FaultKind::Remote, message: "it is gone".into(), hint: None })
+                Err(HostError { kind: FaultKind::Remote, message: "it is gone".into(), hint: None, became: None })
             }
             false => Ok(Pin { checksum: "sha256:12".into(), reference: None }),
         }

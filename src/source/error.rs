@@ -259,6 +259,6 @@ impl SourceError {
 
 impl From<SourceError> for HostError {
     fn from(error: SourceError) -> Self {
-        Self { kind: error.kind(), message: error.to_string(), hint: error.hint() }
+        Self { kind: error.kind(), message: error.to_string(), hint: error.hint(), became: None }
     }
 }

@@ -20,7 +20,8 @@ impl FrontendHost for Alpine {
     ) -> Result<ResolvedImage, HostError> {
         if identifier != "docker-image://docker.io/library/alpine:latest" {
             let name = identifier.trim_start_matches("docker-image://");
-            return Err(HostError { kind: FaultKind::Remote, message: format!("{name}: not found"), hint: None });
+            let message = format!("{name}: not found");
+            return Err(HostError { kind: FaultKind::Remote, message, hint: None, became: None });
         }
         let config = format!(
             r#"{{"architecture":"{}","os":"{}","config":{{"Env":["PATH=/bin"]}},"rootfs":{{"type":"layers","diff_ids":["{}"]}}}}"#,

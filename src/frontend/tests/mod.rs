@@ -84,7 +84,8 @@ impl FrontendHost for Host {
             }
             None => {
                 let hint = identifier.contains("offli").then(|| "check the network".to_owned());
-                Err(HostError { kind: FaultKind::Remote, message: format!("{identifier}: not found"), hint })
+                let message = format!("{identifier}: not found");
+                Err(HostError { kind: FaultKind::Remote, message, hint, became: None })
             }
         }
     }

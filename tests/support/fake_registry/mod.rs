@@ -256,8 +256,11 @@ fn serve(stream: TcpStream, tls: Option<Arc<rustls::ServerConfig>>, state: &Mute
         let connection = rustls::ServerConnection::new(config).map_err(std::io::Error::other)?;
         let mut stream = rustls::StreamOwned::new(connection, stream);
         let result = converse(&mut stream, state);
-        stream.conn.send_close_notify();
-        let _ = stream.flush();
+        // After a handshake that failed, flushing would wait for the rest of it, and keep open what the client was told is over.
+        if !stream.conn.is_handshaking() {
+            stream.conn.send_close_notify();
+            let _ = stream.flush();
+        }
         return result;
     }
     let mut first = [0];
