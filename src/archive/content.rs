@@ -12,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::error::ArchiveError;
 use super::reuse::BlockName;
+use crate::base::pieces::Position;
 
 /// Opens a file when its turn has come.
 pub type Opener = Box<dyn FnOnce() -> io::Result<File> + Send>;
@@ -30,9 +31,9 @@ pub(super) enum Part {
     /// The next bytes of [`Recipe::bytes`].
     Bytes(usize),
     /// A whole file, and what its sha256 should be, if that is known.
-    File { open: Option<Opener>, size: usize, path: PathBuf, entry: usize, digest: Option<[u8; 32]> },
-    /// A piece of a large one; with the number of its entry if the digest is wanted.
-    Piece { file: Arc<File>, offset: u64, size: usize, path: Arc<PathBuf>, entry: Option<usize>, last: bool },
+    File { open: Option<Opener>, size: usize, path: PathBuf, entry: Position, digest: Option<[u8; 32]> },
+    /// A piece of a large one; with the place of its digest if one is wanted.
+    Piece { file: Arc<File>, offset: u64, size: usize, path: Arc<PathBuf>, entry: Option<Position>, last: bool },
     /// Zeros.
     Padding(usize),
 }
@@ -40,12 +41,12 @@ pub(super) enum Part {
 /// A piece of a large file inside a block: its digest needs the pieces in order.
 pub(super) struct Span {
     pub(super) range: Range<usize>,
-    pub(super) entry: usize,
+    pub(super) entry: Position,
     pub(super) last: bool,
 }
 
-/// The number of an entry, and the sha256 of its content.
-pub(super) type EntryDigest = (usize, [u8; 32]);
+/// Where the index has an entry's digest, and the sha256 of its content.
+pub(super) type EntryDigest = (Position, [u8; 32]);
 
 impl Part {
     fn size(&self) -> usize {

@@ -1,7 +1,7 @@
 //! The tree index: what a layer contains, without the layer.
 //!
-//! Sorted by path, component by component (so that everything below a directory follows it directly). In memory an index is one
-//! buffer of encoded entries and their positions; entries are decoded when looked at. The stored form shares path prefixes
+//! Sorted by path, component by component (so that everything below a directory follows it directly). In memory an index is
+//! encoded entries and their positions; entries are decoded when looked at. The stored form shares path prefixes
 //! and carries a version and a checksum:
 //!
 //! ```text
@@ -19,10 +19,13 @@ use std::path::{Path, PathBuf};
 use super::entry::{Entry, EntryKind, Timestamp, Xattrs};
 use super::error::ArchiveError;
 use crate::base::Digest;
+use crate::base::pieces::{Pieces, Position};
 
 const MAGIC: &[u8; 5] = b"RBTI\x01";
 /// About as much is written at a time.
 const PIECE: usize = 64 << 10;
+/// The most bytes of a number.
+const NUMBER: usize = 10;
 const OPAQUE: u8 = 128;
 const WITH_DIGEST: u8 = 64;
 
@@ -40,13 +43,21 @@ pub struct IndexEntry {
 }
 
 /// Sorted entries of one layer, kept compactly.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct TreeIndex {
     /// Encoded entries, each with its whole path.
-    data: Vec<u8>,
+    data: Pieces,
     /// Where each entry starts in `data`, in order of the paths.
-    starts: Vec<usize>,
+    starts: Vec<Position>,
 }
+
+impl PartialEq for TreeIndex {
+    fn eq(&self, other: &Self) -> bool {
+        self.len() == other.len() && (0..self.len()).all(|at| self.raw(at) == other.raw(at))
+    }
+}
+
+impl Eq for TreeIndex {}
 
 impl TreeIndex {
     /// How many entries there are.
@@ -100,7 +111,7 @@ impl TreeIndex {
     #[must_use]
     pub fn tells_contents(&self) -> bool {
         self.starts.iter().all(|start| {
-            let mut cursor = Cursor { rest: &self.data[*start..] };
+            let mut cursor = Cursor { rest: self.data.from(*start) };
             let kind = cursor.bytes().and_then(|_| cursor.byte());
             kind.is_some_and(|kind| kind & WITH_DIGEST != 0 || usize::from(kind & !OPAQUE) != FILE)
         })
@@ -172,15 +183,17 @@ impl TreeIndex {
             path = next;
             let fields = cursor.rest;
             decode_fields(&mut cursor, &path).ok_or(bad("invalid entry"))?;
-            index.starts.push(index.data.len());
-            put_bytes(&mut index.data, &path);
-            index.data.extend_from_slice(&fields[..fields.len() - cursor.rest.len()]);
+            let fields = &fields[..fields.len() - cursor.rest.len()];
+            let (start, data) = index.data.next(NUMBER + path.len() + fields.len());
+            put_bytes(data, &path);
+            data.extend_from_slice(fields);
+            index.starts.push(start);
         }
         if cursor.rest.is_empty() { Ok(index) } else { Err(bad("trailing bytes")) }
     }
 
     fn raw(&self, at: usize) -> (&[u8], &[u8]) {
-        let mut cursor = Cursor { rest: &self.data[self.starts[at]..] };
+        let mut cursor = Cursor { rest: self.data.from(self.starts[at]) };
         let path = cursor.bytes().unwrap_or_default();
         let fields = cursor.rest;
         if decode_fields(&mut cursor, b"").is_none() {
@@ -190,7 +203,7 @@ impl TreeIndex {
     }
 
     fn path_at(&self, at: usize) -> &[u8] {
-        Cursor { rest: &self.data[self.starts[at]..] }.bytes().unwrap_or_default()
+        Cursor { rest: self.data.from(self.starts[at]) }.bytes().unwrap_or_default()
     }
 
     fn get(&self, at: usize) -> Option<IndexEntry> {
@@ -203,7 +216,7 @@ impl TreeIndex {
     }
 
     fn decode(&self, at: usize) -> Option<IndexEntry> {
-        let mut cursor = Cursor { rest: &self.data[*self.starts.get(at)?..] };
+        let mut cursor = Cursor { rest: self.data.from(*self.starts.get(at)?) };
         let path = cursor.bytes()?;
         decode_fields(&mut cursor, path)
     }
@@ -263,8 +276,8 @@ pub struct IndexBuilder {
 }
 
 impl IndexBuilder {
-    /// Adds the next entry of the tar; gives the slot of its digest, if it has one, for [`set_digest`](Self::set_digest).
-    pub fn push(&mut self, entry: &Entry, digest: Option<[u8; 32]>, offset: u64, data_offset: u64) -> usize {
+    /// Adds the next entry of the tar; gives the place of its digest, if it has one, for [`set_digest`](Self::set_digest).
+    pub fn push(&mut self, entry: &Entry, digest: Option<[u8; 32]>, offset: u64, data_offset: u64) -> Position {
         let path = entry.path.as_os_str().as_bytes();
         let count = self.index.starts.len();
         // What is ordered cannot repeat. A deletion can still have entries below it, which a sorted tar puts next.
@@ -272,19 +285,20 @@ impl IndexBuilder {
             let last = self.index.path_at(count - 1);
             self.disordered |= path_order(last, path) != Ordering::Less || is_below(path, last) && !self.last_is_dir();
         }
-        self.index.starts.push(self.index.data.len());
-        put_bytes(&mut self.index.data, path);
-        encode_fields(&mut self.index.data, entry, digest.as_ref(), offset, data_offset);
+        let (start, data) = self.index.data.next(NUMBER + path.len() + largest_fields(entry));
+        let before = data.len();
+        put_bytes(data, path);
+        encode_fields(data, entry, digest.as_ref(), offset, data_offset);
+        let size = data.len() - before;
+        self.index.starts.push(start);
         // The offsets stand behind it.
-        self.index.data.len()
-            - number_size(offset)
-            - number_size(data_offset - offset)
-            - if digest.is_some() { 32 } else { 0 }
+        let behind = number_size(offset) + number_size(data_offset - offset);
+        start.plus(size - behind - if digest.is_some() { 32 } else { 0 })
     }
 
     /// Replaces the digest of an entry that was pushed with one.
-    pub fn set_digest(&mut self, slot: usize, digest: &[u8; 32]) {
-        self.index.data[slot..slot + 32].copy_from_slice(digest);
+    pub fn set_digest(&mut self, place: Position, digest: &[u8; 32]) {
+        self.index.data.replace(place, digest);
     }
 
     /// Notes that a marker makes `dir` opaque; the rest of `dir` counts only if the tar has no entry for it.
@@ -403,6 +417,13 @@ const KINDS: [EntryKind; 8] = [
     EntryKind::Fifo,
     EntryKind::Whiteout,
 ];
+
+/// The most that [`encode_fields`] writes.
+fn largest_fields(entry: &Entry) -> usize {
+    let xattrs: usize = entry.xattrs.iter().map(|(name, value)| 2 * NUMBER + name.len() + value.len()).sum();
+    // The kind, eleven numbers, the lengths of the link and of the list of attributes.
+    1 + 13 * NUMBER + entry.link.as_os_str().len() + xattrs + 32
+}
 
 fn encode_fields(out: &mut Vec<u8>, entry: &Entry, digest: Option<&[u8; 32]>, offset: u64, data_offset: u64) {
     let kind = KINDS.iter().position(|k| *k == entry.kind).unwrap_or_default() as u8;

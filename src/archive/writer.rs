@@ -24,6 +24,7 @@ use super::header;
 use super::index::{IndexBuilder, TreeIndex};
 use super::pipeline::{Done, Finished, Pipeline};
 use super::reuse::{BlockSource, HashedPrefix, PackedBlock};
+use crate::base::pieces::Position;
 use crate::base::{DiffId, Digest, DigestWriter};
 use crate::oci::media_type::Codec;
 
@@ -267,7 +268,7 @@ impl<W: Write + Send> LayerWriter<W> {
     }
 
     /// Puts a large file into blocks of its own.
-    fn pieces(&mut self, open: Opener, path: PathBuf, size: u64, entry: Option<usize>) -> Result<(), ArchiveError> {
+    fn pieces(&mut self, open: Opener, path: PathBuf, size: u64, entry: Option<Position>) -> Result<(), ArchiveError> {
         let file: Arc<File> = Arc::new(open().map_err(|e| ArchiveError::io("open", &path, e))?);
         let path = Arc::new(path);
         let mut offset = 0;
@@ -285,7 +286,13 @@ impl<W: Write + Send> LayerWriter<W> {
     }
 
     /// Copies `size` bytes now.
-    fn read(&mut self, entry: &Entry, size: u64, mut reader: &mut dyn Read, number: usize) -> Result<(), ArchiveError> {
+    fn read(
+        &mut self,
+        entry: &Entry,
+        size: u64,
+        mut reader: &mut dyn Read,
+        number: Position,
+    ) -> Result<(), ArchiveError> {
         let mut hasher = Sha256::new();
         let mut left = size;
         while left > 0 {

@@ -14,6 +14,7 @@ pub mod file;
 #[cfg(test)]
 pub(crate) mod mutation;
 pub mod owner;
+pub mod pieces;
 pub mod socket;
 mod stat_key;
 pub mod trace;

@@ -16,6 +16,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::base::digest::hex;
+use crate::base::pieces::{Pieces, Position};
 use crate::base::{Digest, StatKey};
 
 use super::meta::now;
@@ -34,7 +35,7 @@ const FIXED: usize = 4 * 8 + 32 + 1 + 4;
 /// An entry that is not asked for in this many writing builds is dropped.
 const MAX_AGE: u8 = 16;
 
-/// About as much is written at a time, and kept together of what is new.
+/// About as much is written at a time.
 const PIECE: usize = 64 << 10;
 
 /// What was seen of a file is known for so many milliseconds: a build that copies later looks again.
@@ -74,11 +75,10 @@ pub struct ContextIndex {
 /// New and replaced entries, kept as small as they will be in the file: there may be hundreds of thousands.
 #[derive(Debug, Default)]
 struct Changes {
-    /// Entries as they will be in the file, in pieces that never move.
-    pieces: Vec<Vec<u8>>,
-    /// Piece and place of the newest entry by the hash of its path. Of two paths with one hash the later is kept: all this is a
-    /// hint.
-    places: HashMap<u64, (u32, u32)>,
+    /// Entries as they will be in the file.
+    pieces: Pieces,
+    /// Where the newest entry is by the hash of its path. Of two paths with one hash the later is kept: all this is a hint.
+    places: HashMap<u64, Position>,
     hasher: RandomState,
 }
 
@@ -96,18 +96,13 @@ impl Changes {
         } else {
             0
         };
-        if self.pieces.last().is_none_or(|piece| piece.len() + FIXED + path.len() > piece.capacity()) {
-            self.pieces.push(Vec::with_capacity(PIECE.max(FIXED + path.len())));
-        }
-        let number = self.pieces.len() - 1;
-        let piece = &mut self.pieces[number];
-        // Neither number comes near its end: pieces are small, and so many of them would not fit into memory.
-        self.places.insert(self.hasher.hash_one(path), (number as u32, piece.len() as u32));
+        let (position, piece) = self.pieces.next(FIXED + path.len());
+        self.places.insert(self.hasher.hash_one(path), position);
         append(piece, path, &known.key, &known.digest, age);
     }
 
-    fn at(&self, (piece, start): (u32, u32)) -> Stored<'_> {
-        Stored::read(&self.pieces[piece as usize][start as usize..])
+    fn at(&self, position: Position) -> Stored<'_> {
+        Stored::read(self.pieces.from(position))
     }
 
     fn get(&self, path: &[u8]) -> Option<Stored<'_>> {
@@ -115,7 +110,7 @@ impl Changes {
     }
 
     /// The newest entries in order of their paths.
-    fn sorted(&self) -> Vec<(u32, u32)> {
+    fn sorted(&self) -> Vec<Position> {
         let mut places: Vec<_> = self.places.values().copied().collect();
         places.sort_unstable_by(|a, b| self.at(*a).path.cmp(self.at(*b).path));
         places
