@@ -1,9 +1,13 @@
-//! Decompressing on a thread of its own: whoever unpacks a layer writes files and hashes meanwhile.
+//! Decompressing and hashing on a thread of its own: whoever unpacks a layer writes files meanwhile.
 //!
 //! Small streams stay on one thread: what a thread costs is more than it saves there.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+
+use super::input::TarStream;
+use crate::base::Digest;
+use crate::base::digest::Hasher;
 
 /// Bytes handed over at a time.
 const PIECE: usize = 256 << 10;
@@ -12,105 +16,166 @@ const WAITING: usize = 2;
 /// Bytes that are read without a thread.
 const INLINE: u64 = 1 << 20;
 
-/// Reads `source` ahead of its reader.
+/// Reads `source` ahead of its reader, and hashes it.
 pub struct ReadAhead {
     state: State,
+    /// What is handed out now.
+    piece: Vec<u8>,
+    at: usize,
 }
 
 enum State {
     /// So many bytes more are read here.
-    Inline(Box<dyn Read + Send>, u64),
+    Inline(Source, u64),
     Threaded(Threaded),
-    Ended,
+    /// What comes behind the present piece.
+    Last(io::Error),
+    Ended(Option<Digest>),
+}
+
+struct Source {
+    inner: Box<dyn Read + Send>,
+    hasher: Hasher,
 }
 
 struct Threaded {
-    pieces: Receiver<io::Result<Vec<u8>>>,
+    pieces: Receiver<Message>,
     /// Where pieces go that were read.
     empty: Sender<Vec<u8>>,
-    piece: Vec<u8>,
-    at: usize,
+}
+
+/// What the thread sends.
+enum Message {
+    /// The next bytes.
+    Piece(Vec<u8>),
+    /// The last message: the digest of all pieces, or why there are no more.
+    End(io::Result<Digest>),
 }
 
 impl ReadAhead {
     /// Ahead of `source`, whose errors are passed on where they occur.
     #[must_use]
     pub fn new(source: Box<dyn Read + Send>) -> Self {
-        Self { state: State::Inline(source, INLINE) }
+        let source = Source { inner: source, hasher: Hasher::default() };
+        Self { state: State::Inline(source, INLINE), piece: Vec::new(), at: 0 }
     }
 
-    /// Goes on with a thread, or without one where there can be no more.
-    fn start(source: Box<dyn Read + Send>) -> io::Result<State> {
-        let (sender, pieces) = sync_channel(WAITING);
-        let (empty, used) = channel();
-        // It ends with the stream, or when nobody reads any more.
-        std::thread::Builder::new().name("decompress".into()).spawn(move || fill(source, &sender, &used))?;
-        Ok(State::Threaded(Threaded { pieces, empty, piece: Vec::new(), at: 0 }))
-    }
-}
-
-/// Sends the pieces of `source`; an empty one, or an error, is the last.
-fn fill(mut source: Box<dyn Read + Send>, to: &SyncSender<io::Result<Vec<u8>>>, used: &Receiver<Vec<u8>>) {
-    loop {
-        let mut piece = used.try_recv().unwrap_or_else(|_| Vec::with_capacity(PIECE));
-        piece.clear();
-        let result = source.by_ref().take(PIECE as u64).read_to_end(&mut piece);
-        // What came before an error is read first.
-        let ended = piece.is_empty();
-        if (result.is_ok() || !ended) && to.send(Ok(piece)).is_err() {
-            return;
-        }
-        match result {
-            Ok(_) if ended => return,
-            Ok(_) => {}
-            Err(error) => {
-                let _ = to.send(Err(error));
-                return;
+    /// Gets the next piece, which is empty at the end.
+    fn next(&mut self) -> io::Result<()> {
+        self.at = 0;
+        match std::mem::replace(&mut self.state, State::Ended(None)) {
+            State::Inline(source, 0) => {
+                self.state = State::Threaded(Threaded::start(source)?);
+                self.next()
+            }
+            State::Inline(mut source, left) => {
+                let result = source.read(&mut self.piece, left.min(PIECE as u64));
+                let count = self.piece.len() as u64;
+                self.state = match result {
+                    Ok(()) if count == 0 => State::Ended(Some(source.hasher.finish())),
+                    Ok(()) => State::Inline(source, left - count),
+                    // What came before an error is read first.
+                    Err(error) if count == 0 => return Err(error),
+                    Err(error) => State::Last(error),
+                };
+                Ok(())
+            }
+            State::Threaded(threaded) => {
+                let piece = std::mem::take(&mut self.piece);
+                // It may have ended, and needs none then.
+                let _ = threaded.empty.send(piece);
+                match threaded.pieces.recv() {
+                    Ok(Message::Piece(piece)) => {
+                        self.piece = piece;
+                        self.state = State::Threaded(threaded);
+                    }
+                    Ok(Message::End(end)) => self.state = State::Ended(Some(end?)),
+                    // A thread that died without a last word is no end of the stream.
+                    Err(_) => return Err(io::Error::other("the thread that decompresses has died")),
+                }
+                Ok(())
+            }
+            State::Last(error) => {
+                self.piece.clear();
+                Err(error)
+            }
+            State::Ended(digest) => {
+                self.piece.clear();
+                self.state = State::Ended(digest);
+                Ok(())
             }
         }
     }
 }
 
+impl Source {
+    /// Reads at most `most` bytes into `piece`, which is as long as what was read even after an error.
+    fn read(&mut self, piece: &mut Vec<u8>, most: u64) -> io::Result<()> {
+        piece.clear();
+        piece.reserve(usize::try_from(most).unwrap_or(PIECE));
+        let result = self.inner.by_ref().take(most).read_to_end(piece);
+        self.hasher.update(piece);
+        result.map(drop)
+    }
+}
+
 impl Threaded {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.at == self.piece.len() {
-            // A thread that died without a last word is no end of the stream.
-            let next = self.pieces.recv().map_err(|_| io::Error::other("the thread that decompresses has died"))??;
-            // It may have ended, and needs none then.
-            let _ = self.empty.send(std::mem::replace(&mut self.piece, next));
-            self.at = 0;
+    /// Goes on with a thread, which ends with the stream, or when nobody reads any more.
+    fn start(source: Source) -> io::Result<Self> {
+        let (sender, pieces) = sync_channel(WAITING);
+        let (empty, used) = channel();
+        std::thread::Builder::new().name("decompress".into()).spawn(move || fill(source, &sender, &used))?;
+        Ok(Self { pieces, empty })
+    }
+}
+
+/// Sends the pieces of `source`.
+fn fill(mut source: Source, to: &SyncSender<Message>, used: &Receiver<Vec<u8>>) {
+    loop {
+        let mut piece = used.try_recv().unwrap_or_default();
+        let result = source.read(&mut piece, PIECE as u64);
+        let ended = piece.is_empty();
+        // What came before an error is read first.
+        if !ended && to.send(Message::Piece(piece)).is_err() {
+            return;
         }
-        let count = buffer.len().min(self.piece.len() - self.at);
-        buffer[..count].copy_from_slice(&self.piece[self.at..self.at + count]);
-        self.at += count;
-        Ok(count)
+        let end = match result {
+            Ok(()) if !ended => continue,
+            Ok(()) => Ok(source.hasher.finish()),
+            Err(error) => Err(error),
+        };
+        let _ = to.send(Message::End(end));
+        return;
+    }
+}
+
+impl BufRead for ReadAhead {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.at == self.piece.len() {
+            self.next()?;
+        }
+        Ok(&self.piece[self.at..])
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.at = (self.at + count).min(self.piece.len());
     }
 }
 
 impl Read for ReadAhead {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if buffer.is_empty() {
-            return Ok(0);
-        }
-        if let State::Inline(_, 0) = self.state
-            && let State::Inline(source, _) = std::mem::replace(&mut self.state, State::Ended)
-        {
-            self.state = Self::start(source)?;
-        }
-        let count = match &mut self.state {
-            State::Inline(source, left) => {
-                let most = buffer.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
-                let count = source.read(&mut buffer[..most])?;
-                *left -= count as u64;
-                count
-            }
-            State::Threaded(threaded) => threaded.read(buffer)?,
-            State::Ended => return Ok(0),
-        };
-        if count == 0 {
-            self.state = State::Ended;
-        }
+        let count = self.fill_buf()?.read(buffer)?;
+        self.consume(count);
         Ok(count)
+    }
+}
+
+impl TarStream for ReadAhead {
+    fn digest(&self) -> Option<Digest> {
+        match &self.state {
+            State::Ended(digest) => digest.clone(),
+            _ => None,
+        }
     }
 }
 
@@ -131,6 +196,7 @@ mod tests {
             reader.read_to_end(&mut read).expect("reads");
             assert!(read == plain, "{length} bytes");
             assert_eq!(reader.read(&mut [0; 8]).expect("stays at its end"), 0);
+            assert_eq!(reader.digest(), Some(Digest::sha256(&plain)), "{length} bytes");
         }
     }
 
@@ -161,6 +227,7 @@ mod tests {
                 (read.len(), error.kind(), error.to_string()),
                 (length, io::ErrorKind::InvalidData, "broken here".into())
             );
+            assert_eq!(reader.digest(), None, "what broke is not whole");
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +12,7 @@ use super::entry::{Entry, EntryKind, OPAQUE_NAME, WHITEOUT_PREFIX, clean_path, x
 use super::error::ArchiveError;
 use super::extract::{Extractor, Meaning};
 use super::index::{IndexBuilder, TreeIndex};
+use super::input::{Buffered, TarStream};
 use super::limits::UnpackLimits;
 use super::lowers::{Awaited, Lowers};
 use super::notes::{Note, NoteKind, Notes};
@@ -53,7 +54,7 @@ pub struct ApplySummary {
     pub notes: Vec<Note>,
 }
 
-/// Extracts the layer `tar` (not compressed) into `target`.
+/// Extracts the layer `tar` (not compressed, and hashed) into `target`.
 ///
 /// With [`Dialect::Overlay`], `target` is an empty directory and `lowers` (bottom first) are those of the layers below: parents
 /// that the tar does not name get their owner, mode and time from there (as does `target` itself), symlinked parents are
@@ -63,7 +64,7 @@ pub struct ApplySummary {
 /// # Errors
 /// A damaged or hostile archive, or the file system's.
 pub fn apply(
-    tar: &mut dyn Read,
+    tar: &mut dyn TarStream,
     target: &Path,
     dialect: Dialect,
     lowers: &[PathBuf],
@@ -82,7 +83,7 @@ pub fn apply(
 /// # Errors
 /// As [`apply`]; also when the layers below will never be complete.
 pub fn apply_above(
-    tar: &mut dyn Read,
+    tar: &mut dyn TarStream,
     target: &Path,
     below: Awaited,
     options: &ApplyOptions,
@@ -90,12 +91,23 @@ pub fn apply_above(
     extract(Extractor::new(target, Lowers::awaited(below), Meaning::Overlay, None)?, tar, options)
 }
 
-fn extract(mut extractor: Extractor, tar: &mut dyn Read, options: &ApplyOptions) -> Result<ApplySummary, ArchiveError> {
-    let mut reader = TarReader::new(tar, true, options.limits);
+fn extract(
+    mut extractor: Extractor,
+    tar: &mut dyn TarStream,
+    options: &ApplyOptions,
+) -> Result<ApplySummary, ArchiveError> {
+    let mut reader = TarReader::new(tar, options.limits);
     extractor.run(&mut reader)?;
-    let (diff_id, tar_size) = reader.drain()?;
+    let (diff_id, tar_size) = whole(reader)?;
     let (index, notes) = extractor.finish()?;
     Ok(ApplySummary { diff_id, tar_size, index, notes })
+}
+
+/// Reads to the end: the digest and the length of the whole stream.
+fn whole(reader: TarReader<'_>) -> Result<(DiffId, u64), ArchiveError> {
+    let (digest, size) = reader.drain()?;
+    let digest = digest.ok_or_else(|| ArchiveError::Source(io::Error::other("the stream was not hashed")))?;
+    Ok((digest, size))
 }
 
 /// Reads a layer without extracting it: its digest and its index.
@@ -105,7 +117,8 @@ fn extract(mut extractor: Extractor, tar: &mut dyn Read, options: &ApplyOptions)
 /// # Errors
 /// A damaged archive.
 pub fn index_layer(tar: &mut dyn Read, options: &ApplyOptions) -> Result<ApplySummary, ArchiveError> {
-    let mut reader = TarReader::new(tar, true, options.limits);
+    let mut tar = Buffered::hashed(tar);
+    let mut reader = TarReader::new(&mut tar, options.limits);
     let (mut index, mut notes) = (IndexBuilder::default(), Notes::default());
     while let Some(member) = reader.next()? {
         let shown = PathBuf::from(OsStr::from_bytes(&member.name));
@@ -144,7 +157,7 @@ pub fn index_layer(tar: &mut dyn Read, options: &ApplyOptions) -> Result<ApplySu
         };
         index.push(&entry, digest, member.offset, member.data_offset);
     }
-    let (diff_id, tar_size) = reader.drain()?;
+    let (diff_id, tar_size) = whole(reader)?;
     Ok(ApplySummary { diff_id, tar_size, index: index.finish(), notes: notes.into_list() })
 }
 
@@ -157,7 +170,8 @@ pub fn read_files(
     wanted: &BTreeSet<PathBuf>,
     largest: u64,
 ) -> Result<BTreeMap<PathBuf, Vec<u8>>, ArchiveError> {
-    let mut reader = TarReader::new(tar, false, UnpackLimits::current());
+    let mut tar = Buffered::new(tar);
+    let mut reader = TarReader::new(&mut tar, UnpackLimits::current());
     let mut found = BTreeMap::new();
     while found.len() < wanted.len()
         && let Some(member) = reader.next()?

@@ -7,6 +7,7 @@ use std::path::Path;
 use super::error::ArchiveError;
 use super::extract::{Extractor, Meaning};
 use super::header::BLOCK;
+use super::input::Buffered;
 use super::limits::UnpackLimits;
 use super::lowers::Lowers;
 use super::notes::Note;
@@ -114,8 +115,9 @@ pub fn looks_like_archive(head: &[u8]) -> bool {
 pub fn newest_entry(mut file: File, format: ArchiveFormat) -> Result<Option<i64>, ArchiveError> {
     file.rewind().map_err(ArchiveError::Source)?;
     let reader = BufReader::with_capacity(128 << 10, file);
-    let mut plain = format.decode(Box::new(reader)).map_err(ArchiveError::Source)?;
-    let mut tar = TarReader::new(&mut *plain, false, UnpackLimits::current());
+    let plain = format.decode(Box::new(reader)).map_err(ArchiveError::Source)?;
+    let mut plain = Buffered::new(plain);
+    let mut tar = TarReader::new(&mut plain, UnpackLimits::current());
     let mut newest = None;
     while let Some(member) = tar.next()? {
         newest = newest.max(Some(member.entry.mtime.secs));
@@ -139,10 +141,10 @@ pub fn extract_archive(
 ) -> Result<Vec<Note>, ArchiveError> {
     file.rewind().map_err(ArchiveError::Source)?;
     let reader = BufReader::with_capacity(128 << 10, file);
-    let mut plain = format.decode(Box::new(reader)).map_err(ArchiveError::Source)?;
+    let plain = format.decode(Box::new(reader)).map_err(ArchiveError::Source)?;
     let mut extractor = Extractor::new(root, Lowers::plain(None), Meaning::Files, owner)?;
     extractor.enter(dest)?;
-    extractor.run(&mut TarReader::new(&mut *plain, false, UnpackLimits::current()))?;
+    extractor.run(&mut TarReader::new(&mut Buffered::new(plain), UnpackLimits::current()))?;
     extractor.finish().map(|(_, notes)| notes)
 }
 
@@ -153,6 +155,6 @@ pub fn extract_archive(
 /// A damaged or hostile archive, or the file system's.
 pub fn extract_plain(tar: &mut dyn Read, root: &Path) -> Result<Vec<Note>, ArchiveError> {
     let mut extractor = Extractor::new(root, Lowers::plain(None), Meaning::Files, None)?.without_devices();
-    extractor.run(&mut TarReader::new(tar, false, UnpackLimits::current()))?;
+    extractor.run(&mut TarReader::new(&mut Buffered::new(tar), UnpackLimits::current()))?;
     extractor.finish().map(|(_, notes)| notes)
 }

@@ -46,6 +46,7 @@ pub use format::{
     ArchiveFormat, decompressor, detect_archive, extract_archive, extract_plain, looks_like_archive, newest_entry,
 };
 pub use index::{IndexEntry, TreeIndex};
+pub use input::{Buffered, TarStream};
 pub use limits::UnpackLimits;
 pub use lowers::Awaited;
 pub use merged::MergedIndex;

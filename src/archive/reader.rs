@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io::Read;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
@@ -12,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use super::entry::{Entry, EntryKind, Timestamp};
 use super::error::ArchiveError;
 use super::header::{BLOCK, padding};
-use super::input::Input;
+use super::input::{Input, TarStream};
 use super::limits::UnpackLimits;
 use crate::base::DiffId;
 
@@ -89,9 +88,9 @@ struct Records {
 }
 
 impl<'a> TarReader<'a> {
-    pub(super) fn new(inner: &'a mut dyn Read, hash: bool, limit: UnpackLimits) -> Self {
+    pub(super) fn new(inner: &'a mut dyn TarStream, limit: UnpackLimits) -> Self {
         Self {
-            input: Input::new(inner, hash, limit.bytes),
+            input: Input::new(inner, limit.bytes),
             entries: limit.entries,
             global: Records::default(),
             left: 0,
@@ -176,8 +175,8 @@ impl<'a> TarReader<'a> {
         Ok(Some(Piece::Data(data)))
     }
 
-    /// Reads what is behind the last member, to the end of the stream.
-    pub(super) fn drain(mut self) -> Result<(DiffId, u64), ArchiveError> {
+    /// Reads what is behind the last member, to the end of the stream; its digest, if somebody made one, and its length.
+    pub(super) fn drain(mut self) -> Result<(Option<DiffId>, u64), ArchiveError> {
         self.input.drain()
     }
 

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use super::super::entry::{Entry, EntryKind};
 use super::super::index::TreeIndex;
 use super::super::{
-    ApplyOptions, ArchiveError, ArchiveFormat, Dialect, NoteKind, UnpackLimits, apply, extract_archive, index_layer,
+    ApplyOptions, ArchiveError, ArchiveFormat, Buffered, Dialect, NoteKind, UnpackLimits, apply, extract_archive,
+    index_layer,
 };
 use super::support::{dir, file, link, mine, native, overlay, raw_tar, skipped, temp, tree, try_apply};
 
@@ -296,11 +297,13 @@ fn what_an_archive_can_make_large_is_bounded() {
     }
     let tar = raw_tar(&[(file("x", &[0; 5000]), &[0; 5000])]);
     let options = ApplyOptions { limits: UnpackLimits { bytes: 4000, ..UnpackLimits::default() } };
-    let error = apply(&mut &*tar, temp().path(), Dialect::Native, &[], &options).expect_err("too large");
+    let error =
+        apply(&mut Buffered::hashed(&tar[..]), temp().path(), Dialect::Native, &[], &options).expect_err("too large");
     assert!(error.to_string().contains("larger than 4000 bytes (unpack.max-size"), "{error}");
     let tar = raw_tar(&[(file("a", b""), b""), (file("b", b""), b""), (file("c", b""), b"")]);
     let options = ApplyOptions { limits: UnpackLimits { entries: 2, ..UnpackLimits::default() } };
-    let error = apply(&mut &*tar, temp().path(), Dialect::Native, &[], &options).expect_err("too many");
+    let error =
+        apply(&mut Buffered::hashed(&tar[..]), temp().path(), Dialect::Native, &[], &options).expect_err("too many");
     assert!(error.to_string().contains("more entries than the limit (unpack.max-entries"), "{error}");
 }
 

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::super::entry::{Entry, EntryKind, Timestamp};
 use super::super::lowers::is_whiteout;
 use super::super::{
-    ApplyOptions, ArchiveError, Awaited, Dialect, LayerOptions, LayerWriter, MergedIndex, NoteKind, Parent, Places,
-    TreeHints, apply_above, diff_trees_with,
+    ApplyOptions, ArchiveError, Awaited, Buffered, Dialect, LayerOptions, LayerWriter, MergedIndex, NoteKind, Parent,
+    Places, TreeHints, apply_above, diff_trees_with,
 };
 use super::support::{
     diff_native, diff_upper, dir, file, is_root, layer, link, listing, mine, native, overlay, plain, raw_tar, seen,
@@ -33,6 +33,27 @@ fn base() -> Vec<u8> {
         (Entry { mode: 0o1777, ..dir("tmp") }, b""),
         (link("lib", "d/sub"), b""),
     ])
+}
+
+/// Owner and mode of a file are set only where it was not made with them: by the directory it is in, or by bits that are not given to
+/// new files.
+#[test]
+fn files_look_as_their_entries_say_wherever_they_are() {
+    let temp = temp();
+    let target = temp.path().join("layer");
+    let group = if is_root() { 7 } else { dir("").gid };
+    let passes_on = Entry { gid: group, mode: 0o2775, ..dir("d") };
+    let modes = [0o644, 0o777, 0o444, 0o000, 0o4755, 0o2755, 0o1600];
+    let files = modes.map(|mode| Entry { mode, ..file(&format!("d/{mode:o}"), b"x") });
+    let other = Entry { uid: dir("").uid, gid: group, ..file("other", b"x") };
+    let mut entries: Vec<(Entry, &[u8])> = vec![(passes_on, b""), (other, b"x")];
+    entries.extend(files.map(|file| (file, &b"x"[..])));
+    overlay(&raw_tar(&entries), &target, &[]);
+    for (entry, _) in entries {
+        let meta = meta(&target.join(&entry.path));
+        let found = (meta.mode() & 0o7777, meta.uid(), meta.gid());
+        assert_eq!(found, (entry.mode, entry.uid, entry.gid), "{}", entry.path.display());
+    }
 }
 
 #[test]
@@ -187,7 +208,8 @@ fn layers_look_the_same_above_ones_that_are_still_on_their_way() {
                 Ok(vec![lower.clone()])
             })
         };
-        let summary = apply_above(&mut &tar[..], &other, below, &ApplyOptions::default()).expect("applies");
+        let summary =
+            apply_above(&mut Buffered::hashed(&tar[..]), &other, below, &ApplyOptions::default()).expect("applies");
         assert_eq!(count.load(Ordering::SeqCst), asked, "{name}");
         assert!(summary.index.to_bytes() == expected.index.to_bytes(), "{name}");
         assert_eq!(tree(&one), tree(&other), "{name}");
@@ -198,7 +220,7 @@ fn layers_look_the_same_above_ones_that_are_still_on_their_way() {
     let (tar, target) = (raw_tar(&[(dir("new"), b"")]), temp.path().join("failed"));
     fs::create_dir(&target).expect("creates");
     let below: Awaited = Arc::new(|| Err(std::io::Error::other("gone")));
-    assert!(apply_above(&mut &tar[..], &target, below, &ApplyOptions::default()).is_err());
+    assert!(apply_above(&mut Buffered::hashed(&tar[..]), &target, below, &ApplyOptions::default()).is_err());
 }
 
 #[test]

@@ -12,7 +12,9 @@ use super::super::header;
 use super::super::scan::xattrs_of;
 use super::super::target::timestamps;
 use super::super::writer::{LayerOptions, LayerSummary, LayerWriter};
-use super::super::{ApplyOptions, ApplySummary, ArchiveError, Dialect, DiffStats, apply, diff_overlay, diff_trees};
+use super::super::{
+    ApplyOptions, ApplySummary, ArchiveError, Buffered, Dialect, DiffStats, apply, diff_overlay, diff_trees,
+};
 use crate::oci::media_type::Codec;
 
 pub(super) fn is_root() -> bool {
@@ -83,7 +85,7 @@ pub(super) fn try_apply(
     dialect: Dialect,
     lowers: &[PathBuf],
 ) -> Result<ApplySummary, ArchiveError> {
-    apply(&mut &*tar, target, dialect, lowers, &ApplyOptions::default())
+    apply(&mut Buffered::hashed(tar), target, dialect, lowers, &ApplyOptions::default())
 }
 
 pub(super) fn native(tar: &[u8], target: &Path) -> ApplySummary {

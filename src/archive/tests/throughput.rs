@@ -7,7 +7,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::super::{
-    ApplyOptions, Dialect, LayerOptions, LayerSummary, LayerWriter, apply, decompressor, diff_overlay, diff_trees,
+    ApplyOptions, Dialect, LayerOptions, LayerSummary, LayerWriter, ReadAhead, apply, decompressor, diff_overlay,
+    diff_trees,
 };
 use super::support::temp;
 use crate::oci::media_type::Codec;
@@ -127,8 +128,9 @@ fn throughput() {
         let target = temp.path().join(format!("{dialect:?}"));
         fs::create_dir(&target).expect("creates");
         let started = Instant::now();
-        let mut plain = decompressor(io::Cursor::new(blob.clone()), Codec::Gzip).expect("starts");
-        let applied = apply(&mut *plain, &target, dialect, &[], &ApplyOptions::default()).expect("applies");
+        let plain = decompressor(io::Cursor::new(blob.clone()), Codec::Gzip).expect("starts");
+        let applied =
+            apply(&mut ReadAhead::new(plain), &target, dialect, &[], &ApplyOptions::default()).expect("applies");
         report(&format!("apply {dialect:?}, gzip"), size, started, "");
         assert_eq!(applied.diff_id, summary.diff_id);
     }

@@ -7,13 +7,15 @@ mod native;
 mod overlay;
 
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
 use rustix::mount::{MountFlags, UnmountFlags, mount_remount, unmount};
 
-use crate::archive::{ApplySummary, ArchiveError, DiffStats, LayerWriter, Places, Timestamp, TreeHints, TreeIndex};
+use crate::archive::{
+    ApplySummary, ArchiveError, DiffStats, LayerWriter, Places, TarStream, Timestamp, TreeHints, TreeIndex,
+};
 use crate::base::Digest;
 
 use super::content::BlobWriter;
@@ -78,7 +80,7 @@ pub(crate) trait Snapshotter: Send + Sync + std::fmt::Debug {
 
     /// Fills the empty directory `target` with a layer. `below` are the layer directories below it, bottom first, or
     /// the tree below it, if any.
-    fn unpack(&self, tar: &mut dyn Read, target: &Path, below: &[PathBuf]) -> Result<ApplySummary, ArchiveError>;
+    fn unpack(&self, tar: &mut dyn TarStream, target: &Path, below: &[PathBuf]) -> Result<ApplySummary, ArchiveError>;
 
     /// Prepares the empty directory `target` for [`Snapshotter::unpack`]: its own metadata, or the tree below.
     fn prepare(&self, target: &Path, below: &[PathBuf]) -> io::Result<()>;

@@ -1,15 +1,15 @@
 //! Whole trees, no mounts: works everywhere. A step changes a copy of the tree, or the tree itself if nobody else needs it.
 
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::archive::{
-    ApplyOptions, ApplySummary, ArchiveError, Dialect, DiffStats, LayerWriter, Parent, Places, Timestamp, apply,
-    diff_trees_with,
+    ApplyOptions, ApplySummary, ArchiveError, Dialect, DiffStats, LayerWriter, Parent, Places, TarStream, Timestamp,
+    apply, diff_trees_with,
 };
 use crate::base::file::open_dir;
 use crate::store::StoreError;
@@ -39,7 +39,7 @@ impl Snapshotter for Native {
         }
     }
 
-    fn unpack(&self, tar: &mut dyn Read, target: &Path, _below: &[PathBuf]) -> Result<ApplySummary, ArchiveError> {
+    fn unpack(&self, tar: &mut dyn TarStream, target: &Path, _below: &[PathBuf]) -> Result<ApplySummary, ArchiveError> {
         apply(tar, target, Dialect::Native, &[], &ApplyOptions::default())
     }
 

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,9 @@ use rustix::mount::{
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, mount_remount, move_mount, open_tree,
 };
 
-use crate::archive::{ApplyOptions, ApplySummary, ArchiveError, Dialect, DiffStats, LayerWriter, apply, diff_overlay};
+use crate::archive::{
+    ApplyOptions, ApplySummary, ArchiveError, Dialect, DiffStats, LayerWriter, TarStream, apply, diff_overlay,
+};
 use crate::base::file::open_dir;
 use crate::store::StoreError;
 use crate::store::content::BlobWriter;
@@ -203,7 +205,7 @@ impl Snapshotter for Overlay {
         }
     }
 
-    fn unpack(&self, tar: &mut dyn Read, target: &Path, below: &[PathBuf]) -> Result<ApplySummary, ArchiveError> {
+    fn unpack(&self, tar: &mut dyn TarStream, target: &Path, below: &[PathBuf]) -> Result<ApplySummary, ArchiveError> {
         apply(tar, target, Dialect::Overlay, below, &ApplyOptions::default())
     }
 
