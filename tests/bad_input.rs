@@ -54,6 +54,34 @@ fn a6_07_a_source_that_is_nearly_right_is_told() {
     bench.build(&[]).fails(INPUT, &["\"/app/packge.json\": not found", "did you mean \"/app/package.json\"?"]);
 }
 
+// SPEC A6.07
+#[test]
+fn a6_07_dots_do_not_lead_out_of_the_context() {
+    let bench = Bench::new();
+    bench.file("x", "inside").dockerfile("FROM scratch\nCOPY ../x /y\n");
+    assert_eq!(bench.build_image(&[]).text("y"), "inside");
+    for copy in ["COPY ../shared/a /y", "COPY --link a/../../shared/a /y", "COPY [\"../shared/a\", \"/y\"]"] {
+        bench.dockerfile(&format!("FROM scratch\n{copy}\n"));
+        let hint = "\"..\" does not lead out of the source of a copy, so this is \"/shared/a\" in it";
+        bench.build(&[]).fails(INPUT, &["\"/shared/a\": not found", hint, "--build-context NAME=DIR"]);
+    }
+    bench.dockerfile("FROM scratch\nCOPY b/../shared/a /y\n");
+    bench.build(&[]).fails(INPUT, &["hint: there is no \"/shared/a\" in the source of this copy"]);
+}
+
+// SPEC A1.19, A6.20
+#[test]
+fn a1_19_what_is_wrong_with_a_checksum_is_underlined() {
+    let bench = Bench::new();
+    bench.dockerfile("FROM scratch\nADD --checksum=md5:00 http://127.0.0.1:1/f /f\n");
+    let run = bench.build(&[]).fails(INPUT, &["unsupported digest algorithm \"md5:00\" of a URL"]);
+    let marked = ">>> ADD --checksum=md5:00 http://127.0.0.1:1/f /f\n     |         ^^^^^^^^^^^^^^^^^\n";
+    assert!(run.stderr.contains(marked), "{}", run.stderr);
+    bench.file("f", "").dockerfile("FROM scratch\nADD --checksum=sha256:00 f /f\n");
+    let run = bench.build(&[]).fails(INPUT, &["checksum requires HTTP(S) or Git sources"]);
+    assert!(run.stderr.contains("|         ^^^^^^^^^^^^^^^^^^^^\n"), "{}", run.stderr);
+}
+
 // SPEC A4.07, B2.31
 #[test]
 fn unknown_stages_and_targets() {

@@ -198,7 +198,8 @@ fn b8_08_logs_and_export() {
     bench.dockerfile("FROM busybox\nRUN echo first; echo second >&2; exit 3\n");
     bench.build(&[]).fails(9, &["exit code: 3"]);
     let plain = bench.rbuild(&["builds", "logs"]).ok().stdout;
-    for text in ["RUN echo first", " first\n", " second\n", "exit code: 3"] {
+    let line = "Dockerfile:2\n--------------------\n   1 |     FROM busybox\n   2 | >>> RUN echo first;";
+    for text in ["RUN echo first", " first\n", " second\n", "exit code: 3", line] {
         assert!(plain.contains(text), "{text:?} in {plain}");
     }
     let raw = bench.rbuild(&["buildx", "history", "logs", "^0", "--progress", "rawjson"]).ok().stdout;

@@ -254,6 +254,23 @@ fn b1_06_repositories_and_files_as_named_contexts() {
     }
 }
 
+// SPEC B1.06
+#[test]
+fn b1_06_a_named_context_stands_in_for_an_image_with_a_tag_in_capitals() {
+    let bench = Bench::new();
+    bench.file("in/f", "x").dockerfile(
+        "FROM scratch\nCOPY --from=example/store:RELEASE.2022-05-03T20-36-08Z /f /a\nCOPY --from=other /f /b\n",
+    );
+    let dir = bench.ctx().join("in").display().to_string();
+    let image = bench.build_image(&[
+        "--build-context",
+        &format!("docker.io/example/store:RELEASE.2022-05-03T20-36-08Z={dir}"),
+        "--build-context",
+        &format!("Other={dir}"),
+    ]);
+    assert!(image.has("a") && image.has("b"));
+}
+
 // SPEC A4.18
 #[test]
 fn a4_18_times_from_contexts_and_stages() {

@@ -384,6 +384,20 @@ fn d1_25_what_has_no_counterpart_is_accepted_or_said() {
     assert!(bench.path("k/rbuild/VERSION").is_file());
 }
 
+// SPEC D1.46: the names of its flags are docker's.
+#[test]
+fn d1_46_executor_signs_in() {
+    let registry = FakeRegistry::start();
+    registry.set_auth(Auth::Token(Tokens { anonymous_pull: false, ..Tokens::default() }));
+    let (bench, host) = (copies(), registry.host());
+    let destination = format!("{host}/app:1");
+    kaniko(&bench, &["--destination", &destination]).fails(1, &["hint:"]);
+    bench.rbuild(&["kaniko", "login", "-u", "user", "-p", "wrong", &host]).fails(6, &["failed to log in to"]);
+    bench.rbuild(&["kaniko", "login", "-u", "user", "-p", "secret", &host]).ok();
+    kaniko(&bench, &["--destination", &destination]).ok();
+    assert!(!tag(&registry, "app", "1").is_empty());
+}
+
 /// The layout of a build without a push.
 fn built(bench: &Bench, args: &[&str]) -> Image {
     let _ = std::fs::remove_dir_all(bench.path("out/l"));

@@ -104,6 +104,9 @@ pub struct End {
     /// Why not, in one line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// The lines of the Dockerfile that the error is about, marked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub excerpt: Option<String>,
     /// What was made.
     #[serde(default)]
     pub images: Vec<MadeImage>,
@@ -293,6 +296,12 @@ impl BuildRecord {
             (None, Status::Interrupted) => Some("the process ended before the build did"),
             (None, _) => None,
         }
+    }
+
+    /// The lines of the Dockerfile that the error is about, marked; `None` where it is about no line.
+    #[must_use]
+    pub fn excerpt(&self) -> Option<&str> {
+        self.end.as_ref()?.excerpt.as_deref()
     }
 
     /// Steps in all, those that ended well, and those of them that were in the cache.
@@ -582,7 +591,13 @@ mod tests {
             events.completed(&step, outcome);
         }
         if end {
-            let end = End { at: Timestamp::now(), status: Status::Error, error: Some("no".into()), images: Vec::new() };
+            let end = End {
+                at: Timestamp::now(),
+                status: Status::Error,
+                error: Some("no".into()),
+                excerpt: None,
+                images: Vec::new(),
+            };
             recorder.end(end, &events);
         }
         history

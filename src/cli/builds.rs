@@ -345,7 +345,9 @@ fn logs(inside: &Inside, record: &BuildRecord, kind: &str) -> Result<u8, Failure
     result.map_err(|e| store_failure(&e))?;
     if let Some(error) = record.error().filter(|_| mode != Mode::RawJson) {
         let mut out = std::io::stdout();
-        let written = writeln!(out, "error: {error}").and_then(|()| out.flush());
+        let excerpt = record.excerpt().unwrap_or_default();
+        let written =
+            write!(out, "{excerpt}").and_then(|()| writeln!(out, "error: {error}")).and_then(|()| out.flush());
         if let Err(e) = written
             && e.kind() != std::io::ErrorKind::BrokenPipe
         {

@@ -269,13 +269,18 @@ fn context_dir(dir: &Path, ignore: Option<&(String, Vec<u8>)>) -> Result<Context
 }
 
 /// What a context of this name is called when the file asks for it: as images are, with the platform it is for, if any.
+/// Names of stages know no case, so that of the name is dropped; a tag's and a digest's is kept.
 ///
 /// # Errors
 /// For a name that no image could have.
 pub(super) fn context_key(name: &str) -> Result<String, Failure> {
     let (plain, platform) = name.split_once("::").map_or((name, None), |(plain, platform)| (plain, Some(platform)));
-    let reference: Reference = plain
-        .to_lowercase()
+    let repository = plain.split('@').next().unwrap_or_default();
+    let repository = match repository.rsplit_once(':') {
+        Some((repository, tag)) if !tag.contains('/') => repository,
+        _ => repository,
+    };
+    let reference: Reference = format!("{}{}", repository.to_lowercase(), &plain[repository.len()..])
         .parse()
         .map_err(|e| usage(format!("--build-context: invalid context name {name}: {e}")))?;
     let familiar = reference.familiar();

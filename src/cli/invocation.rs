@@ -154,7 +154,7 @@ impl Invocation {
                 recorder.attach(&attachment, &bytes, &events);
             }
         }
-        recorder.end(records::end(&result), &events);
+        recorder.end(records::end(&result, self.settings.request.file()), &events);
         let log = vertex(&result).and_then(|vertex| logs.path(vertex));
         Outcome { result, log }
     }

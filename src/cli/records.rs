@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use super::args::Build;
+use super::errors::Failure;
 use super::invocation::{Done, Stopped};
 use super::settings::{BuildSettings, variable};
 use super::vcs;
@@ -93,8 +94,13 @@ fn name(head: &Head, remote: Option<String>) -> String {
     name
 }
 
-/// How it ended.
-pub(super) fn end(result: &Result<Done, Stopped>) -> End {
+/// How it ended. `file` is the name and the text of the Dockerfile.
+pub(super) fn end(result: &Result<Done, Stopped>, file: (&str, &[u8])) -> End {
+    let excerpt = match result {
+        Ok(_) => None,
+        Err(Stopped::Early(failure)) => failure.excerpt.clone(),
+        Err(Stopped::Build(error)) => Failure::of_build(error, file.0, file.1, &[]).excerpt,
+    };
     let (status, error, images) = match result {
         Ok(Done::Built(report)) => {
             let images = report.exports.iter().map(|export| MadeImage {
@@ -116,7 +122,7 @@ pub(super) fn end(result: &Result<Done, Stopped>) -> End {
             (Status::Error, Some(format!("{}{error}", step.unwrap_or_default())), Vec::new())
         }
     };
-    End { at: Timestamp::now(), status, error, images }
+    End { at: Timestamp::now(), status, error, excerpt, images }
 }
 
 #[cfg(test)]

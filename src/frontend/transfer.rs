@@ -38,7 +38,8 @@ struct Expanded {
     parents: bool,
     /// `--unpack`; what it is without the flag depends on the source.
     unpack: Option<bool>,
-    checksum: Option<String>,
+    /// The text, and where it stands.
+    checksum: Option<(String, Place)>,
     keep_git_dir: Option<bool>,
 }
 
@@ -175,15 +176,18 @@ impl Converter<'_> {
                 );
             }
             Remote::Url => {
-                let checksum = expanded.checksum.as_deref();
-                if let Some(checksum) = checksum.filter(|text| text.parse::<crate::base::Digest>().is_err()) {
+                if let Some((checksum, at)) = &expanded.checksum
+                    && checksum.parse::<crate::base::Digest>().is_err()
+                {
                     let what = match checksum.split_once(':') {
                         Some(("sha256" | "sha384" | "sha512", _)) | None => "invalid checksum digest format",
                         Some(_) => "unsupported digest algorithm",
                     };
                     return Err(FrontendError::input(format!("{what} \"{checksum}\" of a URL"))
-                        .hint("it is a digest, for example sha256: and 64 hexadecimal digits"));
+                        .hint("it is a digest, for example sha256: and 64 hexadecimal digits")
+                        .at(at));
                 }
+                let checksum = expanded.checksum.as_ref().map(|(text, _)| text.as_str());
                 let name = remote::file_name(text);
                 let copy = FileActionCopy {
                     src: absolute("/", &name),
@@ -196,10 +200,10 @@ impl Converter<'_> {
             }
             Remote::Git(reference) => {
                 let mut reference = (**reference).clone();
-                if let Some(checksum) = &expanded.checksum {
+                if let Some((checksum, at)) = &expanded.checksum {
                     if let Some(other) = reference.checksum.as_ref().filter(|other| *other != checksum) {
                         let message = format!("checksum mismatch \"{checksum}\" != \"{other}\"");
-                        return Err(FrontendError::input(message));
+                        return Err(FrontendError::input(message).at(at));
                     }
                     reference.checksum = Some(checksum.clone());
                 }
@@ -323,14 +327,15 @@ impl Converter<'_> {
             }
             _ => None,
         };
-        let checksum = word(&transfer.checksum)?;
+        let checksum = word(&transfer.checksum)?.zip(transfer.checksum.as_ref());
+        let checksum = checksum.map(|(text, word)| (text, place.word(word)));
         let dest = word(&transfer.dest)?.unwrap_or_default();
         let mut exclude = Vec::with_capacity(transfer.exclude.len());
         for pattern in &transfer.exclude {
             exclude.push(self.expand(state, pattern, place)?);
         }
-        if checksum.is_some() {
-            self.check_checksum(state, transfer, add, place)?;
+        if let Some((_, at)) = &checksum {
+            self.check_checksum(state, transfer, add, place).map_err(|error| error.at(at))?;
         }
         let parents = transfer.parents.as_ref().is_some_and(|parents| parents.on);
         let unpack = transfer.unpack.as_ref().map(|unpack| unpack.on);

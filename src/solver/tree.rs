@@ -262,6 +262,20 @@ pub(super) fn store_error(vertex: &Vertex, error: &StoreError) -> SolveError {
     SolveError::at(vertex, error.kind(), error.to_string(), error.hint())
 }
 
+/// Whether `path` is what became of a word of `title`, an instruction, whose `..` led above the root.
+fn leads_out(title: &str, path: &Path) -> bool {
+    title.split_ascii_whitespace().any(|word| {
+        let (mut parts, mut above) = (Vec::new(), false);
+        for part in word.trim_matches(['[', ']', '"', ',']).split('/').filter(|part| !matches!(*part, "" | ".")) {
+            match part {
+                ".." => above |= parts.pop().is_none(),
+                _ => parts.push(part),
+            }
+        }
+        above && path == Path::new("/").join(parts.join("/"))
+    })
+}
+
 /// A missing source gets the words people know (SPEC A6.07) and the reason that helps.
 pub(super) fn file_error(vertex: &Vertex, error: &FileOpError, ignore: Option<&str>) -> SolveError {
     if let FileOpError::NotFound { path, excluded_by, near } = error {
@@ -277,6 +291,11 @@ pub(super) fn file_error(vertex: &Vertex, error: &FileOpError, ignore: Option<&s
                 let line = by.line.map_or_else(String::new, |line| format!(" line {line}"));
                 format!("\"{}\" is excluded by {name}{line}: {}", path.display(), by.pattern)
             }
+            (None, _) if leads_out(&vertex.name(), &path) => format!(
+                "\"..\" does not lead out of the source of a copy, so this is \"{}\" in it; build with a directory above as \
+                 the context (and -f for the Dockerfile), or name the other one: --build-context NAME=DIR and --from=NAME",
+                path.display()
+            ),
             (None, _) => {
                 let near = near.as_ref().map_or_else(String::new, |near| format!(" (did you mean \"/{near}\"?)"));
                 let path = path.display();

@@ -138,7 +138,7 @@ struct GitOptions {
 }
 
 fn options(texts: &[String]) -> Result<GitOptions, Failure> {
-    const KEYS: [&str; 4] = ["branch", "single-branch", "recurse-submodules", "insecure-skip-tls"];
+    const KEYS: [&str; 5] = ["branch", "single-branch", "recurse-submodules", "insecure-skip-tls", "depth"];
     let mut options = GitOptions::default();
     for text in texts {
         for field in csv_record(text).map_err(|e| usage(format!("--git {text}: {e}")))? {
@@ -148,6 +148,8 @@ fn options(texts: &[String]) -> Result<GitOptions, Failure> {
                 "branch" => options.branch = (!value.is_empty()).then(|| value.to_owned()),
                 // One commit is fetched, whatever it says.
                 "single-branch" => drop(switch()?),
+                "depth" if value.parse::<u32>().is_ok() => {}
+                "depth" => return Err(usage(format!("--git depth={value}: expected a number of commits"))),
                 "recurse-submodules" => options.submodules = switch()?,
                 "insecure-skip-tls" => options.skip_tls = switch()?,
                 other => return Err(usage(format!("--git: unknown option {other}{}", did_you_mean(other, KEYS)))),

@@ -21,7 +21,7 @@ pub(super) struct Executor {
     /// The bucket of a context in Google's storage
     #[arg(short, long, value_name = "NAME", hide = true)]
     pub(super) bucket: Option<String>,
-    /// How a git repository is fetched: branch=,single-branch=,recurse-submodules=,insecure-skip-tls=
+    /// How a git repository is fetched: branch=,single-branch=,recurse-submodules=,insecure-skip-tls=,depth=
     #[arg(long, value_name = "LIST")]
     pub(super) git: Vec<String>,
     /// Set a build argument; without a value it is taken from the environment (repeatable)

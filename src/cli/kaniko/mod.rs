@@ -40,6 +40,11 @@ pub(super) fn ours(words: &[OsString]) -> Result<Option<Vec<OsString>>, u8> {
         out.push("version".into());
         return Ok(Some(out));
     }
+    // Its flags are docker's, as ours are.
+    if rest.first().is_some_and(|word| word == "login") {
+        out.extend(rest.iter().cloned());
+        return Ok(Some(out));
+    }
     let parsed: Executor = translation::parsed(definition(), "executor", rest)?;
     let root = parsed.idle.kaniko_dir.as_ref().map(|dir| dir.join("rbuild"));
     if let Some(root) = root.filter(|_| !out.iter().skip(1).any(|w| w.to_string_lossy().starts_with("--root"))) {

@@ -128,7 +128,7 @@ fn d2_08_contexts() {
         ),
         (
             "git://h.example/a",
-            &["--git", "branch=main,single-branch=true,recurse-submodules=true"][..],
+            &["--git", "branch=main,single-branch=true,recurse-submodules=true,depth=1"][..],
             "git+https://h.example/a?ref=refs%2Fheads%2Fmain&submodules=true",
         ),
         ("tar:///x.tar.gz", &[][..], "tar:///x.tar.gz"),
@@ -151,6 +151,7 @@ fn d2_08_contexts() {
         (&["-c", "ftp://x"][..], "unknown build context prefix ftp://"),
         (&["-c", "https://a.blob.core.windows.net/c/x"][..], "AZURE_STORAGE_ACCESS_KEY is not set"),
         (&["-c", "git://h/a", "--git=brunch=x"][..], "did you mean branch?"),
+        (&["-c", "git://h/a", "--git=depth=all"][..], "--git depth=all: expected a number of commits"),
     ] {
         assert!(error(&[&["--no-push"], line].concat()).contains(rule), "{line:?}");
     }
