@@ -69,6 +69,17 @@ fn a6_07_dots_do_not_lead_out_of_the_context() {
     bench.build(&[]).fails(INPUT, &["hint: there is no \"/shared/a\" in the source of this copy"]);
 }
 
+// SPEC A6.07
+#[test]
+fn a6_07_a_directory_above_that_has_the_source_is_told() {
+    let bench = Bench::new();
+    bench.file("shared/a", "x").file("apps/one/Dockerfile", "FROM scratch\nCOPY shared/a /a\n");
+    let (above, context) = (bench.ctx().display().to_string(), bench.ctx().join("apps/one").display().to_string());
+    let hint = format!("there is no \"/shared/a\" in the context, but there is in {above}");
+    bench.rbuild(&["build", &context]).fails(INPUT, &["\"/shared/a\": not found", &hint]);
+    bench.rbuild(&["build", "-f", &format!("{context}/Dockerfile"), &above]).ok();
+}
+
 // SPEC A1.19, A6.20
 #[test]
 fn a1_19_what_is_wrong_with_a_checksum_is_underlined() {

@@ -95,6 +95,81 @@ fn a_c_program_ends_in_an_image_from_scratch() {
     assert_eq!(String::from_utf8_lossy(&output.stdout), "hello from scratch\n");
 }
 
+/// Builds what the bench has, as `app`, twice: the second time nothing runs.
+fn whole(bench: &Bench) -> Image {
+    let image = bench.build_image(&["-t", "app"]);
+    let again = bench.build(&["-t", "app"]).ok();
+    let said = again.stderr.lines().find(|line| line.starts_with("built in")).unwrap_or_default();
+    let counts = said.split_once(": ").and_then(|(_, rest)| rest.strip_suffix(" steps cached"));
+    assert!(counts.and_then(|counts| counts.split_once(" of ")).is_some_and(|(hits, all)| hits == all), "{said}");
+    image
+}
+
+#[test]
+fn an_application_with_triggers_documents_and_volumes_is_built_and_run() {
+    need_run!();
+    let bench = on_debian();
+    bench.dockerfile(include_str!("real/application.Dockerfile"));
+    bench.file("conf/app.conf", "name=app\n").file("src/a", "a\n").file("src/b", "b\n");
+    bench.file(
+        "bin/app",
+        "#!/bin/sh\ntouch /data/f state/f && cat /opt/app/made /etc/app/app.conf && stat -c %a:%U /var/run/app\n",
+    );
+    bench.chmod("bin/app", 0o755);
+    let image = whole(&bench);
+    let config = &image.config["config"];
+    let expected = serde_json::json!({
+        "User": "app:app", "WorkingDir": "/srv/app", "Volumes": {"/data": {}, "/srv/app/state": {}}, "StopSignal": "SIGINT",
+        "ExposedPorts": {"8080/tcp": {}, "9090/udp": {}}, "Entrypoint": ["entrypoint"], "Cmd": ["app"],
+    });
+    expected.as_object().unwrap().iter().for_each(|(key, value)| assert_eq!(&config[key], value, "{key}"));
+    assert_eq!(config["Healthcheck"]["Test"], serde_json::json!(["CMD-SHELL", "app --health || exit 1"]));
+    assert!(config["OnBuild"].is_null(), "triggers are spent");
+    assert!(!image.has("var/cache/made") && !image.has("data"));
+    let own = image.node("etc/app/app.conf");
+    assert_eq!((own.uid, own.gid, image.node("opt/app/bin/app").uid), (1500, 1500, 1500));
+    let run = bench.rbuild(&["run", "--user", "root", "app"]).ok();
+    assert_eq!(run.stdout, "root in /srv/app with info\na\nb\nname=app\nlevel=info\n3777:app\n");
+    let run = bench.rbuild(&["run", "app", "true"]).ok();
+    assert_eq!(run.stdout, "app in /srv/app with info\n");
+}
+
+/// A bench whose Dockerfile may say `FROM debian`.
+fn on_debian() -> Bench {
+    let mut bench = Bench::new();
+    bench.args.push("--build-context".into());
+    bench.args.push(format!("debian=oci-layout://{}", support::bases().unwrap().join("debian").display()));
+    bench
+}
+
+/// The same in a run that may take its time with registries.
+fn long_on_debian() -> Option<Bench> {
+    std::env::var("RBUILD_TEST_LONG").ok().filter(|value| !value.is_empty()).map(|_| on_debian())
+}
+
+#[test]
+fn a_database_from_packages_is_built_and_answers() {
+    need_run!();
+    let Some(bench) = long_on_debian() else { skip!("packages of a database are for the long run") };
+    bench.dockerfile(include_str!("real/database.Dockerfile"));
+    let image = whole(&bench);
+    assert_eq!((image.node("var/run/postgresql").mode, image.node("var/run/postgresql").uid), (0o3777, 999));
+    let run = bench.rbuild(&["run", "app"]).ok();
+    assert!(run.stdout.contains("\"42\""), "{}\n{}", run.stdout, run.stderr);
+}
+
+#[test]
+fn a_program_from_crates_is_compiled_with_caches() {
+    need_run!();
+    let Some(bench) = long_on_debian() else { skip!("crates and a compiler are for the long run") };
+    bench.dockerfile(include_str!("real/crates.Dockerfile"));
+    bench.file("Cargo.toml", "[package]\nname = \"app\"\nversion = \"0.1.0\"\n[dependencies]\nitoa = \"=1.0.9\"\n");
+    bench.file("src/main.rs", "fn main() {\n    println!(\"{}\", itoa::Buffer::new().format(42));\n}\n");
+    let image = whole(&bench);
+    assert!(!image.has("root/.cargo/registry") && image.config["config"]["User"] == "app");
+    assert_eq!(bench.rbuild(&["run", "app"]).ok().stdout, "42\n");
+}
+
 type Shape = BTreeMap<String, (char, u32, u64, u64, Vec<u8>, String, BTreeMap<String, Vec<u8>>)>;
 
 fn shape(image: &Image) -> Shape {

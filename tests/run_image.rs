@@ -42,6 +42,11 @@ fn b8_15_run_follows_the_image_and_the_command_line() {
     ]);
     let run = support::finish(command.env("FROM_HERE", "here").output().unwrap()).ok();
     assert_eq!(run.stdout, "1000\n/tmp/new\nme\n10.1.2.3\tthere\nimage file line here unset\nfine\n", "{}", run.stderr);
+    // What VOLUME names is there; the image has no such directory.
+    bench.dockerfile("FROM busybox\nVOLUME [\"/data/deep\", \"/work\"]\nCMD touch /data/deep/f /work/f && ls -ld /data/deep | cut -c1-10\n");
+    bench.build(&["-t", "volumes"]).ok();
+    assert_eq!(bench.rbuild(&["run", "volumes"]).ok().stdout, "drwxr-xr-x\n");
+    assert_eq!(bench.rbuild(&["run", "--tmpfs", "/data", "volumes", "ls", "/data"]).ok().stdout, "");
     // Nothing stays.
     bench.rbuild(&["run", "--entrypoint", "touch", "app", "/left"]).ok();
     assert_ne!(bench.rbuild(&["run", "--entrypoint", "ls", "app", "/left"]).code, 0);

@@ -1,6 +1,7 @@
 //! `rbuild run`: a program in an image of the store, to try what was built.
 
 use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
 
 use rootless::Rung;
 use rootless::step::StepMount;
@@ -47,7 +48,12 @@ pub(super) fn run(inside: &Inside, args: &Run) -> Result<u8, Failure> {
     }
     let runtime = runtime(Budget::detect())?;
     let (layers, config) = layers(inside, &runtime, args, &wanted.platform)?;
-    let program = Program { meta: meta(args, &wanted, &config)?, network: wanted.network, mounts: wanted.mounts };
+    let program = Program {
+        meta: meta(args, &wanted, &config)?,
+        network: wanted.network,
+        mounts: wanted.mounts,
+        volumes: config.config.volumes.keys().map(|path| Path::new("/").join(path)).collect(),
+    };
     let (images, lease) = open(inside, Events::new(notices))?;
     let platform = config.platform();
     let result = runtime.block_on(async {

@@ -2,6 +2,8 @@
 //!
 //! The layers are below a throw-away one: nothing the program does changes the store.
 
+use std::path::PathBuf;
+
 use crate::exec::run::{self, Attachment, RunRequest, RunResult, Runner};
 use crate::llb::op::{Meta, NetMode, SecurityMode};
 use crate::oci::{ImageConfig, Platform};
@@ -20,6 +22,8 @@ pub struct Program {
     pub network: NetMode,
     /// What of this machine it sees.
     pub mounts: Vec<StepMount>,
+    /// What VOLUME names: directories that are there whether or not the image has them, as engines see to it.
+    pub volumes: Vec<PathBuf>,
 }
 
 impl Images {
@@ -52,9 +56,14 @@ impl Images {
         if let Some(note) = provided.map_err(|why| ImageError::Foreign(Box::new(platform.clone()), why))? {
             self.events.notice("emulator", note);
         }
-        let Program { meta, network, mounts } = program;
+        let Program { meta, network, mounts, volumes } = program;
         let stubs = run::required_stubs(&meta, &mounts);
-        let stubs = stubs.into_iter().map(|s| Stub { path: s.path, dir: s.dir }).collect();
+        let mut stubs: Vec<Stub> = stubs.into_iter().map(|s| Stub { path: s.path, dir: s.dir }).collect();
+        for volume in volumes {
+            if !stubs.iter().any(|stub| stub.dir && volume.starts_with(&stub.path)) {
+                stubs.push(Stub { path: volume, dir: true });
+            }
+        }
         let (store, layers) = (self.store.clone(), layers.to_vec());
         let mounted = blocking(move || Ok(store.mount(&layers, &MountRequest::writable(stubs))?)).await?;
         let aside = match runner.context().rung.can_mount() {

@@ -219,7 +219,7 @@ fn write(
             Ok(()) => {}
             Err(Refused::NeedsDirectory(_)) => return Ok(None),
             Err(Refused::Failed(e)) => {
-                return Err(tree::file_error(vertex, &e, source.as_ref().and_then(Opened::ignore)));
+                return Err(tree::file_error(vertex, &e, source.as_ref().and_then(Opened::local)));
             }
         }
     }

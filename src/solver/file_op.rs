@@ -134,7 +134,7 @@ impl Solver {
                 FileActionKind::Rm(rm) => file::rm(root, rm),
                 FileActionKind::Symlink(symlink) => file::symlink(root, symlink, owner),
             };
-            done.map_err(|e| tree::file_error(&place, &e, source.as_ref().and_then(Opened::ignore)))
+            done.map_err(|e| tree::file_error(&place, &e, source.as_ref().and_then(Opened::local)))
         })
         .await
     }

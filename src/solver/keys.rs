@@ -174,7 +174,7 @@ impl Solver {
         blocking(move || {
             let mut digests = String::new();
             for selection in &selections {
-                let digest = opened.digest(selection).map_err(|e| tree::file_error(&vertex, &e, opened.ignore()))?;
+                let digest = opened.digest(selection).map_err(|e| tree::file_error(&vertex, &e, opened.local()))?;
                 digests.push_str(digest.as_str());
                 digests.push('\n');
             }

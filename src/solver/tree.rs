@@ -95,8 +95,7 @@ impl LocalTree {
         let mounted = store.mount(&[], &MountRequest::writable(Vec::new())).map_err(fail)?;
         let copy =
             FileActionCopy { create_dest_path: true, follow_symlink: true, ..FileActionCopy::contents(src, dest) };
-        file::copy(&self.source, mounted.root(), &copy, None)
-            .map_err(|e| file_error(vertex, &e, self.ignore_name.as_deref()))?;
+        file::copy(&self.source, mounted.root(), &copy, None).map_err(|e| file_error(vertex, &e, Some(self)))?;
         let description = format!("local directory {}", self.source.root.display());
         let layer = mounted.commit(&description).map_err(fail)?;
         store.put_record(&CacheRecord::new(key, vec![vec![layer.clone()]], &description)).map_err(fail)?;
@@ -133,9 +132,9 @@ impl Opened {
         }
     }
 
-    /// Name of the ignore file, for messages.
-    pub(super) fn ignore(&self) -> Option<&str> {
-        self.local.as_ref().and_then(|l| l.ignore_name.as_deref())
+    /// The local directory that it is, for messages.
+    pub(super) fn local(&self) -> Option<&LocalTree> {
+        self.local.as_deref()
     }
 }
 
@@ -276,8 +275,36 @@ fn leads_out(title: &str, path: &Path) -> bool {
     })
 }
 
-/// A missing source gets the words people know (SPEC A6.07) and the reason that helps.
-pub(super) fn file_error(vertex: &Vertex, error: &FileOpError, ignore: Option<&str>) -> SolveError {
+/// The nearest directory above a context that has what is missing in it: the Dockerfile may be made for that one.
+fn above<'a>(context: &'a LocalTree, path: &Path) -> Option<&'a Path> {
+    const LEVELS: usize = 6;
+    let inside = path.strip_prefix("/").ok()?;
+    let above = context.source.root.ancestors().skip(1).take(LEVELS);
+    above.take_while(|dir| dir.parent().is_some()).find(|dir| dir.join(inside).symlink_metadata().is_ok())
+}
+
+/// What may be meant by an instruction, `title`, whose source `path` is nowhere. `near` is a name that is similar.
+fn missing_hint(title: &str, path: &Path, near: Option<&str>, context: Option<&LocalTree>) -> String {
+    let shown = path.display();
+    if leads_out(title, path) {
+        return format!(
+            "\"..\" does not lead out of the source of a copy, so this is \"{shown}\" in it; build with a directory above as \
+             the context (and -f for the Dockerfile), or name the other one: --build-context NAME=DIR and --from=NAME"
+        );
+    }
+    if let Some(dir) = context.and_then(|context| above(context, path)) {
+        let dir = dir.display();
+        return format!(
+            "there is no \"{shown}\" in the context, but there is in {dir}: give that as the context, and the Dockerfile with -f"
+        );
+    }
+    let near = near.map_or_else(String::new, |near| format!(" (did you mean \"/{near}\"?)"));
+    format!("there is no \"{shown}\" in the source of this copy{near}; paths are relative to its root")
+}
+
+/// A missing source gets the words people know (SPEC A6.07) and the reason that helps. `context` is the local directory in
+/// which it was looked for, if it was one.
+pub(super) fn file_error(vertex: &Vertex, error: &FileOpError, context: Option<&LocalTree>) -> SolveError {
     if let FileOpError::NotFound { path, excluded_by, near } = error {
         let path = Path::new("/").join(path.trim_start_matches('/'));
         let message = format!(
@@ -285,22 +312,13 @@ pub(super) fn file_error(vertex: &Vertex, error: &FileOpError, ignore: Option<&s
             vertex.digest.short(),
             path.display()
         );
-        let hint = match (excluded_by, ignore) {
-            (Some(by), name) => {
-                let name = name.unwrap_or(".dockerignore");
+        let hint = match excluded_by {
+            Some(by) => {
+                let name = context.and_then(|context| context.ignore_name.as_deref()).unwrap_or(".dockerignore");
                 let line = by.line.map_or_else(String::new, |line| format!(" line {line}"));
                 format!("\"{}\" is excluded by {name}{line}: {}", path.display(), by.pattern)
             }
-            (None, _) if leads_out(&vertex.name(), &path) => format!(
-                "\"..\" does not lead out of the source of a copy, so this is \"{}\" in it; build with a directory above as \
-                 the context (and -f for the Dockerfile), or name the other one: --build-context NAME=DIR and --from=NAME",
-                path.display()
-            ),
-            (None, _) => {
-                let near = near.as_ref().map_or_else(String::new, |near| format!(" (did you mean \"/{near}\"?)"));
-                let path = path.display();
-                format!("there is no \"{path}\" in the source of this copy{near}; paths are relative to its root")
-            }
+            None => missing_hint(&vertex.name(), &path, near.as_deref(), context),
         };
         return SolveError::at(vertex, FaultKind::Input, message, Some(hint));
     }
