@@ -356,7 +356,8 @@ impl Bake {
         // What was asked for is the default of what is printed.
         let known = groups.get("default").and_then(|group| group["targets"].as_array()).cloned().unwrap_or_default();
         let default = known.iter().filter_map(Value::as_str).map(ToOwned::to_owned);
-        let asked = names.into_iter().filter(|name| name != "default" || known.is_empty());
+        let is_group = groups.contains_key("default");
+        let asked = names.into_iter().filter(|name| name != "default" || !is_group);
         let members: BTreeSet<String> = default.chain(asked).collect();
         groups.entry("default".into()).or_insert_with(|| json!({}))["targets"] = json!(members);
         let shown: BTreeMap<&String, Value> = targets.iter().map(|(name, target)| (name, target.printed())).collect();

@@ -283,23 +283,38 @@ fn above<'a>(context: &'a LocalTree, path: &Path) -> Option<&'a Path> {
     above.take_while(|dir| dir.parent().is_some()).find(|dir| dir.join(inside).symlink_metadata().is_ok())
 }
 
-/// What may be meant by an instruction, `title`, whose source `path` is nowhere. `near` is a name that is similar.
-fn missing_hint(title: &str, path: &Path, near: Option<&str>, context: Option<&LocalTree>) -> String {
-    let shown = path.display();
-    if leads_out(title, path) {
-        return format!(
-            "\"..\" does not lead out of the source of a copy, so this is \"{shown}\" in it; build with a directory above as \
-             the context (and -f for the Dockerfile), or name the other one: --build-context NAME=DIR and --from=NAME"
-        );
+/// A source that is nowhere.
+struct Missing<'a> {
+    /// The instruction.
+    title: &'a str,
+    /// Absolute, in the source's tree.
+    path: &'a Path,
+    /// A name that is similar.
+    near: Option<&'a str>,
+    /// The local directory in which it was looked for, if it was one.
+    context: Option<&'a LocalTree>,
+}
+
+impl Missing<'_> {
+    /// What may be meant.
+    fn hint(&self) -> String {
+        let path = self.path.display();
+        if leads_out(self.title, self.path) {
+            return format!(
+                "\"..\" does not lead out of the source of a copy, so this is \"{path}\" in it; build with a directory above \
+                 as the context (and -f for the Dockerfile), or name the other one: --build-context NAME=DIR and --from=NAME"
+            );
+        }
+        if let Some(dir) = self.context.and_then(|context| above(context, self.path)) {
+            let dir = dir.display();
+            return format!(
+                "there is no \"{path}\" in the context, but there is in {dir}: give that as the context, and the Dockerfile \
+                 with -f"
+            );
+        }
+        let near = self.near.map_or_else(String::new, |near| format!(" (did you mean \"/{near}\"?)"));
+        format!("there is no \"{path}\" in the source of this copy{near}; paths are relative to its root")
     }
-    if let Some(dir) = context.and_then(|context| above(context, path)) {
-        let dir = dir.display();
-        return format!(
-            "there is no \"{shown}\" in the context, but there is in {dir}: give that as the context, and the Dockerfile with -f"
-        );
-    }
-    let near = near.map_or_else(String::new, |near| format!(" (did you mean \"/{near}\"?)"));
-    format!("there is no \"{shown}\" in the source of this copy{near}; paths are relative to its root")
 }
 
 /// A missing source gets the words people know (SPEC A6.07) and the reason that helps. `context` is the local directory in
@@ -318,7 +333,7 @@ pub(super) fn file_error(vertex: &Vertex, error: &FileOpError, context: Option<&
                 let line = by.line.map_or_else(String::new, |line| format!(" line {line}"));
                 format!("\"{}\" is excluded by {name}{line}: {}", path.display(), by.pattern)
             }
-            None => missing_hint(&vertex.name(), &path, near.as_deref(), context),
+            None => Missing { title: &vertex.name(), path: &path, near: near.as_deref(), context }.hint(),
         };
         return SolveError::at(vertex, FaultKind::Input, message, Some(hint));
     }

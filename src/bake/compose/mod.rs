@@ -1,11 +1,12 @@
 //! Compose files as targets: a service with `build` is one (SPEC B7.24).
 //!
 //! [`interpolate`] fills variables in, [`dotenv`] reads `.env` and `env_file`, [`model`] puts files together (several, `include`,
-//! `extends`), [`service`] says what a service is as a target.
+//! `extends`), [`schema`] knows their keys, [`service`] says what a service is as a target.
 
 mod dotenv;
 mod interpolate;
 mod model;
+mod schema;
 mod service;
 #[cfg(test)]
 mod tests;

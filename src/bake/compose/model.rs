@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::BakeError;
 use super::super::source::SourceFile;
-use super::World;
+use super::{World, schema};
 use crate::base::yaml;
 
 /// What of a base is taken away, or replaced instead of merged.
@@ -41,6 +41,7 @@ fn document(text: &str, dir: &str, world: &World<'_>, depth: usize) -> Result<Va
         return Err("files include each other in a circle".into());
     }
     let mut value = yaml::parse(text, TAGS)?;
+    schema::check(&value)?;
     let Value::Object(top) = &mut value else { return Err("a map is required".into()) };
     if !["services", "secrets", "include"].iter().any(|key| top.contains_key(*key)) {
         return Err("empty compose file: it has no services".into());

@@ -70,6 +70,12 @@ fn attributes(service: &Value, build: &Value, model: &Model, world: &World<'_>) 
             out.insert((*ours).to_owned(), value);
         }
     }
+    if let (Some(own), Some(platforms)) = (service["platform"].as_str(), build["platforms"].as_array())
+        && !platforms.is_empty()
+        && !platforms.iter().any(|platform| *platform == *own)
+    {
+        return Err(format!("service.build.platforms MUST include service.platform \"{own}\""));
+    }
     if let Some(bytes) = out.get("shm-size").and_then(Value::as_str).and_then(byte_size) {
         out.insert("shm-size".into(), bytes_text(bytes).into());
     }

@@ -232,3 +232,33 @@ fn b7_24_variables_that_are_not_set_are_told() {
     let bake = Bake::new(&[SourceFile { name: "compose.yaml".into(), text: text.into() }], &with).expect("valid");
     assert_eq!(bake.warnings(), ["the \"NONE\" variable is not set. Defaulting to a blank string"]);
 }
+
+// SPEC B7.24: as docker has it, a file with a key that is none is no compose file.
+#[test]
+fn b7_24_keys_that_no_service_has_are_errors() {
+    for (text, error) in [
+        ("services: {a: {buidl: .}}", "services.a: additional property \"buidl\" is not allowed (did you mean build?)"),
+        (
+            "services: {a: {build: {context: ., dockerfil: x}}}",
+            "services.a.build: additional property \"dockerfil\" is not allowed (did you mean dockerfile?)",
+        ),
+        ("groups: []\nservices: {a: {build: .}}", "(root): additional property \"groups\" is not allowed"),
+        (
+            "services: {a: {build: {context: ., platforms: [linux/amd64]}, platform: linux/riscv64}}",
+            "service.build.platforms MUST include service.platform \"linux/riscv64\"",
+        ),
+    ] {
+        let found = print(&[text], &[]).expect_err(text);
+        assert!(found.contains(error), "{found}");
+    }
+    let own =
+        "x-top: {a: 1}\nservices: {a: {build: {context: ., x-bake: {tags: [t]}}, x-own: 1, develop: {watch: []}}}";
+    assert_eq!(print(&[own], &[]).expect("valid")["target"]["a"]["tags"], json!(["t"]));
+}
+
+// SPEC B7.24
+#[test]
+fn b7_24_nothing_to_build_is_an_empty_group() {
+    let found = print(&["services: {a: {image: x}}"], &[]).expect("valid");
+    assert_eq!(found, json!({"group": {"default": {"targets": []}}, "target": {}}));
+}
