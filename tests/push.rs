@@ -56,6 +56,27 @@ fn pulls_builds_pushes_and_the_same_image_comes_back() {
     assert_eq!(registry.get("app/one:1").digest, pushed.digest);
 }
 
+// SPEC C6.02
+#[test]
+fn c6_02_an_image_keeps_the_blobs_of_its_own_base() {
+    let registry = need!(Registry::start());
+    let made = Bench::new();
+    made.file("f", "x".repeat(100_000)).dockerfile("FROM scratch\nCOPY f /f\n");
+    let bases = [("one:1", 0), ("two:1", 9)].map(|(name, level)| {
+        let output = format!("type=image,name={}/{name},push=true,compression-level={level}", registry.host);
+        made.build(&["-o", &output]).ok();
+        let base = registry.get(name);
+        (name, base.manifest["layers"][0]["digest"].clone(), base.config["rootfs"].clone())
+    });
+    assert_ne!(bases[0].1, bases[1].1);
+    assert_eq!(bases[0].2, bases[1].2, "it is one layer");
+    let bench = Bench::new();
+    for (name, blob, _) in &bases {
+        bench.dockerfile(&format!("FROM {}/{name}\nLABEL of={name}\n", registry.host));
+        assert_eq!(bench.build_image(&[]).manifest["layers"][0]["digest"], *blob, "{name}");
+    }
+}
+
 // SPEC C2.01, E3.06
 #[test]
 fn bases_that_nothing_reads_are_never_pulled() {

@@ -179,7 +179,8 @@ impl Uploads {
         let Finished { chain, base } = finished;
         let records =
             blocking(move || Ok(chain.iter().map(|id| store.layer(id)).collect::<Result<Vec<_>, _>>()?)).await;
-        for record in records.unwrap_or_default() {
+        for mut record in records.unwrap_or_default() {
+            image::prefer_named(&mut record, &self.work.source);
             for place in &self.places {
                 let Some(descriptor) = image::settled(&record, &place.spec.image, base) else { continue };
                 if media_type::is_foreign(&descriptor.media_type) || !place.begin(&descriptor.digest) {

@@ -16,6 +16,7 @@ use crate::base::{DiffId, Digest};
 use crate::oci::manifest::to_json_pretty;
 use crate::oci::media_type::{Codec, Family};
 use crate::oci::{Descriptor, ImageConfig, Manifest, media_type};
+use crate::source::image::ImageSource;
 use crate::store::{LayerId, LayerRecord, RemoteBlob};
 
 /// When an image was made (OCI's image specification, annotations).
@@ -125,7 +126,8 @@ async fn layer(
     id: &Digest,
 ) -> Result<(Layer, DiffId, SystemTime), ExportError> {
     let (store, layer) = (context.store.clone(), chain[at].clone());
-    let record = blocking(move || Ok(store.layer(&layer)?)).await?;
+    let mut record = blocking(move || Ok(store.layer(&layer)?)).await?;
+    prefer_named(&mut record, context.source);
     let rewrite = if new && options.rewrite_timestamp { epoch(context, options.epoch) } else { None };
     if options.prefer_nondist
         && let Some(foreign) = foreign(&record, options)
@@ -245,6 +247,12 @@ fn existing(record: &LayerRecord, options: &ImageOptions, new: bool) -> Option<(
     }
     let blob = blobs().min_by_key(|b| (b.codec != options.codec, &b.digest))?;
     Some((describe(blob.codec, &blob.digest, blob.size), blob.diff_id.clone()))
+}
+
+/// Puts those of a layer's blobs first that images of this build name. Images share layers and compress them differently; an image keeps
+/// the blobs of the one that it builds upon, whichever of them was pulled before (SPEC C6.02).
+pub(super) fn prefer_named(record: &mut LayerRecord, source: &ImageSource) {
+    record.remotes.sort_by_key(|remote| !source.is_of_an_image(&remote.descriptor.digest));
 }
 
 /// The blob that an image will have for a layer, if that is certain before the image is known: in it, the layer may turn out to

@@ -164,7 +164,7 @@ impl ImageSource {
         let near = !remotes.is_empty() && remotes.iter().all(|remote| remote.host == LAYOUT_HOST);
         let item = if near { format!("copying {}", descriptor.digest) } else { descriptor.digest.to_string() };
         let report = Report::new(&self.0.events, vertex, item, descriptor.size);
-        let needed = self.0.needed.lock().unwrap_or_else(PoisonError::into_inner).contains(&descriptor.digest);
+        let needed = self.is_of_an_image(&descriptor.digest);
         let client = if needed { &self.0.client } else { &self.0.hasty };
         let mut failed = None;
         // Copying from a directory is cheaper than any download.

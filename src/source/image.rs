@@ -50,6 +50,12 @@ pub(super) enum Place {
 }
 
 impl ImageSource {
+    /// Whether a blob is a layer of an image that this invocation resolved.
+    #[must_use]
+    pub fn is_of_an_image(&self, blob: &Digest) -> bool {
+        self.0.needed.lock().unwrap_or_else(PoisonError::into_inner).contains(blob)
+    }
+
     /// A source over a store and a registry client.
     #[must_use]
     pub fn new(store: Store, client: Client, events: Events) -> Self {

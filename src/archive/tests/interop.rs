@@ -200,6 +200,13 @@ fn e4_09_layers_are_decompressed_by_what_they_are() {
             { reader }.read_to_end(&mut Vec::new()).expect_err("truncated");
         }
     }
+    // No media type names these two, but there are layers of them.
+    for format in [ArchiveFormat::Bzip2, ArchiveFormat::Xz] {
+        let mut unpacked = Vec::new();
+        let reader = decompressor(std::io::Cursor::new(compressed(&tar, format)), Codec::Gzip).expect("starts");
+        { reader }.read_to_end(&mut unpacked).expect("decompresses");
+        assert!(unpacked == tar, "{format:?}");
+    }
     assert!(decompressor(std::io::empty(), Codec::Gzip).is_err());
 }
 
