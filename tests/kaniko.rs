@@ -391,8 +391,8 @@ fn d1_46_executor_signs_in() {
     registry.set_auth(Auth::Token(Tokens { anonymous_pull: false, ..Tokens::default() }));
     let (bench, host) = (copies(), registry.host());
     let destination = format!("{host}/app:1");
-    kaniko(&bench, &["--destination", &destination]).fails(1, &["hint:"]);
-    bench.rbuild(&["kaniko", "login", "-u", "user", "-p", "wrong", &host]).fails(6, &["failed to log in to"]);
+    kaniko(&bench, &["--destination", &destination]).fails(1, &[&host]);
+    bench.rbuild(&["kaniko", "login", "-u", "user", "-p", "wrong", &host]).fails(1, &["failed to log in to"]);
     bench.rbuild(&["kaniko", "login", "-u", "user", "-p", "secret", &host]).ok();
     kaniko(&bench, &["--destination", &destination]).ok();
     assert!(!tag(&registry, "app", "1").is_empty());
