@@ -115,7 +115,7 @@ const ENVIRONMENTS: &[Environment] = &[
 
 /// What cannot be made here, and is therefore not known.
 const UNTESTED: &[&str] = &[
-    "AppArmor enforcing (Ubuntu, GKE)",
+    "Ubuntu's and GKE's own kernels",
     "SELinux enforcing (OpenShift, Fedora)",
     "gVisor nodes",
     "kernels other than this one and those below",

@@ -90,7 +90,11 @@ pub(crate) fn userns(error: &EnterError, mapping: &IdMapping) -> Blocker {
         EnterError::Child(text) if text.starts_with("unshare") => refused_unshare(&evidence),
         EnterError::Child(text) if text.contains("mount") => {
             if sysctl("kernel/apparmor_restrict_unprivileged_userns") == "1" {
-                return blocker("AppArmor lets user namespaces be made but not used", apparmor_profile());
+                let remedy = format!(
+                    "{}\nor for every program: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
+                    apparmor_profile(&own_program())
+                );
+                return blocker("AppArmor lets user namespaces be made but not used", remedy);
             }
             blocker(
                 "mounts are refused inside a user namespace",
@@ -107,17 +111,26 @@ pub(crate) fn userns(error: &EnterError, mapping: &IdMapping) -> Blocker {
     }
 }
 
-/// For this program alone, instead of switching the protection off for all.
-fn apparmor_profile() -> String {
-    let exe = fs::read_link("/proc/self/exe").unwrap_or_else(|_| "/usr/local/bin/rbuild".into());
+/// The AppArmor profile that this process is confined by.
+fn apparmor_profile_of_ours() -> Option<String> {
+    // The older name is that of whichever module came first.
+    let label = fs::read_to_string("/proc/self/attr/apparmor/current").ok()?;
+    let (name, mode) = label.trim_matches(['\0', '\n']).rsplit_once(" (")?;
+    (mode == "enforce)").then(|| name.to_owned())
+}
+
+fn own_program() -> String {
+    fs::read_link("/proc/self/exe").map_or_else(|_| "/usr/local/bin/rbuild".into(), |path| path.display().to_string())
+}
+
+/// A command that gives one program user namespaces, instead of switching the protection off for all.
+fn apparmor_profile(program: &str) -> String {
     format!(
         "sudo tee /etc/apparmor.d/rbuild <<'EOF' && sudo apparmor_parser -r /etc/apparmor.d/rbuild\n\
          abi <abi/4.0>,\n\
          include <tunables/global>\n\
-         profile rbuild {} flags=(unconfined) {{\n  userns,\n}}\n\
-         EOF\n\
-         or for every program: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
-        exe.display()
+         profile rbuild {program} flags=(unconfined) {{\n  userns,\n}}\n\
+         EOF"
     )
 }
 
@@ -129,6 +142,16 @@ fn refused_unshare(evidence: &str) -> Blocker {
             "user namespaces are switched off for unprivileged users",
             "sudo sysctl -w kernel.unprivileged_userns_clone=1".into(),
         )
+    } else if let Some(profile) = apparmor_profile_of_ours()
+        && evidence.contains("Permission denied")
+    {
+        // A seccomp filter would not permit the operation, and the kernel neither.
+        let what = format!("the AppArmor profile {profile} forbids user namespaces");
+        let remedy = format!(
+            "add the rule `userns,` to that profile, or give rbuild one of its own:\n{}",
+            apparmor_profile(&own_program())
+        );
+        return Blocker { rung: Rung::Userns, what, evidence: evidence.into(), remedy };
     } else if status("Seccomp") == "2" {
         (
             "a seccomp filter forbids user namespaces",
@@ -182,7 +205,7 @@ mod tests {
 
     #[test]
     fn the_apparmor_profile_is_for_this_program() {
-        let text = apparmor_profile();
+        let text = apparmor_profile(&own_program());
         let exe = fs::read_link("/proc/self/exe").expect("a program").display().to_string();
         assert!(text.contains(&format!("profile rbuild {exe} flags=(unconfined) {{\n  userns,\n}}")), "{text}");
     }
