@@ -261,7 +261,7 @@ impl Builder {
             (Some(graph), _) => job.given(graph).await?,
             (None, FrontEnd::BuiltIn) => {
                 check_no_options(request)?;
-                let fronts = targets.into_iter().map(|p| front_end(&host, request, inputs, p, multi));
+                let fronts = targets.into_iter().map(|p| front_end(&host, definition(request, inputs, p, multi)));
                 let fronts = try_join_all(fronts).await;
                 self.warn(&inputs.filename, &fronts);
                 Fronts { results: fronts?, external: None }
@@ -535,14 +535,9 @@ fn check_no_options(request: &BuildRequest) -> Result<(), FrontendError> {
     }
 }
 
-async fn front_end(
-    host: &Host<'_>,
-    request: &BuildRequest,
-    inputs: &Inputs,
-    platform: Option<Platform>,
-    multi: bool,
-) -> Result<FrontendResult, FrontendError> {
-    let result = frontend::dockerfile_to_llb(definition(request, inputs, platform, multi), host).await?;
+/// What the built-in front end makes; what it has to say is said.
+async fn front_end(host: &Host<'_>, input: FrontendInput<'_>) -> Result<FrontendResult, FrontendError> {
+    let result = frontend::dockerfile_to_llb(input, host).await?;
     for notice in &result.notices {
         host.events.notice(notice.clone(), notice.clone());
     }
@@ -562,6 +557,7 @@ fn definition<'a>(
         context: inputs.context.clone(),
         ignore: request.ignore.clone(),
         context_ignores: request.context_ignores.clone(),
+        inputs: BTreeMap::new(),
         options: FrontendOptions { platform, multi_platform: multi, ..request.options.clone() },
     }
 }

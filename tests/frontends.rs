@@ -266,6 +266,69 @@ fn c3_06_front_ends_that_flood_the_builder_are_stopped() {
     }
 }
 
+// SPEC C3.11, C3.19: the built-in front end, asked by another one.
+#[test]
+fn c3_11_it_asks_the_built_in_front_end() {
+    need_run!();
+    let bench = bench();
+    bench.file("hello.txt", "hello\n").file("ignored.txt", "");
+    bench.file(".dockerignore", "ignored.txt\n");
+    bench.file(
+        "inner/Dockerfile",
+        "# syntax=docker/dockerfile:1\nFROM busybox AS base\nARG WHO\nENV WHO=$WHO\nRUN echo ran for $WHO > /ran\nCOPY . /ctx/\n\
+         FROM base AS last\nCOPY --from=mark /made /made\nLABEL a=b\n",
+    );
+    page(
+        &bench,
+        "mkfile /made by the other\nmark\ndockerfile inner/Dockerfile build-arg:WHO=me label:x=y\nrun cat /ran /made > /both\n",
+    );
+    let image = bench.build_image(&[]);
+    assert_eq!(image.text("both"), "ran for me\nby the other\n");
+    assert!(image.has("ctx/hello.txt") && !image.has("ctx/ignored.txt"));
+    let labels = &image.config["config"]["Labels"];
+    assert_eq!((labels["a"].as_str(), labels["x"].as_str()), (Some("b"), Some("y")));
+    // An input takes the place of the build context, another that of an image; layouts have names, not paths.
+    bench.file("second.Dockerfile", format!("FROM {NAME}\nCOPY made /here\n"));
+    page(&bench, "mkfile /made again\nmark\ndockerfile second.Dockerfile as=context\n");
+    let image = bench.build_image(&[]);
+    assert!(image.text("here") == "again\n" && image.has("front-end"));
+    // A question, several platforms, a target.
+    bench.file("third.Dockerfile", "FROM scratch AS first\nCOPY hello.txt /\nFROM scratch\nCOPY nothing /\n");
+    page(
+        &bench,
+        "dockerfile third.Dockerfile requestid=frontend.targets\n\
+         dockerfile third.Dockerfile target=first platform=linux/amd64,linux/arm64\nmkfile /f x\n",
+    );
+    let run = bench.build(&[]).ok();
+    for text in ["answered: TARGET", "several: linux/amd64 linux/arm64", "told: containerimage.config/linux/amd64"] {
+        assert!(run.stderr.contains(text), "{text} in {}", run.stderr);
+    }
+}
+
+// SPEC C3.11, C5.15
+#[test]
+fn c3_11_the_built_in_front_end_gives_no_more_than_the_build() {
+    need_run!();
+    let bench = bench();
+    bench.file("inner", "FROM busybox\nRUN true\nRUN exit 5\n");
+    bench.file("wrong", "FROM busybox\nRNU true\n");
+    bench.file("layout", "FROM x\n");
+    for (line, code, text) in [
+        ("dockerfile inner", 5, "process \"/bin/sh -c exit 5\" did not complete"),
+        ("dockerfile inner force-network-mode=host", 4, "network.host is not allowed"),
+        ("dockerfile inner memory=1g", 4, "no option memory"),
+        ("dockerfile inner frontend.caps=x", 4, "unsupported frontend capability x"),
+        ("dockerfile wrong", 4, "wrong:2: "),
+        ("dockerfile missing", 4, "failed to read dockerfile: open missing"),
+        ("dockerfile layout context:x=oci-layout:///etc", 4, "there is no OCI layout"),
+        ("dockerfile layout context:x=input:y", 4, "invalid input y for x"),
+        ("dockerfile inner requestid=frontend.nothing", 4, "unsupported request frontend.nothing"),
+    ] {
+        page(&bench, &format!("{line}\n"));
+        bench.build(&[]).fails(code, &[text]);
+    }
+}
+
 // SPEC A10.25, C3.07
 #[test]
 fn c3_07_questions_go_to_the_front_end() {

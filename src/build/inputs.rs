@@ -15,8 +15,8 @@ use crate::base::values::boolean;
 use crate::base::{Digest, FaultKind};
 use crate::cache::backend::object::{ObjectCache, Service};
 use crate::dockerfile::gitref::GitRef;
-use crate::frontend::FrontendError;
 use crate::frontend::remote::{CONTEXT_FILE, RemoteContext, without_credentials};
+use crate::frontend::{FrontendError, FrontendOptions};
 use crate::policy::Policies;
 use crate::solver::Solver;
 use crate::source::http::HttpSource;
@@ -241,22 +241,8 @@ impl Builder {
     ) -> Result<Option<RemoteContext>, BuildError> {
         Ok(Some(match &request.context {
             MainContext::Local => return Ok(None),
-            MainContext::Git(reference) => {
-                let options = &request.options;
-                let mut reference = (**reference).clone();
-                let keep = options.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR");
-                if keep.and_then(|text| boolean(text)) == Some(true) {
-                    reference.keep_git_dir = Some(true);
-                }
-                // SPEC A4.18: with an epoch files have the time of the commit.
-                let epoch = options.build_args.get("SOURCE_DATE_EPOCH").is_some_and(|text| !text.is_empty());
-                RemoteContext::git(&reference, epoch || options.epoch.is_some())
-            }
-            MainContext::Url(url) => {
-                let file = RemoteContext::http(url);
-                let head = read(gate, solver, &file, CONTEXT_FILE, PEEK).await?.unwrap_or_default();
-                if looks_like_archive(&head) { file.unpacked() } else { file }
-            }
+            MainContext::Git(reference) => of_repository(reference, &request.options),
+            MainContext::Url(url) => of_server(url, gate, solver).await?,
             MainContext::Archive(stream) => {
                 let name = stream.name.clone();
                 let from = stream.take().ok_or_else(|| BuildError::Internal(format!("{name} was read before")))?;
@@ -297,6 +283,25 @@ impl Builder {
         file.take(PEEK).read_to_end(&mut head).map_err(|e| fault(format!("cannot read {name}: {e}"), ""))?;
         if looks_like_archive(&head) { Ok(digest) } else { Err(no_archive(name)) }
     }
+}
+
+/// The context that is a repository (SPEC B1.03).
+pub(super) fn of_repository(reference: &GitRef, options: &FrontendOptions) -> RemoteContext {
+    let mut reference = reference.clone();
+    let keep = options.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR");
+    if keep.and_then(|text| boolean(text)) == Some(true) {
+        reference.keep_git_dir = Some(true);
+    }
+    // SPEC A4.18: with an epoch files have the time of the commit.
+    let epoch = options.build_args.get("SOURCE_DATE_EPOCH").is_some_and(|text| !text.is_empty());
+    RemoteContext::git(&reference, epoch || options.epoch.is_some())
+}
+
+/// The context that a web server has: what is in an archive, or a file (SPEC B1.04).
+pub(super) async fn of_server(url: &str, gate: &Gate<'_>, solver: &Arc<Solver>) -> Result<RemoteContext, BuildError> {
+    let file = RemoteContext::http(url);
+    let head = read(gate, solver, &file, CONTEXT_FILE, PEEK).await?.unwrap_or_default();
+    Ok(if looks_like_archive(&head) { file.unpacked() } else { file })
 }
 
 /// Name and text of the Dockerfile inside a remote context.

@@ -1,13 +1,12 @@
 //! Values of flags (SPEC G): CSV records, booleans, sizes, durations, limits, hosts, secrets.
 
-use std::net::IpAddr;
-
 pub use crate::base::values::boolean;
 use crate::base::values::{byte_size, csv_record};
 pub use crate::base::wording::did_you_mean;
 use crate::exec::run::Resources;
 use crate::frontend::Call;
 use crate::llb::op::{HostIp, Ulimit};
+use crate::llb::spelling;
 use crate::store::Space;
 
 /// Why a value is refused: names the value and the rule.
@@ -59,47 +58,12 @@ pub fn space(text: &str) -> Result<Space, ValueError> {
     }
 }
 
-const ULIMITS: &[&str] = &[
-    "as",
-    "core",
-    "cpu",
-    "data",
-    "fsize",
-    "locks",
-    "memlock",
-    "msgqueue",
-    "nice",
-    "nofile",
-    "nproc",
-    "rss",
-    "rtprio",
-    "rttime",
-    "sigpending",
-    "stack",
-];
-
 /// `name=soft[:hard]` (B2.32).
 ///
 /// # Errors
-/// For unknown names and limits that are no numbers or contradict each other.
+/// See [`spelling::ulimit`].
 pub fn ulimit(text: &str) -> Result<Ulimit, ValueError> {
-    let Some((name, limits)) = text.split_once('=') else {
-        return fail(format!("invalid ulimit \"{text}\": expected name=soft[:hard]"));
-    };
-    if !ULIMITS.contains(&name) {
-        return fail(format!("invalid ulimit type \"{name}\"{}", did_you_mean(name, ULIMITS)));
-    }
-    let number = |n: &str| {
-        n.parse::<i64>().map_err(|_| ValueError(format!("invalid ulimit \"{text}\": \"{n}\" is not a number")))
-    };
-    let (soft, hard) = match limits.split_once(':') {
-        Some((soft, hard)) => (number(soft)?, number(hard)?),
-        None => (number(limits)?, number(limits)?),
-    };
-    if hard != -1 && (soft == -1 || soft > hard) {
-        return fail(format!("invalid ulimit \"{text}\": the soft limit must not exceed the hard limit"));
-    }
-    Ok(Ulimit { name: name.into(), soft, hard })
+    spelling::ulimit(text).map_err(ValueError)
 }
 
 /// Docker's least memory of a container.
@@ -163,25 +127,9 @@ pub fn resources_agree(resources: &Resources) -> Result<(), ValueError> {
 /// `host:ip` or `host=ip`, several addresses joined by commas (B2.01).
 ///
 /// # Errors
-/// For a missing or malformed address.
+/// See [`spelling::hosts`].
 pub fn hosts(text: &str) -> Result<Vec<HostIp>, ValueError> {
-    let Some((host, addresses)) = text.split_once('=').or_else(|| text.split_once(':')) else {
-        return fail(format!("invalid host {text}: expected HOST=IP or HOST:IP"));
-    };
-    if host.is_empty() {
-        return fail(format!("invalid host {text}: the name is empty"));
-    }
-    let one = |address: &str| {
-        if address == "host-gateway" {
-            return Ok(HostIp { host: host.to_lowercase(), ip: address.to_owned() });
-        }
-        let address = address.strip_prefix('[').and_then(|a| a.strip_suffix(']')).unwrap_or(address);
-        match address.parse::<IpAddr>() {
-            Ok(ip) => Ok(HostIp { host: host.to_lowercase(), ip: ip.to_string() }),
-            Err(_) => fail(format!("invalid host {text}: \"{address}\" is not an IP address")),
-        }
-    };
-    addresses.split(',').map(one).collect()
+    spelling::hosts(text).map_err(ValueError)
 }
 
 /// `default|<id>[=<socket>|<key>[,<key>]][,raw=bool]` (B2.29): the id, the paths as written, and whether it is raw.
@@ -334,14 +282,6 @@ mod tests {
     }
 
     #[test]
-    fn b2_01_hosts() {
-        let all = hosts("Db:10.0.0.1,10.0.0.2").expect("valid");
-        assert_eq!((all[0].host.as_str(), all[1].ip.as_str()), ("db", "10.0.0.2"));
-        assert_eq!(hosts("v6=[::1]").expect("valid")[0].ip, "::1");
-        assert!(hosts("x").is_err() && hosts("x:y").is_err());
-    }
-
-    #[test]
     fn b2_27_secrets() {
         assert_eq!(secret("id=a,src=f"), Ok(("a".into(), SecretSource::File("f".into()))));
         assert_eq!(secret("id=a,env=V"), Ok(("a".into(), SecretSource::Variable("V".into()))));
@@ -349,13 +289,5 @@ mod tests {
         assert_eq!(secret("id=a"), Ok(("a".into(), SecretSource::Either)));
         assert_eq!(secret("src=f").map_err(|e| e.0), Err("secret missing ID: \"src=f\"".into()));
         assert!(secret("id=a,sorce=f").is_err_and(|e| e.0.contains("did you mean source?")));
-    }
-
-    #[test]
-    fn b2_32_ulimits() {
-        assert_eq!(ulimit("nofile=10:20"), Ok(Ulimit { name: "nofile".into(), soft: 10, hard: 20 }));
-        assert!(
-            ulimit("nofile=30:20").is_err() && ulimit("nofiles=1").is_err_and(|e| e.0.contains("did you mean nofile?"))
-        );
     }
 }

@@ -20,6 +20,8 @@ pub(super) enum Content {
     Local(String),
     /// A repository, or a file from a web server.
     Remote(Box<RemoteContext>),
+    /// A tree that was given; its name among the inputs.
+    Given(String),
 }
 
 /// One named context.
@@ -109,6 +111,9 @@ fn content(title: &str, value: &str) -> Result<Content, FrontendError> {
     if let Some(name) = value.strip_prefix("local:") {
         return Ok(Content::Local(name.into()));
     }
+    if let Some(name) = value.strip_prefix("input:") {
+        return Ok(Content::Given(name.into()));
+    }
     let fail = |reason: String| FrontendError::usage(format!("build context {title}: {reason}"));
     if let Some(reference) = GitRef::parse(value) {
         return Ok(Content::Remote(Box::new(RemoteContext::git(&reference.map_err(fail)?, false))));
@@ -116,8 +121,7 @@ fn content(title: &str, value: &str) -> Result<Content, FrontendError> {
     if is_url(value) {
         return Ok(Content::Remote(Box::new(RemoteContext::http(value))));
     }
-    if let Some(scheme) = ["target:", "input:", "docker-image+blob:"].iter().find(|scheme| value.starts_with(**scheme))
-    {
+    if let Some(scheme) = ["target:", "docker-image+blob:"].iter().find(|scheme| value.starts_with(**scheme)) {
         let scheme = scheme.trim_end_matches(':');
         return Err(fail(format!("contexts of kind {scheme} are not supported yet"))
             .hint("use a directory, a git or http URL, docker-image://REFERENCE or oci-layout://DIRECTORY"));
@@ -178,7 +182,9 @@ mod tests {
             ("repo", "https://h.example/a.git#v1:sub"),
             ("scp", "git@h.example:a/b"),
             ("file", "https://h.example/a.tar.gz"),
+            ("made", "input:base"),
         ]);
+        assert_eq!(find(&all, "made"), Some(Content::Given("base".into())));
         for (name, identifier) in [
             ("repo", "git://h.example/a.git#v1:sub"),
             ("scp", "git://h.example/a/b"),

@@ -145,6 +145,13 @@ impl Converter<'_> {
                 state.node = Some(remote.add_to(&mut self.draft));
                 return Ok(state);
             }
+            Content::Given(name) => {
+                let Some(given) = self.input.inputs.get(name) else {
+                    return Err(FrontendError::usage(format!("invalid input {name} for {title}")));
+                };
+                let node = self.draft.given(&given.definition);
+                return Ok(State::on_tree(node, given.config.clone(), platform));
+            }
             Content::Image(reference) => {
                 let Resolved { digest, converted, .. } = self.image(id, &platform)?;
                 let name = converted.as_ref().unwrap_or(reference).with_digest(digest);
@@ -290,6 +297,10 @@ impl Converter<'_> {
         if let Some(remote) = &self.input.context {
             let draft = &mut self.draft;
             return *self.remote_context.get_or_insert_with(|| remote.add_to(draft));
+        }
+        if let Some(given) = self.input.inputs.get("context") {
+            let draft = &mut self.draft;
+            return *self.remote_context.get_or_insert_with(|| draft.given(&given.definition));
         }
         let excludes = self.ignore.texts_and_lines().0;
         self.draft.local("context", "[internal] load build context".into(), excludes)

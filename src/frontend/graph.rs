@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::llb::op::{Kind, Op, OpMetadata, SourceOp};
+use crate::llb::op::{Kind, MergeOp, Op, OpMetadata, SourceOp};
 use crate::llb::{Builder, Definition, Edge};
 
 /// A vertex of a [`Draft`]; only its first output is ever used.
@@ -25,6 +25,7 @@ struct Node {
 enum Body {
     Op(Op),
     Local(Local),
+    Given(Definition),
 }
 
 /// A directory of the machine that runs the build.
@@ -68,6 +69,12 @@ impl Draft {
         id
     }
 
+    /// The result of a graph that was given, as it is.
+    pub(super) fn given(&mut self, definition: &Definition) -> NodeId {
+        let body = Body::Given(definition.clone());
+        self.push(Node { body, inputs: Vec::new(), metadata: OpMetadata::default(), lines: Vec::new() })
+    }
+
     /// Notes that `path` of `tree` is read by what stands at `lines`. Of use for local contexts only.
     pub(super) fn needs(&mut self, tree: Option<NodeId>, path: &str, lines: (u32, u32)) {
         let Some(node) = tree.map(|id| &mut self.nodes[id.0]) else { return };
@@ -96,6 +103,14 @@ impl Draft {
             let mut op = match node.body {
                 Body::Op(op) => op,
                 Body::Local(local) => Op { kind: Some(Kind::Source(local.into_op())), ..Op::default() },
+                Body::Given(definition) => match builder.include(&definition) {
+                    Some(edge) => {
+                        edges.push(edge);
+                        continue;
+                    }
+                    // An empty tree: nothing put together.
+                    None => Op { kind: Some(Kind::Merge(MergeOp::default())), ..Op::default() },
+                },
             };
             op.inputs = node.inputs.iter().map(|id| Builder::input(&edges[id.0])).collect();
             edges.push(builder.add(&op, node.metadata, &node.lines));

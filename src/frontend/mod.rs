@@ -38,7 +38,7 @@ mod words;
 
 pub use calls::{Answer, Call, call};
 pub use error::{FrontendError, Place};
-pub use options::{FrontendInput, FrontendOptions, FrontendResult, NoCache, Warning};
+pub use options::{FrontendInput, FrontendOptions, FrontendResult, GivenTree, NoCache, Warning};
 pub use syntax::{BUILT_IN, FrontEnd, FrontEnds, ImageFrontEnd, front_end};
 
 use crate::llb::FrontendHost;

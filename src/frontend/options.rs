@@ -24,8 +24,20 @@ pub struct FrontendInput<'a> {
     pub ignore: Option<(String, Vec<u8>)>,
     /// Name and content of the ignore files of named contexts that are directories, by context name.
     pub context_ignores: BTreeMap<String, (String, Vec<u8>)>,
+    /// Trees that whoever asks for the build has made, by name (SPEC C3.11); `context` is the build context if `context` above is
+    /// none.
+    pub inputs: BTreeMap<String, GivenTree>,
     /// Everything else.
     pub options: FrontendOptions,
+}
+
+/// A tree that is an input of a front end.
+#[derive(Debug, Clone, Default)]
+pub struct GivenTree {
+    /// What makes it.
+    pub definition: Definition,
+    /// What a stage that builds upon it begins with.
+    pub config: Option<ImageConfig>,
 }
 
 /// The options of a build that the front end understands (SPEC C3.19).

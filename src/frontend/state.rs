@@ -55,6 +55,18 @@ impl State {
         Self::new(node, image, Some(base), platform)
     }
 
+    /// A tree that somebody made, with what is said of it.
+    pub(super) fn on_tree(node: NodeId, config: Option<ImageConfig>, platform: Platform) -> Self {
+        let mut state = Self::scratch(&platform);
+        state.node = Some(node);
+        if let Some(config) = config {
+            state.platform = if config.os.is_empty() { platform } else { config.platform() };
+            // Its layers are whatever the tree turns out to have.
+            state.image = ImageConfig { created: None, rootfs: Default::default(), ..config };
+        }
+        state
+    }
+
     fn new(node: Option<NodeId>, image: ImageConfig, base_image: Option<ImageConfig>, platform: Platform) -> Self {
         Self {
             node,

@@ -31,6 +31,17 @@ impl ResolveMode {
             Self::Local => Some("local"),
         }
     }
+
+    /// The mode of a value of [`RESOLVE_MODE`].
+    #[must_use]
+    pub fn named(value: &str) -> Option<Self> {
+        match value {
+            "" | "default" => Some(Self::Default),
+            "pull" => Some(Self::Pull),
+            "local" => Some(Self::Local),
+            _ => None,
+        }
+    }
 }
 
 /// An image reference pinned down for one platform.

@@ -3,7 +3,7 @@
 //! Plain data: equal input gives equal bytes. [`op`] has the operations, [`definition`] the graph and how it is
 //! built and read back, [`dot`] draws one, [`json`] shows one as BuildKit's JSON, [`steps`] as provenance tells it, [`host`] what a
 //! front end may ask of the builder, [`gateway`] what one says that is a program of its own, [`policy`] which sources it may have, [`strict`] what of a
-//! definition from elsewhere has no meaning. Executing a graph is `solver`'s business.
+//! definition from elsewhere has no meaning, [`spelling`] how values are written by people. Executing a graph is `solver`'s business.
 
 pub mod definition;
 pub mod dot;
@@ -14,6 +14,7 @@ pub mod host;
 pub mod json;
 pub mod op;
 pub mod policy;
+pub mod spelling;
 pub mod steps;
 pub mod strict;
 

@@ -29,12 +29,7 @@ impl ImageAttributes {
             let fail = |name| SourceError::Attribute { name, value: value.clone() };
             match name.as_str() {
                 RESOLVE_MODE => {
-                    out.mode = match value.as_str() {
-                        "" | "default" => ResolveMode::Default,
-                        "pull" => ResolveMode::Pull,
-                        "local" => ResolveMode::Local,
-                        _ => return Err(fail(RESOLVE_MODE)),
-                    }
+                    out.mode = ResolveMode::named(value).ok_or_else(|| fail(RESOLVE_MODE))?;
                 }
                 "image.layerlimit" => {
                     out.layer_limit = Some(value.parse().map_err(|_| fail("image.layerlimit"))?);

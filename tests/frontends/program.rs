@@ -394,6 +394,39 @@ impl Page<'_> {
                 self.edge = None;
                 self.add(line, |_, _| source(first, &[]));
             }
+            // Lets the built-in front end make the tree of a Dockerfile; the tree that was remembered is its context "mark".
+            "dockerfile" => {
+                let mut options: BTreeMap<String, String> = second
+                    .split_whitespace()
+                    .filter_map(|pair| pair.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned())))
+                    .collect();
+                options.insert("filename".into(), first.into());
+                // Where images are that the file names.
+                options.extend(
+                    self.told
+                        .0
+                        .iter()
+                        .filter(|(name, _)| name.starts_with("context:"))
+                        .map(|(k, v)| (k.clone(), v.clone())),
+                );
+                let mut inputs = BTreeMap::new();
+                if let Some(mark) = &self.mark {
+                    let name = options.get("as").cloned().unwrap_or_else(|| "mark".to_owned());
+                    inputs.insert(name.clone(), self.builder.finish(Some(mark)).pb);
+                    options.insert("context:mark".into(), format!("input:{name}"));
+                }
+                let request = SolveRequest {
+                    frontend: "dockerfile.v0".into(),
+                    frontend_opt: options,
+                    frontend_inputs: inputs,
+                    allow_result_return: true,
+                    allow_result_array_ref: true,
+                    evaluate: true,
+                    ..SolveRequest::default()
+                };
+                let response: SolveResponse = self.client.call("Solve", &request).await?;
+                self.take(response.result.expect("a result"));
+            }
             "call" => {
                 self.client.call::<Empty>(rest, &Empty {}).await?;
             }
@@ -401,6 +434,29 @@ impl Page<'_> {
             other => return Err((3, format!("unknown word \"{other}\""))),
         }
         Ok(())
+    }
+
+    /// Goes on with what another front end made.
+    fn take(&mut self, result: ResultMessage) {
+        let text = |key: &str| result.metadata.get(key).map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+        eprintln!("told: {}", result.metadata.keys().cloned().collect::<Vec<_>>().join(" "));
+        if let Some(text) = text("result.txt") {
+            eprintln!("answered: {text}");
+        }
+        let reference = match result.refs {
+            Some(ResultRefs::Ref(reference)) => reference,
+            Some(ResultRefs::Refs(map)) => {
+                eprintln!("several: {}", map.refs.keys().cloned().collect::<Vec<_>>().join(" "));
+                return;
+            }
+            _ => return,
+        };
+        let definition = rbuild::llb::Definition { pb: reference.def.expect("what it is made of") };
+        for bytes in &definition.pb.def {
+            assert!(!String::from_utf8_lossy(bytes).contains("rbuild-front-end-"), "no paths of the machine");
+        }
+        self.edge = self.builder.include(&definition);
+        self.config = serde_json::from_slice(&result.metadata["containerimage.config"]).expect("a config");
     }
 
     fn run(&mut self, line: &str, script: &str, more: Vec<Mount>, network: i32) {

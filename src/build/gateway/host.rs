@@ -1,6 +1,7 @@
 //! What a front end's calls are answered with: the build's own solver, behind the build's own policies and entitlements.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -81,7 +82,7 @@ impl<'a> FrontHost<'a> {
         status
     }
 
-    fn build_error(&self, error: BuildError) -> Status {
+    pub(super) fn build_error(&self, error: BuildError) -> Status {
         match error {
             BuildError::Solve(error) => self.told(error),
             other => Status::new(code::UNKNOWN, other.to_string()),
@@ -89,7 +90,7 @@ impl<'a> FrontHost<'a> {
     }
 
     /// A source that a front end asks for, as this machine has it; `None` if it stays as it is.
-    fn allowed(&self, source: &SourceOp) -> Result<Option<SourceOp>, Status> {
+    pub(super) fn allowed(&self, source: &SourceOp) -> Result<Option<SourceOp>, Status> {
         let (scheme, rest) = source.identifier.split_once("://").unwrap_or((&source.identifier, ""));
         match scheme {
             "docker-image" | "git" | "http" | "https" => Ok(None),
@@ -139,7 +140,43 @@ impl<'a> FrontHost<'a> {
         }
     }
 
-    async fn look<T: Send + 'static>(
+    /// A graph in the words of this machine, and in the front end's, if policies and entitlements let it pass.
+    pub(super) async fn allow(&self, definition: Definition, told: Definition) -> Result<Solved, Status> {
+        let graph = self.job.gate.graph(&definition).await.map_err(|e| self.build_error(e))?;
+        self.job.request.entitlements.check(&graph).map_err(|e| self.build_error(e))?;
+        Ok(Solved { definition: Arc::new(definition), told: Arc::new(told), graph: Arc::new(graph) })
+    }
+
+    /// The same definition in words that name nothing of this machine: [`Self::allowed`], backwards.
+    pub(super) fn outward(&self, definition: &Definition) -> Definition {
+        let path = |identifier: &str| {
+            let rest = identifier.strip_prefix("oci-layout://")?;
+            let rest = rest.split('@').next()?;
+            Some(rest.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')).map_or(rest, |(path, _)| path).to_owned())
+        };
+        let renamed = |_: &Op, source: &SourceOp| {
+            let Some(own) = path(&source.identifier) else { return Ok(None) };
+            let layout = self.layouts.iter().find(|layout| path(&layout.value).as_ref() == Some(&own));
+            let name = layout.map_or("layout", |layout| &layout.name);
+            let pin = source.identifier.split_once('@').map(|(_, pin)| format!("@{pin}")).unwrap_or_default();
+            Ok::<_, Infallible>(Some(SourceOp { identifier: format!("oci-layout://{name}{pin}"), ..source.clone() }))
+        };
+        match with_sources(definition, renamed) {
+            Ok(changed) => changed.into_owned(),
+            Err((_, never)) => match never {},
+        }
+    }
+
+    /// The inputs that one front end gives another, in the words of this machine.
+    async fn inputs(&self, inputs: BTreeMap<String, Definition>) -> Result<BTreeMap<String, Definition>, Status> {
+        let mut checked = BTreeMap::new();
+        for (name, input) in inputs {
+            checked.insert(name, (*self.admit(input).await?.definition).clone());
+        }
+        Ok(checked)
+    }
+
+    pub(super) async fn look<T: Send + 'static>(
         &self,
         graph: &Arc<Graph>,
         path: &str,
@@ -188,15 +225,13 @@ impl GatewayHost for FrontHost<'_> {
             return Err(invalid(format!("a definition of more than {MAX_OPS} operations")));
         }
         strict::check(&definition).map_err(invalid)?;
-        let definition = match with_sources(&definition, |_: &Op, source| self.allowed(source)) {
+        let here = match with_sources(&definition, |_: &Op, source| self.allowed(source)) {
             Ok(changed) => changed.into_owned(),
             Err((_, status)) => return Err(status),
         };
         // What makes no sense is the front end's mistake, before anybody is asked about sources.
-        definition.graph().map_err(|e| invalid(e.to_string()))?;
-        let graph = self.job.gate.graph(&definition).await.map_err(|e| self.build_error(e))?;
-        self.job.request.entitlements.check(&graph).map_err(|e| self.build_error(e))?;
-        Ok(Solved { definition: Arc::new(definition), graph: Arc::new(graph) })
+        here.graph().map_err(|e| invalid(e.to_string()))?;
+        self.allow(here, definition).await
     }
 
     async fn evaluate(&self, graph: &Arc<Graph>) -> Result<(), Status> {
@@ -252,7 +287,8 @@ impl GatewayHost for FrontHost<'_> {
         inputs: BTreeMap<String, Definition>,
     ) -> Result<Answer, Status> {
         if name == BUILT_IN {
-            return Err(Status::new(code::UNIMPLEMENTED, format!("Solve: the front end {name} cannot be asked here")));
+            let inputs = self.inputs(inputs).await?;
+            return self.built_in(&options, inputs).await;
         }
         if name != "gateway.v0" {
             return Err(Status::new(code::INVALID_ARGUMENT, format!("Solve: there is no front end {name}")));
@@ -266,10 +302,7 @@ impl GatewayHost for FrontHost<'_> {
         let reference: Reference = image
             .parse()
             .map_err(|e| Status::new(code::INVALID_ARGUMENT, format!("\"{image}\" is no image of a front end: {e}")))?;
-        let mut checked = BTreeMap::new();
-        for (name, input) in inputs {
-            checked.insert(name, (*self.admit(input).await?.definition).clone());
-        }
+        let checked = self.inputs(inputs).await?;
         let nested = FrontHost {
             job: self.job,
             layouts: self.layouts.clone(),

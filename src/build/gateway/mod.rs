@@ -1,7 +1,8 @@
 //! Front ends that are images, run beside the build (SPEC C3): which one, in what, and what comes of it. What they ask for is
-//! answered by [`host`].
+//! answered by [`host`]; [`built_in`] is the front end for Dockerfiles, asked by another.
 
 mod attested;
+mod built_in;
 mod host;
 mod process;
 

@@ -270,12 +270,12 @@ impl<'a> Bridge<'a> {
 
     /// Gives a result a name.
     fn keep(&self, solved: Solved) -> Result<Ref, Status> {
-        let def = Some(solved.definition.pb.clone());
+        let def = Some(solved.told.pb.clone());
         if solved.graph.root.is_none() {
             return Ok(Ref { id: String::new(), def });
         }
         let mut refs = lock(&self.refs);
-        refs.bytes += solved.definition.pb.encoded_len();
+        refs.bytes += solved.told.pb.encoded_len();
         if refs.by_name.len() >= MAX_REFS || refs.bytes > MAX_DEFINITIONS {
             let text = format!("more than {MAX_REFS} results, or more than {MAX_DEFINITIONS} bytes of definitions");
             return Err(Status::new(code::RESOURCE_EXHAUSTED, text));
@@ -287,7 +287,7 @@ impl<'a> Bridge<'a> {
 
     fn solved(&self, name: &str) -> Result<Solved, Status> {
         if name.is_empty() {
-            return Ok(Solved { definition: Arc::default(), graph: Arc::new(Graph::default()) });
+            return Ok(Solved::default());
         }
         let unknown = || Status::new(code::NOT_FOUND, format!("there is no result \"{name}\""));
         lock(&self.refs).by_name.get(name).cloned().ok_or_else(unknown)

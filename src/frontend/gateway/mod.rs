@@ -1,9 +1,11 @@
 //! Front ends that come as images (SPEC C3): programs that make a graph of what they are told, and ask their host on the way.
 //!
 //! [`speak`] talks with one over its standard input and output; what it asks for goes through [`GatewayHost`]. [`options`] says what
-//! it is told, [`result`] makes of what it returned what every front end makes. Who starts the program, and in what, is not known
+//! it is told, [`result`] makes of what it returned what every front end makes. [`asked`] is what one asks of the front end that is
+//! built in. Who starts the program, and in what, is not known
 //! here.
 
+pub mod asked;
 mod bridge;
 mod caps;
 pub mod options;
@@ -36,10 +38,12 @@ const MOST_SHOWN: usize = 4 << 10;
 const SHOWN: usize = 200;
 
 /// A graph that may be solved.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Solved {
     /// As it goes on to whoever solves it at the end.
     pub definition: Arc<Definition>,
+    /// The same in the front end's words, which name nothing of this machine.
+    pub told: Arc<Definition>,
     /// With every source as the policies have it.
     pub graph: Arc<Graph>,
 }

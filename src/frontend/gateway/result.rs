@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use super::{Answer, Attested};
+use super::{Answer, Attested, Solved};
 use crate::base::FaultKind;
 use crate::frontend::{FrontendError, FrontendResult};
 use crate::oci::{ImageConfig, Platform};
 
 /// Key of the config of the image.
-const CONFIG: &str = "containerimage.config";
+pub(super) const CONFIG: &str = "containerimage.config";
 /// Key of the config of the image that it is based on.
 const BASE_CONFIG: &str = "containerimage.base.config";
 /// Key of the list of platforms.
@@ -26,14 +26,14 @@ pub struct Made {
     pub attestations: Vec<Attested>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct PlatformList {
     #[serde(default)]
     platforms: Vec<Listed>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 struct Listed {
     #[serde(rename = "ID")]
     id: String,
@@ -84,6 +84,45 @@ pub fn made(answer: Answer, image: &str, wanted: &[Platform]) -> Result<Vec<Made
         }
     }
     in_order(out, wanted).map_err(fail)
+}
+
+/// What the built-in front end made, as one front end tells another (SPEC C3.11, C3.20); with names for platforms if it was asked for
+/// several.
+///
+/// # Errors
+/// When a config cannot be written.
+pub fn told(made: &[(FrontendResult, Solved)], several: bool) -> Result<Answer, serde_json::Error> {
+    let mut answer = Answer::default();
+    let mut platforms = Vec::new();
+    for (result, solved) in made {
+        let id = result.platform.to_string();
+        let key = |name: &str| if several { format!("{name}/{id}") } else { name.to_owned() };
+        answer.metadata.insert(key(CONFIG), serde_json::to_vec(&result.config)?);
+        if let Some(base) = &result.base_config {
+            answer.metadata.insert(key(BASE_CONFIG), serde_json::to_vec(base)?);
+        }
+        if let Some(epoch) = result.epoch {
+            answer.metadata.insert(key(EPOCH), epoch.to_string().into_bytes());
+        }
+        answer.refs.insert(if several { id.clone() } else { String::new() }, solved.clone());
+        platforms.push(Listed { id, platform: result.platform.clone() });
+    }
+    answer.metadata.insert(PLATFORMS.to_owned(), serde_json::to_vec(&PlatformList { platforms })?);
+    Ok(answer)
+}
+
+/// The answer to a question, as one front end tells another (SPEC C3.20).
+#[must_use]
+pub fn answered(answer: &crate::frontend::Answer) -> Answer {
+    let mut metadata = BTreeMap::from([
+        ("result.json".to_owned(), answer.json.to_string().into_bytes()),
+        ("result.txt".to_owned(), answer.text.clone().into_bytes()),
+        ("version".to_owned(), b"1.0.0".to_vec()),
+    ]);
+    if answer.status != 0 {
+        metadata.insert("result.statuscode".to_owned(), answer.status.to_string().into_bytes());
+    }
+    Answer { metadata, ..Answer::default() }
 }
 
 /// The answer to a question (SPEC C3.20, A10.25).

@@ -24,7 +24,8 @@ impl GatewayHost for Fake {
 
     async fn admit(&self, definition: Definition) -> Result<Solved, Status> {
         let graph = definition.graph().map_err(|e| Status::new(code::INVALID_ARGUMENT, e.to_string()))?;
-        Ok(Solved { definition: Arc::new(definition), graph: Arc::new(graph) })
+        let definition = Arc::new(definition);
+        Ok(Solved { told: Arc::clone(&definition), definition, graph: Arc::new(graph) })
     }
 
     async fn evaluate(&self, graph: &Arc<Graph>) -> Result<(), Status> {
@@ -202,7 +203,7 @@ fn what_is_said_does_not_move_the_cursor() {
 }
 
 fn answer(refs: &[&str], metadata: &[(&str, &str)]) -> Answer {
-    let solved = Solved { definition: Arc::default(), graph: Arc::default() };
+    let solved = Solved::default();
     Answer {
         refs: refs.iter().map(|name| ((*name).to_owned(), solved.clone())).collect(),
         metadata: metadata.iter().map(|(k, v)| ((*k).to_owned(), v.as_bytes().to_vec())).collect(),
