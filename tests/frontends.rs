@@ -8,6 +8,8 @@
 
 #[path = "frontends/client.rs"]
 mod client;
+#[path = "frontends/containers.rs"]
+mod containers;
 #[path = "frontends/program.rs"]
 mod program;
 mod support;
@@ -326,6 +328,74 @@ fn c3_11_the_built_in_front_end_gives_no_more_than_the_build() {
     ] {
         page(&bench, &format!("{line}\n"));
         bench.build(&[]).fails(code, &[text]);
+    }
+}
+
+// SPEC C3.16: processes of a front end, in containers of results.
+#[test]
+fn c3_16_it_runs_programs_in_containers() {
+    need_run!();
+    for bench in benches() {
+        for scene in ["pipe", "codes", "several", "first-ends", "release", "hang-up", "terminal", "refused"] {
+            page(&bench, &format!("from busybox\nplay {scene}\nmkfile /f x\n"));
+            let run = bench.build(&[]).ok();
+            assert!(run.stderr.contains(&format!("played: {scene}")), "{}", run.stderr);
+        }
+    }
+}
+
+// SPEC C3.16, C1.07: what is mounted, and that nothing of it is kept but caches.
+#[test]
+fn c3_16_containers_have_mounts_secrets_and_hosts() {
+    need_run!();
+    for bench in benches() {
+        page(&bench, "from busybox\nmkfile /f x\nplay mounts\nlist . /\nlist . /bin\n");
+        let secret = bench.path("secret");
+        std::fs::write(&secret, "s3cr3t\n").unwrap();
+        let secret = format!("id=tok,src={}", secret.display());
+        let run = bench.build(&["--secret", &secret]);
+        if run.stderr.contains("which cannot be kept from a program that runs beside its steps") {
+            eprintln!("skipped: front ends and secrets go together nowhere here");
+            continue;
+        }
+        let run = run.ok();
+        assert!(!run.stderr.contains("written:") && !run.stderr.contains("s3cr3t"), "{}", run.stderr);
+        assert!(run.stderr.contains("cache lines: 1"), "{}", run.stderr);
+        assert!(bench.build(&["--secret", &secret]).ok().stderr.contains("cache lines: 2"));
+    }
+}
+
+// SPEC C3.16
+#[test]
+fn c3_16_containers_end_with_the_front_end() {
+    need_run!();
+    for bench in benches() {
+        page(&bench, "from busybox\nplay leave\nmkfile /f x\n");
+        bench.build(&[]).ok();
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            assert!(!line.windows(5).any(|text| text == b"86417"), "{}", String::from_utf8_lossy(&line));
+        }
+    }
+}
+
+// SPEC C1.12, C3.18, C5.15
+#[test]
+fn c1_12_a_graph_in_a_file_takes_its_place() {
+    need_run!();
+    let bench = bench();
+    page(&bench, "from busybox\nrun echo made > /made\nnest\nrun cat /made /made > /twice\nnest other.llb\n");
+    assert_eq!(bench.build_image(&[]).text("twice"), "made\nmade\n");
+    // An empty tree is one, too.
+    page(&bench, "nest\nmkfile /f x\n");
+    assert_eq!(bench.build_image(&[]).top(), ["f"]);
+    for (lines, text) in [
+        ("from busybox\nhost true\nnest\n", "network.host is not allowed"),
+        ("source oci-layout:///etc\nnest\n", "there is no OCI layout"),
+        ("from busybox\nnest\nnest\nnest\nnest\nnest\nnest\nnest\nnest\nnest\nnest\n", "more than 8 deep"),
+    ] {
+        page(&bench, lines);
+        bench.build(&[]).fails(4, &[text]);
     }
 }
 

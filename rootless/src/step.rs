@@ -8,7 +8,7 @@ use crate::capabilities::Capabilities;
 use crate::report::ProcMode;
 
 /// Version of [`StepSpec`] and [`StepOutcome`]; both sides are the same binary, so a mismatch is a defect.
-pub const STEP_VERSION: u32 = 5;
+pub const STEP_VERSION: u32 = 6;
 
 /// One process to run in its own namespaces over a prepared root file system.
 ///
@@ -61,6 +61,9 @@ pub struct StepSpec {
     pub cgroup_dir: Option<PathBuf>,
     /// How the program is attached to whoever started it; `None` gives it `/dev/null` to read.
     pub attached: Option<Attached>,
+    /// The step process whose program's namespaces this one enters, in place of namespaces of its own; `mounts` must then be empty.
+    /// Goes with [`RootSwitch::Pivot`]. The program ends with that one.
+    pub joins: Option<u32>,
 }
 
 /// A program that reads from somebody: its standard input follows the specification through the socket.

@@ -140,6 +140,7 @@ fn worker(options: &WorkerOptions, what: &str, fds: Vec<std::os::fd::OwnedFd>) -
                 fresh_sys: context.rung == Rung::Root,
                 cgroup_dir: None,
                 attached: None,
+                joins: None,
             };
             let exe = SealedExe::new().expect("a sealed program");
             // From a thread that ends: its end must not be taken for the worker's.

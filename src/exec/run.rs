@@ -3,6 +3,7 @@
 //! Turns an op's [`Meta`] into a step of the `rootless` crate: user, environment, working directory, name resolution and
 //! limits; then passes its output on as events and its end as a result. Knows nothing of where the root came from.
 
+mod container;
 mod error;
 mod running;
 
@@ -10,7 +11,7 @@ use std::fs;
 use std::future::Future;
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -41,6 +42,7 @@ use crate::base::{Digest, Events, blocking, file};
 use crate::llb::op::{Meta, NetMode, ProxyEnv, SecurityMode};
 use crate::store::CacheMount;
 
+pub use container::Program;
 pub use error::ExecError;
 use error::io_error;
 use running::{KILLED, accompany, follow, in_time, start};
@@ -293,16 +295,8 @@ impl Runner {
             };
             let network = self.network(&request, events).await?;
             let (mut spec, files) = self.prepare(&request, &network)?;
-            let placement = match (&request.aside, spec.switch) {
-                (Some(aside), RootSwitch::Chroot | RootSwitch::Traced) => {
-                    let mounts = std::mem::take(&mut spec.mounts);
-                    Some(tokio::task::block_in_place(|| {
-                        Placement::new(request.root, aside, &mounts, &request.caches, spec.emulation)
-                    })?)
-                }
-                _ => None,
-            };
-            let held = (network, self.group(&spec.id)?);
+            let placement = place(&request, &mut spec)?;
+            let held = Arc::new((network, self.group(&spec.id)?));
             let kills = self.context.groups.out_of_memory();
             let spawner = Arc::clone(&self.spawner);
             let outcome = match output {
@@ -316,11 +310,7 @@ impl Runner {
                     (in_time(self.options.timeout, follow(step, events, vertex)).await, held)
                 }
                 Output::Attached(Attachment { io, terminal, console, signals }) => {
-                    for fd in [&io.stdin, &io.stdout, &io.stderr] {
-                        // What the program has open it may open again by name; where that cannot be had, it has it open.
-                        let (uid, gid) = (rustix::fs::Uid::from_raw(spec.uid), rustix::fs::Gid::from_raw(spec.gid));
-                        let _ = rustix::fs::fchown(fd, Some(uid), Some(gid));
-                    }
+                    give(&io, spec.uid, spec.gid);
                     spec.attached = Some(Attached { terminal, console });
                     let begin = move |handles: StepHandles<'_>| spawner.start_attached(&spec, handles, io);
                     let (step, held) = start(held, begin).await?;
@@ -328,9 +318,9 @@ impl Runner {
                     (accompany(step, signals).await, held)
                 }
             };
-            let (outcome, (network, group)) = outcome;
+            let (outcome, held) = outcome;
             let out_of_memory = |code| {
-                group.as_ref().is_some_and(StepGroup::ran_out_of_memory)
+                held.1.as_ref().is_some_and(StepGroup::ran_out_of_memory)
                     || code == KILLED && self.context.groups.out_of_memory() > kills
             };
             let outcome = outcome.map(|outcome| match outcome {
@@ -339,7 +329,7 @@ impl Runner {
                 }
                 StepOutcome::Failed { message } => Err(ExecError::NotStarted(message)),
             });
-            drop((files, network, group));
+            drop((files, held));
             let taken_out = placement.map_or(Ok(()), |p| tokio::task::block_in_place(|| p.remove()));
             match outcome?? {
                 // A step that failed on its own has the better explanation.
@@ -410,13 +400,7 @@ impl Runner {
         let meta = request.meta;
         let root = file::open_dir(request.root)
             .map_err(io_error(format!("open the root file system {}", request.root.display())))?;
-        let mut identity = user::resolve(&root, &meta.user)?;
-        identity.groups.extend(&request.extra_groups);
-        self.check_mapped(&identity)?;
-        let dir = if meta.cwd.is_empty() { Path::new("/") } else { Path::new(&meta.cwd) };
-        cwd::ensure(&root, dir, (identity.uid, identity.gid))
-            .map_err(|source| ExecError::Cwd { path: dir.to_owned(), source })?;
-
+        let process = self.process(&root, meta, &request.extra_env, &request.extra_groups)?;
         let hostname = if meta.hostname.is_empty() { DEFAULT_HOSTNAME } else { &meta.hostname };
         let id = format!("s{}", self.next.fetch_add(1, Ordering::Relaxed));
         let files = StepFiles::write(
@@ -435,17 +419,17 @@ impl Runner {
             id,
             rootfs: request.root.to_owned(),
             state_dir: self.context.state_dir.clone(),
-            args: meta.args.clone(),
-            env: environment(meta, &request.extra_env, identity.home.as_deref()),
-            cwd: dir.to_owned(),
-            uid: identity.uid,
-            gid: identity.gid,
-            groups: identity.groups,
+            args: process.args,
+            env: process.env,
+            cwd: process.cwd,
+            uid: process.identity.uid,
+            gid: process.identity.gid,
+            groups: process.identity.groups,
             hostname: hostname.to_owned(),
             mounts,
             network: way.mode(),
             shm_size: if request.shm_size == 0 { DEFAULT_SHM } else { request.shm_size },
-            rlimits: self.limits(meta)?,
+            rlimits: process.rlimits,
             capabilities: self.options.capabilities,
             insecure: request.security == SecurityMode::Insecure,
             proc_mode: self.context.proc_mode,
@@ -454,8 +438,32 @@ impl Runner {
             fresh_sys: self.context.rung == Rung::Root,
             cgroup_dir: self.context.cgroup_dir.clone(),
             attached: None,
+            joins: None,
         };
         Ok((spec, files))
+    }
+
+    /// What of a step is about its process alone. Makes the working directory if it is not in the root.
+    fn process(
+        &self,
+        root: &OwnedFd,
+        meta: &Meta,
+        extra_env: &[(String, String)],
+        extra_groups: &[u32],
+    ) -> Result<Process, ExecError> {
+        let mut identity = user::resolve(root, &meta.user)?;
+        identity.groups.extend(extra_groups);
+        self.check_mapped(&identity)?;
+        let dir = if meta.cwd.is_empty() { Path::new("/") } else { Path::new(&meta.cwd) };
+        cwd::ensure(root, dir, (identity.uid, identity.gid))
+            .map_err(|source| ExecError::Cwd { path: dir.to_owned(), source })?;
+        Ok(Process {
+            args: meta.args.clone(),
+            env: environment(meta, extra_env, identity.home.as_deref()),
+            cwd: dir.to_owned(),
+            rlimits: self.limits(meta)?,
+            identity,
+        })
     }
 
     fn limits(&self, meta: &Meta) -> Result<Vec<Rlimit>, ExecError> {
@@ -497,6 +505,32 @@ impl Runner {
     fn resolv_conf(&self, way: &Way) -> String {
         let upstream = fs::read_to_string("/run/systemd/resolve/resolv.conf").ok();
         hosts::resolv_conf(&resolv_conf(), upstream.as_deref(), way.servers(), &self.options.dns)
+    }
+}
+
+/// Puts what a step is to see into its tree, where the rung cannot mount it.
+fn place<'a>(request: &'a RunRequest<'_>, spec: &mut StepSpec) -> Result<Option<Placement<'a>>, ExecError> {
+    let (Some(aside), RootSwitch::Chroot | RootSwitch::Traced) = (&request.aside, spec.switch) else { return Ok(None) };
+    let mounts = std::mem::take(&mut spec.mounts);
+    let placed =
+        tokio::task::block_in_place(|| Placement::new(request.root, aside, &mounts, &request.caches, spec.emulation));
+    Ok(Some(placed?))
+}
+
+/// What of a step is about its process alone.
+struct Process {
+    args: Vec<String>,
+    env: Vec<String>,
+    cwd: PathBuf,
+    identity: user::Identity,
+    rlimits: Vec<Rlimit>,
+}
+
+/// What the program has open it may open again by name; where that cannot be had, it has it open.
+fn give(io: &StepIo, uid: u32, gid: u32) {
+    for fd in [&io.stdin, &io.stdout, &io.stderr] {
+        let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
+        let _ = rustix::fs::fchown(fd, Some(uid), Some(gid));
     }
 }
 

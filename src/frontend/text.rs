@@ -172,17 +172,58 @@ pub(super) fn is_signal(text: &str) -> bool {
     if let Some(offset) = name.strip_prefix("RTMAX") {
         return offset.is_empty() || in_range(offset.strip_prefix('-'), 14);
     }
-    SIGNALS.contains(&name)
+    numbered(name).is_some()
+}
+
+/// The number that Linux has for a signal's name, with or without `SIG`.
+pub(super) fn signal_number(name: &str) -> Option<u8> {
+    let upper = name.to_ascii_uppercase();
+    numbered(upper.strip_prefix("SIG").unwrap_or(&upper))
+}
+
+fn numbered(name: &str) -> Option<u8> {
+    SIGNALS.iter().find(|(known, _)| *known == name).map(|(_, number)| *number)
 }
 
 fn in_range(offset: Option<&str>, last: u32) -> bool {
     offset.and_then(|text| text.parse::<u32>().ok()).is_some_and(|n| (1..=last).contains(&n))
 }
 
-const SIGNALS: &[&str] = &[
-    "ABRT", "ALRM", "BUS", "CHLD", "CLD", "CONT", "FPE", "HUP", "ILL", "INT", "IO", "IOT", "KILL", "PIPE", "POLL",
-    "PROF", "PWR", "QUIT", "SEGV", "STKFLT", "STOP", "SYS", "TERM", "TRAP", "TSTP", "TTIN", "TTOU", "URG", "USR1",
-    "USR2", "VTALRM", "WINCH", "XCPU", "XFSZ",
+const SIGNALS: &[(&str, u8)] = &[
+    ("ABRT", 6),
+    ("ALRM", 14),
+    ("BUS", 7),
+    ("CHLD", 17),
+    ("CLD", 17),
+    ("CONT", 18),
+    ("FPE", 8),
+    ("HUP", 1),
+    ("ILL", 4),
+    ("INT", 2),
+    ("IO", 29),
+    ("IOT", 6),
+    ("KILL", 9),
+    ("PIPE", 13),
+    ("POLL", 29),
+    ("PROF", 27),
+    ("PWR", 30),
+    ("QUIT", 3),
+    ("SEGV", 11),
+    ("STKFLT", 16),
+    ("STOP", 19),
+    ("SYS", 31),
+    ("TERM", 15),
+    ("TRAP", 5),
+    ("TSTP", 20),
+    ("TTIN", 21),
+    ("TTOU", 22),
+    ("URG", 23),
+    ("USR1", 10),
+    ("USR2", 12),
+    ("VTALRM", 26),
+    ("WINCH", 28),
+    ("XCPU", 24),
+    ("XFSZ", 25),
 ];
 
 #[cfg(test)]
@@ -226,6 +267,7 @@ mod tests {
 
     #[test]
     fn a8_10_signals() {
+        assert_eq!((signal_number("SIGTERM"), signal_number("kill"), signal_number("x")), (Some(15), Some(9), None));
         assert!(["SIGTERM", "term", "9", "SIGRTMIN+3", "RTMAX-1", "SIGKILL"].iter().all(|s| is_signal(s)));
         assert!(!["0", "SIGFOO", "", "RTMIN+99", "RTMAX+1"].iter().any(|s| is_signal(s)));
     }

@@ -2,9 +2,11 @@
 //!
 //! Plain data: equal input gives equal bytes. [`op`] has the operations, [`definition`] the graph and how it is
 //! built and read back, [`dot`] draws one, [`json`] shows one as BuildKit's JSON, [`steps`] as provenance tells it, [`host`] what a
-//! front end may ask of the builder, [`gateway`] what one says that is a program of its own, [`policy`] which sources it may have, [`strict`] what of a
+//! front end may ask of the builder, [`gateway`] what one says that is a program of its own, [`containers`] what it says
+//! of containers, [`policy`] which sources it may have, [`strict`] what of a
 //! definition from elsewhere has no meaning, [`spelling`] how values are written by people. Executing a graph is `solver`'s business.
 
+pub mod containers;
 pub mod definition;
 pub mod dot;
 #[cfg(test)]

@@ -165,10 +165,22 @@ fn exec_means(exec: &ExecOp) -> Result<(), String> {
     if meta.args.is_empty() {
         return Err("ExecOp: the process has no arguments".into());
     }
-    if !exec.mounts.iter().any(|mount| mount.dest == "/") {
-        return Err("ExecOp: nothing is mounted at /".into());
+    if let Some(op::Mount { dest, .. }) = exec.mounts.iter().find(|mount| !mount.result_id.is_empty()) {
+        return Err(format!("ExecOp: the mount {dest} names a result, which only containers of front ends do"));
     }
-    for op::Mount { mount_type, dest, cache_opt, content_cache, result_id, .. } in &exec.mounts {
+    mounts_mean(&exec.mounts).map_err(|what| format!("ExecOp: {what}"))
+}
+
+/// What makes no sense in the mounts of a process.
+///
+/// # Errors
+/// Names the first thing.
+pub fn mounts_mean(mounts: &[op::Mount]) -> Result<(), String> {
+    let bad = |what: &str, value: i32| Err(format!("{what} {value} is not known here"));
+    if !mounts.iter().any(|mount| mount.dest == "/") {
+        return Err("nothing is mounted at /".into());
+    }
+    for op::Mount { mount_type, dest, cache_opt, content_cache, .. } in mounts {
         let sharing = cache_opt.as_ref().map_or(0, |cache| cache.sharing);
         if MountType::try_from(*mount_type).is_err() {
             return bad(&format!("the type of the mount {dest},"), *mount_type);
@@ -178,9 +190,6 @@ fn exec_means(exec: &ExecOp) -> Result<(), String> {
         }
         if !(0..=2).contains(content_cache) {
             return bad(&format!("the contentCache of the mount {dest},"), *content_cache);
-        }
-        if !result_id.is_empty() {
-            return Err(format!("ExecOp: the mount {dest} names a result, which only containers of front ends do"));
         }
     }
     Ok(())

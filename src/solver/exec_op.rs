@@ -18,7 +18,7 @@ use crate::exec::file;
 use crate::exec::run::{self, ExecError, RunRequest, Runner};
 use crate::exec::secret::SecretFile;
 use crate::llb::Vertex;
-use crate::llb::op::{ExecOp, Meta, Mount, MountType, NetMode, SecurityMode};
+use crate::llb::op::{ExecOp, Meta, Mount, MountType, NetMode, SecretEnv, SecurityMode};
 use crate::ssh::AgentSocket;
 use crate::store::{CacheMount, Company, LayerId, MountRequest, Mounted, Sharing, StoreError, Stub};
 
@@ -235,21 +235,9 @@ impl Solver {
         }
         let mut extra_env = devices.env;
         let mut confidential = !held.secrets.is_empty() || !held.agents.is_empty();
-        for secret in &exec.secretenv {
-            match self.env.secrets.values.get(&secret.id) {
-                Some(value) => {
-                    let value = String::from_utf8(value.to_vec()).map_err(|_| {
-                        let message =
-                            format!("secret \"{}\" is not text and cannot be an environment variable", secret.id);
-                        SolveError::at(vertex, FaultKind::Input, message, None)
-                    })?;
-                    extra_env.push((secret.name.clone(), value));
-                    confidential = true;
-                }
-                None if secret.optional => {}
-                None => return Err(missing_secret(vertex, &secret.id)),
-            }
-        }
+        let secret = self.secret_env(vertex, &exec.secretenv)?;
+        confidential |= !secret.is_empty();
+        extra_env.extend(secret);
         if let Some(trace) = &self.env.trace {
             let socket = trace.socket.as_ref().filter(|_| rung.can_mount());
             let (env, mount) = traced(&trace.context, socket, vertex, &meta);
@@ -289,8 +277,32 @@ impl Solver {
         })
     }
 
+    /// The secrets that a process has as variables.
+    pub(super) fn secret_env(
+        &self,
+        vertex: &Arc<Vertex>,
+        wanted: &[SecretEnv],
+    ) -> Result<Vec<(String, String)>, SolveError> {
+        let mut out = Vec::new();
+        for secret in wanted {
+            match self.env.secrets.values.get(&secret.id) {
+                Some(value) => {
+                    let value = String::from_utf8(value.to_vec()).map_err(|_| {
+                        let message =
+                            format!("secret \"{}\" is not text and cannot be an environment variable", secret.id);
+                        SolveError::at(vertex, FaultKind::Input, message, None)
+                    })?;
+                    out.push((secret.name.clone(), value));
+                }
+                None if secret.optional => {}
+                None => return Err(missing_secret(vertex, &secret.id)),
+            }
+        }
+        Ok(out)
+    }
+
     /// Refuses steps for another architecture than this machine runs, unless there is an emulator (SPEC A5.18).
-    async fn check_platform(&self, vertex: &Arc<Vertex>, runner: &Runner) -> Result<(), SolveError> {
+    pub(super) async fn check_platform(&self, vertex: &Arc<Vertex>, runner: &Runner) -> Result<(), SolveError> {
         let Some(platform) = vertex.op.platform.as_ref().map(crate::oci::Platform::from) else { return Ok(()) };
         match runner.emulators().provide(&platform, &self.env.images, &self.env.store).await {
             Ok(note) => {

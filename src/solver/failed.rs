@@ -193,7 +193,7 @@ impl Solver {
 }
 
 /// A vertex to report under: the one that failed is not in any graph here.
-fn stand_in(name: &str, exec: &ExecOp) -> Vertex {
+pub(super) fn stand_in(name: &str, exec: &ExecOp) -> Vertex {
     let mut metadata = OpMetadata::default();
     metadata.description.insert(CUSTOM_NAME.to_owned(), name.to_owned());
     let op = Op { kind: Some(Kind::Exec(exec.clone())), ..Op::default() };

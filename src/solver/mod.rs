@@ -8,6 +8,7 @@
 mod beside;
 mod capture;
 mod collect;
+mod container;
 mod diff_op;
 mod direct;
 mod early;
@@ -34,6 +35,7 @@ use futures_util::future::{BoxFuture, Shared, WeakShared, ready};
 use tokio::sync::Semaphore;
 
 pub use beside::GivenFile;
+pub use container::{Container, ContainerProcess, ContainerRequest};
 pub use error::SolveError;
 pub use failed::{KeptFailure, Visit};
 pub use loading::LoadingImports;

@@ -7,7 +7,7 @@ use futures_util::future::try_join_all;
 
 use super::tree::{self, Tree};
 use super::{SolveError, Solved, Solver, blocking, lock, patiently};
-use crate::base::{CacheKey, FaultKind};
+use crate::base::CacheKey;
 use crate::cache::key::{self, Dependency, Part};
 use crate::llb::op::Kind;
 use crate::llb::{Graph, Vertex};
@@ -174,8 +174,6 @@ impl Solver {
     /// Runs the operation. Sources never come here.
     async fn operate(self: &Arc<Self>, vertex: &Arc<Vertex>, trees: &[Tree]) -> Result<Vec<Vec<LayerId>>, SolveError> {
         lock(&self.begun).insert(vertex.digest.clone());
-        let unsupported =
-            |what: &str| SolveError::at(vertex, FaultKind::Input, format!("LLB {what} is not supported yet"), None);
         match &vertex.op.kind {
             Some(Kind::File(file)) => {
                 self.env.events.started(&vertex.digest);
@@ -201,7 +199,8 @@ impl Solver {
                 self.env.events.started(&vertex.digest);
                 Ok(vec![self.diff_op(vertex, diff, trees).await?])
             }
-            Some(Kind::Build(_)) => Err(unsupported("BuildOp")),
+            // What is in a file took its place when the graph came in.
+            Some(Kind::Build(_)) => Err(SolveError::internal("a BuildOp that nobody has read")),
             Some(Kind::Passthrough(op)) => {
                 self.env.events.started(&vertex.digest);
                 self.passthrough_op(vertex, op, trees).await

@@ -12,7 +12,7 @@ use rbuild::llb::gateway::{
     WarnRequest,
 };
 use rbuild::llb::op::{
-    BuildInput, DiffOp, ExecOp, FileAction, FileActionCopy, FileActionKind, FileActionMkDir, FileActionMkFile,
+    BuildInput, BuildOp, DiffOp, ExecOp, FileAction, FileActionCopy, FileActionKind, FileActionMkDir, FileActionMkFile,
     FileActionRm, FileActionSymlink, FileOp, Kind, MergeOp, Meta, Mount, MountType, Op, OpMetadata, SourceOp,
 };
 use rbuild::llb::{Builder, Edge};
@@ -426,6 +426,32 @@ impl Page<'_> {
                 };
                 let response: SolveResponse = self.client.call("Solve", &request).await?;
                 self.take(response.result.expect("a result"));
+            }
+            // A scene with the tree so far in a container.
+            "play" => {
+                let reference = self.solved(false).await?;
+                crate::containers::play(self.client, rest, &reference).await?;
+                eprintln!("played: {rest}");
+            }
+            // The tree that a definition in a file stands for; the definition is that of the tree so far.
+            "nest" => {
+                let definition = self.builder.finish(self.edge.as_ref()).pb;
+                let data = prost::Message::encode_to_vec(&definition);
+                let (name, attrs) = match first {
+                    "" => ("buildkit.llb.definition", BTreeMap::new()),
+                    name => (name, [("llbbuild.filename".to_owned(), name.to_owned())].into()),
+                };
+                let mkfile =
+                    FileActionMkFile { path: format!("/{name}"), mode: 0o644, data, owner: None, timestamp: -1 };
+                self.edge = None;
+                self.add("the graph", |_, _| file(None, None, FileActionKind::Mkfile(mkfile)));
+                let inputs = [("buildkit.llb.definition".to_owned(), BuildInput { input: 0 })].into();
+                let build = BuildOp { builder: -1, inputs, def: None, attrs };
+                self.add("what it stands for", |_, base| Op {
+                    inputs: base.into_iter().map(Builder::input).collect(),
+                    kind: Some(Kind::Build(build)),
+                    ..Op::default()
+                });
             }
             "call" => {
                 self.client.call::<Empty>(rest, &Empty {}).await?;

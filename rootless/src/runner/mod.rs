@@ -8,6 +8,7 @@ mod descendants;
 mod errors;
 mod executor;
 mod forked;
+mod joined;
 mod lifeline;
 mod oci;
 mod signals;
@@ -49,7 +50,10 @@ pub fn step_main() -> ! {
     };
     let outcome = receive(&socket)
         .and_then(|spec| match spec.switch {
-            RootSwitch::Pivot => run(&socket, spec),
+            RootSwitch::Pivot => match spec.joins {
+                Some(first) => joined::run(&socket, spec, first),
+                None => run(&socket, spec),
+            },
             RootSwitch::Chroot => chroot::run(&socket, spec),
             #[cfg(target_arch = "x86_64")]
             RootSwitch::Traced => traced::run(&socket, spec),

@@ -126,6 +126,7 @@ impl Bench {
             fresh_sys: self.context.rung == Rung::Root,
             cgroup_dir: self.context.cgroup_dir.clone(),
             attached: None,
+            joins: None,
         }
     }
 

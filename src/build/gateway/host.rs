@@ -6,16 +6,19 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Job;
+use super::nested;
 use super::process::Program;
 use crate::base::Digest;
 use crate::base::events::{Event, Warning};
 use crate::build::{BuildError, policy};
 use crate::dockerfile::pattern::Glob;
 use crate::frontend::BUILT_IN;
+use crate::frontend::gateway::exec::GatewayContainer;
 use crate::frontend::gateway::{Answer, GatewayHost, PinnedSource, Solved};
 use crate::grpc::{Status, code};
+use crate::llb::containers::NewContainerRequest;
 use crate::llb::gateway::{Stat, go_mode};
-use crate::llb::op::{Op, SourceOp};
+use crate::llb::op::{Mount, Op, SourceOp};
 use crate::llb::{Definition, Graph, HostError, ResolvedImage, strict, with_sources};
 use crate::oci::{Platform, Reference};
 use crate::solver::SolveError;
@@ -25,7 +28,7 @@ use crate::tree::look::{self, Entry};
 /// Front ends may ask other front ends, not for ever.
 const MAX_DEPTH: usize = 8;
 /// A definition with more operations is refused.
-const MAX_OPS: usize = 100_000;
+pub(super) const MAX_OPS: usize = 100_000;
 /// Names of more than this many entries of a directory are not told.
 const MAX_ENTRIES: usize = 100_000;
 
@@ -72,7 +75,7 @@ impl<'a> FrontHost<'a> {
         failures.iter().rev().find(|failure| message.contains(failure.message())).cloned()
     }
 
-    fn told(&self, error: SolveError) -> Status {
+    pub(super) fn told(&self, error: SolveError) -> Status {
         let code = match error.is_cancelled() {
             true => code::FAILED_PRECONDITION,
             false => code::UNKNOWN,
@@ -138,6 +141,17 @@ impl<'a> FrontHost<'a> {
                 Err(Status::new(code::PERMISSION_DENIED, text))
             }
         }
+    }
+
+    /// A graph that is all there: without what would have to be read first.
+    pub(super) async fn admit_flat(&self, definition: Definition) -> Result<Solved, Status> {
+        let here = match with_sources(&definition, |_: &Op, source| self.allowed(source)) {
+            Ok(changed) => changed.into_owned(),
+            Err((_, status)) => return Err(status),
+        };
+        // What makes no sense is the front end's mistake, before anybody is asked about sources.
+        here.graph().map_err(|e| Status::new(code::INVALID_ARGUMENT, e.to_string()))?;
+        self.allow(here, definition).await
     }
 
     /// A graph in the words of this machine, and in the front end's, if policies and entitlements let it pass.
@@ -225,13 +239,11 @@ impl GatewayHost for FrontHost<'_> {
             return Err(invalid(format!("a definition of more than {MAX_OPS} operations")));
         }
         strict::check(&definition).map_err(invalid)?;
-        let here = match with_sources(&definition, |_: &Op, source| self.allowed(source)) {
-            Ok(changed) => changed.into_owned(),
-            Err((_, status)) => return Err(status),
-        };
-        // What makes no sense is the front end's mistake, before anybody is asked about sources.
-        here.graph().map_err(|e| invalid(e.to_string()))?;
-        self.allow(here, definition).await
+        if !nested::has_nested(&definition) {
+            return self.admit_flat(definition).await;
+        }
+        let solved = self.admit_flat(self.expanded(&definition).await?).await?;
+        Ok(Solved { told: Arc::new(definition), ..solved })
     }
 
     async fn evaluate(&self, graph: &Arc<Graph>) -> Result<(), Status> {
@@ -315,6 +327,14 @@ impl GatewayHost for FrontHost<'_> {
         let program = Program { identifier: &identifier, name: &name };
         let (answer, _) = nested.run(&program, &options, checked).await.map_err(|e| self.build_error(e))?;
         Ok(answer)
+    }
+
+    async fn open_container(
+        &self,
+        request: NewContainerRequest,
+        mounts: Vec<(Mount, Option<Arc<Graph>>)>,
+    ) -> Result<Arc<dyn GatewayContainer>, Status> {
+        self.container(request, mounts).await
     }
 
     fn warn(&self, warning: Warning) {

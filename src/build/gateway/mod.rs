@@ -1,9 +1,13 @@
 //! Front ends that are images, run beside the build (SPEC C3): which one, in what, and what comes of it. What they ask for is
-//! answered by [`host`]; [`built_in`] is the front end for Dockerfiles, asked by another.
+//! answered by [`host`]; [`built_in`] is the front end for Dockerfiles, asked by another, [`containers`] what a front end runs itself,
+//! [`nested`] graphs in files of others.
 
 mod attested;
 mod built_in;
+mod containers;
+mod ends;
 mod host;
+mod nested;
 mod process;
 
 use std::collections::BTreeMap;

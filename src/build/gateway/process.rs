@@ -1,7 +1,6 @@
 //! A front end's process: its image, pinned, run beside the build with its standard input and output in our hands.
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,10 +8,10 @@ use futures_util::FutureExt as _;
 use futures_util::future::FusedFuture as _;
 use prost::Message as _;
 use rootless::StepIo;
-use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 
+use super::ends::{from_program, to_program};
 use super::host::FrontHost;
 use crate::attest::Material;
 use crate::base::events::{Outcome, Stream};
@@ -222,19 +221,16 @@ struct Ends {
 
 impl Ends {
     fn new() -> std::io::Result<Self> {
-        let make = || pipe_with(PipeFlags::CLOEXEC);
-        let ours = |fd: OwnedFd| {
-            rustix::io::ioctl_fionbio(&fd, true)?;
-            Ok::<_, std::io::Error>(fd)
-        };
-        let ((stdin, to), (from, stdout), (errors, stderr)) = (make()?, make()?, make()?);
+        let (to, stdin) = to_program()?;
+        let (stdout, from) = from_program()?;
+        let (stderr, errors) = from_program()?;
         let (sender, signals) = tokio::sync::mpsc::unbounded_channel();
-        let io = StepIo { stdin, stdout, stderr };
+        let io = StepIo { stdin: to, stdout: from, stderr: errors };
         Ok(Self {
             attachment: Attachment { io, terminal: false, console: None, signals },
-            stdin: pipe::Sender::from_owned_fd(ours(to)?)?,
-            stdout: pipe::Receiver::from_owned_fd(ours(from)?)?,
-            stderr: pipe::Receiver::from_owned_fd(ours(errors)?)?,
+            stdin,
+            stdout,
+            stderr,
             _signals: sender,
         })
     }

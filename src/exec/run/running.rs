@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rootless::cgroup::StepGroup;
@@ -21,7 +22,7 @@ use crate::base::{Digest, Events, blocking};
 const CHUNK: usize = 32 << 10;
 
 /// What a step needs for as long as it runs: its network, and its control group.
-pub(super) type HeldHandles = (Way, Option<StepGroup>);
+pub(super) type HeldHandles = Arc<(Way, Option<StepGroup>)>;
 
 /// Starts a step without holding up other tasks.
 pub(super) async fn start(

@@ -8,11 +8,13 @@ use bytes::Bytes;
 use prost::Message;
 use tokio::sync::{Notify, mpsc, watch};
 
+use super::exec::Containers;
 use super::{Answer, Attested, GatewayHost, Solved, caps, shown};
 use crate::base::Digest;
 use crate::base::events::Warning;
 use crate::grpc::server::{MAX_MESSAGE, Service};
 use crate::grpc::{Status, code};
+use crate::llb::containers::{NewContainerRequest, ReleaseContainerRequest};
 use crate::llb::gateway::{
     Empty, EvaluateRequest, GitMeta, HealthResponse, HttpMeta, ImageMeta, InputsResponse, PingResponse, ReadDirRequest,
     ReadDirResponse, ReadFileRequest, ReadFileResponse, Ref, RefMap, RefMapDeprecated, ResolveImageConfigRequest,
@@ -32,12 +34,16 @@ const MAX_DEFINITIONS: usize = 256 << 20;
 /// The health service, by which clients see that the host is there.
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
 
+/// The call that takes several messages.
+const EXEC: &str = "ExecProcess";
+
 /// One run of a front end, as its calls see it.
 pub(super) struct Bridge<'a> {
     host: &'a dyn GatewayHost,
     /// Graphs that it is given.
     inputs: BTreeMap<String, Definition>,
     refs: Mutex<Refs>,
+    containers: Containers,
     next: AtomicU64,
     outcome: Mutex<Option<Result<Answer, Status>>>,
     ended: Notify,
@@ -82,6 +88,7 @@ impl<'a> Bridge<'a> {
             host,
             inputs,
             refs: Mutex::default(),
+            containers: Containers::default(),
             next: AtomicU64::new(0),
             outcome: Mutex::default(),
             ended: Notify::new(),
@@ -104,11 +111,16 @@ impl<'a> Bridge<'a> {
         self.activity.subscribe()
     }
 
+    /// Ends its containers.
+    pub(super) async fn release_all(&self) {
+        self.containers.release_all().await;
+    }
+
     async fn call(&self, path: &str, message: Bytes) -> Result<Vec<u8>, Status> {
         if path == HEALTH {
             return Ok(HealthResponse { status: 1 }.encode_to_vec());
         }
-        let method = path.strip_prefix('/').and_then(|path| path.strip_prefix(SERVICE)?.strip_prefix('/'));
+        let method = method(path);
         let _busy = Busy::new(&self.activity);
         match method {
             Some("Ping") => Ok(self.ping().encode_to_vec()),
@@ -140,6 +152,15 @@ impl<'a> Bridge<'a> {
             }
             Some("Warn") => {
                 self.host.warn(warning(read(message)?));
+                Ok(Empty {}.encode_to_vec())
+            }
+            Some("NewContainer") => {
+                self.new_container(read(message)?).await?;
+                Ok(Empty {}.encode_to_vec())
+            }
+            Some("ReleaseContainer") => {
+                let request: ReleaseContainerRequest = read(message)?;
+                self.containers.release(&request.container_id).await?;
                 Ok(Empty {}.encode_to_vec())
             }
             Some("Return") => {
@@ -313,6 +334,19 @@ impl<'a> Bridge<'a> {
         Ok(ReadFileResponse { data })
     }
 
+    async fn new_container(&self, mut request: NewContainerRequest) -> Result<(), Status> {
+        self.containers.check(&request.container_id)?;
+        let mut mounts = Vec::new();
+        for mut mount in std::mem::take(&mut request.mounts) {
+            let result = std::mem::take(&mut mount.result_id);
+            let graph = if result.is_empty() { None } else { Some(self.graph(&result)?) };
+            mounts.push((mount, graph));
+        }
+        let name = request.container_id.clone();
+        let container = self.host.open_container(request, mounts).await?;
+        self.containers.keep(name, container).await
+    }
+
     fn end(&self, request: ReturnRequest) -> Result<(), Status> {
         let outcome = match (request.error, request.result) {
             (Some(error), _) => Err(error),
@@ -367,18 +401,24 @@ impl Service for Bridge<'_> {
         self.call(path, message).await
     }
 
-    fn is_stream(&self, _path: &str) -> bool {
-        false
+    fn is_stream(&self, path: &str) -> bool {
+        method(path) == Some(EXEC)
     }
 
     async fn stream(
         &self,
-        path: &str,
-        _messages: mpsc::Receiver<Bytes>,
-        _answers: mpsc::Sender<Vec<u8>>,
+        _path: &str,
+        messages: mpsc::Receiver<Bytes>,
+        answers: mpsc::Sender<Vec<u8>>,
     ) -> Result<(), Status> {
-        Err(Status::new(code::UNIMPLEMENTED, format!("there is no call {path} here")))
+        let _busy = Busy::new(&self.activity);
+        self.containers.converse(messages, answers).await
     }
+}
+
+/// The call that a path names, if it is one of the service.
+fn method(path: &str) -> Option<&str> {
+    path.strip_prefix('/')?.strip_prefix(SERVICE)?.strip_prefix('/')
 }
 
 fn read<M: Message + Default>(message: Bytes) -> Result<M, Status> {

@@ -2,12 +2,13 @@
 //!
 //! [`speak`] talks with one over its standard input and output; what it asks for goes through [`GatewayHost`]. [`options`] says what
 //! it is told, [`result`] makes of what it returned what every front end makes. [`asked`] is what one asks of the front end that is
-//! built in. Who starts the program, and in what, is not known
+//! built in, [`exec`] how it talks with programs in containers. Who starts the program, and in what, is not known
 //! here.
 
 pub mod asked;
 mod bridge;
 mod caps;
+pub mod exec;
 pub mod options;
 pub mod result;
 
@@ -21,12 +22,14 @@ use tokio::sync::watch;
 
 use crate::base::events::Warning;
 use crate::grpc::{Status, server};
+use crate::llb::containers::NewContainerRequest;
 use crate::llb::gateway::{Attestation, Stat};
-use crate::llb::op::SourceOp;
+use crate::llb::op::{Mount, SourceOp};
 use crate::llb::{Definition, Graph, ResolvedImage};
 use crate::oci::Platform;
 
 use bridge::Bridge;
+use exec::GatewayContainer;
 
 /// What an HTTP/2 client says first.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -116,6 +119,13 @@ pub trait GatewayHost: Send + Sync {
         inputs: BTreeMap<String, Definition>,
     ) -> Result<Answer, Status>;
 
+    /// Makes a container: what is mounted in it, and the graphs whose results that are.
+    async fn open_container(
+        &self,
+        request: NewContainerRequest,
+        mounts: Vec<(Mount, Option<Arc<Graph>>)>,
+    ) -> Result<Arc<dyn GatewayContainer>, Status>;
+
     /// Tells the user something.
     fn warn(&self, warning: Warning);
 }
@@ -168,6 +178,7 @@ pub async fn speak(
         () = over => Ok(()),
         limit = silent => Err(Trouble::Silent(limit)),
     };
+    bridge.release_all().await;
     match bridge.outcome() {
         Some(outcome) => outcome.map_err(Trouble::Said),
         None => Err(end.err().unwrap_or(Trouble::Closed)),
