@@ -275,10 +275,10 @@ impl<'a> Bridge<'a> {
             }
             names.insert(platform.clone(), self.keep(solved.clone())?);
         }
-        let single = names.get("").filter(|_| names.len() == 1).map(|reference| reference.id.clone());
+        let single = names.get("").filter(|_| names.len() == 1).cloned();
         let refs = match (single, allow.1) {
-            (Some(id), true) => ResultRefs::Ref(Ref { id, def: None }),
-            (Some(id), false) => ResultRefs::RefDeprecated(id),
+            (Some(reference), true) => ResultRefs::Ref(reference),
+            (Some(reference), false) => ResultRefs::RefDeprecated(reference.id),
             (None, true) => ResultRefs::Refs(RefMap { refs: names }),
             (None, false) => {
                 let refs = names.into_iter().map(|(platform, reference)| (platform, reference.id)).collect();
