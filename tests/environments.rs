@@ -348,6 +348,13 @@ const SAME: &[(&str, &str)] = &[
          RUN cd /l && chown -h 0:0 l && touch -h -d @1000 copied && mkfifo p5 && chmod 4755 p5 && chown 5 p5\n",
     ),
     (
+        "modes that keep the owner out",
+        "RUN mkdir /q && cd /q && echo x > a && chown 33:44 a && chmod 0 a && cp /bin/true b && chmod 4111 b && mkdir -m 0311 c && echo y > c/f && chmod 0040 c/f && \
+           mkdir d && touch d/g && chmod 0 d/g d && chown 7 d && (umask 0777 && echo u > e && mkdir f) && cp -a a g && ln a h && chmod 0 /etc/shadow && chmod 0555 /srv\n\
+         RUN cd /q && cat a c/f > i && chmod 0 i && mv c k && chmod 644 e && ./b && echo more >> a && tar cf t.tar a d k && mkdir o && tar xpf t.tar -C o && rm t.tar\n\
+         COPY --from=made /shut /shut\nCOPY --from=made --chmod=0111 /shut/f /shut2\n",
+    ),
+    (
         "devices",
         "RUN mkdir /dv && cd /dv && mknod c c 1 3 && mknod -m 660 b b 259 70000 && chgrp disk b && ln b b2 && mknod gone c 10 200\n\
          RUN cd /dv && mv c c2 && chmod 400 c2 && rm gone && mknod gone p && mknod z c 0 1 && chown 5:6 z && mkdir d && mv z d/\n\
@@ -361,6 +368,7 @@ const KNOWN: &[(&str, &str, &str, &str)] = &[];
 /// A stage that one of [`SAME`] copies from.
 const MADE: &str = "FROM debian AS made\n\
     RUN mkdir /made && cd /made && mknod c c 5 1 && mknod b b 8 1 && mkfifo p && ln -s p l && chown -h 5:6 b p l && chmod 604 b\n\
+    RUN mkdir /shut && echo x > /shut/f && chmod 0 /shut/f && chmod 0311 /shut && chown -R 5:6 /shut\n\
     FROM debian\n";
 
 /// Files that say when or where they were made.

@@ -88,7 +88,7 @@ fn bench() -> Bench {
 /// Benches on the rungs that this user has; front ends are no different on any of them.
 fn benches() -> Vec<Bench> {
     let rungs: &[&str] =
-        if rustix::process::geteuid().is_root() { &["root", "chroot"] } else { &["userns", "userns-one"] };
+        if rustix::process::geteuid().is_root() { &["root", "chroot"] } else { &["userns", "userns-one", "ptrace"] };
     let on = |rung: &&str| {
         let mut bench = bench();
         bench.args.extend(["--isolation".into(), (*rung).into()]);

@@ -9,13 +9,17 @@
 //! cannot be opened, as the device could not be.
 //!
 //! Who has no privileges at all can set neither ([`without_privileges`]): there the record of what is no file is kept in the directory
-//! it is in ([`beside`]), and a file whose mode keeps its owner out is opened to him while its record is looked at.
+//! it is in ([`beside`]). A mode that keeps the owner out is recorded too, as a third field of the attribute, and the file has one that
+//! does not ([`modes`]). What else cannot be written to, as a file of mode 0444, is opened to its owner while its record is changed.
 
 pub(crate) mod access;
 pub(crate) mod beside;
+mod modes;
 
 use access::accessible;
 pub use access::with_open;
+pub use modes::set_mode;
+pub(crate) use modes::{record_new, settle_mode};
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -31,6 +35,9 @@ pub const RECORD: &str = "user.rootlesscontainers";
 
 /// The attribute that keeps file capabilities for who may not set them, in the kernel's form.
 pub(crate) const CAPABILITY: &str = "user.rbuild.capability";
+
+/// The kernel's attribute of an access list, which sets the mode too.
+pub(crate) const ACCESS_LIST: &[u8] = b"system.posix_acl_access";
 
 /// The kernel's attribute of file capabilities.
 const FILE_CAPABILITIES: &[u8] = b"security.capability";
@@ -61,6 +68,16 @@ const MARK: u32 = 0x7262_6400;
 const MARK_OWNER: u32 = MARK;
 const MARK_CHAR: u32 = MARK | 1;
 const MARK_BLOCK: u32 = MARK | 2;
+
+/// Tags of the message: its fields are numbers.
+const UID: u8 = 0x08;
+const GID: u8 = 0x10;
+/// Ours: there where a mode is recorded, also as zero.
+const BITS: u8 = 0x18;
+
+/// The owner's bits in a mode.
+const OWNER_BITS: u32 = 0o700;
+const OWNER_SHIFT: u32 = 6;
 
 /// A device that could not be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,6 +122,8 @@ pub struct Record {
     pub owner: (u32, u32),
     /// What a socket stands for.
     pub device: Option<Device>,
+    /// What the owner of a file or directory may do, three bits, where its own mode says more.
+    pub owner_bits: Option<u32>,
 }
 
 impl Record {
@@ -153,6 +172,12 @@ impl Record {
         }
     }
 
+    /// The mode of a file whose own is `mode`; bits of its type are kept.
+    #[must_use]
+    pub fn mode(self, mode: u32) -> u32 {
+        self.owner_bits.map_or(mode, |bits| mode & !OWNER_BITS | bits << OWNER_SHIFT)
+    }
+
     /// Records this of what a descriptor names.
     ///
     /// # Errors
@@ -169,13 +194,13 @@ impl Record {
                 other => other,
             };
         }
-        let value = if is_plain(kind) { encode(self.owner.0, self.owner.1) } else { self.encode_special().to_vec() };
+        let value = if is_plain(kind) { self.encode() } else { self.encode_special().to_vec() };
         accessible(&path, || rustix::fs::setxattr(&path, name, &value, XattrFlags::empty()))
     }
 
     fn found(value: Result<&[u8], Errno>, kind: FileType) -> io::Result<Self> {
         match value {
-            Ok(value) if is_plain(kind) => Ok(Self { owner: decode(value).unwrap_or((0, 0)), device: None }),
+            Ok(value) if is_plain(kind) => Ok(Self::decode(value).unwrap_or_default()),
             Ok(value) => {
                 let mut record = Self::decode_special(value).unwrap_or_default();
                 record.device = record.device.filter(|_| kind == FileType::Socket);
@@ -209,7 +234,47 @@ impl Record {
             MARK_BLOCK => device(true),
             _ => return None,
         };
-        Some(Self { owner: (word(8), word(12)), device })
+        Some(Self { owner: (word(8), word(12)), device, owner_bits: None })
+    }
+
+    /// As a message of a file or directory.
+    fn encode(self) -> Vec<u8> {
+        let mut out = Vec::new();
+        let (uid, gid) = (Some(self.owner.0).filter(|id| *id != 0), Some(self.owner.1).filter(|id| *id != 0));
+        for (tag, value) in [(UID, uid), (GID, gid), (BITS, self.owner_bits)] {
+            let Some(mut value) = value else { continue };
+            out.push(tag);
+            while value >= 0x80 {
+                out.push(u8::try_from(value & 0x7f).unwrap_or(0) | 0x80);
+                value >>= 7;
+            }
+            out.push(u8::try_from(value).unwrap_or(0));
+        }
+        out
+    }
+
+    /// From such a message; `None` if it is none.
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut found = Self::default();
+        let mut rest = bytes.iter();
+        while let Some(tag) = rest.next() {
+            let (mut value, mut shift) = (0u32, 0u32);
+            loop {
+                let byte = *rest.next()?;
+                value |= u32::from(byte & 0x7f).checked_shl(shift)?;
+                shift += 7;
+                if byte & 0x80 == 0 {
+                    break;
+                }
+            }
+            match *tag {
+                UID => found.owner.0 = value,
+                GID => found.owner.1 = value,
+                BITS => found.owner_bits = Some(value & 7),
+                _ => return None,
+            }
+        }
+        Some(found)
     }
 }
 
@@ -258,60 +323,31 @@ pub(crate) fn work_among_descriptors() {
     }
 }
 
-/// The record of an owner.
-fn encode(uid: u32, gid: u32) -> Vec<u8> {
-    let mut out = Vec::new();
-    for (tag, mut value) in [(0x08, uid), (0x10, gid)] {
-        if value == 0 {
-            continue;
-        }
-        out.push(tag);
-        while value >= 0x80 {
-            out.push(u8::try_from(value & 0x7f).unwrap_or(0) | 0x80);
-            value >>= 7;
-        }
-        out.push(u8::try_from(value).unwrap_or(0));
-    }
-    out
-}
-
-/// The owner in a record; `None` if it is none.
-fn decode(bytes: &[u8]) -> Option<(u32, u32)> {
-    let (mut uid, mut gid) = (0, 0);
-    let mut rest = bytes.iter();
-    while let Some(tag) = rest.next() {
-        let (mut value, mut shift) = (0u32, 0u32);
-        loop {
-            let byte = *rest.next()?;
-            value |= u32::from(byte & 0x7f).checked_shl(shift)?;
-            shift += 7;
-            if byte & 0x80 == 0 {
-                break;
-            }
-        }
-        match tag {
-            0x08 => uid = value,
-            0x10 => gid = value,
-            _ => return None,
-        }
-    }
-    Some((uid, gid))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn records_are_those_of_other_tools() {
-        assert_eq!(encode(33, 44), [0x08, 0x21, 0x10, 0x2c]);
-        assert!(encode(0, 0).is_empty());
-        for owner in [(0, 0), (1, 0), (0, 65534), (1000, 1000), (u32::MAX - 1, 300)] {
-            assert_eq!(decode(&encode(owner.0, owner.1)), Some(owner));
+        let owned = |uid, gid| Record { owner: (uid, gid), ..Record::default() };
+        assert_eq!(owned(33, 44).encode(), [0x08, 0x21, 0x10, 0x2c]);
+        assert!(Record::default().encode().is_empty());
+        for (uid, gid) in [(0, 0), (1, 0), (0, 65534), (1000, 1000), (u32::MAX - 1, 300)] {
+            for owner_bits in [None, Some(0), Some(5)] {
+                let record = Record { owner_bits, ..owned(uid, gid) };
+                assert_eq!(Record::decode(&record.encode()), Some(record));
+            }
         }
-        assert_eq!(decode(&[0x08]), None);
-        assert_eq!(decode(&[0x99, 1]), None);
-        assert_eq!(decode(&[0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]), None);
+        assert_eq!(Record::decode(&[0x08]), None);
+        assert_eq!(Record::decode(&[0x99, 1]), None);
+        assert_eq!(Record::decode(&[0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]), None);
+    }
+
+    #[test]
+    fn a_recorded_mode_differs_in_what_the_owner_may() {
+        let record = Record { owner_bits: Some(1), ..Record::default() };
+        assert_eq!(record.mode(0o104_711), 0o104_111);
+        assert_eq!(Record::default().mode(0o104_711), 0o104_711);
     }
 
     #[test]
@@ -320,20 +356,20 @@ mod tests {
         let disk = Device::new(FileType::BlockDevice, rustix::fs::makedev(0xfff, 0xf_ffff));
         assert_eq!(Device::new(FileType::Fifo, 0), None);
         for record in [
-            Record { owner: (33, 44), device: None },
-            Record { owner: (0, 0), device: null },
-            Record { owner: (u32::MAX - 1, 5), device: disk },
+            Record { owner: (33, 44), ..Record::default() },
+            Record { owner: (0, 0), device: null, ..Record::default() },
+            Record { owner: (u32::MAX - 1, 5), device: disk, ..Record::default() },
         ] {
             assert_eq!(Record::decode_special(&record.encode_special()), Some(record));
         }
         // Capabilities that somebody set are no record.
-        let mut capability = Record { owner: (1, 2), device: null }.encode_special();
+        let mut capability = Record { owner: (1, 2), device: null, ..Record::default() }.encode_special();
         capability[4..8].copy_from_slice(&0x400_u32.to_le_bytes());
         assert_eq!(Record::decode_special(&capability), None);
         assert_eq!(Record::decode_special(b"short"), None);
         // And a pipe is no device, whatever it says.
-        let value = Record { owner: (1, 2), device: null }.encode_special();
+        let value = Record { owner: (1, 2), device: null, ..Record::default() }.encode_special();
         let found = Record::found(Ok(&value), FileType::Fifo).expect("reads");
-        assert_eq!(found, Record { owner: (1, 2), device: None });
+        assert_eq!(found, Record { owner: (1, 2), ..Record::default() });
     }
 }

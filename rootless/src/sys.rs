@@ -327,6 +327,7 @@ pub(crate) fn recorded_stat(fd: &OwnedFd, record: Record) -> io::Result<libc::st
         return Err(io::Error::last_os_error());
     }
     (stat.st_uid, stat.st_gid) = record.owner;
+    stat.st_mode = record.mode(stat.st_mode);
     if let Some(device) = record.device {
         stat.st_mode = device.kind().as_raw_mode() | stat.st_mode & 0o7777;
         stat.st_rdev = device.number();
@@ -360,6 +361,7 @@ pub(crate) fn statx_bytes(fd: &OwnedFd, mask: u32, record: Record) -> io::Result
         return Err(io::Error::last_os_error());
     }
     (stat.stx_uid, stat.stx_gid) = record.owner;
+    stat.stx_mode = u16::try_from(record.mode(stat.stx_mode.into())).unwrap_or(stat.stx_mode);
     if let Some(device) = record.device {
         let kind = u16::try_from(device.kind().as_raw_mode()).unwrap_or(0);
         stat.stx_mode = kind | stat.stx_mode & 0o7777;

@@ -34,7 +34,7 @@ use super::index::{IndexEntry, TreeIndex};
 use super::lowers::{LowerNode, Lowers, is_opaque, is_whiteout};
 use super::notes::{Note, NoteKind, Notes};
 use super::places::Places;
-use super::scan::{device_at, entry_of, kind_of, mtime_of, owner_of, xattrs_of};
+use super::scan::{device_at, entry_of, kind_of, mtime_of, owner_and_mode, xattrs_of};
 use super::writer::{Content, LayerWriter};
 use crate::base::digest::DigestWriter;
 
@@ -328,7 +328,7 @@ fn same_leaf(here: &Path, meta: &Metadata, kind: EntryKind, old: &OldNode) -> Re
     match kind {
         EntryKind::Symlink => {
             let read = |path: &Path| std::fs::read_link(path).map_err(|e| ArchiveError::io("read", path, e));
-            Ok(owner_of(here, meta)? == owner_of(&old.path, &old.meta)? && read(here)? == read(&old.path)?)
+            Ok(same_owner(here, meta, old)? && read(here)? == read(&old.path)?)
         }
         EntryKind::File => Ok(same_owner(here, meta, old)?
             && meta.size() == old.meta.size()
@@ -366,16 +366,19 @@ fn same_as_told(here: &Path, meta: &Metadata, kind: EntryKind, old: &IndexEntry)
 }
 
 fn same_owner(here: &Path, meta: &Metadata, old: &LowerNode) -> Result<bool, ArchiveError> {
-    Ok(meta.mode() == old.meta.mode() && owner_of(here, meta)? == owner_of(&old.path, &old.meta)?)
+    Ok(owner_and_mode(here, meta)? == owner_and_mode(&old.path, &old.meta)?)
 }
 
 /// Whether a directory's own mode, owner and attributes are as they were.
 fn same_dir(here: &Path, meta: &Metadata, old: &OldNode) -> Result<bool, ArchiveError> {
     match &old.source {
         Known::Here(old) => Ok(same_owner(here, meta, old)? && xattrs_of(here)? == xattrs_of(&old.path)?),
-        Known::Told(old) => Ok(meta.mode() & 0o7777 == old.entry.mode
-            && owner_of(here, meta)? == (old.entry.uid, old.entry.gid)
-            && xattrs_of(here)? == old.entry.xattrs),
+        Known::Told(old) => {
+            let (owner, mode) = owner_and_mode(here, meta)?;
+            Ok(mode & 0o7777 == old.entry.mode
+                && owner == (old.entry.uid, old.entry.gid)
+                && xattrs_of(here)? == old.entry.xattrs)
+        }
     }
 }
 

@@ -266,7 +266,7 @@ impl Extractor {
                 Err(e) => return Err(self.target.error("set an attribute of", &entry.path, e)),
             }
         }
-        rustix::fs::fchmod(fd, mode).map_err(|e| self.target.error("change the mode of", &entry.path, e))
+        owner::set_mode(fd, mode).map_err(|e| self.target.error("change the mode of", &entry.path, e))
     }
 
     /// Notes ids that cannot be given here. Such a file belongs to us instead, so it must not be setuid.
@@ -466,8 +466,7 @@ impl Extractor {
                 Meaning::Overlay => self.target.make_opaque(&place.real)?,
                 _ => self.target.empty_except(&place, &keep)?,
             }
-            let stat = rustix::fs::statat(&place, "", AtFlags::EMPTY_PATH)
-                .map_err(|e| self.target.error("inspect", &place.real, e))?;
+            let stat = owner::stat_fd(&place).map_err(|e| ArchiveError::io("inspect", &place.real, e))?;
             let mut dir = Entry::dir(&place.real, stat.st_mode & 0o7777);
             (dir.uid, dir.gid) = (stat.st_uid, stat.st_gid);
             self.index.push_opaque(&dir, offset);

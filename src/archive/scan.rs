@@ -43,8 +43,8 @@ pub(super) fn mtime_of(meta: &Metadata) -> Timestamp {
 /// The entry, called `name`, for what is at `path`.
 pub(super) fn entry_of(name: &Path, path: &Path, meta: &Metadata, kind: EntryKind) -> Result<Entry, ArchiveError> {
     let mut entry = Entry::new(name, kind);
-    entry.mode = meta.mode() & 0o7777;
-    (entry.uid, entry.gid) = owner_of(path, meta)?;
+    let ((uid, gid), mode) = owner_and_mode(path, meta)?;
+    (entry.uid, entry.gid, entry.mode) = (uid, gid, mode & 0o7777);
     entry.mtime = mtime_of(meta);
     match kind {
         EntryKind::File => entry.size = meta.size(),
@@ -64,9 +64,9 @@ pub(super) fn entry_of(name: &Path, path: &Path, meta: &Metadata, kind: EntryKin
     Ok(entry)
 }
 
-/// Who owns what is at `path`.
-pub(super) fn owner_of(path: &Path, meta: &Metadata) -> Result<(u32, u32), ArchiveError> {
-    owner::of_path(path, meta).map_err(|e| ArchiveError::io("read the owner of", path, e))
+/// Who owns what is at `path`, and its mode with the bits of its type.
+pub(super) fn owner_and_mode(path: &Path, meta: &Metadata) -> Result<((u32, u32), u32), ArchiveError> {
+    owner::owner_and_mode(path, meta).map_err(|e| ArchiveError::io("read the owner of", path, e))
 }
 
 /// The entry for what is at `path` in the plain tree `root`; `None` if nothing is there that a layer can hold.

@@ -9,7 +9,6 @@ use std::ffi::{CString, OsStr, OsString};
 use std::fs::Metadata;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
 
@@ -19,7 +18,7 @@ use rustix::io::Errno;
 use super::entry::{Entry, Timestamp, Xattrs};
 use super::error::ArchiveError;
 use super::lowers::{LowerNode, Lowers, OPAQUE_XATTR};
-use super::scan::{mtime_of, owner_of, xattrs_of};
+use super::scan::{mtime_of, owner_and_mode, xattrs_of};
 use crate::base::owner;
 
 /// As many as the kernel follows.
@@ -295,13 +294,13 @@ impl Target {
         from: &Path,
         meta: &Metadata,
     ) -> Result<(), ArchiveError> {
-        let (uid, gid) = owner_of(from, meta)?;
+        let ((uid, gid), mode) = owner_and_mode(from, meta)?;
         match owner::set_fd(fd, uid, gid) {
             // What the lower layer's file shows is then not its owner either.
             Ok(()) | Err(Errno::INVAL | Errno::PERM) => {}
             Err(e) => return Err(self.error("change the owner of", real, e)),
         }
-        rustix::fs::fchmod(fd, Mode::from_raw_mode(meta.mode() & 0o7777))
+        owner::set_mode(fd, Mode::from_raw_mode(mode & 0o7777))
             .map_err(|e| self.error("change the mode of", real, e))?;
         let xattrs: Xattrs = xattrs_of(from)?;
         for (name, value) in &xattrs {

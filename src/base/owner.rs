@@ -1,9 +1,9 @@
-//! Owners of files and devices, also where they cannot be had.
+//! Owners and modes of files and devices, also where they cannot be had.
 //!
 //! In a user namespace with a single id (isolation `userns-one`) every file belongs to it, and so it is without privileges (isolation
 //! `ptrace`); in neither can devices be made: who a file should belong to, and which device a socket stands for, is recorded in an attribute ([`rootless::ownership`]),
 //! which only trees of our own store have: layers and contexts cannot bring it in, as it is never taken from or written to an
-//! archive. Everywhere else these functions are the plain system calls.
+//! archive. Without privileges the same goes for modes that keep their owner out. Everywhere else these functions are the plain system calls.
 
 use std::fs::Metadata;
 use std::io;
@@ -12,9 +12,9 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::OnceLock;
 
+use rootless::ownership::{self, Record, with_open, without_privileges};
 pub use rootless::ownership::{Device, kept_as, shown_as};
-use rootless::ownership::{Record, with_open, without_privileges};
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 use rustix::path::Arg;
 
@@ -35,15 +35,16 @@ fn kind_of(meta: &Metadata) -> FileType {
     FileType::from_raw_mode(meta.mode())
 }
 
-/// The owner of what is at `path` itself, of which `meta` is the kernel's answer.
+/// The owner and the mode, with the bits of its type, of what is at `path` itself, of which `meta` is the kernel's answer.
 ///
 /// # Errors
 /// When the record cannot be read.
-pub fn of_path(path: &Path, meta: &Metadata) -> io::Result<(u32, u32)> {
+pub fn owner_and_mode(path: &Path, meta: &Metadata) -> io::Result<((u32, u32), u32)> {
     if !are_recorded() {
-        return Ok((meta.uid(), meta.gid()));
+        return Ok(((meta.uid(), meta.gid()), meta.mode()));
     }
-    Ok(Record::of_path(path, kind_of(meta))?.owner)
+    let record = Record::of_path(path, kind_of(meta))?;
+    Ok((record.owner, record.mode(meta.mode())))
 }
 
 /// The device at `path` itself, of which `meta` is the kernel's answer; `None` if it is none.
@@ -57,16 +58,30 @@ pub fn device_at(path: &Path, meta: &Metadata) -> io::Result<Option<Device>> {
     }
 }
 
-/// The owner of an open file or directory, of which `found` is the kernel's answer.
+/// What is known of an open file, with its owner and mode.
 ///
 /// # Errors
-/// When the record cannot be read.
-pub fn of_fd(fd: impl AsFd, found: (u32, u32)) -> io::Result<(u32, u32)> {
-    if !are_recorded() {
-        return Ok(found);
+/// The file system's.
+pub fn stat_fd(fd: impl AsFd) -> io::Result<Stat> {
+    with_record(rustix::fs::fstat(&fd)?, |kind| Record::of_fd(&fd, kind))
+}
+
+/// The kernel's answer, with what is recorded where something may be.
+fn with_record(mut stat: Stat, record: impl FnOnce(FileType) -> io::Result<Record>) -> io::Result<Stat> {
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    if !(are_recorded() || kind == FileType::Socket && devices_are_recorded()) {
+        return Ok(stat);
     }
-    // Of the two only one can be open, and their records are alike.
-    Ok(Record::of_fd(fd, FileType::RegularFile)?.owner)
+    let record = record(kind)?;
+    if are_recorded() {
+        (stat.st_uid, stat.st_gid) = record.owner;
+    }
+    stat.st_mode = record.mode(stat.st_mode);
+    if let Some(device) = record.device {
+        stat.st_mode = device.kind().as_raw_mode() | stat.st_mode & 0o7777;
+        stat.st_rdev = device.number();
+    }
+    Ok(stat)
 }
 
 /// Moves what is at `from` to `to`, as root would: also where a mode keeps its owner from changing a directory, and there are no
@@ -85,25 +100,13 @@ pub fn rename_at(from: (impl AsFd, impl Arg + Copy), to: (impl AsFd, impl Arg + 
     with_open(&[&dirs[0], &dirs[1], &moved], rename)
 }
 
-/// What is at `name` itself, with its owner, and its device if it stands for one.
+/// What is at `name` itself, with its owner and mode, and its device if it stands for one.
 ///
 /// # Errors
 /// The file system's.
 pub fn stat_at(dir: impl AsFd, name: impl Arg + Copy) -> io::Result<Stat> {
-    let mut stat = rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
-    let kind = FileType::from_raw_mode(stat.st_mode);
-    if !(are_recorded() || kind == FileType::Socket && devices_are_recorded()) {
-        return Ok(stat);
-    }
-    let record = Record::of_fd(place(dir, name)?, kind)?;
-    if are_recorded() {
-        (stat.st_uid, stat.st_gid) = record.owner;
-    }
-    if let Some(device) = record.device {
-        stat.st_mode = device.kind().as_raw_mode() | stat.st_mode & 0o7777;
-        stat.st_rdev = device.number();
-    }
-    Ok(stat)
+    let stat = rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    with_record(stat, |kind| Record::of_fd(place(&dir, name)?, kind))
 }
 
 /// Makes a device, or a socket that stands for it.
@@ -138,7 +141,61 @@ pub fn set_fd(fd: impl AsFd, uid: u32, gid: u32) -> Result<(), Errno> {
     if !are_recorded() {
         return rustix::fs::fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
     }
-    settled(Record { owner: (uid, gid), device: None }.write(fd, FileType::RegularFile))
+    // Of the two only one can be open, and their records are alike.
+    let kind = FileType::RegularFile;
+    let old = known(&fd, kind)?;
+    settled(Record { owner: (uid, gid), ..old }.write(fd, kind))
+}
+
+/// Changes the mode of an open file or directory. Without privileges one that would keep its owner out is recorded.
+///
+/// # Errors
+/// The file system's.
+pub fn set_mode(fd: impl AsFd, mode: Mode) -> Result<(), Errno> {
+    if without_privileges() { ownership::set_mode(fd, mode.as_raw_mode()) } else { rustix::fs::fchmod(fd, mode) }
+}
+
+/// The same of what is at `name` itself, which is no link. It is not opened: devices and pipes must not be.
+///
+/// # Errors
+/// The file system's.
+pub fn set_mode_at(dir: impl AsFd, name: impl Arg, mode: Mode) -> Result<(), Errno> {
+    ownership::set_mode(place(dir, name)?, mode.as_raw_mode())
+}
+
+/// Gives everything in a tree the modes that are recorded, for who is to have it outside of the store: what keeps its owner out
+/// keeps this user out from then on.
+///
+/// # Errors
+/// The file system's.
+pub fn settle_modes(tree: &Path) -> io::Result<()> {
+    if !without_privileges() {
+        return Ok(());
+    }
+    // Directories after what is in them.
+    for entry in walkdir::WalkDir::new(tree).contents_first(true) {
+        let entry = entry?;
+        let kind = FileType::from_raw_mode(entry.metadata()?.mode());
+        if !matches!(kind, FileType::RegularFile | FileType::Directory) {
+            continue;
+        }
+        let fd = place(CWD, entry.path())?;
+        let record = Record::of_fd(&fd, kind)?;
+        if record.owner_bits.is_some() {
+            let mode = Mode::from_raw_mode(record.mode(rustix::fs::fstat(&fd)?.st_mode) & 0o7777);
+            Record { owner_bits: None, ..record }.write(&fd, kind)?;
+            rustix::fs::chmod(entry.path(), mode)?;
+        }
+    }
+    Ok(())
+}
+
+/// What is recorded that a change of owner leaves as it is.
+fn known(fd: impl AsFd, kind: FileType) -> Result<Record, Errno> {
+    if kind != FileType::Socket && !without_privileges() {
+        return Ok(Record::default());
+    }
+    Record::of_fd(fd, kind).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))
 }
 
 /// Changes the owner of what is at `name` itself.
@@ -154,10 +211,7 @@ pub fn set_at(dir: impl AsFd, name: impl Arg + Copy, uid: u32, gid: u32) -> Resu
     }
     let fd = place(&dir, name)?;
     let kind = FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode);
-    let mut record = match kind {
-        FileType::Socket => Record::of_fd(&fd, kind).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?,
-        _ => Record::default(),
-    };
+    let mut record = known(&fd, kind)?;
     if are_recorded() {
         record.owner = (uid, gid);
         return settled(record.write(fd, kind));

@@ -31,7 +31,7 @@ impl SecretFile {
             Err(Errno::PERM) if owner::are_recorded() => {}
             other => other?,
         }
-        rustix::fs::fchmod(&file, Mode::from_raw_mode(mode & 0o7777))?;
+        owner::set_mode(&file, Mode::from_raw_mode(mode & 0o7777))?;
         Ok(secret)
     }
 

@@ -12,7 +12,7 @@ use super::{BuildResult, Dest, ExportContext, ExportError, ImageResult, OutputSp
 use crate::archive::{LayerOptions, LayerWriter, Relocation, Timestamp, diff_trees};
 use crate::attest::statement::Exported;
 use crate::attest::{Attestation, Subject};
-use crate::base::{Digest, DigestWriter};
+use crate::base::{Digest, DigestWriter, owner};
 use crate::exec::file;
 use crate::llb::op::FileActionCopy;
 use crate::oci::media_type::Codec;
@@ -37,6 +37,7 @@ pub(super) async fn local(
     let tree = blocking(move || {
         let tree = StagedTree::new(&dir, delete)?;
         staging.fill(&tree.root(), CALLER)?;
+        owner::settle_modes(&tree.root()).map_err(ExportError::io("settle the modes of", &tree.root()))?;
         Ok(tree)
     })
     .await?;

@@ -66,7 +66,7 @@ impl FileAttributes {
         if rustix::process::geteuid().is_root() || owner::are_recorded() {
             owner::set_fd(&file, self.uid, self.gid).map_err(|e| io(e.into()))?;
         }
-        rustix::fs::fchmod(&file, Mode::from_raw_mode(self.mode)).map_err(|e| io(e.into()))?;
+        owner::set_mode(&file, Mode::from_raw_mode(self.mode)).map_err(|e| io(e.into()))?;
         file.set_modified(time(modified)).map_err(io)
     }
 }

@@ -132,7 +132,7 @@ fn a_context_that_changes_while_it_is_copied_leads_nowhere() {
 }
 
 /// Whether steps have mounts there; elsewhere what they mount is put into their tree.
-fn mounts(rung: &str) -> bool {
+pub(crate) fn mounts(rung: &str) -> bool {
     !matches!(rung, "chroot" | "ptrace")
 }
 

@@ -188,12 +188,16 @@ impl Proc {
         Ok(rustix::fs::statat(&self.dir, tid.to_string(), AtFlags::empty())?.st_ino)
     }
 
-    /// Reads a small file.
+    /// Reads a small file. The kernel makes as much of these as there is room for, so that a page takes one call.
     pub(super) fn read(&self, path: &str) -> io::Result<String> {
         let fd = rustix::fs::openat(&self.dir, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-        let mut text = String::new();
-        io::Read::read_to_string(&mut std::fs::File::from(fd), &mut text)?;
-        Ok(text)
+        let mut page = [0; 4096];
+        let length = rustix::io::read(&fd, &mut page)?;
+        let mut bytes = page[..length].to_vec();
+        if length == page.len() {
+            io::Read::read_to_end(&mut std::fs::File::from(fd), &mut bytes)?;
+        }
+        String::from_utf8(bytes).map_err(|_| io::ErrorKind::InvalidData.into())
     }
 
     /// The text of a link.

@@ -19,7 +19,7 @@ use rustix::io::Errno;
 use super::creds::{CredTable, Creds, KEEP};
 use super::files::{Proc, last_name};
 use super::memory::{Ids as MemoryIds, Memory};
-use super::{Call, clear_set_ids, creds, nodes, stat};
+use super::{Call, clear_set_ids, creds, nodes, stat, with_umask};
 use crate::ownership::{Record, by_descriptor};
 use crate::seccomp::{Action, Trap, When};
 use crate::step::StepSpec;
@@ -228,10 +228,10 @@ impl IdEmulation {
             // There already, or none of our business.
             _ => return Ok(Answer::Continue),
         }
-        let mode = Mode::from_raw_mode(mode & 0o7777 & !self.proc.umask(call.tid)?);
+        let (mode, umask) = (Mode::from_raw_mode(mode & 0o7777), self.proc.umask(call.tid)?);
         let flags = u32::from_ne_bytes(flags.to_ne_bytes());
         let open = OFlags::from_bits_retain(flags) | OFlags::CLOEXEC | OFlags::NOCTTY;
-        let fd = match self.proc.lookup(call.tid, dir, &text, open, mode) {
+        let fd = match with_umask(umask, || self.proc.lookup(call.tid, dir, &text, open, mode)) {
             Ok(fd) => fd,
             // Its directory does not exist, or only for the caller: /dev/stderr leads to /proc/self.
             Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::EXDEV)) => return Ok(Answer::Continue),
@@ -250,8 +250,8 @@ impl IdEmulation {
             return Ok(Answer::Continue);
         }
         let parent = self.proc.parent(call.tid, dir, &text)?;
-        let mode = Mode::from_raw_mode(mode & 0o1777 & !self.proc.umask(call.tid)?);
-        rustix::fs::mkdirat(&parent, name, mode)?;
+        let (mode, umask) = (Mode::from_raw_mode(mode & 0o1777), self.proc.umask(call.tid)?);
+        with_umask(umask, || rustix::fs::mkdirat(&parent, name, mode))?;
         record(&place(&parent, name)?, FileType::Directory, owned_by(owner))?;
         Ok(Answer::Value(0))
     }
@@ -279,7 +279,7 @@ impl IdEmulation {
         if device.is_some() && creds.uid[1] != 0 {
             return Err(error(libc::EPERM));
         }
-        let record = Record { owner, device };
+        let record = Record { owner, device, owner_bits: None };
         if record == Record::default() {
             return Ok(Answer::Continue);
         }
@@ -403,7 +403,7 @@ fn record(fd: &OwnedFd, kind: FileType, record: Record) -> io::Result<()> {
 }
 
 fn owned_by(owner: (u32, u32)) -> Record {
-    Record { owner, device: None }
+    Record { owner, ..Record::default() }
 }
 
 #[cfg(test)]

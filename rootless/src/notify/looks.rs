@@ -73,7 +73,7 @@ pub(super) fn answer(
         "faccessat" | "faccessat2" => call.word(2),
         _ => {
             let found = rustix::fs::fstat(&fd)?;
-            let record = Record { owner: (found.st_uid, found.st_gid), device: None };
+            let record = Record { owner: (found.st_uid, found.st_gid), ..Record::default() };
             let (bytes, to) = match call.name {
                 "statx" => (stat::statx_bytes(&fd, call.word(3), record)?, a[4]),
                 "stat" | "newfstatat" => {

@@ -205,6 +205,15 @@ impl Call {
     }
 }
 
+/// Makes something with the caller's umask: that of this process must not show, and the kernel itself leaves it out where a directory
+/// has a default access list.
+fn with_umask<T>(umask: u32, work: impl FnOnce() -> T) -> T {
+    let own = rustix::process::umask(Mode::from_raw_mode(umask & 0o777));
+    let result = work();
+    rustix::process::umask(own);
+    result
+}
+
 /// As a change of owner does for everything but directories.
 fn clear_set_ids(fd: &OwnedFd, stat: &Stat) {
     let has_some = !matches!(FileType::from_raw_mode(stat.st_mode), FileType::Directory | FileType::Symlink);

@@ -9,9 +9,9 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid};
 
-use super::Call;
 use super::files::{Proc, last_name};
 use super::memory::{Ids, Memory};
+use super::{Call, with_umask};
 use crate::ownership::{Device, Record};
 use crate::seccomp::{Action, Trap, When};
 use crate::sys::Answer;
@@ -56,7 +56,7 @@ impl NodeEmulation {
             return Err(io::Error::from_raw_os_error(libc::EPERM));
         }
         let path = Memory::new(call.tid, Ids::ROOT).string(path)?;
-        let record = Record { owner: (0, 0), device: Some(device) };
+        let record = Record { owner: (0, 0), device: Some(device), ..Record::default() };
         let fd = make(&self.proc, call.tid, (dir, &path), kind, mode, record)?;
         if self.made.len() < MOST {
             self.made.push((fd, device));
@@ -70,7 +70,8 @@ impl NodeEmulation {
             let there = rustix::fs::fstat(fd).is_ok_and(|stat| stat.st_nlink > 0);
             if there && Record::of_fd(fd, FileType::Socket).is_ok_and(|record| record.device.is_none()) {
                 // Where it could be recorded before it can be now.
-                let _ = Record { owner: (0, 0), device: Some(*device) }.write(fd, FileType::Socket);
+                let _ =
+                    Record { owner: (0, 0), device: Some(*device), ..Record::default() }.write(fd, FileType::Socket);
             }
         }
     }
@@ -94,8 +95,8 @@ pub(super) fn make(
     let Some(name) = last_name(path) else { return Err(io::Error::from_raw_os_error(libc::EEXIST)) };
     let parent = proc.parent(tid, dir, path)?;
     let kind = if record.device.is_some() { FileType::Socket } else { kind };
-    let mode = Mode::from_raw_mode(mode & 0o7777 & !proc.umask(tid)?);
-    rustix::fs::mknodat(&parent, name, kind, mode, 0)?;
+    let (mode, umask) = (Mode::from_raw_mode(mode & 0o7777), proc.umask(tid)?);
+    with_umask(umask, || rustix::fs::mknodat(&parent, name, kind, mode, 0))?;
     let undo = |e: io::Error| {
         // The first error is the one to tell.
         let _ = rustix::fs::unlinkat(&parent, name, AtFlags::empty());

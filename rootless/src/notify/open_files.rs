@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Timespec, Timestamps, Uid, Xat
 use super::Call;
 use super::files::{Proc, last_name};
 use super::memory::Memory;
-use crate::ownership::by_descriptor;
+use crate::ownership::{ACCESS_LIST, by_descriptor, set_mode, settle_mode};
 use crate::seccomp::{Action, Trap, When};
 use crate::sys::{self, Answer};
 
@@ -72,8 +72,8 @@ pub(super) fn answer(proc: &Proc, call: &Call, memory: Memory, pid: i32, number:
             ("linkat", Some((dir, name))) => {
                 rustix::fs::linkat(CWD, path, dir, name, AtFlags::SYMLINK_FOLLOW)?;
             }
-            ("chmod", _) => rustix::fs::chmod(path, mode(call.word(1)))?,
-            ("fchmodat" | "fchmodat2", _) => rustix::fs::chmod(path, mode(call.word(2)))?,
+            ("chmod", _) => set_mode(&fd, call.word(1))?,
+            ("fchmodat" | "fchmodat2", _) => set_mode(&fd, call.word(2))?,
             ("chown" | "chown32" | "fchownat", _) => {
                 let at = if call.name == "fchownat" { 2 } else { 1 };
                 let narrow = call.narrow && call.name == "chown";
@@ -120,17 +120,16 @@ pub(super) fn answer(proc: &Proc, call: &Call, memory: Memory, pid: i32, number:
                 } else {
                     let size = usize::try_from(a[3]).ok().filter(|size| *size <= 65536);
                     let value = memory.bytes(a[2], size.ok_or_else(|| io::Error::from_raw_os_error(libc::E2BIG))?)?;
-                    rustix::fs::setxattr(path, attribute, &value, XattrFlags::from_bits_retain(call.word(4)))?;
+                    rustix::fs::setxattr(path, &*attribute, &value, XattrFlags::from_bits_retain(call.word(4)))?;
+                    if attribute == ACCESS_LIST {
+                        settle_mode(&fd)?;
+                    }
                 }
             }
             _ => return Ok(Answer::Continue),
         }
         Ok(Answer::Value(0))
     })
-}
-
-fn mode(bits: u32) -> Mode {
-    Mode::from_raw_mode(bits & 0o7777)
 }
 
 /// Where `linkat` puts the new name.

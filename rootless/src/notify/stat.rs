@@ -59,7 +59,7 @@ mod tests {
     #[test]
     fn the_structure_of_i386_has_its_size() {
         let file = OwnedFd::from(tempfile::tempfile().expect("makes a file"));
-        let record = Record { owner: (33, 44), device: None };
+        let record = Record { owner: (33, 44), ..Record::default() };
         let bytes = narrow_bytes(&file, record).expect("inspects").expect("known");
         assert_eq!(bytes.len(), 96);
         assert_eq!(bytes[24..32], [33, 0, 0, 0, 44, 0, 0, 0]);

@@ -168,7 +168,7 @@ fn entries(records: &[u8]) -> impl Iterator<Item = ([u8; 8], Record)> {
             _ => return None,
         };
         rest = after;
-        Some((*hash, Record { owner, device }))
+        Some((*hash, Record { owner, device, owner_bits: None }))
     })
 }
 
@@ -197,8 +197,9 @@ mod tests {
     #[test]
     fn records_are_kept_by_name() {
         let name = OsStr::new;
-        let link = Record { owner: (33, 1000), device: None };
-        let disk = Record { owner: (0, 6), device: Some(Device { block: true, major: 8, minor: 0x1_0001 }) };
+        let link = Record { owner: (33, 1000), ..Record::default() };
+        let disk =
+            Record { owner: (0, 6), device: Some(Device { block: true, major: 8, minor: 0x1_0001 }), owner_bits: None };
         let one = with(b"", name("link"), link);
         let two = with(&one, name("sda"), disk);
         assert_eq!((find(&two, name("link")), find(&two, name("sda"))), (Some(link), Some(disk)));
@@ -216,7 +217,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let name = OsStr::new;
         let fd = rustix::fs::open(dir.path(), rustix::fs::OFlags::PATH, rustix::fs::Mode::empty()).expect("opens");
-        let record = Record { owner: (5, 6), device: None };
+        let record = Record { owner: (5, 6), ..Record::default() };
         match write(&dir.path().join("a"), record) {
             Ok(()) => {}
             // No attributes of users here (tmpfs before Linux 6.6).

@@ -34,6 +34,19 @@ pub(crate) const ALL: &[Case] = &[
     ("cost", cost),
 ];
 
+/// Those of the rung `userns-one`.
+pub(crate) const ONE_ID: &[Case] = &[("the_umask_is_the_steps", the_umask_is_the_steps)];
+
+/// What is made in a step's stead has the step's umask taken from its mode, and not that of the process that makes it.
+fn the_umask_is_the_steps(b: &Bench) {
+    let mut as_user = b.sh("umask 002; cd /tmp; touch f; mkdir d; mknod p p; stat -c '%n %a' f d p; rm -r f d p");
+    (as_user.uid, as_user.gid, as_user.groups) = (1000, 1000, vec![1000]);
+    let ran = b.run(&as_user);
+    let device = b.run(&b.sh("umask 002; cd /tmp; mknod n c 1 3; stat -c '%n %a' n; rm n"));
+    assert_eq!(ran.out, "f 664\nd 775\np 664\n", "{ran:?}");
+    assert_eq!(device.out, "n 664\n", "{device:?}");
+}
+
 fn exit_codes_and_output(b: &Bench) {
     let ran = b.run(&b.sh("echo out; echo err >&2; exit 7"));
     assert_eq!((ran.code(), ran.out.as_str(), ran.err.as_str()), (7, "out\n", "err\n"));

@@ -14,6 +14,8 @@ pub(crate) const ALL: &[Case] = &[
     ("owners_of_links_follow_their_names", owners_of_links_follow_their_names),
     ("directories", directories),
     ("modes_do_not_keep_root_out", modes_do_not_keep_root_out),
+    ("modes_are_recorded_where_they_keep_their_owner_out", modes_are_recorded_where_they_keep_their_owner_out),
+    ("closed_files_are_open_to_root_alone", closed_files_are_open_to_root_alone),
     ("scripts", scripts),
     ("devices", devices),
     ("pipes_wait_for_the_other_side", pipes_wait_for_the_other_side),
@@ -82,6 +84,37 @@ fn modes_do_not_keep_root_out(b: &Bench) {
         "cd /tmp; mkdir d; echo x > d/f; chmod 0 d/f; chown 3 d/f; chmod 0555 d; cat d/f; echo y > d/f; cat d/f
         echo z > d/g; chmod 0 d; ls d; stat -c '%a %u' d d/f; mv d e; rm -r e";
     assert_eq!(out(b, script), "x\ny\nf\ng\n0 0\n0 3\n");
+}
+
+/// Layers are made by a process that has no privileges either: what it reads must be open to it all the time.
+fn modes_are_recorded_where_they_keep_their_owner_out(b: &Bench) {
+    let script = "cd /tmp; echo x > f; mkdir d; chmod 0 f; chmod 0311 d; chown 3 f; echo run > p; chmod 4111 p; chown 0:5 p; chmod 4111 p
+        (umask 0777; echo u > u; mkdir v; cp f w); exec 3> e; chmod 0 /proc/self/fd/3; echo late >&3; mv f g; ln g h; cat g u e
+        stat -c '%n %a %u:%g' d e g h p u v w";
+    let want = "x\nu\nlate\nd 311 0:0\ne 0 0:0\ng 0 3:0\nh 0 3:0\np 4111 0:5\nu 0 0:0\nv 0 0:0\nw 0 0:0\n";
+    assert_eq!(out(b, script), want);
+    let mode = |name: &str| fs::metadata(b.root.join("tmp").join(name)).expect("there").permissions().mode() & 0o7777;
+    assert_eq!(["d", "e", "g", "p", "u", "v"].map(mode), [0o711, 0o600, 0o600, 0o4711, 0o600, 0o700]);
+    // A mode that keeps nobody out is the file's own again.
+    assert_eq!(
+        out(b, "cd /tmp; chmod 604 u g; chmod 700 v; stat -c '%a %u' u g v; rm -r d e g h p v w"),
+        "604 0\n604 3\n700 0\n"
+    );
+    let mut names = [0; 64];
+    let length = rustix::fs::listxattr(b.root.join("tmp/u"), &mut names[..]).expect("lists");
+    assert!(!names[..length].starts_with(b"user.rootlesscontainers"), "nothing is left to be recorded");
+    out(b, "rm /tmp/u");
+}
+
+fn closed_files_are_open_to_root_alone(b: &Bench) {
+    out(b, "cd /tmp; echo x > f; chmod 0 f; echo y > g; chown 9:1001 g; chmod 0040 g; echo z > h; chown 1000 h; chmod 0 h; mkdir d; chmod 0311 d; echo t > d/t
+        cp /bin/busybox true; chmod 4111 true; cat f g h > /dev/null; [ -r f ] && ls d > /dev/null; echo x > f");
+    let mut spec = b.sh("cd /tmp; cat f; cat g; cat h; echo x > f; ls d; ./true; [ -r f ] || echo closed; [ -r g ] && echo open; cat true; cd d && cat t; chmod 400 ../h; cat ../h");
+    (spec.uid, spec.gid, spec.groups) = (1000, 1001, vec![1001]);
+    let ran = b.run(&spec);
+    assert_eq!(ran.out, "y\nclosed\nopen\nt\nz\n", "{ran:?}");
+    assert_eq!(ran.err.matches("ermission denied").count(), 5, "{ran:?}");
+    out(b, "cd /tmp; rm -r f g h d true");
 }
 
 fn scripts(b: &Bench) {

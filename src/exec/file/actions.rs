@@ -10,6 +10,7 @@ use super::error::FileOpError;
 use super::meta::{self, Settings};
 use super::remove;
 use super::select::{Source, c_name, text};
+use crate::base::owner;
 use crate::llb::op::{FileActionMkDir, FileActionMkFile, FileActionRm, FileActionSymlink};
 use crate::tree::CopySource;
 use crate::tree::root::{Last, Place, Root, relative};
@@ -105,7 +106,7 @@ pub fn mkfile(root: &Path, action: &FileActionMkFile, owner: Option<(u32, u32)>)
         meta::chown(&file, uid, gid).map_err(io("chown"))?;
     }
     if place.stat.is_none() {
-        rustix::fs::fchmod(&file, Mode::from_raw_mode(bits(action.mode))).map_err(|e| io("chmod")(e.into()))?;
+        owner::set_mode(&file, Mode::from_raw_mode(bits(action.mode))).map_err(|e| io("chmod")(e.into()))?;
     }
     if let Some(time) = settings.time {
         rustix::fs::futimens(&file, &times(time)).map_err(|e| io("set the times of")(e.into()))?;

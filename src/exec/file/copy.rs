@@ -15,6 +15,7 @@ use super::mode::ModeChange;
 use super::select::{Source, c_name, selection, text};
 use super::transfer::{Finish, Transfer};
 use super::unpack;
+use crate::base::owner;
 use crate::llb::op::FileActionCopy;
 use crate::tree::CopySource;
 use crate::tree::root::{Last, Place, Root, open_subdir, relative, shown};
@@ -163,7 +164,7 @@ impl Work<'_> {
         let path = source.path.as_os_str().as_bytes().to_vec();
         let io = |attempt, e| FileOpError::io(attempt, text(&path), e);
         let fd = open_subdir(&source.dir, source.name.as_os_str()).map_err(|e| io("open directory", e))?;
-        let mut stat = rustix::fs::fstat(&fd).map_err(|e| io("look at", e.into()))?;
+        let mut stat = owner::stat_fd(&fd).map_err(|e| io("look at", e))?;
         if path.is_empty() && self.source.tree.reset_owner {
             // The directory a context happens to be in is no part of it.
             stat.st_mode = stat.st_mode & !0o7777 | 0o755;
@@ -270,7 +271,7 @@ pub(super) fn make_parent(dir: BorrowedFd<'_>, name: &OsStr, mode: u32, settings
         let (uid, gid) = settings.owner.unwrap_or((0, 0));
         meta::chown(&fd, uid, gid)?;
     }
-    rustix::fs::fchmod(&fd, Mode::from_raw_mode(mode))?;
+    owner::set_mode(&fd, Mode::from_raw_mode(mode))?;
     if let Some(time) = settings.time {
         rustix::fs::futimens(fd.as_fd(), &Timestamps { last_access: time, last_modification: time })?;
     }

@@ -300,9 +300,9 @@ impl Visitor for Hashing<'_> {
         verdict: &DirVerdict,
     ) -> Result<Hashed, FileOpError> {
         let io = |e| FileOpError::io("open directory", text(path), e);
-        let stat = rustix::fs::fstat(fd).map_err(|e| io(e.into()))?;
+        let stat = owner::stat_fd(fd).map_err(io)?;
         let mut hash = Sha256::new();
-        let owner = owner::of_fd(fd, (stat.st_uid, stat.st_gid)).map_err(io)?;
+        let owner = (stat.st_uid, stat.st_gid);
         self.header(&mut hash, &stat, owner);
         if verdict.itself {
             self.note(path, &stat, owner, b"");
@@ -372,8 +372,8 @@ impl Hashing<'_> {
             // The directory a context happens to be in is no part of it.
             hash.update(b"context\0");
         } else {
-            let stat = rustix::fs::fstat(&fd).map_err(|e| io(e.into()))?;
-            self.header(&mut hash, &stat, owner::of_fd(&fd, (stat.st_uid, stat.st_gid)).map_err(io)?);
+            let stat = owner::stat_fd(&fd).map_err(io)?;
+            self.header(&mut hash, &stat, (stat.st_uid, stat.st_gid));
             hash_xattrs(&mut hash, &xattrs(&fd).map_err(io)?);
         }
         let scope = Scope { view: self.view, sockets: self.reset_owner };

@@ -2,9 +2,9 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::fs::{AtFlags, Mode, OFlags, Stat, Timespec, Timestamps, XattrFlags};
+use rustix::fs::{AtFlags, Mode, Stat, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 
 use super::mode::ModeChange;
@@ -114,8 +114,8 @@ impl Settings {
         Timestamps { last_access: time, last_modification: time }
     }
 
-    /// Gives an open file or directory the attributes of the source `stat`, all but the times. Extended attributes come
-    /// from `source`; those that cannot be kept are told to `lost`.
+    /// Gives an open file or directory the attributes of the source `stat` ([`owner::stat_fd`]), all but the times. Extended
+    /// attributes come from `source`; those that cannot be kept are told to `lost`.
     pub(super) fn apply(
         &self,
         fd: impl AsFd,
@@ -124,12 +124,7 @@ impl Settings {
         lost: &mut dyn FnMut(&CStr, Errno),
     ) -> Result<(), (&'static str, io::Error)> {
         if !self.no_chown {
-            let mut stat = *stat;
-            if let Some(source) = source {
-                let found = owner::of_fd(source, (stat.st_uid, stat.st_gid));
-                (stat.st_uid, stat.st_gid) = found.map_err(|e| ("read the owner of", e))?;
-            }
-            let (uid, gid) = self.owner(&stat);
+            let (uid, gid) = self.owner(stat);
             chown(&fd, uid, gid).map_err(|e| ("chown", e))?;
         }
         // After the owner, whose change drops capabilities and set-id bits.
@@ -141,7 +136,7 @@ impl Settings {
                 }
             }
         }
-        rustix::fs::fchmod(&fd, self.mode(stat)).map_err(|e| ("chmod", e.into()))
+        owner::set_mode(&fd, self.mode(stat)).map_err(|e| ("chmod", e.into()))
     }
 
     /// Gives what is at `name`, and cannot be opened, the attributes of the source; permission bits unless it is a link.
@@ -157,7 +152,7 @@ impl Settings {
             chown_at(&dir, name, uid, gid).map_err(|e| ("chown", e))?;
         }
         if !link {
-            chmod_at(&dir, name, self.mode(stat)).map_err(|e| ("chmod", e))?;
+            owner::set_mode_at(&dir, name, self.mode(stat)).map_err(|e| ("chmod", e.into()))?;
         }
         rustix::fs::utimensat(&dir, name, &self.times(stat), AtFlags::SYMLINK_NOFOLLOW)
             .map_err(|e| ("set the times of", e.into()))
@@ -181,12 +176,6 @@ pub(super) fn chown(fd: impl AsFd, uid: u32, gid: u32) -> io::Result<()> {
 /// Sets the owner of what is at `name` itself.
 pub(super) fn chown_at(dir: impl AsFd, name: &CStr, uid: u32, gid: u32) -> io::Result<()> {
     owner::set_at(dir, name, uid, gid).map_err(|e| unmapped(e, uid, gid))
-}
-
-/// Sets the permission bits of what is at `name`, which is no link. Devices and pipes must not be opened for that.
-fn chmod_at(dir: impl AsFd, name: &CStr, mode: Mode) -> io::Result<()> {
-    let fd = rustix::fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
-    Ok(rustix::fs::chmod(format!("/proc/self/fd/{}", fd.as_raw_fd()), mode)?)
 }
 
 #[cfg(test)]

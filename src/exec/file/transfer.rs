@@ -78,7 +78,7 @@ impl Visitor for Transfer<'_> {
         fd: &OwnedFd,
         verdict: &DirVerdict,
     ) -> Result<Copied, FileOpError> {
-        let stat = rustix::fs::fstat(fd).map_err(|e| FileOpError::io("open directory", source_text(path), e.into()))?;
+        let stat = owner::stat_fd(fd).map_err(|e| FileOpError::io("open directory", source_text(path), e))?;
         let dest_path = parent.state.dest_path.join(to_path(name));
         Ok(Copied { stat, dest_path, own: verdict.own, made: Mutex::new(None) })
     }
@@ -196,7 +196,7 @@ impl<'a> Transfer<'a> {
                 .settings
                 .apply(&fd, &dir.stat, Some(source.as_fd()), &mut |name, e| self.lost(name, e))
                 .map_err(io)?,
-            Finish::Bits => rustix::fs::fchmod(&fd, Mode::from_raw_mode(dir.stat.st_mode & 0o7777))
+            Finish::Bits => owner::set_mode(&fd, Mode::from_raw_mode(dir.stat.st_mode & 0o7777))
                 .map_err(|e| io(("chmod", e.into())))?,
             Finish::Times => {}
         }
@@ -224,7 +224,7 @@ impl<'a> Transfer<'a> {
                 let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
                 let file = rustix::fs::openat(source, source_name, flags, Mode::empty())
                     .map_err(|e| from("open")(e.into()))?;
-                let stat = rustix::fs::fstat(&file).map_err(|e| from("look at")(e.into()))?;
+                let stat = owner::stat_fd(&file).map_err(from("look at"))?;
                 if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
                     return Err(from("copy")(io::Error::other("it changed while it was copied")));
                 }

@@ -3,8 +3,9 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps, XattrFlags};
+use rustix::fs::{AtFlags, CWD, FileType, OFlags, Timespec, Timestamps, XattrFlags};
 
+use super::permission::{By, WRITE};
 use super::{PathEmulation, error, kind_of, recorded};
 use crate::notify::creds::KEEP;
 use crate::notify::memory::{Ids, Memory};
@@ -23,6 +24,11 @@ impl PathEmulation {
         let (cwd, tid, link) = (libc::AT_FDCWD, call.tid, libc::AT_SYMLINK_NOFOLLOW);
         match call.name {
             "chmod" => self.chmod(tid, cwd, a[0], call.word(1), 0),
+            "fchmod" => {
+                let found = self.found(tid, call.int(0), None, libc::AT_EMPTY_PATH)?;
+                ownership::set_mode(found, call.word(1))?;
+                Ok(Answer::Value(0))
+            }
             "fchmodat" => self.chmod(tid, call.int(0), a[1], call.word(2), 0),
             "fchmodat2" => self.chmod(tid, call.int(0), a[1], call.word(2), call.int(3)),
             "chown" => self.chown(tid, cwd, Some(a[0]), 0, (call.word(1), call.word(2))),
@@ -44,6 +50,7 @@ impl PathEmulation {
                 if a[1] > i64::MAX.unsigned_abs() || kind_of(&found)? != FileType::RegularFile {
                     return Err(error(libc::EINVAL));
                 }
+                self.permit(tid, &found, WRITE, By::Effective)?;
                 rustix::fs::ftruncate(Self::reopened(&found, OFlags::WRONLY)?, a[1])?;
                 Ok(Answer::Value(0))
             }
@@ -56,7 +63,7 @@ impl PathEmulation {
         if kind_of(&found)? == FileType::Symlink {
             return Err(error(libc::EOPNOTSUPP));
         }
-        rustix::fs::chmod(by_descriptor(&found), Mode::from_raw_mode(mode & 0o7777))?;
+        ownership::set_mode(found, mode)?;
         Ok(Answer::Value(0))
     }
 
@@ -129,6 +136,9 @@ impl PathEmulation {
                 }
                 let flags = XattrFlags::from_bits_retain(call.word(4));
                 on_file(&found, |path| rustix::fs::setxattr(path, kept_as(&name), &value, flags))?;
+                if name == ownership::ACCESS_LIST {
+                    ownership::settle_mode(&found)?;
+                }
                 Ok(Answer::Value(0))
             }
             _ => Err(error(libc::ENOSYS)),

@@ -5,7 +5,7 @@ use crate::notify::{creds, signals};
 use crate::seccomp::{Action, Trap, When};
 
 /// Calls with paths, owners or capabilities; those that programs make most come first.
-const ANSWERED: [&str; 57] = [
+const ANSWERED: [&str; 58] = [
     "openat",
     "newfstatat",
     "fstat",
@@ -36,6 +36,7 @@ const ANSWERED: [&str; 57] = [
     "symlink",
     "symlinkat",
     "chmod",
+    "fchmod",
     "fchmodat",
     "fchmodat2",
     "chown",
@@ -91,11 +92,11 @@ const REFUSED: [(&str, i32); 14] = [
 
 /// Calls without paths of files, owners and addresses of sockets.
 #[rustfmt::skip]
-const HARMLESS: [&str; 219] = [
+const HARMLESS: [&str; 218] = [
     "accept", "accept4", "adjtimex", "alarm", "arch_prctl", "brk", "cachestat", "clock_adjtime",
     "clock_getres", "clock_gettime", "clock_nanosleep", "clone", "close", "close_range", "copy_file_range", "dup", "dup2",
     "dup3", "epoll_create", "epoll_create1", "epoll_ctl", "epoll_ctl_old", "epoll_pwait", "epoll_pwait2", "epoll_wait",
-    "epoll_wait_old", "eventfd", "eventfd2", "exit", "exit_group", "fadvise64", "fallocate", "fchdir", "fchmod", "fcntl",
+    "epoll_wait_old", "eventfd", "eventfd2", "exit", "exit_group", "fadvise64", "fallocate", "fchdir", "fcntl",
     "fdatasync", "flock", "fork", "fstatfs", "fsync", "ftruncate", "futex", "futex_requeue", "futex_wait", "futex_waitv",
     "futex_wake", "getcpu", "getdents", "getdents64", "getitimer", "getpeername", "getpgid", "getpgrp", "getpid", "getppid",
     "getpriority", "getrandom", "getrlimit", "get_robust_list", "getrusage", "getsid", "getsockname", "getsockopt",

@@ -5,14 +5,13 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::FileType;
 
+use super::permission::{By, EXECUTE};
 use super::reach::Target;
 use super::{PathEmulation, error, kind_of, recorded};
 use crate::notify::memory::{Ids, Memory};
 use crate::notify::{Call, stat};
 use crate::ownership::{by_descriptor, with_open};
 use crate::sys::{self, Answer};
-
-const X_OK: u32 = 1;
 
 impl PathEmulation {
     /// What a call means: a path, or with an empty one the descriptor itself.
@@ -51,14 +50,18 @@ impl PathEmulation {
         Ok(Answer::Value(0))
     }
 
-    /// Root may read and write everything, and execute what anybody may: permissions are not checked between users of a step.
+    /// Root may read and write everything, and execute what anybody may: permissions are not checked between users of a step, but
+    /// for files that keep their owner out.
     pub(super) fn access(&mut self, tid: i32, dir: i32, path: u64, wanted: u32, flags: i32) -> io::Result<Answer> {
         if wanted > 7 {
             return Err(error(libc::EINVAL));
         }
-        let found = rustix::fs::fstat(self.found(tid, dir, Some(path), flags)?)?;
+        let place = self.found(tid, dir, Some(path), flags)?;
+        let by = if flags & libc::AT_EACCESS == 0 { By::Real } else { By::Effective };
+        self.permit(tid, &place, wanted, by)?;
+        let found = rustix::fs::fstat(place)?;
         let runs = FileType::from_raw_mode(found.st_mode) == FileType::Directory || found.st_mode & 0o111 != 0;
-        if wanted & X_OK != 0 && !runs { Err(error(libc::EACCES)) } else { Ok(Answer::Value(0)) }
+        if wanted & EXECUTE != 0 && !runs { Err(error(libc::EACCES)) } else { Ok(Answer::Value(0)) }
     }
 
     pub(super) fn readlink(&mut self, tid: i32, dir: i32, path: u64, to: u64, size: u64) -> io::Result<Answer> {

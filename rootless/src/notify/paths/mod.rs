@@ -12,6 +12,7 @@ mod calls;
 mod capable;
 mod look;
 mod open;
+mod permission;
 mod programs;
 mod reach;
 mod sockets;
@@ -21,7 +22,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{FileType, Mode, OFlags, Stat};
+use rustix::fs::{FileType, OFlags, Stat};
 
 use super::Call;
 use super::creds::{self, CredTable};
@@ -34,6 +35,7 @@ use crate::step::StepSpec;
 use crate::sys::Answer;
 
 pub(crate) use calls::rules;
+use permission::By;
 pub(crate) use programs::Program;
 use programs::Started;
 use reach::Target;
@@ -59,8 +61,6 @@ pub(crate) struct PathEmulation {
 impl PathEmulation {
     pub(crate) fn new(spec: &StepSpec) -> io::Result<Self> {
         crate::ownership::work_without_privileges();
-        // What is made has the mode that was asked for, less the caller's own umask.
-        rustix::process::umask(Mode::empty());
         let mut procfs = ProcEmulation::new(&spec.rootfs)?;
         let root = procfs.root().try_clone()?;
         procfs.proc().answer_below(root);
@@ -106,6 +106,7 @@ impl PathEmulation {
         if kind_of(&found)? != FileType::Directory {
             return Err(error(libc::ENOTDIR));
         }
+        self.permit(tid, &found, permission::EXECUTE, By::Effective)?;
         // Entered by its owner, who is not root.
         if rustix::fs::fstat(&found)?.st_mode & 0o100 == 0 {
             return Err(error(libc::EACCES));
@@ -174,14 +175,6 @@ impl PathEmulation {
     fn string(tid: i32, address: u64) -> io::Result<Vec<u8>> {
         Memory::new(tid, Ids::ROOT).string(address)
     }
-}
-
-/// Makes something with the caller's umask, which the kernel leaves out where a directory has a default access list.
-fn with_umask<T>(umask: u32, work: impl FnOnce() -> T) -> T {
-    rustix::process::umask(Mode::from_raw_mode(umask & 0o777));
-    let result = work();
-    rustix::process::umask(Mode::empty());
-    result
 }
 
 fn settled(result: io::Result<Answer>) -> Answer {

@@ -5,11 +5,12 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 
+use super::permission::{By, wanted_by};
 use super::reach::{PLACE, Target};
-use super::{PathEmulation, error, kind_of, with_umask};
-use crate::notify::Call;
+use super::{PathEmulation, error, kind_of};
 use crate::notify::memory::{Ids, Memory};
-use crate::ownership::{Device, Record};
+use crate::notify::{Call, with_umask};
+use crate::ownership::{Device, Record, record_new};
 use crate::sys::Answer;
 
 /// Flags that `openat2` knows; `open` ignores others.
@@ -105,6 +106,7 @@ impl PathEmulation {
                 _ => give(self.procfs.proc().stand_in(found)?),
             };
         }
+        self.permit(target.tid, &found, wanted_by(how.flags), By::Effective)?;
         match kind_of(&found)? {
             // Waits for the other side, which nobody else should.
             FileType::Fifo if !how.flags.contains(OFlags::NONBLOCK) && how.flags & OFlags::RWMODE != OFlags::RDWR => {
@@ -142,10 +144,7 @@ impl PathEmulation {
             with_umask(umask, || target.open(proc, flags, mode, how.resolve))?
         };
         if new {
-            let owner = self.owner_of_new(target)?;
-            if owner != (0, 0) {
-                Record { owner, device: None }.write(&fd, FileType::RegularFile)?;
-            }
+            record_new(&fd, Record { owner: self.owner_of_new(target)?, ..Record::default() })?;
         }
         Ok(fd)
     }

@@ -11,10 +11,11 @@ use std::rc::Rc;
 
 use rustix::fs::{FileType, OFlags, Stat};
 
+use super::permission::{By, EXECUTE};
 use super::reach::Target;
 use super::{PathEmulation, error, recorded};
 use crate::notify::memory::{Ids, Memory};
-use crate::ownership::by_descriptor;
+use crate::ownership::{Record, by_descriptor};
 
 /// The kernel's limit for the first line of a script.
 const FIRST_LINE: usize = 256;
@@ -69,7 +70,7 @@ impl PathEmulation {
             name = self.inside(&file)?;
         }
         for _ in 0..=NESTED {
-            let (stat, record) = self.executable(&file)?;
+            let (stat, record) = self.executable(tid, &file)?;
             let opened = Self::reopened(&file, OFlags::RDONLY)?;
             let mut head = [0; FIRST_LINE];
             let length = rustix::io::pread(&opened, &mut head, 0)?;
@@ -90,7 +91,7 @@ impl PathEmulation {
             let loads = loader.is_some();
             if let Some(loader) = loader {
                 file = Target { tid, dir: libc::AT_FDCWD, path: &loader }.place(self.procfs.proc(), true)?;
-                self.executable(&file)?;
+                self.executable(tid, &file)?;
                 arguments.insert(1, path.to_vec());
             }
             let file = rustix::fs::readlink(by_descriptor(&file), Vec::new())?.into_bytes();
@@ -99,7 +100,8 @@ impl PathEmulation {
         Err(error(libc::ELOOP))
     }
 
-    fn executable(&mut self, file: &OwnedFd) -> io::Result<(Stat, crate::ownership::Record)> {
+    fn executable(&mut self, tid: i32, file: &OwnedFd) -> io::Result<(Stat, Record)> {
+        self.permit(tid, file, EXECUTE, By::Effective)?;
         let (stat, record) = recorded(file)?;
         // The kernel looks at the bit of the owner, which this user is.
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || stat.st_mode & 0o100 == 0 {

@@ -114,7 +114,7 @@ impl PathEmulation {
                 rustix::fs::chmod(by_descriptor(&made), Mode::from_raw_mode(0o777 & !umask))?;
                 let owner = self.owner_of_new(target)?;
                 if owner != (0, 0) {
-                    Record { owner, device: None }.write(&made, FileType::Socket)?;
+                    Record { owner, ..Record::default() }.write(&made, FileType::Socket)?;
                 }
             }
         }

@@ -8,9 +8,9 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::reach::{PLACE, Target};
-use super::{PathEmulation, error, with_umask};
-use crate::notify::nodes;
-use crate::ownership::{Record, beside, by_descriptor, with_open};
+use super::{PathEmulation, error};
+use crate::notify::{nodes, with_umask};
+use crate::ownership::{Device, Record, beside, by_descriptor, record_new, with_open};
 use crate::sys::Answer;
 
 impl PathEmulation {
@@ -58,17 +58,13 @@ impl PathEmulation {
     }
 
     /// Records to whom belongs what was just made, and what it stands for.
-    fn settle_new(
-        &mut self,
-        target: Target<'_>,
-        kind: FileType,
-        device: Option<crate::ownership::Device>,
-    ) -> io::Result<Answer> {
-        let record = Record { owner: self.owner_of_new(target)?, device };
-        if record != Record::default() {
+    fn settle_new(&mut self, target: Target<'_>, kind: FileType, device: Option<Device>) -> io::Result<Answer> {
+        let owner = self.owner_of_new(target)?;
+        let has_mode = matches!(kind, FileType::RegularFile | FileType::Directory);
+        if has_mode || owner != (0, 0) || device.is_some() {
             let (parent, name) = target.parent(self.procfs.proc(), libc::ENOENT)?;
             let made = rustix::fs::openat(&parent, &name, PLACE | OFlags::NOFOLLOW, Mode::empty())?;
-            if let Err(e) = record.write(&made, kind) {
+            if let Err(e) = record_new(&made, Record { owner, device, owner_bits: None }) {
                 // The first error is the one to tell; nothing may stay that is not what was asked for.
                 let flags = if kind == FileType::Directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
                 let _ = rustix::fs::unlinkat(&parent, &name, flags);

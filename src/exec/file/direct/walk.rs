@@ -178,7 +178,7 @@ impl Copy<'_, '_> {
         let path = source.path.as_os_str().as_bytes();
         let io = |attempt, e| FileOpError::io(attempt, text(path), e);
         let fd = open_subdir(&source.dir, source.name.as_os_str()).map_err(|e| io("open directory", e))?;
-        let mut stat = rustix::fs::fstat(&fd).map_err(|e| io("look at", e.into()))?;
+        let mut stat = owner::stat_fd(&fd).map_err(|e| io("look at", e))?;
         if path.is_empty() && self.source.tree.reset_owner {
             // The directory a context happens to be in is no part of it.
             stat.st_mode = stat.st_mode & !0o7777 | 0o755;
@@ -326,7 +326,7 @@ impl Planner<'_> {
             if dir.state.taken.swap(true, Ordering::AcqRel) {
                 return Ok(());
             }
-            let stat = rustix::fs::fstat(&dir.fd).map_err(|e| FileOpError::io("look at", text(&dir.path), e.into()))?;
+            let stat = owner::stat_fd(&dir.fd).map_err(|e| FileOpError::io("look at", text(&dir.path), e))?;
             let node = self.dir_node(&dir.fd, &stat, &dir.path)?;
             let passed = (!dir.state.own).then_some(stat.st_mode & 0o7777);
             lock(&self.found).push(Item { dest: dir.state.dest[..].into(), node, dir: Some(DirItem { passed }) });
