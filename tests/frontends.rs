@@ -316,7 +316,7 @@ fn c3_11_the_built_in_front_end_gives_no_more_than_the_build() {
     bench.file("wrong", "FROM busybox\nRNU true\n");
     bench.file("layout", "FROM x\n");
     for (line, code, text) in [
-        ("dockerfile inner", 5, "process \"/bin/sh -c exit 5\" did not complete"),
+        ("dockerfile inner", 9, "process \"/bin/sh -c exit 5\" did not complete"),
         ("dockerfile inner force-network-mode=host", 4, "network.host is not allowed"),
         ("dockerfile inner memory=1g", 4, "no option memory"),
         ("dockerfile inner frontend.caps=x", 4, "unsupported frontend capability x"),
