@@ -298,22 +298,23 @@ struct Missing<'a> {
 impl Missing<'_> {
     /// What may be meant.
     fn hint(&self) -> String {
-        let path = self.path.display();
-        if leads_out(self.title, self.path) {
-            return format!(
-                "\"..\" does not lead out of the source of a copy, so this is \"{path}\" in it; build with a directory above \
-                 as the context (and -f for the Dockerfile), or name the other one: --build-context NAME=DIR and --from=NAME"
-            );
+        match self.context.and_then(|context| above(context, self.path)) {
+            _ if leads_out(self.title, self.path) => format!(
+                "\"..\" does not lead out of the source of a copy, so this is \"{}\" in it; build with a directory above \
+                 as the context (and -f for the Dockerfile), or name the other one: --build-context NAME=DIR and --from=NAME",
+                self.path.display()
+            ),
+            Some(dir) => format!(
+                "there is no \"{}\" in the context, but there is in {}: give that as the context, and the Dockerfile with -f",
+                self.path.display(),
+                dir.display()
+            ),
+            None => format!(
+                "there is no \"{}\" in the source of this copy{}; paths are relative to its root",
+                self.path.display(),
+                self.near.map_or_else(String::new, |near| format!(" (did you mean \"/{near}\"?)"))
+            ),
         }
-        if let Some(dir) = self.context.and_then(|context| above(context, self.path)) {
-            let dir = dir.display();
-            return format!(
-                "there is no \"{path}\" in the context, but there is in {dir}: give that as the context, and the Dockerfile \
-                 with -f"
-            );
-        }
-        let near = self.near.map_or_else(String::new, |near| format!(" (did you mean \"/{near}\"?)"));
-        format!("there is no \"{path}\" in the source of this copy{near}; paths are relative to its root")
     }
 }
 
