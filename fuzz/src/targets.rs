@@ -133,8 +133,8 @@ pub fn tar(bytes: &[u8]) {
         // Where a symlink that was planted before leads.
         std::os::unix::fs::symlink("../outside", target.join("planted")).expect("a symlink");
         match way {
-            0 => drop(archive::apply(&mut Buffered::hashed(bytes), &target, Dialect::Native, &[], &options)),
-            1 => drop(archive::apply(&mut Buffered::hashed(bytes), &target, Dialect::Overlay, &[], &options)),
+            0 => drop(archive::apply(&mut Buffered::hashed(&*bytes), &target, Dialect::Native, &[], &options)),
+            1 => drop(archive::apply(&mut Buffered::hashed(&*bytes), &target, Dialect::Overlay, &[], &options)),
             2 => drop(archive::extract_plain(&mut &*bytes, &target)),
             _ => {
                 let mut file = tempfile::tempfile().expect("a file");
