@@ -351,7 +351,7 @@ const SAME: &[(&str, &str)] = &[
         "modes that keep the owner out",
         "RUN mkdir /q && cd /q && echo x > a && chown 33:44 a && chmod 0 a && cp /bin/true b && chmod 4111 b && mkdir -m 0311 c && echo y > c/f && chmod 0040 c/f && \
            mkdir d && touch d/g && chmod 0 d/g d && chown 7 d && (umask 0777 && echo u > e && mkdir f) && cp -a a g && ln a h && chmod 0 /etc/shadow && chmod 0555 /srv\n\
-         RUN cd /q && cat a c/f > i && chmod 0 i && mv c k && chmod 644 e && ./b && echo more >> a && tar cf t.tar a d k && mkdir o && tar xpf t.tar -C o && rm t.tar\n\
+         RUN cd /q && cat a c/f > i && chmod 0 i && mv c k && chmod 644 e && ./b && echo more >> g && tar cf t.tar a d k && mkdir o && tar xpf t.tar -C o && rm t.tar\n\
          COPY --from=made /shut /shut\nCOPY --from=made --chmod=0111 /shut/f /shut2\n",
     ),
     (
