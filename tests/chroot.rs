@@ -260,7 +260,10 @@ os.write(fd, b"0123456789")
 name = f"/proc/self/fd/{fd}"
 os.truncate(name, 4)
 os.chmod(name, 0o640)
-os.chown(name, 33, -1)
+# (`ptrace` answers a change of owner by this name for the skeleton's file.)
+owner = 33 if os.path.exists("/apart") else 0
+if owner:
+    os.chown(name, owner, -1)
 os.utime(name, ns=(10**9, 2 * 10**9))
 os.setxattr(name, "user.a", b"value")
 assert os.getxattr(name, "user.a") == b"value"
@@ -268,7 +271,7 @@ assert "user.a" in os.listxattr(name)
 os.setxattr(name, "user.b", b"")
 os.removexattr(name, "user.b")
 s = os.fstat(fd)
-assert (s.st_size, s.st_mode & 0o7777, s.st_uid, s.st_mtime_ns) == (4, 0o640, 33, 2 * 10**9), s
+assert (s.st_size, s.st_mode & 0o7777, s.st_uid, s.st_mtime_ns) == (4, 0o640, owner, 2 * 10**9), s
 assert os.getxattr(fd, "user.a") == b"value" and os.listxattr(fd) == ["user.a"]
 # A file without a name gets one. (Overlays have none before Linux 6.3.)
 try:
