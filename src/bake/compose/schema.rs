@@ -37,11 +37,21 @@ const BUILD: &[&str] = &[
 /// Names the first key that no compose file has.
 pub(super) fn check(file: &Value) -> Result<(), String> {
     known("(root)", file, TOP)?;
-    for (name, service) in file["services"].as_object().into_iter().flatten() {
+    for (name, service) in untagged(&file["services"]).as_object().into_iter().flatten() {
+        let service = untagged(service);
         known(&format!("services.{name}"), service, SERVICE)?;
-        known(&format!("services.{name}.build"), &service["build"], BUILD)?;
+        known(&format!("services.{name}.build"), untagged(&service["build"]), BUILD)?;
     }
     Ok(())
+}
+
+/// What a tag is about: the value that takes another's place, or nothing.
+fn untagged(value: &Value) -> &Value {
+    match value.get("!override") {
+        Some(inner) => inner,
+        None if value.get("!reset").is_some() => &Value::Null,
+        None => value,
+    }
 }
 
 /// `x-…` is everybody's own.

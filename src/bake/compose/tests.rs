@@ -170,6 +170,8 @@ fn b7_24_files_are_put_together() {
     let app = &printed["target"]["app"];
     assert_eq!(app["args"], json!({"A": "1", "B": "3", "C": "4"}));
     assert_eq!((&app["tags"], &app["dockerfile"]), (&json!(["two"]), &json!("Other")));
+    let error = print(&[base, "services: {app: !override {bild: .}}"], &[]).expect_err("no such key");
+    assert!(error.contains("services.app: additional property \"bild\" is not allowed"), "{error}");
     let group = "#hcl\ngroup \"default\" { targets = [\"other\"] }\ntarget \"other\" {}";
     assert_eq!(print(&[base, group], &[]).expect("valid")["group"]["default"]["targets"], json!(["other"]));
 }

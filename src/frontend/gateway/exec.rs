@@ -296,7 +296,7 @@ mod tests {
     impl GatewayContainer for Echo {
         async fn start(&self, _: InitMessage) -> Result<Running, Status> {
             let (signal, mut signals) = mpsc::unbounded_channel();
-            let (reader, writer) = tokio::io::simplex(64);
+            let (reader, writer) = tokio::io::duplex(64);
             let control = move |control| {
                 let Control::Signal(number) = control else { return };
                 let _ = signal.send(number);
