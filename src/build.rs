@@ -8,6 +8,7 @@ mod attest;
 mod caches;
 mod gateway;
 mod inputs;
+mod platforms;
 mod policy;
 pub mod record;
 mod sbom;
@@ -66,6 +67,8 @@ pub struct BuildRequest {
     pub context: MainContext,
     /// The directory of a context that is an archive or a URL which is the context.
     pub context_subdir: Option<String>,
+    /// In an archive, a repository or what a server has, `Containerfile` goes before `Dockerfile` (SPEC D3.14).
+    pub containerfile_first: bool,
     /// What was fetched for this request.
     pub inputs: OnceLock<Inputs>,
     /// Name and text of the main context's ignore file.
@@ -84,6 +87,8 @@ pub struct BuildRequest {
     pub dockerfile_dir: Option<PathBuf>,
     /// `--platform`, in order; empty for the machine's own.
     pub platforms: Vec<Platform>,
+    /// In place of `platforms`: all that the base images are for.
+    pub all_platforms: bool,
     /// Show the result as one for several platforms even if there is only one (SPEC A4.17).
     pub multi_platform: bool,
     /// Local directories by context name; the main one is `context`.
@@ -243,16 +248,18 @@ impl Builder {
     ) -> Result<BuildReport, BuildError> {
         let began = Timestamp::now();
         let exports = self.exports(request);
-        let targets: Vec<Option<Platform>> = match request.platforms.as_slice() {
-            [] => vec![None],
-            several => several.iter().cloned().map(Some).collect(),
-        };
         let inputs = self.inputs(request, solver).await?;
         self.definition_loaded(inputs);
         let gate = self.gate(request, solver)?;
         let host = self.host(&gate, solver, multi);
         let job = Job { builder: self, request, gate: &gate, solver, host: &host, multi };
         let chosen = frontend::front_end(&inputs.dockerfile, &request.options.build_args, request.front_ends)?;
+        let all =
+            if request.all_platforms { platforms::of_all_images(&job, inputs, &chosen).await? } else { Vec::new() };
+        let targets: Vec<Option<Platform>> = match if all.is_empty() { request.platforms.as_slice() } else { &all } {
+            [] => vec![None],
+            several => several.iter().cloned().map(Some).collect(),
+        };
         let fronts = match (&request.graph, &chosen) {
             (Some(_), _) | (None, FrontEnd::Image(_)) if request.options.is_about_stages() => {
                 let text = "--from, --env and --inherit-labels=false are about stages, and only the built-in front end tells them";

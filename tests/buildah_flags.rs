@@ -142,10 +142,12 @@ fn d3_14_containerfiles_are_found_joined_and_preprocessed() {
     let bench = Bench::new();
     bench.dockerfile("FROM scratch\nLABEL from=docker\n").file("Containerfile", "FROM scratch\nLABEL from=podman\n");
     assert_eq!(labels(&bud_image(&bench, &[]))["from"], "podman");
-    // In the context if it is not here; a directory has one.
+    // In the context if it is not here.
     bench.file("sub/Dockerfile", "FROM scratch\nARG A=1\nLABEL from=sub").file("more", "LABEL a=$A\n");
-    let image = bud_image(&bench, &["-f", "sub", "-f", "more"]);
-    assert_eq!(labels(&image), &serde_json::json!({"from": "sub", "a": "1"}));
+    for files in [&["-f", "sub/Dockerfile", "-f", "more"][..], &["-f", "sub/Dockerfile,more"]] {
+        assert_eq!(labels(&bud_image(&bench, files)), &serde_json::json!({"from": "sub", "a": "1"}));
+    }
+    bud(&bench, &["-f", "sub"]).fails(125, &["--file sub: it cannot be a path to a directory"]);
     bud(&bench, &["-f", "missing"]).fails(125, &["missing: no such file"]);
     if std::process::Command::new("cpp").arg("--version").output().is_err() {
         skip!("no cpp");
@@ -157,8 +159,12 @@ fn d3_14_containerfiles_are_found_joined_and_preprocessed() {
     let mut command = bud_command(&bench, &["-f", "Containerfile.in", "-t", "x"]);
     let run = support::finish(command.env("BUILDAH_CPPFLAGS", "-DWITH=a -UWITH").output().unwrap()).ok();
     assert!(!run.stderr.contains("BUILDAH_CPPFLAGS"), "{}", run.stderr);
-    bench.file("bad.in", "FROM scratch\n#error no\n");
-    bud(&bench, &["-f", "bad.in"]).fails(125, &["cannot preprocess", "#error no"]);
+    // What it does not understand is said; it may be a comment. Without a part of the file there is no build.
+    bench.file("odd.in", "FROM scratch\n#This is no directive\nLABEL a=b\n");
+    let run = bud(&bench, &["-f", "odd.in", "-t", "x"]).ok();
+    assert!(run.stderr.contains("ignoring what cpp says of") && run.stderr.contains("#This"), "{}", run.stderr);
+    bench.file("bad.in", "FROM scratch\n#include \"missing\"\n");
+    bud(&bench, &["-f", "bad.in"]).fails(125, &["cannot preprocess", "missing: No such file"]);
     // Nobody else's file is.
     let file = bench.ctx().join("Containerfile.in").display().to_string();
     let run = bench.build(&["--call=check", "-f", &file]).fails(1, &[]);
@@ -196,6 +202,13 @@ fn d3_08_what_stages_begin_with_and_what_is_taken_away() {
     assert_eq!(labels(&image), &serde_json::json!({"l": "base", "m": "base", "mine": "cli", "own": "own"}));
     let env: Vec<&str> = image.config["config"]["Env"].as_array().unwrap().iter().filter_map(|e| e.as_str()).collect();
     assert_eq!(&env[1..], ["A=cli", "B=own", "C=cli"]);
+    // All of the environment whose names begin so.
+    let tar = bench.path("bud.tar");
+    let place = format!("oci-archive:{}", tar.display());
+    let mut command = bud_command(&bench, &[&usual[..], &["-t", &place, "--env", "MINE_*"]].concat());
+    support::finish(command.env("MINE_A", "1").env("MINE_B", "2").output().unwrap()).ok();
+    let env = Image::open_tar(&tar).config["config"]["Env"].to_string();
+    assert!(env.contains("MINE_A=1") && env.contains("MINE_B=2") && !env.contains("HOME="), "{env}");
     let image = bud_image(
         &bench,
         &[&usual[..], &["--inherit-labels=false", "--unsetenv=A", "--unsetlabel=mine", "--omit-history"]].concat(),
@@ -243,6 +256,11 @@ fn d3_02_layers_become_one_and_times_are_set() {
     let told = bud_image(&bench, &["--timestamp=9", "--created-annotation"]);
     assert_eq!((created(&told), created(&all)), ("1970-01-01T00:00:09Z".into(), serde_json::Value::Null));
     assert!(all.layers[0].iter().all(|(_, node)| node.mtime == 9), "{:?}", all.layers[0]);
+    // SPEC D3.04: files that are older have that time, too, and nothing that is kept is taken for another time.
+    for (seconds, flag) in [(4_000_000_000, "--timestamp=4000000000"), (9, "--timestamp=9")] {
+        let image = bud_image(&bench, &[flag]);
+        assert!(image.layers[2..].iter().flatten().all(|(_, node)| node.mtime == seconds), "{:?}", image.layers);
+    }
     // Once more it is the same image, and `--layers=false` makes one layer too.
     assert_eq!(podman(&["--squash"]).digest, squashed.digest);
     assert_eq!(podman(&["--squash-all"]).layers.len(), 1);
@@ -313,7 +331,10 @@ fn d3_26_an_authfile_is_the_only_one() {
     assert!(registry.state().repositories["app"].tags.contains_key("1"));
     let mut command = bud_command(&bench, &["-t", &place, "--authfile", &wrong]);
     support::finish(command.env("REGISTRY_AUTH_FILE", &right).output().unwrap()).fails(125, &["refused"]);
-    bud(&bench, &["-t", &place, "--authfile", "missing.json"]).fails(125, &["cannot read missing.json"]);
+    // It has to be there even if nobody is asked for a password.
+    for place in [&place, "x"] {
+        bud(&bench, &["-t", place, "--authfile", "missing.json"]).fails(125, &["cannot read missing.json"]);
+    }
 }
 
 // SPEC D3.21
@@ -371,4 +392,141 @@ fn d3_21_an_index_grows_with_each_build() {
     bench.build(&["-o", append]).fails(2, &["one:latest is a single image, not an index"]);
     bench.build(&["-o", append, "--push"]).fails(2, &["an index of the store, not of a registry"]);
     bench.build(&["-o", "type=image,append=true"]).fails(2, &["append=true needs one name"]);
+}
+
+// SPEC D3.13
+#[test]
+fn d3_13_ignore_files_are_those_of_their_directory() {
+    let bench = Bench::new();
+    bench.file("Containerfile", "FROM scratch\nCOPY a b /\n").file("a", "1").file("b", "2").file("../outside", "a\n");
+    for name in [".dockerignore", ".containerignore"] {
+        bench.symlink("../outside", name);
+        for build in [bud, Bench::build] {
+            let run = build(&bench, &["-f", &bench.ctx().join("Containerfile").display().to_string()]).ok();
+            assert!(run.stderr.contains("it leads out of its directory"), "{}", run.stderr);
+        }
+        std::fs::remove_file(bench.ctx().join(name)).unwrap();
+    }
+    bench.file("rules", "a\n").symlink("rules", ".dockerignore");
+    bud(&bench, &[]).fails(125, &["\"/a\" is excluded"]);
+    std::fs::remove_file(bench.ctx().join(".dockerignore")).unwrap();
+    // Named contexts have them under both names, too.
+    bench.file("Containerfile", "FROM scratch\nCOPY --from=more c /\n").file("../more/c", "3");
+    let more = format!("more={}", bench.path("more").display());
+    bud(&bench, &["--build-context", &more]).ok();
+    bench.file("../more/.containerignore", "c\n");
+    bud(&bench, &["--build-context", &more]).fails(125, &["\"/c\""]);
+}
+
+// SPEC D3.14
+#[test]
+fn d3_14_an_archive_has_a_containerfile_before_a_dockerfile() {
+    let bench = Bench::new();
+    bench.dockerfile("FROM scratch\nLABEL from=docker\n").file("Containerfile", "FROM scratch\nLABEL from=podman\n");
+    let tar = bench.path("c.tar");
+    let made = std::process::Command::new("tar").arg("-cf").arg(&tar).arg("-C").arg(bench.ctx()).arg(".").status();
+    assert!(made.unwrap().success());
+    let out = bench.path("bud.tar");
+    for (line, from) in [
+        (&["buildah", "build", "-t", &format!("oci-archive:{}", out.display())][..], "podman"),
+        (&["build", "-o", &format!("type=oci,dest={}", out.display())], "docker"),
+    ] {
+        let mut command = bench.command([line, &["-"]].concat());
+        support::finish(command.stdin(std::fs::File::open(&tar).unwrap()).output().unwrap()).ok();
+        assert_eq!(labels(&Image::open_tar(&out))["from"], from);
+    }
+}
+
+// SPEC D3.14
+#[test]
+fn d3_14_a_containerfile_in_the_place_of_the_context() {
+    let bench = Bench::new();
+    bench.file("sub/f", "x").file("sub/Some", "FROM scratch\nCOPY f /\n");
+    let tar = bench.path("bud.tar");
+    let place = format!("oci-archive:{}", tar.display());
+    let file = bench.ctx().join("sub/Some").display().to_string();
+    bench.rbuild(&["buildah", "build", "-t", &place, &file]).ok();
+    assert_eq!(Image::open_tar(&tar).top(), ["f"]);
+}
+
+// SPEC D3.21
+#[test]
+fn d3_21_an_image_says_what_system_it_needs() {
+    let bench = Bench::new();
+    bench.file("f", "x").file("Containerfile", "FROM scratch\nCOPY f /\n");
+    let image = bud_image(&bench, &["--os-version=1.0", "--os-feature=a", "--os-feature=b", "--os-feature=a-"]);
+    assert_eq!((&image.config["os.version"], &image.config["os.features"]), (&"1.0".into(), &serde_json::json!(["b"])));
+    let platform = |flags: &[&str]| {
+        let config = bud_image(&bench, flags).config;
+        [config["os"].clone(), config["architecture"].clone()]
+    };
+    // What is missing is the machine's.
+    let usual = platform(&[]);
+    assert_eq!(platform(&["--platform=windows/"]), [serde_json::Value::from("windows"), usual[1].clone()]);
+    assert_eq!(platform(&["--platform=/riscv64"]), [usual[0].clone(), "riscv64".into()]);
+    assert_eq!(platform(&["--platform=/"]), usual);
+}
+
+// SPEC D3.21
+#[test]
+fn d3_21_all_platforms_that_the_base_images_are_for() {
+    let bench = Bench::new();
+    bench.file("f", "x").file("Containerfile", "FROM scratch\nCOPY f /\n");
+    let base = |name: &str, platforms: &str| {
+        let place = format!("oci:{}", bench.path(name).display());
+        bud(&bench, &["--platform", platforms, "-t", &place]).ok();
+        format!("{name}=oci-layout://{}", bench.path(name).display())
+    };
+    let one = base("one", "linux/amd64,linux/arm64,linux/s390x");
+    let other = base("other", "linux/s390x,linux/riscv64,linux/amd64");
+    let built = |dockerfile: &str| {
+        bench.file("Containerfile", dockerfile);
+        let flags = ["--build-context", &one, "--build-context", &other, "--all-platforms", "--manifest", "m"];
+        bud(&bench, &flags)
+    };
+    let listed = || {
+        let listed = bench.rbuild(&["images", "--format", "json", "localhost/m"]).ok().stdout;
+        let row: serde_json::Value = serde_json::from_str(listed.trim()).unwrap();
+        let mut platforms: Vec<String> = serde_json::from_value(row["Platforms"].clone()).unwrap();
+        platforms.sort();
+        platforms
+    };
+    built("FROM one\nFROM other AS files\nFROM one\nCOPY --from=files f /g\n").ok();
+    assert_eq!(listed(), ["linux/amd64", "linux/s390x"]);
+    built("FROM one\nCOPY f /g\n").ok();
+    assert_eq!(listed(), ["linux/amd64", "linux/arm64", "linux/s390x"]);
+    built("FROM scratch\nCOPY f /\n").fails(125, &["--all-platforms: no base image says which they are"]);
+}
+
+// SPEC D3.31
+#[test]
+fn d3_31_steps_read_standard_input() {
+    need_run!();
+    let bench = Bench::new();
+    bench.file("Containerfile", "FROM busybox\nRUN true\nRUN read x; echo first $x\nRUN read -r x; cat; ! read y\n");
+    let mut child = bud_command(&bench, &["--stdin", "-t", "x"]).stdin(std::process::Stdio::piped()).spawn().unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"one\ntwo\nthree\n").unwrap();
+    let run = support::finish(child.wait_with_output().unwrap()).ok();
+    assert!(run.stderr.contains("first one") && run.stderr.contains("three"), "{}", run.stderr);
+    // Nobody else's steps do.
+    bench.file("Containerfile", "FROM busybox\nRUN ! read x\n");
+    let mut child = bud_command(&bench, &["-t", "x"]).stdin(std::process::Stdio::piped()).spawn().unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"one\n").unwrap();
+    support::finish(child.wait_with_output().unwrap()).ok();
+}
+
+// SPEC D3.19
+#[test]
+fn d3_19_groups_are_added_and_privileges_are_not_gained() {
+    need_run!();
+    let bench = Bench::new();
+    let text = "FROM busybox\nRUN echo 'mine:x:4711:' >> /etc/group\n\
+                RUN id -G > /groups; grep NoNewPrivs /proc/self/status > /privileges\n";
+    bench.file("Containerfile", text);
+    let image = bud_image(&bench, &["--group-add=4712,4711", "--security-opt=no-new-privileges"]);
+    let groups = image.text("groups");
+    assert!(["4711", "4712"].iter().all(|group| groups.split_whitespace().any(|g| g == *group)), "{groups}");
+    assert_eq!(image.text("privileges").trim(), "NoNewPrivs:\t1");
+    bench.file("Containerfile", "FROM busybox\nRUN true\n");
+    bud(&bench, &["--group-add=nobodies"]).fails(125, &["nobodies", "/etc/group"]);
 }

@@ -8,7 +8,7 @@ use crate::capabilities::Capabilities;
 use crate::report::ProcMode;
 
 /// Version of [`StepSpec`] and [`StepOutcome`]; both sides are the same binary, so a mismatch is a defect.
-pub const STEP_VERSION: u32 = 6;
+pub const STEP_VERSION: u32 = 7;
 
 /// One process to run in its own namespaces over a prepared root file system.
 ///
@@ -49,6 +49,8 @@ pub struct StepSpec {
     pub capabilities: Capabilities,
     /// All capabilities, no seccomp filter (`--security=insecure`).
     pub insecure: bool,
+    /// Its programs gain no privileges by being executed.
+    pub no_new_privileges: bool,
     /// What the step sees at `/proc`, where it has mounts.
     pub proc_mode: ProcMode,
     /// How the root is changed.

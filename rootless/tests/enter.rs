@@ -134,6 +134,7 @@ fn worker(options: &WorkerOptions, what: &str, fds: Vec<std::os::fd::OwnedFd>) -
                 rlimits: vec![],
                 capabilities: rootless::Capabilities::default(),
                 insecure: false,
+                no_new_privileges: false,
                 proc_mode: context.proc_mode,
                 switch: context.switch(),
                 emulation: context.emulation(false),

@@ -37,13 +37,15 @@ pub struct LayerOptions {
     pub level: Option<i32>,
     /// Modification times later than this many seconds since 1970 are set to it (SPEC C6.09).
     pub epoch: Option<i64>,
+    /// Earlier ones are set to it, too (SPEC D3.04).
+    pub earlier_too: bool,
     /// Threads that may work on it; never changes the bytes.
     pub threads: usize,
 }
 
 impl Default for LayerOptions {
     fn default() -> Self {
-        Self { codec: Codec::default(), level: None, epoch: None, threads: 1 }
+        Self { codec: Codec::default(), level: None, epoch: None, earlier_too: false, threads: 1 }
     }
 }
 
@@ -99,6 +101,7 @@ pub struct LayerWriter<W: Write + Send> {
     pipeline: Pipeline,
     method: Method,
     epoch: Option<i64>,
+    earlier_too: bool,
     relocation: Option<Relocation>,
     /// Files larger than a block get no digest in the index.
     large_unhashed: bool,
@@ -161,6 +164,7 @@ impl<W: Write + Send> LayerWriter<W> {
             pipeline,
             method,
             epoch: options.epoch,
+            earlier_too: options.earlier_too,
             relocation: None,
             large_unhashed: false,
             cutter: Cutter::default(),
@@ -215,7 +219,8 @@ impl<W: Write + Send> LayerWriter<W> {
             return self.append_clamped(&moved, content);
         }
         let newest = self.epoch.map(Timestamp::seconds);
-        if let Some(epoch) = newest.filter(|epoch| entry.mtime > *epoch) {
+        let wrong = |epoch: &Timestamp| entry.mtime > *epoch || (self.earlier_too && entry.mtime != *epoch);
+        if let Some(epoch) = newest.filter(wrong) {
             let clamped = Entry { mtime: epoch, ..entry.clone() };
             return self.append_clamped(&clamped, content);
         }

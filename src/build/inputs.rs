@@ -159,7 +159,7 @@ impl Builder {
                 Some((name, read(&gate, solver, &source, CONTEXT_FILE, MAX_DOCKERFILE + 1).await?))
             }
             (DockerfileAt::InContext(path), Some(context)) => {
-                Some(in_context(&gate, path.as_deref(), context, solver).await?)
+                Some(in_context(&gate, path.as_deref(), request.containerfile_first, context, solver).await?)
             }
             (DockerfileAt::InContext(_), None) => {
                 return Err(BuildError::Internal("the Dockerfile of a context that is not remote".into()));
@@ -308,6 +308,7 @@ pub(super) async fn of_server(url: &str, gate: &Gate<'_>, solver: &Arc<Solver>) 
 async fn in_context(
     gate: &Gate<'_>,
     path: Option<&str>,
+    containerfile_first: bool,
     context: &RemoteContext,
     solver: &Arc<Solver>,
 ) -> Result<(String, Option<Vec<u8>>), BuildError> {
@@ -315,6 +316,7 @@ async fn in_context(
         // A download that is no archive is the Dockerfile, whatever name was given for one in an archive (B1.04).
         _ if context.is_file() => &[CONTEXT_FILE],
         Some(path) => &[path],
+        None if containerfile_first => &["Containerfile", "Dockerfile", "dockerfile"],
         None => &["Dockerfile", "dockerfile", "Containerfile"],
     };
     for name in names {

@@ -12,8 +12,8 @@ use super::errors::Failure;
 use super::graphs;
 use super::settings::{read_limited, usage};
 use crate::archive::looks_like_archive;
-use crate::base::FaultKind;
 use crate::base::wording::closest;
+use crate::base::{FaultKind, file};
 use crate::build::{BuildRequest, DockerfileAt, MainContext, Stream};
 use crate::dockerfile::gitref::GitRef;
 use crate::dockerfile::ignore::IgnoreFile;
@@ -116,12 +116,13 @@ pub(super) fn main_context(
         for suffix in IGNORE_FILES {
             let mut own = path.clone().into_os_string();
             own.push(suffix);
-            ignore = ignore.map_or_else(|| read_ignore(Path::new(&own)), |found| Ok(Some(found)))?;
+            let own = Path::new(&own);
+            let beside = own.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let name = own.file_name().unwrap_or_default();
+            ignore = ignore.map_or_else(|| read_ignore_below(beside, name.as_ref()), |found| Ok(Some(found)))?;
         }
     }
-    for name in IGNORE_FILES {
-        ignore = ignore.map_or_else(|| read_ignore(&dir.join(name)), |found| Ok(Some(found)))?;
-    }
+    ignore = ignore.map_or_else(|| ignore_of(&dir), |found| Ok(Some(found)))?;
     request.contexts.insert("context".into(), context_dir(&dir, ignore.as_ref())?);
     request.ignore = ignore;
     Ok(path)
@@ -246,8 +247,34 @@ pub(super) fn want_agent(request: &BuildRequest) -> bool {
     main.into_iter().chain(named).any(|remote| remote.starts_with("ssh://") || !remote.contains("://"))
 }
 
+/// The ignore file of a context.
+fn ignore_of(dir: &Path) -> Result<Option<(String, Vec<u8>)>, Failure> {
+    for name in IGNORE_FILES {
+        if let Some(found) = read_ignore_below(dir, name.as_ref())? {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+/// An ignore file of a directory that is transferred: a link in it leads to nowhere outside.
+fn read_ignore_below(dir: &Path, name: &Path) -> Result<Option<(String, Vec<u8>)>, Failure> {
+    let path = dir.join(name);
+    let found = file::open_dir(dir).and_then(|root| file::read_in_root(root, name, MAX_DOCKERFILE));
+    let found = read_ignore_as(&path, found)?;
+    if found.is_none() && path.is_file() {
+        super::translation::say(&format!("{}: it leads out of its directory, so it is not read", path.display()));
+    }
+    Ok(found)
+}
+
+/// An ignore file that somebody names.
 fn read_ignore(path: &Path) -> Result<Option<(String, Vec<u8>)>, Failure> {
-    match std::fs::read(path) {
+    read_ignore_as(path, std::fs::read(path))
+}
+
+fn read_ignore_as(path: &Path, read: std::io::Result<Vec<u8>>) -> Result<Option<(String, Vec<u8>)>, Failure> {
+    match read {
         Ok(bytes) => {
             let name = path.file_name().map_or_else(|| ".dockerignore".into(), |n| n.to_string_lossy().into_owned());
             Ok(Some((name, bytes)))
@@ -328,7 +355,7 @@ pub(super) fn named_contexts(args: &Build, request: &mut BuildRequest) -> Result
         let dir = dir.ok_or_else(|| {
             usage(format!("--build-context: failed to find local context {name}: path \"{value}\" not found"))
         })?;
-        let ignore = read_ignore(&dir.join(".dockerignore"))?;
+        let ignore = ignore_of(&dir)?;
         request.contexts.insert(key.clone(), context_dir(&dir, ignore.as_ref())?);
         if let Some(ignore) = ignore {
             request.context_ignores.insert(key.clone(), ignore);

@@ -25,6 +25,13 @@ pub(super) fn stages(args: &DropIn, options: &mut FrontendOptions) -> Result<(),
     options.first_base.clone_from(&args.from);
     options.drop_base_labels = args.inherit_labels == Some(false);
     for text in &args.env {
+        if let Some(prefix) = text.strip_suffix('*').filter(|prefix| !prefix.contains('=')) {
+            // What is not UTF-8 cannot be in an image.
+            let all = std::env::vars_os()
+                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+            options.env.extend(all.filter(|(name, _)| name.starts_with(prefix)));
+            continue;
+        }
         let (name, value) = match text.split_once('=') {
             Some((name, value)) => (name, Some(value.to_owned())),
             None => (text.as_str(), std::env::var(text).ok()),
@@ -55,7 +62,14 @@ pub(super) fn shape(args: &DropIn) -> Shape {
         omit_history: args.omit_history,
         unset_env: args.unsetenv.clone(),
         unset_labels: args.unsetlabel.clone(),
+        os_version: args.os_version.clone(),
+        os_features: args.os_feature.iter().map(|text| feature(text)).collect(),
     }
+}
+
+/// Of a feature of an operating system, its name, and whether it is needed: a hyphen at its end says that it is not.
+fn feature(text: &str) -> (String, bool) {
+    text.strip_suffix('-').map_or_else(|| (text.to_owned(), true), |name| (name.to_owned(), false))
 }
 
 /// What steps have.
@@ -69,6 +83,9 @@ pub(super) fn steps(args: &DropIn, options: &mut StepOptions) -> Result<(), Fail
     options.capabilities = Capabilities::changed(&args.cap_add, &args.cap_drop)
         .map_err(|e| usage(format!("{}: {e}", if args.cap_add.is_empty() { "--cap-drop" } else { "--cap-add" })))?;
     options.no_hosts = args.no_hosts;
+    options.groups.clone_from(&args.group_add);
+    options.no_new_privileges = args.no_new_privileges;
+    options.input = args.stdin;
     if !args.dns.is_empty() {
         let address =
             |text: &String| text.parse().map_err(|_| usage(format!("--dns: \"{text}\" is not an IP address")));
@@ -92,10 +109,15 @@ pub(super) fn steps(args: &DropIn, options: &mut StepOptions) -> Result<(), Fail
 ///
 /// # Errors
 /// When a file cannot be read, or the preprocessor is missing or fails.
-pub(super) fn complete(args: &DropIn, file: Option<&Path>, request: &mut BuildRequest) -> Result<(), Failure> {
-    let made = |file: &Path, text| match args.preprocess.is_empty() {
+pub(super) fn complete(
+    args: &DropIn,
+    file: Option<&Path>,
+    request: &mut BuildRequest,
+    notices: &mut Vec<String>,
+) -> Result<(), Failure> {
+    let mut made = |file: &Path, text| match args.preprocess.is_empty() {
         true => Ok(text),
-        false => preprocessed(file, text, &args.preprocess),
+        false => preprocessed(file, text, &args.preprocess, notices),
     };
     if let Some(file) = file {
         request.dockerfile = made(file, std::mem::take(&mut request.dockerfile))?;
@@ -113,7 +135,7 @@ pub(super) fn complete(args: &DropIn, file: Option<&Path>, request: &mut BuildRe
 }
 
 /// What `cpp` makes of a Dockerfile whose name ends in `.in`.
-fn preprocessed(file: &Path, text: Vec<u8>, flags: &[String]) -> Result<Vec<u8>, Failure> {
+fn preprocessed(file: &Path, text: Vec<u8>, flags: &[String], notices: &mut Vec<String>) -> Result<Vec<u8>, Failure> {
     if file.extension().is_none_or(|extension| extension != "in") {
         return Ok(text);
     }
@@ -136,8 +158,14 @@ fn preprocessed(file: &Path, text: Vec<u8>, flags: &[String]) -> Result<Vec<u8>,
     // It may say a lot before it has read everything.
     let writer = std::thread::spawn(move || input.write_all(&text));
     let output = child.wait_with_output().map_err(|e| fail(e.to_string()))?;
-    if !output.status.success() {
-        return Err(fail(format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim())));
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    // What it does not understand may be a comment of the Dockerfile, so that is no reason to stop, for buildah either. After a fatal error
+    // a part of the file is missing.
+    if !output.status.success() && (output.stdout.is_empty() || said.contains("fatal error:")) {
+        return Err(fail(format!("{}: {said}", output.status)));
+    }
+    if !said.is_empty() {
+        notices.push(format!("ignoring what cpp says of {}: {said}", file.display()));
     }
     match writer.join() {
         Ok(Err(e)) => Err(fail(format!("cpp did not read all of it: {e}"))),

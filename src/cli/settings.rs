@@ -198,6 +198,9 @@ impl BuildSettings {
         let foreign = Foreign::new(&unread, &mut notices)?;
         // Better now than at the first request.
         super::foreign::registries(&variable)?;
+        if let Some(path) = args.drop_in.authfile.as_ref().filter(|path| !path.exists()) {
+            return Err(usage(format!("--authfile: cannot read {}: no such file or directory", path.display())));
+        }
         let (progress, quiet) = progress(args.progress.as_deref(), args.quiet, config)?;
         let call = call(args)?;
         let mut options = options(args)?;
@@ -206,7 +209,8 @@ impl BuildSettings {
         }
         let platforms = outputs::platforms(args)?;
         notices.extend(outputs::odd_platforms(&platforms));
-        let multi_platform = outputs::multi_platform(&options, platforms.len())?;
+        let all_platforms = args.drop_in.all_platforms;
+        let multi_platform = outputs::multi_platform(&options, platforms.len() + if all_platforms { 2 } else { 0 })?;
         let asked = attest::asked(args, &options.build_args, &variable)?;
         // A question has no result to put anywhere (A10.26); the flags are still read for mistakes.
         let outputs = match call {
@@ -236,11 +240,13 @@ impl BuildSettings {
             dockerfile_dir: None,
             graph: None,
             platforms,
+            all_platforms,
             multi_platform,
             contexts: BTreeMap::new(),
             context: MainContext::Local,
             context_subdir: None,
             dockerfile_at: DockerfileAt::Given,
+            containerfile_first: args.drop_in.containerfile_first,
             inputs: OnceLock::new(),
             policy: policies::in_json(args)?,
             rego: RegoRequest::default(),
@@ -259,7 +265,7 @@ impl BuildSettings {
             shape: super::drop_in::shape(&args.drop_in),
         };
         let dockerfile = contexts::main_context(args, &context, &mut request)?;
-        super::drop_in::complete(&args.drop_in, dockerfile.as_deref(), &mut request)?;
+        super::drop_in::complete(&args.drop_in, dockerfile.as_deref(), &mut request, &mut notices)?;
         let beside = dockerfile.as_deref().and_then(std::path::Path::parent);
         request.dockerfile_dir =
             beside.map(|dir| if dir.as_os_str().is_empty() { ".".into() } else { dir.to_path_buf() });

@@ -143,6 +143,12 @@ pub struct StepOptions {
     pub no_hosts: bool,
     /// Those of root.
     pub capabilities: Capabilities,
+    /// Groups of every step's user beside those that the image gives it, by number or by name (SPEC D3.19).
+    pub groups: Vec<String>,
+    /// No program of a step gains privileges by being executed (SPEC D3.19).
+    pub no_new_privileges: bool,
+    /// Steps read what this program has as its standard input (SPEC D3.31).
+    pub input: bool,
     /// How long a step may take; `None` for [`DEFAULT_TIMEOUT`], zero for ever.
     pub timeout: Option<Duration>,
 }
@@ -163,6 +169,8 @@ pub struct Runner {
     /// A step had one.
     had_network: AtomicBool,
     emulators: Emulators,
+    /// What steps read, if they read what this program does.
+    input: Option<OwnedFd>,
     next: AtomicU64,
     /// Held alone by confidential steps where steps cannot be kept apart.
     together: RwLock<()>,
@@ -183,10 +191,11 @@ impl Runner {
             let _ = no_network.set(format!("isolation {} has no namespaces", context.rung));
         }
         let emulators = Emulators::new(&context, &options.emulators)?;
+        let input = options.input.then(running::input).transpose()?;
         let (next, together) = (AtomicU64::new(0), RwLock::new(()));
         let had_network = AtomicBool::new(false);
         let spawner = Arc::new(Spawner::new(exe));
-        Ok(Self { context, spawner, options, networks, no_network, had_network, emulators, next, together })
+        Ok(Self { context, spawner, options, networks, no_network, had_network, emulators, input, next, together })
     }
 
     /// To be called when a step will run soon: its process and its network are made meanwhile.
@@ -301,7 +310,19 @@ impl Runner {
             let spawner = Arc::clone(&self.spawner);
             let outcome = match output {
                 Output::Events(vertex) => {
-                    let begin = move |handles: StepHandles<'_>| spawner.start(&spec, handles);
+                    let ends = self.input.as_ref().map(running::ends).transpose()?;
+                    if let Some((io, _)) = &ends {
+                        give(io, spec.uid, spec.gid);
+                        spec.attached = Some(Attached { terminal: false, console: None });
+                    }
+                    let begin = move |handles: StepHandles<'_>| match ends {
+                        None => spawner.start(&spec, handles),
+                        Some((io, [stdout, stderr])) => {
+                            let mut step = spawner.start_attached(&spec, handles, io)?;
+                            (step.stdout, step.stderr) = (Some(stdout), Some(stderr));
+                            Ok(step)
+                        }
+                    };
                     let (step, held) = start(held, begin).await?;
                     // Where there are no namespaces, nothing of ours waits beside a program that runs.
                     if request.followed && self.context.switch() == RootSwitch::Pivot {
@@ -432,6 +453,7 @@ impl Runner {
             rlimits: process.rlimits,
             capabilities: self.options.capabilities,
             insecure: request.security == SecurityMode::Insecure,
+            no_new_privileges: self.options.no_new_privileges,
             proc_mode: self.context.proc_mode,
             switch: self.context.switch(),
             emulation: self.context.emulation(request.security == SecurityMode::Insecure),
@@ -453,6 +475,7 @@ impl Runner {
     ) -> Result<Process, ExecError> {
         let mut identity = user::resolve(root, &meta.user)?;
         identity.groups.extend(extra_groups);
+        identity.groups.extend(user::groups(root, &self.options.groups)?);
         self.check_mapped(&identity)?;
         let dir = if meta.cwd.is_empty() { Path::new("/") } else { Path::new(&meta.cwd) };
         cwd::ensure(root, dir, (identity.uid, identity.gid))

@@ -71,6 +71,21 @@ pub(super) fn resolve(root: &OwnedFd, user: &str) -> Result<Identity, UserError>
     from_files(&passwd, &group, user)
 }
 
+/// The ids of groups, each given by its number or its name in the image.
+pub(super) fn groups(root: &OwnedFd, given: &[String]) -> Result<Vec<u32>, UserError> {
+    if given.is_empty() {
+        return Ok(Vec::new());
+    }
+    let file = read(root, "/etc/group")?;
+    let one = |name: &String| {
+        let gid =
+            number(name).or_else(|| group_entries(&file).find(|(known, ..)| known == name).map(|(_, gid, _)| gid));
+        let gid = gid.ok_or_else(|| UserError::Unknown { kind: "group", name: name.clone(), file: "/etc/group" })?;
+        check("group", name, gid).map(|()| gid)
+    };
+    given.iter().map(one).collect()
+}
+
 fn number(text: &str) -> Option<u32> {
     text.parse().ok()
 }

@@ -168,7 +168,7 @@ impl Staging {
 
     /// Writes one tar. Owners are those of the image.
     fn tar(&self, out: &mut (dyn std::io::Write + Send), threads: usize) -> Result<(), ExportError> {
-        let options = LayerOptions { codec: Codec::Uncompressed, level: None, epoch: None, threads };
+        let options = LayerOptions { codec: Codec::Uncompressed, threads, ..LayerOptions::default() };
         let mut writer = LayerWriter::new(out, &options)?;
         let mtime = self.epoch.map(Timestamp::seconds);
         // Contents are read while the writer finishes: what they are in must last until then.

@@ -145,7 +145,13 @@ async fn layer(
         return Ok((layer, diff_id, record.created));
     }
     fetch(context, &chain[..=at], id).await?;
-    let wanted = LayerOptions { codec: options.codec, level: options.level, epoch: rewrite, threads: context.threads };
+    let wanted = LayerOptions {
+        codec: options.codec,
+        level: options.level,
+        epoch: rewrite,
+        earlier_too: rewrite.is_some() && options.rewrite_earlier,
+        threads: context.threads,
+    };
     let (store, part) = (context.store.clone(), chain[..=at].to_vec());
     let blob = blocking(move || Ok(store.derive_blob(&part, &wanted)?)).await?;
     let mut descriptor = Descriptor::new(options.family.layer(blob.codec), blob.digest.clone(), blob.size);
@@ -176,7 +182,13 @@ async fn estargz_layer(
     id: &Digest,
 ) -> Result<(Layer, DiffId, SystemTime), ExportError> {
     fetch(context, chain, id).await?;
-    let wanted = LayerOptions { codec: Codec::Gzip, level: options.level, epoch, threads: context.threads };
+    let wanted = LayerOptions {
+        codec: Codec::Gzip,
+        level: options.level,
+        epoch,
+        earlier_too: epoch.is_some() && options.rewrite_earlier,
+        threads: context.threads,
+    };
     let (store, part) = (context.store.clone(), chain.to_vec());
     let blob = blocking(move || Ok(store.derive_blob(&part, &wanted)?)).await?;
     context.source.ensure_blob(&blob.descriptor(), &record.remotes, Some(id)).await?;

@@ -180,7 +180,7 @@ pub fn wanted_layers(specs: &[OutputSpec], threads: usize) -> Option<LayerOption
         return None;
     }
     let (codec, level) = wants(first);
-    Some(LayerOptions { codec, level, epoch: None, threads })
+    Some(LayerOptions { codec, level, threads, ..LayerOptions::default() })
 }
 
 /// Finds out whether the pushes among `specs` will be allowed. Only a refusal counts: a registry that cannot be reached

@@ -1,5 +1,5 @@
-//! What the command line takes away from an image before it is written: layers, history, variables, labels (SPEC D3.02, D3.05,
-//! D3.08).
+//! What the command line changes in an image before it is written: layers, history, variables and labels are taken away, what it
+//! says of its operating system is set (SPEC D3.02, D3.05, D3.08, D3.21).
 
 use super::{ExportContext, ExportError, ImageResult, blocking};
 use crate::archive::{LayerOptions, diff_trees};
@@ -18,7 +18,7 @@ pub enum SingleLayer {
     All,
 }
 
-/// What is taken away from an image.
+/// What is different about an image.
 #[derive(Debug, Clone, Default)]
 pub struct Shape {
     /// Its layers but one.
@@ -29,10 +29,14 @@ pub struct Shape {
     pub unset_env: Vec<String>,
     /// Labels.
     pub unset_labels: Vec<String>,
+    /// What the image says its operating system's version is (SPEC D3.21).
+    pub os_version: Option<String>,
+    /// Features of the operating system that the image says it needs: each is added, or taken away (SPEC D3.21).
+    pub os_features: Vec<(String, bool)>,
 }
 
 impl Shape {
-    /// The image without all that.
+    /// The image as it is to be.
     ///
     /// # Errors
     /// When its layers cannot be read, or the new one cannot be written.
@@ -42,6 +46,7 @@ impl Shape {
             !self.unset_env.iter().any(|unset| unset == name)
         });
         image.config.config.labels.retain(|name, _| !self.unset_labels.contains(name));
+        self.system(&mut image);
         if let Some(which) = self.single_layer {
             join(context, &mut image, which).await?;
         }
@@ -49,6 +54,22 @@ impl Shape {
             image.config.history.clear();
         }
         Ok(image)
+    }
+
+    /// What the image, and an index that names it, say of the operating system.
+    fn system(&self, image: &mut ImageResult) {
+        let ImageResult { config, platform, .. } = image;
+        for (version, features) in
+            [(&mut config.os_version, &mut config.os_features), (&mut platform.os_version, &mut platform.os_features)]
+        {
+            if let Some(wanted) = &self.os_version {
+                version.clone_from(wanted);
+            }
+            for (feature, needed) in &self.os_features {
+                features.retain(|known| known != feature);
+                features.extend(needed.then(|| feature.clone()));
+            }
+        }
     }
 }
 

@@ -72,6 +72,8 @@ pub struct ImageOptions {
     pub force: bool,
     /// Rewrite file times newer than the epoch (SPEC C6.09).
     pub rewrite_timestamp: bool,
+    /// Rewrite older ones, too (SPEC D3.04).
+    pub rewrite_earlier: bool,
     /// Leave layers that must not be distributed where they are (SPEC E3.12).
     pub prefer_nondist: bool,
     /// Its own epoch.
@@ -351,7 +353,10 @@ impl OutputSpec {
                 self.image.level = Some(level);
             }
             "force-compression" => self.image.force = boolean(key, value)?,
-            "rewrite-timestamp" => self.image.rewrite_timestamp = boolean(key, value)?,
+            "rewrite-timestamp" => {
+                self.image.rewrite_earlier = value == "all";
+                self.image.rewrite_timestamp = self.image.rewrite_earlier || boolean(key, value)?;
+            }
             "prefer-nondist-layers" => self.image.prefer_nondist = boolean(key, value)?,
             "source-date-epoch" => {
                 let bad = |_| SpecError(format!("invalid SOURCE_DATE_EPOCH: {value}"));

@@ -34,6 +34,9 @@ const SHARING: [&str; 3] = ["shared", "private", "locked"];
 /// buildah's words for a label that several containers share, or one alone has.
 const RELABEL: [&str; 2] = ["z", "Z"];
 
+/// Ways in which mounts made below a mount reach others: none are made, and nobody else is there.
+const PROPAGATION: [&str; 6] = ["private", "rprivate", "slave", "rslave", "shared", "rshared"];
+
 const KEYS: [&str; 19] = [
     "type",
     "from",
@@ -160,6 +163,12 @@ fn bare(out: &mut MountSpec, readonly: &mut Option<bool>, field: &str, key: &str
             out.required = true;
         }
         // buildah's way to say that SELinux shall let the step in (SPEC A5.03): here it always may.
+        // buildah's way to say that what is written is thrown away, which is so here.
+        _ if field == "O" => {
+            allowed(out.kind, field, &[MountKind::Bind])?;
+            *readonly = Some(false);
+        }
+        _ if PROPAGATION.contains(&field) => allowed(out.kind, field, &[MountKind::Bind, MountKind::Cache])?,
         _ if RELABEL.contains(&field) => allowed(out.kind, field, &[MountKind::Bind, MountKind::Cache])?,
         _ => {
             let known = KEYS.contains(&key).then(|| format!("write {key}=VALUE"));
@@ -195,7 +204,7 @@ fn with_value(
             allowed(out.kind, key, &[MountKind::Secret, MountKind::Ssh])?;
             out.required = flag()?;
         }
-        "size" => {
+        "size" | "tmpfs-size" => {
             allowed(out.kind, key, &[MountKind::Tmpfs])?;
             out.size = byte_size(value).and_then(|size| i64::try_from(size).ok()).ok_or_else(|| {
                 FrontendError::input(format!("invalid value for {key}: {value}"))
@@ -217,6 +226,9 @@ fn with_value(
             })?);
         }
         "relabel" if matches!(value, "shared" | "private") => {
+            allowed(out.kind, key, &[MountKind::Bind, MountKind::Cache])?;
+        }
+        "bind-propagation" if PROPAGATION.contains(&value) => {
             allowed(out.kind, key, &[MountKind::Bind, MountKind::Cache])?;
         }
         "mode" => out.mode = Some(number(8)?),
@@ -306,6 +318,22 @@ mod tests {
         }
         assert_eq!(error("type=tmpfs,target=/x,Z"), "unexpected key 'Z' for mount type 'tmpfs'");
         assert_eq!(error("target=/x,relabel=no"), "unexpected key 'relabel' in 'relabel=no'");
+    }
+
+    // SPEC A5.03, A5.05
+    #[test]
+    fn a5_03_words_of_buildah_that_change_nothing() {
+        let plain = ok("type=bind,target=/x");
+        for word in ["private", "rshared", "bind-propagation=rprivate"] {
+            assert_eq!(ok(&format!("type=bind,target=/x,{word}")), plain, "{word}");
+        }
+        assert_eq!(ok("type=bind,target=/x,O"), ok("type=bind,target=/x,rw"));
+        assert_eq!(ok("type=tmpfs,target=/x,tmpfs-size=1k"), ok("type=tmpfs,target=/x,size=1k"));
+        assert_eq!(
+            error("target=/x,bind-propagation=suid"),
+            "unexpected key 'bind-propagation' in 'bind-propagation=suid'"
+        );
+        assert_eq!(error("type=tmpfs,target=/x,O"), "unexpected key 'O' for mount type 'tmpfs'");
     }
 
     #[test]

@@ -80,6 +80,19 @@ fn images(index: &Index) -> impl Iterator<Item = &Descriptor> {
     })
 }
 
+/// The platforms that an index has images for, in order; `None` if the document is no index.
+pub(super) fn platforms(document: &[u8]) -> Option<Vec<Platform>> {
+    let Ok(Document::Index(index)) = parse_document(document, "") else { return None };
+    let mut found: Vec<Platform> = Vec::new();
+    for platform in images(&index).filter_map(|descriptor| descriptor.platform.as_ref()) {
+        let platform = platform.normalised();
+        if !found.contains(&platform) {
+            found.push(platform);
+        }
+    }
+    Some(found)
+}
+
 fn available(index: &Index) -> String {
     let mut names: Vec<String> = Vec::new();
     for platform in images(index).filter_map(|d| d.platform.as_ref()) {

@@ -14,7 +14,7 @@ use super::{ImageAttributes, LAYOUT_HOST, SourceError};
 use crate::base::{Digest, Events};
 use crate::llb::host::{FrontendHost, HostError, ResolveMode, ResolvedImage};
 use crate::llb::op::SourceOp;
-use crate::oci::{Descriptor, Manifest, Platform, Reference};
+use crate::oci::{Descriptor, ImageConfig, Manifest, Platform, Reference};
 use crate::registry::Client;
 use crate::store::{LayerId, Store};
 
@@ -152,6 +152,27 @@ impl ImageSource {
         let (name, platform) = (identifier.to_owned(), platform.clone());
         let found = self.blocking(move |store| stored_manifest(store, &name, &root, &platform)).await?;
         found.map(|(descriptor, _)| descriptor).ok_or_else(|| SourceError::NotLocal { name: identifier.to_owned() })
+    }
+
+    /// The platforms that there are images for under an identifier: those of the index that is meant, or that of the one image.
+    ///
+    /// # Errors
+    /// As [`ImageSource::resolve`].
+    pub async fn platforms(&self, op: &SourceOp, platform: &Platform) -> Result<Vec<Platform>, SourceError> {
+        let place = Place::parse(&op.identifier)?;
+        let image = self.image(&place, platform, ImageAttributes::parse(&op.attrs)?.mode).await?;
+        let document = match place {
+            Place::Layout(layout) => Some(self.blocking(move |_| layout.root()).await?.1),
+            Place::Registry(_) => self.read_stored(&image.root).await?.map(Vec::from),
+        };
+        match document.as_deref().and_then(document::platforms) {
+            Some(several) => Ok(several),
+            None => {
+                let config: ImageConfig = serde_json::from_slice(&image.config)
+                    .map_err(|e| SourceError::NotAnImage { name: op.identifier.clone(), reason: e.to_string() })?;
+                Ok(vec![config.platform().normalised()])
+            }
+        }
     }
 
     /// As [`ImageSource::resolve`], for an op with its attributes.

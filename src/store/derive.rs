@@ -116,11 +116,14 @@ impl Store {
     pub(crate) fn derive_plain(&self, record: &LayerRecord) -> Result<LayerBlob, StoreError> {
         let mut chain = record.parents.clone();
         chain.push(record.id.clone());
-        self.derive_blob(&chain, &LayerOptions { codec: Codec::Uncompressed, level: None, epoch: None, threads: 1 })
+        self.derive_blob(&chain, &LayerOptions { codec: Codec::Uncompressed, ..LayerOptions::default() })
     }
 
     /// A known blob that is what `options` ask for.
     fn fitting(&self, record: &LayerRecord, options: &LayerOptions) -> Result<Option<LayerBlob>, StoreError> {
+        if options.earlier_too {
+            return Ok(None);
+        }
         let fits = |blob: &&LayerBlob| {
             let times = blob.epoch == options.epoch || (options.epoch.is_none() && record.is_own(blob));
             blob.codec == options.codec && times && blob.level == options.level
@@ -190,7 +193,10 @@ impl Store {
     ) -> Result<LayerBlob, StoreError> {
         let (digest, size) = sink.commit_as(&summary.blob, summary.size)?;
         let blob = own_blob(digest, size, summary.diff_id.clone(), options);
-        self.note_layer_blob(id, &blob, Some(&summary))?;
+        // What all times are set to is nothing that is remembered of a blob: it is made again for each build.
+        if !options.earlier_too {
+            self.note_layer_blob(id, &blob, Some(&summary))?;
+        }
         Ok(blob)
     }
 

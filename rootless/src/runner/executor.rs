@@ -122,6 +122,9 @@ impl StepExecutor {
             rustix::thread::set_thread_res_uid(uid, uid, uid).what(|| format!("become user {}", spec.uid))?;
             limit_capabilities(keep, spec.uid == 0)?;
         }
+        if spec.no_new_privileges {
+            rustix::thread::set_no_new_privs(true).what(|| "set no_new_privs".into())?;
+        }
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
             .what(|| "set the parent death signal".into())?;
         let directory = || format!("enter the working directory {}", spec.cwd.display());

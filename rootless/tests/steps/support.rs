@@ -120,6 +120,7 @@ impl Bench {
             rlimits: vec![],
             capabilities: rootless::Capabilities::default(),
             insecure: false,
+            no_new_privileges: false,
             proc_mode: self.context.proc_mode,
             switch: self.context.switch(),
             emulation: self.context.emulation(false),

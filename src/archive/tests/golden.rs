@@ -85,7 +85,7 @@ fn the_encoders_output_is_pinned() {
         (Codec::Zstd, Some(1)),
         (Codec::Zstd, Some(10)),
     ] {
-        let (diff_id, blob) = digests(&LayerOptions { codec, level, epoch: None, threads: 2 });
+        let (diff_id, blob) = digests(&LayerOptions { codec, level, threads: 2, ..LayerOptions::default() });
         out.push_str(&format!("{codec:?} {level:?}: {} {blob}\n", &diff_id[..19]));
     }
     insta::assert_snapshot!(out);

@@ -95,7 +95,7 @@ fn throughput() {
     for (codec, level) in choices {
         for threads in [1, 2] {
             let started = Instant::now();
-            let summary = write(&root, &LayerOptions { codec, level, epoch: None, threads });
+            let summary = write(&root, &LayerOptions { codec, level, threads, ..LayerOptions::default() });
             let ratio = summary.size as f64 * 100.0 / size as f64;
             let what = format!("{codec:?} {} threads {threads}", level.unwrap_or(0));
             report(&what, size, started, &format!("{ratio:.1} % of {} MB", size / 1_000_000));

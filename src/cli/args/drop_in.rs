@@ -58,7 +58,8 @@ pub struct DropIn {
     /// Take this image for the first FROM, whatever that says
     #[arg(long, value_name = "IMAGE", help_heading = "What to build")]
     pub from: Option<String>,
-    /// Set a variable in every stage, as an ENV at its beginning would; without a value it is taken from the environment
+    /// Set a variable in every stage, as an ENV at its beginning would; without a value it is taken from the environment, NAME* are all
+    /// that begin so (repeatable)
     #[arg(long, value_name = "NAME[=VALUE]", help_heading = "What to build")]
     pub env: Vec<String>,
     /// Leave a variable out of the image (repeatable)
@@ -76,6 +77,18 @@ pub struct DropIn {
     /// Put what the steps made into one layer: new, on top of those of the base image, or all, with them
     #[arg(long, value_name = "WHAT", value_parser = ["new", "all"], hide_possible_values = true, help_heading = "What to build")]
     pub single_layer: Option<String>,
+    /// Build for all platforms that the base images are for
+    #[arg(long, conflicts_with = "platform", help_heading = "What to build")]
+    pub all_platforms: bool,
+    /// What the image says of its operating system's version
+    #[arg(long, value_name = "VERSION", hide = true)]
+    pub os_version: Option<String>,
+    /// A feature of the operating system that the image says it needs; NAME- takes one away (repeatable)
+    #[arg(long, value_name = "NAME", hide = true)]
+    pub os_feature: Vec<String>,
+    /// In a context that is no directory, Containerfile goes before Dockerfile
+    #[arg(long, hide = true)]
+    pub containerfile_first: bool,
     /// A further Dockerfile, whose text comes behind that of --file (repeatable)
     #[arg(long, value_name = "FILE", hide = true)]
     pub append_file: Vec<PathBuf>,
@@ -96,6 +109,15 @@ pub struct DropIn {
     /// Take a capability from steps, or ALL (repeatable)
     #[arg(long, value_name = "NAME", value_delimiter = ',', help_heading = "RUN steps")]
     pub cap_drop: Vec<String>,
+    /// Put the user of steps into a group, by its number or by its name in the image, too; the cache does not see it (repeatable)
+    #[arg(long, value_name = "GROUP", help_heading = "RUN steps")]
+    pub group_add: Vec<String>,
+    /// Programs of steps gain no privileges by being executed, so sudo does not work; the cache does not see it
+    #[arg(long, help_heading = "RUN steps")]
+    pub no_new_privileges: bool,
+    /// Steps read what is given to rbuild on its standard input, one after the other; the cache does not see it
+    #[arg(long, help_heading = "RUN steps")]
+    pub stdin: bool,
     /// A name server for steps, in place of the machine's (repeatable)
     #[arg(long, value_name = "ADDRESS", help_heading = "RUN steps")]
     pub dns: Vec<String>,

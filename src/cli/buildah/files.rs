@@ -14,15 +14,22 @@ const NAMES: [&str; 2] = ["Containerfile", "Dockerfile"];
 
 /// Adds the files; the context is the answer.
 pub(super) fn add(given: &Build, env: &Variables<'_>, out: &mut Translation) -> Result<String, Failure> {
-    let context = given.context.clone().filter(|text| !text.is_empty()).unwrap_or_else(|| ".".into());
-    let dir = Some(Path::new(&context)).filter(|path| path.is_dir());
+    let mut context = given.context.clone().filter(|text| !text.is_empty()).unwrap_or_else(|| ".".into());
     let mut files = Vec::new();
+    if given.file.is_empty() && Path::new(&context).is_file() {
+        // A Containerfile in the place of a context is one in its own directory.
+        let dir = Path::new(&context).parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let dir = dir.display().to_string();
+        files.push(std::mem::replace(&mut context, dir));
+    }
+    let dir = Some(Path::new(&context)).filter(|path| path.is_dir());
     for file in &given.file {
-        files.push(find(file, dir));
+        files.push(find(file, dir)?);
     }
     if let (Some(dir), true) = (dir, files.is_empty()) {
         files.extend(usual(dir).map(|path| path.display().to_string()));
     }
+    out.switch("containerfile-first", files.is_empty());
     let mut rest = files.iter();
     if let Some(first) = rest.next() {
         out.add("file", first);
@@ -43,18 +50,20 @@ pub(super) fn add(given: &Build, env: &Variables<'_>, out: &mut Translation) -> 
     Ok(context)
 }
 
-/// Where a file is: here, or else in the context; the usual name, if it is a directory.
-fn find(file: &str, dir: Option<&Path>) -> String {
+/// Where a file is: here, or else in the context.
+fn find(file: &str, dir: Option<&Path>) -> Result<String, Failure> {
     if file == "-" || is_url(file) {
-        return file.to_owned();
+        return Ok(file.to_owned());
     }
     let here = PathBuf::from(file);
     let found = match dir {
         Some(dir) if !here.exists() && dir.join(file).exists() => dir.join(file),
         _ => here,
     };
-    let found = if found.is_dir() { usual(&found).unwrap_or(found) } else { found };
-    found.display().to_string()
+    if found.is_dir() {
+        return Err(usage(format!("--file {file}: it cannot be a path to a directory")));
+    }
+    Ok(found.display().to_string())
 }
 
 fn usual(dir: &Path) -> Option<PathBuf> {
@@ -71,7 +80,12 @@ fn ignore(given: &Build, dir: Option<&Path>, file: Option<&str>, out: &mut Trans
         [".containerignore", ".dockerignore"].iter().any(|end| Path::new(&format!("{file}{end}")).exists())
     };
     let path = dir.map(|dir| dir.join(".containerignore")).filter(|path| path.is_file());
-    if let Some(path) = path.filter(|_| !file.is_some_and(own)) {
+    // A link that leads out of the context is no ignore file of it.
+    let inside = |path: &PathBuf| match (path.canonicalize(), dir.map(Path::canonicalize)) {
+        (Ok(path), Some(Ok(dir))) => path.starts_with(dir),
+        _ => false,
+    };
+    if let Some(path) = path.filter(inside).filter(|_| !file.is_some_and(own)) {
         out.add("ignorefile", &path.display().to_string());
     }
 }

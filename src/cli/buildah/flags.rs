@@ -17,7 +17,7 @@ pub(super) struct Build {
     #[arg(value_name = "CONTEXT")]
     pub(super) context: Option<String>,
     /// Containerfile or Dockerfile, one behind the other if repeated; in the context if it is not here
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", value_delimiter = ',')]
     pub(super) file: Vec<String>,
     /// Name of the image, or docker://, oci:, oci-archive: or docker-archive: and where it goes (repeatable)
     #[arg(short, long, value_name = "NAME")]
@@ -66,10 +66,10 @@ pub(super) struct Same {
     #[arg(long, value_name = "NAME=VALUE")]
     pub(super) annotation: Vec<String>,
     /// Leave a variable out of the image
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub(super) unsetenv: Vec<String>,
     /// Leave a label out of the image
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub(super) unsetlabel: Vec<String>,
     /// Set a variable in every stage
     #[arg(long, value_name = "NAME[=VALUE]")]
@@ -81,10 +81,10 @@ pub(super) struct Same {
     #[arg(long, value_name = "SPEC")]
     pub(super) ssh: Vec<String>,
     /// Add a line to /etc/hosts
-    #[arg(long, value_name = "HOST:IP")]
+    #[arg(long, value_name = "HOST:IP", value_delimiter = ',')]
     pub(super) add_host: Vec<String>,
     /// Resource limit
-    #[arg(long, value_name = "LIMIT")]
+    #[arg(long, value_name = "LIMIT", value_delimiter = ',')]
     pub(super) ulimit: Vec<String>,
     /// Size of /dev/shm
     #[arg(long, value_name = "BYTES")]
@@ -120,13 +120,13 @@ pub(super) struct Same {
     #[arg(long, value_name = "NAME")]
     pub(super) cap_drop: Vec<String>,
     /// Name server
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
     pub(super) dns: Vec<String>,
     /// Search domain
-    #[arg(long, value_name = "DOMAIN")]
+    #[arg(long, value_name = "DOMAIN", value_delimiter = ',')]
     pub(super) dns_search: Vec<String>,
     /// Option of name resolution
-    #[arg(long, value_name = "OPTION")]
+    #[arg(long, value_name = "OPTION", value_delimiter = ',')]
     pub(super) dns_option: Vec<String>,
     /// Rules about sources
     #[arg(long, value_name = "FILE")]
@@ -194,6 +194,9 @@ pub(super) struct ImageFlags {
     /// Platforms
     #[arg(long, value_name = "PLATFORM", value_delimiter = ',')]
     pub(super) platform: Vec<String>,
+    /// All platforms that the base images are for
+    #[arg(long)]
+    pub(super) all_platforms: bool,
     /// Architecture
     #[arg(long, value_name = "ARCH")]
     pub(super) arch: Option<String>,
@@ -203,6 +206,12 @@ pub(super) struct ImageFlags {
     /// Variant of the architecture
     #[arg(long, value_name = "VARIANT")]
     pub(super) variant: Option<String>,
+    /// What the image says of its operating system's version
+    #[arg(long, value_name = "VERSION")]
+    pub(super) os_version: Option<String>,
+    /// A feature of the operating system that the image needs; NAME- takes one away
+    #[arg(long, value_name = "NAME")]
+    pub(super) os_feature: Vec<String>,
     /// Name of an index of the images of all platforms
     #[arg(long, value_name = "NAME")]
     pub(super) manifest: Option<String>,
@@ -245,7 +254,13 @@ pub(super) struct StepFlags {
     /// Steps see /etc/hosts of the image
     #[arg(long)]
     pub(super) no_hosts: bool,
-    /// label=…, seccomp=unconfined or apparmor=unconfined
+    /// Put the user of steps into a group, too
+    #[arg(long, value_name = "GROUP", value_delimiter = ',')]
+    pub(super) group_add: Vec<String>,
+    /// Let steps read standard input
+    #[arg(long)]
+    pub(super) stdin: bool,
+    /// no-new-privileges, label=…, seccomp=unconfined or apparmor=unconfined
     #[arg(long, value_name = "OPTION")]
     pub(super) security_opt: Vec<String>,
     /// Flags of the C preprocessor, for files whose names end in .in
@@ -257,8 +272,8 @@ pub(super) struct StepFlags {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Cache")]
 pub(super) struct CacheFlags {
-    /// true, always, missing, never, newer or false
-    #[arg(long, num_args = 0..=1, require_equals = true, value_name = "POLICY", default_missing_value = "always")]
+    /// always or true, missing, never or false, newer
+    #[arg(long, num_args = 0..=1, require_equals = true, value_name = "POLICY", default_missing_value = "missing")]
     pub(super) pull: Option<String>,
     /// Always pull
     #[arg(long)]
@@ -333,7 +348,7 @@ pub(super) struct Idle {
     #[arg(long, num_args = 0..=1, require_equals = true, value_name = "BOOL", default_missing_value = "true", value_parser = go_boolean())]
     pub(super) inherit_annotations: Option<bool>,
     /// The same
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub(super) unsetannotation: Vec<String>,
     /// No label tells who built the image
     #[arg(long, num_args = 0..=1, require_equals = true, value_name = "BOOL", default_missing_value = "true", value_parser = go_boolean())]
@@ -363,7 +378,7 @@ pub(super) struct Idle {
     #[arg(long, value_name = "PATH")]
     pub(super) runtime: Option<String>,
     /// The same
-    #[arg(long, value_name = "FLAG", allow_hyphen_values = true)]
+    #[arg(long, value_name = "FLAG", allow_hyphen_values = true, value_delimiter = ',')]
     pub(super) runtime_flag: Vec<String>,
     /// Layers are compressed when they leave the store
     #[arg(long)]
@@ -371,6 +386,18 @@ pub(super) struct Idle {
     /// Digests are always checked
     #[arg(long)]
     pub(super) disable_content_trust: bool,
+    /// Each step says how long it took
+    #[arg(long, hide = true)]
+    pub(super) log_rusage: bool,
+    /// The same
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub(super) rusage_logfile: Option<String>,
+    /// --log-level of buildah says more
+    #[arg(long, value_name = "NUMBER", hide = true)]
+    pub(super) loglevel: Option<i64>,
+    /// Blobs are in the store
+    #[arg(long, value_name = "DIR", hide = true)]
+    pub(super) blob_cache: Option<String>,
     /// What the machine can do is found out
     #[arg(long, value_name = "DRIVER", hide = true)]
     pub(super) storage_driver: Option<String>,
@@ -383,12 +410,6 @@ pub(super) struct Idle {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Refused")]
 pub(super) struct Refused {
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "")]
-    pub(super) all_platforms: Option<String>,
-    #[arg(long, hide = true)]
-    pub(super) os_version: Option<String>,
-    #[arg(long, hide = true)]
-    pub(super) os_feature: Option<String>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "")]
     pub(super) save_stages: Option<String>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "")]
@@ -404,8 +425,6 @@ pub(super) struct Refused {
     #[arg(long, hide = true)]
     pub(super) userns_gid_map_group: Option<String>,
     #[arg(long, hide = true)]
-    pub(super) group_add: Option<String>,
-    #[arg(long, hide = true)]
     pub(super) hooks_dir: Option<String>,
     #[arg(long, hide = true)]
     pub(super) sign_by: Option<String>,
@@ -413,8 +432,6 @@ pub(super) struct Refused {
     pub(super) decryption_key: Option<String>,
     #[arg(long, hide = true)]
     pub(super) cw: Option<String>,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "")]
-    pub(super) stdin: Option<String>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "")]
     pub(super) logsplit: Option<String>,
     #[arg(long, hide = true)]
@@ -451,9 +468,6 @@ impl Refused {
             "images are not signed; `cosign sign` and `skopeo copy --sign-by` do that to one that was pushed";
         const CNI: &str = "steps have networks without plugins";
         [
-            ("all-platforms", &self.all_platforms, "name them with --platform"),
-            ("os-version", &self.os_version, "it is written into images of Windows, which are not built here"),
-            ("os-feature", &self.os_feature, "it is written into images of Windows, which are not built here"),
             ("save-stages", &self.save_stages, "stages are kept in the cache; build one with --target"),
             ("stage-labels", &self.stage_labels, "stages are kept in the cache, not as images"),
             ("mount", &self.mount, "write it to the RUN that needs it, or give --volume"),
@@ -461,12 +475,10 @@ impl Refused {
             ("userns-gid-map", &self.userns_gid_map, IDS),
             ("userns-uid-map-user", &self.userns_uid_map_user, IDS),
             ("userns-gid-map-group", &self.userns_gid_map_group, IDS),
-            ("group-add", &self.group_add, "a step has the groups that the image gives its user"),
             ("hooks-dir", &self.hooks_dir, "steps are run without hooks"),
             ("sign-by", &self.sign_by, SIGNED),
             ("decryption-key", &self.decryption_key, "encrypted images are not read"),
             ("cw", &self.cw, "images for confidential workloads are not made"),
-            ("stdin", &self.stdin, "steps read nothing; RUN has heredocs and --mount=type=secret"),
             ("logsplit", &self.logsplit, "--logfile has all platforms, each line with its own"),
             ("cni-config-dir", &self.cni_config_dir, CNI),
             ("cni-plugin-path", &self.cni_plugin_path, CNI),

@@ -257,10 +257,15 @@ fn image(given: &Build, dialect: Dialect, env: &Variables<'_>, out: &mut Transla
     if let Some(epoch) = image.source_date_epoch {
         out.add("build-arg", &format!("SOURCE_DATE_EPOCH={epoch}"));
     }
-    image.platform.iter().for_each(|platform| out.add("platform", platform));
+    out.switch("all-platforms", image.all_platforms);
+    if let Some(version) = &image.os_version {
+        out.add("os-version", version);
+    }
+    image.os_feature.iter().for_each(|feature| out.add("os-feature", feature));
+    image.platform.iter().for_each(|platform| out.add("platform", &complete(platform)));
     if image.arch.is_some() || image.os.is_some() || image.variant.is_some() {
         if !image.platform.is_empty() {
-            return Err(usage("--platform contradicts --arch, --os and --variant"));
+            return Err(usage("--platform may not be used with --arch, --os or --variant"));
         }
         let host = crate::oci::Platform::host();
         let mut platform = format!(
@@ -275,6 +280,14 @@ fn image(given: &Build, dialect: Dialect, env: &Variables<'_>, out: &mut Transla
     }
     out.switch("build-arg=BUILDKIT_MULTI_PLATFORM=true", image.manifest.is_some());
     Ok(())
+}
+
+/// A platform as it is meant: what is missing before a slash or behind one is the machine's.
+fn complete(platform: &str) -> String {
+    match platform.trim_matches('/') {
+        "" | "local" => crate::oci::Platform::host().to_string(),
+        rest => rest.to_owned(),
+    }
 }
 
 /// What RUN has.
@@ -317,6 +330,15 @@ fn steps(given: &Build, env: &Variables<'_>, out: &mut Translation) -> Result<()
             )));
         }
     }
+    let same = &given.same;
+    for (flag, values) in [("dns", &same.dns), ("dns-option", &same.dns_option), ("dns-search", &same.dns_search)] {
+        if steps.network.as_deref() == Some("none") && !values.is_empty() {
+            return Err(usage(format!("the --{flag} option cannot be used with --network=none")));
+        }
+    }
+    if steps.no_hosts && !same.add_host.is_empty() {
+        return Err(usage("--no-hosts and --add-host conflict, can not be used together"));
+    }
     if steps.http_proxy {
         for name in ["http_proxy", "https_proxy", "ftp_proxy", "no_proxy"] {
             for name in [name.to_owned(), name.to_uppercase()] {
@@ -328,9 +350,16 @@ fn steps(given: &Build, env: &Variables<'_>, out: &mut Translation) -> Result<()
         }
     }
     out.switch("no-hosts", steps.no_hosts);
+    if let Some(group) = steps.group_add.iter().find(|group| *group == "keep-groups") {
+        return Err(usage(format!("--group-add {group}: groups of this machine mean nothing to a step")));
+    }
+    steps.group_add.iter().for_each(|group| out.add("group-add", group));
+    out.switch("stdin", steps.stdin);
     for text in &steps.security_opt {
         match text.split_once(['=', ':']) {
-            Some(("label", _)) => {}
+            None if text == "no-new-privileges" => out.switch("no-new-privileges", true),
+            Some(("no-new-privileges", "true")) => out.switch("no-new-privileges", true),
+            Some(("label", _) | ("no-new-privileges", "false")) => {}
             Some(("seccomp" | "apparmor", "unconfined")) => {
                 out.notices.push(format!(
                     "--security-opt {text}: steps are confined as always (RUN --security=insecure is not)"
@@ -374,8 +403,8 @@ fn cache(given: &Build, out: &mut Translation) -> Result<(), Failure> {
     };
     match policy.to_ascii_lowercase().as_str() {
         "true" | "always" | "newer" | "ifnewer" | "1" => out.switch("pull", true),
-        "false" | "missing" | "ifmissing" | "0" => {}
-        "never" => out.switch("pull-never", true),
+        "missing" | "ifmissing" => {}
+        "never" | "false" | "0" => out.switch("pull-never", true),
         other => {
             let known = ["always", "missing", "never", "newer", "true", "false"];
             return Err(usage(format!(
@@ -440,10 +469,13 @@ fn idle(given: &Build, out: &mut Translation) -> Result<(), Failure> {
         ("runtime-flag", !idle.runtime_flag.is_empty()),
         ("storage-driver", idle.storage_driver.is_some()),
         ("storage-opt", !idle.storage_opt.is_empty()),
+        ("log-rusage", idle.log_rusage),
+        ("rusage-logfile", idle.rusage_logfile.is_some()),
+        ("blob-cache", idle.blob_cache.is_some()),
     ] {
         if given {
             out.notices.push(format!(
-                "--{flag} has no meaning here: steps are run without a runtime's program, in the store's way"
+                "--{flag} has no meaning here: steps are run without a runtime's program, in the store's way, and say how long they took"
             ));
         }
     }

@@ -53,7 +53,7 @@ fn d3_35_places() {
         (&["--format=docker", "-t", "oci:d"], "type=oci,tar=false,\"dest=d\""),
         (
             &["--timestamp=5"],
-            "type=image,dangling-name-prefix=localhost/none,source-date-epoch=5,rewrite-timestamp=true",
+            "type=image,dangling-name-prefix=localhost/none,source-date-epoch=5,rewrite-timestamp=all",
         ),
         (
             &["--compression-format=zstd", "--compression-level=3"],
@@ -106,7 +106,7 @@ fn d3_02_images() {
             "--output=type=image,append=true,\"name=localhost/m\"",
         ],
     );
-    assert!(error(&["--arch=arm64", "--platform=linux/amd64"]).contains("contradicts"));
+    assert!(error(&["--arch=arm64", "--platform=linux/amd64"]).contains("may not be used with"));
     has(
         &["--source-date-epoch=9", "--rewrite-timestamp"],
         &[],
@@ -147,7 +147,7 @@ fn d3_17_steps() {
         (&["--skip-unused-stages=false"], "never built"),
         (&["--compat-volumes"], "below a VOLUME"),
         (&["--identity-label"], "who built"),
-        (&["--group-add=x"], "--group-add: "),
+        (&["--group-add=keep-groups"], "--group-add keep-groups: "),
         (&["--userns-uid-map=0:1:2"], "/etc/subuid"),
     ] {
         assert!(error(line).contains(rule), "{line:?}: {}", error(line));
@@ -162,12 +162,13 @@ fn d3_17_steps() {
 #[test]
 fn d3_24_registries_and_caches() {
     for (line, expected) in [
-        (&["--pull"][..], Some("--pull")),
+        (&["--pull"][..], None),
+        (&["--pull=always"], Some("--pull")),
         (&["--pull=newer"], Some("--pull")),
         (&["--pull-always"], Some("--pull")),
         (&["--pull=never"], Some("--pull-never")),
         (&["--pull=missing"], None),
-        (&["--pull=false"], None),
+        (&["--pull=false"], Some("--pull-never")),
     ] {
         assert_eq!(
             words(line).iter().find(|word| word.starts_with("--pull")).map(String::as_str),
@@ -204,9 +205,7 @@ fn d3_34_what_cannot_be_is_refused_by_name() {
         ("--sbom=syft", "scanners are not run"),
         ("--cw=type=SNP", "confidential"),
         ("--sign-by=x", "not signed"),
-        ("--stdin", "steps read nothing"),
         ("--save-stages", "--target"),
-        ("--all-platforms", "--platform"),
     ] {
         let name = flag.split('=').next().unwrap_or_default();
         assert!(

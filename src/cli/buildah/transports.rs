@@ -93,7 +93,7 @@ pub(super) fn outputs(given: &Build, env: &Variables<'_>, out: &mut Translation)
     }
     let mut times = String::new();
     if let Some(seconds) = image.timestamp {
-        times = format!(",source-date-epoch={seconds},rewrite-timestamp=true");
+        times = format!(",source-date-epoch={seconds},rewrite-timestamp=all");
     } else if image.rewrite_timestamp {
         times = ",rewrite-timestamp=true".into();
     }

@@ -1,14 +1,17 @@
 //! A step while it runs: its output is passed on, signals reach it, and how it ended is read.
 
+use std::fs::File;
 use std::future::Future;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rootless::cgroup::StepGroup;
 use rootless::step::StepOutcome;
-use rootless::{RunningStep, SpawnError, StepHandles, StepSignal};
+use rootless::{RunningStep, SpawnError, StepHandles, StepIo, StepSignal};
+use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -34,6 +37,25 @@ pub(super) async fn start(
         Ok::<_, SpawnError>((step, held))
     });
     Ok(starting.await.map_err(|e| io_error("start a step")(io::Error::other(e)))??)
+}
+
+/// What this program reads, as something that all steps can be given: it stays whose it is, and what a step leaves is there for the next.
+pub(super) fn input() -> Result<OwnedFd, ExecError> {
+    let what = || io_error("read standard input for the steps");
+    let (theirs, ours) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| what()(e.into()))?;
+    let copy = move || io::copy(&mut io::stdin().lock(), &mut File::from(ours));
+    std::thread::Builder::new().name("input".into()).spawn(copy).map_err(what())?;
+    Ok(theirs)
+}
+
+/// What a step that reads `input` is attached to, and where its output and its errors are read.
+pub(super) fn ends(input: &OwnedFd) -> Result<(StepIo, [OwnedFd; 2]), ExecError> {
+    let make = || {
+        let (ours, stdout) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (errors, stderr) = pipe_with(PipeFlags::CLOEXEC)?;
+        Ok((StepIo { stdin: input.try_clone()?, stdout, stderr }, [ours, errors]))
+    };
+    make().map_err(io_error("make pipes for a step"))
 }
 
 /// What a shell makes of a process that was killed.
@@ -78,7 +100,7 @@ pub(super) async fn accompany(
     outcome(step, status).await
 }
 
-async fn read_status(fd: Option<std::os::fd::OwnedFd>) -> io::Result<Vec<u8>> {
+async fn read_status(fd: Option<OwnedFd>) -> io::Result<Vec<u8>> {
     let Some(fd) = fd else { return Ok(Vec::new()) };
     let socket = UnixStream::from(fd);
     socket.set_nonblocking(true)?;
@@ -95,12 +117,7 @@ async fn outcome(step: RunningStep, status: io::Result<Vec<u8>>) -> Result<StepO
     Ok(outcome)
 }
 
-async fn copy_output(
-    fd: Option<std::os::fd::OwnedFd>,
-    stream: Stream,
-    events: &Events,
-    vertex: &Digest,
-) -> io::Result<()> {
+async fn copy_output(fd: Option<OwnedFd>, stream: Stream, events: &Events, vertex: &Digest) -> io::Result<()> {
     let Some(fd) = fd else { return Ok(()) };
     let pipe = pipe::Receiver::from_owned_fd(fd)?;
     loop {

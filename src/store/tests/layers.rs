@@ -17,7 +17,7 @@ pub(super) const WRITABLE: MountRequest = MountRequest { writable: true, stubs: 
 pub(super) const READ_ONLY: MountRequest = MountRequest { writable: false, stubs: Vec::new(), last: false };
 
 pub(super) fn options(codec: Codec) -> LayerOptions {
-    LayerOptions { codec, level: None, epoch: None, threads: 2 }
+    LayerOptions { codec, threads: 2, ..LayerOptions::default() }
 }
 
 /// Puts the blob of a layer with these entries into the store and registers it on top of `chain`.

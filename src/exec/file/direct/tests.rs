@@ -18,7 +18,7 @@ use crate::oci::media_type::Codec;
 const EPOCH: i64 = 1_600_000_000;
 
 fn options() -> LayerOptions {
-    LayerOptions { codec: Codec::Gzip, level: None, epoch: Some(EPOCH), threads: 2 }
+    LayerOptions { codec: Codec::Gzip, level: None, epoch: Some(EPOCH), earlier_too: false, threads: 2 }
 }
 
 /// A file, a directory, a link or another name of an earlier file.
