@@ -301,8 +301,12 @@ impl Inside {
             breaks: 3,
             after_silence: false,
         };
-        let timeouts =
-            Timeouts { connect: Duration::from_secs(3), stall: Duration::from_secs(5), commit: Duration::from_secs(5) };
+        let timeouts = Timeouts {
+            connect: Duration::from_secs(3),
+            stall: Duration::from_secs(5),
+            commit: Duration::from_secs(5),
+            ..Timeouts::default()
+        };
         self.client_with(retry, timeouts, events)
     }
 
@@ -319,6 +323,7 @@ impl Inside {
             connect: Duration::from_secs(5),
             stall: Duration::from_secs(10),
             commit: Duration::from_secs(60),
+            ..Timeouts::default()
         };
         self.client_with(retry, timeouts, events)
     }

@@ -18,6 +18,7 @@ mod auth;
 mod client;
 mod flight;
 pub mod grpc;
+mod handshake;
 pub mod helper;
 mod host;
 mod mirrors;

@@ -158,6 +158,12 @@ impl RetryPolicy {
 pub struct Timeouts {
     /// TCP and TLS set-up.
     pub connect: Duration,
+    /// TLS set-up alone: whoever has taken a connection is there, and has no reason to be slow.
+    pub handshake: Duration,
+    /// A connection that nothing was sent over for so long is closed.
+    pub idle: Duration,
+    /// How often a silent connection is asked whether anybody is at its other end.
+    pub keepalive: Duration,
     /// The longest silence during an answer or an upload.
     pub stall: Duration,
     /// The longest silence after the last byte of an upload: some registries then move the blob to its final place.
@@ -166,13 +172,27 @@ pub struct Timeouts {
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self { connect: Duration::from_secs(30), stall: Duration::from_secs(60), commit: Duration::from_secs(600) }
+        Self {
+            connect: Duration::from_secs(30),
+            handshake: Duration::from_secs(10),
+            idle: Duration::from_secs(30),
+            keepalive: Duration::from_secs(30),
+            stall: Duration::from_secs(60),
+            commit: Duration::from_secs(600),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn e2_08_limits_are_those_that_buildkit_has() {
+        let limits = Timeouts::default();
+        let seconds = [limits.connect, limits.handshake, limits.idle, limits.keepalive].map(|limit| limit.as_secs());
+        assert_eq!((seconds, ClientOptions::default().parallel), ([30, 10, 30, 30], 4));
+    }
 
     #[test]
     fn e3_13_pauses_double_up_to_eight() {

@@ -10,6 +10,7 @@ use reqwest::redirect::Policy;
 use reqwest::{NoProxy, Proxy, Request, Response, Url};
 use rustls::AlertDescription;
 
+use super::handshake::{self, HandshakeLimit, TOO_LONG};
 use super::tls::HostFiles;
 use super::{ClientOptions, Fault, HostOptions, host, tls};
 
@@ -170,6 +171,7 @@ impl Transport {
                     .map_err(|e| Fault::Setting(format!("cannot set up TLS: {e}")))??
             }
         };
+        handshake::watch(&mut config);
         if http2 {
             config.alpn_protocols = vec![b"h2".to_vec()];
         }
@@ -180,8 +182,9 @@ impl Transport {
             .referer(false)
             .user_agent(&self.options.user_agent)
             .connect_timeout(self.options.timeouts.connect)
-            .tcp_keepalive(Duration::from_secs(30))
-            .pool_idle_timeout(Duration::from_secs(30))
+            .connector_layer(HandshakeLimit(self.options.timeouts.handshake))
+            .tcp_keepalive(self.options.timeouts.keepalive)
+            .pool_idle_timeout(self.options.timeouts.idle)
             .dns_resolver(std::sync::Arc::new(super::resolve::Resolver))
             .no_proxy();
         if key.proxied {
@@ -284,7 +287,8 @@ pub(super) fn classify(url: &Url, error: &reqwest::Error) -> SendError {
     }
     if error.is_timeout() {
         // Only what makes a connection has a deadline in there.
-        return SendError::silence(url, "no connection in time".into());
+        let cause = if cause == TOO_LONG { TOO_LONG } else { "no connection in time" };
+        return SendError::silence(url, cause.into());
     }
     if error.is_dns() {
         // EAI_AGAIN in the words of glibc and musl; unknown names stay unknown.

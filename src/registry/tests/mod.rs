@@ -1,6 +1,7 @@
 //! The client against a registry that misbehaves on request, and against a real one.
 
 mod auth;
+mod connections;
 mod faults;
 mod mirrors;
 mod pull;

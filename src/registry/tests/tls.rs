@@ -10,20 +10,23 @@ use super::*;
 use crate::base::FaultKind;
 use crate::oci::media_type::OCI_MANIFEST;
 
-fn file(name: &str) -> PathBuf {
+pub(super) fn file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/tls").join(name)
 }
 
-fn tls_registry() -> FakeRegistry {
+pub(super) fn server_config() -> rustls::ServerConfig {
     let chain = CertificateDer::pem_file_iter(file("server.crt")).and_then(Iterator::collect).expect("a certificate");
     let key = PrivateKeyDer::from_pem_file(file("server.key")).expect("a key");
-    let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+    rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .expect("versions")
         .with_no_client_auth()
         .with_single_cert(chain, key)
-        .expect("a key that fits");
-    let registry = FakeRegistry::start_tls(Arc::new(config));
+        .expect("a key that fits")
+}
+
+pub(super) fn tls_registry() -> FakeRegistry {
+    let registry = FakeRegistry::start_tls(Arc::new(server_config()));
     registry.put_manifest("a/b", Some("1"), OCI_MANIFEST, b"{}");
     registry
 }
@@ -65,6 +68,32 @@ async fn e2_03_certs_d_adds_roots_for_one_host() {
     std::fs::copy(file("ca.crt"), host.join("ca.crt")).expect("copied");
     let trust = TrustOptions { host_dirs: vec![dir.path().into()], ..TrustOptions::default() };
     fetch(trusting(trust), &reference(&registry, "a/b:1")).await.expect("trusted");
+}
+
+#[tokio::test]
+async fn e2_03_directories_of_roots_are_trusted_and_nothing_else() {
+    let registry = tls_registry();
+    let dir = tempfile::tempdir().expect("a directory");
+    let trust = TrustOptions { cert_dirs: vec![dir.path().into()], ..TrustOptions::default() };
+    std::fs::copy(file("ca.crt"), dir.path().join("one.pem")).expect("copied");
+    fetch(trusting(trust), &reference(&registry, "a/b:1")).await.expect("trusted");
+}
+
+// SPEC E2.04: a mirror is a server with a section of its own: whom to trust there is said there.
+#[tokio::test]
+async fn e2_04_a_mirror_has_its_own_tls() {
+    let mirror = tls_registry();
+    let with = |hosts: std::collections::BTreeMap<String, HostOptions>| {
+        let mirrors = vec![Mirror::new(mirror.host())];
+        let route = Route { prefix: "r.example".into(), mirrors, ..Route::default() };
+        ClientOptions { hosts, routes: vec![route], ..options() }
+    };
+    let name: Reference = "r.example/a/b:1".parse().expect("valid");
+    let roots = HostOptions { roots: vec![file("ca.crt")], ..HostOptions::default() };
+    fetch(with([(mirror.host(), roots.clone())].into()), &name).await.expect("trusted");
+    let mut other = with([("r.example".to_owned(), roots)].into());
+    other.retry.retries = 0;
+    fetch(other, &name).await.expect_err("what is said of the registry is not said of its mirror");
 }
 
 #[tokio::test]
