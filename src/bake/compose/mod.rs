@@ -1,13 +1,14 @@
 //! Compose files as targets: a service with `build` is one (SPEC B7.24).
 //!
 //! [`interpolate`] fills variables in, [`dotenv`] reads `.env` and `env_file`, [`model`] puts files together (several, `include`,
-//! `extends`), [`schema`] knows their keys, [`service`] says what a service is as a target.
+//! `extends`), [`schema`] knows their keys, [`shape`] what their values may be, [`service`] says what a service is as a target.
 
 mod dotenv;
 mod interpolate;
 mod model;
 mod schema;
 mod service;
+mod shape;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +27,8 @@ struct World<'a> {
     dotenv: BTreeMap<String, String>,
     /// Variables that are used and not set.
     unset: RefCell<BTreeSet<String>>,
+    /// Keys that mean nothing to anybody.
+    ignored: RefCell<BTreeSet<String>>,
 }
 
 impl World<'_> {
@@ -58,7 +61,7 @@ type Targets = (Vec<(String, Block)>, Vec<String>);
 
 /// The targets of all files together, in the order of their services.
 pub(super) fn targets(files: &[&SourceFile], with: &Surroundings<'_>) -> Result<Targets, BakeError> {
-    let mut world = World { with, dotenv: BTreeMap::new(), unset: RefCell::default() };
+    let mut world = World { with, dotenv: BTreeMap::new(), unset: RefCell::default(), ignored: RefCell::default() };
     let fault = |reason: String| BakeError::Syntax { file: ".env".into(), reason };
     if let Some(text) = (with.read)(".env").map_err(fault)? {
         world.dotenv = dotenv::parse(&text, &|name| (with.environment)(name)).map_err(fault)?;
@@ -66,6 +69,8 @@ pub(super) fn targets(files: &[&SourceFile], with: &Surroundings<'_>) -> Result<
     let model = model::of_files(files, &world)?;
     let targets = service::targets(&model, &world)?;
     let warning = |name: &String| format!("the \"{name}\" variable is not set. Defaulting to a blank string");
-    let warnings = world.unset.borrow().iter().map(warning).collect();
+    let ignored = world.ignored.borrow();
+    let ignored = ignored.iter().map(|key| format!("{key}; nothing is made of it"));
+    let warnings = world.unset.borrow().iter().map(warning).chain(ignored).collect();
     Ok((targets, warnings))
 }

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::BakeError;
 use super::super::source::SourceFile;
-use super::{World, schema};
+use super::{World, schema, shape};
 use crate::base::yaml;
 
 /// What of a base is taken away, or replaced instead of merged.
@@ -41,7 +41,9 @@ fn document(text: &str, dir: &str, world: &World<'_>, depth: usize) -> Result<Va
         return Err("files include each other in a circle".into());
     }
     let mut value = yaml::parse(text, TAGS)?;
-    schema::check(&value)?;
+    schema::check(&value, &|key| {
+        world.ignored.borrow_mut().insert(key);
+    })?;
     let Value::Object(top) = &mut value else { return Err("a map is required".into()) };
     if !["services", "secrets", "include"].iter().any(|key| top.contains_key(*key)) {
         return Err("empty compose file: it has no services".into());
@@ -71,6 +73,7 @@ fn document(text: &str, dir: &str, world: &World<'_>, depth: usize) -> Result<Va
             own[key] = filled(part, world).map_err(|e| format!("{key}: {e}"))?;
         }
     }
+    shape::check(&own)?;
     if let Some(services) = own["services"].as_object_mut() {
         for (name, service) in services.iter_mut() {
             if service.is_null() {

@@ -1,5 +1,6 @@
 //! Which keys a compose file may have (compose-spec, `schema/compose-spec.json`): one that is misspelt would be a build that is
-//! left out, or another one.
+//! left out, or another one. As with buildx, only what says how to build has to be known: a service that uses what this program
+//! has never heard of can be built all the same, and the key is told.
 
 use serde_json::Value;
 
@@ -23,6 +24,10 @@ const SERVICE: &[&str] = &[
     "tty", "ulimits", "use_api_socket", "user", "userns_mode", "uts", "volumes", "volumes_from", "working_dir",
 ];
 
+/// Keys of a secret.
+const SECRET: &[&str] =
+    &["driver", "driver_opts", "environment", "external", "file", "labels", "name", "template_driver"];
+
 /// Keys of `build`.
 #[rustfmt::skip]
 const BUILD: &[&str] = &[
@@ -31,22 +36,35 @@ const BUILD: &[&str] = &[
     "pull", "sbom", "secrets", "shm_size", "ssh", "tags", "target", "ulimits",
 ];
 
-/// Looks at a file.
+/// Looks at a file; `ignored` is told of keys that mean nothing.
 ///
 /// # Errors
-/// Names the first key that no compose file has.
-pub(super) fn check(file: &Value) -> Result<(), String> {
-    known("(root)", file, TOP)?;
+/// Names the first key that says how to build, and that no compose file has.
+pub(super) fn check(file: &Value, ignored: &dyn Fn(String)) -> Result<(), String> {
+    if let Some(unknown) = unknown("(root)", file, TOP) {
+        ignored(unknown);
+    }
     for (name, service) in untagged(&file["services"]).as_object().into_iter().flatten() {
         let service = untagged(service);
-        known(&format!("services.{name}"), service, SERVICE)?;
-        known(&format!("services.{name}.build"), untagged(&service["build"]), BUILD)?;
+        let place = format!("services.{name}");
+        if let Some(unknown) = unknown(&place, service, SERVICE) {
+            ignored(unknown);
+        }
+        known(&format!("{place}.build"), untagged(&service["build"]), BUILD)?;
+    }
+    for (name, secret) in untagged(&file["secrets"]).as_object().into_iter().flatten() {
+        known(&format!("secrets.{name}"), untagged(secret), SECRET)?;
     }
     Ok(())
 }
 
+/// The first key of a service that is none, for a service that lacks something.
+pub(super) fn unknown_of_service(service: &Value) -> Option<String> {
+    unknown("", service, SERVICE)
+}
+
 /// What a tag is about: the value that takes another's place, or nothing.
-fn untagged(value: &Value) -> &Value {
+pub(super) fn untagged(value: &Value) -> &Value {
     match value.get("!override") {
         Some(inner) => inner,
         None if value.get("!reset").is_some() => &Value::Null,
@@ -54,14 +72,15 @@ fn untagged(value: &Value) -> &Value {
     }
 }
 
-/// `x-…` is everybody's own.
 fn known(place: &str, value: &Value, keys: &[&str]) -> Result<(), String> {
+    unknown(place, value, keys).map_or(Ok(()), Err)
+}
+
+/// `x-…` is everybody's own.
+fn unknown(place: &str, value: &Value, keys: &[&str]) -> Option<String> {
     let own = |key: &&String| !key.starts_with("x-") && !keys.contains(&key.as_str());
-    match value.as_object().and_then(|fields| fields.keys().find(own)) {
-        Some(key) => Err(format!(
-            "{place}: additional property \"{key}\" is not allowed{}",
-            did_you_mean(key, keys.iter().copied())
-        )),
-        None => Ok(()),
-    }
+    let key = value.as_object().and_then(|fields| fields.keys().find(own))?;
+    let place = if place.is_empty() { String::new() } else { format!("{place}: ") };
+    let close = did_you_mean(key, keys.iter().copied());
+    Some(format!("{place}additional property \"{key}\" is not allowed{close}"))
 }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::super::source::{Block, literal};
 use super::super::{BakeError, is_name, target};
 use super::model::Model;
-use super::{World, dotenv};
+use super::{World, dotenv, schema};
 use crate::base::values::{boolean, byte_size};
 use crate::base::wording::did_you_mean;
 
@@ -40,7 +40,10 @@ pub(super) fn targets(model: &Model, world: &World<'_>) -> Result<Vec<(String, B
         let place = format!("service \"{name}\"");
         let build = match &service["build"] {
             Value::Null if service["image"].is_null() => {
-                return Err(BakeError::value(place, "neither an image nor a build context is specified"));
+                // What was meant may be there under another name.
+                let unknown = schema::unknown_of_service(service).map_or_else(String::new, |key| format!("; {key}"));
+                let reason = format!("neither an image nor a build context is specified{unknown}");
+                return Err(BakeError::value(place, reason));
             }
             Value::Null => continue,
             build => build,
@@ -82,7 +85,26 @@ fn attributes(service: &Value, build: &Value, model: &Model, world: &World<'_>) 
     if let Some(Value::Array(keys)) = out.get_mut("ssh") {
         keys.sort_by_key(|key| key["id"].to_string());
     }
+    match &build["no_cache_filter"] {
+        Value::Null => {}
+        stages => {
+            let stages = if stages.is_array() { stages.clone() } else { json!([stages]) };
+            out.insert("no-cache-filter".into(), stages);
+        }
+    }
+    if ["dockerfile", "dockerfile-inline"].iter().all(|key| out.contains_key(*key)) {
+        return Err("build.dockerfile and build.dockerfile_inline are mutually exclusive".into());
+    }
     if let Some(contexts) = build["additional_contexts"].as_object() {
+        for (context, value) in contexts {
+            let Some(other) = value.as_str().and_then(|text| text.strip_prefix("service:")) else { continue };
+            let problem = match model.services.get(other) {
+                None => "unknown",
+                Some(service) if service["build"].is_null() => "non-buildable",
+                Some(_) => continue,
+            };
+            return Err(format!("declares {problem} service \"{other}\" as additional contexts {context}"));
+        }
         out.insert("contexts".into(), contexts_of(contexts));
     }
     if let Some(args) = build["args"].as_object() {

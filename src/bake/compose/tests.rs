@@ -52,6 +52,7 @@ services:
       extra_hosts: ["a=1.2.3.4", "b:5.6.7.8"]
       labels: [one=1, two]
       no_cache: true
+      no_cache_filter: prod
       pull: true
       platforms: [linux/amd64, linux/arm64]
       provenance: mode=max
@@ -88,7 +89,7 @@ secrets:
                 "cache-to": [{"dest": "path/to/cache", "type": "local"}], "target": "prod",
                 "secret": [{"env": "ENV_TOKEN", "id": "token"}, {"id": "aws", "src": "cred"}],
                 "ssh": [{"id": "default"}, {"id": "key", "paths": ["path/to/key"]}],
-                "platforms": ["linux/amd64", "linux/arm64"], "pull": true, "no-cache": true, "network": "none", "shm-size": "128MiB",
+                "platforms": ["linux/amd64", "linux/arm64"], "pull": true, "no-cache": true, "no-cache-filter": ["prod"], "network": "none", "shm-size": "128MiB",
                 "ulimits": ["nproc=65535:65535", "nofile=1024:2048"], "extra-hosts": {"a": "1.2.3.4", "b": "5.6.7.8"},
             },
         },
@@ -171,7 +172,7 @@ fn b7_24_files_are_put_together() {
     assert_eq!(app["args"], json!({"A": "1", "B": "3", "C": "4"}));
     assert_eq!((&app["tags"], &app["dockerfile"]), (&json!(["two"]), &json!("Other")));
     let error = print(&[base, "services: {app: !override {bild: .}}"], &[]).expect_err("no such key");
-    assert!(error.contains("services.app: additional property \"bild\" is not allowed"), "{error}");
+    assert!(error.contains("additional property \"bild\" is not allowed"), "{error}");
     let group = "#hcl\ngroup \"default\" { targets = [\"other\"] }\ntarget \"other\" {}";
     assert_eq!(print(&[base, group], &[]).expect("valid")["group"]["default"]["targets"], json!(["other"]));
 }
@@ -209,7 +210,16 @@ fn b7_24_mistakes_are_named() {
         ("services: {a/b: {build: .}}", "invalid name \"a/b\""),
         ("services: {a: {image: '${X?no x}'}}", "required variable X is missing a value: no x"),
         ("services: {a: {build: {no_cache: perhaps}}}", "build.no_cache: \"perhaps\" is no bool"),
-        ("services: {a: {build: {args: 1}}}", "build: args: a map or a list of NAME=VALUE is required"),
+        ("services: {a: {build: {args: 1}}}", "services.a.build.args must be a mapping or a list"),
+        ("services: {a: {build: {dockerfile: D, dockerfile_inline: FROM x}}}", "are mutually exclusive"),
+        (
+            "services: {a: {build: {context: ., additional_contexts: {b: 'service:c'}}}}",
+            "declares unknown service \"c\" as additional contexts b",
+        ),
+        (
+            "services: {a: {build: {context: ., additional_contexts: {b: 'service:c'}}}, c: {image: x}}",
+            "declares non-buildable service \"c\" as additional contexts b",
+        ),
         ("services: [", "line"),
     ] {
         let error = print(&[text], &[]).expect_err(text);
@@ -235,16 +245,19 @@ fn b7_24_variables_that_are_not_set_are_told() {
     assert_eq!(bake.warnings(), ["the \"NONE\" variable is not set. Defaulting to a blank string"]);
 }
 
-// SPEC B7.24: as docker has it, a file with a key that is none is no compose file.
+// SPEC B7.24: a misspelt key of what says how to build is an error.
 #[test]
-fn b7_24_keys_that_no_service_has_are_errors() {
+fn b7_24_keys_that_no_build_has_are_errors() {
     for (text, error) in [
-        ("services: {a: {buidl: .}}", "services.a: additional property \"buidl\" is not allowed (did you mean build?)"),
+        (
+            "services: {a: {buidl: .}}",
+            "neither an image nor a build context is specified; additional property \"buidl\" is not allowed (did you mean build?)",
+        ),
         (
             "services: {a: {build: {context: ., dockerfil: x}}}",
             "services.a.build: additional property \"dockerfil\" is not allowed (did you mean dockerfile?)",
         ),
-        ("groups: []\nservices: {a: {build: .}}", "(root): additional property \"groups\" is not allowed"),
+        ("services: {}\nsecrets: {t: {content: x}}", "secrets.t: additional property \"content\" is not allowed"),
         (
             "services: {a: {build: {context: ., platforms: [linux/amd64]}, platform: linux/riscv64}}",
             "service.build.platforms MUST include service.platform \"linux/riscv64\"",
@@ -256,6 +269,74 @@ fn b7_24_keys_that_no_service_has_are_errors() {
     let own =
         "x-top: {a: 1}\nservices: {a: {build: {context: ., x-bake: {tags: [t]}}, x-own: 1, develop: {watch: []}}}";
     assert_eq!(print(&[own], &[]).expect("valid")["target"]["a"]["tags"], json!(["t"]));
+}
+
+// SPEC B7.24: as with buildx, what a service does when it runs is nobody's business here, known or not; it is told.
+#[test]
+fn b7_24_what_does_not_say_how_to_build_may_be_anything() {
+    let text = "groups: []\nservices:\n  a:\n    build: .\n    image: x\n    buidl: .\n    networks: [nowhere]\n    depends_on: [nobody]\n    volumes: ['gone:/data', '/a', '.:/b:ro', 'C:\\\\x:D:\\\\y']\n    ports: [80, '127.0.0.1:8000-8010:9000-9010/udp', '[::1]:1:2']\n    configs: [c]\n";
+    let read = |_: &str| Ok(None);
+    let with = Surroundings {
+        vars: BTreeMap::new(),
+        environment: &|_| None,
+        local_platform: "linux/amd64".into(),
+        command_context: "cwd://".into(),
+        home: None,
+        beside: None,
+        read: &read,
+    };
+    let bake = Bake::new(&[SourceFile { name: "compose.yaml".into(), text: text.into() }], &with).expect("valid");
+    let told = [
+        "(root): additional property \"groups\" is not allowed; nothing is made of it",
+        "services.a: additional property \"buidl\" is not allowed (did you mean build?); nothing is made of it",
+    ];
+    assert_eq!(bake.warnings(), told);
+}
+
+// SPEC B7.24: values that compose refuses, with their places.
+#[test]
+fn b7_24_values_of_the_wrong_kind_are_errors() {
+    for (service, said) in [
+        (
+            "{build: ., volumes: ['data::/d']}",
+            "services.a.volumes.0: invalid spec: data::/d: empty section between colons",
+        ),
+        (
+            "{build: ., volumes: [x, 'data:/d:ro:x']}",
+            "services.a.volumes.1: invalid spec: data:/d:ro:x: too many colons",
+        ),
+        ("{build: ., volumes: ['']}", "services.a.volumes.0: invalid empty volume spec"),
+        ("{build: ., volumes: [1]}", "services.a.volumes.0: invalid type for service volume mount"),
+        ("{build: ., ports: ['${FROM_ENV}']}", "services.a.ports.0: invalid containerPort: env"),
+        ("{build: ., ports: ['70000:80']}", "services.a.ports.0: invalid hostPort: 70000"),
+        ("{build: ., ports: ['1-3:80-81']}", "invalid ranges specified for container and host Ports: 80-81 and 1-3"),
+        ("{build: ., ports: ['host:1:2']}", "services.a.ports.0: invalid IP address: host"),
+        ("{build: ., ports: ['80/http']}", "services.a.ports.0: invalid proto: http"),
+        ("{build: ., ports: 80}", "services.a.ports must be a list"),
+        ("{build: ., devices: ['a:b:c:d']}", "confusing device mapping, please use long syntax: a:b:c:d"),
+        ("{build: ., image: 1}", "services.a.image must be a string"),
+        ("{build: ., environment: 1}", "services.a.environment must be a mapping or a list"),
+        ("{build: ., env_file: [{required: true}]}", "services.a.env_file.0 must be a path or a mapping with a path"),
+        ("{build: [x]}", "services.a.build must be a mapping"),
+        ("{build: {tags: x}}", "services.a.build.tags must be a list"),
+        ("{build: {tags: [[x]]}}", "services.a.build.tags.0 must be a string"),
+        ("{build: {target: 1}}", "services.a.build.target must be a string"),
+        ("{build: {args: {A: [1]}}}", "services.a.build.args.A must be a string, a number, a boolean or null"),
+        ("{build: {extra_hosts: {a: 1}}}", "services.a.build.extra_hosts.a must be an address or a list of them"),
+        ("{build: {pull: 1}}", "services.a.build.pull must be a boolean or a string"),
+        ("{build: {shm_size: [1]}}", "services.a.build.shm_size must be an integer or a string"),
+        ("{build: {secrets: [{target: x}]}}", "services.a.build.secrets.0 must be a name or a mapping with a source"),
+        (
+            "{build: {ulimits: {nofile: {soft: 1}}}}",
+            "services.a.build.ulimits.nofile must have a soft and a hard limit",
+        ),
+        ("{build: {ulimits: {nofile: many}}}", "services.a.build.ulimits.nofile must be an integer or a mapping"),
+        ("1", "services.a must be a mapping"),
+    ] {
+        let text = format!("services: {{a: {service}}}");
+        let error = print(&[&text], &[]).expect_err(&text);
+        assert!(error.contains(said), "{text}: {error}");
+    }
 }
 
 // SPEC B7.24
