@@ -14,7 +14,7 @@ pub mod record;
 mod sbom;
 mod writable;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -38,7 +38,7 @@ use crate::frontend::{
 };
 use crate::llb::host::RESOLVE_MODE;
 use crate::llb::op::{Kind, NetMode, SecurityMode, SourceOp};
-use crate::llb::{FrontendHost, Graph, HostError, ResolveMode, ResolvedImage, SourcePolicy};
+use crate::llb::{FrontendHost, Graph, HostError, InContext, ResolveMode, ResolvedImage, SourcePolicy};
 use crate::oci::{Descriptor, Platform};
 use crate::registry::Client;
 use crate::solver::{ContextDir, Environment, KeptFailure, Secrets, SolveError, Solver, Visit};
@@ -249,9 +249,9 @@ impl Builder {
         let began = Timestamp::now();
         let exports = self.exports(request);
         let inputs = self.inputs(request, solver).await?;
-        self.definition_loaded(inputs);
+        self.definition_loaded(request, inputs);
         let gate = self.gate(request, solver)?;
-        let host = self.host(&gate, solver, multi);
+        let host = self.host(request, &gate, solver, multi);
         let job = Job { builder: self, request, gate: &gate, solver, host: &host, multi };
         let chosen = frontend::front_end(&inputs.dockerfile, &request.options.build_args, request.front_ends)?;
         let all =
@@ -362,9 +362,9 @@ impl Builder {
     pub async fn call(&self, call: Call, request: &BuildRequest) -> Result<Answer, BuildError> {
         let solver = self.solver(request, None);
         let inputs = self.inputs(request, &solver).await?;
-        self.definition_loaded(inputs);
+        self.definition_loaded(request, inputs);
         let gate = self.gate(request, &solver)?;
-        let host = self.host(&gate, &solver, false);
+        let host = self.host(request, &gate, &solver, false);
         let platform = request.platforms.first().cloned();
         let chosen = frontend::front_end(&inputs.dockerfile, &request.options.build_args, request.front_ends)?;
         if let FrontEnd::Image(image) = &chosen {
@@ -520,15 +520,41 @@ impl Builder {
         }
     }
 
-    fn host<'a>(&'a self, gate: &'a Gate<'a>, solver: &'a Arc<Solver>, multi: bool) -> Host<'a> {
-        Host { images: &self.images, solver, events: &self.events, gate, multi, resolved: Mutex::default() }
+    fn host<'a>(
+        &'a self,
+        request: &'a BuildRequest,
+        gate: &'a Gate<'a>,
+        solver: &'a Arc<Solver>,
+        multi: bool,
+    ) -> Host<'a> {
+        let (images, events) = (&self.images, &self.events);
+        Host { request, images, solver, events, gate, multi, resolved: Mutex::default(), ignored: Mutex::default() }
     }
 
-    fn definition_loaded(&self, inputs: &Inputs) {
+    /// Shows what was read before there was anything to show it.
+    fn definition_loaded(&self, request: &BuildRequest, inputs: &Inputs) {
         let id = internal(&self.events, &format!("[internal] load build definition from {}", inputs.filename));
         self.events.progress(&id, "transferring dockerfile:", inputs.dockerfile.len() as u64, None, true);
         self.events.completed(&id, Outcome::Done);
+        // One that is for this Dockerfile alone was read with it.
+        let own = |(name, _): &(String, Vec<u8>)| name.starts_with('.');
+        if request.contexts.contains_key("context") && request.ignore.as_ref().is_none_or(own) {
+            ignore_loaded(&self.events, "context", "internal", request.ignore.as_ref());
+        }
     }
+}
+
+/// Shows that an ignore file was read: it, and its size.
+fn ignore_loaded(events: &Events, context: &str, shown: &str, ignore: Option<&(String, Vec<u8>)>) {
+    let (file, text) = ignore.map_or((".dockerignore", &[][..]), |(file, text)| (file, text));
+    let id = internal(events, &format!("[{shown}] load {file}"));
+    events.progress(&id, format!("transferring {context}:"), text.len() as u64, None, true);
+    events.completed(&id, Outcome::Done);
+}
+
+/// How progress calls the question of a front end that gave it no name.
+fn config_title(identifier: &str) -> String {
+    format!("resolve image config for {identifier}")
 }
 
 /// The built-in front end takes no options but those that have names here.
@@ -592,7 +618,12 @@ pub fn project(request: &BuildRequest) -> String {
 
 /// Announces an internal step and starts it.
 fn internal(events: &Events, name: &str) -> Digest {
-    let id = Digest::sha256(name);
+    internal_of(events, name, "")
+}
+
+/// The same for one of several steps of this name.
+fn internal_of(events: &Events, name: &str, which: &str) -> Digest {
+    let id = Digest::sha256(format!("{name}{which}"));
     events.vertex(&id, name, Vec::new());
     events.started(&id);
     id
@@ -600,6 +631,7 @@ fn internal(events: &Events, name: &str) -> Digest {
 
 /// The builder as the front end sees it.
 struct Host<'a> {
+    request: &'a BuildRequest,
     images: &'a ImageSource,
     solver: &'a Arc<Solver>,
     events: &'a Events,
@@ -608,6 +640,8 @@ struct Host<'a> {
     multi: bool,
     /// Images asked for so far: each platform asks for those of shared stages again.
     resolved: Mutex<BTreeMap<String, Arc<OnceCell<ResolvedImage>>>>,
+    /// Named contexts whose ignore files were shown.
+    ignored: Mutex<BTreeSet<String>>,
 }
 
 #[async_trait::async_trait]
@@ -622,52 +656,78 @@ impl FrontendHost for Host<'_> {
         identifier: &str,
         platform: &Platform,
         mode: ResolveMode,
+        context: Option<&InContext>,
     ) -> Result<ResolvedImage, HostError> {
         let cell = {
             let mut resolved = self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(resolved.entry(format!("{identifier} {platform} {mode:?}")).or_default())
         };
-        cell.get_or_try_init(|| self.ask(identifier, platform, mode)).await.cloned()
+        cell.get_or_try_init(|| self.ask(identifier, platform, mode, context)).await.cloned()
+    }
+
+    fn ignore_file_read(&self, context: &str) {
+        let new = self.ignored.lock().unwrap_or_else(PoisonError::into_inner).insert(context.to_owned());
+        if new {
+            let ignore = self.request.context_ignores.get(context);
+            ignore_loaded(self.events, context, &format!("context {context}"), ignore);
+        }
     }
 }
 
 impl Host<'_> {
     /// What a source that may be used is.
-    async fn known(&self, source: &SourceOp, platform: &Platform) -> Result<ResolvedImage, HostError> {
-        let shown = source.identifier.split_once("://").map_or(source.identifier.as_str(), |(_, rest)| rest);
-        let id = internal(self.events, &format!("[internal] load metadata for {shown}"));
+    async fn known(&self, source: &SourceOp, platform: &Platform, title: &str) -> Result<ResolvedImage, HostError> {
+        let id = internal_of(self.events, title, &platform.to_string());
         let resolved = self.images.resolve_op(source, platform).await.map_err(HostError::from);
-        match &resolved {
-            Ok(_) => self.events.completed(&id, Outcome::Done),
-            Err(error) => self.events.completed(&id, Outcome::Failed(error.to_string())),
-        }
+        self.ended(&id, &resolved);
         resolved
     }
 
-    async fn ask(&self, identifier: &str, platform: &Platform, mode: ResolveMode) -> Result<ResolvedImage, HostError> {
-        let shown = identifier.split_once("://").map_or(identifier, |(_, rest)| rest);
-        let prefix = if self.multi { format!("{platform} ") } else { String::new() };
-        let id = internal(self.events, &format!("[{prefix}internal] load metadata for {shown}"));
-        let resolved = self.resolve(identifier, platform, mode).await;
-        match &resolved {
-            Ok(_) => self.events.completed(&id, Outcome::Done),
-            Err(error) => self.events.completed(&id, Outcome::Failed(error.to_string())),
-        }
-        resolved
-    }
-
-    async fn resolve(
+    async fn ask(
         &self,
         identifier: &str,
         platform: &Platform,
         mode: ResolveMode,
+        context: Option<&InContext>,
     ) -> Result<ResolvedImage, HostError> {
         let mut asked = SourceOp { identifier: identifier.to_owned(), ..SourceOp::default() };
         asked.attrs.extend(mode.attribute().map(|mode| (RESOLVE_MODE.to_owned(), mode.to_owned())));
-        let source = self.gate.source(&asked, platform, true).await?;
-        let mut resolved = self.images.resolve_op(&source, platform).await?;
-        resolved.converted = (source.identifier != identifier).then(|| source.identifier.clone());
-        Ok(resolved)
+        let source = self.gate.source(&asked, platform, true).await;
+        // Of what a policy makes a source of another kind nothing is loaded, and nothing fails.
+        if let Err(error @ HostError { became: Some(_), .. }) = source {
+            return Err(error);
+        }
+        let found = async || {
+            let source = source?;
+            let mut resolved = self.images.resolve_op(&source, platform).await?;
+            resolved.converted = (source.identifier != identifier).then_some(source.identifier);
+            Ok(resolved)
+        };
+        let start = |title: &str| internal_of(self.events, title, &platform.to_string());
+        match context {
+            // Its digest is part of the name, and on this machine.
+            Some(context) if identifier.starts_with("oci-layout://") => {
+                let found = found().await;
+                self.ended(&start(&context.title(found.as_ref().ok().map(|found| &found.digest))), &found);
+                found
+            }
+            _ => {
+                let shown = identifier.split_once("://").map_or(identifier, |(_, rest)| rest);
+                let prefix = if self.multi { format!("{platform} ") } else { String::new() };
+                let usual = || format!("[{prefix}internal] load metadata for {shown}");
+                let id = start(&context.map_or_else(usual, |context| context.title(None)));
+                let found = found().await;
+                self.ended(&id, &found);
+                found
+            }
+        }
+    }
+
+    fn ended(&self, id: &Digest, resolved: &Result<ResolvedImage, HostError>) {
+        match resolved {
+            Ok(_) => self.events.completed(id, Outcome::Done),
+            Err(error) => self.events.completed(id, Outcome::Failed(error.to_string())),
+        }
     }
 }
 

@@ -386,8 +386,13 @@ fn b7_21_definitions_on_web_servers() {
     bench.rbuild(&["bake", &web.url("/docker-bake.hcl?x=1")]).ok();
     assert_eq!(read(&bench, "files/f"), "here");
     let mut archive = tar::Builder::new(Vec::new());
-    let below = format!("{definition}target \"below\" {{\n context = \"sub\"\n}}\n");
-    for (name, text) in [("docker-bake.hcl", below.as_str()), ("f", "in the archive")] {
+    let below = format!(
+        "{definition}target \"below\" {{\n context = \"sub/../sub\"\n dockerfile = \"D\"\n contexts = {{ all = \".\", deep = \"sub/deep\" }}\n output = [\"type=local,dest=below\"]\n}}\n"
+    );
+    let dockerfile = "FROM scratch\nCOPY g /g\nCOPY --from=all f /f\nCOPY --from=deep h /h\n";
+    let files =
+        [("docker-bake.hcl", below.as_str()), ("f", "in the archive"), ("sub/g", "in sub"), ("sub/deep/h", "deep")];
+    for (name, text) in files.into_iter().chain([("sub/D", dockerfile)]) {
         let mut header = tar::Header::new_gnu();
         header.set_size(text.len() as u64);
         header.set_mode(0o644);
@@ -397,7 +402,17 @@ fn b7_21_definitions_on_web_servers() {
     let web = Web::start(move |_| answer.clone());
     bench.rbuild(&["bake", &web.url("/all.tar")]).ok();
     assert_eq!(read(&bench, "files/f"), "in the archive");
-    bench.rbuild(&["bake", &web.url("/all.tar"), "below"]).fails(4, &["inside of an archive", "hint: a definition"]);
+    let url = web.url("/all.tar");
+    let run = bench.rbuild(&["bake", "--progress", "plain", &url, "below"]).ok();
+    assert_eq!(["below/g", "below/f", "below/h"].map(|name| read(&bench, name)), ["in sub", "in the archive", "deep"]);
+    assert!(run.stderr.contains("[context deep] take sub/deep of the build context\n"), "{}", run.stderr);
+    let printed = json(&bench.rbuild(&["bake", &url, "below", "--print"]).ok().stdout);
+    assert_eq!(printed["target"]["below"]["context"], format!("tar+{url}#:sub"));
+    bench.rbuild(&["bake", &url, "below", "--set", "below.context=none"]).fails(4, &["\"/none\": not found"]);
+    write(&bench, "Dockerfile", "FROM scratch\nCOPY --from=deep h /h\n");
+    let deep = format!("deep=tar+{url}#:sub/deep");
+    bench.rbuild(&["build", "--build-context", &deep, "-o", "type=local,dest=named", "."]).ok();
+    assert_eq!(read(&bench, "named/h"), "deep");
 }
 
 // SPEC B7.16: what is made for one platform serves several; platforms that another one does not have are a mistake.

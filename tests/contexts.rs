@@ -9,6 +9,7 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use support::git::{COMMIT_TIME, Repositories};
+use support::registry::Registry;
 use support::web::{Answer, Web};
 use support::{Bench, Run, image};
 
@@ -252,6 +253,61 @@ fn b1_06_repositories_and_files_as_named_contexts() {
     ] {
         bench.build(&["--build-context", value]).fails(2, &[error]);
     }
+}
+
+// SPEC B6.02: what a named context is made of is called as BuildKit calls it, whatever it is.
+#[test]
+fn b6_02_named_contexts_have_names_in_progress() {
+    let bases = need!(support::bases());
+    let registry = need!(Registry::start());
+    registry.put(&bases.join("busybox"), "hub/app:1");
+    let host = &registry.host;
+    let index: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(bases.join("busybox/index.json")).unwrap()).unwrap();
+    let root = index["manifests"][0]["digest"].as_str().unwrap();
+    let repositories = Repositories::new();
+    let repository = repositories.create("n.git", &[]);
+    repository.file("sub/g", "named").commit("first");
+    let git = Web::git(repositories.path(), None);
+    let (repo, web) = (git.url("/n.git#main:sub"), Web::file("a file", &[]));
+    let bench = Bench::new();
+    bench.file("dir/f", "x").file("dir/.dockerignore", "*.md\n").dockerfile(
+        "FROM scratch\nCOPY --from=hub/img:2 /bin/busybox /1\nCOPY --from=lay /bin/busybox /2\nCOPY --from=dir f /3\n\
+         COPY --from=repo g /4\nCOPY --from=file context /5\n",
+    );
+    let contexts = [
+        format!("docker.io/hub/img:2=docker-image://{host}/hub/app:1"),
+        format!("lay=oci-layout://{}", bases.join("busybox").display()),
+        format!("dir={}", bench.ctx().join("dir").display()),
+        format!("repo={repo}"),
+        format!("file={}", web.url("/x.txt")),
+    ];
+    let mut args = Vec::new();
+    for context in &contexts {
+        args.extend(["--build-context", context.as_str()]);
+    }
+    let run = bench.build(&args).ok();
+    for line in [
+        "[internal] load .dockerignore".to_owned(),
+        format!("[context hub/img:2] load metadata for {host}/hub/app:1"),
+        format!("[context hub/img:2] {host}/hub/app:1"),
+        format!("[context lay] load metadata for docker.io/library/lay@{root}"),
+        "[context lay] OCI load from client".to_owned(),
+        "[context dir] load .dockerignore".to_owned(),
+        "[context dir] load from client".to_owned(),
+        format!("[internal] load git source {repo}"),
+        format!("[context file] {}", web.url("/x.txt")),
+    ] {
+        let found = run.stderr.lines().any(|own| own.split_once(' ').is_some_and(|(_, name)| name == line));
+        assert!(found, "{line}:\n{}", run.stderr);
+    }
+    assert!(run.stderr.contains("transferring dir: 5B done"), "{}", run.stderr);
+    assert!(!run.stderr.contains("[internal] load metadata"), "{}", run.stderr);
+    // Of one that is not there it is told which context wanted it.
+    bench.dockerfile("FROM hub/img:2\n");
+    let missing = format!("hub/img:2=docker-image://{host}/hub/none:1");
+    let name = format!("[context hub/img:2] load metadata for {host}/hub/none:1");
+    bench.build(&["--build-context", &missing]).fails(5, &[&name, "ERROR: "]);
 }
 
 // SPEC B1.06

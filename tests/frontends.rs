@@ -18,7 +18,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use support::git::Repositories;
 use support::registry::Registry;
+use support::web::Web;
 use support::{Bench, Run};
 
 const NAME: &str = "example.com/lines:1";
@@ -217,13 +219,113 @@ fn c3_18_a_front_end_has_no_more_than_the_build() {
         bench.build(&[]).fails(4, &["network.host is not allowed"]);
         for (source, code, text) in [
             ("oci-layout:///etc", 4, "there is no OCI layout"),
-            ("oci-layout+blob://x@sha256:00", 4, "cannot be had by a front end"),
+            ("oci-layout+blob://x@sha256:00", 4, "there is no OCI layout"),
             ("local://elsewhere", 2, "there is no local context named \"elsewhere\""),
             ("file:///etc/passwd", 4, "cannot be had by a front end"),
         ] {
             page(&bench, &format!("source {source}\nlist . /\n"));
             bench.build(&[]).fails(code, &[text]);
         }
+    }
+}
+
+// SPEC C2.06, C3.18: which files there are, and of a few what is in them.
+#[test]
+fn c2_06_a_directory_is_listed_for_front_ends() {
+    need_run!();
+    for bench in benches() {
+        bench.file("data", "12345").file("dir/a", "a").file("dir/b.keep", "keep").file("dir-2/c", "c");
+        bench.chmod("data", 0o600).symlink("data", "dir/link");
+        let whole = r#"local.metadatatransferexclude=["dir/*.keep"]"#;
+        let skip = r#"local.excludepatterns=["Dockerfile","dir/a"]"#;
+        page(
+            &bench,
+            &format!(
+                "source local://context local.metadatatransfer=true {whole} {skip}\nlisting\nlist . /\nlist . /dir\nread K /dir/b.keep\n"
+            ),
+        );
+        let run = bench.build(&[]).ok();
+        let listing =
+            "listing: data:600:5: dir:755:0: dir/b.keep:644:4: dir/link:777:4:data dir-2:755:0: dir-2/c:644:1:\n";
+        assert!(run.stderr.contains(listing), "{}", run.stderr);
+        assert!(run.stderr.contains("listed: .fsutil-metadata:644 dir:"), "{}", run.stderr);
+        assert!(run.stderr.contains("listed: b.keep:644\n"), "{}", run.stderr);
+        // A change that the list does not show changes nothing, one that it shows does.
+        bench.file("dir-2/d", "d");
+        let run = bench.build(&[]).ok();
+        assert!(run.stderr.contains("dir-2/c:644:1: dir-2/d:644:1:\n"), "{}", run.stderr);
+        page(&bench, "source local://context local.metadatatransfer=perhaps\nlist . /\n");
+        bench.build(&[]).fails(4, &["invalid attribute local.metadatatransfer", "expected true or false"]);
+    }
+}
+
+// SPEC C3.10: commits and tags as git keeps them, digests of other kinds, and what is attested of an image.
+#[test]
+fn c3_10_more_is_told_of_sources() {
+    need_run!();
+    let repositories = Repositories::new();
+    let repository = repositories.create("a.git", &[]);
+    repository.file("f", "x").commit("first");
+    repository.git(&["tag", "-a", "-m", "one", "v1"]);
+    let git = Web::git(repositories.path(), None);
+    let web = Web::file("a file", &[("Last-Modified", "Sat, 02 Mar 2024 10:00:00 GMT")]);
+    let registry = need!(Registry::start());
+    let attested = Bench::new();
+    attested.dockerfile("FROM busybox\n");
+    let image = format!("{}/some/attested:1", registry.host);
+    attested.build(&["--provenance=mode=max", "-o", &format!("type=image,name={image},push=true")]).ok();
+    let bench = bench();
+    let url = git.url("/a.git");
+    let place = url.split_once("://").unwrap().1;
+    page(
+        &bench,
+        &format!(
+            "from busybox\nmeta git://{place}#v1 git.fullurl={url}\nmeta {}\nmeta docker-image://{image}\n",
+            web.url("/dir/name.txt")
+        ),
+    );
+    let run = bench.build(&[]).ok();
+    let line = run.stderr.lines().find_map(|line| line.split_once("git: ")).unwrap().1;
+    let words: Vec<&str> = line.split(' ').collect();
+    let [tag, reference, commit] = words[..3] else { panic!("{line}") };
+    assert!(tag != commit && reference == "refs/tags/v1" && commit.len() == 40, "{line}");
+    assert!(line.contains("| tree ") && line.ends_with(&format!("| object {commit}")), "{line}");
+    let digest = "sha512:dcc464582bf2b7c9";
+    assert!(run.stderr.contains(&format!("file: name.txt Some(1709373600) Some(\"{digest}")), "{}", run.stderr);
+    assert!(run.stderr.contains("attested: https://slsa.dev/provenance/v1"), "{}", run.stderr);
+    assert!(run.stderr.contains("chain: 4 documents, 0 signatures"), "{}", run.stderr);
+}
+
+// SPEC C2.03, C3.18: one blob of a registry or of a layout that the command line names, as a file.
+#[test]
+fn c2_03_blobs_for_front_ends() {
+    need_run!();
+    let registry = need!(Registry::start());
+    let bases = need!(support::bases());
+    registry.put(&bases.join("busybox"), "some/blobs:1");
+    let blob = |digest: &str| bases.join("busybox/blobs").join(digest.replace(':', "/"));
+    let json = |path: &Path| serde_json::from_slice::<serde_json::Value>(&std::fs::read(path).unwrap()).unwrap();
+    let index = json(&bases.join("busybox/index.json"));
+    let manifest = json(&blob(index["manifests"][0]["digest"].as_str().unwrap()));
+    let digest = manifest["layers"][0]["digest"].as_str().unwrap();
+    let size = std::fs::metadata(blob(digest)).unwrap().len();
+    for bench in benches() {
+        let file = "http.filename=doc.json http.perm=0644";
+        let host = &registry.host;
+        let blob = |from: &str| {
+            page(&bench, &format!("source {from}@{digest} {file}\nstat /doc.json\n"));
+            bench.build(&[])
+        };
+        let found = format!("found: doc.json 644 {size}\n");
+        for from in ["oci-layout+blob://busybox".to_owned(), format!("docker-image+blob://{host}/some/blobs")] {
+            let run = blob(&from).ok();
+            assert!(run.stderr.contains(&found), "{from}: {}", run.stderr);
+        }
+        blob("oci-layout+blob://elsewhere").fails(4, &["there is no OCI layout"]);
+        page(&bench, &format!("source docker-image+blob://{host}/some/blobs@sha256:{}\nlist . /\n", "0".repeat(64)));
+        bench.build(&[]).fails(5, &["failed to find blob sha256:0000"]);
+        page(&bench, &format!("source docker-image+blob://{host}/some/blobs:1\nlist . /\n"));
+        bench.build(&[]).fails(4, &["expected docker-image+blob://REPOSITORY@DIGEST"]);
     }
 }
 

@@ -55,7 +55,7 @@ fn several_platforms_become_an_index_and_share_the_build_stage() {
         run.stderr.lines().filter(|l| l.ends_with("RUN echo shared > /shared")).collect();
     assert_eq!(distinct.len(), 1, "{}", run.stderr);
     assert!(run.count("[linux/arm/v7 stage-1 1/1] COPY --from=build") > 0, "{}", run.stderr);
-    assert_eq!(run.count("internal] load metadata for"), 1, "{}", run.stderr);
+    assert_eq!(run.count("[context busybox] load metadata for"), 1, "{}", run.stderr);
     if host.to_string() == "linux/amd64" {
         assert!(run.count("[linux/amd64->arm64 build 2/2] RUN") > 0, "{}", run.stderr);
     }

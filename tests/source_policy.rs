@@ -89,6 +89,10 @@ fn c9_02_a_named_context_may_become_a_directory() {
     std::fs::write(bench.path("out/policy.json"), rules).unwrap();
     bench.dockerfile("FROM scratch AS tools\nFROM scratch\nCOPY --from=tools / /all/\n");
     assert_eq!(bench.build_image(&args).text("all/context"), "of the server");
+    // Nothing of an image that is none is asked for, and nothing fails.
+    let run = bench.build(&args).ok();
+    assert!(!run.stderr.contains("ERROR") && !run.stderr.contains("load metadata"), "{}", run.stderr);
+    assert!(run.stderr.contains(&format!("[context tools] {}\n", web.url("/foo"))), "{}", run.stderr);
     bench.dockerfile("FROM tools\n");
     let refused = "which is no image of a registry";
     bench

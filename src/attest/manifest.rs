@@ -84,6 +84,12 @@ pub fn is_attestation(entry: &Descriptor) -> bool {
     entry.annotations.get(REFERENCE_TYPE).is_some_and(|kind| kind == ATTESTATION)
 }
 
+/// The type of the predicate that a layer of such a manifest holds.
+#[must_use]
+pub fn predicate_type(layer: &Descriptor) -> Option<&str> {
+    layer.annotations.get(PREDICATE_TYPE).map(String::as_str)
+}
+
 /// The layer of such a manifest that holds provenance, in either of SLSA's forms, and its type.
 #[must_use]
 pub fn provenance(manifest: &Manifest) -> Option<(&str, &Descriptor)> {

@@ -307,18 +307,17 @@ impl Target {
     ///
     /// # Errors
     /// Those of `change`.
-    pub fn change_contexts<E>(&mut self, change: impl Fn(&str) -> Result<Option<String>, E>) -> Result<(), E> {
-        if let Some(context) = self.text("context").map(&change).transpose()?.flatten() {
+    pub fn change_contexts(&mut self, change: impl Fn(&str) -> Option<String>) {
+        if let Some(context) = self.text("context").and_then(&change) {
             self.set("context", context.into());
         }
         for value in self.0.get_mut("contexts").and_then(Value::as_object_mut).into_iter().flat_map(Map::values_mut) {
             if let Some(text) = value.as_str().filter(|text| !text.starts_with("target:"))
-                && let Some(changed) = change(text)?
+                && let Some(changed) = change(text)
             {
                 *value = changed.into();
             }
         }
-        Ok(())
     }
 
     /// It is made because others need it, and goes nowhere itself.

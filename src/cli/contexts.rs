@@ -17,7 +17,7 @@ use crate::base::{FaultKind, file};
 use crate::build::{BuildRequest, DockerfileAt, MainContext, Stream};
 use crate::dockerfile::gitref::GitRef;
 use crate::dockerfile::ignore::IgnoreFile;
-use crate::frontend::remote::is_url;
+use crate::frontend::remote::{ArchiveRef, is_url};
 use crate::oci::Reference;
 use crate::solver::ContextDir;
 use crate::source::oci_layout::Layout;
@@ -58,6 +58,12 @@ pub(super) fn main_context(
             reference.subdir = subdir;
         }
         request.context = MainContext::Git(Box::new(reference));
+        return remote_dockerfile(args, request).map(|()| None);
+    }
+    if let Some(archive) = ArchiveRef::parse(context) {
+        let dirs = archive.dir().into_iter().chain(below).collect::<Vec<_>>().join("/");
+        request.context_subdir = Some(dirs).filter(|dir| !dir.is_empty());
+        request.context = MainContext::Url(archive.url);
         return remote_dockerfile(args, request).map(|()| None);
     }
     if is_url(context) {
@@ -342,7 +348,9 @@ pub(super) fn named_contexts(args: &Build, request: &mut BuildRequest) -> Result
             .transpose()
             .map_err(|reason| usage(format!("--build-context {name}: {value}: {reason}")))?;
         // `github.com/x/y` may also be a directory.
-        let remote = reference.is_some_and(|r| !r.like_a_path || !Path::new(value).exists()) || is_url(value);
+        let archive = ArchiveRef::parse(value).is_some();
+        let remote =
+            reference.is_some_and(|r| !r.like_a_path || !Path::new(value).exists()) || is_url(value) || archive;
         if remote {
             request.options.named_contexts.insert(key, value.to_owned());
             continue;

@@ -206,7 +206,7 @@ pub fn host(remote: &str) -> &str {
 }
 
 /// A directory inside the repository, without what leads out of it.
-fn clean(path: &str) -> String {
+pub(crate) fn clean(path: &str) -> String {
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/') {
         match part {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures_util::future::try_join_all;
 
-use super::contexts::NamedContext;
+use super::contexts::{Content, NamedContext};
 use super::error::{FrontendError, Place};
 use super::plan::{Origin, Outlook, Plan, StageId};
 use super::words::{closest, parse_trigger};
@@ -72,6 +72,9 @@ async fn fetch(
 ) -> Result<Vec<(StageId, NamedContext)>, FrontendError> {
     let mut wanted: Vec<((String, Platform), StageId)> = Vec::new();
     for id in (0..reachable.len()).filter(|id| reachable[*id]) {
+        if let Origin::Context(NamedContext { title, content: Content::Local(_), .. }) = &plan.stages[id].origin {
+            host.ignore_file_read(title);
+        }
         let Some(identifier) = plan.stages[id].identifier() else { continue };
         let key = (identifier, base_platform(plan, id, outlook));
         if !images.contains_key(&key) && !wanted.iter().any(|(other, _)| *other == key) {
@@ -80,7 +83,11 @@ async fn fetch(
     }
     let answers = try_join_all(wanted.into_iter().map(|(key, id)| async move {
         let stage = &plan.stages[id];
-        let answer = match (host.resolve_image(&key.0, &key.1, mode).await, &stage.origin) {
+        let context = match &stage.origin {
+            Origin::Context(context) => context.image(),
+            _ => None,
+        };
+        let answer = match (host.resolve_image(&key.0, &key.1, mode, context.as_ref()).await, &stage.origin) {
             (Err(HostError { became: Some(source), .. }), Origin::Context(context)) => {
                 let context = context.converted(&source).map_err(|error| error.at(&stage.place))?;
                 return Ok(Answer::Other(id, context));

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::error::FrontendError;
-use super::remote::{RemoteContext, is_url};
+use super::remote::{ArchiveRef, RemoteContext, is_url, without_credentials};
 use crate::dockerfile::gitref::GitRef;
+use crate::llb::InContext;
 use crate::oci::{Platform, Reference};
 
 /// What a named context stands for.
@@ -29,6 +30,8 @@ pub(super) enum Content {
 pub(super) struct NamedContext {
     /// The name as given, with its platform if it has one.
     pub(super) title: String,
+    /// The value as given: progress shows it in the user's words.
+    value: String,
     /// What it stands for.
     pub(super) content: Content,
 }
@@ -71,7 +74,7 @@ impl Contexts {
         let Some((title, value)) = self.by_name.get(&specific).or_else(|| self.by_name.get(&name)) else {
             return Ok(None);
         };
-        Ok(Some(NamedContext { title: title.clone(), content: content(title, value)? }))
+        Ok(Some(NamedContext { title: title.clone(), value: value.clone(), content: content(title, value)? }))
     }
 }
 
@@ -85,7 +88,43 @@ impl NamedContext {
             Some(name) => Content::Local(name.into()),
             None => content(&self.title, identifier)?,
         };
-        Ok(Self { title: self.title.clone(), content })
+        Ok(Self { title: self.title.clone(), value: identifier.to_owned(), content })
+    }
+
+    /// The image that it stands for, as progress shows it; `None` if it is something else.
+    pub(super) fn image(&self) -> Option<InContext> {
+        let image = match &self.content {
+            Content::Image(_) => self.shown(),
+            // Where a layout is says little; what it is used as says more.
+            Content::Layout(_) => {
+                let name = self.title.split("::").next().unwrap_or_default();
+                Reference::parse_raw(name).map_or_else(|_| name.to_owned(), |name| name.to_string())
+            }
+            _ => return None,
+        };
+        Some(InContext { name: self.title.clone(), image })
+    }
+
+    /// How progress calls its source (SPEC B6.02).
+    pub(super) fn source_title(&self) -> String {
+        let what = match &self.content {
+            Content::Layout(_) => "OCI load from client".to_owned(),
+            Content::Local(_) => "load from client".to_owned(),
+            // As BuildKit has it: a repository is a repository, in a context of any name.
+            Content::Remote(remote) if remote.is_git() => {
+                return format!("[internal] load git source {}", without_credentials(&self.value));
+            }
+            _ => self.shown(),
+        };
+        format!("[context {}] {what}", self.title)
+    }
+
+    /// The value, without what nobody else need see.
+    fn shown(&self) -> String {
+        if let Some(archive) = ArchiveRef::parse(&self.value) {
+            return without_credentials(&archive.url);
+        }
+        without_credentials(self.value.strip_prefix("docker-image://").unwrap_or(&self.value))
     }
 }
 
@@ -117,6 +156,9 @@ fn content(title: &str, value: &str) -> Result<Content, FrontendError> {
     let fail = |reason: String| FrontendError::usage(format!("build context {title}: {reason}"));
     if let Some(reference) = GitRef::parse(value) {
         return Ok(Content::Remote(Box::new(RemoteContext::git(&reference.map_err(fail)?, false))));
+    }
+    if let Some(archive) = ArchiveRef::parse(value) {
+        return Ok(Content::Remote(Box::new(archive.context())));
     }
     if is_url(value) {
         return Ok(Content::Remote(Box::new(RemoteContext::http(value))));
@@ -183,7 +225,10 @@ mod tests {
             ("scp", "git@h.example:a/b"),
             ("file", "https://h.example/a.tar.gz"),
             ("made", "input:base"),
+            ("archive", "tar+https://h.example/a.tar.gz#:dir"),
         ]);
+        let Some(Content::Remote(archive)) = find(&all, "archive") else { panic!("an archive is remote") };
+        assert_eq!((archive.archive.as_deref(), archive.subdir.as_deref()), (Some("context"), Some("dir")));
         assert_eq!(find(&all, "made"), Some(Content::Given("base".into())));
         for (name, identifier) in [
             ("repo", "git://h.example/a.git#v1:sub"),

@@ -125,22 +125,21 @@ impl Converter<'_> {
 
     fn context(&mut self, context: &NamedContext, id: StageId, platform: Platform) -> Result<State, FrontendError> {
         let place = self.plan.stages[id].place.clone();
-        let title = &context.title;
-        let (identifier, named) = match &context.content {
+        let (title, named) = (&context.title, context.source_title());
+        let identifier = match &context.content {
             Content::Empty => return Ok(State::scratch(&platform)),
             Content::Local(name) => {
                 let excludes = match self.input.context_ignores.get(title.as_str()) {
                     Some((file, text)) => parse_ignore(file, text)?.texts_and_lines().0,
                     None => Vec::new(),
                 };
-                let node = self.draft.local(name, format!("[context {title}] load from client"), excludes);
+                let node = self.draft.local(name, named, excludes);
                 let mut state = State::scratch(&platform);
                 state.node = Some(node);
                 return Ok(state);
             }
             Content::Remote(remote) => {
-                let what = remote.title.trim_start_matches("[internal] ");
-                let remote = RemoteContext { title: format!("[context {title}] {what}"), ..(**remote).clone() };
+                let remote = RemoteContext { title: named, ..(**remote).clone() };
                 let mut state = State::scratch(&platform);
                 state.node = Some(remote.add_to(&mut self.draft));
                 return Ok(state);
@@ -155,11 +154,11 @@ impl Converter<'_> {
             Content::Image(reference) => {
                 let Resolved { digest, converted, .. } = self.image(id, &platform)?;
                 let name = converted.as_ref().unwrap_or(reference).with_digest(digest);
-                (format!("docker-image://{name}"), format!("[context {title}] {name}"))
+                format!("docker-image://{name}")
             }
             Content::Layout(layout) => {
                 let digest = self.image(id, &platform)?.digest;
-                (pinned_layout(layout, &digest), format!("[context {title}] OCI load from client"))
+                pinned_layout(layout, &digest)
             }
         };
         let config = self.image(id, &platform)?.config;

@@ -4,7 +4,7 @@
 use super::graph::{Draft, NodeId};
 use crate::base::Digest;
 use crate::base::values::{percent_decode, split_user};
-use crate::dockerfile::gitref::GitRef;
+use crate::dockerfile::gitref::{self, GitRef};
 use crate::llb::op::{FileAction, FileActionCopy, FileActionKind, FileOp, Kind, Op, OpMetadata, SourceOp};
 use crate::llb::{Builder, Definition};
 
@@ -40,6 +40,51 @@ impl Remote {
 #[must_use]
 pub fn is_url(text: &str) -> bool {
     text.starts_with("http://") || text.starts_with("https://")
+}
+
+/// An archive on a web server that is a context, unpacked: `tar+https://HOST/FILE[#:DIR]` (SPEC B7.21). Other builders make such
+/// contexts too, of definitions that are in archives, but have no words for them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArchiveRef {
+    /// The archive.
+    pub url: String,
+    /// Only what is below this directory; empty for all of it.
+    pub subdir: String,
+}
+
+impl ArchiveRef {
+    /// What `text` is; `None` if it is no archive by name.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let whole = text.strip_prefix("tar+").filter(|url| is_url(url))?;
+        let (url, subdir) = whole.rsplit_once("#:").unwrap_or((whole, ""));
+        Some(Self { url: url.into(), subdir: gitref::clean(subdir) })
+    }
+
+    /// A directory of the archive at `url`.
+    #[must_use]
+    pub fn at(url: &str, dir: &str) -> Self {
+        Self { url: url.into(), subdir: gitref::clean(dir) }
+    }
+
+    /// The text that [`Self::parse`] reads as this.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let dir = if self.subdir.is_empty() { String::new() } else { format!("#:{}", self.subdir) };
+        format!("tar+{}{dir}", self.url)
+    }
+
+    /// The directory, if it is not all of the archive.
+    #[must_use]
+    pub fn dir(&self) -> Option<&str> {
+        Some(self.subdir.as_str()).filter(|dir| !dir.is_empty())
+    }
+
+    /// The context that it is.
+    #[must_use]
+    pub fn context(&self) -> RemoteContext {
+        RemoteContext::http(&self.url).unpacked().below(self.dir())
+    }
 }
 
 /// The last component of a URL's path, as ADD names the file: what is escaped in the URL is not in the name.
@@ -138,11 +183,7 @@ impl RemoteContext {
     /// A repository (SPEC B1.03).
     #[must_use]
     pub fn git(reference: &GitRef, commit_times: bool) -> Self {
-        let mut shown = without_credentials(&reference.remote);
-        if !reference.reference.is_empty() {
-            shown.push_str(&format!("#{}", reference.reference));
-        }
-        let title = format!("[internal] load git source {shown}");
+        let title = format!("[internal] load git source {}", without_credentials(&reference.text()));
         Self { source: git(reference, commit_times), title, archive: None, subdir: None }
     }
 
@@ -160,6 +201,11 @@ impl RemoteContext {
         source.attrs.insert("http.filename".into(), CONTEXT_FILE.into());
         let title = format!("[internal] load build context from {from}");
         Self { source, title, archive: Some(CONTEXT_FILE.into()), subdir: None }
+    }
+
+    /// It is a repository.
+    pub(super) fn is_git(&self) -> bool {
+        self.source.identifier.starts_with("git://")
     }
 
     /// It is one file.
@@ -188,8 +234,14 @@ impl RemoteContext {
         Kind::File(FileOp { actions: vec![action] })
     }
 
-    fn enter_title(subdir: &str) -> OpMetadata {
-        OpMetadata::named(format!("[internal] take {subdir} of the build context").as_str())
+    fn enter_title(&self, subdir: &str) -> OpMetadata {
+        self.titled(&format!("take {subdir} of the build context"))
+    }
+
+    /// A step that belongs to this context, as its source does.
+    fn titled(&self, what: &str) -> OpMetadata {
+        let place = self.title.split_once(']').map_or("[internal", |(place, _)| place);
+        OpMetadata::named(format!("{place}] {what}"))
     }
 
     /// What unpacks the archive.
@@ -208,7 +260,7 @@ impl RemoteContext {
     }
 
     fn unpack_title(&self) -> OpMetadata {
-        OpMetadata::named("[internal] unpack build context")
+        self.titled("unpack build context")
     }
 
     /// Adds it to a graph.
@@ -221,7 +273,7 @@ impl RemoteContext {
         };
         match &self.subdir {
             None => all,
-            Some(dir) => draft.add(Self::enter(dir), vec![all], None, Self::enter_title(dir), Vec::new()),
+            Some(dir) => draft.add(Self::enter(dir), vec![all], None, self.enter_title(dir), Vec::new()),
         }
     }
 
@@ -239,7 +291,7 @@ impl RemoteContext {
         if let Some(dir) = &self.subdir {
             let inputs = vec![Builder::input(&root)];
             let enter = Op { kind: Some(Self::enter(dir)), inputs, ..Op::default() };
-            root = builder.add(&enter, Self::enter_title(dir), &[]);
+            root = builder.add(&enter, self.enter_title(dir), &[]);
         }
         builder.finish(Some(&root))
     }
@@ -289,6 +341,24 @@ mod tests {
     }
 
     #[test]
+    fn b7_21_archives_that_are_contexts() {
+        let archive = ArchiveRef::parse("tar+https://h.example/a.tar?x#:sub/../../dir/").expect("an archive");
+        assert_eq!((archive.url.as_str(), archive.dir()), ("https://h.example/a.tar?x", Some("dir")));
+        assert_eq!(archive.text(), "tar+https://h.example/a.tar?x#:dir");
+        assert_eq!(ArchiveRef::at("http://h/a", "./").text(), "tar+http://h/a");
+        for other in ["https://h/a.tar", "tar+git://h/a", "tar+", "tar://a"] {
+            assert_eq!(ArchiveRef::parse(other), None, "{other}");
+        }
+        let context = RemoteContext { title: "[context x] h".into(), ..archive.context() };
+        let graph = context.definition().graph().expect("a graph");
+        let mut titles: Vec<String> = graph.vertices.values().map(|vertex| vertex.name()).collect();
+        titles.sort();
+        let expected =
+            ["[context x] h", "[context x] take dir of the build context", "[context x] unpack build context"];
+        assert_eq!(titles, expected);
+    }
+
+    #[test]
     fn instructions_are_shown_without_credentials() {
         for (text, shown) in [
             ("ADD a https://u:p@h/x /y", "ADD a https://h/x /y"),
@@ -303,5 +373,7 @@ mod tests {
     fn titles_hold_no_credentials() {
         let reference = GitRef::parse("https://user:s3cret@h.example/a.git#x").expect("one").expect("valid");
         assert_eq!(RemoteContext::git(&reference, false).title, "[internal] load git source https://h.example/a.git#x");
+        let part = GitRef::parse("https://u@h.example/a.git#x:sub").expect("one").expect("valid");
+        assert_eq!(RemoteContext::git(&part, false).title, "[internal] load git source https://h.example/a.git#x:sub");
     }
 }

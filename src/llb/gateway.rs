@@ -118,9 +118,42 @@ pub struct ResolveSourceMetaRequest {
     /// As in [`ResolveImageConfigRequest`].
     #[prost(string, tag = "4")]
     pub resolve_mode: String,
+    /// Of a repository.
+    #[prost(message, optional, tag = "5")]
+    pub git: Option<GitQuery>,
     /// Of an image.
     #[prost(message, optional, tag = "6")]
     pub image: Option<ImageQuery>,
+    /// Of a file of a web server.
+    #[prost(message, optional, tag = "7")]
+    pub http: Option<HttpQuery>,
+}
+
+/// What is to be known of a repository.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct GitQuery {
+    /// The commit and the tag as git keeps them.
+    #[prost(bool, tag = "1")]
+    pub return_object: bool,
+}
+
+/// What is to be known of a file of a web server.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct HttpQuery {
+    /// A further digest of it.
+    #[prost(message, optional, tag = "1")]
+    pub checksum_request: Option<ChecksumRequest>,
+}
+
+/// A digest that somebody wants.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct ChecksumRequest {
+    /// 0 SHA-256, 1 SHA-384, 2 SHA-512.
+    #[prost(int32, tag = "1")]
+    pub algo: i32,
+    /// What stands behind the content for it.
+    #[prost(bytes = "vec", tag = "2")]
+    pub suffix: Vec<u8>,
 }
 
 /// What is to be known of an image.
@@ -132,6 +165,9 @@ pub struct ImageQuery {
     /// What is attested of it, too.
     #[prost(bool, tag = "2")]
     pub attestation_chain: bool,
+    /// Of what is attested, predicates of these types.
+    #[prost(string, repeated, tag = "3")]
+    pub resolve_attestations: Vec<String>,
 }
 
 /// The answer.
@@ -152,7 +188,7 @@ pub struct ResolveSourceMetaResponse {
 }
 
 /// What is known of an image.
-#[derive(Clone, PartialEq, Eq, prost::Message)]
+#[derive(Clone, PartialEq, prost::Message)]
 pub struct ImageMeta {
     /// What the name means.
     #[prost(string, tag = "1")]
@@ -160,6 +196,57 @@ pub struct ImageMeta {
     /// The config as stored.
     #[prost(bytes = "vec", tag = "2")]
     pub config: Vec<u8>,
+    /// What leads from its index to what is attested of it.
+    #[prost(message, optional, tag = "3")]
+    pub attestation_chain: Option<AttestationChain>,
+}
+
+/// What leads from an index to what is attested of one of its images, and who signed that. Documents are known by their digests.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct AttestationChain {
+    /// The index.
+    #[prost(string, tag = "1")]
+    pub root: String,
+    /// The image.
+    #[prost(string, tag = "2")]
+    pub image_manifest: String,
+    /// The manifest of what is attested of it; empty if there is none.
+    #[prost(string, tag = "3")]
+    pub attestation_manifest: String,
+    /// Manifests of signatures of that.
+    #[prost(string, repeated, tag = "4")]
+    pub signature_manifests: Vec<String>,
+    /// All these, and what belongs to the last ones.
+    #[prost(btree_map = "string, message", tag = "5")]
+    pub blobs: BTreeMap<String, ChainBlob>,
+}
+
+/// A document of a chain.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ChainBlob {
+    /// What it is.
+    #[prost(message, optional, tag = "1")]
+    pub descriptor: Option<ChainDescriptor>,
+    /// Its bytes.
+    #[prost(bytes = "vec", tag = "2")]
+    pub data: Vec<u8>,
+}
+
+/// What a document of a chain is.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ChainDescriptor {
+    /// Its media type.
+    #[prost(string, tag = "1")]
+    pub media_type: String,
+    /// Its digest.
+    #[prost(string, tag = "2")]
+    pub digest: String,
+    /// Bytes.
+    #[prost(int64, tag = "3")]
+    pub size: i64,
+    /// What whoever lists it says of it.
+    #[prost(btree_map = "string, string", tag = "5")]
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// What is known of a repository.
@@ -171,9 +258,15 @@ pub struct GitMeta {
     /// Its full name.
     #[prost(string, tag = "2")]
     pub reference: String,
-    /// The commit.
+    /// The commit that a tag leads to.
     #[prost(string, tag = "3")]
     pub commit_checksum: String,
+    /// The commit as git keeps it.
+    #[prost(bytes = "vec", tag = "4")]
+    pub commit_object: Vec<u8>,
+    /// The tag as git keeps it.
+    #[prost(bytes = "vec", tag = "5")]
+    pub tag_object: Vec<u8>,
 }
 
 /// What is known of a file of a web server.
@@ -185,6 +278,34 @@ pub struct HttpMeta {
     /// Its name.
     #[prost(string, tag = "2")]
     pub filename: String,
+    /// When it was changed last, as the server says.
+    #[prost(message, optional, tag = "3")]
+    pub last_modified: Option<Moment>,
+    /// The further digest.
+    #[prost(message, optional, tag = "4")]
+    pub checksum_response: Option<ChecksumResponse>,
+}
+
+/// `google.protobuf.Timestamp`
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct Moment {
+    /// Since 1970.
+    #[prost(int64, tag = "1")]
+    pub seconds: i64,
+    /// And these.
+    #[prost(int32, tag = "2")]
+    pub nanos: i32,
+}
+
+/// A digest that somebody wanted.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct ChecksumResponse {
+    /// It.
+    #[prost(string, tag = "1")]
+    pub digest: String,
+    /// What stood behind the content for it.
+    #[prost(bytes = "vec", tag = "2")]
+    pub suffix: Vec<u8>,
 }
 
 /// `Solve`

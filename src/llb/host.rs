@@ -55,6 +55,24 @@ pub struct ResolvedImage {
     pub converted: Option<String>,
 }
 
+/// An image that a named context stands for, as progress shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InContext {
+    /// The context's name, with its platform if it has one.
+    pub name: String,
+    /// The image, in the user's words; of a layout all but the digest, which the host knows.
+    pub image: String,
+}
+
+impl InContext {
+    /// How progress calls the question what the image is (SPEC B6.02).
+    #[must_use]
+    pub fn title(&self, digest: Option<&Digest>) -> String {
+        let digest = digest.map(|digest| format!("@{digest}")).unwrap_or_default();
+        format!("[context {}] load metadata for {}{digest}", self.name, self.image)
+    }
+}
+
 /// Why the host could not answer.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
@@ -72,7 +90,8 @@ pub struct HostError {
 /// The builder as seen from a front end.
 #[async_trait::async_trait]
 pub trait FrontendHost: Send + Sync {
-    /// Resolves an image source identifier (`docker-image://…` or `oci-layout://…`) for `platform`.
+    /// Resolves an image source identifier (`docker-image://…` or `oci-layout://…`) for `platform`. `context` is what it is, if
+    /// it stands in a named context.
     ///
     /// # Errors
     /// When it does not exist, is not for this platform, or cannot be reached.
@@ -81,7 +100,13 @@ pub trait FrontendHost: Send + Sync {
         identifier: &str,
         platform: &Platform,
         mode: ResolveMode,
+        context: Option<&InContext>,
     ) -> Result<ResolvedImage, HostError>;
+
+    /// The ignore file of a named context that is a directory was read for the build. A host that shows no progress does nothing.
+    fn ignore_file_read(&self, context: &str) {
+        let _ = context;
+    }
 
     /// Seconds since 1970 at which the content of a source was made; `None` where that is not known (SPEC A4.18). A host
     /// without sources knows none.

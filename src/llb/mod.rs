@@ -21,7 +21,7 @@ pub mod steps;
 pub mod strict;
 
 pub use definition::{Builder, Definition, DefinitionError, Edge, Graph, Vertex};
-pub use host::{FrontendHost, HostError, ResolveMode, ResolvedImage};
+pub use host::{FrontendHost, HostError, InContext, ResolveMode, ResolvedImage};
 pub use op::Op;
 pub use policy::{PolicyError, PolicySyntax, SourcePolicy, with_sources};
 pub use steps::Steps;

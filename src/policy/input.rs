@@ -44,8 +44,8 @@ impl Input {
             "http" | "https" => ("http", http(source, scheme)?),
             "git" => ("git", git(source)?),
             "local" => ("local", json!({ "name": rest })),
-            // The context on standard input is the client's, as a directory is.
-            "oci-layout+blob" => ("local", json!({ "name": "context" })),
+            // The context on standard input is the client's, as a directory is; other blobs policies have no words for.
+            "oci-layout+blob" if !rest.starts_with('/') => ("local", json!({ "name": "context" })),
             _ => return Err(format!("unsupported source scheme: {scheme}")),
         };
         let fields = match value {

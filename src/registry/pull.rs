@@ -108,6 +108,19 @@ impl Client {
         Ok(out.into())
     }
 
+    /// How large a blob is, of which only the digest is known.
+    ///
+    /// # Errors
+    /// See [`Fault`].
+    pub async fn blob_size(&self, repository: &Reference, digest: &Digest) -> Result<u64, RegistryError> {
+        let what = format!("blob {digest} of {}", repository.repository());
+        let found = async {
+            let places = self.0.places(repository, true)?;
+            self.0.first_of(&places, |place| self.0.size_of(place, digest, &what).boxed()).await
+        };
+        found.await.map_err(|fault| RegistryError::new(format!("failed to find {what}"), fault))
+    }
+
     async fn fetch_blob<W: Write + Send + 'static>(
         &self,
         repository: &Reference,
@@ -175,6 +188,17 @@ impl Small {
 }
 
 impl Inner {
+    async fn size_of(&self, place: &Endpoint, digest: &Digest, what: &str) -> Result<u64, Fault> {
+        let call = Call::read(Method::HEAD, place, format!("blobs/{digest}"));
+        let answer = self.small(&place.host, &call, MAX_MANIFEST).await?;
+        if answer.status != StatusCode::OK {
+            return Err(answer.refusal(&place.host, &Method::HEAD, &what));
+        }
+        let size = answer.header(CONTENT_LENGTH).and_then(|text| text.parse().ok());
+        let reason = "it does not say how large a blob is".to_owned();
+        size.ok_or_else(|| Fault::Invalid { url: host::show(&answer.url), reason })
+    }
+
     async fn head(&self, place: &Endpoint, reference: &Reference) -> Result<Descriptor, Fault> {
         let host = &*place.host;
         let part = reference.manifest_part();

@@ -18,6 +18,7 @@ mod explain;
 mod failed;
 mod file_op;
 mod keys;
+mod listed;
 mod loading;
 mod mounts;
 mod operate;

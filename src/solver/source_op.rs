@@ -12,7 +12,7 @@ use crate::base::{CacheKey, FaultKind, file};
 use crate::cache::key;
 use crate::llb::op::{Kind, Op, OpMetadata, SourceOp};
 use crate::llb::{Builder, Graph, Vertex};
-use crate::source::{Pinned, Request, SourceError};
+use crate::source::{Checksum, GitObjects, Pinned, Request, SourceError};
 use crate::store::{CacheRecord, LayerId, MountRequest};
 use crate::tree::CopySource;
 
@@ -31,6 +31,11 @@ impl Solver {
             }
             "local" => {
                 let local = self.locals.open(&self.env, vertex, rest, source).await?;
+                let listed = crate::source::local::listed(source);
+                let listed = listed.map_err(|e| SolveError::at(vertex, FaultKind::Input, e.to_string(), None))?;
+                if let Some(whole) = listed {
+                    return self.list(vertex, local, whole).await;
+                }
                 // Whoever depends on it asks for its content; this key is never used for anything else.
                 let canonical = key::leaf("local", vertex.digest.as_str());
                 let outputs = vec![Tree::Local(local)];
@@ -111,6 +116,32 @@ impl Solver {
         let Some(pinned) = pinned else { return Ok(None) };
         let request = self.request(&vertex, source);
         self.unless_cancelled(pinned.time(&request)).await?.map_err(|e| failed(&vertex, &e))
+    }
+
+    /// What git keeps of a commit, if the source is one.
+    ///
+    /// # Errors
+    /// When the source cannot be had.
+    pub async fn source_objects(self: &Arc<Self>, source: &SourceOp) -> Result<Option<GitObjects>, SolveError> {
+        let (vertex, pinned) = self.source_now(source).await?;
+        let Some(pinned) = pinned else { return Ok(None) };
+        let request = self.request(&vertex, source);
+        self.unless_cancelled(pinned.objects(&request)).await?.map_err(|e| failed(&vertex, &e))
+    }
+
+    /// A digest of a file's content, if the source is one.
+    ///
+    /// # Errors
+    /// When the source cannot be had.
+    pub async fn source_checksum(
+        self: &Arc<Self>,
+        source: &SourceOp,
+        wanted: Checksum,
+    ) -> Result<Option<String>, SolveError> {
+        let (vertex, pinned) = self.source_now(source).await?;
+        let Some(pinned) = pinned else { return Ok(None) };
+        let request = self.request(&vertex, source);
+        self.unless_cancelled(pinned.checksum(&request, wanted)).await?.map_err(|e| failed(&vertex, &e))
     }
 
     /// What a source is now; `None` for a kind that is not asked.

@@ -36,7 +36,7 @@ pub enum Tree {
 
 /// A local directory as the source of copies.
 pub struct LocalTree {
-    source: CopySource,
+    pub(super) source: CopySource,
     hashes: ContextHashes,
     ignore_name: Option<String>,
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::fs::Mode;
 
 use super::SourceError;
+use super::kind::{Algorithm, Checksum};
 use crate::archive;
 use crate::base::{Digest, owner};
 use crate::llb::op::SourceOp;
@@ -69,6 +70,32 @@ impl FileAttributes {
         owner::set_mode(&file, Mode::from_raw_mode(self.mode)).map_err(|e| io(e.into()))?;
         file.set_modified(time(modified)).map_err(io)
     }
+}
+
+/// The digest of a blob with something behind it.
+pub(super) fn checksum(store: &Store, digest: &Digest, wanted: &Checksum) -> Result<String, SourceError> {
+    fn made<H: sha2::Digest>(name: &str, blob: &mut impl io::Read, suffix: &[u8]) -> io::Result<String> {
+        let (mut hasher, mut piece) = (H::new(), vec![0; 256 << 10]);
+        loop {
+            match blob.read(&mut piece) {
+                Ok(0) => break,
+                Ok(n) => hasher.update(&piece[..n]),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        hasher.update(suffix);
+        let hex: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(format!("{name}:{hex}"))
+    }
+    let mut blob = store.open_blob(digest)?;
+    let suffix = wanted.suffix.as_slice();
+    let made = match wanted.algorithm {
+        Algorithm::Sha256 => made::<sha2::Sha256>("sha256", &mut blob, suffix),
+        Algorithm::Sha384 => made::<sha2::Sha384>("sha384", &mut blob, suffix),
+        Algorithm::Sha512 => made::<sha2::Sha512>("sha512", &mut blob, suffix),
+    };
+    made.map_err(|source| SourceError::Io { path: digest.to_string().into(), source })
 }
 
 /// Of a blob that is an archive the time of its newest entry (SPEC A4.18).

@@ -12,7 +12,7 @@ use super::late::Late;
 use super::oci_layout::Layout;
 use super::{ImageAttributes, LAYOUT_HOST, SourceError};
 use crate::base::{Digest, Events};
-use crate::llb::host::{FrontendHost, HostError, ResolveMode, ResolvedImage};
+use crate::llb::host::{FrontendHost, HostError, InContext, ResolveMode, ResolvedImage};
 use crate::llb::op::SourceOp;
 use crate::oci::{Descriptor, ImageConfig, Manifest, Platform, Reference};
 use crate::registry::Client;
@@ -419,6 +419,7 @@ impl FrontendHost for ImageSource {
         identifier: &str,
         platform: &Platform,
         mode: ResolveMode,
+        _: Option<&InContext>,
     ) -> Result<ResolvedImage, HostError> {
         Ok(self.resolve(identifier, platform, mode).await?)
     }

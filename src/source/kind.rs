@@ -30,6 +30,44 @@ pub struct Request<'a> {
     pub agents: &'a Agents,
 }
 
+/// What a web server says of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileFacts {
+    /// Its name.
+    pub name: String,
+    /// When it was changed last, in seconds since 1970.
+    pub modified: Option<i64>,
+}
+
+/// What git keeps of a commit, as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GitObjects {
+    /// The commit.
+    pub commit: Vec<u8>,
+    /// The annotated tag that leads to it.
+    pub tag: Option<Vec<u8>>,
+}
+
+/// A digest that somebody wants of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checksum {
+    /// How it is made.
+    pub algorithm: Algorithm,
+    /// What stands behind the content for it: signatures are about more than the file.
+    pub suffix: Vec<u8>,
+}
+
+/// How a digest is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Algorithm {
+    /// SHA-256
+    Sha256,
+    /// SHA-384
+    Sha384,
+    /// SHA-512
+    Sha512,
+}
+
 /// A kind of source.
 #[async_trait::async_trait]
 pub trait Source: Send + Sync {
@@ -52,6 +90,34 @@ pub trait Pinned: Send + Sync + std::fmt::Debug {
     /// The full name of the ref that was asked for, of a repository.
     fn reference(&self) -> Option<String> {
         None
+    }
+
+    /// The object of an annotated tag that led to the commit, of a repository.
+    fn tag(&self) -> Option<String> {
+        None
+    }
+
+    /// What a web server says of a file.
+    fn file(&self) -> Option<FileFacts> {
+        None
+    }
+
+    /// What git keeps of a commit.
+    ///
+    /// # Errors
+    /// When the commit cannot be had.
+    async fn objects(&self, request: &Request<'_>) -> Result<Option<GitObjects>, SourceError> {
+        let _ = request;
+        Ok(None)
+    }
+
+    /// The digest of a file's content with something behind it; `None` for what is no file.
+    ///
+    /// # Errors
+    /// When the content cannot be had.
+    async fn checksum(&self, request: &Request<'_>, wanted: Checksum) -> Result<Option<String>, SourceError> {
+        let _ = (request, wanted);
+        Ok(None)
     }
 
     /// Seconds since 1970 at which the content was made, where the source knows it (SPEC A4.18).

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use rustix::fs::FileType;
 
+use crate::base::values::boolean;
 use crate::dockerfile::pattern::{Glob, clean, escape, has_wildcards, unescape};
 use crate::llb::op::SourceOp;
 use crate::tree::root::{Last, Root, open_subdir, read_link, relative};
@@ -59,6 +60,22 @@ pub fn open(dir: &Path, op: &SourceOp, ignore_lines: &[usize]) -> Result<CopySou
     })?;
     let filter = if filter.is_empty() { None } else { Some(Arc::new(filter)) };
     Ok(CopySource { root: path, filter, reset_owner: true })
+}
+
+/// Whether the directory is only to be listed, and which of its files are to be there nevertheless: patterns.
+///
+/// # Errors
+/// A malformed attribute.
+pub fn listed(op: &SourceOp) -> Result<Option<Vec<String>>, LocalError> {
+    const WHETHER: &str = "local.metadatatransfer";
+    let whether = op.attrs.get(WHETHER).filter(|text| !text.is_empty()).map(|text| boolean(text));
+    let whether = whether.unwrap_or(Some(false));
+    let fault = || LocalError::Attribute { name: WHETHER, reason: "expected true or false".into() };
+    if !whether.ok_or_else(fault)? {
+        return Ok(None);
+    }
+    let patterns = list(op, "local.metadatatransferexclude")?;
+    Ok(Some(patterns.into_iter().map(|pattern| String::from_utf8_lossy(&pattern).into_owned()).collect()))
 }
 
 /// A JSON array of strings; absent is empty.

@@ -40,7 +40,7 @@ impl ImageSource {
     }
 
     /// The manifests that may hold signatures of `subject`.
-    async fn artifacts(&self, image: &Reference, subject: &Digest) -> Result<Vec<Bytes>, SourceError> {
+    pub(super) async fn artifacts(&self, image: &Reference, subject: &Digest) -> Result<Vec<Bytes>, SourceError> {
         let mut found = Vec::new();
         for listed in self.client().referrers(image, subject, None).await? {
             if listed.artifact_type.as_deref().is_some_and(signature::is_signature) {

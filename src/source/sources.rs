@@ -23,7 +23,7 @@ impl Sources {
         Self {
             http: HttpSource::new(store.clone(), client.clone(), events.clone()),
             git: GitSource::new(store.clone(), events.clone(), git),
-            blob: BlobSource::new(store.clone()),
+            blob: BlobSource::new(store.clone(), client.clone(), events.clone()),
         }
     }
 
@@ -33,7 +33,7 @@ impl Sources {
         match scheme {
             "http" | "https" => Some(&self.http),
             "git" => Some(&self.git),
-            "oci-layout+blob" => Some(&self.blob),
+            "docker-image+blob" | "oci-layout+blob" => Some(&self.blob),
             _ => None,
         }
     }

@@ -11,6 +11,7 @@ use super::CopySource;
 use super::root::{Last, Place, Root, open_subdir, read_link};
 use super::view::{Listing, shows};
 use crate::base::owner;
+use crate::llb::gateway::{self, go_mode};
 
 /// Something in a tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +32,24 @@ pub struct Entry {
     pub link: OsString,
     /// Major and minor number of a device.
     pub device: (u32, u32),
+}
+
+impl Entry {
+    /// In the words of BuildKit's protocols.
+    #[must_use]
+    pub fn told(self) -> gateway::Stat {
+        gateway::Stat {
+            path: self.name.to_string_lossy().into_owned(),
+            mode: go_mode(self.mode),
+            uid: self.uid,
+            gid: self.gid,
+            size: i64::try_from(self.size).unwrap_or(i64::MAX),
+            mod_time: self.mtime,
+            linkname: self.link.to_string_lossy().into_owned(),
+            devmajor: self.device.0.into(),
+            devminor: self.device.1.into(),
+        }
+    }
 }
 
 fn missing() -> io::Error {
@@ -91,6 +110,36 @@ pub fn entries(source: &CopySource, path: &str) -> io::Result<Vec<Entry>> {
         out.push(made(source, OsString::from_vec(name.to_bytes().to_vec()), &found, link));
     }
     out.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(out)
+}
+
+/// Everything of a tree, a directory before what is in it, with the paths from the root.
+///
+/// # Errors
+/// As [`entries`].
+pub fn all(source: &CopySource) -> io::Result<Vec<(String, Entry)>> {
+    let mut out = Vec::new();
+    // Directories that are still to be read, the next one last; one level of names is sorted already.
+    let mut todo: Vec<(String, Entry)> = Vec::new();
+    let below = |dir: &str, todo: &mut Vec<(String, Entry)>| {
+        let found = match entries(source, &format!("/{dir}")) {
+            // It went away, or became something else.
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Vec::new(),
+            found => found?,
+        };
+        todo.extend(found.into_iter().rev().map(|entry| {
+            let name = entry.name.to_string_lossy();
+            (if dir.is_empty() { name.into_owned() } else { format!("{dir}/{name}") }, entry)
+        }));
+        io::Result::Ok(())
+    };
+    below("", &mut todo)?;
+    while let Some((path, entry)) = todo.pop() {
+        if FileType::from_raw_mode(entry.mode) == FileType::Directory {
+            below(&path, &mut todo)?;
+        }
+        out.push((path, entry));
+    }
     Ok(out)
 }
 

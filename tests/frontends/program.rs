@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use rbuild::grpc::Status;
 use rbuild::llb::definition::PbDefinition;
 use rbuild::llb::gateway::{
-    Attestation, Attestations, Empty, EvaluateRequest, InputsResponse, PingResponse, ReadDirRequest, ReadDirResponse,
-    ReadFileRequest, ReadFileResponse, Ref, RefMap, ResolveImageConfigRequest, ResolveImageConfigResponse,
-    ResultMessage, ResultRefs, ReturnRequest, SolveRequest, SolveResponse, StatFileRequest, StatFileResponse,
+    Attestation, Attestations, ChecksumRequest, Empty, EvaluateRequest, GitQuery, HttpQuery, ImageQuery,
+    InputsResponse, PingResponse, ReadDirRequest, ReadDirResponse, ReadFileRequest, ReadFileResponse, Ref, RefMap,
+    ResolveImageConfigRequest, ResolveImageConfigResponse, ResolveSourceMetaRequest, ResolveSourceMetaResponse,
+    ResultMessage, ResultRefs, ReturnRequest, SolveRequest, SolveResponse, Stat, StatFileRequest, StatFileResponse,
     WarnRequest,
 };
 use rbuild::llb::op::{
@@ -392,7 +393,66 @@ impl Page<'_> {
             }
             "source" => {
                 self.edge = None;
-                self.add(line, |_, _| source(first, &[]));
+                let attrs: Vec<(&str, &str)> =
+                    second.split_whitespace().filter_map(|pair| pair.split_once('=')).collect();
+                self.add(line, |_, _| source(first, &attrs));
+            }
+            // What is known of a source.
+            "meta" => {
+                let attrs = second.split_whitespace().filter_map(|pair| pair.split_once('='));
+                let attrs = attrs.map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+                let types = ["https://slsa.dev/provenance/v1", "https://slsa.dev/provenance/v0.2"];
+                let image = ImageQuery {
+                    no_config: true,
+                    attestation_chain: true,
+                    resolve_attestations: types.map(ToOwned::to_owned).to_vec(),
+                };
+                let wanted = ChecksumRequest { algo: 2, suffix: b"more".to_vec() };
+                let request = ResolveSourceMetaRequest {
+                    source: Some(SourceOp { identifier: first.into(), attrs }),
+                    git: Some(GitQuery { return_object: true }),
+                    http: Some(HttpQuery { checksum_request: Some(wanted) }),
+                    image: Some(image),
+                    ..ResolveSourceMetaRequest::default()
+                };
+                let found: ResolveSourceMetaResponse = self.client.call("ResolveSourceMeta", &request).await?;
+                if let Some(git) = found.git {
+                    let line =
+                        |object: &[u8]| String::from_utf8_lossy(object).lines().next().unwrap_or_default().to_owned();
+                    let objects = format!("{} | {}", line(&git.commit_object), line(&git.tag_object));
+                    eprintln!("git: {} {} {} | {objects}", git.checksum, git.reference, git.commit_checksum);
+                }
+                if let Some(file) = found.http {
+                    let at = file.last_modified.map(|at| at.seconds);
+                    let digest = file.checksum_response.map(|response| response.digest);
+                    eprintln!("file: {} {at:?} {digest:?}", file.filename);
+                }
+                if let Some(chain) = found.image.and_then(|image| image.attestation_chain) {
+                    for (name, blob) in &chain.blobs {
+                        assert_eq!(*name, rbuild::base::Digest::sha256(&blob.data).to_string());
+                        let descriptor = blob.descriptor.as_ref().expect("a descriptor");
+                        if let Some(kind) = descriptor.annotations.get("in-toto.io/predicate-type") {
+                            eprintln!("attested: {kind}");
+                        }
+                    }
+                    let own = [&chain.root, &chain.image_manifest, &chain.attestation_manifest];
+                    assert!(own.iter().all(|name| chain.blobs.contains_key(*name)));
+                    eprintln!("chain: {} documents, {} signatures", chain.blobs.len(), chain.signature_manifests.len());
+                }
+            }
+            // What stands in the list of a directory.
+            "listing" => {
+                let reference = self.solved(false).await?;
+                let request = ReadFileRequest { reference, path: "/.fsutil-metadata".into(), range: None };
+                let data: ReadFileResponse = self.client.call("ReadFile", &request).await?;
+                let (mut rest, mut told) = (data.data.as_slice(), Vec::new());
+                while let Some((length, more)) = rest.split_first_chunk::<4>() {
+                    let (one, more) = more.split_at(usize::try_from(u32::from_le_bytes(*length)).expect("short"));
+                    let stat = <Stat as prost::Message>::decode(one).expect("an entry");
+                    told.push(format!("{}:{:o}:{}:{}", stat.path, stat.mode & 0o777, stat.size, stat.linkname));
+                    rest = more;
+                }
+                eprintln!("listing: {}", told.join(" "));
             }
             // Lets the built-in front end make the tree of a Dockerfile; the tree that was remembered is its context "mark".
             "dockerfile" => {

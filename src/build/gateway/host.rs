@@ -5,23 +5,26 @@ use std::convert::Infallible;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
+
 use super::Job;
 use super::nested;
 use super::process::Program;
 use crate::base::Digest;
 use crate::base::events::{Event, Warning};
-use crate::build::{BuildError, policy};
+use crate::build::{BuildError, config_title, policy};
 use crate::dockerfile::pattern::Glob;
 use crate::frontend::BUILT_IN;
 use crate::frontend::gateway::exec::GatewayContainer;
-use crate::frontend::gateway::{Answer, GatewayHost, PinnedSource, Solved};
+use crate::frontend::gateway::{Answer, GatewayHost, PinnedSource, Solved, SourceQuery};
 use crate::grpc::{Status, code};
 use crate::llb::containers::NewContainerRequest;
-use crate::llb::gateway::{Stat, go_mode};
+use crate::llb::gateway::{AttestationChain, ChainBlob, ChainDescriptor, Stat};
 use crate::llb::op::{Mount, Op, SourceOp};
 use crate::llb::{Definition, Graph, HostError, ResolvedImage, strict, with_sources};
-use crate::oci::{Platform, Reference};
+use crate::oci::{Descriptor, Platform, Reference};
 use crate::solver::SolveError;
+use crate::source::{Algorithm, Checksum};
 use crate::tree::CopySource;
 use crate::tree::look::{self, Entry};
 
@@ -96,11 +99,13 @@ impl<'a> FrontHost<'a> {
     pub(super) fn allowed(&self, source: &SourceOp) -> Result<Option<SourceOp>, Status> {
         let (scheme, rest) = source.identifier.split_once("://").unwrap_or((&source.identifier, ""));
         match scheme {
-            "docker-image" | "git" | "http" | "https" => Ok(None),
+            "docker-image" | "docker-image+blob" | "git" | "http" | "https" => Ok(None),
             "local" => {
                 let known = ["local.session", "local.unique", "local.includepattern", "local.followpaths"];
                 let more = ["local.excludepatterns", "local.sharedkeyhint", "local.differ"];
-                match source.attrs.keys().find(|name| !known.iter().chain(&more).any(|known| name == known)) {
+                let listed = ["local.metadatatransfer", "local.metadatatransferexclude"];
+                let known = known.iter().chain(&more).chain(&listed);
+                match source.attrs.keys().find(|name| !known.clone().any(|known| name == known)) {
                     None => Ok(None),
                     Some(name) => {
                         let text = format!("source \"{}\": attribute {name} means nothing here", source.identifier);
@@ -108,7 +113,7 @@ impl<'a> FrontHost<'a> {
                     }
                 }
             }
-            "oci-layout" => {
+            "oci-layout" | "oci-layout+blob" => {
                 let (path, pin) = match rest.split_once('@') {
                     Some((path, digest)) => (path, Some(digest)),
                     None => (rest, None),
@@ -127,9 +132,15 @@ impl<'a> FrontHost<'a> {
                     let text = format!("there is no OCI layout \"{name}\" in this build");
                     return Err(Status::new(code::NOT_FOUND, text));
                 };
-                let identifier = match pin {
-                    Some(digest) => format!("{}@{digest}", layout.value.split('@').next().unwrap_or(&layout.value)),
-                    None => layout.value.clone(),
+                let whole = layout.value.split('@').next().unwrap_or(&layout.value);
+                let identifier = match (scheme, pin) {
+                    ("oci-layout+blob", Some(digest)) => format!("oci-layout+blob://{}@{digest}", directory(whole)),
+                    ("oci-layout+blob", None) => {
+                        let text = format!("source \"{}\": a blob has a digest", source.identifier);
+                        return Err(Status::new(code::INVALID_ARGUMENT, text));
+                    }
+                    (_, Some(digest)) => format!("{whole}@{digest}"),
+                    (_, None) => layout.value.clone(),
                 };
                 let mut source = SourceOp { identifier, ..source.clone() };
                 source.attrs.remove("oci.store");
@@ -164,16 +175,17 @@ impl<'a> FrontHost<'a> {
     /// The same definition in words that name nothing of this machine: [`Self::allowed`], backwards.
     pub(super) fn outward(&self, definition: &Definition) -> Definition {
         let path = |identifier: &str| {
-            let rest = identifier.strip_prefix("oci-layout://")?;
-            let rest = rest.split('@').next()?;
-            Some(rest.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')).map_or(rest, |(path, _)| path).to_owned())
+            let (scheme, _) = identifier.split_once("://")?;
+            let layout = matches!(scheme, "oci-layout" | "oci-layout+blob");
+            layout.then(|| directory(identifier.split('@').next().unwrap_or(identifier)).to_owned())
         };
         let renamed = |_: &Op, source: &SourceOp| {
             let Some(own) = path(&source.identifier) else { return Ok(None) };
+            let scheme = source.identifier.split("://").next().unwrap_or_default();
             let layout = self.layouts.iter().find(|layout| path(&layout.value).as_ref() == Some(&own));
             let name = layout.map_or("layout", |layout| &layout.name);
             let pin = source.identifier.split_once('@').map(|(_, pin)| format!("@{pin}")).unwrap_or_default();
-            Ok::<_, Infallible>(Some(SourceOp { identifier: format!("oci-layout://{name}{pin}"), ..source.clone() }))
+            Ok::<_, Infallible>(Some(SourceOp { identifier: format!("{scheme}://{name}{pin}"), ..source.clone() }))
         };
         match with_sources(definition, renamed) {
             Ok(changed) => changed.into_owned(),
@@ -209,22 +221,14 @@ impl<'a> FrontHost<'a> {
     }
 }
 
-fn host_error(error: HostError) -> Status {
-    Status::new(code::UNKNOWN, error.message)
+/// The directory of a layout without a digest, `SCHEME://DIRECTORY[:TAG]`.
+fn directory(layout: &str) -> &str {
+    let rest = layout.split_once("://").map_or(layout, |(_, rest)| rest);
+    rest.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')).map_or(rest, |(path, _)| path)
 }
 
-fn told(entry: Entry) -> Stat {
-    Stat {
-        path: entry.name.to_string_lossy().into_owned(),
-        mode: go_mode(entry.mode),
-        uid: entry.uid,
-        gid: entry.gid,
-        size: i64::try_from(entry.size).unwrap_or(i64::MAX),
-        mod_time: entry.mtime,
-        linkname: entry.link.to_string_lossy().into_owned(),
-        devmajor: entry.device.0.into(),
-        devminor: entry.device.1.into(),
-    }
+fn host_error(error: HostError) -> Status {
+    Status::new(code::UNKNOWN, error.message)
 }
 
 #[async_trait::async_trait]
@@ -263,33 +267,93 @@ impl GatewayHost for FrontHost<'_> {
             return Err(Status::new(code::RESOURCE_EXHAUSTED, text));
         }
         let shown = |entry: &Entry| pattern.as_ref().is_none_or(|p| p.matches(entry.name.as_encoded_bytes()));
-        Ok(entries.into_iter().filter(shown).map(told).collect())
+        Ok(entries.into_iter().filter(shown).map(Entry::told).collect())
     }
 
     async fn stat(&self, graph: &Arc<Graph>, path: &str) -> Result<Stat, Status> {
-        Ok(told(self.look(graph, path, look::entry).await?))
+        Ok(self.look(graph, path, look::entry).await?.told())
     }
 
-    async fn resolve_image(&self, asked: SourceOp, platform: &Platform) -> Result<(SourceOp, ResolvedImage), Status> {
+    async fn resolve_image(
+        &self,
+        asked: SourceOp,
+        platform: &Platform,
+        title: &str,
+    ) -> Result<(SourceOp, ResolvedImage), Status> {
         let here = self.allowed(&asked)?;
         let source = here.clone().unwrap_or_else(|| asked.clone());
+        let title = match title {
+            "" => config_title(&asked.identifier),
+            title => title.to_owned(),
+        };
         let used = self.job.gate.source(&source, platform, true).await.map_err(host_error)?;
-        let mut found = self.job.host.known(&used, platform).await.map_err(host_error)?;
+        let mut found = self.job.host.known(&used, platform, &title).await.map_err(host_error)?;
         let same = used.identifier == source.identifier;
         found.converted = (!same).then(|| used.identifier.clone());
         // Where a layout is on this machine is nobody's business.
         Ok((if same { asked } else { used }, found))
     }
 
-    async fn pin(&self, source: SourceOp, platform: &Platform) -> Result<PinnedSource, Status> {
+    async fn pin(&self, source: SourceOp, platform: &Platform, query: SourceQuery) -> Result<PinnedSource, Status> {
         let source = self.allowed(&source)?.unwrap_or(source);
         let used = self.job.gate.source(&source, platform, false).await.map_err(host_error)?;
-        let pinned = self.job.solver.source_pin(&used).await.map_err(|e| self.told(e))?;
-        let (checksum, reference) = match &pinned {
-            Some(pinned) => (policy::checksum(&used, pinned.as_ref()), pinned.reference()),
-            None => (String::new(), None),
+        let solver = self.job.solver;
+        let Some(pinned) = solver.source_pin(&used).await.map_err(|e| self.told(e))? else {
+            return Ok(PinnedSource { source: used, ..PinnedSource::default() });
         };
-        Ok(PinnedSource { source: used, checksum, reference: reference.unwrap_or_default() })
+        let objects = match query.objects {
+            true => solver.source_objects(&used).await.map_err(|e| self.told(e))?,
+            false => None,
+        };
+        let digest = match query.checksum {
+            Some(wanted) => {
+                let algorithm = match wanted.algo {
+                    1 => Algorithm::Sha384,
+                    2 => Algorithm::Sha512,
+                    _ => Algorithm::Sha256,
+                };
+                let wanted = Checksum { algorithm, suffix: wanted.suffix };
+                solver.source_checksum(&used, wanted).await.map_err(|e| self.told(e))?
+            }
+            None => None,
+        };
+        Ok(PinnedSource {
+            checksum: policy::checksum(&used, pinned.as_ref()),
+            reference: pinned.reference().unwrap_or_default(),
+            tag: pinned.tag(),
+            file: pinned.file().map(|file| (file.name, file.modified)),
+            objects: objects.map(|objects| (objects.commit, objects.tag)),
+            digest,
+            source: used,
+        })
+    }
+
+    async fn attested(
+        &self,
+        source: SourceOp,
+        platform: &Platform,
+        types: &[String],
+    ) -> Result<Option<AttestationChain>, Status> {
+        // It is the source as it is used: policies have said what they have to say to it.
+        let used = self.allowed(&source)?.unwrap_or(source);
+        let chain = self.job.host.images.attestation_chain(&used, platform, types).await;
+        let Some(chain) = chain.map_err(|e| host_error(e.into()))? else { return Ok(None) };
+        let blob = |(descriptor, data): (Descriptor, Bytes)| {
+            let told = ChainDescriptor {
+                media_type: descriptor.media_type,
+                digest: descriptor.digest.to_string(),
+                size: i64::try_from(descriptor.size).unwrap_or(i64::MAX),
+                annotations: descriptor.annotations.into_iter().collect(),
+            };
+            (told.digest.clone(), ChainBlob { descriptor: Some(told), data: data.to_vec() })
+        };
+        Ok(Some(AttestationChain {
+            root: chain.root.to_string(),
+            image_manifest: chain.image.to_string(),
+            attestation_manifest: chain.attestation.map(|digest| digest.to_string()).unwrap_or_default(),
+            signature_manifests: chain.signatures.iter().map(ToString::to_string).collect(),
+            blobs: chain.documents.into_iter().map(blob).collect(),
+        }))
     }
 
     async fn front_end(

@@ -20,7 +20,7 @@ use crate::base::FaultKind;
 use crate::frontend::gateway::options::{CONTEXTS, INPUTS, SUBREQUESTS, pairs};
 use crate::frontend::gateway::result::made;
 use crate::frontend::gateway::{Answer, Attested, GatewayHost as _};
-use crate::frontend::remote::without_credentials;
+use crate::frontend::remote::{ArchiveRef, RemoteContext, without_credentials};
 use crate::frontend::{FrontendError, FrontendResult, ImageFrontEnd};
 use crate::llb::Definition;
 use crate::oci::{History, Platform};
@@ -120,7 +120,10 @@ impl Job<'_> {
         }
         let program = process::Program { identifier: &identifier, name: &image.reference.familiar() };
         self.solver.set_forgiving(true);
-        let run = host.run(&program, &options, BTreeMap::new()).await;
+        let run = match self.trees(&host).await {
+            Ok(trees) => host.run(&program, &options, trees).await,
+            Err(error) => Err(error),
+        };
         self.solver.set_forgiving(false);
         let (answer, material) = run.map_err(|error| match (error, &image.place) {
             (BuildError::Frontend(error), Some(place)) => BuildError::Frontend(error.at(place)),
@@ -177,6 +180,8 @@ impl Job<'_> {
             let value = match host.layout_of(value) {
                 Some(layout) => layout,
                 None if request.contexts.contains_key(name) => format!("local:{name}"),
+                // There are no words for it that others know; it is one of its inputs.
+                None if ArchiveRef::parse(value).is_some() => format!("input:{name}"),
                 None => value.clone(),
             };
             put(&format!("context:{name}"), value);
@@ -191,6 +196,23 @@ impl Job<'_> {
             put(name, value.clone());
         }
         Ok(out)
+    }
+
+    /// Named contexts that a front end gets as inputs.
+    async fn trees(&self, host: &FrontHost<'_>) -> Result<BTreeMap<String, Definition>, BuildError> {
+        let mut trees = BTreeMap::new();
+        for (name, value) in &self.request.options.named_contexts {
+            let Some(archive) = ArchiveRef::parse(value) else { continue };
+            let shown = without_credentials(&archive.url);
+            let context = RemoteContext { title: format!("[context {name}] {shown}"), ..archive.context() };
+            let solved = host.admit(context.definition()).await;
+            let solved = solved.map_err(|status| match host.failure_in(&status.message) {
+                Some(failure) => BuildError::Solve(failure),
+                None => FrontendError::outside(FaultKind::Input, status.message, None).into(),
+            })?;
+            trees.insert(name.clone(), (*solved.definition).clone());
+        }
+        Ok(trees)
     }
 
     /// OCI layouts that the request names, under names that say nothing about this machine, each with the digest it has now.

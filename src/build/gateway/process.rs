@@ -16,7 +16,7 @@ use super::host::FrontHost;
 use crate::attest::Material;
 use crate::base::events::{Outcome, Stream};
 use crate::base::{Digest, Events, FaultKind};
-use crate::build::{BuildError, internal, new_id};
+use crate::build::{BuildError, config_title, internal, new_id};
 use crate::exec::run::{Attachment, RunResult};
 use crate::frontend::FrontendError;
 use crate::frontend::gateway::options::{environment, missing_ability, wants_no_network};
@@ -69,7 +69,7 @@ impl FrontHost<'_> {
             }))
         };
         let source = job.gate.source(&asked, &platform, true).await.map_err(had)?;
-        let found = job.host.known(&source, &platform).await.map_err(had)?;
+        let found = job.host.known(&source, &platform, &config_title(program.identifier)).await.map_err(had)?;
         let config: ImageConfig = serde_json::from_slice(&found.config).map_err(|e| {
             fail(FaultKind::Input, format!("the config of the front end {} is malformed: {e}", program.name))
         })?;

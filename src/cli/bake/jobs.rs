@@ -22,6 +22,7 @@ use crate::cli::outputs::LOCAL_DELETE;
 use crate::cli::runtime::runtime;
 use crate::cli::settings;
 use crate::cli::worker::Inside;
+use crate::frontend::remote::ArchiveRef;
 use crate::ui::{Ended, Progress};
 
 /// Failed checks, in the metadata file.
@@ -222,7 +223,7 @@ fn dockerfile(name: &str, target: &Target, context: &str, room: &Path) -> Result
     }
     Ok(if remote::is_remote(path) {
         path.into()
-    } else if remote::is_remote(context) {
+    } else if remote::is_remote(context) || ArchiveRef::parse(context).is_some() {
         // Absolute is absolute there, not here.
         path.trim_start_matches('/').into()
     } else {

@@ -87,17 +87,18 @@ pub(super) fn bake(inside: &Inside, args: &Bake) -> Result<u8, Failure> {
         }
     }
     if args.print {
-        for (name, target) in &mut targets {
-            place.as_ref().map_or(Ok(()), |place| place.apply(name, target, true))?;
+        for target in targets.values_mut() {
+            if let Some(place) = &place {
+                place.apply(target, true);
+            }
         }
         return print(&format!("{:#}\n", bake.printed(&names, &targets).map_err(|e| failure(&e))?));
     }
-    for (name, target) in &mut targets {
+    for target in targets.values_mut() {
         if let Some(place) = &place {
-            place.apply(name, target, false)?;
+            place.apply(target, false);
         }
-        let here = |path: &str| Ok::<_, Failure>(path.strip_prefix("cwd://").map(in_directory));
-        target.change_contexts(here)?;
+        target.change_contexts(|path| path.strip_prefix("cwd://").map(in_directory));
     }
     privileges::check(&targets, &privileges::Allowed { flags: &args.allow, set: &args.set, elsewhere })?;
     jobs::build_all(inside, args, &targets, &wanted, elsewhere)

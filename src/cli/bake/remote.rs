@@ -16,7 +16,7 @@ use crate::cli::runtime::runtime;
 use crate::cli::settings::{self, usage, variable};
 use crate::cli::worker::Inside;
 use crate::dockerfile::gitref::GitRef;
-use crate::frontend::remote::is_url;
+use crate::frontend::remote::{ArchiveRef, is_url};
 use crate::solver::Secrets;
 use crate::source::SecretValues;
 use crate::ssh::Agent;
@@ -56,7 +56,7 @@ pub(super) fn is_remote(text: &str) -> bool {
 #[derive(Debug)]
 pub(super) enum Place {
     Git(Box<GitRef>),
-    /// An archive: contexts are all of it.
+    /// An archive on a web server.
     Archive(String),
 }
 
@@ -127,24 +127,17 @@ pub(super) fn definition(
 
 impl Place {
     /// The contexts of a target as they are seen from here; all of the place is still `.` where they are `shown` only.
-    pub(super) fn apply(&self, name: &str, target: &mut Target, shown: bool) -> Result<(), Failure> {
+    pub(super) fn apply(&self, target: &mut Target, shown: bool) {
         target.change_contexts(|path| {
             if shown && path == "." {
-                return Ok(None);
+                return None;
             }
-            if path.starts_with("cwd://") || path == "-" || is_remote(path) || path.contains("://") {
-                return Ok(None);
+            if path == "-" || is_remote(path) || path.contains("://") {
+                return None;
             }
             match self {
-                Self::Git(reference) => Ok(Some(reference.below(path).text())),
-                Self::Archive(url) if matches!(path, "." | "./" | "") => Ok(Some(url.clone())),
-                Self::Archive(_) => {
-                    let message =
-                        format!("target {name}: the context {path} would be a directory inside of an archive");
-                    Err(Failure::new(FaultKind::Input, message).hint(
-                        "a definition in an archive can use all of it (\".\"), or paths of this machine with cwd://",
-                    ))
-                }
+                Self::Git(reference) => Some(reference.below(path).text()),
+                Self::Archive(url) => Some(ArchiveRef::at(url, path).text()),
             }
         })
     }

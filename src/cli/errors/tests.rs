@@ -4,7 +4,7 @@ use super::Failure;
 use crate::base::{Digest, FaultKind};
 use crate::build::BuildError;
 use crate::frontend::{FrontendInput, FrontendOptions, dockerfile_to_llb};
-use crate::llb::{FrontendHost, HostError, ResolveMode, ResolvedImage};
+use crate::llb::{FrontendHost, HostError, InContext, ResolveMode, ResolvedImage};
 use crate::oci::Platform;
 
 /// Has the image alpine only.
@@ -17,6 +17,7 @@ impl FrontendHost for Alpine {
         identifier: &str,
         platform: &Platform,
         _: ResolveMode,
+        _: Option<&InContext>,
     ) -> Result<ResolvedImage, HostError> {
         if identifier != "docker-image://docker.io/library/alpine:latest" {
             let name = identifier.trim_start_matches("docker-image://");

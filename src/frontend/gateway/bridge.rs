@@ -9,18 +9,18 @@ use prost::Message;
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::exec::Containers;
-use super::{Answer, Attested, GatewayHost, Solved, caps, shown};
+use super::{Answer, Attested, GatewayHost, Solved, SourceQuery, caps, shown};
 use crate::base::Digest;
 use crate::base::events::Warning;
 use crate::grpc::server::{MAX_MESSAGE, Service};
 use crate::grpc::{Status, code};
 use crate::llb::containers::{NewContainerRequest, ReleaseContainerRequest};
 use crate::llb::gateway::{
-    Empty, EvaluateRequest, GitMeta, HealthResponse, HttpMeta, ImageMeta, InputsResponse, PingResponse, ReadDirRequest,
-    ReadDirResponse, ReadFileRequest, ReadFileResponse, Ref, RefMap, RefMapDeprecated, ResolveImageConfigRequest,
-    ResolveImageConfigResponse, ResolveSourceMetaRequest, ResolveSourceMetaResponse, ResultMessage, ResultRefs,
-    ReturnRequest, SERVICE, SolveRequest, SolveResponse, StatFileRequest, StatFileResponse, Version, WarnRequest,
-    WorkerRecord,
+    ChecksumResponse, Empty, EvaluateRequest, GitMeta, HealthResponse, HttpMeta, ImageMeta, InputsResponse, Moment,
+    PingResponse, ReadDirRequest, ReadDirResponse, ReadFileRequest, ReadFileResponse, Ref, RefMap, RefMapDeprecated,
+    ResolveImageConfigRequest, ResolveImageConfigResponse, ResolveSourceMetaRequest, ResolveSourceMetaResponse,
+    ResultMessage, ResultRefs, ReturnRequest, SERVICE, SolveRequest, SolveResponse, StatFileRequest, StatFileResponse,
+    Version, WarnRequest, WorkerRecord,
 };
 use crate::llb::host::RESOLVE_MODE;
 use crate::llb::op::{Platform as PbPlatform, SourceOp};
@@ -197,7 +197,7 @@ impl<'a> Bridge<'a> {
         let mut source = SourceOp { identifier, ..SourceOp::default() };
         set_mode(&mut source, &request.resolve_mode);
         let platform = self.platform(request.platform.as_ref());
-        let (used, found) = self.host.resolve_image(source, &platform).await?;
+        let (used, found) = self.host.resolve_image(source, &platform, &request.log_name).await?;
         let name = used.identifier.split_once("://").map_or(used.identifier.as_str(), |(_, name)| name).to_owned();
         let reference = if found.converted.is_some() { name } else { request.reference };
         Ok(ResolveImageConfigResponse { digest: found.digest.to_string(), config: found.config.to_vec(), reference })
@@ -206,9 +206,9 @@ impl<'a> Bridge<'a> {
     async fn source_meta(&self, request: ResolveSourceMetaRequest) -> Result<ResolveSourceMetaResponse, Status> {
         let mut source = request.source.ok_or_else(|| invalid("ResolveSourceMeta: no source"))?;
         let query = request.image.unwrap_or_default();
-        if query.attestation_chain {
-            let text = "ResolveSourceMeta: what is attested of an image is not told";
-            return Err(Status::new(code::UNIMPLEMENTED, text));
+        let checksum = request.http.and_then(|http| http.checksum_request);
+        if let Some(wanted) = checksum.as_ref().filter(|wanted| !(0..=2).contains(&wanted.algo)) {
+            return Err(invalid(format!("ResolveSourceMeta: there is no checksum algorithm {}", wanted.algo)));
         }
         let platform = self.platform(request.platform.as_ref());
         let mut response = ResolveSourceMetaResponse::default();
@@ -216,20 +216,39 @@ impl<'a> Bridge<'a> {
         match scheme.as_str() {
             "docker-image" | "oci-layout" => {
                 set_mode(&mut source, &request.resolve_mode);
-                let (used, found) = self.host.resolve_image(source, &platform).await?;
+                let (used, found) = self.host.resolve_image(source, &platform, &request.log_name).await?;
                 let config = if query.no_config { Vec::new() } else { found.config.to_vec() };
-                response.image = Some(ImageMeta { digest: found.digest.to_string(), config });
+                let chain = query.attestation_chain || !query.resolve_attestations.is_empty();
+                let attestation_chain = match chain {
+                    true => self.host.attested(used.clone(), &platform, &query.resolve_attestations).await?,
+                    false => None,
+                };
+                response.image = Some(ImageMeta { digest: found.digest.to_string(), config, attestation_chain });
                 response.source = Some(used);
             }
             _ => {
-                let pin = self.host.pin(source, &platform).await?;
+                let objects = request.git.is_some_and(|git| git.return_object);
+                let asked = SourceQuery { objects, checksum: checksum.clone() };
+                let pin = self.host.pin(source, &platform, asked).await?;
                 match scheme.as_str() {
                     "git" => {
-                        let (checksum, reference) = (pin.checksum.clone(), pin.reference);
-                        response.git = Some(GitMeta { checksum, reference, commit_checksum: pin.checksum });
+                        // What was named is the tag, where that is an object of its own.
+                        let (checksum, commit_checksum) = match pin.tag {
+                            Some(tag) => (tag, pin.checksum),
+                            None => (pin.checksum, String::new()),
+                        };
+                        let (commit_object, tag_object) = pin.objects.unwrap_or_default();
+                        let (reference, tag_object) = (pin.reference, tag_object.unwrap_or_default());
+                        response.git =
+                            Some(GitMeta { checksum, reference, commit_checksum, commit_object, tag_object });
                     }
                     "http" | "https" => {
-                        response.http = Some(HttpMeta { checksum: pin.checksum, filename: String::new() });
+                        let (filename, modified) = pin.file.unwrap_or_default();
+                        let last_modified = modified.map(|seconds| Moment { seconds, nanos: 0 });
+                        let suffix = checksum.unwrap_or_default().suffix;
+                        let checksum_response = pin.digest.map(|digest| ChecksumResponse { digest, suffix });
+                        let checksum = pin.checksum;
+                        response.http = Some(HttpMeta { checksum, filename, last_modified, checksum_response });
                     }
                     _ => {}
                 }

@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use crate::base::events::Warning;
 use crate::grpc::{Status, server};
 use crate::llb::containers::NewContainerRequest;
-use crate::llb::gateway::{Attestation, Stat};
+use crate::llb::gateway::{Attestation, AttestationChain, ChecksumRequest, Stat};
 use crate::llb::op::{Mount, SourceOp};
 use crate::llb::{Definition, Graph, ResolvedImage};
 use crate::oci::Platform;
@@ -74,7 +74,7 @@ pub struct Attested {
 }
 
 /// What a source is now.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct PinnedSource {
     /// As it will be used.
     pub source: SourceOp,
@@ -82,6 +82,23 @@ pub struct PinnedSource {
     pub checksum: String,
     /// The full name of a ref.
     pub reference: String,
+    /// The object of an annotated tag.
+    pub tag: Option<String>,
+    /// Name and time of a file of a web server.
+    pub file: Option<(String, Option<i64>)>,
+    /// Commit and tag as git keeps them, if they were asked for.
+    pub objects: Option<(Vec<u8>, Option<Vec<u8>>)>,
+    /// The further digest that was asked for.
+    pub digest: Option<String>,
+}
+
+/// What is to be known of a source beside what it is now.
+#[derive(Debug, Clone, Default)]
+pub struct SourceQuery {
+    /// Commit and tag as git keeps them.
+    pub objects: bool,
+    /// A further digest.
+    pub checksum: Option<ChecksumRequest>,
 }
 
 /// The builder as a front end from outside sees it. Answers of failure go to the front end, which may live with them.
@@ -105,11 +122,24 @@ pub trait GatewayHost: Send + Sync {
     /// What is at a path of a graph's result.
     async fn stat(&self, graph: &Arc<Graph>, path: &str) -> Result<Stat, Status>;
 
-    /// What an image is, and the source that will be used for it.
-    async fn resolve_image(&self, source: SourceOp, platform: &Platform) -> Result<(SourceOp, ResolvedImage), Status>;
+    /// What an image is, and the source that will be used for it. The title is what progress calls the question; empty for the usual one.
+    async fn resolve_image(
+        &self,
+        source: SourceOp,
+        platform: &Platform,
+        title: &str,
+    ) -> Result<(SourceOp, ResolvedImage), Status>;
 
     /// What another source is.
-    async fn pin(&self, source: SourceOp, platform: &Platform) -> Result<PinnedSource, Status>;
+    async fn pin(&self, source: SourceOp, platform: &Platform, query: SourceQuery) -> Result<PinnedSource, Status>;
+
+    /// What is attested of an image, with the predicates of these types; `None` where nothing is.
+    async fn attested(
+        &self,
+        source: SourceOp,
+        platform: &Platform,
+        types: &[String],
+    ) -> Result<Option<AttestationChain>, Status>;
 
     /// Lets another front end make a graph.
     async fn front_end(

@@ -52,7 +52,12 @@ impl GatewayHost for Fake {
         Ok(Stat { path: path.into(), size: 10, ..Stat::default() })
     }
 
-    async fn resolve_image(&self, source: SourceOp, _: &Platform) -> Result<(SourceOp, ResolvedImage), Status> {
+    async fn resolve_image(
+        &self,
+        source: SourceOp,
+        _: &Platform,
+        _: &str,
+    ) -> Result<(SourceOp, ResolvedImage), Status> {
         if !source.identifier.ends_with("base") {
             return Err(Status::new(code::NOT_FOUND, format!("{}: not found", source.identifier)));
         }
@@ -61,8 +66,16 @@ impl GatewayHost for Fake {
         Ok((source, found))
     }
 
-    async fn pin(&self, source: SourceOp, _: &Platform) -> Result<PinnedSource, Status> {
-        Ok(PinnedSource { source, checksum: "c".into(), reference: "refs/heads/main".into() })
+    async fn pin(&self, source: SourceOp, _: &Platform, query: SourceQuery) -> Result<PinnedSource, Status> {
+        let objects = query.objects.then(|| (b"commit".to_vec(), Some(b"tag".to_vec())));
+        let digest = query.checksum.map(|wanted| format!("sha{}", wanted.algo));
+        let reference = "refs/tags/v1".into();
+        let (tag, file) = (Some("t".into()), Some(("f".into(), Some(7))));
+        Ok(PinnedSource { source, checksum: "c".into(), reference, tag, file, objects, digest })
+    }
+
+    async fn attested(&self, _: SourceOp, _: &Platform, types: &[String]) -> Result<Option<AttestationChain>, Status> {
+        Ok(Some(AttestationChain { root: types.join(","), ..AttestationChain::default() }))
     }
 
     async fn front_end(
@@ -141,7 +154,45 @@ async fn c3_11_results_have_names_and_are_looked_into() {
     let source = Some(SourceOp { identifier: "git://h/r".into(), ..SourceOp::default() });
     let request = ResolveSourceMetaRequest { source, ..ResolveSourceMetaRequest::default() };
     let found: ResolveSourceMetaResponse = call(&bridge, "ResolveSourceMeta", &request).await.expect("found");
-    assert_eq!(found.git.map(|git| (git.checksum, git.reference)), Some(("c".into(), "refs/heads/main".into())));
+    let git = found.git.expect("a repository");
+    assert_eq!(
+        (git.checksum.as_str(), git.commit_checksum.as_str(), git.reference.as_str()),
+        ("t", "c", "refs/tags/v1")
+    );
+    assert!(git.commit_object.is_empty() && git.tag_object.is_empty());
+}
+
+// SPEC C3.10
+#[tokio::test]
+async fn c3_10_more_is_told_of_sources_where_it_is_asked_for() {
+    let host = Fake(vec![Platform::new("linux", "arm64", "")]);
+    let bridge = Bridge::new(&host, BTreeMap::new());
+    let ask = async |identifier: &str, request: ResolveSourceMetaRequest| {
+        let source = Some(SourceOp { identifier: identifier.into(), ..SourceOp::default() });
+        let request = ResolveSourceMetaRequest { source, ..request };
+        call::<ResolveSourceMetaResponse>(&bridge, "ResolveSourceMeta", &request).await
+    };
+    let query = ResolveSourceMetaRequest { git: Some(GitQuery { return_object: true }), ..Default::default() };
+    let git = ask("git://h/r", query).await.expect("found").git.expect("a repository");
+    assert_eq!((git.commit_object, git.tag_object), (b"commit".to_vec(), b"tag".to_vec()));
+    let plain = ask("https://h/f", ResolveSourceMetaRequest::default()).await.expect("found").http.expect("a file");
+    assert_eq!((plain.filename.as_str(), plain.last_modified), ("f", Some(Moment { seconds: 7, nanos: 0 })));
+    assert_eq!(plain.checksum_response, None);
+    let wanted = ChecksumRequest { algo: 2, suffix: b"more".to_vec() };
+    let query = HttpQuery { checksum_request: Some(wanted) };
+    let query = ResolveSourceMetaRequest { http: Some(query), ..Default::default() };
+    let file = ask("https://h/f", query).await.expect("found").http.expect("a file");
+    let told = ChecksumResponse { digest: "sha2".into(), suffix: b"more".to_vec() };
+    assert_eq!(file.checksum_response, Some(told));
+    let wrong = HttpQuery { checksum_request: Some(ChecksumRequest { algo: 9, suffix: Vec::new() }) };
+    let wrong = ResolveSourceMetaRequest { http: Some(wrong), ..Default::default() };
+    assert_eq!(ask("https://h/f", wrong).await.expect_err("no such algorithm").code, code::INVALID_ARGUMENT);
+    let query = ImageQuery { resolve_attestations: vec!["a".into(), "b".into()], ..ImageQuery::default() };
+    let query = ResolveSourceMetaRequest { image: Some(query), ..Default::default() };
+    let image = ask("docker-image://base", query).await.expect("found").image.expect("an image");
+    assert_eq!(image.attestation_chain.map(|chain| chain.root), Some("a,b".into()));
+    let image = ask("docker-image://base", Default::default()).await.expect("found").image.expect("an image");
+    assert_eq!(image.attestation_chain, None);
 }
 
 // SPEC C3.12, C3.13

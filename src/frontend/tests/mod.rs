@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use super::{FrontendError, FrontendInput, FrontendOptions, FrontendResult, dockerfile_to_llb};
 use crate::base::{Digest, FaultKind};
-use crate::llb::{FrontendHost, HostError, ResolveMode, ResolvedImage, dump};
+use crate::llb::{FrontendHost, HostError, InContext, ResolveMode, ResolvedImage, dump};
 use crate::oci::Platform;
 
 mod args;
@@ -25,6 +25,10 @@ pub(super) struct Host {
     /// All images are for this platform.
     only: Option<Platform>,
     asked: Mutex<Vec<String>>,
+    /// How progress is to call questions about images of named contexts.
+    titles: Mutex<Vec<String>>,
+    /// Contexts whose ignore files were used.
+    ignored: Mutex<Vec<String>>,
 }
 
 /// Part of a config: one layer, so that the image is not empty.
@@ -70,13 +74,19 @@ impl FrontendHost for Host {
         Ok(Some(1_234_567_890))
     }
 
+    fn ignore_file_read(&self, context: &str) {
+        self.ignored.lock().expect("no panic while locked").push(context.to_owned());
+    }
+
     async fn resolve_image(
         &self,
         identifier: &str,
         platform: &Platform,
         mode: ResolveMode,
+        context: Option<&InContext>,
     ) -> Result<ResolvedImage, HostError> {
         let _ = mode;
+        self.titles.lock().expect("no panic while locked").extend(context.map(|context| context.title(None)));
         self.asked.lock().expect("no panic while locked").push(format!("{identifier} {platform}"));
         match self.config(identifier, platform) {
             Some(config) => {

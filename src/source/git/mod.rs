@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::SourceError;
-use super::kind::{Pinned, Request, Source};
+use super::kind::{GitObjects, Pinned, Request, Source};
 use super::once::Told;
 use crate::attest::{Material, masked};
 use crate::base::Events;
@@ -166,6 +166,25 @@ impl Pinned for PinnedCommit {
 
     fn reference(&self) -> Option<String> {
         self.resolved.name.clone()
+    }
+
+    fn tag(&self) -> Option<String> {
+        self.resolved.tag.clone()
+    }
+
+    async fn objects(&self, request: &Request<'_>) -> Result<Option<GitObjects>, SourceError> {
+        let access = self.source.access(&self.spec, request)?;
+        let repository = self.source.repository(&self.spec, &self.resolved.commit).await?;
+        let git = repository.open(&Git::new(&self.source.0.options, &access)).await?;
+        repository.fetch(&git, &self.resolved).await?;
+        let object = async |kind: &str, name: &str| {
+            git.run_bytes("read an object of", Patience::Short, &["cat-file", kind, name]).await
+        };
+        let tag = match &self.resolved.tag {
+            Some(tag) => Some(object("tag", tag).await?),
+            None => None,
+        };
+        Ok(Some(GitObjects { commit: object("commit", &self.resolved.commit).await?, tag }))
     }
 
     fn material(&self) -> Material {

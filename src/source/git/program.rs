@@ -69,6 +69,19 @@ impl<'a> Git<'a> {
         patience: Patience,
         args: &[S],
     ) -> Result<String, GitError> {
+        Ok(String::from_utf8_lossy(&self.run_bytes(action, patience, args).await?).into_owned())
+    }
+
+    /// The same for output that is no text.
+    ///
+    /// # Errors
+    /// As [`Git::run`].
+    pub(super) async fn run_bytes<S: AsRef<OsStr>>(
+        &self,
+        action: &'static str,
+        patience: Patience,
+        args: &[S],
+    ) -> Result<Vec<u8>, GitError> {
         let (status, stdout, stderr) = self.output(patience, args).await?;
         if status.success() {
             return Ok(stdout);
@@ -85,7 +98,7 @@ impl<'a> Git<'a> {
         &self,
         patience: Patience,
         args: &[S],
-    ) -> Result<(ExitStatus, String, String), GitError> {
+    ) -> Result<(ExitStatus, Vec<u8>, String), GitError> {
         let mut command = tokio::process::Command::new("git");
         if let Some(dir) = &self.dir {
             command.arg("--git-dir").arg(dir);
@@ -137,13 +150,13 @@ impl<'a> Git<'a> {
         if !complete {
             return Err(failed(format!("the answer is larger than {OUTPUT} bytes")));
         }
-        Ok((status.map_err(GitError::Program)?, out, err))
+        Ok((status.map_err(GitError::Program)?, out, String::from_utf8_lossy(&err).into_owned()))
     }
 }
 
 /// Reads to the end, keeps at most `limit` bytes, and says whether that was all.
-async fn read(pipe: Option<impl AsyncRead + Unpin>, limit: u64) -> (String, bool) {
-    let Some(mut pipe) = pipe else { return (String::new(), true) };
+async fn read(pipe: Option<impl AsyncRead + Unpin>, limit: u64) -> (Vec<u8>, bool) {
+    let Some(mut pipe) = pipe else { return (Vec::new(), true) };
     let mut kept = Vec::new();
     // A broken pipe is the end of the output; the exit code tells the rest.
     let _ = (&mut pipe).take(limit).read_to_end(&mut kept).await;
@@ -159,7 +172,7 @@ async fn read(pipe: Option<impl AsyncRead + Unpin>, limit: u64) -> (String, bool
             break;
         }
     }
-    (String::from_utf8_lossy(&kept).into_owned(), complete)
+    (kept, complete)
 }
 
 /// Ends everything that git started when git is given up.

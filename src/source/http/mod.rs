@@ -13,8 +13,8 @@ use reqwest::Url;
 use reqwest::header::{ACCEPT, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 
 use super::SourceError;
-use super::file::{FileAttributes, newest_entry, safe_name};
-use super::kind::{Agents, Pinned, Request, SecretValues, Source};
+use super::file::{self, FileAttributes, newest_entry, safe_name};
+use super::kind::{Agents, Checksum, FileFacts, Pinned, Request, SecretValues, Source};
 use super::once::Told;
 use crate::attest::{Material, masked};
 use crate::base::values::{percent_decode, split_user};
@@ -182,6 +182,16 @@ impl Pinned for PinnedFile {
         let FileAttributes { mode, uid, gid, .. } = &self.attributes;
         let modified = self.download.modified.unwrap_or_default();
         format!("{}\n{}\n{mode:o} {uid}:{gid} {modified}", self.download.digest, self.name)
+    }
+
+    fn file(&self) -> Option<FileFacts> {
+        Some(FileFacts { name: self.name.clone(), modified: self.download.modified })
+    }
+
+    async fn checksum(&self, request: &Request<'_>, wanted: Checksum) -> Result<Option<String>, SourceError> {
+        self.ensure_here(request).await?;
+        let digest = self.download.digest.clone();
+        self.source.blocking(move |store| Ok(Some(file::checksum(store, &digest, &wanted)?))).await
     }
 
     fn material(&self) -> Material {
