@@ -11,6 +11,7 @@ mod inputs;
 mod platforms;
 mod policy;
 pub mod record;
+pub mod replay;
 mod sbom;
 mod writable;
 

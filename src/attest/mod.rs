@@ -2,12 +2,13 @@
 //!
 //! [`options`] is what a user asks for, [`capture`] what a build learnt about its inputs, [`predicate`] says both in the
 //! words of SLSA, [`statement`] binds a predicate to the images or files it is about, [`manifest`] makes of statements
-//! what stands beside an image in an index, [`signature`] verifies what others signed. Plain data but for [`sbom`], which reads a tree; nothing here talks to anybody.
+//! what stands beside an image in an index, [`recipe`] reads provenance backwards, [`signature`] verifies what others signed. Plain data but for [`sbom`], which reads a tree; nothing here talks to anybody.
 
 pub mod capture;
 pub mod manifest;
 pub mod options;
 pub mod predicate;
+pub mod recipe;
 pub mod sbom;
 pub mod signature;
 pub mod statement;
@@ -15,4 +16,5 @@ pub mod statement;
 pub use capture::{Capture, Material, StepUsage, masked};
 pub use options::{Asked, ProvenanceOptions, SbomOptions};
 pub use predicate::Provenance;
+pub use recipe::Recipe;
 pub use statement::{Attestation, Predicate, Statement, Subject};

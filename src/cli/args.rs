@@ -4,7 +4,9 @@ mod bake;
 mod builders;
 mod compare;
 mod drop_in;
+mod imagetools;
 mod policy;
+mod replay;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -18,7 +20,9 @@ pub use bake::Bake;
 pub use builders::{Builders, CreateBuilder, RemoveBuilder};
 pub use compare::{Diff, Verify};
 pub use drop_in::DropIn;
+pub use imagetools::{Imagetools, ImagetoolsCreate, ImagetoolsInspect};
 pub use policy::{Policy, PolicyEval, PolicyTest};
+pub use replay::{Replay, ReplayBuild, ReplayCommon, ReplayVerify};
 
 /// Builds container images without a daemon and without root
 #[derive(Debug, Parser)]
@@ -163,6 +167,13 @@ pub enum Command {
     /// Build twice, or once beside a published image, and say what differs
     #[command(override_usage = "rbuild verify [OPTIONS] PATH | -", args_override_self = true)]
     Verify(Verify),
+    /// Build an image again from what its provenance says
+    #[command(override_usage = "rbuild replay <COMMAND>")]
+    Replay {
+        /// What to do.
+        #[command(subcommand)]
+        command: Replay,
+    },
     /// Run a program in an image of the store; nothing of it stays
     Run(Run),
     /// Look at images in registries, and put several together, without a store between
@@ -572,63 +583,6 @@ pub struct Push {
     /// How it is shown.
     #[command(flatten)]
     pub progress: ProgressArgs,
-}
-
-/// `rbuild imagetools` (SPEC B8.01, B8.02).
-#[derive(Debug, Subcommand)]
-pub enum Imagetools {
-    /// Make an image of images: an index over several, or the same under another name
-    Create(ImagetoolsCreate),
-    /// Show an image of a registry or of an OCI layout
-    Inspect(ImagetoolsInspect),
-}
-
-/// `rbuild imagetools create`.
-#[derive(Debug, Args)]
-pub struct ImagetoolsCreate {
-    /// Images: names, digests in the repository of the tag, oci-layout://DIR[:TAG], or descriptors as JSON
-    #[arg(value_name = "SOURCE")]
-    pub sources: Vec<String>,
-    /// Annotate the index (index:K=V) or its entries (manifest-descriptor[PLATFORM]:K=V)
-    #[arg(long, value_name = "[TYPE:]KEY=VALUE")]
-    pub annotation: Vec<String>,
-    /// Add to what the first tag has already
-    #[arg(long)]
-    pub append: bool,
-    /// Print the document and write nothing
-    #[arg(long)]
-    pub dry_run: bool,
-    /// Files with sources: names, digests or descriptors as JSON
-    #[arg(short, long, value_name = "FILE")]
-    pub file: Vec<PathBuf>,
-    /// Write digest and names to this file
-    #[arg(long, value_name = "FILE")]
-    pub metadata_file: Option<PathBuf>,
-    /// Keep the images for these platforms only
-    #[arg(short, long, value_name = "PLATFORM", value_delimiter = ',')]
-    pub platform: Vec<String>,
-    /// A single image becomes an index too
-    #[arg(long, action = ArgAction::Set, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", value_parser = go_boolean())]
-    pub prefer_index: bool,
-    /// Names to write: HOST/NAME:TAG or oci-layout://DIR[:TAG]
-    #[arg(short, long, value_name = "NAME")]
-    pub tag: Vec<String>,
-    /// How it is shown.
-    #[command(flatten)]
-    pub progress: ProgressArgs,
-}
-
-/// `rbuild imagetools inspect`.
-#[derive(Debug, Args)]
-pub struct ImagetoolsInspect {
-    /// The image: HOST/NAME[:TAG][@DIGEST] or oci-layout://DIR[:TAG]
-    pub name: String,
-    /// A Go template over Name, Manifest, Image, Provenance and SBOM
-    #[arg(long, value_name = "TEMPLATE")]
-    pub format: Option<String>,
-    /// The document's exact bytes
-    #[arg(long)]
-    pub raw: bool,
 }
 
 /// `rbuild save`.

@@ -21,7 +21,11 @@ use crate::frontend::Answer;
 use crate::ui::{Progress, Summary, Trace, columns};
 
 pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
-    let mut invocation = Invocation::new(inside, args.clone())?;
+    run(inside, Invocation::new(inside, args.clone())?)
+}
+
+/// Builds, shows it, and writes what was asked for about it.
+pub(super) fn run(inside: &Inside, mut invocation: Invocation) -> Result<u8, Failure> {
     let files = &invocation.settings;
     for path in files.iidfile.iter().chain(&files.iidfile_raw) {
         // An old ID must not be taken for the new one (B2.12).
@@ -58,9 +62,9 @@ pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
         let _ = writeln!(std::io::stderr(), "notice: {trouble}");
     }
     let told = match &outcome.result {
-        Ok(Done::Built(built)) if digest_files::asked(&args.drop_in) => inside
+        Ok(Done::Built(built)) if digest_files::asked(&invocation.args.drop_in) => inside
             .client(Events::none())
-            .and_then(|client| runtime.block_on(digest_files::write(&args.drop_in, built, &client))),
+            .and_then(|client| runtime.block_on(digest_files::write(&invocation.args.drop_in, built, &client))),
         _ => Ok(()),
     };
     match &outcome.result {

@@ -47,7 +47,8 @@ pub(super) fn say(comparison: &Comparison, how: &Shown<'_>) -> Result<u8, Failur
     Ok(if comparison.same() { 0 } else { DIFFERENT })
 }
 
-fn as_json(comparison: &Comparison, how: &Shown<'_>) -> String {
+/// A comparison for programs.
+pub(super) fn as_json(comparison: &Comparison, how: &Shown<'_>) -> String {
     let mut value = serde_json::to_value(comparison).unwrap_or_default();
     if let Value::Object(map) = &mut value {
         map.insert("first".into(), json!(how.first));

@@ -43,6 +43,7 @@ mod policies;
 mod records;
 mod registries;
 mod registry_flags;
+mod replay;
 mod run;
 mod runtime;
 mod scoped;

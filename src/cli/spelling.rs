@@ -52,6 +52,7 @@ const COMMANDS: &[&str] = &[
     "system",
     "unshare",
     "explain",
+    "replay",
     "run",
     "llb",
     "builds",
@@ -62,7 +63,7 @@ const COMMANDS: &[&str] = &[
 
 /// What `buildx` and `builder` have in common with us under the same name. `image prune` is none of them: docker deletes no
 /// cache with it.
-const SHARED: &[&str] = &["bake", "build", "b", "du", "f", "imagetools", "policy", "prune"];
+const SHARED: &[&str] = &["bake", "build", "b", "du", "f", "imagetools", "policy", "prune", "replay"];
 
 /// What `buildx` says about builders.
 const BUILDERS: &[&str] = &["create", "use", "ls", "inspect", "rm", "stop", "version", "install", "uninstall"];

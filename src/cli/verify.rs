@@ -39,7 +39,17 @@ pub(super) fn verify(inside: &Inside, args: &Verify) -> Result<u8, Failure> {
     };
     let mut said = Vec::new();
     let epoch = choose_epoch(&mut build);
-    let mut once = |build: &Build, heading: &str| once(inside, build, heading, epoch.as_deref(), &mut said);
+    let mut once = |build: &Build, heading: &str| {
+        let output = vec!["type=image,rewrite-timestamp=true".into()];
+        let mut build = Invocation::new(inside, Build { output, ..build.clone() })?;
+        forget_attestations(&mut build);
+        let notices = &mut build.settings.notices;
+        notices.extend(epoch.clone());
+        // What was said of the settings before is not said again.
+        notices.retain(|notice| !said.contains(notice));
+        said.extend_from_slice(notices);
+        once(inside, build, heading)
+    };
     let first = match published {
         Some(image) => image,
         None => match once(&build, "building once, from the cache where it can be")? {
@@ -99,22 +109,18 @@ fn choose_epoch(build: &mut Build) -> Option<String> {
     Some(format!("{EPOCH} is not set: it is taken to be 0 (1970), for both images to have the same times"))
 }
 
-/// One of the builds: its image in the store, or the exit code of a build that failed and has said why. What was `said` of the
-/// settings before is not said again.
-fn once(
+/// What is said about an image is no part of what is compared.
+pub(super) fn forget_attestations(build: &mut Invocation) {
+    build.settings.request.attest = Attest::default();
+}
+
+/// One of the builds: its image in the store, or the exit code of a build that failed and has said why.
+pub(super) fn once(
     inside: &Inside,
-    args: &Build,
+    mut build: Invocation,
     heading: &str,
-    epoch: Option<&str>,
-    said: &mut Vec<String>,
 ) -> Result<ControlFlow<u8, Descriptor>, Failure> {
-    let output = vec!["type=image,rewrite-timestamp=true".into()];
-    let mut build = Invocation::new(inside, Build { output, ..args.clone() })?;
     let settings = &mut build.settings;
-    settings.request.attest = Attest::default();
-    settings.notices.extend(epoch.map(ToOwned::to_owned));
-    settings.notices.retain(|notice| !said.contains(notice));
-    said.extend_from_slice(&settings.notices);
     if settings.shows() {
         let _ = writeln!(std::io::stderr(), "{heading}");
     }

@@ -11,13 +11,13 @@ use rootless::{ProbeInput, ProbeReport, Rung, WorkerCommand, WorkerContext, Work
 use rustix::fs::{AtFlags, CWD, Mode};
 use tokio::runtime::Runtime;
 
-use super::args::{Cli, Command, System};
+use super::args::{Cli, Command, Replay, ReplayBuild, ReplayVerify, System};
 use super::config::Config;
 use super::errors::{ExitCodes, Failure};
 use super::once::Once;
 use super::{
-    bake, broker, build, builds, compare, debug, foreign, image_commands, imagetools, info, policies, registries, run,
-    settings, store_commands, verify,
+    bake, broker, build, builds, compare, debug, foreign, image_commands, imagetools, info, policies, registries,
+    replay, run, settings, store_commands, verify,
 };
 use crate::base::wording::shell_word;
 use crate::base::{Events, FaultKind};
@@ -85,6 +85,12 @@ fn emulated(cli: &Cli, config: &Config) -> Result<Option<Platform>, Failure> {
         (Command::Run(args), _) => {
             args.platform.iter().filter_map(|text| super::outputs::platform(text).ok()).collect()
         }
+        (
+            Command::Replay {
+                command: Replay::Build(ReplayBuild { common, .. }) | Replay::Verify(ReplayVerify { common, .. }),
+            },
+            _,
+        ) => common.platform.iter().filter_map(|text| super::outputs::platform(text).ok()).collect(),
         _ => return Ok(None),
     };
     let host = Platform::host();
@@ -452,6 +458,7 @@ fn command(inside: &Inside, cli: &super::Cli) -> Result<u8, Failure> {
         Command::History(args) => image_commands::history(inside, args),
         Command::Imagetools { command } => imagetools::run(inside, command),
         Command::Policy { command } => policies::run(inside, command),
+        Command::Replay { command } => replay::run(inside, command),
         Command::Run(args) => run::run(inside, args),
         Command::Builds { command } => builds::run(inside, command),
         Command::Debug(args) => debug::debug(inside, args),

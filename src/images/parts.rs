@@ -81,8 +81,11 @@ fn bad(digest: &Digest, reason: impl Into<String>) -> ImageError {
     ImageError::Document { digest: digest.clone(), reason: reason.into() }
 }
 
-/// Parses a document of an image.
-pub(super) fn document(digest: &Digest, bytes: &[u8], kind: &str) -> Result<Document, ImageError> {
+/// Parses a document of an image; `kind` is the media type under which it was found.
+///
+/// # Errors
+/// If it is not what it should be.
+pub fn document(digest: &Digest, bytes: &[u8], kind: &str) -> Result<Document, ImageError> {
     parse_document(bytes, kind).map_err(|e| bad(digest, e.to_string()))
 }
 

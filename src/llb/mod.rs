@@ -23,5 +23,5 @@ pub mod strict;
 pub use definition::{Builder, Definition, DefinitionError, Edge, Graph, Vertex};
 pub use host::{FrontendHost, HostError, InContext, ResolveMode, ResolvedImage};
 pub use op::Op;
-pub use policy::{PolicyError, PolicySyntax, SourcePolicy, with_sources};
+pub use policy::{Pin, PolicyError, PolicySyntax, SourcePolicy, with_sources};
 pub use steps::Steps;

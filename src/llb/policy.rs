@@ -23,6 +23,21 @@ pub struct SourcePolicy {
     rules: Vec<Rule>,
     /// Where it was read from, for messages.
     origin: String,
+    /// It names everything that may be used: what it says of the rest is no rule of anybody's.
+    whole: bool,
+}
+
+/// A source that may be used, and as what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pin {
+    /// Its identifier as it is asked for.
+    pub identifier: String,
+    /// A repository may be asked for with a directory behind its identifier.
+    pub below: bool,
+    /// What stands for it, if not itself.
+    pub becomes: Option<String>,
+    /// What is demanded of it, such as a checksum.
+    pub attrs: BTreeMap<String, String>,
 }
 
 /// What is wrong with a policy.
@@ -57,6 +72,14 @@ pub enum PolicyError {
         /// The policy.
         origin: String,
     },
+    /// It is none of those that there may be.
+    #[error("source \"{identifier}\" is not among the materials of {origin}")]
+    Unlisted {
+        /// The source, after conversions.
+        identifier: String,
+        /// Who lists them.
+        origin: String,
+    },
     /// Conversions go in a circle.
     #[error("source \"{identifier}\": too many operations: the policy converts it more than {MAX_CONVERSIONS} times")]
     Circle {
@@ -83,6 +106,7 @@ impl PolicyError {
     pub fn hint(&self) -> String {
         match self {
             Self::Denied { rule, origin, .. } => format!("rule {rule} of {origin} says so"),
+            Self::Unlisted { .. } => "what it was built from has other sources than what is built now".into(),
             Self::Circle { origin, .. } => format!("look for CONVERT rules that undo each other in {origin}"),
             Self::Kind { origin, .. } => format!("let the CONVERT rule of {origin} name docker-image://REFERENCE"),
         }
@@ -204,7 +228,34 @@ impl SourcePolicy {
             document.rules.into_iter().enumerate().map(|(index, rule)| {
                 Rule::new(rule).map_err(|reason| PolicySyntax::Rule { number: index + 1, reason })
             });
-        Ok(Self { rules: rules.collect::<Result<_, _>>()?, origin: origin.to_owned() })
+        Ok(Self { rules: rules.collect::<Result<_, _>>()?, origin: origin.to_owned(), whole: false })
+    }
+
+    /// Only these sources, each as it is pinned; `origin` says who lists them. Everything on this machine is refused, too.
+    #[must_use]
+    pub fn pinned(pins: impl IntoIterator<Item = Pin>, origin: &str) -> Self {
+        let rule = |action, identifier: String, pattern, updates| Rule {
+            action,
+            identifier,
+            pattern,
+            constraints: Vec::new(),
+            updates,
+        };
+        let everything = Regex::new("").map_or(Pattern::Exact, Pattern::Matches);
+        let mut rules = vec![rule(Action::Deny, String::new(), everything, Updates::default())];
+        for pin in pins {
+            let pattern = || match Regex::new(&format!("^{}(:.*)?$", regex::escape(&pin.identifier))) {
+                Ok(expression) if pin.below => Pattern::Matches(expression),
+                _ => Pattern::Exact,
+            };
+            let becomes = pin.becomes.clone().unwrap_or_else(|| pin.identifier.clone());
+            if pin.becomes.is_some() || !pin.attrs.is_empty() {
+                let updates = Updates { identifier: pin.becomes.clone().unwrap_or_default(), attrs: pin.attrs.clone() };
+                rules.push(rule(Action::Convert, pin.identifier.clone(), pattern(), updates));
+            }
+            rules.push(rule(Action::Allow, becomes, pattern(), Updates::default()));
+        }
+        Self { rules, origin: origin.to_owned(), whole: true }
     }
 
     /// Whether there is nothing to ask.
@@ -246,7 +297,10 @@ impl SourcePolicy {
         match denied {
             Some(rule) => {
                 let (identifier, origin) = (source.identifier.clone(), self.origin.clone());
-                Err(PolicyError::Denied { identifier, rule, origin })
+                Err(match self.whole {
+                    true => PolicyError::Unlisted { identifier, origin },
+                    false => PolicyError::Denied { identifier, rule, origin },
+                })
             }
             None => Ok(None),
         }
@@ -413,6 +467,46 @@ mod tests {
     use super::super::op::OpMetadata;
     use super::super::{Builder, Edge};
     use super::*;
+
+    #[test]
+    fn what_is_pinned_is_all_that_there_is() {
+        let pin = |identifier: &str, below, becomes: Option<&str>, attrs: &[(&str, &str)]| Pin {
+            identifier: identifier.into(),
+            below,
+            becomes: becomes.map(ToOwned::to_owned),
+            attrs: attrs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+        };
+        let policy = SourcePolicy::pinned(
+            [
+                pin("docker-image://a:1", false, Some("docker-image://a:1@sha256:00"), &[]),
+                pin("https://h/f", false, None, &[("http.checksum", "sha256:11")]),
+                pin("git://h/r.git#v1", true, None, &[("git.checksum", "22")]),
+            ],
+            "the provenance of x",
+        );
+        let source = |identifier: &str| SourceOp { identifier: identifier.into(), ..SourceOp::default() };
+        let becomes = |identifier: &str| {
+            let source = source(identifier);
+            let now = policy.apply(&source).expect("allowed").into_owned();
+            (now.identifier, now.attrs.into_iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>())
+        };
+        let image = ("docker-image://a:1@sha256:00".to_owned(), Vec::new());
+        assert_eq!(becomes("docker-image://a:1"), image);
+        assert_eq!(becomes("docker-image://a:1@sha256:00"), image);
+        assert_eq!(becomes("https://h/f").1, ["http.checksum=sha256:11"]);
+        assert_eq!(becomes("git://h/r.git#v1").1, ["git.checksum=22"]);
+        assert_eq!(becomes("git://h/r.git#v1:sub"), ("git://h/r.git#v1:sub".into(), vec!["git.checksum=22".into()]));
+        for other in [
+            "docker-image://a:2",
+            "https://h/f2",
+            "git://h/r.git#v12",
+            "local://context",
+            "docker-image://a:1@sha256:33",
+        ] {
+            let error = policy.apply(&source(other)).expect_err(other).to_string();
+            assert_eq!(error, format!("source \"{other}\" is not among the materials of the provenance of x"));
+        }
+    }
 
     fn policy(rules: &str) -> Result<SourcePolicy, PolicySyntax> {
         SourcePolicy::parse(format!("{{\"rules\":[{rules}]}}").as_bytes(), "p.json")

@@ -38,6 +38,17 @@ impl Looked {
     }
 }
 
+/// An image, and what is said of how it was made.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// Its manifest.
+    pub descriptor: Descriptor,
+    /// What it is for, where the index says.
+    pub platform: Option<Platform>,
+    /// The predicate of its provenance.
+    pub provenance: Option<Value>,
+}
+
 /// What images consist of, by platform. A single image has one entry.
 #[derive(Debug, Default)]
 pub struct Details {
@@ -97,6 +108,46 @@ impl RemoteImages {
         Ok(details)
     }
 
+    /// The images below it, each with its provenance. What somebody attached to an image is not looked for: its builder writes
+    /// provenance into the index.
+    ///
+    /// # Errors
+    /// If something is missing or broken.
+    pub async fn origins(&self, looked: &Looked) -> Result<Vec<Origin>, ImageError> {
+        let Some(index) = looked.index() else {
+            return Ok(vec![Origin { descriptor: looked.descriptor.clone(), platform: None, provenance: None }]);
+        };
+        let mut origins: Vec<Origin> = Vec::new();
+        for entry in index.manifests.iter().filter(|entry| is_image(entry)) {
+            let (descriptor, platform) = (entry.clone(), entry.platform.clone());
+            origins.push(Origin { descriptor, platform, provenance: None });
+        }
+        for entry in index.manifests.iter().filter(|entry| !is_image(entry)) {
+            let about = entry.annotations.get(REFERENCE_DIGEST);
+            let Some(origin) = origins.iter_mut().find(|o| about.is_some_and(|d| d == o.descriptor.digest.as_str()))
+            else {
+                continue;
+            };
+            let Document::Manifest(manifest) = self.look(&looked.place.at(&entry.digest)).await?.document else {
+                continue;
+            };
+            let is_provenance =
+                |layer: &&Descriptor| layer.annotations.get(PREDICATE_TYPE).is_some_and(|kind| kind.starts_with(SLSA));
+            if let Some(layer) = manifest.layers.iter().find(is_provenance) {
+                origin.provenance = Some(self.predicate(&looked.place, layer).await?);
+            }
+        }
+        Ok(origins)
+    }
+
+    /// What a statement says.
+    async fn predicate(&self, place: &Place, layer: &Descriptor) -> Result<Value, ImageError> {
+        let bytes = place.small(&self.client, layer).await?;
+        let mut statement: Value = serde_json::from_slice(&bytes)
+            .map_err(|e| ImageError::Document { digest: layer.digest.clone(), reason: e.to_string() })?;
+        Ok(statement.get_mut("predicate").map(Value::take).unwrap_or_default())
+    }
+
     /// The platform and the config of an image.
     async fn config(&self, place: &Place, manifest: &Manifest) -> Result<(String, Value), ImageError> {
         let bytes = place.small(&self.client, &manifest.config).await?;
@@ -120,10 +171,7 @@ impl RemoteImages {
             if !kind.starts_with(SLSA) && kind != SPDX {
                 continue;
             }
-            let bytes = place.small(&self.client, layer).await?;
-            let mut statement: Value = serde_json::from_slice(&bytes)
-                .map_err(|e| ImageError::Document { digest: layer.digest.clone(), reason: e.to_string() })?;
-            let predicate = statement.get_mut("predicate").map(Value::take).unwrap_or_default();
+            let predicate = self.predicate(place, layer).await?;
             if kind == SPDX {
                 match details.sbom.get_mut(platform) {
                     None => {

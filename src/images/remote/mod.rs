@@ -9,7 +9,7 @@ mod look;
 mod place;
 
 pub use combine::{Combination, Combined, Part};
-pub use look::{Details, Looked};
+pub use look::{Details, Looked, Origin};
 pub use place::Place;
 
 use crate::base::Events;
