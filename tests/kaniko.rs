@@ -363,7 +363,9 @@ fn d1_25_what_has_no_counterpart_is_accepted_or_said() {
     ];
     assert_eq!(kaniko(&bench, &silent).ok().count("notice"), 0);
     let run = kaniko(&bench, &["--no-push", "--ignore-path=/x", "--log-timestamp"]).ok();
-    assert_eq!((run.count("notice: --ignore-path"), run.count("notice: --log-timestamp")), (1, 1), "{}", run.stderr);
+    assert_eq!((run.count("notice: --ignore-path"), run.count("notice: --log-timestamp")), (1, 0), "{}", run.stderr);
+    let timed = |line: &str| line.as_bytes().get(..21).is_some_and(|time| time[10] == b'T' && time.ends_with(b"Z "));
+    assert!(run.stderr.lines().filter(|line| line.contains('#')).all(timed), "{}", run.stderr);
     kaniko(&bench, &["--no-push", "--snapshot-mode=half"]).fails(1, &["half"]);
     kaniko(&bench, &["--no-push", "--verbosity=loud"]).fails(1, &["unknown level \"loud\""]);
     assert_eq!(kaniko(&bench, &["--no-push", "-v", "error"]).ok().stderr, "");
@@ -396,6 +398,95 @@ fn d1_46_executor_signs_in() {
     bench.rbuild(&["kaniko", "login", "-u", "user", "-p", "secret", &host]).ok();
     kaniko(&bench, &["--destination", &destination]).ok();
     assert!(!tag(&registry, "app", "1").is_empty());
+}
+
+// `executor push` of kaniko's successor: what was built without a push, under any name, as it is.
+#[test]
+fn d1_46_executor_pushes_what_was_built_before() {
+    let registry = FakeRegistry::start();
+    let bench = copies();
+    let build = ["--no-push", "-d", "x/y:1", "--oci-layout-path=layout", "--tar-path=a.tar", "--digest-file=built"];
+    kaniko(&bench, &build).ok();
+    let (one, two) = (format!("{}/team/a:1", registry.host()), format!("{}/b", registry.host()));
+    let push = |args: &[&str]| bench.rbuild(&[&["kaniko", "push", "--log-format=text"], args].concat());
+    let files = ["--digest-file=told/digest", "--image-name-tag-with-digest-file=tags", "--push-retry=1"];
+    push(&[&["layout", "-d", &one, &format!("--destination={two}")], &files[..]].concat()).ok();
+    let digest = text(&bench, "built");
+    assert_eq!((tag(&registry, "team/a", "1"), tag(&registry, "b", "latest")), (digest.clone(), digest.clone()));
+    assert_eq!(text(&bench, "told/digest"), digest);
+    let host = registry.host();
+    assert_eq!(text(&bench, "tags"), format!("{host}/team/a:1@{digest}\n{host}/b:latest@{digest}\n"));
+    push(&["a.tar", "-d", &format!("{host}/c:1")]).ok();
+    assert_eq!(config(&registry, "c", "1")["config"]["Labels"]["a"], "none");
+    // Nothing of it has a name here.
+    assert_eq!(bench.rbuild(&["images", "-q"]).ok().stdout, format!("{digest}\n"));
+    push(&["missing", "-d", &one]).fails(1, &["missing"]);
+    push(&["layout"]).fails(1, &["--destination"]);
+    push(&["layout", "-d", &format!("{host}/a@{digest}")]).fails(1, &["a digest is no name"]);
+    bench.rbuild(&["push", "--archive", "layout"]).fails(2, &["not said where to push"]);
+    bench.rbuild(&["push", "--archive", "layout", &one, &format!("{host}/d")]).ok();
+    assert_eq!(tag(&registry, "d", "latest"), digest);
+    let code = r#"{"errors":[{"code":"TAG_INVALID","message":"the tag is immutable"}]}"#;
+    registry.fault("PUT", "/manifests/2", 2, Action::Status(400, Vec::new(), code.into()));
+    push(&["layout", "-d", &format!("{host}/e:2")]).fails(1, &["immutable"]);
+    push(&["layout", "-d", &format!("{host}/e:2"), "--push-ignore-immutable-tag-errors"]).ok();
+}
+
+// `executor bake` of kaniko's successor.
+#[test]
+fn d1_46_executor_bakes_one_target() {
+    let registry = FakeRegistry::start();
+    let bench = copies();
+    let bake = |args: &[&str]| {
+        let context = format!("--context=dir://{}", bench.ctx().display());
+        bench.rbuild(&[&["kaniko", "bake", "bake.json", &context, "--log-format=text"], args].concat())
+    };
+    bake(&[]).fails(1, &["cannot read the bake file bake.json"]);
+    let write = |text: &str| std::fs::write(bench.path("out/bake.json"), text).unwrap();
+    let host = registry.host();
+    write(&format!(
+        r#"{{"version":"1","targets":{{"base":{{}},"app":{{"target":"1","destination":["{host}/a:1"]}}}}}}"#
+    ));
+    bake(&[]).fails(1, &["several targets", "app, base"]);
+    bake(&["nothing"]).fails(1, &["no target \"nothing\""]);
+    bake(&["base"]).fails(1, &["you must provide --destination"]);
+    bake(&["app"]).ok();
+    assert_eq!(config(&registry, "a", "1")["config"]["Labels"]["a"], "none");
+    bake(&["base", "--set", &format!("base.destination={host}/b")]).ok();
+    assert!(config(&registry, "b", "latest")["config"]["Labels"].is_null());
+    bake(&["base", "--set=app.destination=x"]).fails(1, &["target \"app\" is not built"]);
+    bake(&["base", "--set=base.context=x"]).fails(1, &["field \"context\" cannot be set"]);
+    write(r#"{"group":{}}"#);
+    bake(&[]).fails(1, &["unsupported version", "rbuild bake -f"]);
+}
+
+// SPEC D1.49: whoever is not named is not asked; and variables that are named for a registry.
+#[test]
+fn d1_49_credential_helpers_are_chosen() {
+    let registry = FakeRegistry::start();
+    registry.set_auth(Auth::Token(Tokens { anonymous_pull: false, ..Tokens::default() }));
+    let mut bench = copies();
+    let name = format!("{}/a:1", registry.host());
+    let with = |helper: &str| format!("--credential-helpers={helper}");
+    bench.env.push(("KANIKO_127_0_0_1_USER".into(), "user".into()));
+    bench.env.push(("KANIKO_127_0_0_1_PASSWORD".into(), "secret".into()));
+    kaniko(&bench, &["-d", &name, &with("ecr")]).fails(1, &[]);
+    kaniko(&bench, &["-d", &name, &with("")]).fails(1, &[]);
+    kaniko(&bench, &["-d", &name, &with("acr"), &with("env")]).ok();
+    let other = format!("{}/b:1", registry.host());
+    kaniko(&bench, &["-d", &other]).ok();
+    kaniko(&bench, &["-d", &name, &with("gogle")]).fails(1, &["did you mean google?"]);
+}
+
+// kaniko's own check of what it prints: build arguments are all that it has for secrets.
+#[test]
+fn d1_13_values_of_arguments_are_not_shown() {
+    let mut bench = Bench::new();
+    bench.env.push(("A".into(), "geheim".into()));
+    bench.file("f", "x").dockerfile("FROM scratch\nARG A\nARG B\nCOPY f /$A-$B\nLABEL a=$A\nWORKDIR /$B\n");
+    let run = kaniko(&bench, &["--no-push", "--build-arg=A", "--build-arg=B=offen", "--oci-layout-path=l"]).ok();
+    assert_eq!((run.count("geheim"), run.count("offen")), (0, 0), "{}", run.stderr);
+    assert!(run.stderr.contains("COPY f /$A-$B") && Image::open_dir(&bench.path("out/l")).has("geheim-offen"));
 }
 
 /// The layout of a build without a push.

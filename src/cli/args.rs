@@ -6,6 +6,7 @@ mod compare;
 mod drop_in;
 mod imagetools;
 mod policy;
+mod registries;
 mod replay;
 
 use std::ffi::OsString;
@@ -22,6 +23,7 @@ pub use compare::{Diff, Verify};
 pub use drop_in::DropIn;
 pub use imagetools::{Imagetools, ImagetoolsCreate, ImagetoolsInspect};
 pub use policy::{Policy, PolicyEval, PolicyTest};
+pub use registries::{DigestFiles, Pull, Push, RegistryArgs};
 pub use replay::{Replay, ReplayBuild, ReplayCommon, ReplayVerify};
 
 /// Builds container images without a daemon and without root
@@ -548,43 +550,6 @@ pub struct Images {
     pub no_trunc: bool,
 }
 
-/// `rbuild pull`.
-#[derive(Debug, Args)]
-pub struct Pull {
-    /// Its name
-    pub image: String,
-    /// For this platform [default: this machine's]
-    #[arg(long, value_name = "PLATFORM", conflicts_with = "all_platforms")]
-    pub platform: Option<String>,
-    /// Everything that stands behind the name
-    #[arg(long)]
-    pub all_platforms: bool,
-    /// Sign in to the registry of the image as USER:PASSWORD, this time only; seen by everybody on this machine
-    #[arg(long, value_name = "USER[:PASSWORD]")]
-    pub creds: Option<String>,
-    /// How it is shown.
-    #[command(flatten)]
-    pub progress: ProgressArgs,
-}
-
-/// `rbuild push`.
-#[derive(Debug, Args)]
-pub struct Push {
-    /// The image: a name, or the beginning of its digest
-    pub image: String,
-    /// Where to, if not where its name says
-    pub target: Option<String>,
-    /// Sign in to the registry of the image as USER:PASSWORD, this time only; seen by everybody on this machine
-    #[arg(long, value_name = "USER[:PASSWORD]")]
-    pub creds: Option<String>,
-    /// Upload layers in pieces of at most this size, for registries behind a proxy that limits requests, e.g. 50m
-    #[arg(long, value_name = "BYTES")]
-    pub push_chunk_size: Option<String>,
-    /// How it is shown.
-    #[command(flatten)]
-    pub progress: ProgressArgs,
-}
-
 /// `rbuild save`.
 #[derive(Debug, Args)]
 pub struct Save {
@@ -659,6 +624,9 @@ pub struct ProgressArgs {
     /// Progress on standard error: auto, tty, plain, quiet, none or rawjson
     #[arg(long = "progress", value_name = "KIND")]
     pub kind: Option<String>,
+    /// Begin each line of plain progress with the time
+    #[arg(long)]
+    pub log_timestamp: bool,
     /// Print the digest only
     #[arg(short, long)]
     pub quiet: bool,

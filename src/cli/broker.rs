@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::errors::Failure;
 use super::{scoped, settings};
 use crate::base::Events;
-use crate::registry::cloud::CloudKeychain;
+use crate::registry::cloud::{CloudEnvironment, CloudKeychain, Service};
 use crate::registry::docker_config::{DockerConfig, Keyring};
 use crate::registry::{ClientOptions, Credential, CredentialProvider, Wanted};
 use crate::ssh::{Agent, AgentSource, AgentSpec};
@@ -277,10 +277,16 @@ pub(super) struct Broker {
 }
 
 impl Broker {
-    /// `options` are for what a cloud is asked, with nobody's credentials.
-    pub(super) fn new(client: Arc<BrokerClient>, options: ClientOptions, events: &Events) -> Result<Self, Failure> {
+    /// `options` are for what a cloud is asked, with nobody's credentials; `helpers` are those that may be, everybody without.
+    pub(super) fn new(
+        client: Arc<BrokerClient>,
+        options: ClientOptions,
+        helpers: Option<&[Service]>,
+        events: &Events,
+    ) -> Result<Self, Failure> {
         let options = ClientOptions { events: Events::none(), ..options };
-        let cloud = CloudKeychain::new(settings::cloud(), options);
+        let environment = CloudEnvironment { only: helpers.map(<[_]>::to_vec), ..settings::cloud() };
+        let cloud = CloudKeychain::new(environment, options);
         let cloud = cloud.map_err(|e| Failure::new(e.kind(), e.to_string()))?;
         Ok(Self { client, cloud, events: events.clone() })
     }

@@ -62,9 +62,17 @@ pub(super) fn run(inside: &Inside, mut invocation: Invocation) -> Result<u8, Fai
         let _ = writeln!(std::io::stderr(), "notice: {trouble}");
     }
     let told = match &outcome.result {
-        Ok(Done::Built(built)) if digest_files::asked(&invocation.args.drop_in) => inside
-            .client(Events::none())
-            .and_then(|client| runtime.block_on(digest_files::write(&invocation.args.drop_in, built, &client))),
+        Ok(Done::Built(built)) if digest_files::asked(&invocation.args.drop_in.digests) => {
+            match built.exports.first() {
+                // The first output that is an image counts.
+                Some(image) => inside.client(Events::none()).and_then(|client| {
+                    let names: Vec<_> = image.names.iter().filter_map(|name| name.parse().ok()).collect();
+                    let digest = &image.descriptor.digest;
+                    runtime.block_on(digest_files::write(&invocation.args.drop_in.digests, digest, &names, &client))
+                }),
+                None => Ok(()),
+            }
+        }
         _ => Ok(()),
     };
     match &outcome.result {

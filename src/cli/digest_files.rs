@@ -2,29 +2,31 @@
 
 use std::path::Path;
 
-use super::args::DropIn;
+use super::args::DigestFiles;
 use super::errors::Failure;
-use crate::base::{FaultKind, file};
-use crate::build::BuildReport;
+use crate::base::{Digest, FaultKind, file};
 use crate::oci::Reference;
 use crate::registry::Client;
 
 /// Whether any is asked for.
-pub(super) fn asked(args: &DropIn) -> bool {
+pub(super) fn asked(args: &DigestFiles) -> bool {
     args.digest_file.is_some()
         || args.image_name_with_digest_file.is_some()
         || args.image_name_tag_with_digest_file.is_some()
         || args.images_file.is_some()
 }
 
-/// Writes them all; the first output that is an image counts.
+/// Writes them all: what an image of these names is.
 ///
 /// # Errors
 /// Names the file or the URL.
-pub(super) async fn write(args: &DropIn, report: &BuildReport, client: &Client) -> Result<(), Failure> {
-    let Some(image) = report.exports.first() else { return Ok(()) };
-    let digest = image.descriptor.digest.as_str();
-    let names: Vec<Reference> = image.names.iter().filter_map(|name| name.parse().ok()).collect();
+pub(super) async fn write(
+    args: &DigestFiles,
+    digest: &Digest,
+    names: &[Reference],
+    client: &Client,
+) -> Result<(), Failure> {
+    let digest = digest.as_str();
     let lines = |line: &dyn Fn(&Reference) -> String| names.iter().map(|name| line(name) + "\n").collect::<String>();
     for (target, text) in [
         (&args.digest_file, digest.to_owned()),

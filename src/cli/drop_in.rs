@@ -24,6 +24,7 @@ use crate::llb::ResolveMode;
 pub(super) fn stages(args: &DropIn, options: &mut FrontendOptions) -> Result<(), Failure> {
     options.first_base.clone_from(&args.from);
     options.drop_base_labels = args.inherit_labels == Some(false);
+    options.written_names = args.written_names;
     for text in &args.env {
         if let Some(prefix) = text.strip_suffix('*').filter(|prefix| !prefix.contains('=')) {
             // What is not UTF-8 cannot be in an image.

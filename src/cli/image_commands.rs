@@ -10,11 +10,11 @@ use super::errors::Failure;
 use super::image_filters::ImageFilter;
 use super::runtime::{interrupted, runtime};
 use super::worker::{Inside, store_failure};
-use super::{deliver, print, settings, table};
+use super::{deliver, digest_files, print, settings, table};
 use crate::base::budget::Budget;
 use crate::base::{Events, FaultKind};
-use crate::images::{Format, HistoryLine, ImageError, Images};
-use crate::oci::{Platform, PlatformError, Reference};
+use crate::images::{Format, HistoryLine, ImageError, Images, Loaded};
+use crate::oci::{Descriptor, Platform, PlatformError, Reference};
 use crate::source::ImageSource;
 use crate::store::{Lease, Store};
 use crate::ui::Progress;
@@ -62,9 +62,9 @@ pub(super) fn shown<T>(
     args: &ProgressArgs,
     work: impl AsyncFnOnce(Events) -> Result<T, Failure>,
 ) -> Result<(T, bool), Failure> {
-    let (mode, quiet) = settings::progress(args.kind.as_deref(), args.quiet, &inside.config)?;
+    let (mode, quiet, style) = settings::shown(args, &inside.config)?;
     let runtime = runtime(Budget::detect())?;
-    let (progress, events) = Progress::start(mode, std::io::stderr(), settings::style()?);
+    let (progress, events) = Progress::start(mode, std::io::stderr(), style);
     let result = runtime.block_on(async {
         tokio::select! {
             result = work(events) => result,
@@ -145,11 +145,46 @@ pub(super) fn pull(inside: &Inside, args: &Pull) -> Result<u8, Failure> {
 }
 
 pub(super) fn push(inside: &Inside, args: &Push) -> Result<u8, Failure> {
-    let target = reference(args.target.as_ref().unwrap_or(&args.image))?;
-    if target.digest.is_some() {
+    let own = (args.targets.is_empty() && !args.archive).then_some(&args.image);
+    let targets: Vec<Reference> =
+        args.targets.iter().chain(own).map(|name| reference(name)).collect::<Result<_, _>>()?;
+    if targets.is_empty() {
+        return Err(usage(format!("--archive: it is not said where to push {}", args.image)).hint("give HOST/NAME:TAG"));
+    }
+    if let Some(target) = targets.iter().find(|target| target.digest.is_some()) {
         return Err(usage(format!("cannot push to {target}: a digest is no name")).hint("give HOST/NAME:TAG"));
     }
-    transfer(inside, &args.progress, async |images| images.push(&args.image, &target).await)
+    let (digest, quiet) = shown(inside, &args.progress, async |events| {
+        let (images, _lease) = open(inside, events.clone())?;
+        let image = if args.archive {
+            only(Path::new(&args.image), images.read(Path::new(&args.image)).map_err(|e| failure(&e))?)?
+        } else {
+            images.find(&args.image).map_err(|e| failure(&e))?
+        };
+        for target in &targets {
+            match images.push_image(&image, target).await {
+                Err(ImageError::Registry(error))
+                    if args.push_ignore_immutable_tag_errors && error.is_immutable_tag() =>
+                {
+                    events.notice("immutable-tag", format!("{target} is immutable and stays as it is"));
+                }
+                done => drop(done.map_err(|e| failure(&e))?),
+            }
+        }
+        let client = inside.client(Events::none())?;
+        digest_files::write(&args.digests, &image.digest, &targets, &client).await?;
+        Ok(image.digest)
+    })?;
+    if quiet { print(&format!("{digest}\n")) } else { Ok(0) }
+}
+
+/// The one image of an archive.
+fn only(archive: &Path, found: Vec<Loaded>) -> Result<Descriptor, Failure> {
+    match <[Loaded; 1]>::try_from(found) {
+        Ok([image]) => Ok(image.descriptor),
+        Err(found) => Err(usage(format!("{} holds {} images, and one is pushed", archive.display(), found.len()))
+            .hint("`rbuild load` reads all of them; push each by its name then")),
+    }
 }
 
 pub(super) fn tag(inside: &Inside, image: &str, target: &str) -> Result<u8, Failure> {

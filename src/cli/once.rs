@@ -12,6 +12,7 @@ use super::registry_flags::RegistryFlags;
 use super::settings::usage;
 use crate::exporter::OutputSpec;
 use crate::oci::Reference;
+use crate::registry::cloud::Service;
 use crate::registry::{ClientOptions, Credential, CredentialProvider, Wanted};
 
 /// Bytes of the smallest pieces: below that nothing but requests would be sent.
@@ -32,15 +33,18 @@ impl Once {
     /// # Errors
     /// For values that are malformed, and credentials that are nobody's.
     pub(super) fn new(command: &Command) -> Result<Self, Failure> {
-        let registries = match command.build() {
-            Some(args) => RegistryFlags::new(&args.drop_in)?,
-            None => RegistryFlags::default(),
+        let registries = match (command, command.build()) {
+            (_, Some(args)) => RegistryFlags::new(&args.drop_in.registries)?,
+            (Command::Pull(args), _) => RegistryFlags::new(&args.registries)?,
+            (Command::Push(args), _) => RegistryFlags::new(&args.registries)?,
+            _ => RegistryFlags::default(),
         };
         let (creds, chunk, hosts) = match (command, command.build()) {
             (_, Some(args)) => (&args.creds, &args.push_chunk_size, named(args)),
             (Command::Pull(args), _) => (&args.creds, &None, hosts([args.image.as_str()])),
             (Command::Push(args), _) => {
-                (&args.creds, &args.push_chunk_size, hosts([args.target.as_ref().unwrap_or(&args.image).as_str()]))
+                let own = (args.targets.is_empty() && !args.archive).then_some(&args.image);
+                (&args.creds, &args.push_chunk_size, hosts(args.targets.iter().chain(own).map(String::as_str)))
             }
             _ => return Ok(Self::default()),
         };
@@ -51,6 +55,11 @@ impl Once {
                 .hint("give a name with -t HOST/NAME, or use `rbuild login HOST`"));
         }
         Ok(Self { creds: Some((hosts, credential(text)?)), chunk, registries })
+    }
+
+    /// Who may be asked for credentials that no file has; `None` is everybody.
+    pub(super) fn helpers(&self) -> Option<&[Service]> {
+        self.registries.helpers()
     }
 
     /// Options of a client, with this.

@@ -127,7 +127,7 @@ pub(super) fn outputs(
         || args.drop_in.iidfile_raw.is_some()
         || args.quiet
         || args.drop_in.print_id
-        || super::digest_files::asked(&args.drop_in);
+        || super::digest_files::asked(&args.drop_in.digests);
     if outputs.is_empty() && (!tags.is_empty() || wanted) {
         outputs.push(OutputSpec::new(OutputKind::Image));
     }

@@ -1,13 +1,15 @@
 //! `--registry`, `--retry` and `--retry-delay`: how registries are reached, this time only.
 
+use std::str::FromStr as _;
 use std::time::Duration;
 
-use super::args::DropIn;
+use super::args::RegistryArgs;
 use super::errors::Failure;
 use super::grammar;
 use super::settings::usage;
 use crate::base::duration::parse_span;
 use crate::base::wording::did_you_mean;
+use crate::registry::cloud::Service;
 use crate::registry::{ClientOptions, HostOptions, Mirror, Route};
 
 const KEYS: [&str; 8] = ["http", "insecure", "ca", "cert", "key", "certs", "mirror", "only-mirrors"];
@@ -18,6 +20,8 @@ pub(super) struct RegistryFlags {
     hosts: Vec<(String, Exceptions)>,
     retries: Option<u32>,
     delay: Option<Duration>,
+    /// Who may be asked for credentials; `None` is everybody.
+    helpers: Option<Vec<Service>>,
 }
 
 /// What is said about one host.
@@ -33,7 +37,7 @@ struct Exceptions {
 impl RegistryFlags {
     /// # Errors
     /// Names the value and the rule.
-    pub(super) fn new(args: &DropIn) -> Result<Self, Failure> {
+    pub(super) fn new(args: &RegistryArgs) -> Result<Self, Failure> {
         let mut all = Self { retries: args.retry, ..Self::default() };
         for text in &args.registry {
             all.add(text).map_err(|e| usage(format!("--registry {text}: {e}")))?;
@@ -41,7 +45,16 @@ impl RegistryFlags {
         all.check_files()?;
         let delay = args.retry_delay.as_deref().map(parse_span).transpose();
         all.delay = delay.map_err(|e| usage(format!("--retry-delay: {e}")))?;
+        let helpers = args.credential_helpers.iter().map(String::as_str).filter(|name| !name.is_empty());
+        let helpers = helpers.map(Service::from_str).collect::<Result<Vec<_>, _>>();
+        let helpers = helpers.map_err(|e| usage(format!("--credential-helpers: {e}")))?;
+        all.helpers = (!args.credential_helpers.is_empty()).then_some(helpers);
         Ok(all)
+    }
+
+    /// Who may be asked for credentials that no file has; `None` is everybody.
+    pub(super) fn helpers(&self) -> Option<&[Service]> {
+        self.helpers.as_deref()
     }
 
     /// Certificates are looked at when a connection is made, which may be at the end of a long build.

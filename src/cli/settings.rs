@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::args::{Build, Global};
+use super::args::{Build, Global, ProgressArgs};
 use super::attest;
 use super::caches;
 use super::config::Config;
@@ -145,7 +145,7 @@ pub fn cloud() -> CloudEnvironment {
         let name = name.into_string().ok().filter(|name| CloudEnvironment::wants(name))?;
         Some((name, value.into_string().ok()?))
     });
-    CloudEnvironment { variables: variables.collect(), home: home() }
+    CloudEnvironment { variables: variables.collect(), home: home(), only: None }
 }
 
 /// Whom to trust (SPEC E2.03).
@@ -201,7 +201,8 @@ impl BuildSettings {
         if let Some(path) = args.drop_in.authfile.as_ref().filter(|path| !path.exists()) {
             return Err(usage(format!("--authfile: cannot read {}: no such file or directory", path.display())));
         }
-        let (progress, quiet) = progress(args.progress.as_deref(), args.quiet, config)?;
+        let stamped = args.drop_in.log_timestamp;
+        let (progress, quiet) = progress(stampable(args.progress.as_deref(), stamped)?, args.quiet, config)?;
         let call = call(args)?;
         let mut options = options(args)?;
         if foreign.no_cache {
@@ -287,7 +288,7 @@ impl BuildSettings {
             quiet,
             print_id: args.drop_in.print_id,
             debug: args.debug,
-            style: style()?,
+            style: Style { timestamps: stamped, ..style()? },
             summary_file: args.summary_file.clone(),
             metrics_file: args.metrics_file.clone(),
             trace: args.trace.clone(),
@@ -518,6 +519,27 @@ pub fn progress(kind: Option<&str>, quiet: bool, config: &Config) -> Result<(Mod
         None | Some((_, "auto")) if terminal => (Mode::Tty, false),
         _ => (Mode::Plain, false),
     })
+}
+
+/// The same for commands that show transfers, with how it is drawn.
+///
+/// # Errors
+/// As [`progress`] and [`style`].
+pub(super) fn shown(args: &ProgressArgs, config: &Config) -> Result<(Mode, bool, Style), Failure> {
+    let (mode, quiet) = progress(stampable(args.kind.as_deref(), args.log_timestamp)?, args.quiet, config)?;
+    Ok((mode, quiet, Style { timestamps: args.log_timestamp, ..style()? }))
+}
+
+/// The kind of progress that times are wanted in: a table that is drawn again has no place for them.
+///
+/// # Errors
+/// If that is what is asked for.
+fn stampable(kind: Option<&str>, stamped: bool) -> Result<Option<&str>, Failure> {
+    match kind {
+        Some("tty") if stamped => Err(usage("--log-timestamp and --progress=tty cannot be used together")),
+        None | Some("auto") if stamped => Ok(Some("plain")),
+        kind => Ok(kind),
+    }
 }
 
 /// Whether there is such a kind of progress.

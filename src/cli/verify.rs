@@ -71,7 +71,11 @@ pub(super) fn verify(inside: &Inside, args: &Verify) -> Result<u8, Failure> {
 }
 
 fn progress(build: &Build) -> super::args::ProgressArgs {
-    super::args::ProgressArgs { kind: build.progress.clone(), quiet: build.quiet }
+    super::args::ProgressArgs {
+        kind: build.progress.clone(),
+        log_timestamp: build.drop_in.log_timestamp,
+        quiet: build.quiet,
+    }
 }
 
 /// Nothing of the builds is kept, so that nothing can be sent, named or told about.
@@ -86,7 +90,7 @@ fn refuse(build: &Build) -> Result<(), Failure> {
         (!build.cache_to.is_empty(), "--cache-to"),
         (build.call.is_some(), "--call"),
         (build.check, "--check"),
-        (super::digest_files::asked(&build.drop_in), "--digest-file and its like"),
+        (super::digest_files::asked(&build.drop_in.digests), "--digest-file and its like"),
         (!build.annotation.is_empty(), "--annotation"),
         (build.provenance.is_some() || build.sbom.is_some() || !build.attest.is_empty(), "--attest"),
     ];

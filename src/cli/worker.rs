@@ -348,7 +348,7 @@ impl Inside {
                 self.registries.get_or_init(|| read)
             }
         };
-        let broker = broker::Broker::new(self.broker.clone(), found.clone(), &events)?;
+        let broker = broker::Broker::new(self.broker.clone(), found.clone(), self.once.helpers(), &events)?;
         Ok(self.once.apply(ClientOptions { credentials: Arc::new(broker), events, ..found.clone() }))
     }
 }

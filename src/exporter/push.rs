@@ -146,7 +146,7 @@ impl Pushed {
         }
         for target in &self.roots {
             match put(context, target, &self.root).await {
-                Err(ExportError::Registry(error)) if self.immutable_tags && is_immutable(&error.to_string()) => {
+                Err(ExportError::Registry(error)) if self.immutable_tags && error.is_immutable_tag() => {
                     context.events.notice("immutable-tag", format!("{target} is immutable and stays as it is"));
                     continue;
                 }
@@ -168,13 +168,6 @@ impl Pushed {
         })
         .await
     }
-}
-
-/// Whether a registry's words say that a tag cannot be changed (SPEC D1.42): Amazon's code, and what Harbor, Google, GitLab and
-/// Docker Hub say.
-fn is_immutable(error: &str) -> bool {
-    let error = error.to_lowercase();
-    error.contains("imagetagalreadyexistsexception") || (error.contains("tag") && error.contains("immutable"))
 }
 
 async fn put(context: &ExportContext<'_>, target: &Reference, document: &Document) -> Result<(), ExportError> {

@@ -274,9 +274,12 @@ impl Converter<'_> {
         out + text
     }
 
-    /// An instruction as progress shows it: variables expanded, the keyword in upper case.
+    /// An instruction as progress shows it: variables expanded, unless nobody is to see what they hold; the keyword in upper case.
     pub(super) fn caption(&self, text: &str, mode: Mode, variables: &Variables) -> String {
-        let text = self.lex.expand(text, mode, variables).map_or_else(|_| text.to_owned(), |expanded| expanded.text);
+        let text = match self.input.options.written_names {
+            true => text.to_owned(),
+            false => self.lex.expand(text, mode, variables).map_or_else(|_| text.to_owned(), |expanded| expanded.text),
+        };
         match text.split_once(' ') {
             Some((keyword, rest)) => format!("{} {rest}", keyword.to_uppercase()),
             None => text.to_uppercase(),

@@ -57,6 +57,8 @@ pub struct FrontendOptions {
     pub env: IndexMap<String, String>,
     /// `--inherit-labels=false`: labels of base images stay there (SPEC D3.07).
     pub drop_base_labels: bool,
+    /// Steps are called as they are written: what variables hold is not shown (SPEC D1.13).
+    pub written_names: bool,
     /// The platform to build for where one was asked for; else the first of `build_platforms`, and the result takes
     /// the platform of its base (SPEC A4.09).
     pub platform: Option<Platform>,

@@ -50,6 +50,14 @@ impl Images {
     /// # Errors
     /// If it is neither, or something in it is missing or not what its digest promises. Nothing has a name then.
     pub fn load(&self, path: &Path) -> Result<Vec<Loaded>, ImageError> {
+        self.named(self.read(path)?)
+    }
+
+    /// The same without a name for anything: what nobody names is kept as long as there is a lease on the store.
+    ///
+    /// # Errors
+    /// As [`Images::load`].
+    pub fn read(&self, path: &Path) -> Result<Vec<Loaded>, ImageError> {
         if path.is_dir() {
             return self.load_contents(path, &directory(&self.store, path)?);
         }
@@ -57,7 +65,7 @@ impl Images {
             io::ErrorKind::NotFound => ImageError::NoArchive(path.to_owned()),
             _ => ImageError::io("open", path)(e),
         })?;
-        self.load_stream(path, file)
+        self.read_stream(path, file)
     }
 
     /// The same from a stream; `shown` is its name in messages.
@@ -65,6 +73,10 @@ impl Images {
     /// # Errors
     /// As [`Images::load`].
     pub fn load_stream(&self, shown: &Path, stream: impl Read + Send + 'static) -> Result<Vec<Loaded>, ImageError> {
+        self.named(self.read_stream(shown, stream)?)
+    }
+
+    fn read_stream(&self, shown: &Path, stream: impl Read + Send + 'static) -> Result<Vec<Loaded>, ImageError> {
         let broken = |reason: String| ImageError::Archive { path: shown.to_owned(), reason };
         // What the bytes are compressed with is seen from the bytes.
         let plain = archive::decompressor(stream, Codec::Uncompressed).map_err(|e| broken(e.to_string()))?;
@@ -75,17 +87,18 @@ impl Images {
     fn load_contents(&self, shown: &Path, contents: &Contents) -> Result<Vec<Loaded>, ImageError> {
         let index: Option<Index> = contents.document(&self.store, shown, "index.json")?;
         let entries: Option<Vec<DockerEntry>> = contents.document(&self.store, shown, "manifest.json")?;
-        let mut found = match (index, entries) {
-            (Some(index), entries) => self.of_index(shown, &index, entries.unwrap_or_default())?,
-            (None, Some(entries)) => self.of_docker(shown, contents, entries)?,
-            (None, None) => {
-                return Err(ImageError::Archive {
-                    path: shown.to_owned(),
-                    reason: "it has neither index.json nor manifest.json".into(),
-                });
-            }
-        };
-        for image in &mut found {
+        match (index, entries) {
+            (Some(index), entries) => self.of_index(shown, &index, entries.unwrap_or_default()),
+            (None, Some(entries)) => self.of_docker(shown, contents, entries),
+            (None, None) => Err(ImageError::Archive {
+                path: shown.to_owned(),
+                reason: "it has neither index.json nor manifest.json".into(),
+            }),
+        }
+    }
+
+    fn named(&self, found: Vec<Loaded>) -> Result<Vec<Loaded>, ImageError> {
+        for image in &found {
             for name in &image.names {
                 self.store.tag_image(name, &image.descriptor)?;
             }

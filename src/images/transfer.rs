@@ -101,18 +101,27 @@ impl Images {
     /// # Errors
     /// If something is missing, or the registry refuses; it has no tag for it then.
     pub async fn push(&self, name: &str, target: &Reference) -> Result<Digest, ImageError> {
+        let (this, name) = (self.clone(), name.to_owned());
+        let image = blocking(move || this.find(&name)).await?;
+        self.push_image(&image, target).await
+    }
+
+    /// The same for an image that needs no name.
+    ///
+    /// # Errors
+    /// As [`Images::push`].
+    pub async fn push_image(&self, image: &Descriptor, target: &Reference) -> Result<Digest, ImageError> {
         let id = Digest::sha256(format!("push {target}"));
         self.events.vertex(&id, format!("pushing {target}"), Vec::new());
         self.events.started(&id);
-        let result = self.send(name.to_owned(), target, &id).await;
+        let result = self.send(image.clone(), target, &id).await;
         self.end(&id, &result);
         result
     }
 
-    async fn send(&self, name: String, target: &Reference, id: &Digest) -> Result<Digest, ImageError> {
+    async fn send(&self, root: Descriptor, target: &Reference, id: &Digest) -> Result<Digest, ImageError> {
         let this = self.clone();
         let (root, parts) = blocking(move || {
-            let root = this.find(&name)?;
             let parts = Parts::collect(&this.store, &root)?;
             Ok((root, parts))
         })

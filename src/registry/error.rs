@@ -39,6 +39,14 @@ impl RegistryError {
         self.0.fault.hint()
     }
 
+    /// Whether the registry's words say that a tag cannot be changed (SPEC D1.42): Amazon's code, and what Harbor, Google, GitLab
+    /// and Docker Hub say.
+    #[must_use]
+    pub fn is_immutable_tag(&self) -> bool {
+        let error = self.to_string().to_lowercase();
+        error.contains("imagetagalreadyexistsexception") || (error.contains("tag") && error.contains("immutable"))
+    }
+
     /// Whether the thing asked for does not exist.
     #[must_use]
     pub fn is_not_found(&self) -> bool {

@@ -5,6 +5,7 @@
 pub mod otlp;
 mod plain;
 mod rawjson;
+mod stamped;
 mod state;
 mod style;
 mod summary;
@@ -92,6 +93,8 @@ impl Progress {
     /// Starts a sink that writes to `out`.
     #[must_use]
     pub fn start(mode: Mode, out: impl Write + Send + 'static, style: Style) -> (Self, Events) {
+        let stamped = mode == Mode::Plain && style.timestamps;
+        let out: Box<dyn Write + Send> = if stamped { Box::new(stamped::Stamped::new(out)) } else { Box::new(out) };
         let sink: Option<Box<dyn Sink>> = match mode {
             Mode::Plain => Some(Box::new(plain::Plain::new(style.name_width))),
             Mode::Tty => Some(Box::new(tty::Tty::new(style))),
@@ -99,8 +102,7 @@ impl Progress {
             Mode::Silent => None,
         };
         let (sender, receiver) = sync_channel(QUEUE);
-        let thread =
-            std::thread::Builder::new().name("progress".into()).spawn(move || run(sink, &receiver, Box::new(out))).ok();
+        let thread = std::thread::Builder::new().name("progress".into()).spawn(move || run(sink, &receiver, out)).ok();
         let events = {
             let sender = sender.clone();
             Events::new(move |event| {

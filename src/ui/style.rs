@@ -90,11 +90,13 @@ pub struct Style {
     pub rate: Duration,
     /// Characters of a step's name that plain progress shows; `None` for all.
     pub name_width: Option<usize>,
+    /// Whether lines of plain progress begin with the time.
+    pub timestamps: bool,
 }
 
 impl Default for Style {
     fn default() -> Self {
-        Self { colors: None, log_lines: 6, rate: Duration::from_millis(80), name_width: None }
+        Self { colors: None, log_lines: 6, rate: Duration::from_millis(80), name_width: None, timestamps: false }
     }
 }
 

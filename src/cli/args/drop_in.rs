@@ -5,19 +5,14 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::{DigestFiles, RegistryArgs};
+
 /// See above.
 #[derive(Debug, Clone, Args)]
 pub struct DropIn {
-    /// How to reach a registry, this time only: HOST|*[,http=BOOL][,insecure=BOOL][,ca=FILE][,cert=FILE,key=FILE][,certs=DIR]
-    /// [,mirror=HOST[/PATH]][,only-mirrors=BOOL] (repeatable)
-    #[arg(long, value_name = "SPEC", help_heading = "Registries")]
-    pub registry: Vec<String>,
-    /// How often a transfer is tried again without any progress in between [default: 5]
-    #[arg(long, value_name = "NUMBER", help_heading = "Registries")]
-    pub retry: Option<u32>,
-    /// The first pause before that; later ones are longer [default: 1s]
-    #[arg(long, value_name = "DURATION", help_heading = "Registries")]
-    pub retry_delay: Option<String>,
+    /// How registries are reached.
+    #[command(flatten)]
+    pub registries: RegistryArgs,
     /// Do not ask the registry while the build runs whether the push will be allowed
     #[arg(long, help_heading = "Registries")]
     pub skip_push_permission_check: bool,
@@ -25,18 +20,9 @@ pub struct DropIn {
     #[arg(long, help_heading = "Registries")]
     pub push_ignore_immutable_tag_errors: bool,
 
-    /// Write the digest of the image to a file, or send it to an https URL with PUT
-    #[arg(long, value_name = "FILE|URL", help_heading = "Where the result goes")]
-    pub digest_file: Option<String>,
-    /// The same as NAME@DIGEST, a line for each name
-    #[arg(long, value_name = "FILE|URL", help_heading = "Where the result goes")]
-    pub image_name_with_digest_file: Option<String>,
-    /// The same as NAME:TAG@DIGEST
-    #[arg(long, value_name = "FILE|URL", help_heading = "Where the result goes")]
-    pub image_name_tag_with_digest_file: Option<String>,
-    /// Add a line of JSON for each name to a file: what kaniko does in $BUILDER_OUTPUT
-    #[arg(long, value_name = "FILE", hide = true)]
-    pub images_file: Option<PathBuf>,
+    /// What is told of the image.
+    #[command(flatten)]
+    pub digests: DigestFiles,
 
     /// Leave out of the caches that are read (--cache-from) what is older, e.g. 336h
     #[arg(long, value_name = "DURATION", help_heading = "Cache")]
@@ -138,6 +124,12 @@ pub struct DropIn {
     /// Write the image ID without sha256: to a file
     #[arg(long, value_name = "FILE", hide = true)]
     pub iidfile_raw: Option<PathBuf>,
+    /// Show steps as they are written, not what their variables hold
+    #[arg(long, help_heading = "Messages")]
+    pub written_names: bool,
+    /// Begin each line of plain progress with the time
+    #[arg(long, help_heading = "Messages")]
+    pub log_timestamp: bool,
     /// Print the image ID at the end, beside all messages
     #[arg(long, hide = true)]
     pub print_id: bool,

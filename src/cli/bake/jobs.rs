@@ -69,10 +69,10 @@ pub(super) fn build_all(
         }
         jobs.push(job);
     }
-    let (mode, _) = settings::progress(args.progress.kind.as_deref(), args.progress.quiet, &inside.config)?;
+    let (mode, _, style) = settings::shown(&args.progress, &inside.config)?;
     let budget = Budget::detect();
     let runtime = runtime(budget)?;
-    let (progress, events) = Progress::start(mode, std::io::stderr(), settings::style()?);
+    let (progress, events) = Progress::start(mode, std::io::stderr(), style);
     let at_once = args.jobs.map_or(usize::MAX, std::num::NonZero::get);
     let ends = runtime.block_on(run_all(inside, jobs, at_once, budget, &events));
     drop(events);

@@ -78,9 +78,9 @@ pub(super) fn definition(
     };
     let usual = FILES.map(ToOwned::to_owned);
     let wanted = if names.is_empty() { &usual[..] } else { names };
-    let (mode, _) = settings::progress(args.progress.kind.as_deref(), args.progress.quiet, &inside.config)?;
+    let (mode, _, style) = settings::shown(&args.progress, &inside.config)?;
     let budget = Budget::detect();
-    let (progress, events) = Progress::start(mode, std::io::stderr(), settings::style()?);
+    let (progress, events) = Progress::start(mode, std::io::stderr(), style);
     let runtime = runtime(budget)?;
     let found = runtime.block_on(async {
         let store = inside.store(events.clone()).map_err(Stopped::Early)?;

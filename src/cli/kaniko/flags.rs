@@ -55,6 +55,44 @@ pub(super) struct Executor {
     pub(super) idle: Idle,
 }
 
+/// Pushes an image that was built without a push: `executor push`.
+#[derive(Debug, Parser)]
+#[command(name = "executor push", args_override_self = true, disable_help_subcommand = true, max_term_width = 110)]
+pub(super) struct Pusher {
+    /// What --tar-path or --oci-layout-path wrote
+    #[arg(value_name = "PATH")]
+    pub(super) path: String,
+    /// Name to push to (repeatable)
+    #[arg(short, long, value_name = "NAME", required = true)]
+    pub(super) destination: Vec<String>,
+    #[command(flatten)]
+    pub(super) digests: Digests,
+    #[command(flatten)]
+    pub(super) registries: RegistryFlags,
+    #[command(flatten)]
+    pub(super) messages: Messages,
+    #[command(flatten)]
+    pub(super) idle: Idle,
+}
+
+/// Builds a target of a file that has several: `executor bake`.
+#[derive(Debug, Parser)]
+#[command(name = "executor bake", args_override_self = true, disable_help_subcommand = true, max_term_width = 110)]
+pub(super) struct Baker {
+    /// A JSON file with "version" and "targets"
+    #[arg(value_name = "FILE")]
+    pub(super) file: PathBuf,
+    /// Which of them; may be left out where there is one
+    #[arg(value_name = "TARGET")]
+    pub(super) selected: Option<String>,
+    /// Another destination: TARGET.destination=NAME (repeatable)
+    #[arg(long, value_name = "TARGET.FIELD=VALUE")]
+    pub(super) set: Vec<String>,
+    /// Everything else.
+    #[command(flatten)]
+    pub(super) executor: Executor,
+}
+
 /// What is made, and where it goes.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Result")]
@@ -71,15 +109,9 @@ pub(super) struct ResultFlags {
     /// Write an OCI layout
     #[arg(long, value_name = "DIR")]
     pub(super) oci_layout_path: Option<String>,
-    /// Write the digest to a file, or PUT it to an https URL
-    #[arg(long, value_name = "FILE|URL")]
-    pub(super) digest_file: Option<String>,
-    /// The same as NAME@DIGEST
-    #[arg(long, value_name = "FILE|URL")]
-    pub(super) image_name_with_digest_file: Option<String>,
-    /// The same as NAME:TAG@DIGEST
-    #[arg(long, value_name = "FILE|URL")]
-    pub(super) image_name_tag_with_digest_file: Option<String>,
+    /// What is told of it.
+    #[command(flatten)]
+    pub(super) digests: Digests,
     /// docker or oci [default: oci]
     #[arg(long, value_name = "KIND", default_value = "", hide_default_value = true, value_parser = ["docker", "oci", ""], hide_possible_values = true)]
     pub(super) image_format: String,
@@ -98,6 +130,21 @@ pub(super) struct ResultFlags {
     /// What is below this path stays out of layers (repeatable)
     #[arg(long, value_name = "PATH")]
     pub(super) ignore_path: Vec<String>,
+}
+
+/// Files that say what was pushed.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Result")]
+pub(super) struct Digests {
+    /// Write the digest to a file, or PUT it to an https URL
+    #[arg(long, value_name = "FILE|URL")]
+    pub(super) digest_file: Option<String>,
+    /// The same as NAME@DIGEST
+    #[arg(long, value_name = "FILE|URL")]
+    pub(super) image_name_with_digest_file: Option<String>,
+    /// The same as NAME:TAG@DIGEST
+    #[arg(long, value_name = "FILE|URL")]
+    pub(super) image_name_tag_with_digest_file: Option<String>,
 }
 
 /// Caches.
@@ -179,6 +226,9 @@ pub(super) struct RegistryFlags {
     /// Do not ask before the push whether it will be allowed
     #[arg(long)]
     pub(super) skip_push_permission_check: bool,
+    /// Who is asked for credentials that no file has: env, google, ecr, acr, gitlab; an empty value is nobody (repeatable)
+    #[arg(long, value_name = "NAME")]
+    pub(super) credential_helpers: Vec<String>,
 }
 
 /// What is said.
@@ -191,7 +241,7 @@ pub(super) struct Messages {
     /// color, text or json
     #[arg(long, value_name = "FORMAT", default_value = "color", value_parser = ["color", "text", "json"], hide_possible_values = true)]
     pub(super) log_format: String,
-    /// Times in front of messages: those of --log-format json have them
+    /// The time in front of each line; --log-format json has it always
     #[arg(long)]
     pub(super) log_timestamp: bool,
 }

@@ -1,6 +1,7 @@
 //! kaniko's command line, translated into that of `rbuild build` (SPEC D1, D2): `rbuild kaniko …`, or a program called
 //! `executor`.
 
+mod bakefile;
 mod context;
 mod flags;
 
@@ -16,7 +17,7 @@ use super::settings::{usage, variable};
 use super::translation::{self, Translation};
 use super::{args, spelling};
 use crate::oci::Reference;
-use flags::{Executor, Messages};
+use flags::{Baker, Digests, Executor, Idle, Messages, Pusher, RegistryFlags};
 
 /// Transfers are tried again so often without a word.
 const USUAL_RETRIES: u32 = 5;
@@ -36,22 +37,45 @@ pub(super) fn ours(words: &[OsString]) -> Result<Option<Vec<OsString>>, u8> {
         Some("executor") => before.to_vec(),
         _ => before[..at].to_vec(),
     };
-    if rest.first().is_some_and(|word| word == "version") {
-        out.push("version".into());
-        return Ok(Some(out));
+    let (command, rest) = match rest.split_first() {
+        Some((first, after)) if ["version", "login", "push", "bake"].iter().any(|known| first == known) => {
+            (first.to_str().unwrap_or_default(), after)
+        }
+        _ => ("", rest),
+    };
+    match command {
+        "version" => out.push("version".into()),
+        // Its flags are docker's, as ours are.
+        "login" => {
+            out.push("login".into());
+            out.extend(rest.iter().cloned());
+        }
+        "push" => {
+            let given: Pusher = translation::parsed(args::switches(Pusher::command()), "executor push", rest)?;
+            add_root(&given.idle, &mut out);
+            translation::append(push(&given, &variable), &mut out)?;
+        }
+        "bake" => {
+            let given: Baker = translation::parsed(args::switches(Baker::command()), "executor bake", rest)?;
+            let given = bakefile::executor(given).map_err(translation::refused)?;
+            add_root(&given.idle, &mut out);
+            translation::append(translate(&given, &variable), &mut out)?;
+        }
+        _ => {
+            let given: Executor = translation::parsed(definition(), "executor", rest)?;
+            add_root(&given.idle, &mut out);
+            translation::append(translate(&given, &variable), &mut out)?;
+        }
     }
-    // Its flags are docker's, as ours are.
-    if rest.first().is_some_and(|word| word == "login") {
-        out.extend(rest.iter().cloned());
-        return Ok(Some(out));
-    }
-    let parsed: Executor = translation::parsed(definition(), "executor", rest)?;
-    let root = parsed.idle.kaniko_dir.as_ref().map(|dir| dir.join("rbuild"));
+    Ok(Some(out))
+}
+
+/// The store is below kaniko's own directory, if that is named, and no other is.
+fn add_root(given: &Idle, out: &mut Vec<OsString>) {
+    let root = given.kaniko_dir.as_ref().map(|dir| dir.join("rbuild"));
     if let Some(root) = root.filter(|_| !out.iter().skip(1).any(|w| w.to_string_lossy().starts_with("--root"))) {
         out.extend(["--root".into(), root.into_os_string()]);
     }
-    translation::append(translate(&parsed, &variable), &mut out)?;
-    Ok(Some(out))
 }
 
 /// The command line as clap sees it.
@@ -67,6 +91,9 @@ fn translate(given: &Executor, env: &Variables<'_>) -> Result<Translation, Failu
     }
     let mut out = Translation::build();
     progress(&given.messages, &mut out)?;
+    // Build arguments are all that kaniko has for secrets, and it never shows them.
+    out.switch("written-names", true);
+    out.switch("debug", matches!(given.messages.verbosity.as_str(), "trace" | "debug"));
     for (name, values) in [
         ("tag", &result.destination),
         ("build-arg", &given.build_arg),
@@ -76,20 +103,12 @@ fn translate(given: &Executor, env: &Variables<'_>) -> Result<Translation, Failu
     ] {
         values.iter().for_each(|value| out.add(name, value));
     }
-    for (name, value) in [
-        ("target", &given.target),
-        ("platform", &given.custom_platform),
-        ("digest-file", &result.digest_file),
-        ("image-name-with-digest-file", &result.image_name_with_digest_file),
-        ("image-name-tag-with-digest-file", &result.image_name_tag_with_digest_file),
-    ] {
+    for (name, value) in [("target", &given.target), ("platform", &given.custom_platform)] {
         if let Some(value) = value.as_ref().filter(|value| !value.is_empty()) {
             out.add(name, value);
         }
     }
-    if let Some(dir) = env("BUILDER_OUTPUT") {
-        out.add("images-file", &format!("{dir}/images"));
-    }
+    digests(&result.digests, &result.destination, env, &mut out)?;
     outputs(given, no_push).iter().for_each(|output| out.add("output", output));
     if result.reproducible {
         out.add("build-arg", "SOURCE_DATE_EPOCH=0");
@@ -101,13 +120,50 @@ fn translate(given: &Executor, env: &Variables<'_>) -> Result<Translation, Failu
         );
     }
     cache(given, no_push, &mut out)?;
-    registries(given, &mut out)?;
+    let cache_repo = given.cache.cache_repo.as_ref().filter(|name| !name.starts_with("oci:"));
+    registries(&given.registries, result.destination.iter().chain(cache_repo), &mut out)?;
+    out.switch("skip-push-permission-check", given.registries.skip_push_permission_check);
     context::add(given, env, &mut out)?;
     // A template has it always; it is worth a word only where nobody filled it for us.
     if given.cache.cache_dir != "/cache" {
         out.notices.push("--cache-dir: base images are kept in the store; `--kaniko-dir` on a volume keeps it".into());
     }
     Ok(out)
+}
+
+/// `executor push PATH`: it says nothing of how the image was made.
+fn push(given: &Pusher, env: &Variables<'_>) -> Result<Translation, Failure> {
+    let mut out = Translation { words: vec!["push".into(), "--archive".into()], notices: Vec::new() };
+    progress(&given.messages, &mut out)?;
+    digests(&given.digests, &given.destination, env, &mut out)?;
+    registries(&given.registries, given.destination.iter(), &mut out)?;
+    out.words.extend(["--".into(), given.path.clone()]);
+    out.words.extend(given.destination.iter().cloned());
+    Ok(out)
+}
+
+/// `--digest-file` and its like (SPEC D1.10–D1.12, D1.45).
+fn digests(
+    given: &Digests,
+    destinations: &[String],
+    env: &Variables<'_>,
+    out: &mut Translation,
+) -> Result<(), Failure> {
+    for (name, value, of_names) in [
+        ("digest-file", &given.digest_file, false),
+        ("image-name-with-digest-file", &given.image_name_with_digest_file, true),
+        ("image-name-tag-with-digest-file", &given.image_name_tag_with_digest_file, true),
+    ] {
+        let Some(value) = value.as_ref().filter(|value| !value.is_empty()) else { continue };
+        if of_names && destinations.is_empty() {
+            return Err(usage(format!("you must provide --destination if setting --{name}")));
+        }
+        out.add(name, value);
+    }
+    if let Some(dir) = env("BUILDER_OUTPUT") {
+        out.add("images-file", &format!("{dir}/images"));
+    }
+    Ok(())
 }
 
 /// `--verbosity`, `--log-format`, `--log-timestamp` (SPEC D1.44).
@@ -117,18 +173,16 @@ fn progress(given: &Messages, out: &mut Translation) -> Result<(), Failure> {
     let kind = match (level, given.log_format.as_str()) {
         ("warn" | "warning" | "error" | "fatal" | "panic", _) => "none",
         ("trace" | "debug" | "info", "json") => "rawjson",
-        ("trace" | "debug" | "info", "text") => "plain",
+        // A table that is drawn again has no place for times.
+        ("trace" | "debug" | "info", format) if format == "text" || given.log_timestamp => "plain",
         ("trace" | "debug" | "info", _) => "auto",
         _ => {
             let near = did_you_mean(level, LEVELS);
             return Err(usage(format!("--verbosity: unknown level \"{level}\"{near}; expected {}", LEVELS.join(", "))));
         }
     };
-    if given.log_timestamp && matches!(kind, "plain" | "auto") {
-        out.notices.push("--log-timestamp: messages of this form have durations; --log-format json has times".into());
-    }
     out.add("progress", kind);
-    out.switch("debug", matches!(level, "trace" | "debug"));
+    out.switch("log-timestamp", given.log_timestamp);
     Ok(())
 }
 
@@ -199,13 +253,16 @@ fn cache(given: &Executor, no_push: bool, out: &mut Translation) -> Result<(), F
     Ok(())
 }
 
-/// How registries are reached (SPEC D1.36–D1.43).
-fn registries(given: &Executor, out: &mut Translation) -> Result<(), Failure> {
-    let flags = &given.registries;
+/// How registries are reached (SPEC D1.36–D1.43, D1.49); `names` are those that are pushed to.
+fn registries<'a>(
+    flags: &RegistryFlags,
+    names: impl Iterator<Item = &'a String>,
+    out: &mut Translation,
+) -> Result<(), Failure> {
+    flags.credential_helpers.iter().for_each(|name| out.add("credential-helpers", name));
     let mut add = |host: &str, what: &str| out.add("registry", &format!("{host},{what}"));
     let mut own: Vec<String> = Vec::new();
-    let cache_repo = given.cache.cache_repo.as_ref().filter(|name| !name.starts_with("oci:"));
-    for name in given.result.destination.iter().chain(cache_repo) {
+    for name in names {
         let host = name.parse::<Reference>().map(|name| name.domain).unwrap_or_default();
         if !host.is_empty() && !own.contains(&host) {
             own.push(host);
@@ -265,12 +322,7 @@ fn registries(given: &Executor, out: &mut Translation) -> Result<(), Failure> {
     if retries > USUAL_RETRIES {
         out.add("retry", &retries.to_string());
     }
-    for (given, name) in [
-        (flags.push_ignore_immutable_tag_errors, "push-ignore-immutable-tag-errors"),
-        (flags.skip_push_permission_check, "skip-push-permission-check"),
-    ] {
-        out.switch(name, given);
-    }
+    out.switch("push-ignore-immutable-tag-errors", flags.push_ignore_immutable_tag_errors);
     Ok(())
 }
 

@@ -112,6 +112,22 @@ fn d1_36_registries() {
     assert!(error(&[PUSH, &["--registry-map=x"]].concat()).contains("expected REGISTRY=MIRROR"));
 }
 
+// SPEC D1.44, D1.49
+#[test]
+fn d1_44_messages_and_helpers() {
+    for (line, kind) in [
+        (&["--log-timestamp"][..], "plain"),
+        (&[][..], "auto"),
+        (&["--log-format=json", "--log-timestamp"][..], "rawjson"),
+        (&["-v=fatal", "--log-timestamp"][..], "none"),
+    ] {
+        assert!(pushed(line).contains(&format!("--progress={kind}")), "{line:?}");
+    }
+    let helpers = pushed(&["--credential-helpers=ecr", "--credential-helpers", ""]);
+    assert!(helpers.contains(&"--credential-helpers=ecr".into()) && helpers.contains(&"--credential-helpers=".into()));
+    assert!(error(&["--no-push", "--image-name-with-digest-file=f"]).contains("provide --destination if setting"));
+}
+
 // SPEC D1.35, D2.02, D2.05–D2.08
 #[test]
 fn d2_08_contexts() {

@@ -149,7 +149,7 @@ fn single(store: &Store, image: Descriptor) -> Result<Descriptor, Failure> {
 
 /// Brings the published image into the store.
 fn bring(inside: &Inside, store: &Store, place: &Place, progress: &Option<String>) -> Result<(), Failure> {
-    let args = super::super::args::ProgressArgs { kind: progress.clone(), quiet: false };
+    let args = super::super::args::ProgressArgs { kind: progress.clone(), log_timestamp: false, quiet: false };
     let ((), _) = shown(inside, &args, async |events| {
         let images = over(inside, store.clone(), events)?;
         match place {

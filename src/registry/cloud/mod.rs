@@ -11,6 +11,7 @@ mod sigv4;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
@@ -20,7 +21,12 @@ use tokio::sync::Mutex;
 
 use super::transport::Transport;
 use super::{ClientOptions, Credential, Fault, HostOptions};
+use crate::base::wording::did_you_mean;
 
+/// Where Google keeps what is in buckets.
+const STORAGE: &str = "storage.googleapis.com";
+/// What the variables begin with that are named for a registry.
+const OWN: &str = "KANIKO_";
 /// How long an answer is used whose life is not known, and the longest that any is (SPEC E1.13).
 const REUSE: Duration = Duration::from_secs(290);
 /// How long to wait for the metadata service of a machine that may not be in a cloud.
@@ -35,6 +41,45 @@ pub struct CloudEnvironment {
     pub variables: BTreeMap<String, String>,
     /// The home directory.
     pub home: Option<PathBuf>,
+    /// Whom to ask; `None` is everybody.
+    pub only: Option<Vec<Service>>,
+}
+
+/// Whom to ask for credentials, under the names that kaniko has for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Service {
+    /// Variables that are named for a registry.
+    Env,
+    /// Google's registries.
+    Google,
+    /// Amazon's.
+    Ecr,
+    /// Microsoft's.
+    Acr,
+    /// The one of the GitLab that the pipeline runs for.
+    GitLab,
+    /// GitHub's packages.
+    GitHub,
+}
+
+impl FromStr for Service {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        const NAMES: [(&str, Service); 6] = [
+            ("env", Service::Env),
+            ("google", Service::Google),
+            ("ecr", Service::Ecr),
+            ("acr", Service::Acr),
+            ("gitlab", Service::GitLab),
+            ("github", Service::GitHub),
+        ];
+        let found = NAMES.iter().find(|(name, _)| *name == text).map(|(_, service)| *service);
+        found.ok_or_else(|| {
+            let names = NAMES.map(|(name, _)| name);
+            format!("unknown helper \"{text}\"{}; expected {}", did_you_mean(text, names), names.join(", "))
+        })
+    }
 }
 
 impl CloudEnvironment {
@@ -42,11 +87,30 @@ impl CloudEnvironment {
     #[must_use]
     pub fn wants(name: &str) -> bool {
         let prefixes = ["AWS_", "AZURE_", "GOOGLE_", "GCE_", "CLOUDSDK_", "IDENTITY_", "CI_REGISTRY", "CI_JOB_TOKEN"];
-        prefixes.iter().any(|p| name.starts_with(p)) || matches!(name, "GITHUB_TOKEN" | "GITHUB_ACTOR" | "MSI_ENDPOINT")
+        let own = name.starts_with(OWN) && (name.ends_with("_USER") || name.ends_with("_PASSWORD"));
+        own || prefixes.iter().any(|p| name.starts_with(p))
+            || matches!(name, "GITHUB_TOKEN" | "GITHUB_ACTOR" | "MSI_ENDPOINT")
     }
 
     fn get(&self, name: &str) -> Option<&str> {
         self.variables.get(name).map(String::as_str).filter(|v| !v.is_empty())
+    }
+
+    /// Whether somebody may be asked.
+    fn asks(&self, service: Service) -> bool {
+        self.only.as_ref().is_none_or(|only| only.contains(&service))
+    }
+
+    /// `KANIKO_HOST_USER` and `KANIKO_HOST_PASSWORD`: of a registry, or of a domain that it is in.
+    fn named(&self, host: &str) -> Option<Credential> {
+        let name = host.split(':').next().unwrap_or(host).to_uppercase().replace('-', "_");
+        let parts: Vec<&str> = name.split('.').collect();
+        (0..parts.len()).find_map(|at| {
+            let domain = format!("{OWN}{}", parts[at..].join("_"));
+            let username = self.get(&format!("{domain}_USER"))?.to_owned();
+            let password = self.get(&format!("{domain}_PASSWORD"))?.to_owned();
+            Some(Credential::Basic { username, password })
+        })
     }
 
     /// What a file named by a variable holds.
@@ -95,11 +159,7 @@ impl Cloud {
             return Some(Self::Ecr { region: Some((*region).to_owned()), suffix });
         }
         // Its storage takes the same tokens (SPEC D2.04).
-        if name == "storage.googleapis.com"
-            || name == "gcr.io"
-            || name.ends_with(".gcr.io")
-            || name.ends_with("-docker.pkg.dev")
-        {
+        if name == STORAGE || name == "gcr.io" || name.ends_with(".gcr.io") || name.ends_with("-docker.pkg.dev") {
             return Some(Self::Google);
         }
         if [".azurecr.io", ".azurecr.cn", ".azurecr.us"].iter().any(|tail| name.ends_with(tail)) {
@@ -109,6 +169,16 @@ impl Cloud {
             return Some(Self::GitHub);
         }
         (environment.get("CI_REGISTRY") == Some(host)).then_some(Self::GitLab)
+    }
+
+    fn service(&self) -> Service {
+        match self {
+            Self::Ecr { .. } => Service::Ecr,
+            Self::Google => Service::Google,
+            Self::Acr => Service::Acr,
+            Self::GitHub => Service::GitHub,
+            Self::GitLab => Service::GitLab,
+        }
     }
 }
 
@@ -126,7 +196,14 @@ impl CloudKeychain {
     /// # Errors
     /// One line, when there is something to sign in with and it does not work.
     pub async fn credential(&self, host: &str) -> Result<Option<Credential>, String> {
-        let Some(cloud) = Cloud::of(host, &self.environment) else { return Ok(None) };
+        if self.environment.asks(Service::Env)
+            && let Some(credential) = self.environment.named(host)
+        {
+            return Ok(Some(credential));
+        }
+        // The storage that a context may come from is no registry.
+        let asked = |cloud: &Cloud| host == STORAGE || self.environment.asks(cloud.service());
+        let Some(cloud) = Cloud::of(host, &self.environment).filter(asked) else { return Ok(None) };
         let mut known = self.known.lock().await;
         if let Some((credential, until)) = known.get(host)
             && *until > Instant::now()

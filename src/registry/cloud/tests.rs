@@ -6,7 +6,7 @@ use base64::Engine as _;
 
 fn keychain(variables: &[(&str, &str)]) -> CloudKeychain {
     let variables = variables.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-    let environment = CloudEnvironment { variables, home: None };
+    let environment = CloudEnvironment { variables, ..CloudEnvironment::default() };
     CloudKeychain::new(environment, ClientOptions::default()).expect("a keychain")
 }
 
@@ -278,7 +278,7 @@ async fn google_with_a_user_s_login() {
     });
     for (key, wanted) in [(&user, "user"), (&account, "for-account")] {
         std::fs::write(home.join("application_default_credentials.json"), key.to_string()).expect("written");
-        let environment = CloudEnvironment { variables: BTreeMap::new(), home: Some(dir.path().into()) };
+        let environment = CloudEnvironment { home: Some(dir.path().into()), ..CloudEnvironment::default() };
         let keychain = CloudKeychain::new(environment, ClientOptions::default()).expect("a keychain");
         let found = keychain.credential("europe-docker.pkg.dev").await;
         let login = Credential::Basic { username: "oauth2accesstoken".into(), password: wanted.into() };
@@ -414,4 +414,41 @@ async fn pipelines_have_their_own_registries() {
     let lab = keychain(&[("CI_REGISTRY", "registry.gitlab.example"), ("CI_JOB_TOKEN", "job")]);
     let wanted = Credential::Basic { username: "gitlab-ci-token".into(), password: "job".into() };
     assert_eq!(lab.credential("registry.gitlab.example").await, Ok(Some(wanted)));
+}
+
+// SPEC D1.49: --credential-helpers, and variables that are named for a registry.
+#[tokio::test]
+async fn d1_49_helpers_are_chosen_and_variables_name_a_registry() {
+    let basic = |user: &str| Ok(Some(Credential::Basic { username: user.into(), password: "p".into() }));
+    let variables = [
+        ("KANIKO_R_EXAMPLE_USER", "host"),
+        ("KANIKO_R_EXAMPLE_PASSWORD", "p"),
+        ("KANIKO_MY_TEAM_EXAMPLE_USER", "team"),
+        ("KANIKO_MY_TEAM_EXAMPLE_PASSWORD", "p"),
+        ("CI_REGISTRY", "lab.example"),
+        ("CI_REGISTRY_USER", "lab"),
+        ("CI_REGISTRY_PASSWORD", "p"),
+    ];
+    let all = keychain(&variables);
+    for (host, user) in [
+        ("r.example", "host"),
+        ("r.example:5000", "host"),
+        ("deep.r.example", "host"),
+        ("my-team.example", "team"),
+        ("lab.example", "lab"),
+    ] {
+        assert_eq!(all.credential(host).await, basic(user), "{host}");
+    }
+    assert_eq!(all.credential("example").await, Ok(None));
+    assert!(variables.iter().all(|(name, _)| CloudEnvironment::wants(name)) && !CloudEnvironment::wants("KANIKO_DIR"));
+    let chosen = |only: &[&str]| {
+        let mut chosen = keychain(&variables);
+        chosen.environment.only = Some(only.iter().map(|name| name.parse().expect("a name")).collect());
+        chosen
+    };
+    assert_eq!(chosen(&["gitlab"]).credential("r.example").await, Ok(None));
+    assert_eq!(chosen(&["gitlab"]).credential("lab.example").await, basic("lab"));
+    assert_eq!(chosen(&["env"]).credential("lab.example").await, Ok(None));
+    assert_eq!(chosen(&[]).credential("r.example").await, Ok(None));
+    assert!("gitlap".parse::<Service>().is_err_and(|e| e.contains("did you mean gitlab?")));
 }
