@@ -120,6 +120,9 @@ fn join(parent: String) -> Result<Joined, Failure> {
     })
 }
 
+/// Names of a private directory beside its own, for when that is somebody else's.
+const SPARE_NAMES: u8 = 4;
+
 /// A private directory for things that do not outlive the boot.
 fn runtime_dir() -> Result<PathBuf, Failure> {
     let uid = rustix::process::getuid().as_raw();
@@ -142,7 +145,17 @@ fn state_dir(rung: Rung) -> Result<PathBuf, Failure> {
 
 fn private_dir(candidates: impl IntoIterator<Item = Option<PathBuf>>) -> Result<PathBuf, Failure> {
     let uid = rustix::process::getuid().as_raw();
-    for dir in candidates.into_iter().flatten() {
+    // In a user namespace that somebody else made, user 0 finds the directories of the machine's root, or of others in such a namespace.
+    let spare = |dir: PathBuf| {
+        let mut names = vec![dir.clone()];
+        names.extend((1..=SPARE_NAMES).map(|n| {
+            let mut name = dir.clone().into_os_string();
+            name.push(format!(".{n}"));
+            PathBuf::from(name)
+        }));
+        names
+    };
+    for dir in candidates.into_iter().flatten().flat_map(spare) {
         let _ = rustix::fs::mkdir(&dir, Mode::RWXU);
         // Others can make such names in /tmp: only a directory that is really ours will do.
         let ours = rustix::fs::statat(CWD, &dir, AtFlags::SYMLINK_NOFOLLOW)

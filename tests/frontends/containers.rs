@@ -67,6 +67,17 @@ impl Process {
         self.say(ExecInput::File(FdMessage { fd: 0, eof, data: data.to_vec() })).await;
     }
 
+    /// Waits until it has written this in one piece.
+    async fn says(&mut self, text: &str) -> Result<(), Refusal> {
+        loop {
+            match self.0.hear().await?.expect("it is told when there is nothing more").input {
+                Some(ExecInput::File(FdMessage { fd: 1, data, .. })) if data == text.as_bytes() => return Ok(()),
+                Some(ExecInput::File(_)) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
     async fn end(mut self) -> Result<End, Refusal> {
         let mut end = End { code: u32::MAX, error: String::new(), out: String::new(), err: String::new() };
         loop {
@@ -141,7 +152,9 @@ pub(crate) async fn play(client: &Client, scene: &str, reference: &str) -> Resul
         "first-ends" => {
             plain(client, reference).await?;
             let mut first = Process::start(client, init("read x; exit 3")).await?;
-            let second = Process::start(client, init(&format!("echo up; {LONG}"))).await?;
+            let mut second = Process::start(client, init(&format!("echo up; {LONG}"))).await?;
+            // One that has not begun when the container ends is none that is killed.
+            second.says("up\n").await?;
             first.write(b"", true).await;
             assert_eq!(first.end().await?.code, 3);
             assert_eq!(second.end().await?.code, 137);

@@ -68,6 +68,12 @@ pub(crate) fn run() {
         _ => {}
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    // What is left of the runtime would wait for the builder, which waits for this program.
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        hook(panic);
+        std::process::exit(101);
+    }));
     runtime.block_on(async {
         let stdin = std::fs::File::open("/proc/self/fd/0").expect("standard input");
         let io = tokio::io::join(tokio::fs::File::from_std(stdin), tokio::fs::File::from_std(out));
