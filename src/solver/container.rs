@@ -3,12 +3,13 @@
 
 use std::sync::{Arc, Mutex};
 
+use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::exec_op::run_error;
 use super::failed::stand_in;
 use super::{SolveError, Solver, lock};
-use crate::exec::run::{Attachment, Program, RunResult};
+use crate::exec::run::{Attachment, ExecError, Program, RunResult};
 use crate::llb::op::{ExecOp, HostIp, Meta, Mount, NetMode, Platform, SecretEnv, SecurityMode};
 use crate::llb::{Graph, Vertex};
 
@@ -50,6 +51,9 @@ pub struct ContainerProcess {
 
 /// How a container ended, once it has.
 type Over = Option<Result<(), SolveError>>;
+
+/// Where it is told how a program ended.
+type Ending = oneshot::Receiver<Result<RunResult, ExecError>>;
 
 /// A container. It ends with its first program, when it is told to, and when nobody has it any more.
 pub struct Container {
@@ -105,31 +109,39 @@ impl Solver {
 }
 
 impl Container {
-    /// Runs a program to its end. It is killed when the container ends; dropping this does not end it.
+    /// Has a program run, behind those that were started before: the first one of all is the container's. What comes back waits for its
+    /// end; the program is killed if that is dropped, and when the container ends.
     ///
-    /// # Errors
-    /// When it cannot be started, or the container not be made.
-    pub async fn run(&self, process: ContainerProcess) -> Result<RunResult, SolveError> {
+    /// How it ended is an error when it cannot be started, or the container not be made.
+    pub async fn start(
+        self: Arc<Self>,
+        process: ContainerProcess,
+    ) -> BoxFuture<'static, Result<RunResult, SolveError>> {
+        let handed_over = self.hand_over(process).await;
+        Box::pin(async move {
+            let gone = || SolveError::at(&self.vertex, crate::base::FaultKind::Input, "the container has ended", None);
+            let Some(end) = handed_over? else {
+                self.wait().await?;
+                return Err(gone());
+            };
+            match end.await {
+                Ok(result) => result.map_err(|e| run_error(&self.vertex, &e)),
+                Err(_) => {
+                    self.wait().await?;
+                    Ok(RunResult { code: KILLED, usage: Default::default(), out_of_memory: false })
+                }
+            }
+        })
+    }
+
+    /// Puts a program into the queue; where its end is told, unless the container has ended.
+    async fn hand_over(&self, process: ContainerProcess) -> Result<Option<Ending>, SolveError> {
         let ContainerProcess { meta, security, secretenv, attachment } = process;
         let extra_env = self.solver.secret_env(&self.vertex, &secretenv)?;
-        let programs = lock(&self.programs).clone();
-        let gone = || SolveError::at(&self.vertex, crate::base::FaultKind::Input, "the container has ended", None);
-        let programs = programs.ok_or_else(gone)?;
+        let Some(programs) = lock(&self.programs).clone() else { return Ok(None) };
         let (ended, end) = oneshot::channel();
         let program = Program { meta, security, extra_env, attachment, ended };
-        if programs.send(program).await.is_err() {
-            self.wait().await?;
-            return Err(gone());
-        }
-        // Or the container would wait for more of them.
-        drop(programs);
-        match end.await {
-            Ok(result) => result.map_err(|e| run_error(&self.vertex, &e)),
-            Err(_) => {
-                self.wait().await?;
-                Ok(RunResult { code: KILLED, usage: Default::default(), out_of_memory: false })
-            }
-        }
+        Ok(programs.send(program).await.is_ok().then_some(end))
     }
 
     /// Ends it with everything that runs in it, and waits until it is gone.

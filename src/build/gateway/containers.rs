@@ -81,10 +81,10 @@ impl GatewayContainer for Opened {
             // An error means that it has ended.
             (Control::Signal(number), _) => drop(signals.send(StepSignal::Send(number))),
         };
-        let container = Arc::clone(&self.container);
+        // In this order: the container ends with the first.
+        let ending = Arc::clone(&self.container).start(process).await;
         let end = async move {
-            let result = container.run(process).await;
-            let result = result.map_err(|e| Status::new(code::UNKNOWN, e.to_string()))?;
+            let result = ending.await.map_err(|e| Status::new(code::UNKNOWN, e.to_string()))?;
             Ok(u32::try_from(result.code).unwrap_or(u32::MAX))
         };
         Ok(Running { input, outputs, control: Box::new(control), end: Box::pin(end) })
