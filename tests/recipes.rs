@@ -206,6 +206,13 @@ fn what_the_pages_show_runs() {
         // What lines about images speak of.
         assert!(run("rbuild -q -t app .", &dir).status.success());
         let command = here(line, &host, &dir);
+        if command.contains("--archive PATH") {
+            assert!(run("rbuild save -o PATH app", &dir).status.success());
+        }
+        if command.contains("--all-platforms") {
+            // There is no base image that would say which they are.
+            std::fs::write(dir.join("Dockerfile"), "FROM alpine\n").unwrap();
+        }
         if command.contains("--isolation chroot") && !rustix::process::geteuid().is_root() {
             // The rung is for root without namespaces.
             continue;
