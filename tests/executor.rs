@@ -363,7 +363,7 @@ fn d1_25_steps() {
 }
 
 #[test]
-fn d1_50_mounts_of_steps() {
+fn steps_have_the_mounts_that_kaniko_has_not() {
     replay(include_str!("executor/mounts.cases"));
 }
 
