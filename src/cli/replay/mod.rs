@@ -17,8 +17,8 @@ use crate::base::FaultKind;
 use crate::build::replay::pins;
 use subject::Subject;
 
-/// Secrets that sources are fetched with, and that no step asks for.
-const FOR_SOURCES: &[&str] = &["GIT_AUTH_TOKEN", "GIT_AUTH_HEADER", "HTTP_AUTH_TOKEN", "HTTP_AUTH_HEADER"];
+/// What the names of secrets begin with that sources are fetched with, and that no step asks for: a host may come behind.
+const FOR_SOURCES: &[&str] = &["GIT_AUTH_TOKEN", "GIT_AUTH_HEADER", "HTTP_AUTH_TOKEN_", "HTTP_AUTH_HEADER_"];
 
 pub(super) fn run(inside: &Inside, command: &Replay) -> Result<u8, Failure> {
     match command {
@@ -94,10 +94,30 @@ fn check(what: &str, needs: &Needs, given: &BTreeSet<String>, shown: &str) -> Re
             .hint(format!("steps of {shown} had them: give each with {flag}")));
     }
     let mut unknown = needs.unknown(given);
-    unknown.retain(|id| !FOR_SOURCES.iter().any(|name| id == name || id.starts_with(&format!("{name}."))));
+    unknown.retain(|id| !FOR_SOURCES.iter().any(|name| id.starts_with(name)));
     if !unknown.is_empty() {
         return Err(usage(format!("extra {what} not declared in provenance: {}", unknown.join(", ")))
             .hint("no step had them, so that the image cannot come from a build that has"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn secrets_are_those_of_the_build_and_what_sources_are_fetched_with() {
+        let needs = Needs(BTreeMap::from([("api".to_owned(), false), ("more".to_owned(), true)]));
+        let said = |given: &[&str]| {
+            let given = given.iter().map(|id| (*id).to_owned()).collect();
+            check("secrets", &needs, &given, "x").err().map(|failure| failure.message)
+        };
+        assert_eq!(said(&["api"]), None);
+        assert_eq!(said(&["api", "GIT_AUTH_TOKEN", "GIT_AUTH_HEADER.h", "HTTP_AUTH_TOKEN_h.example"]), None);
+        assert_eq!(said(&["more"]).as_deref(), Some("missing required secrets: api"));
+        assert_eq!(said(&["api", "z"]).as_deref(), Some("extra secrets not declared in provenance: z"));
+    }
 }

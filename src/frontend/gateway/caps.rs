@@ -14,7 +14,6 @@ const CALLS: &[&str] = &[
     "returnmap",
     "readdir",
     "statfile",
-    "importcaches",
     "proto.refarray",
     "reference.output",
     "frontend.inputs",

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::super::ImageError;
 use super::super::parts::{document, is_image};
 use super::{Place, RemoteImages};
-use crate::attest::manifest::{PREDICATE_TYPE, REFERENCE_DIGEST};
+use crate::attest::manifest::{self, PREDICATE_TYPE, REFERENCE_DIGEST};
 use crate::attest::predicate::SLSA;
 use crate::attest::statement::SPDX;
 use crate::oci::manifest::Document;
@@ -117,25 +117,16 @@ impl RemoteImages {
         let Some(index) = looked.index() else {
             return Ok(vec![Origin { descriptor: looked.descriptor.clone(), platform: None, provenance: None }]);
         };
-        let mut origins: Vec<Origin> = Vec::new();
-        for entry in index.manifests.iter().filter(|entry| is_image(entry)) {
-            let (descriptor, platform) = (entry.clone(), entry.platform.clone());
-            origins.push(Origin { descriptor, platform, provenance: None });
-        }
-        for entry in index.manifests.iter().filter(|entry| !is_image(entry)) {
-            let about = entry.annotations.get(REFERENCE_DIGEST);
-            let Some(origin) = origins.iter_mut().find(|o| about.is_some_and(|d| d == o.descriptor.digest.as_str()))
-            else {
-                continue;
-            };
-            let Document::Manifest(manifest) = self.look(&looked.place.at(&entry.digest)).await?.document else {
-                continue;
-            };
-            let is_provenance =
-                |layer: &&Descriptor| layer.annotations.get(PREDICATE_TYPE).is_some_and(|kind| kind.starts_with(SLSA));
-            if let Some(layer) = manifest.layers.iter().find(is_provenance) {
-                origin.provenance = Some(self.predicate(&looked.place, layer).await?);
+        let mut origins = Vec::new();
+        for image in index.manifests.iter().filter(|entry| is_image(entry)) {
+            let mut provenance = None;
+            if let Some(about) = manifest::about(&index.manifests, image)
+                && let Document::Manifest(listed) = self.look(&looked.place.at(&about.digest)).await?.document
+                && let Some((_, layer)) = manifest::provenance(&listed)
+            {
+                provenance = Some(self.predicate(&looked.place, layer).await?);
             }
+            origins.push(Origin { descriptor: image.clone(), platform: image.platform.clone(), provenance });
         }
         Ok(origins)
     }
