@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{BuildError, BuildRequest, Builder, inputs, internal};
+use crate::attest::git::GitObjects;
+use crate::attest::git::pgp::SignedDigest;
 use crate::attest::signature::Signatures;
 use crate::base::events::{Outcome, Stream};
 use crate::base::{Digest, FaultKind};
@@ -16,8 +18,8 @@ use crate::policy::{
     SignaturePolicy, unresolved,
 };
 use crate::solver::{Secrets, SolveError, Solver};
-use crate::source::Pinned;
 use crate::source::image::ImageSource;
+use crate::source::{Algorithm, Checksum, Pinned};
 
 /// Larger policies are refused.
 pub const MAX_POLICY: u64 = 1 << 20;
@@ -277,8 +279,29 @@ impl Facts for Lookup<'_> {
     async fn pin(&self, source: &SourceOp) -> Result<Pin, HostError> {
         let pinned = self.solver.source_pin(source).await.map_err(|e| host_error(&e))?;
         let Some(pinned) = pinned else { return Ok(Pin::default()) };
-        Ok(Pin { checksum: checksum(source, pinned.as_ref()), reference: pinned.reference() })
+        Ok(Pin { checksum: checksum(source, pinned.as_ref()), reference: pinned.reference(), tag: pinned.tag() })
     }
+
+    async fn objects(&self, source: &SourceOp) -> Result<Option<GitObjects>, HostError> {
+        self.solver.source_objects(source).await.map_err(|e| host_error(&e))
+    }
+
+    async fn signed_digest(&self, source: &SourceOp, wanted: &SignedDigest) -> Result<Option<Vec<u8>>, HostError> {
+        let algorithm = match wanted.algorithm {
+            "sha256" => Algorithm::Sha256,
+            "sha384" => Algorithm::Sha384,
+            _ => Algorithm::Sha512,
+        };
+        let checksum = Checksum { algorithm, suffix: wanted.suffix.clone() };
+        let made = self.solver.source_checksum(source, checksum).await.map_err(|e| host_error(&e))?;
+        Ok(made.map(|made| bytes_of(made.split_once(':').map_or("", |(_, hex)| hex))))
+    }
+}
+
+/// Of hexadecimal digits.
+fn bytes_of(hex: &str) -> Vec<u8> {
+    let digits = hex.as_bytes().chunks_exact(2).filter_map(|pair| std::str::from_utf8(pair).ok());
+    digits.filter_map(|pair| u8::from_str_radix(pair, 16).ok()).collect()
 }
 
 /// What a pinned source is: the digest of a file, or a commit, which is named without its algorithm.

@@ -11,7 +11,10 @@ use regorus::Value as Rego;
 use regorus::utils::limits::ExecutionTimerConfig;
 use serde_json::Value;
 
-use super::{Log, LogLevel, PolicyFile, RegoError, signatures};
+use super::input::OBJECT_FIELDS;
+use super::sources::{Known, Left};
+use super::{Log, LogLevel, PolicyFile, RegoError, signatures, sources};
+use crate::attest::git::pgp::SignedDigest;
 use crate::attest::signature::Signatures;
 use crate::base::Digest;
 use crate::base::duration::parse_duration;
@@ -19,19 +22,12 @@ use crate::base::file::{open_dir, read_in_root};
 
 /// Certificates of Sigstore are not looked at.
 const KEYLESS: &str = "certificates of Sigstore are not verified; verify_image_signature(input.image, KEY) verifies a signature by a public key";
-/// Objects of git are not read.
-const GIT: &str = "objects of git are not read; git.commitChecksum is the commit";
-/// Nothing verifies downloads but their digests.
-const HTTP: &str = "signatures of downloads are not verified; http.checksum is the digest";
+/// Nothing verifies what is attested of downloads.
+const HTTP: &str = "attestations of downloads are not verified; verify_http_pgp_signature verifies a signature of PGP";
 
 /// What a policy may ask for and cannot have, and why. A rule about it is refused, as one that is not applied protects nobody.
 const UNVERIFIED: &[(&str, &str)] = &[
     ("image.signatures", KEYLESS),
-    ("git.commit", GIT),
-    ("git.tag", GIT),
-    ("git.isAnnotatedTag", GIT),
-    ("verify_git_signature", GIT),
-    ("verify_http_pgp_signature", HTTP),
     ("artifact_attestation", HTTP),
     ("github_attestation", HTTP),
     ("docker_github_builder", KEYLESS),
@@ -90,6 +86,10 @@ pub(super) struct Answer {
     pub(super) messages: Vec<String>,
     /// What `pin_image` was called with, each once.
     pub(super) pins: Vec<Digest>,
+    /// Why functions said no.
+    pub(super) notes: Vec<String>,
+    /// What has to be known of a download before the answer counts.
+    pub(super) needs: Vec<SignedDigest>,
 }
 
 /// What functions read and leave behind while a policy is evaluated.
@@ -99,6 +99,10 @@ struct Effects {
     pins: Arc<Mutex<Vec<Digest>>>,
     /// What was found beside the image.
     signatures: Arc<Signatures>,
+    /// What is known of other sources.
+    known: Arc<Known>,
+    /// What functions left behind.
+    left: Left,
 }
 
 /// A test of a policy, and whether it holds.
@@ -172,6 +176,11 @@ impl Engine {
         self.words.contains(field)
     }
 
+    /// Whether a field has to be looked up for it.
+    pub(super) fn wants(&self, field: &str) -> bool {
+        self.mentions(field) && (!OBJECT_FIELDS.contains(&field) || self.mentions("git"))
+    }
+
     fn read(&self, path: &str, limit: u64) -> Result<Vec<u8>, String> {
         read(self.root.as_deref(), path, limit)
     }
@@ -181,10 +190,16 @@ impl Engine {
         signatures::FUNCTIONS.iter().any(|function| self.mentions(function))
     }
 
-    /// Asks for a decision about `input`, which has these signatures.
-    pub(super) fn decide(&self, input: &Value, signatures: Arc<Signatures>, log: Log<'_>) -> Result<Answer, RegoError> {
+    /// Asks for a decision about `input`, which has these signatures, and of which this is known.
+    pub(super) fn decide(
+        &self,
+        input: &Value,
+        signatures: Arc<Signatures>,
+        known: Arc<Known>,
+        log: Log<'_>,
+    ) -> Result<Answer, RegoError> {
         let mut engine = self.engine.clone();
-        let effects = Effects { signatures, ..Effects::default() };
+        let effects = Effects { signatures, known, ..Effects::default() };
         let decision = self.evaluate(&mut engine, &effects, input, DECISION);
         for line in engine.take_prints().unwrap_or_default() {
             log(LogLevel::Info, &line);
@@ -206,7 +221,9 @@ impl Engine {
         let messages = decision.get("deny_msg").and_then(Value::as_array).into_iter().flatten();
         let messages = messages.filter_map(Value::as_str).map(ToOwned::to_owned).collect();
         let pins = effects.pins.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Ok(Answer { allow, messages, pins })
+        let notes = effects.left.notes.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let needs = effects.left.needs.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Ok(Answer { allow, messages, pins, notes, needs })
     }
 
     /// A policy may ask for more than decisions about sources (`decision.caps`); nothing of that can be given.
@@ -279,6 +296,7 @@ impl Engine {
         engine.add_extension("load_json".into(), 1, Box::new(load)).map_err(|e| fault(&e))?;
         engine.add_extension("pin_image".into(), 2, Box::new(pin)).map_err(|e| fault(&e))?;
         signatures::extend(engine, self.root.clone(), &effects.signatures, input).map_err(|e| fault(&e))?;
+        sources::extend(engine, self.root.clone(), &effects.known, &effects.left, input).map_err(|e| fault(&e))?;
         engine.set_input(Rego::from(input.clone()));
         let value = engine.eval_rule(rule.into()).map_err(|e| fault(&e))?;
         if value == Rego::Undefined {

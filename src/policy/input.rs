@@ -2,7 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Env, Facts, RegoError};
+use super::{Env, Facts, RegoError, sources};
+use crate::attest::git::GitObjects;
 use crate::dockerfile::gitref;
 use crate::llb::op::SourceOp;
 use crate::oci::{Platform, Reference};
@@ -13,7 +14,10 @@ const IMAGE_FIELDS: &[&str] =
 /// Those that need the documents beside it.
 const PROVENANCE_FIELDS: &[&str] = &["hasProvenance", "provenance"];
 /// Fields of a repository that need the server.
-const GIT_FIELDS: &[&str] = &["tagName", "branch", "ref", "checksum", "commitChecksum", "isSHA256"];
+const GIT_FIELDS: &[&str] =
+    &["tagName", "branch", "ref", "checksum", "commitChecksum", "isSHA256", "isAnnotatedTag", "tag", "commit"];
+/// Those that need the objects themselves. They are words that policies use of images too.
+pub(super) const OBJECT_FIELDS: &[&str] = &["tag", "commit"];
 
 /// Every field that has to be asked for, as `--fields` names it.
 pub const FIELDS: &[(&str, &[&str])] = &[("image", IMAGE_FIELDS), ("git", GIT_FIELDS), ("http", &["checksum"])];
@@ -24,6 +28,8 @@ pub struct Input {
     /// `image`, `git`, `http` or `local`; nothing when it is asked for capabilities.
     kind: Option<&'static str>,
     fields: Map<String, Value>,
+    /// Of a repository, if a policy looks at them.
+    pub(super) objects: Option<GitObjects>,
 }
 
 /// A source as messages name it.
@@ -52,7 +58,7 @@ impl Input {
             Value::Object(fields) => fields.into_iter().filter(|(_, value)| !is_empty(value)).collect(),
             _ => Map::new(),
         };
-        Ok(Self { kind: Some(kind), fields })
+        Ok(Self { kind: Some(kind), fields, objects: None })
     }
 
     /// Asks for the fields that are `wanted` and not known.
@@ -89,6 +95,14 @@ impl Input {
                 self.set("checksum", json!(pin.checksum));
             }
             Some("git") => {
+                if own.iter().any(|field| OBJECT_FIELDS.contains(field)) {
+                    self.objects = facts.objects(source).await?;
+                    let shown = |bytes: &[u8]| sources::object(bytes).map_err(RegoError::Object);
+                    if let Some(objects) = self.objects.clone() {
+                        self.set("commit", shown(&objects.commit)?);
+                        self.set("tag", objects.tag.map_or(Ok(Value::Null), |tag| shown(&tag))?);
+                    }
+                }
                 let pin = facts.pin(source).await?;
                 if let Some(name) = &pin.reference {
                     self.set("ref", json!(name));
@@ -98,7 +112,8 @@ impl Input {
                 }
                 self.set("isSHA256", json!(pin.checksum.len() == 64));
                 self.set("commitChecksum", json!(pin.checksum));
-                self.set("checksum", json!(pin.checksum));
+                self.set("isAnnotatedTag", json!(pin.tag.is_some()));
+                self.set("checksum", json!(pin.tag.unwrap_or(pin.checksum)));
             }
             _ => {}
         }
@@ -111,10 +126,14 @@ impl Input {
         // A whole name of a ref says whether it is a tag, a commit how long it is.
         let settled = |field: &str| match (self.kind, field) {
             (Some("git"), "tagName" | "branch") => self.fields.contains_key("ref"),
-            (Some("git"), "isSHA256") => self.fields.contains_key("checksum"),
+            (Some("git"), "isSHA256" | "isAnnotatedTag") => self.fields.contains_key("checksum"),
             _ => false,
         };
-        let known = |field: &str| self.fields.contains_key(field) || settled(field);
+        let known = |field: &str| {
+            (OBJECT_FIELDS.contains(&field) && self.objects.is_some())
+                || self.fields.contains_key(field)
+                || settled(field)
+        };
         fields.iter().copied().filter(|field| !known(field)).collect()
     }
 
@@ -164,7 +183,7 @@ pub fn unresolved(input: &Input) -> Vec<String> {
 }
 
 /// What Go leaves out.
-fn is_empty(value: &Value) -> bool {
+pub(super) fn is_empty(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,
         Value::String(text) => text.is_empty(),

@@ -11,6 +11,7 @@ mod input;
 mod provenance;
 mod schema;
 mod signatures;
+mod sources;
 #[cfg(test)]
 mod tests;
 
@@ -20,18 +21,24 @@ use std::sync::Arc;
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
+use crate::attest::git::GitObjects;
+use crate::attest::git::pgp::SignedDigest;
 use crate::attest::signature::Signatures;
 use crate::base::Digest;
 use crate::llb::HostError;
 use crate::llb::op::SourceOp;
 use crate::oci::{Platform, Reference};
 use engine::Engine;
+use sources::Known;
 
 pub use containers::SignaturePolicy;
 pub use engine::PolicyTest;
 pub use input::{FIELDS, Input, unresolved};
 pub use provenance::Provenance;
 pub use schema::schema;
+
+/// A policy that needs more and more of a download each time it is asked is not asked any more.
+const MAX_ROUNDS: usize = 10;
 
 /// A policy file.
 #[derive(Debug, Clone)]
@@ -82,6 +89,8 @@ pub struct Pin {
     pub checksum: String,
     /// The full name of the ref, `refs/heads/main`.
     pub reference: Option<String>,
+    /// The object of an annotated tag that leads to the commit.
+    pub tag: Option<String>,
 }
 
 /// Finds out what a policy asks for.
@@ -110,6 +119,18 @@ pub trait Facts: Send + Sync {
     /// # Errors
     /// When it cannot be had.
     async fn pin(&self, source: &SourceOp) -> Result<Pin, HostError>;
+
+    /// What git keeps of a commit, and of the annotated tag that led to it.
+    ///
+    /// # Errors
+    /// When it cannot be had.
+    async fn objects(&self, source: &SourceOp) -> Result<Option<GitObjects>, HostError>;
+
+    /// The digest that a signature signs of a download; `None` of what is no file.
+    ///
+    /// # Errors
+    /// When the file cannot be had.
+    async fn signed_digest(&self, source: &SourceOp, wanted: &SignedDigest) -> Result<Option<Vec<u8>>, HostError>;
 }
 
 /// What is wrong with a policy.
@@ -136,6 +157,9 @@ pub enum RegoError {
     /// What it asked for cannot be had.
     #[error("{0}")]
     Facts(#[from] HostError),
+    /// An object of git that is none.
+    #[error("{0}")]
+    Object(String),
 }
 
 fn listed(messages: &[String]) -> String {
@@ -152,6 +176,7 @@ impl RegoError {
             }
             Self::Policy { .. } => Some("rbuild policy eval SOURCE evaluates a policy alone".into()),
             Self::Facts(error) => error.hint.clone(),
+            Self::Object(_) => None,
         }
     }
 }
@@ -243,21 +268,37 @@ impl Policies {
             let shown = input::shown(source, platform);
             log(LogLevel::Info, &format!("checking policy for source {shown}"));
             let mut input = Input::new(source, platform).map_err(|reason| engine.fault(reason))?;
-            input.resolve(source, platform, facts, &|field| engine.mentions(field)).await?;
+            input.resolve(source, platform, facts, &|field| engine.wants(field)).await?;
+            let known = Known { objects: input.objects.take(), ..Known::default() };
             let value = self.input(input);
             log(LogLevel::Debug, &format!("policy input: {value:#}"));
             let signatures = match value.get("image").is_some() && engine.verifies_images() {
                 true => Arc::clone(signatures().await?),
                 false => Arc::default(),
             };
-            let answer = engine.decide(&value, signatures, log)?;
+            let mut known = Arc::new(known);
+            let mut answer = engine.decide(&value, Arc::clone(&signatures), Arc::clone(&known), log)?;
+            for _ in 0..MAX_ROUNDS {
+                let needs: Vec<_> = answer.needs.iter().filter(|need| !known.digests.contains_key(need)).collect();
+                if needs.is_empty() {
+                    break;
+                }
+                let mut digests = known.digests.clone();
+                for need in needs {
+                    digests.insert(need.clone(), facts.signed_digest(source, need).await?.unwrap_or_default());
+                }
+                known = Arc::new(Known { objects: known.objects.clone(), digests });
+                answer = engine.decide(&value, Arc::clone(&signatures), Arc::clone(&known), log)?;
+            }
             if !answer.allow {
                 log(LogLevel::Info, &format!("policy decision for source {shown}: DENY"));
-                for message in &answer.messages {
+                // What functions found is why, where a policy asked them.
+                let messages = [answer.messages, answer.notes].concat();
+                for message in &messages {
                     log(LogLevel::Info, &format!(" - {message}"));
                 }
                 let (identifier, name) = (source.identifier.clone(), engine.name().to_owned());
-                return Err(RegoError::Denied { identifier, name, messages: answer.messages });
+                return Err(RegoError::Denied { identifier, name, messages });
             }
             match answer.pins.as_slice() {
                 [] => log(LogLevel::Info, &format!("policy decision for source {shown}: ALLOW")),

@@ -27,7 +27,7 @@ pub fn schema() -> Value {
     let git = json!({
         "schema": text(), "host": text(), "remote": text(), "fullURL": text(), "ref": text(), "tagName": text(),
         "branch": text(), "subDir": text(), "isCommitRef": flag(), "checksum": text(), "commitChecksum": text(),
-        "isSHA256": flag(),
+        "isSHA256": flag(), "isAnnotatedTag": flag(), "tag": object_of_git(false), "commit": object_of_git(true),
     });
     let kinds = [("env", env), ("image", image), ("http", http), ("git", git), ("local", json!({ "name": text() }))];
     let properties: Map<String, Value> =
@@ -39,6 +39,24 @@ pub fn schema() -> Value {
         "additionalProperties": false,
         "properties": properties,
     })
+}
+
+/// `git.commit` or `git.tag`
+fn object_of_git(commit: bool) -> Value {
+    let object =
+        |properties: Value| json!({ "type": "object", "additionalProperties": false, "properties": properties });
+    let text = || json!({ "type": "string" });
+    let actor = || object(json!({ "name": text(), "email": text(), "when": text() }));
+    let mut properties = match commit {
+        true => json!({
+            "tree": text(), "parents": { "type": "array", "items": text() }, "author": actor(), "committer": actor(),
+        }),
+        false => json!({ "object": text(), "type": text(), "tag": text(), "tagger": actor() }),
+    };
+    properties["message"] = text();
+    properties["pgpSignature"] = object(json!({ "version": { "type": "integer" }, "keyID": text() }));
+    properties["sshSignature"] = object(json!({ "version": { "type": "integer" }, "pubKey": text() }));
+    object(properties)
 }
 
 /// `image.provenance`

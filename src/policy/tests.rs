@@ -36,12 +36,23 @@ impl Facts for World {
     async fn pin(&self, source: &SourceOp) -> Result<Pin, HostError> {
         self.0.lock().unwrap().push(source.identifier.clone());
         match source.identifier.starts_with("git://") {
-            true => Ok(Pin { checksum: "a".repeat(40), reference: Some("refs/heads/main".into()) }),
+            true => Ok(Pin { checksum: "a".repeat(40), reference: Some("refs/heads/main".into()), tag: None }),
             false if source.identifier.ends_with("gone") => {
                 Err(HostError { kind: FaultKind::Remote, message: "it is gone".into(), hint: None, became: None })
             }
-            false => Ok(Pin { checksum: "sha256:12".into(), reference: None }),
+            false => Ok(Pin { checksum: "sha256:12".into(), ..Pin::default() }),
         }
+    }
+
+    async fn objects(&self, source: &SourceOp) -> Result<Option<GitObjects>, HostError> {
+        self.0.lock().unwrap().push(format!("objects of {}", source.identifier));
+        let commit = b"tree 4b825dc642cb6eb9a060e54bf8d69288fbee4904\nparent p\nauthor A <a@h> 1700000000 +0530\n\
+            committer C <c@h> 1700000000 +0000\n\nfirst\n";
+        Ok(Some(GitObjects { commit: commit.to_vec(), tag: None }))
+    }
+
+    async fn signed_digest(&self, _: &SourceOp, _: &SignedDigest) -> Result<Option<Vec<u8>>, HostError> {
+        Ok(None)
     }
 }
 
@@ -117,6 +128,12 @@ fn b8_09_facts_are_asked_for_where_rules_speak_of_them() {
         ("input.http.checksum == \"sha256:12\"", "https://example.com/x", 1),
         ("input.git.branch == \"main\"; input.git.ref == \"refs/heads/main\"", "git://example.com/x.git", 1),
         ("count(input.git.commitChecksum) == 40; not input.git.isSHA256", "git://example.com/x.git", 1),
+        (
+            "input.git.commit.author.when == \"2023-11-15T03:43:20+05:30\"; not input.git.tag",
+            "git://example.com/x.git",
+            2,
+        ),
+        ("input.git.commit.parents == [\"p\"]; input.git.commit.message == \"first\\n\"", "git://example.com/x.git", 2),
         ("input.local; not input.image.labels", "local://context", 0),
     ] {
         let world = World::default();
@@ -149,7 +166,7 @@ fn b8_09_decisions_are_an_object_with_allow() {
         ("decision := {\"allow\": true, \"caps\": {\"exec.proxy\": true}}", "the capability exec.proxy"),
         ("decision := {\"allow\": docker_github_builder(input.image, \"a/b\")}", "needs docker_github_builder"),
         ("decision := {\"allow\": count(input.image.signatures) > 0}", "needs image.signatures"),
-        ("decision := {\"allow\": true} if input.git.commit.author.name == \"x\"", "needs git.commit"),
+        ("decision := {\"allow\": github_attestation(input.http, \"a/b\")}", "needs github_attestation"),
         ("import data.lib\ndecision := {\"allow\": true}", "a policy of a remote context cannot read other files"),
         ("decision := {\"allow\": true} if { pin_image(input.image, \"x\") }", "pin_image"),
     ] {

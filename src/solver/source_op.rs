@@ -8,11 +8,12 @@ use std::sync::Arc;
 use super::keys::{Hit, Keyed};
 use super::tree::{self, Tree};
 use super::{SolveError, Solved, Solver, blocking, lock, patiently};
+use crate::attest::git::GitObjects;
 use crate::base::{CacheKey, FaultKind, file};
 use crate::cache::key;
 use crate::llb::op::{Kind, Op, OpMetadata, SourceOp};
 use crate::llb::{Builder, Graph, Vertex};
-use crate::source::{Checksum, GitObjects, Pinned, Request, SourceError};
+use crate::source::{Checksum, Pinned, Request, SourceError};
 use crate::store::{CacheRecord, LayerId, MountRequest};
 use crate::tree::CopySource;
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::SourceError;
 use crate::attest::Material;
+use crate::attest::git::GitObjects;
 use crate::base::Digest;
 use crate::llb::op::SourceOp;
 use crate::ssh::Agent;
@@ -37,15 +38,6 @@ pub struct FileFacts {
     pub name: String,
     /// When it was changed last, in seconds since 1970.
     pub modified: Option<i64>,
-}
-
-/// What git keeps of a commit, as it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GitObjects {
-    /// The commit.
-    pub commit: Vec<u8>,
-    /// The annotated tag that leads to it.
-    pub tag: Option<Vec<u8>>,
 }
 
 /// A digest that somebody wants of a file.

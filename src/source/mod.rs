@@ -27,7 +27,7 @@ pub use attributes::ImageAttributes;
 pub use error::SourceError;
 pub use fetch::{BlobPlace, LAYOUT_HOST, OBJECT_HOST, PlaceFault};
 pub use image::ImageSource;
-pub use kind::{Agents, Algorithm, Checksum, FileFacts, GitObjects, Pinned, Request, SecretValues, Source};
+pub use kind::{Agents, Algorithm, Checksum, FileFacts, Pinned, Request, SecretValues, Source};
 pub use sources::Sources;
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ mod keys;
 mod openssh;
 mod protocol;
 mod source;
-mod wire;
+pub(crate) mod wire;
 
 use std::fmt;
 use std::io;

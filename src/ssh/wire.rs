@@ -1,13 +1,13 @@
 //! The SSH wire format's strings and numbers (RFC 4251 section 5).
 
 /// Appends a string: its length, then its bytes.
-pub(super) fn put_string(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(crate) fn put_string(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend(u32::try_from(bytes.len()).unwrap_or(0).to_be_bytes());
     out.extend(bytes);
 }
 
 /// Appends a number that is not negative, given as big-endian bytes.
-pub(super) fn put_number(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(crate) fn put_number(out: &mut Vec<u8>, bytes: &[u8]) {
     let start = bytes.iter().position(|byte| *byte != 0).unwrap_or(bytes.len());
     let bytes = &bytes[start..];
     // The first bit is the sign.
@@ -16,7 +16,7 @@ pub(super) fn put_number(out: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 /// Takes a string off the front.
-pub(super) fn take_string<'a>(from: &mut &'a [u8]) -> Option<&'a [u8]> {
+pub(crate) fn take_string<'a>(from: &mut &'a [u8]) -> Option<&'a [u8]> {
     let length = usize::try_from(take_u32(from)?).ok()?;
     let (string, rest) = from.split_at_checked(length)?;
     *from = rest;
@@ -24,7 +24,7 @@ pub(super) fn take_string<'a>(from: &mut &'a [u8]) -> Option<&'a [u8]> {
 }
 
 /// Takes a 32-bit number off the front.
-pub(super) fn take_u32(from: &mut &[u8]) -> Option<u32> {
+pub(crate) fn take_u32(from: &mut &[u8]) -> Option<u32> {
     let (number, rest) = from.split_at_checked(4)?;
     *from = rest;
     Some(u32::from_be_bytes(number.try_into().ok()?))

@@ -1,6 +1,7 @@
 //! What a git source op says (SPEC C2.04).
 
 use super::error::GitError;
+use crate::attest::git::{SourceKeys, Wanted};
 use crate::dockerfile::gitref;
 use crate::llb::op::SourceOp;
 
@@ -26,6 +27,8 @@ pub(super) struct GitSpec {
     pub(super) known_hosts: Option<String>,
     /// Id of the agent.
     pub(super) ssh: Option<String>,
+    /// Who has to have signed it (SPEC A7.07).
+    pub(super) signed: Option<Wanted>,
 }
 
 impl GitSpec {
@@ -35,10 +38,6 @@ impl GitSpec {
             if get(name).is_some() {
                 return Err(GitError::Unsupported(what));
             }
-        }
-        // Whoever asks for a signature must not get a checkout that nobody verified (A7.07).
-        if op.attrs.iter().any(|(name, value)| name.starts_with("git.sig.") && !value.is_empty()) {
-            return Err(GitError::Unsupported("git.sig"));
         }
         let rest = op.identifier.strip_prefix("git://").unwrap_or(&op.identifier);
         let (address, fragment) = rest.split_once('#').unwrap_or((rest, ""));
@@ -64,6 +63,7 @@ impl GitSpec {
             token_secret: get("git.authtokensecret").unwrap_or("GIT_AUTH_TOKEN").into(),
             known_hosts: get("git.knownsshhosts").map(Into::into),
             ssh: get("git.mountsshsock").map(Into::into),
+            signed: signed(op)?,
             remote,
         };
         spec.check_remote()?;
@@ -112,6 +112,36 @@ impl GitSpec {
     /// It is reached by ssh.
     pub(super) fn is_ssh(&self) -> bool {
         self.remote.starts_with("ssh://") || !self.remote.contains("://")
+    }
+}
+
+/// `git.sig.…`. Whoever asks for a signature must not get a checkout that nobody verified: what is not known is refused.
+fn signed(op: &SourceOp) -> Result<Option<Wanted>, GitError> {
+    let fail = |name: &str, reason: String| GitError::InvalidSignature { name: name.to_owned(), reason };
+    let (mut keys, mut asked) = (None, None);
+    let (mut reject_expired, mut require_tag, mut ignore_tag) = (false, false, false);
+    for (name, value) in op.attrs.iter().filter(|(name, value)| name.starts_with("git.sig.") && !value.is_empty()) {
+        let flag = || match value.as_str() {
+            "true" => Ok(true),
+            "false" => Ok(false),
+            other => Err(fail(name, format!("\"{other}\" is not true or false"))),
+        };
+        match name.as_str() {
+            "git.sig.pubkey" => keys = Some(SourceKeys::parse(value).map_err(|reason| fail(name, reason))?),
+            "git.sig.rejectexpired" => reject_expired = flag()?,
+            "git.sig.requiresignedtag" => require_tag = flag()?,
+            "git.sig.ignoresignedtag" => ignore_tag = flag()?,
+            _ => return Err(fail(name, "it is not known".into())),
+        }
+        asked = Some(name);
+    }
+    match (keys, asked) {
+        (Some(_), _) if require_tag && ignore_tag => {
+            Err(fail("git.sig.ignoresignedtag", "git.sig.requiresignedtag wants the opposite".into()))
+        }
+        (Some(keys), _) => Ok(Some(Wanted { keys, reject_expired, require_tag, ignore_tag })),
+        (None, Some(name)) => Err(fail(name, "it needs a key in git.sig.pubkey".into())),
+        (None, None) => Ok(None),
     }
 }
 
@@ -183,11 +213,27 @@ mod tests {
     }
 
     #[test]
-    fn a7_07_signatures_are_refused_not_ignored() {
-        for name in ["git.sig.pubkey", "git.sig.requiresignedtag", "git.sig.rejectexpired"] {
-            let error = parse("git://h/a", &[(name, "true")]).expect_err(name).to_string();
-            assert!(error.contains("git.sig"), "{error}");
+    fn a7_07_what_cannot_be_verified_is_refused_not_ignored() {
+        let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIN+JBdvc6BUzq9bIYwwf2ZvzSDvHgkwMGAHqrOCK91RT a key";
+        for (attributes, said) in [
+            (&[("git.sig.pubkey", "true")][..], "a line begins with \"true\", expected the type of an SSH key"),
+            (&[("git.sig.requiresignedtag", "true")], "it needs a key in git.sig.pubkey"),
+            (&[("git.sig.pubkey", key), ("git.sig.rejectexpired", "yes")], "\"yes\" is not true or false"),
+            (&[("git.sig.pubkey", key), ("git.sig.newer", "true")], "invalid git.sig.newer of a git source"),
+            (
+                &[("git.sig.pubkey", key), ("git.sig.requiresignedtag", "true"), ("git.sig.ignoresignedtag", "true")],
+                "wants the opposite",
+            ),
+            (&[("git.sig.pubkey", "-----BEGIN PGP PRIVATE KEY BLOCK-----")], "it has a private key"),
+            (&[("git.sig.pubkey", "ssh-ed25519 AAAA")], "the ssh-ed25519 key"),
+        ] {
+            let error = parse("git://h/a", attributes).expect_err(said).to_string();
+            assert!(error.contains(said), "{error}");
         }
+        let spec = parse("git://h/a", &[("git.sig.pubkey", key), ("git.sig.requiresignedtag", "true")]);
+        let wanted = spec.expect("valid").signed.expect("wanted");
+        assert!(wanted.require_tag && !wanted.ignore_tag && !wanted.reject_expired);
+        assert_eq!(parse("git://h/a", &[("git.sig.pubkey", "")]).expect("valid").signed, None);
     }
 
     #[test]

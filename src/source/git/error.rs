@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 
+use crate::attest::git::Unsigned;
 use crate::base::{FaultKind, PathError};
 use crate::store::StoreError;
 
@@ -77,6 +78,34 @@ pub enum GitError {
         id: String,
         /// The repository.
         remote: String,
+    },
+    /// SPEC A7.07: what the keys that were given have not signed.
+    #[error("{remote}: {why}")]
+    Signature {
+        /// The repository.
+        remote: String,
+        /// What was found instead.
+        why: Unsigned,
+    },
+    /// `git.sig.…` that cannot be held to.
+    #[error("invalid {name} of a git source: {reason}")]
+    InvalidSignature {
+        /// The attribute.
+        name: String,
+        /// Why.
+        reason: String,
+    },
+    /// A server that says one thing of a tag and gives another.
+    #[error("{remote}: the tag {tag} leads to {found}, and the server says {said}")]
+    OtherCommit {
+        /// The repository.
+        remote: String,
+        /// The tag's object.
+        tag: String,
+        /// Where it leads.
+        found: String,
+        /// Where it should.
+        said: String,
     },
     /// Something that is known but not done.
     #[error("{0} is not supported yet")]

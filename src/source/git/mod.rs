@@ -16,8 +16,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::SourceError;
-use super::kind::{GitObjects, Pinned, Request, Source};
+use super::kind::{Pinned, Request, Source};
 use super::once::Told;
+use crate::attest::git::GitObjects;
 use crate::attest::{Material, masked};
 use crate::base::Events;
 use crate::store::{CacheMount, Store};
@@ -126,7 +127,13 @@ impl Source for GitSource {
         if let Some(expected) = spec.checksum.as_ref().filter(|checksum| !resolved.fits(checksum)) {
             return Err(GitError::Checksum { expected: expected.clone(), actual: resolved.shown() }.into());
         }
-        Ok(Arc::new(PinnedCommit { source: self.clone(), spec, resolved }))
+        let pinned = PinnedCommit { source: self.clone(), spec, resolved };
+        // Before anything is looked up: what nobody has signed is not used from a cache either.
+        if let Some(wanted) = &pinned.spec.signed {
+            let objects = pinned.read_objects(request).await?;
+            wanted.check(&objects).map_err(|why| GitError::Signature { remote: pinned.spec.shown(), why })?;
+        }
+        Ok(Arc::new(pinned))
     }
 }
 
@@ -140,6 +147,36 @@ struct PinnedCommit {
 impl std::fmt::Debug for PinnedCommit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "PinnedCommit({}, {})", self.spec.shown(), self.resolved.commit)
+    }
+}
+
+impl PinnedCommit {
+    /// The commit, and the annotated tag that leads to it.
+    async fn read_objects(&self, request: &Request<'_>) -> Result<GitObjects, GitError> {
+        let access = self.source.access(&self.spec, request)?;
+        let repository = self.source.repository(&self.spec, &self.resolved.commit).await?;
+        let git = repository.open(&Git::new(&self.source.0.options, &access)).await?;
+        repository.fetch(&git, &self.resolved).await?;
+        let object = async |kind: &str, name: &str| {
+            git.run_bytes("read an object of", Patience::Short, &["cat-file", kind, name]).await
+        };
+        let commit = self.resolved.commit.as_str();
+        let tag = match &self.resolved.tag {
+            Some(tag) => {
+                // The server said so; a tag that somebody signed long ago must not vouch for another commit.
+                let peeled = format!("{tag}^{{commit}}");
+                let args = ["rev-parse", "--verify", "--quiet", peeled.as_str()];
+                let found = git.run("look up a commit of", Patience::Short, &args).await?;
+                if found.trim() != commit {
+                    let (remote, found) = (self.spec.shown(), found.trim().to_owned());
+                    return Err(GitError::OtherCommit { remote, tag: tag.clone(), found, said: commit.to_owned() });
+                }
+                Some(object("tag", tag).await?)
+            }
+            None if object("-t", commit).await?.trim_ascii() == b"tag" => Some(object("tag", commit).await?),
+            None => None,
+        };
+        Ok(GitObjects { commit: object("commit", commit).await?, tag })
     }
 }
 
@@ -173,18 +210,7 @@ impl Pinned for PinnedCommit {
     }
 
     async fn objects(&self, request: &Request<'_>) -> Result<Option<GitObjects>, SourceError> {
-        let access = self.source.access(&self.spec, request)?;
-        let repository = self.source.repository(&self.spec, &self.resolved.commit).await?;
-        let git = repository.open(&Git::new(&self.source.0.options, &access)).await?;
-        repository.fetch(&git, &self.resolved).await?;
-        let object = async |kind: &str, name: &str| {
-            git.run_bytes("read an object of", Patience::Short, &["cat-file", kind, name]).await
-        };
-        let tag = match &self.resolved.tag {
-            Some(tag) => Some(object("tag", tag).await?),
-            None => None,
-        };
-        Ok(Some(GitObjects { commit: object("commit", &self.resolved.commit).await?, tag }))
+        Ok(Some(self.read_objects(request).await?))
     }
 
     fn material(&self) -> Material {
