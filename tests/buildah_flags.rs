@@ -391,7 +391,7 @@ fn d3_21_an_index_grows_with_each_build() {
     let append = "type=image,name=one,append=true";
     bench.build(&["-o", append]).fails(2, &["one:latest is a single image, not an index"]);
     bench.build(&["-o", append, "--push"]).fails(2, &["an index of the store, not of a registry"]);
-    bench.build(&["-o", "type=image,append=true"]).fails(2, &["append=true needs one name"]);
+    bench.build(&["-o", "type=image,append=true"]).fails(2, &["append=true needs a name"]);
 }
 
 // SPEC D3.13

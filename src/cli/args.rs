@@ -5,6 +5,7 @@ mod builders;
 mod compare;
 mod drop_in;
 mod imagetools;
+mod manifest;
 mod policy;
 mod registries;
 mod replay;
@@ -22,6 +23,9 @@ pub use builders::{Builders, CreateBuilder, RemoveBuilder};
 pub use compare::{Diff, Verify};
 pub use drop_in::DropIn;
 pub use imagetools::{Imagetools, ImagetoolsCreate, ImagetoolsInspect};
+pub use manifest::{
+    EntryArgs, Manifest, ManifestAdd, ManifestAnnotate, ManifestCreate, ManifestPush, ManifestTransfer,
+};
 pub use policy::{Policy, PolicyEval, PolicyTest};
 pub use registries::{DigestFiles, Pull, Push, RegistryArgs};
 pub use replay::{Replay, ReplayBuild, ReplayCommon, ReplayVerify};
@@ -67,6 +71,17 @@ impl Command {
             Self::Build(build) => Some(build),
             Self::Verify(verify) => Some(&verify.build),
             _ => None,
+        }
+    }
+
+    /// How it says that registries are reached, if it can.
+    #[must_use]
+    pub fn registries(&self) -> Option<&RegistryArgs> {
+        match self {
+            Self::Pull(pull) => Some(&pull.registries),
+            Self::Push(push) => Some(&push.registries),
+            Self::Manifest { command } => command.transfer().map(|transfer| &transfer.registries),
+            _ => self.build().map(|build| &build.drop_in.registries),
         }
     }
 }
@@ -141,15 +156,19 @@ pub enum Command {
     Tag {
         /// The image: a name, or the beginning of its digest
         image: String,
-        /// The new name
-        target: String,
+        /// The new name, or several
+        #[arg(required = true, value_name = "TARGET")]
+        targets: Vec<String>,
     },
     /// Take names away from images; what no name needs goes with `rbuild prune`
     #[command(alias = "rmi")]
     Rm {
         /// Names, or beginnings of digests
-        #[arg(required = true)]
+        #[arg(required_unless_present = "all")]
         images: Vec<String>,
+        /// All names that there are
+        #[arg(short, long, conflicts_with = "images")]
+        all: bool,
         /// An image that is not there is no failure; a digest takes all names of its image away
         #[arg(short, long)]
         force: bool,
@@ -184,6 +203,13 @@ pub enum Command {
         /// What to do.
         #[command(subcommand)]
         command: Imagetools,
+    },
+    /// Put lists of images together in the store
+    #[command(override_usage = "rbuild manifest <COMMAND>")]
+    Manifest {
+        /// What to do.
+        #[command(subcommand)]
+        command: Manifest,
     },
     /// Build what bake files describe
     #[command(alias = "f")]
@@ -483,6 +509,9 @@ pub struct Login {
     /// Print the name of who is logged in
     #[arg(long)]
     pub get_login: bool,
+    /// Accept any certificate of the registry, and plain HTTP
+    #[arg(long)]
+    pub insecure: bool,
 }
 
 /// `rbuild logout` (SPEC E1.16).
@@ -559,8 +588,8 @@ pub struct Save {
     /// The archive [default: standard output]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// oci or docker
-    #[arg(long, default_value = "docker", value_parser = ["oci", "docker"], hide_possible_values = true)]
+    /// docker or oci, archives both; oci-dir, a layout directory
+    #[arg(long, default_value = "docker", value_parser = ["oci", "docker", "oci-dir"], hide_possible_values = true)]
     pub format: String,
 }
 

@@ -161,6 +161,9 @@ pub(super) fn push(inside: &Inside, args: &Push) -> Result<u8, Failure> {
         } else {
             images.find(&args.image).map_err(|e| failure(&e))?
         };
+        if let Some(kind) = &args.format {
+            check_kind(&args.image, &image, kind)?;
+        }
         for target in &targets {
             match images.push_image(&image, target).await {
                 Err(ImageError::Registry(error))
@@ -173,9 +176,23 @@ pub(super) fn push(inside: &Inside, args: &Push) -> Result<u8, Failure> {
         }
         let client = inside.client(Events::none())?;
         digest_files::write(&args.digests, &image.digest, &targets, &client).await?;
+        if args.rm {
+            images.remove(&args.image, true).map_err(|e| failure(&e))?;
+        }
         Ok(image.digest)
     })?;
     if quiet { print(&format!("{digest}\n")) } else { Ok(0) }
+}
+
+/// Whether an image is of the kind that it is to be of where it goes.
+fn check_kind(name: &str, image: &Descriptor, wanted: &str) -> Result<(), Failure> {
+    let is = if image.media_type.starts_with("application/vnd.docker.") { "v2s2" } else { "oci" };
+    if is == wanted {
+        return Ok(());
+    }
+    let built = if wanted == "oci" { "true" } else { "false" };
+    Err(usage(format!("--format {wanted}: {name} is {is}, and images are sent as they are"))
+        .hint(format!("build it with `-o type=image,name=NAME,oci-mediatypes={built}`")))
 }
 
 /// The one image of an archive.
@@ -187,18 +204,33 @@ fn only(archive: &Path, found: Vec<Loaded>) -> Result<Descriptor, Failure> {
     }
 }
 
-pub(super) fn tag(inside: &Inside, image: &str, target: &str) -> Result<u8, Failure> {
-    let name = reference(target)?;
-    if name.digest.is_some() {
-        return Err(usage(format!("invalid image name \"{target}\": a tag must not contain a digest")));
+pub(super) fn tag(inside: &Inside, image: &str, targets: &[String]) -> Result<u8, Failure> {
+    let mut names = Vec::new();
+    for target in targets {
+        let name = reference(target)?;
+        if name.digest.is_some() {
+            return Err(usage(format!("invalid image name \"{target}\": a tag must not contain a digest")));
+        }
+        names.push(name);
     }
     let (images, _lease) = open(inside, Events::none())?;
-    images.tag(image, &name).map_err(|e| failure(&e))?;
+    for name in &names {
+        images.tag(image, name).map_err(|e| failure(&e))?;
+    }
     Ok(0)
 }
 
-pub(super) fn rm(inside: &Inside, names: &[String], force: bool) -> Result<u8, Failure> {
+pub(super) fn rm(inside: &Inside, names: &[String], all: bool, force: bool) -> Result<u8, Failure> {
     let (images, _lease) = open(inside, Events::none())?;
+    let every;
+    let names = match all {
+        true => {
+            let records = inside.store(Events::none())?.images().map_err(|e| store_failure(&e))?;
+            every = records.into_iter().map(|record| record.name).collect::<Vec<_>>();
+            &every
+        }
+        false => names,
+    };
     // All or nothing: a misspelt name is seen before others are gone.
     for name in names.iter().filter(|_| !force) {
         images.find(name).map_err(|e| failure(&e))?;
@@ -216,11 +248,21 @@ pub(super) fn rm(inside: &Inside, names: &[String], force: bool) -> Result<u8, F
 }
 
 pub(super) fn save(inside: &Inside, args: &Save) -> Result<u8, Failure> {
-    deliver::check(args.output.as_deref())?;
-    let format = if args.format == "oci" { Format::Oci } else { Format::Docker };
+    let directory = args.format == "oci-dir";
+    if !directory {
+        deliver::check(args.output.as_deref())?;
+    }
     let (images, _lease) = open(inside, Events::none())?;
     let runtime = runtime(Budget::detect())?;
     runtime.block_on(images.make_complete(&args.images)).map_err(|e| failure(&e))?;
+    if directory {
+        let Some(dir) = &args.output else {
+            return Err(usage("--format oci-dir: it is not said where").hint("give a directory with -o DIR"));
+        };
+        images.save_layout(&args.images, dir).map_err(|e| failure(&e))?;
+        return Ok(0);
+    }
+    let format = if args.format == "oci" { Format::Oci } else { Format::Docker };
     deliver::archive(args.output.as_deref(), |mut out| {
         images.save(&args.images, format, &mut out).map_err(|e| failure(&e))
     })

@@ -82,7 +82,7 @@ pub(super) fn login(global: &Global, args: &Login) -> Result<u8, Failure> {
         return get_login(&known, &host);
     }
     let credential = typed(args, &host)?;
-    verify(global, &host, &credential)?;
+    verify(global, &host, &credential, args.insecure)?;
     let helper = known.helper(&host, None);
     if let Some(name) = helper {
         let helpers = Helpers::default();
@@ -164,9 +164,10 @@ pub(super) fn ask(prompt: &str, secret: bool) -> Result<String, Failure> {
     Ok(line.trim_end_matches(['\r', '\n']).to_owned())
 }
 
-fn verify(global: &Global, host: &str, credential: &Credential) -> Result<(), Failure> {
+fn verify(global: &Global, host: &str, credential: &Credential, insecure: bool) -> Result<(), Failure> {
     let config = Config::load(global)?;
-    let options = super::registries::client_options(&config, Arc::new(Typed(credential.clone())), Events::none())?;
+    let mut options = super::registries::client_options(&config, Arc::new(Typed(credential.clone())), Events::none())?;
+    options.hosts.entry(host.to_owned()).or_default().insecure |= insecure;
     let client = Client::new(options).map_err(|e| Failure::new(e.kind(), e.to_string()))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Failure::new(FaultKind::Internal, format!("cannot start: {e}")))?;

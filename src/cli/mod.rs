@@ -35,6 +35,7 @@ mod info;
 mod invocation;
 mod kaniko;
 mod login;
+mod manifest;
 mod metadata;
 mod object_contexts;
 mod once;

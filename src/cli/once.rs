@@ -4,7 +4,7 @@
 use std::io::IsTerminal as _;
 use std::sync::Arc;
 
-use super::args::{Build, Command};
+use super::args::{Build, Command, Manifest};
 use super::errors::Failure;
 use super::grammar;
 use super::login;
@@ -33,18 +33,18 @@ impl Once {
     /// # Errors
     /// For values that are malformed, and credentials that are nobody's.
     pub(super) fn new(command: &Command) -> Result<Self, Failure> {
-        let registries = match (command, command.build()) {
-            (_, Some(args)) => RegistryFlags::new(&args.drop_in.registries)?,
-            (Command::Pull(args), _) => RegistryFlags::new(&args.registries)?,
-            (Command::Push(args), _) => RegistryFlags::new(&args.registries)?,
-            _ => RegistryFlags::default(),
-        };
+        let registries = command.registries().map_or_else(|| Ok(RegistryFlags::default()), RegistryFlags::new)?;
         let (creds, chunk, hosts) = match (command, command.build()) {
             (_, Some(args)) => (&args.creds, &args.push_chunk_size, named(args)),
             (Command::Pull(args), _) => (&args.creds, &None, hosts([args.image.as_str()])),
             (Command::Push(args), _) => {
                 let own = (args.targets.is_empty() && !args.archive).then_some(&args.image);
                 (&args.creds, &args.push_chunk_size, hosts(args.targets.iter().chain(own).map(String::as_str)))
+            }
+            (Command::Manifest { command: list }, _) => {
+                let Some(transfer) = list.transfer() else { return Ok(Self::default()) };
+                let (chunk, names) = of_list(list);
+                (&transfer.creds, chunk, hosts(names))
             }
             _ => return Ok(Self::default()),
         };
@@ -84,6 +84,19 @@ fn named(args: &Build) -> Vec<String> {
     let mut all = hosts(args.tag.iter().map(String::as_str));
     all.extend(outputs.flat_map(|output| output.names).map(|name| name.domain));
     all
+}
+
+/// The size of pieces that a command on a list asks for, and the names of images that it fetches or sends.
+fn of_list(command: &Manifest) -> (&Option<String>, Vec<&str>) {
+    fn plain(names: &[String]) -> Vec<&str> {
+        names.iter().map(|name| name.strip_prefix("docker-image://").unwrap_or(name)).collect()
+    }
+    match command {
+        Manifest::Create(args) => (&None, plain(&args.images)),
+        Manifest::Add(args) => (&None, plain(&args.images)),
+        Manifest::Push(args) => (&args.push_chunk_size, vec![args.target.as_ref().unwrap_or(&args.list)]),
+        _ => (&None, Vec::new()),
+    }
 }
 
 fn hosts<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<String> {

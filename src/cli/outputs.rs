@@ -249,8 +249,8 @@ fn check(output: &OutputSpec, args: &Build) -> Result<(), Failure> {
     if output.push && output.names.is_empty() && output.dangling_prefix.is_none() {
         return Err(needs_name("--output"));
     }
-    if output.append && output.names.len() != 1 {
-        return Err(usage("--output: append=true needs one name, that of the index").hint("give it with name=NAME"));
+    if output.append && output.names.is_empty() {
+        return Err(usage("--output: append=true needs a name, that of the index").hint("give it with name=NAME"));
     }
     if output.append && output.push {
         return Err(usage("--output: append=true adds to an index of the store, not of a registry")

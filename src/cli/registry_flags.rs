@@ -43,6 +43,9 @@ impl RegistryFlags {
             all.add(text).map_err(|e| usage(format!("--registry {text}: {e}")))?;
         }
         all.check_files()?;
+        if let Some(path) = args.authfile.as_ref().filter(|path| !path.exists()) {
+            return Err(usage(format!("--authfile: cannot read {}: no such file or directory", path.display())));
+        }
         let delay = args.retry_delay.as_deref().map(parse_span).transpose();
         all.delay = delay.map_err(|e| usage(format!("--retry-delay: {e}")))?;
         let helpers = args.credential_helpers.iter().map(String::as_str).filter(|name| !name.is_empty());

@@ -198,9 +198,6 @@ impl BuildSettings {
         let foreign = Foreign::new(&unread, &mut notices)?;
         // Better now than at the first request.
         super::foreign::registries(&variable)?;
-        if let Some(path) = args.drop_in.authfile.as_ref().filter(|path| !path.exists()) {
-            return Err(usage(format!("--authfile: cannot read {}: no such file or directory", path.display())));
-        }
         let stamped = args.drop_in.log_timestamp;
         let (progress, quiet) = progress(stampable(args.progress.as_deref(), stamped)?, args.quiet, config)?;
         let call = call(args)?;

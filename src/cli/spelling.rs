@@ -32,6 +32,7 @@ const COMMANDS: &[&str] = &[
     "images",
     "imagetools",
     "ls",
+    "manifest",
     "policy",
     "pull",
     "push",
@@ -193,11 +194,6 @@ const ABSENT: &[(&[&str], &str, &str)] = &[
         &["dial-stdio"],
         "there is no daemon whose interface could be passed on",
         "`rbuild build`, `rbuild bake` and `rbuild buildctl build` take the command lines of its clients",
-    ),
-    (
-        &["manifest"],
-        "lists of images are made where they are to be, in registries and layouts",
-        "`rbuild imagetools create` puts images together, `rbuild imagetools inspect` shows them, `--platform a,b` builds them",
     ),
     (
         &["mount", "umount", "unmount"],
@@ -397,7 +393,6 @@ mod tests {
             ("rbuild dap build .", "no debug adapter"),
             ("docker-buildx buildx dial-stdio --platform linux/amd64 --progress plain", "no daemon"),
             ("rbuild buildx --builder x dial-stdio", "no daemon"),
-            ("rbuild manifest create list", "registries and layouts"),
             ("rbuild --root /s mount", "private namespace"),
             ("rbuild from busybox", "working containers"),
             ("rbuild config --label a=b c", "working containers"),

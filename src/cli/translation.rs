@@ -9,7 +9,7 @@ use clap::FromArgMatches;
 use super::errors::{ExitCodes, Failure};
 
 /// What a command line becomes.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Translation {
     /// A command of ours with its flags.
     pub(super) words: Vec<String>,

@@ -16,8 +16,8 @@ use super::config::Config;
 use super::errors::{ExitCodes, Failure};
 use super::once::Once;
 use super::{
-    bake, broker, build, builds, compare, debug, foreign, image_commands, imagetools, info, policies, registries,
-    replay, run, settings, store_commands, verify,
+    bake, broker, build, builds, compare, debug, foreign, image_commands, imagetools, info, manifest, policies,
+    registries, replay, run, settings, store_commands, verify,
 };
 use crate::base::wording::shell_word;
 use crate::base::{Events, FaultKind};
@@ -67,10 +67,7 @@ pub(super) fn start(cli: &Cli) -> Result<u8, Failure> {
         forget_probe(pinned);
         isolation(&e)
     })?;
-    let authfile = match &cli.command {
-        Command::Build(args) => args.drop_in.authfile.clone(),
-        _ => None,
-    };
+    let authfile = cli.command.registries().and_then(|registries| registries.authfile.clone());
     broker::serve(socket, authfile).map_err(|e| isolation(&e))?;
     let status = handle.wait().map_err(|e| isolation(&e))?;
     let code = status.code().or_else(|| std::os::unix::process::ExitStatusExt::signal(&status).map(|s| 128 + s));
@@ -460,8 +457,8 @@ fn command(inside: &Inside, cli: &super::Cli) -> Result<u8, Failure> {
         Command::Images(args) => image_commands::images(inside, args),
         Command::Pull(args) => image_commands::pull(inside, args),
         Command::Push(args) => image_commands::push(inside, args),
-        Command::Tag { image, target } => image_commands::tag(inside, image, target),
-        Command::Rm { images, force } => image_commands::rm(inside, images, *force),
+        Command::Tag { image, targets } => image_commands::tag(inside, image, targets),
+        Command::Rm { images, all, force } => image_commands::rm(inside, images, *all, *force),
         Command::Save(args) => image_commands::save(inside, args),
         Command::Load(args) => image_commands::load(inside, args),
         Command::Unpack(args) => image_commands::unpack(inside, args),
@@ -470,6 +467,7 @@ fn command(inside: &Inside, cli: &super::Cli) -> Result<u8, Failure> {
         Command::Verify(args) => verify::verify(inside, args),
         Command::History(args) => image_commands::history(inside, args),
         Command::Imagetools { command } => imagetools::run(inside, command),
+        Command::Manifest { command } => manifest::run(inside, command),
         Command::Policy { command } => policies::run(inside, command),
         Command::Replay { command } => replay::run(inside, command),
         Command::Run(args) => run::run(inside, args),

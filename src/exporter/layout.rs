@@ -121,6 +121,14 @@ impl Content {
         Digest::sha256(outline.to_string())
     }
 
+    /// Adds it to a layout directory, which is made if there is none.
+    ///
+    /// # Errors
+    /// If something is missing, or a file cannot be written; nothing in it is named then.
+    pub fn write_layout(self, dir: &Path) -> Result<(), ExportError> {
+        StagedLayout::write(self, None, dir.to_owned())?.publish()
+    }
+
     /// Writes one archive, with this `manifest.json` where it is Docker's; `name` is for messages.
     ///
     /// # Errors

@@ -36,6 +36,12 @@ pub enum ImageError {
         /// What it is called.
         names: Vec<String>,
     },
+    /// A new list of images cannot have that name.
+    #[error("the name {name} is in use already")]
+    NameInUse {
+        /// Which.
+        name: String,
+    },
     /// Some content is neither here nor in a registry that is known to have it.
     #[error("{what} {digest} is not in the store")]
     Incomplete {
@@ -104,6 +110,7 @@ impl ImageError {
             Self::NotFound { .. }
             | Self::Ambiguous { .. }
             | Self::SeveralNames { .. }
+            | Self::NameInUse { .. }
             | Self::Usage(_)
             | Self::NoArchive(_) => FaultKind::Usage,
             Self::Archive { .. } => FaultKind::Input,
@@ -127,6 +134,9 @@ impl ImageError {
             Self::NotFound { near: None, .. } => Some("`rbuild images` lists what is there".into()),
             Self::Ambiguous { .. } => Some("give more of the digest".into()),
             Self::SeveralNames { .. } => Some("name those to take away, or give --force for all of them".into()),
+            Self::NameInUse { .. } => {
+                Some("give --amend to add to that list, or take the name away with `rbuild rm`".into())
+            }
             Self::Incomplete { .. } => Some("pull or build the image again".into()),
             Self::Foreign(_, why) => Some(why.hint.clone()),
             Self::Store(e) => e.hint(),

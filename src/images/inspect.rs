@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use serde::Serialize;
 
 use super::parts::Parts;
@@ -103,6 +104,15 @@ impl Images {
             });
         }
         Ok(found)
+    }
+
+    /// The exact bytes of the manifest or index that an image of the store is.
+    ///
+    /// # Errors
+    /// If there is no such image, or it is not complete.
+    pub fn document(&self, name: &str) -> Result<Bytes, ImageError> {
+        let root = self.find(name)?;
+        self.bytes(&root)
     }
 
     /// How an image for a platform was made, the last step first.

@@ -6,6 +6,7 @@
 pub mod compare;
 mod error;
 mod inspect;
+pub mod list;
 mod load;
 pub mod parts;
 mod publish;

@@ -1,6 +1,7 @@
 //! Images of the store as an archive (SPEC B8.15), byte for byte.
 
 use std::io::Write;
+use std::path::Path;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 
@@ -28,16 +29,39 @@ impl Images {
     /// # Errors
     /// If something is missing, or `out` takes no more.
     pub fn save(&self, names: &[String], format: Format, out: &mut dyn Write) -> Result<(), ImageError> {
-        let (mut entries, mut docker) = (Vec::new(), Vec::new());
+        let mut docker = Vec::new();
+        let content = self.content(names, |name, reference, parts| {
+            if format == Format::Docker {
+                docker.push(docker_entry(name, reference, parts)?);
+            }
+            Ok(())
+        })?;
+        let manifest = (format == Format::Docker).then(|| serde_json::Value::from(docker).to_string().into_bytes());
+        Ok(content.write_tar(manifest.as_deref(), out, "the archive")?)
+    }
+
+    /// Adds images to an OCI layout directory, which is made if there is none.
+    ///
+    /// # Errors
+    /// As [`Images::save`].
+    pub fn save_layout(&self, names: &[String], dir: &Path) -> Result<(), ImageError> {
+        Ok(self.content(names, |_, _, _| Ok(()))?.write_layout(dir)?)
+    }
+
+    /// All that images consist of; `each` sees them one by one.
+    fn content(
+        &self,
+        names: &[String],
+        mut each: impl FnMut(&str, Option<&Reference>, &Parts) -> Result<(), ImageError>,
+    ) -> Result<Content, ImageError> {
+        let mut entries = Vec::new();
         let mut all = Parts::default();
         for name in names {
             let root = self.find(name)?;
             let parts = Parts::collect(&self.store, &root)?;
             let reference: Option<Reference> =
                 name.parse().ok().filter(|r| self.store.image(r).is_ok_and(|i| i.is_some()));
-            if format == Format::Docker {
-                docker.push(docker_entry(name, reference.as_ref(), &parts)?);
-            }
+            each(name, reference.as_ref(), &parts)?;
             let mut entry = root;
             if let Some(reference) = &reference {
                 entry.annotations.insert("io.containerd.image.name".into(), reference.to_string());
@@ -53,9 +77,7 @@ impl Images {
         }
         let documents = all.documents.into_iter().map(|(descriptor, bytes)| Document { descriptor, bytes });
         let blobs = all.configs.into_iter().chain(all.layers).collect();
-        let content = Content::new(self.store.clone(), documents.collect(), blobs, entries);
-        let manifest = (format == Format::Docker).then(|| serde_json::Value::from(docker).to_string().into_bytes());
-        Ok(content.write_tar(manifest.as_deref(), out, "the archive")?)
+        Ok(Content::new(self.store.clone(), documents.collect(), blobs, entries))
     }
 
     /// Fetches what the images consist of and is not here.

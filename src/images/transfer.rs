@@ -54,7 +54,12 @@ impl Images {
     }
 
     /// Makes everything below a document local.
-    fn complete(&self, from: Reference, at: Descriptor, id: Digest) -> BoxFuture<'static, Result<(), ImageError>> {
+    pub(super) fn complete(
+        &self,
+        from: Reference,
+        at: Descriptor,
+        id: Digest,
+    ) -> BoxFuture<'static, Result<(), ImageError>> {
         let this = self.clone();
         async move {
             let (store, digest) = (this.store.clone(), at.digest.clone());
@@ -178,7 +183,7 @@ impl Images {
         Ok(())
     }
 
-    fn end<T>(&self, id: &Digest, result: &Result<T, ImageError>) {
+    pub(super) fn end<T>(&self, id: &Digest, result: &Result<T, ImageError>) {
         match result {
             Ok(_) => self.events.completed(id, Outcome::Done),
             Err(error) => self.events.completed(id, Outcome::Failed(error.to_string())),

@@ -47,7 +47,8 @@ pub(super) fn read(name: &str, bytes: &[u8], kind: &str, wanted: &Platform) -> R
 }
 
 /// The best entry for `wanted`; the first of equals.
-fn choose<'a>(index: &'a Index, wanted: &Platform) -> Option<&'a Descriptor> {
+#[must_use]
+pub fn choose<'a>(index: &'a Index, wanted: &Platform) -> Option<&'a Descriptor> {
     let mut candidates = vec![wanted.clone()];
     // What such a machine also runs, if there is nothing of its own kind.
     let wanted = wanted.normalised();

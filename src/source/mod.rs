@@ -24,6 +24,7 @@ mod signed;
 mod sources;
 
 pub use attributes::ImageAttributes;
+pub use document::choose;
 pub use error::SourceError;
 pub use fetch::{BlobPlace, LAYOUT_HOST, OBJECT_HOST, PlaceFault};
 pub use image::ImageSource;

@@ -117,10 +117,6 @@ pub struct DropIn {
     #[arg(long, help_heading = "RUN steps")]
     pub no_hosts: bool,
 
-    /// Credentials are read from this file alone
-    #[arg(long, value_name = "FILE", help_heading = "Registries")]
-    pub authfile: Option<PathBuf>,
-
     /// Write the image ID without sha256: to a file
     #[arg(long, value_name = "FILE", hide = true)]
     pub iidfile_raw: Option<PathBuf>,

@@ -23,6 +23,9 @@ pub struct RegistryArgs {
     /// nobody (repeatable)
     #[arg(long, value_name = "NAME", value_delimiter = ',', help_heading = "Registries")]
     pub credential_helpers: Vec<String>,
+    /// Credentials are read from this file alone
+    #[arg(long, value_name = "FILE", help_heading = "Registries")]
+    pub authfile: Option<PathBuf>,
 }
 
 /// Files that say what was pushed.
@@ -77,6 +80,12 @@ pub struct Push {
     /// A tag that the registry does not let anybody change is no failure
     #[arg(long)]
     pub push_ignore_immutable_tag_errors: bool,
+    /// Fail if the image is of the other kind, oci or v2s2: it is sent as it is
+    #[arg(long, value_name = "KIND", value_parser = ["oci", "v2s2"], hide_possible_values = true)]
+    pub format: Option<String>,
+    /// Take the name away from the store afterwards
+    #[arg(long, conflicts_with = "archive")]
+    pub rm: bool,
     /// Sign in to the registry of the image as USER:PASSWORD, this time only; seen by everybody on this machine
     #[arg(long, value_name = "USER[:PASSWORD]")]
     pub creds: Option<String>,

@@ -1,6 +1,7 @@
 //! buildah's command line, and podman's where it builds, translated into ours (SPEC D3): `rbuild buildah …`, `rbuild podman …`,
 //! or a program called `buildah`.
 
+mod commands;
 mod files;
 mod flags;
 mod transports;
@@ -26,20 +27,17 @@ enum Dialect {
 }
 
 /// Commands that mean the same here, and what they are called.
-const SAME: [(&str, &str); 10] = [
-    ("images", "images"),
+const SAME: [(&str, &str); 7] = [
     ("info", "info"),
-    ("inspect", "inspect"),
-    ("login", "login"),
+    ("load", "load"),
     ("logout", "logout"),
     ("prune", "prune"),
-    ("rmi", "rm"),
     ("tag", "tag"),
     ("unshare", "unshare"),
     ("version", "version"),
 ];
 /// Commands that build step by step, and others that have no counterpart.
-const MISSING: [&str; 15] = [
+const MISSING: [&str; 14] = [
     "from",
     "run",
     "copy",
@@ -51,7 +49,6 @@ const MISSING: [&str; 15] = [
     "containers",
     "rename",
     "rm",
-    "manifest",
     "source",
     "mkcw",
     "passwd",
@@ -96,20 +93,17 @@ fn command(dialect: Dialect, words: &[OsString], out: &mut Vec<OsString>) -> Res
             "--version" | "-v" => out.push("version".into()),
             "--help" | "-h" | "help" => return build_help(),
             "build" | "bud" | "build-using-dockerfile" => return build(dialect, rest.as_slice(), out),
-            "pull" => {
-                out.push("pull".into());
-                out.extend(rest.map(without_docker));
-                return Ok(());
+            known if commands::NAMES.contains(&known) => {
+                let words: Vec<OsString> = std::iter::once(known.into()).chain(rest.cloned()).collect();
+                return commands::translate(&words, out);
             }
-            "push" => return transports::push(rest.as_slice(), out).map_err(refused),
             _ => {
                 if let Some((_, ours)) = SAME.iter().find(|(theirs, _)| *theirs == name) {
                     out.push((*ours).into());
                     out.extend(rest.cloned());
                     return Ok(());
                 }
-                let known: Vec<&str> =
-                    SAME.iter().map(|(name, _)| *name).chain(["build", "bud", "pull", "push"]).collect();
+                let known = SAME.iter().map(|(name, _)| *name).chain(commands::NAMES).chain(["build", "bud"]);
                 let failure = match MISSING.contains(&name) {
                     true => usage(format!("buildah {name}: images are not built by commands here"))
                         .hint("write a Containerfile, and build it with `rbuild buildah build`"),
@@ -124,11 +118,6 @@ fn command(dialect: Dialect, words: &[OsString], out: &mut Vec<OsString>) -> Res
             return Ok(());
         }
     }
-}
-
-/// `docker://` is what names mean anyway.
-fn without_docker(word: &OsString) -> OsString {
-    word.to_str().and_then(|text| text.strip_prefix("docker://")).map_or_else(|| word.clone(), OsString::from)
 }
 
 fn build_help() -> Result<(), u8> {

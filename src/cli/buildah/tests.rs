@@ -102,8 +102,7 @@ fn d3_02_images() {
         &[
             "--build-arg=BUILDKIT_MULTI_PLATFORM=true",
             "--platform=linux/arm64",
-            "--output=type=image,append=true,\"name=m\"",
-            "--output=type=image,append=true,\"name=localhost/m\"",
+            "--output=type=image,append=true,\"name=m,localhost/m\"",
         ],
     );
     assert!(error(&["--arch=arm64", "--platform=linux/amd64"]).contains("may not be used with"));
@@ -220,13 +219,13 @@ fn d3_34_what_cannot_be_is_refused_by_name() {
         words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
     };
     for (typed, expected) in [
-        ("rbuild buildah images -q", "rbuild images -q"),
+        ("rbuild buildah images -q", "rbuild images --quiet"),
         ("rbuild --root /s buildah rmi a", "rbuild --root /s rm a"),
-        ("/usr/bin/buildah --root /s tag a b", "/usr/bin/buildah --root /s tag a b"),
+        ("/usr/bin/buildah --root /s tag a b c", "/usr/bin/buildah --root /s tag a b c"),
         ("buildah pull docker://r.example/a", "buildah pull r.example/a"),
         ("buildah push a docker://r.example/a:1", "buildah push a r.example/a:1"),
-        ("buildah push a oci-archive:f", "buildah save --format oci -o f a"),
-        ("buildah push a docker-archive:f", "buildah save -o f a"),
+        ("buildah push a oci-archive:f", "buildah save --format=oci --output=f a"),
+        ("buildah push a docker-archive:f", "buildah save --format=docker --output=f a"),
         ("buildah --version", "buildah version"),
         ("rbuild buildah", "rbuild buildah"),
         ("rbuild .", "rbuild ."),

@@ -1,9 +1,6 @@
 //! Where results go: names, and places of other kinds that stand before a colon (SPEC D3.35).
 
-use std::ffi::OsString;
-
 use super::flags::Build;
-use super::without_docker;
 use crate::cli::errors::Failure;
 use crate::cli::foreign::Variables;
 use crate::cli::grammar::{csv_field, did_you_mean};
@@ -16,7 +13,7 @@ const KNOWN: [&str; 8] =
 
 /// A place for an image.
 #[derive(Debug, PartialEq, Eq)]
-enum Place<'a> {
+pub(super) enum Place<'a> {
     /// A name in the store.
     Name(&'a str),
     /// A registry.
@@ -29,7 +26,7 @@ enum Place<'a> {
     Daemon(&'a str),
 }
 
-fn place(text: &str) -> Result<Place<'_>, Failure> {
+pub(super) fn place(text: &str) -> Result<Place<'_>, Failure> {
     let (transport, rest) = text.split_once(':').unwrap_or((text, ""));
     let file = || match rest.split_once(':') {
         _ if rest.is_empty() => Err(usage(format!("{text}: there is no path"))),
@@ -60,7 +57,7 @@ fn place(text: &str) -> Result<Place<'_>, Failure> {
 }
 
 /// The names by which the store has an image: buildah puts localhost/ in front of a short one, and finds it under both.
-fn names(text: &str) -> Result<Vec<String>, Failure> {
+pub(super) fn names(text: &str) -> Result<Vec<String>, Failure> {
     let reference: Reference = text.parse().map_err(|e| usage(format!("--tag {text}: {e}")))?;
     let short = reference.domain == "docker.io" && !text.contains("docker.io/") && !text.contains('/');
     let local = short.then(|| format!("localhost/{text}"));
@@ -129,9 +126,11 @@ pub(super) fn outputs(given: &Build, env: &Variables<'_>, out: &mut Translation)
         elsewhere = true;
         out.add("output", &output);
     }
-    for name in joined {
+    // The list has both names and stays one.
+    if !joined.is_empty() {
         elsewhere = true;
-        out.add("output", &format!("type=image,append=true,{}{docker}{form}{times}", csv_field("name", &name)));
+        let names = csv_field("name", &joined.join(","));
+        out.add("output", &format!("type=image,append=true,{names}{docker}{form}{times}"));
     }
     // Without a place it is in the store, where its ID finds it.
     if !stored.is_empty() || (!elsewhere && given.same.output.is_empty()) {
@@ -143,30 +142,5 @@ pub(super) fn outputs(given: &Build, env: &Variables<'_>, out: &mut Translation)
         out.add("output", &format!("type=image,{names}{docker}{form}{times}"));
     }
     out.switch("print-id", given.same.output.is_empty());
-    Ok(())
-}
-
-/// `buildah push IMAGE [PLACE]`
-pub(super) fn push(words: &[OsString], out: &mut Vec<OsString>) -> Result<(), Failure> {
-    let Some((last, before)) = words.split_last() else { return Err(usage("buildah push: which image?")) };
-    let text = last.to_str().unwrap_or_default();
-    match place(text)? {
-        Place::Oci { path, tar: true, .. } => {
-            out.extend(["save", "--format", "oci", "-o", path].map(OsString::from));
-            out.extend(before.iter().cloned());
-        }
-        Place::Docker { path, .. } => {
-            out.extend(["save", "-o", path].map(OsString::from));
-            out.extend(before.iter().cloned());
-        }
-        Place::Oci { tar: false, .. } | Place::Daemon(_) => {
-            return Err(usage(format!("buildah push {text}: images go to registries and archives"))
-                .hint("expected docker://NAME, oci-archive:FILE or docker-archive:FILE"));
-        }
-        Place::Name(_) | Place::Registry(_) => {
-            out.push("push".into());
-            out.extend(words.iter().map(without_docker));
-        }
-    }
     Ok(())
 }
