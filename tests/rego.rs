@@ -78,7 +78,10 @@ fn b2_22_a_policy_that_cannot_be_applied_is_refused() {
     bench.dockerfile("FROM scratch\nCOPY Dockerfile /\n");
     for (text, said) in [
         ("package docker\ndecision := {", "policy Dockerfile.rego: Dockerfile.rego:2"),
-        ("package docker\ndecision := {\"allow\": count(input.image.signatures) > 0}", "it needs image.signatures"),
+        (
+            "package docker\ndecision := {\"allow\": github_attestation(input.http, \"a/b\")}",
+            "it needs github_attestation",
+        ),
         ("package other\nx := 1", "policy Dockerfile.rego"),
         (
             "package docker\ndecision := {\"allow\": true, \"caps\": {\"exec.proxy\": true}}",
@@ -175,22 +178,6 @@ fn b8_09_policies_are_tested() {
     bench.rbuild(&["buildx", "policy", "test", "--run", "alp", "."]).ok();
     bench.rbuild(&["policy", "test", "--run", "none", "."]).fails(4, &["no policy tests found"]);
     bench.rbuild(&["policy", "test", "Dockerfile.rego"]).fails(2, &["_test.rego suffix"]);
-}
-
-// SPEC B5.06, B8.10: the policy of buildx has the last word about tags that need a signature, before anything is asked for.
-#[test]
-fn b8_10_the_policy_of_buildx_can_be_turned_on() {
-    let mut bench = Bench::new();
-    bench.env.push(("BUILDX_DEFAULT_POLICY".into(), "1".into()));
-    // The front end is built in: its tag is no source of this build.
-    bench.dockerfile("# syntax=docker/dockerfile:1\nFROM scratch\nCOPY Dockerfile /\n");
-    bench.build(&[]).ok();
-    bench.dockerfile("FROM scratch\nCOPY --from=moby/buildkit:latest /usr/bin/buildctl /\n");
-    let denied =
-        "source \"docker-image://docker.io/moby/buildkit:latest\" not allowed by policy: action DENY: its signature";
-    for flags in [&[][..], &["--policy", "disabled=true"], &["--policy", "reset=true"]] {
-        bench.build(flags).fails(4, &[denied, "hint: BUILDX_DEFAULT_POLICY says so"]);
-    }
 }
 
 // SPEC B8.09

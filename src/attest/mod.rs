@@ -2,7 +2,7 @@
 //!
 //! [`options`] is what a user asks for, [`capture`] what a build learnt about its inputs, [`predicate`] says both in the
 //! words of SLSA, [`statement`] binds a predicate to the images or files it is about, [`manifest`] makes of statements
-//! what stands beside an image in an index, [`recipe`] reads provenance backwards, [`signature`] and [`git`] verify what others signed, images and repositories. Plain data but for [`sbom`], which reads a tree; nothing here talks to anybody.
+//! what stands beside an image in an index, [`recipe`] reads provenance backwards, [`signature`] and [`git`] verify what others signed, images and repositories, [`sigstore`] by certificates. Plain data but for [`sbom`], which reads a tree; nothing here talks to anybody.
 
 pub mod capture;
 pub mod git;
@@ -12,6 +12,7 @@ pub mod predicate;
 pub mod recipe;
 pub mod sbom;
 pub mod signature;
+pub mod sigstore;
 pub mod statement;
 
 pub use capture::{Capture, Material, StepUsage, masked};

@@ -276,6 +276,10 @@ impl Facts for Lookup<'_> {
         Ok(self.images.signatures(source, platform).await?)
     }
 
+    async fn attestation_signatures(&self, source: &SourceOp, platform: &Platform) -> Result<Signatures, HostError> {
+        Ok(self.images.attestation_signatures(source, platform).await?)
+    }
+
     async fn pin(&self, source: &SourceOp) -> Result<Pin, HostError> {
         let pinned = self.solver.source_pin(source).await.map_err(|e| host_error(&e))?;
         let Some(pinned) = pinned else { return Ok(Pin::default()) };

@@ -907,7 +907,7 @@ pub struct Build {
     /// Rules (JSON) that say which sources may be used; also EXPERIMENTAL_BUILDKIT_SOURCE_POLICY
     #[arg(long, value_name = "FILE", help_heading = "What to build")]
     pub source_policy_file: Option<PathBuf>,
-    /// Which images have to be signed, as podman's policy.json says it (containers-policy.json(5)); by keys alone
+    /// Which images have to be signed, as podman's policy.json says it (containers-policy.json(5)); by keys, or by certificates of fulcio
     #[arg(long, value_name = "FILE", help_heading = "What to build")]
     pub signature_policy: Option<PathBuf>,
     /// Rules (Rego) about sources beside FILE.rego: filename=FILE, reset=true, disabled=true, strict=true, log-level=debug

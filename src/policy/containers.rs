@@ -1,5 +1,5 @@
 //! Which images may be pulled, in the words of `containers-policy.json(5)` (SPEC D3.26, D3.36): the file that podman, buildah and skopeo
-//! read. Keys verify; keyrings of GPG and certificates do not, so that requirements with them are refused when the file is read.
+//! read. Keys and certificates of Fulcio verify; keyrings of GPG do not, so that requirements with them are refused when the file is read.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Deserialize;
 
-use crate::attest::signature::{PublicKey, Signatures};
+use crate::attest::signature::{PublicKey, Signatures, Verified};
+use crate::attest::sigstore::Trust;
 use crate::oci::Reference;
 
 /// Requirements by where an image comes from.
@@ -26,7 +27,48 @@ pub struct SignaturePolicy {
 enum Requirement {
     Anything,
     Reject,
-    Signed { keys: Vec<PublicKey>, identity: Identity },
+    Signed { by: By, identity: Identity },
+}
+
+/// Whose signatures count.
+#[derive(Debug, Clone)]
+enum By {
+    /// Of these keys, whose DER is behind them; with a log only what it has taken in.
+    Keys { keys: Vec<(PublicKey, Vec<u8>)>, log: Option<Trust> },
+    /// Of whom a certificate of these authorities names.
+    Certificates { trust: Trust, issuer: String, email: String },
+}
+
+impl By {
+    fn verified<'s>(&self, signatures: &'s Signatures) -> (Vec<Verified<'s>>, Vec<String>) {
+        match self {
+            Self::Keys { keys, log: None } => {
+                (keys.iter().flat_map(|(key, _)| signatures.by(key)).collect(), Vec::new())
+            }
+            Self::Keys { keys, log: Some(log) } => {
+                let (mut verified, mut refused) = (Vec::new(), Vec::new());
+                for (key, der) in keys {
+                    let (more, why) = signatures.by_logged(key, der, log);
+                    verified.extend(more);
+                    refused.extend(why);
+                }
+                (verified, refused)
+            }
+            Self::Certificates { trust, issuer, email } => {
+                let (found, mut refused) = signatures.by_certificates(trust);
+                let mut verified = Vec::new();
+                for (signature, signer) in found {
+                    if signer.identity.issuer == *issuer && signer.identity.emails.contains(email) {
+                        verified.push(signature);
+                    } else {
+                        let found = signer.identity.shown();
+                        refused.push(format!("it is signed by {found}, expected \"{email}\" (issuer \"{issuer}\")"));
+                    }
+                }
+                (verified, refused)
+            }
+        }
+    }
 }
 
 /// Which name has to be signed.
@@ -70,10 +112,27 @@ struct Asked {
     key_data: Option<String>,
     #[serde(default)]
     key_datas: Vec<String>,
+    fulcio: Option<Fulcio>,
+    rekor_public_key_path: Option<String>,
+    #[serde(default)]
+    rekor_public_key_paths: Vec<String>,
+    rekor_public_key_data: Option<String>,
+    #[serde(default)]
+    rekor_public_key_datas: Vec<String>,
     #[serde(default)]
     signed_identity: Identity,
     #[serde(flatten)]
     others: BTreeMap<String, serde::de::IgnoredAny>,
+}
+
+/// Whose certificates count, and whom they have to name.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Fulcio {
+    ca_path: Option<String>,
+    ca_data: Option<String>,
+    oidc_issuer: String,
+    subject_email: String,
 }
 
 impl SignaturePolicy {
@@ -121,12 +180,18 @@ impl SignaturePolicy {
             match requirement {
                 Requirement::Anything => {}
                 Requirement::Reject => return Err(format!("{scope} rejects it")),
-                Requirement::Signed { keys, identity } => {
-                    let verified: Vec<_> = keys.iter().flat_map(|key| signatures.by(key)).collect();
+                Requirement::Signed { by, identity } => {
+                    let (verified, refused) = by.verified(signatures);
                     let mut names = verified.iter().filter_map(|signature| signature.reference());
                     if !names.clone().any(|signed| identity.accepts(image, signed)) {
                         return Err(match names.next() {
                             Some(signed) => format!("it is signed as \"{signed}\", which {scope} does not accept"),
+                            None if !refused.is_empty() => {
+                                format!("it has no signature that {scope} accepts: {}", refused.join("; "))
+                            }
+                            None if matches!(by, By::Certificates { .. }) => {
+                                format!("it has no signature by a certificate, which {scope} wants")
+                            }
                             None => format!("it has no signature by the keys of {scope}"),
                         });
                     }
@@ -174,29 +239,64 @@ impl Asked {
             "reject" => return Ok(Requirement::Reject),
             "sigstoreSigned" => {}
             other => {
-                return Err(fail(format!(
-                    "it asks for {other}, which is not verified here; sigstoreSigned is, by keys"
-                )));
+                return Err(fail(format!("it asks for {other}, which is not verified here; sigstoreSigned is")));
             }
         }
         if let Some(key) = self.others.keys().next() {
             return Err(fail(format!(
-                "sigstoreSigned with {key} is not verified here: only keys are (keyPath, keyData)"
+                "sigstoreSigned with {key} is not verified here: keys are (keyPath, keyData), and fulcio"
             )));
         }
-        let mut keys = Vec::new();
-        for path in self.key_path.iter().chain(&self.key_paths) {
-            let text = read(path).map_err(|e| fail(format!("{path}: {e}")))?;
-            keys.push(PublicKey::parse(&text).map_err(|e| fail(format!("{path}: {e}")))?);
-        }
-        for data in self.key_data.iter().chain(&self.key_datas) {
-            let bytes = BASE64.decode(data).map_err(|e| fail(format!("keyData: {e}")))?;
-            keys.push(PublicKey::parse(&String::from_utf8_lossy(&bytes)).map_err(|e| fail(format!("keyData: {e}")))?);
-        }
-        if keys.is_empty() {
-            return Err(fail("sigstoreSigned without a key: name one with keyPath or keyData".into()));
-        }
-        Ok(Requirement::Signed { keys, identity: self.signed_identity })
+        // Each with what it is called in messages.
+        let texts = |field: &str, paths: &[&String], data: &[&String]| {
+            let mut out = Vec::new();
+            for path in paths {
+                out.push((path.to_string(), read(path).map_err(|e| fail(format!("{path}: {e}")))?));
+            }
+            for data in data {
+                let bytes = BASE64.decode(data).map_err(|e| fail(format!("{field}: {e}")))?;
+                out.push((field.to_owned(), String::from_utf8_lossy(&bytes).into_owned()));
+            }
+            Ok::<_, String>(out)
+        };
+        let both = |one: &Option<String>, more: &[String]| one.iter().chain(more).cloned().collect::<Vec<_>>();
+        let (paths, data) = (both(&self.key_path, &self.key_paths), both(&self.key_data, &self.key_datas));
+        let keys = texts("keyData", &paths.iter().collect::<Vec<_>>(), &data.iter().collect::<Vec<_>>())?;
+        let keys =
+            keys.iter().map(|(name, text)| PublicKey::parse_with_der(text).map_err(|e| fail(format!("{name}: {e}"))));
+        let keys = keys.collect::<Result<Vec<_>, _>>()?;
+        let paths = both(&self.rekor_public_key_path, &self.rekor_public_key_paths);
+        let data = both(&self.rekor_public_key_data, &self.rekor_public_key_datas);
+        let logs = texts("rekorPublicKeyData", &paths.iter().collect::<Vec<_>>(), &data.iter().collect::<Vec<_>>())?;
+        let log_fault = |e: String| fail(format!("the key of the log (rekorPublicKey…): {e}"));
+        let logs: Vec<String> = logs.into_iter().map(|(_, text)| text).collect();
+        let by = match (self.fulcio, keys.is_empty()) {
+            (Some(_), false) => return Err(fail("sigstoreSigned with keys and with fulcio: one of them".into())),
+            (Some(_), true) if logs.is_empty() => {
+                return Err(fail(
+                    "sigstoreSigned with fulcio needs the key of a log: name it with rekorPublicKeyPath".into(),
+                ));
+            }
+            (Some(fulcio), true) => {
+                let (paths, data): (Vec<_>, Vec<_>) =
+                    (fulcio.ca_path.iter().collect(), fulcio.ca_data.iter().collect());
+                let authorities = texts("caData", &paths, &data)?;
+                let [(name, authorities)] = authorities.as_slice() else {
+                    return Err(fail("fulcio needs caPath or caData, one of them".into()));
+                };
+                Trust::of_logs(&logs).map_err(log_fault)?;
+                let trust = Trust::of(authorities, &logs).map_err(|e| fail(format!("{name}: {e}")))?;
+                By::Certificates { trust, issuer: fulcio.oidc_issuer, email: fulcio.subject_email }
+            }
+            (None, true) => {
+                return Err(fail("sigstoreSigned without a key: name one with keyPath or keyData, or fulcio".into()));
+            }
+            (None, false) => {
+                let log = if logs.is_empty() { None } else { Some(Trust::of_logs(&logs).map_err(log_fault)?) };
+                By::Keys { keys, log }
+            }
+        };
+        Ok(Requirement::Signed { by, identity: self.signed_identity })
     }
 }
 
@@ -332,8 +432,13 @@ mod tests {
     fn d3_26_what_is_not_verified_is_refused() {
         for (requirement, why) in [
             (r#"{"type": "signedBy", "keyType": "GPGKeys", "keyPath": "k"}"#, "docker \"r.io\": it asks for signedBy"),
-            (r#"{"type": "sigstoreSigned", "fulcio": {}}"#, "sigstoreSigned with fulcio is not verified here"),
-            (r#"{"type": "sigstoreSigned", "keyPath": "k", "rekorPublicKeyPath": "r"}"#, "with rekorPublicKeyPath"),
+            (r#"{"type": "sigstoreSigned", "fulcio": {}}"#, "missing field `oidcIssuer`"),
+            (
+                r#"{"type": "sigstoreSigned", "fulcio": {"caPath": "c", "oidcIssuer": "i", "subjectEmail": "e"}}"#,
+                "with fulcio needs the key of a log",
+            ),
+            (r#"{"type": "sigstoreSigned", "pki": {}}"#, "sigstoreSigned with pki is not verified here"),
+            (r#"{"type": "sigstoreSigned", "rekorPublicKeyPath": "r"}"#, "docker \"r.io\": r: no r"),
             (r#"{"type": "sigstoreSigned", "keyPath": "k"}"#, "docker \"r.io\": k: no k"),
             (r#"{"type": "sigstoreSigned", "keyData": "eA=="}"#, "keyData: it is not a public key"),
             (r#"{"type": "sigstoreSigned"}"#, "sigstoreSigned without a key"),

@@ -20,20 +20,15 @@ use crate::base::Digest;
 use crate::base::duration::parse_duration;
 use crate::base::file::{open_dir, read_in_root};
 
-/// Certificates of Sigstore are not looked at.
-const KEYLESS: &str = "certificates of Sigstore are not verified; verify_image_signature(input.image, KEY) verifies a signature by a public key";
-/// Nothing verifies what is attested of downloads.
-const HTTP: &str = "attestations of downloads are not verified; verify_http_pgp_signature verifies a signature of PGP";
+/// GitHub would have to be asked.
+const GITHUB: &str =
+    "GitHub is not asked for attestations; artifact_attestation(input.http, FILE) verifies a bundle beside the policy";
 
 /// What a policy may ask for and cannot have, and why. A rule about it is refused, as one that is not applied protects nobody.
-const UNVERIFIED: &[(&str, &str)] = &[
-    ("image.signatures", KEYLESS),
-    ("artifact_attestation", HTTP),
-    ("github_attestation", HTTP),
-    ("docker_github_builder", KEYLESS),
-    ("docker_github_builder_tag", KEYLESS),
-    ("docker_github_builder_signature", KEYLESS),
-];
+const UNVERIFIED: &[(&str, &str)] = &[("github_attestation", GITHUB)];
+
+/// What buildx knows of its builder, beside every policy that speaks of it.
+const BUILDER: (&str, &str) = ("docker_github_builder", include_str!("builder.rego"));
 
 const DECISION: &str = "data.docker.decision";
 /// Larger files are not read by `load_json`.
@@ -129,6 +124,12 @@ impl Engine {
         for file in files {
             out.add(file, &mut words, &mut BTreeSet::new())?;
         }
+        let package = |file: &PolicyFile| file.text.lines().any(|line| line.trim() == "package docker");
+        let speaks = words.iter().any(|word| word.starts_with(BUILDER.0));
+        if speaks && files.iter().any(package) {
+            let file = PolicyFile { name: "builder.rego".into(), text: BUILDER.1.into(), root: None };
+            out.add(&file, &mut words, &mut BTreeSet::new())?;
+        }
         out.words = Arc::new(words);
         Ok(out)
     }
@@ -178,7 +179,9 @@ impl Engine {
 
     /// Whether a field has to be looked up for it.
     pub(super) fn wants(&self, field: &str) -> bool {
-        self.mentions(field) && (!OBJECT_FIELDS.contains(&field) || self.mentions("git"))
+        // A bundle is about the digest of a download.
+        let implied = field == "checksum" && self.mentions("artifact_attestation");
+        implied || (self.mentions(field) && (!OBJECT_FIELDS.contains(&field) || self.mentions("git")))
     }
 
     fn read(&self, path: &str, limit: u64) -> Result<Vec<u8>, String> {
@@ -238,6 +241,11 @@ impl Engine {
         }
     }
 
+    /// Whether a rule is true of `input`, as far as that is known.
+    pub(super) fn holds(&self, rule: &str, input: &Value) -> Result<bool, RegoError> {
+        Ok(self.evaluate(&mut self.engine.clone(), &Effects::default(), input, rule)? == Value::Bool(true))
+    }
+
     /// Tests are the rules `test_…` of `files`.
     pub(super) fn tests(&self, files: &[PolicyFile], only: Option<&str>) -> Result<Vec<PolicyTest>, RegoError> {
         let mut with = self.clone();
@@ -295,7 +303,8 @@ impl Engine {
         }
         engine.add_extension("load_json".into(), 1, Box::new(load)).map_err(|e| fault(&e))?;
         engine.add_extension("pin_image".into(), 2, Box::new(pin)).map_err(|e| fault(&e))?;
-        signatures::extend(engine, self.root.clone(), &effects.signatures, input).map_err(|e| fault(&e))?;
+        let (found, left) = (&effects.signatures, &effects.left);
+        signatures::extend(engine, self.root.clone(), found, left, input).map_err(|e| fault(&e))?;
         sources::extend(engine, self.root.clone(), &effects.known, &effects.left, input).map_err(|e| fault(&e))?;
         engine.set_input(Rego::from(input.clone()));
         let value = engine.eval_rule(rule.into()).map_err(|e| fault(&e))?;

@@ -2,17 +2,27 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Env, Facts, RegoError, sources};
+use super::{Env, Facts, RegoError, signatures, sources};
 use crate::attest::git::GitObjects;
 use crate::dockerfile::gitref;
 use crate::llb::op::SourceOp;
 use crate::oci::{Platform, Reference};
 
 /// Fields of an image that need its digest or its configuration.
-const IMAGE_FIELDS: &[&str] =
-    &["checksum", "createdTime", "labels", "user", "volumes", "workingDir", "env", "hasProvenance", "provenance"];
+const IMAGE_FIELDS: &[&str] = &[
+    "checksum",
+    "createdTime",
+    "labels",
+    "user",
+    "volumes",
+    "workingDir",
+    "env",
+    "hasProvenance",
+    "provenance",
+    "signatures",
+];
 /// Those that need the documents beside it.
-const PROVENANCE_FIELDS: &[&str] = &["hasProvenance", "provenance"];
+const PROVENANCE_FIELDS: &[&str] = &["hasProvenance", "provenance", "signatures"];
 /// Fields of a repository that need the server.
 const GIT_FIELDS: &[&str] =
     &["tagName", "branch", "ref", "checksum", "commitChecksum", "isSHA256", "isAnnotatedTag", "tag", "commit"];
@@ -30,6 +40,8 @@ pub struct Input {
     fields: Map<String, Value>,
     /// Of a repository, if a policy looks at them.
     pub(super) objects: Option<GitObjects>,
+    /// Why signatures of an image do not count.
+    pub(super) notes: Vec<String>,
 }
 
 /// A source as messages name it.
@@ -58,7 +70,7 @@ impl Input {
             Value::Object(fields) => fields.into_iter().filter(|(_, value)| !is_empty(value)).collect(),
             _ => Map::new(),
         };
-        Ok(Self { kind: Some(kind), fields, objects: None })
+        Ok(Self { kind: Some(kind), fields, ..Self::default() })
     }
 
     /// Asks for the fields that are `wanted` and not known.
@@ -78,7 +90,14 @@ impl Input {
         }
         let (beside, own): (Vec<&str>, Vec<&str>) =
             missing.into_iter().partition(|field| PROVENANCE_FIELDS.contains(field));
-        if self.kind == Some("image") && !beside.is_empty() {
+        if self.kind == Some("image") && beside.contains(&"signatures") {
+            let found = facts.attestation_signatures(source, platform).await?;
+            let trust = facts.trust().map_err(RegoError::Object)?;
+            let (verified, refused) = found.by_certificates(&trust);
+            self.set("signatures", verified.iter().map(|(form, signer)| signatures::signer(*form, signer)).collect());
+            self.notes.extend(refused.into_iter().map(|why| format!("input.image.signatures: {why}")));
+        }
+        if self.kind == Some("image") && beside.iter().any(|field| *field != "signatures") {
             let provenance = facts.provenance(source, platform).await?.and_then(|provenance| provenance.input());
             self.set("hasProvenance", json!(provenance.is_some()));
             self.set("provenance", provenance.unwrap_or_default());

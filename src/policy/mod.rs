@@ -24,6 +24,7 @@ use tokio::sync::OnceCell;
 use crate::attest::git::GitObjects;
 use crate::attest::git::pgp::SignedDigest;
 use crate::attest::signature::Signatures;
+use crate::attest::sigstore::Trust;
 use crate::base::Digest;
 use crate::llb::HostError;
 use crate::llb::op::SourceOp;
@@ -37,6 +38,8 @@ pub use input::{FIELDS, Input, unresolved};
 pub use provenance::Provenance;
 pub use schema::schema;
 
+/// What turns on the policy of buildx, and how it is called.
+const OF_BUILDX: &str = "BUILDX_DEFAULT_POLICY";
 /// A policy that needs more and more of a download each time it is asked is not asked any more.
 const MAX_ROUNDS: usize = 10;
 
@@ -56,7 +59,7 @@ impl PolicyFile {
     /// signature.
     #[must_use]
     pub fn of_buildx() -> Self {
-        Self { name: "BUILDX_DEFAULT_POLICY".into(), text: include_str!("default.rego").into(), root: None }
+        Self { name: OF_BUILDX.into(), text: include_str!("default.rego").into(), root: None }
     }
 }
 
@@ -113,6 +116,20 @@ pub trait Facts: Send + Sync {
     /// # Errors
     /// When that cannot be found out.
     async fn signatures(&self, source: &SourceOp, platform: &Platform) -> Result<Signatures, HostError>;
+
+    /// The signatures of what is attested of an image, as they were found beside that.
+    ///
+    /// # Errors
+    /// When that cannot be found out.
+    async fn attestation_signatures(&self, source: &SourceOp, platform: &Platform) -> Result<Signatures, HostError>;
+
+    /// Who is believed about certificates: Sigstore's public instance.
+    ///
+    /// # Errors
+    /// When what is shipped cannot be read.
+    fn trust(&self) -> Result<Trust, String> {
+        Trust::public()
+    }
 
     /// What a download or a ref is now.
     ///
@@ -268,8 +285,13 @@ impl Policies {
             let shown = input::shown(source, platform);
             log(LogLevel::Info, &format!("checking policy for source {shown}"));
             let mut input = Input::new(source, platform).map_err(|reason| engine.fault(reason))?;
+            // It is asked about every image, and looks at those of its own only.
+            if engine.name() == OF_BUILDX && !engine.holds("data.docker.needed", &self.input(input.clone()))? {
+                continue;
+            }
             input.resolve(source, platform, facts, &|field| engine.wants(field)).await?;
             let known = Known { objects: input.objects.take(), ..Known::default() };
+            let notes = std::mem::take(&mut input.notes);
             let value = self.input(input);
             log(LogLevel::Debug, &format!("policy input: {value:#}"));
             let signatures = match value.get("image").is_some() && engine.verifies_images() {
@@ -293,7 +315,7 @@ impl Policies {
             if !answer.allow {
                 log(LogLevel::Info, &format!("policy decision for source {shown}: DENY"));
                 // What functions found is why, where a policy asked them.
-                let messages = [answer.messages, answer.notes].concat();
+                let messages = [answer.messages, answer.notes, notes].concat();
                 for message in &messages {
                     log(LogLevel::Info, &format!(" - {message}"));
                 }

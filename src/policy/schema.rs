@@ -18,7 +18,7 @@ pub fn schema() -> Value {
         "ref": text(), "host": text(), "repo": text(), "fullRepo": text(), "tag": text(), "isCanonical": flag(),
         "checksum": text(), "platform": text(), "os": text(), "arch": text(), "variant": text(), "createdTime": text(),
         "labels": texts(), "user": text(), "volumes": list(), "workingDir": text(), "env": list(),
-        "hasProvenance": flag(), "provenance": provenance(),
+        "hasProvenance": flag(), "provenance": provenance(), "signatures": { "type": "array", "items": signature() },
     });
     let http = json!({
         "url": text(), "schema": text(), "host": text(), "path": text(), "hasAuth": flag(), "checksum": text(),
@@ -57,6 +57,22 @@ fn object_of_git(commit: bool) -> Value {
     properties["pgpSignature"] = object(json!({ "version": { "type": "integer" }, "keyID": text() }));
     properties["sshSignature"] = object(json!({ "version": { "type": "integer" }, "pubKey": text() }));
     object(properties)
+}
+
+/// One of `image.signatures`
+fn signature() -> Value {
+    let object =
+        |properties: Value| json!({ "type": "object", "additionalProperties": false, "properties": properties });
+    let text = || json!({ "type": "string" });
+    let signer: Map<String, Value> = ["certificateIssuer", "subjectAlternativeName", "issuer"]
+        .into_iter()
+        .chain(crate::attest::sigstore::FIELDS.iter().map(|(_, name)| *name))
+        .map(|name| (name.to_owned(), text()))
+        .collect();
+    object(json!({
+        "kind": text(), "type": text(), "dockerReference": text(), "predicateType": text(), "signer": object(Value::Object(signer)),
+        "timestamps": { "type": "array", "items": object(json!({ "type": text(), "uri": text(), "timestamp": text() })) },
+    }))
 }
 
 /// `image.provenance`

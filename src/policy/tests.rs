@@ -6,11 +6,12 @@ use std::sync::Mutex;
 use serde_json::json;
 
 use super::*;
+use crate::attest::sigstore::maker::{Instance, Who};
 use crate::base::FaultKind;
 
 /// Knows one of each, and counts how often it was asked.
 #[derive(Default)]
-struct World(Mutex<Vec<String>>);
+struct World(Mutex<Vec<String>>, Signatures, Option<Trust>);
 
 #[async_trait::async_trait]
 impl Facts for World {
@@ -31,6 +32,15 @@ impl Facts for World {
     async fn signatures(&self, source: &SourceOp, _: &Platform) -> Result<Signatures, HostError> {
         self.0.lock().unwrap().push(format!("signatures of {}", source.identifier));
         Ok(Signatures::of(vec![Digest::sha256("index")]))
+    }
+
+    async fn attestation_signatures(&self, source: &SourceOp, _: &Platform) -> Result<Signatures, HostError> {
+        self.0.lock().unwrap().push(format!("signatures of attestations of {}", source.identifier));
+        Ok(self.1.clone())
+    }
+
+    fn trust(&self) -> Result<Trust, String> {
+        self.2.clone().map_or_else(Trust::public, Ok)
     }
 
     async fn pin(&self, source: &SourceOp) -> Result<Pin, HostError> {
@@ -164,8 +174,6 @@ fn b8_09_decisions_are_an_object_with_allow() {
         ("decision := {", "p.rego:2"),
         ("decision := {\"allow\": nothing(1)}", "nothing"),
         ("decision := {\"allow\": true, \"caps\": {\"exec.proxy\": true}}", "the capability exec.proxy"),
-        ("decision := {\"allow\": docker_github_builder(input.image, \"a/b\")}", "needs docker_github_builder"),
-        ("decision := {\"allow\": count(input.image.signatures) > 0}", "needs image.signatures"),
         ("decision := {\"allow\": github_attestation(input.http, \"a/b\")}", "needs github_attestation"),
         ("import data.lib\ndecision := {\"allow\": true}", "a policy of a remote context cannot read other files"),
         ("decision := {\"allow\": true} if { pin_image(input.image, \"x\") }", "pin_image"),
@@ -256,7 +264,9 @@ fn b8_10_tags_that_need_a_signature_are_denied_and_nothing_else_is() {
         match runtime.block_on(policies.check(&source(identifier), &platform, &world, &|_, _| {})) {
             Ok(_) => true,
             Err(RegoError::Denied { messages, .. }) => {
-                assert_eq!(messages, ["its signature is not verified here; name it by digest alone"]);
+                let said =
+                    "its tag needs a signature by the workflow that makes it; name it by digest alone to do without";
+                assert_eq!(messages, [said]);
                 false
             }
             Err(e) => panic!("{identifier}: {e}"),
@@ -292,7 +302,91 @@ fn b8_10_tags_that_need_a_signature_are_denied_and_nothing_else_is() {
     assert!(allowed(&format!("docker-image://docker.io/docker/dockerfile@{digest}")));
     assert!(allowed("docker-image://r.example/docker/dockerfile:1"), "another registry's is another image");
     assert!(allowed("local://context") && allowed("https://e.example/f") && allowed("git://e.example/r"));
-    assert!(world.0.lock().unwrap().is_empty(), "nothing has to be looked up");
+    let asked = world.0.lock().unwrap();
+    let only = |asked: &String| asked.contains("docker/dockerfile") || asked.contains("buildkit");
+    assert!(asked.iter().all(only), "nothing has to be looked up of others: {asked:?}");
+}
+
+/// What Docker's builder says of an image, under an instance that is believed.
+fn built(builder: &str, repository: &str, reference: &str) -> World {
+    let made = Instance::new("builder");
+    let by = made.person(&Who::workflow(builder, repository, reference));
+    let attestation = Digest::sha256("attestation");
+    let mut signatures = Signatures::of(vec![attestation.clone()]);
+    let bundle = made.signature(&by, attestation.as_str());
+    signatures.add_bundle(bundle.to_string().as_bytes());
+    World(Mutex::default(), signatures, Some(Trust::parse(&made.trusted_root()).unwrap()))
+}
+
+const BUILDER: &str = "docker/github-builder/.github/workflows/bake.yml";
+
+// SPEC B8.10: a tag is used if the workflow of its repository signed it for the tag of that version.
+#[test]
+fn b8_10_tags_that_their_workflow_signed_are_allowed() {
+    let policies = Policies::new(&[vec![PolicyFile::of_buildx()]], Env::default()).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let platform = Platform::new("linux", "amd64", "");
+    let (buildkit, scanner) = ("moby/buildkit", "docker/buildkit-syft-scanner");
+    for (name, repository, reference, allowed) in [
+        ("docker/dockerfile:1.21.0", buildkit, "refs/tags/dockerfile/1.21.0", true),
+        ("docker/dockerfile:1.21", buildkit, "refs/tags/dockerfile/1.21.3", true),
+        ("docker/dockerfile:1", buildkit, "refs/tags/dockerfile/1.21.3", true),
+        ("docker/dockerfile:1-labs", buildkit, "refs/tags/dockerfile/1.21.3-labs", true),
+        ("docker/dockerfile:1", buildkit, "refs/tags/dockerfile/1.21.3-labs", false),
+        ("docker/dockerfile:1", buildkit, "refs/tags/dockerfile/11.0.0", false),
+        ("docker/dockerfile:1.21.0", buildkit, "refs/tags/dockerfile/1.22.0", false),
+        ("docker/dockerfile:1.21.0", buildkit, "refs/heads/master", false),
+        ("docker/dockerfile:latest", buildkit, "refs/heads/master", true),
+        ("docker/dockerfile:latest", "eve/buildkit", "refs/heads/master", false),
+        ("docker/dockerfile-upstream:master", buildkit, "refs/heads/master", true),
+        ("docker/buildkit-syft-scanner:1", scanner, "refs/tags/v1.9.0", true),
+        ("docker/buildkit-syft-scanner:1", buildkit, "refs/tags/v1.9.0", false),
+        ("moby/buildkit:v0.27.0-rootless", buildkit, "refs/tags/v0.27.0", true),
+        ("moby/buildkit:v0.27.0", buildkit, "refs/tags/v0.28.0", false),
+        ("moby/buildkit:buildx-stable-1", buildkit, "refs/tags/v0.27.0", true),
+    ] {
+        let asked = source(&format!("docker-image://docker.io/{name}"));
+        let answer =
+            runtime.block_on(policies.check(&asked, &platform, &built(BUILDER, repository, reference), &|_, _| {}));
+        assert_eq!(answer.is_ok(), allowed, "{name} {repository} {reference}: {answer:?}");
+    }
+    let asked = source("docker-image://docker.io/docker/dockerfile:latest");
+    let other = built("eve/builder/.github/workflows/bake.yml", buildkit, "refs/heads/master");
+    assert!(runtime.block_on(policies.check(&asked, &platform, &other, &|_, _| {})).is_err(), "another builder");
+}
+
+// SPEC B8.09: what policies see of signatures by certificates, and buildx's rules about its builder.
+#[test]
+fn b8_09_policies_see_who_signed_what_is_attested() {
+    let world = built(BUILDER, "a/b", "refs/tags/v1.2.3");
+    let say = |condition: &str| {
+        let rules = format!("default allow := false\nallow if {{ {condition} }}\ndecision := {{\"allow\": allow}}");
+        ask(&rules, ALPINE, &world).map_err(|e| e.to_string())
+    };
+    for condition in [
+        "docker_github_builder(input.image, \"a/b\")",
+        "docker_github_builder_tag(input.image, \"a/b\", \"v1.2.3\")",
+        "some s in input.image.signatures; docker_github_builder_signature(s, \"a/b\")",
+        "input.image.signatures[0].kind == \"docker-github-builder\"; input.image.signatures[0].type == \"bundle-v0.3\"",
+        "input.image.signatures[0].signer.buildSignerURI == input.image.signatures[0].signer.subjectAlternativeName",
+        "input.image.signatures[0].signer.sourceRepositoryRef == \"refs/tags/v1.2.3\"",
+        "input.image.signatures[0].timestamps[0].type == \"Tlog\"",
+        "input.image.signatures[0].timestamps[0].timestamp == \"2023-11-14T22:13:20Z\"",
+    ] {
+        assert_eq!(say(condition), Ok(Decision::Allow), "{condition}");
+    }
+    for condition in [
+        "docker_github_builder(input.image, \"a/c\")",
+        "docker_github_builder_tag(input.image, \"a/b\", \"v1.2.4\")",
+        "count(input.image.signatures) == 2",
+    ] {
+        assert!(say(condition).is_err(), "{condition}");
+    }
+    let rules = "default allow := false\nallow if count(input.image.signatures) > 0\ndecision := {\"allow\": allow}";
+    // Nobody believes this instance by itself.
+    let world = World(Mutex::default(), built(BUILDER, "a/b", "x").1, None);
+    let error = ask(rules, ALPINE, &world).unwrap_err().to_string();
+    assert!(error.contains("action DENY: input.image.signatures: its entry is in the log "), "{error}");
 }
 
 // SPEC B8.09: whatever policies see is in the schema, with its type.

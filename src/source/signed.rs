@@ -39,6 +39,22 @@ impl ImageSource {
         Ok(found)
     }
 
+    /// The signatures of what is attested of a platform's image, as buildx's builder makes them. There are none where nothing is
+    /// attested, and of what is in no registry.
+    ///
+    /// # Errors
+    /// As [`ImageSource::signatures`].
+    pub async fn attestation_signatures(&self, op: &SourceOp, platform: &Platform) -> Result<Signatures, SourceError> {
+        let Place::Registry(reference) = Place::parse(&op.identifier)? else { return Ok(Signatures::default()) };
+        let chain = self.attestation_chain(op, platform, &[]).await?;
+        let Some(attestation) = chain.and_then(|chain| chain.attestation) else { return Ok(Signatures::default()) };
+        let mut found = Signatures::of(vec![attestation.clone()]);
+        for artifact in self.artifacts(&reference, &attestation).await? {
+            self.read_signatures(&reference, &artifact, &mut found).await?;
+        }
+        Ok(found)
+    }
+
     /// The manifests that may hold signatures of `subject`.
     pub(super) async fn artifacts(&self, image: &Reference, subject: &Digest) -> Result<Vec<Bytes>, SourceError> {
         let mut found = Vec::new();

@@ -70,6 +70,54 @@ impl PublicKey {
         Ok(Self::Rsa(Box::new(rsa::pkcs1v15::VerifyingKey::new(long))))
     }
 
+    /// Reads a key as [`PublicKey::parse`] does, and gives its `SubjectPublicKeyInfo` too.
+    ///
+    /// # Errors
+    /// As [`PublicKey::parse`].
+    pub fn parse_with_der(text: &str) -> Result<(Self, Vec<u8>), KeyError> {
+        use p256::pkcs8::EncodePublicKey as _;
+        let key = Self::parse(text)?;
+        let der = match &key {
+            Self::P256(key) => key.to_public_key_der(),
+            Self::P384(key) => key.to_public_key_der(),
+            Self::Ed25519(key) => key.to_public_key_der(),
+            Self::Rsa(key) => AsRef::<rsa::RsaPublicKey>::as_ref(key.as_ref()).to_public_key_der(),
+        };
+        Ok((key, der.map_err(|_| KeyError::NotAKey)?.into_vec()))
+    }
+
+    /// Reads a `SubjectPublicKeyInfo` in DER.
+    ///
+    /// # Errors
+    /// When it is of a kind that is not supported.
+    pub fn from_der(der: &[u8]) -> Result<Self, KeyError> {
+        if let Ok(key) = p256::ecdsa::VerifyingKey::from_public_key_der(der) {
+            return Ok(Self::P256(key));
+        }
+        if let Ok(key) = p384::ecdsa::VerifyingKey::from_public_key_der(der) {
+            return Ok(Self::P384(key));
+        }
+        if let Ok(key) = ed25519_dalek::VerifyingKey::from_public_key_der(der) {
+            return Ok(Self::Ed25519(key));
+        }
+        let rsa = rsa::RsaPublicKey::from_public_key_der(der).ok().filter(|key| key.size() >= MIN_RSA);
+        Ok(Self::Rsa(Box::new(rsa::pkcs1v15::VerifyingKey::new(rsa.ok_or(KeyError::Unsupported)?))))
+    }
+
+    /// Whether the signature is this key's, of what has this digest; of keys that sign digests.
+    #[must_use]
+    pub fn verifies_digest(&self, digest: &[u8], signature: &[u8]) -> bool {
+        match self {
+            Self::P256(key) => p256::ecdsa::Signature::from_der(signature)
+                .is_ok_and(|signature| key.verify_prehash(digest, &signature).is_ok()),
+            Self::P384(key) => p384::ecdsa::Signature::from_der(signature)
+                .is_ok_and(|signature| key.verify_prehash(digest, &signature).is_ok()),
+            Self::Ed25519(_) => false,
+            Self::Rsa(key) => rsa::pkcs1v15::Signature::try_from(signature)
+                .is_ok_and(|signature| key.verify_prehash(digest, &signature).is_ok()),
+        }
+    }
+
     /// Whether the signature is this key's, of this message. Signatures of ECDSA are in ASN.1, as X.509 and cosign have them.
     #[must_use]
     pub fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {

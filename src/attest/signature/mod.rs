@@ -1,8 +1,8 @@
-//! Signatures of images, and of statements about them, as cosign makes them with a key (SPEC B8.09, C8.16).
+//! Signatures of images, and of statements about them, as cosign makes them (SPEC B8.09, C8.16).
 //!
-//! [`Signatures`] is what was found beside an image. It says nothing until a [`PublicKey`] has verified it: whoever may write to a
-//! repository can put anything there. Three forms are read: cosign's payload of simple signing, envelopes of DSSE, and Sigstore's
-//! bundles of such envelopes. Certificates and logs of transparency are not looked at: the key is all that is trusted.
+//! [`Signatures`] is what was found beside an image. It says nothing until a [`PublicKey`], or a certificate by a [`Trust`], has verified
+//! it: whoever may write to a repository can put anything there. Three forms are read: cosign's payload of simple signing, envelopes of
+//! DSSE, and Sigstore's bundles of such envelopes.
 
 mod key;
 #[cfg(test)]
@@ -16,6 +16,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::Statement;
+use super::sigstore::{self, Evidence, Signer, Trust};
 use crate::base::Digest;
 use crate::oci::media_type;
 
@@ -103,8 +104,18 @@ struct Signed {
     form: Form,
     /// What was signed, byte for byte.
     message: Vec<u8>,
+    /// Of an envelope, what is in it.
+    payload: Option<Vec<u8>>,
     signature: Vec<u8>,
+    /// What stands beside it: a certificate, and what logs say.
+    evidence: Option<Evidence>,
     claim: Claim,
+}
+
+impl Signed {
+    fn shown(&self) -> sigstore::Signed<'_> {
+        sigstore::Signed { message: &self.message, payload: self.payload.as_deref(), signature: &self.signature }
+    }
 }
 
 /// The signatures beside an image.
@@ -154,14 +165,24 @@ impl Signatures {
     pub fn add(&mut self, media_type: &str, annotations: &BTreeMap<String, String>, bytes: &[u8]) {
         if media_type == SIMPLE_SIGNING {
             let signature = annotations.get(SIGNATURE_ANNOTATION).map(String::as_str).unwrap_or_default();
-            self.found.extend(simple_signing(bytes, signature));
+            let evidence = Evidence::of_annotations(annotations);
+            self.found.extend(simple_signing(bytes, signature).map(|signed| Signed { evidence, ..signed }));
         } else if media_type == ENVELOPE {
-            self.found.extend(serde_json::from_slice(bytes).into_iter().flat_map(|e| signed(&e, Form::Envelope)));
+            let evidence = Evidence::of_annotations(annotations);
+            let found = serde_json::from_slice(bytes).into_iter().flat_map(|e| signed(&e, Form::Envelope));
+            self.found.extend(found.map(|signed| Signed { evidence: evidence.clone(), ..signed }));
         } else if media_type.starts_with(BUNDLE) {
             let bundle: Option<Bundle> = serde_json::from_slice(bytes).ok();
             let envelope = bundle.and_then(|bundle| bundle.dsse_envelope);
-            self.found.extend(envelope.iter().flat_map(|e| signed(e, Form::Bundle)));
+            let evidence = Evidence::of_bundle(bytes);
+            let found = envelope.iter().flat_map(|e| signed(e, Form::Bundle));
+            self.found.extend(found.map(|signed| Signed { evidence: evidence.clone(), ..signed }));
         }
+    }
+
+    /// Adds a bundle.
+    pub fn add_bundle(&mut self, bytes: &[u8]) {
+        self.add(BUNDLE, &BTreeMap::new(), bytes);
     }
 
     /// How many were found, whoever made them.
@@ -173,9 +194,48 @@ impl Signatures {
     /// Those that are about the image and that the key made.
     #[must_use]
     pub fn by(&self, key: &PublicKey) -> Vec<Verified<'_>> {
-        let about = self.found.iter().filter(|signed| self.image.iter().any(|image| signed.claim.is_about(image)));
+        let about = self.about();
         let verified = about.filter(|signed| key.verifies(&signed.message, &signed.signature));
         verified.map(|signed| Verified { form: signed.form, claim: &signed.claim }).collect()
+    }
+}
+
+impl Signatures {
+    fn about(&self) -> impl Iterator<Item = &Signed> {
+        self.found.iter().filter(|signed| self.image.iter().any(|image| signed.claim.is_about(image)))
+    }
+
+    /// Those that are about the image and that somebody made whom a certificate names, and why the others do not count.
+    #[must_use]
+    pub fn by_certificates(&self, trust: &Trust) -> (Vec<(Verified<'_>, Signer)>, Vec<String>) {
+        let (mut verified, mut refused) = (Vec::new(), Vec::new());
+        for signed in self.about() {
+            let Some(evidence) = signed.evidence.as_ref().filter(|evidence| evidence.is_keyless()) else { continue };
+            match trust.verify(evidence, &signed.shown()) {
+                Ok(signer) => verified.push((Verified { form: signed.form, claim: &signed.claim }, signer)),
+                Err(why) => refused.push(why),
+            }
+        }
+        if self.found.iter().any(|signed| signed.evidence.as_ref().is_some_and(Evidence::is_keyless))
+            && self.about().all(|signed| !signed.evidence.as_ref().is_some_and(Evidence::is_keyless))
+        {
+            refused.push("its signatures by certificates are about another image".into());
+        }
+        (verified, refused)
+    }
+
+    /// Those of [`Signatures::by`] that a log of `trust` has taken in, and why the others do not count.
+    #[must_use]
+    pub fn by_logged(&self, key: &PublicKey, der: &[u8], trust: &Trust) -> (Vec<Verified<'_>>, Vec<String>) {
+        let (mut verified, mut refused) = (Vec::new(), Vec::new());
+        for signed in self.about().filter(|signed| key.verifies(&signed.message, &signed.signature)) {
+            let none = Evidence::default();
+            match trust.logged(signed.evidence.as_ref().unwrap_or(&none), &signed.shown(), der) {
+                Ok(_) => verified.push(Verified { form: signed.form, claim: &signed.claim }),
+                Err(why) => refused.push(why),
+            }
+        }
+        (verified, refused)
     }
 }
 
@@ -224,7 +284,9 @@ fn simple_signing(payload: &[u8], signature: &str) -> Option<Signed> {
     Some(Signed {
         form: Form::SimpleSigning,
         message: payload.to_vec(),
+        payload: None,
         signature: BASE64.decode(signature).ok()?,
+        evidence: None,
         claim: Claim::Image { digest, reference },
     })
 }
@@ -241,7 +303,9 @@ fn signed(envelope: &Envelope, form: Form) -> Vec<Signed> {
         .map(|signature| Signed {
             form,
             message: message.clone(),
+            payload: Some(payload.clone()),
             signature,
+            evidence: None,
             claim: Claim::Statement(statement.clone()),
         })
         .collect()
