@@ -263,7 +263,7 @@ impl Builder {
         };
         let fronts = match (&request.graph, &chosen) {
             (Some(_), _) | (None, FrontEnd::Image(_)) if request.options.is_about_stages() => {
-                let text = "--from, --env and --inherit-labels=false are about stages, and only the built-in front end tells them";
+                let text = "--from, --env, --inherit-labels=false and --no-cache-run are about stages, and only the built-in front end tells them";
                 return Err(FrontendError::outside(FaultKind::Usage, text, None).into());
             }
             (Some(graph), _) => job.given(graph).await?,
@@ -410,8 +410,13 @@ impl Builder {
             statements.extend(told.statements.into_iter().map(|statement| (front.platform.clone(), statement)));
             let reported = told.provenance.filter(|_| request.attest.report);
             provenance.extend(reported.map(|told| (front.platform.clone(), told.predicate(&Exported::NONE))));
+            let annotations = match &front.base_name {
+                Some(base) if request.shape.inherit_annotations => self.annotations_of(base, &front.platform).await?,
+                _ => BTreeMap::new(),
+            };
             let image = ImageResult {
                 platform: front.platform.clone(),
+                annotations,
                 chain,
                 config,
                 base_layers: front.base_layers,
@@ -424,6 +429,20 @@ impl Builder {
         let multi = request.multi_platform || request.platforms.len() > 1;
         let exports = exporter::export(context, &BuildResult { images, multi }, &request.outputs).await?;
         Ok(BuildReport { id: request.id.clone(), exports, provenance, statements, cache: None })
+    }
+
+    /// What the manifest of a base image is annotated with, but for what is about that image alone.
+    async fn annotations_of(&self, base: &str, platform: &Platform) -> Result<BTreeMap<String, String>, BuildError> {
+        const OWN: [&str; 3] = [
+            "org.opencontainers.image.created",
+            "org.opencontainers.image.base.name",
+            "org.opencontainers.image.base.digest",
+        ];
+        let found = self.images.annotations(base, platform).await;
+        let mut found =
+            found.map_err(|e| FrontendError::outside(e.kind(), format!("--inherit-annotations: {e}"), e.hint()))?;
+        found.retain(|name, _| !OWN.contains(&name.as_str()));
+        Ok(found)
     }
 
     /// Waits for `work`, and stops it early if a registry says that the push at the end will not be allowed.

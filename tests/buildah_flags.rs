@@ -68,7 +68,12 @@ fn bud_command(bench: &Bench, args: &[&str]) -> std::process::Command {
     all.extend(bench.args.iter().cloned());
     all.extend(args.iter().map(|arg| (*arg).to_owned()));
     all.push(bench.ctx().display().to_string());
-    bench.command(all)
+    let mut command = bench.command(all);
+    if !bench.env.iter().any(|(name, _)| name == "CONTAINERS_CONF") {
+        // What this machine's says is no matter of the tests.
+        command.env("CONTAINERS_CONF", "/dev/null");
+    }
+    command
 }
 
 fn bud(bench: &Bench, args: &[&str]) -> support::Run {
@@ -529,4 +534,232 @@ fn d3_19_groups_are_added_and_privileges_are_not_gained() {
     assert_eq!(image.text("privileges").trim(), "NoNewPrivs:\t1");
     bench.file("Containerfile", "FROM busybox\nRUN true\n");
     bud(&bench, &["--group-add=nobodies"]).fails(125, &["nobodies", "/etc/group"]);
+}
+
+// SPEC D3.03: stages are images without a name, which labels find.
+#[test]
+fn d3_03_stages_are_kept() {
+    let bench = Bench::new();
+    bench.file("f", "x").dockerfile(
+        "FROM scratch AS one\nCOPY f /one\nFROM scratch AS unused\nCOPY f /unused\nFROM one\nCOPY f /two\nFROM scratch\nCOPY --from=1 /unused /3\nCOPY --from=2 /two /4\n",
+    );
+    bud(&bench, &["--stage-labels"]).fails(125, &["--stage-labels requires --save-stages"]);
+    let run = bud(&bench, &["--save-stages", "--stage-labels", "-t", "app"]).ok();
+    let listed = |filter: &str| {
+        let run = bench.rbuild(&["images", "-q", "--filter", &format!("label={filter}")]).ok();
+        run.stdout.lines().map(ToOwned::to_owned).collect::<Vec<_>>()
+    };
+    let told = |image: &str| {
+        let text = bench.rbuild(&["inspect", "--format", "json", image]).ok().stdout;
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()
+    };
+    assert_eq!(listed("io.buildah.stage.name").len(), 4, "{}", run.stderr);
+    for (name, base) in [("one", "scratch"), ("unused", "scratch"), ("3", "scratch")] {
+        let found = listed(&format!("io.buildah.stage.name={name}"));
+        assert_eq!(found.len(), 1, "{name}");
+        assert!(listed(&format!("io.buildah.stage.base={base}")).contains(&found[0]), "{name}");
+    }
+    // What builds on another stage names its image.
+    let one = told(&listed("io.buildah.stage.name=one")[0]).to_string();
+    let two = told(&listed("io.buildah.stage.name=2")[0]).to_string();
+    let below = two.split("io.buildah.stage.base\":\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
+    assert!(one.contains(below) && below.len() == 64, "{below}: {one}");
+    // The last line is the image's own, as ever.
+    assert_eq!(run.stdout.lines().count(), 1);
+    // Without labels they are there all the same; what is not needed is not.
+    bench.rbuild(&["system", "reset", "--force"]).ok();
+    bud(&bench, &["--save-stages", "--target=2", "--iidfile=id"]).ok();
+    assert_eq!(bench.rbuild(&["images", "-q"]).ok().stdout.lines().count(), 2);
+    assert!(std::fs::read_to_string(bench.path("out/id")).unwrap().starts_with("sha256:"));
+}
+
+// SPEC D3.31
+#[test]
+fn d3_31_each_platform_has_its_own_log() {
+    let bench = Bench::new();
+    bench.file("f", "x").dockerfile("FROM scratch\nARG TARGETARCH\nCOPY f /$TARGETARCH\n");
+    bud(&bench, &["--logfile=log", "--logsplit", "--platform=linux/amd64,linux/arm64", "--manifest=all"]).ok();
+    let text = |name: &str| std::fs::read_to_string(bench.path("out").join(name)).unwrap();
+    let (one, two) = (text("log_linux_amd64"), text("log_linux_arm64"));
+    assert!(one.contains("COPY f /amd64") && !one.contains("COPY f /arm64"), "{one}");
+    assert!(two.contains("COPY f /arm64") && !two.contains("COPY f /amd64"), "{two}");
+    assert!(one.contains("[internal] load build context") && two.contains("[internal] load build context"), "{one}");
+    assert!(text("log").contains("COPY f /arm64"));
+    bud(&bench, &["--logfile=one", "--logsplit"]).ok();
+    assert_eq!(
+        std::fs::read_dir(bench.path("out"))
+            .unwrap()
+            .filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().starts_with("one"))
+            .count(),
+        2
+    );
+}
+
+// SPEC D3.36: for buildah's command line, and for no other.
+#[test]
+fn d3_36_containers_conf_is_what_flags_leave_open() {
+    need_run!();
+    let mut bench = Bench::new();
+    std::fs::write(bench.path("shown"), "shown").unwrap();
+    let conf = format!(
+        "[containers]\nenv = [\"FROM_CONF=yes\", \"PATH=/nowhere\"]\nvolumes = [\"{}:/shown:ro\"]\ndefault_ulimits = [\"nofile=99:99\"]\ndns_servers = [\"192.0.2.7\"]\n",
+        bench.path("shown").display()
+    );
+    std::fs::write(bench.path("containers.conf"), conf).unwrap();
+    bench.env.push(("CONTAINERS_CONF".into(), bench.path("containers.conf").display().to_string()));
+    bench.dockerfile(
+        "FROM busybox\nRUN echo $FROM_CONF $(ulimit -n) $(cat /shown 2>/dev/null) $(grep -c 192.0.2.7 /etc/resolv.conf) > /told\n",
+    );
+    let image = bud_image(&bench, &[]);
+    assert_eq!(image.text("told"), "yes 99 shown 1\n");
+    assert!(!image.config["config"]["Env"].to_string().contains("FROM_CONF"));
+    assert_eq!(bud_image(&bench, &["--ulimit=nofile=77:77"]).text("told"), "yes 77 shown 1\n");
+    assert!(!bud(&bench, &[]).ok().stderr.contains("CONTAINERS_CONF"));
+    let plain = bench.build(&["-o", "type=oci,dest=plain.tar"]).ok();
+    assert!(plain.stderr.contains("CONTAINERS_CONF has no meaning here"), "{}", plain.stderr);
+    assert!(!Image::open_tar(&bench.path("out/plain.tar")).text("told").contains("shown"));
+    std::fs::write(bench.path("containers.conf"), "[containers]\nvolumes = \"x\"\n").unwrap();
+    bud(&bench, &[]).fails(125, &["volumes of [containers]: expected a list of texts"]);
+}
+
+// SPEC D3.28, C8.14: a scanner of one's own sees the image's files and the context.
+#[test]
+fn d3_28_a_scanner_lists_what_is_in_the_image() {
+    need_run!();
+    let bench = Bench::new();
+    let scanner = "FROM busybox AS scanner\nCOPY --chmod=755 scan /scan\nUSER 1234\n";
+    let scan = "#!/bin/sh\nname=$(cat $1/name)\necho '{\"components\":[{\"name\":\"'$name'\",\"version\":\"1\",\"purl\":\"pkg:generic/'$name'@1\"},{\"name\":\"both\",\"version\":\"2\"}]}' > $2\n";
+    bench.file("scan", scan).file("name", "context").file("image-name", "image").file("rest", "x");
+    bench.file("scanner", scanner).dockerfile("FROM scratch AS other\nCOPY rest /\nFROM scratch AS app\nCOPY image-name /name\nENTRYPOINT [\"/x\"]\n# the end\nFROM other\nCOPY rest /never\n");
+    let file = bench.ctx().join("scanner").display().to_string();
+    bud(&bench, &["-f", &file, "-t", "scanner"]).ok();
+    let own = ["--sbom-scanner-image=scanner", "--sbom-scanner-command=/scan {ROOTFS} {OUTPUT}"];
+    let both = [&own[..], &["--sbom-scanner-command=/scan {CONTEXT} {OUTPUT}"]].concat();
+    let merge = "--sbom-merge-strategy=merge-cyclonedx-by-component-name-and-version";
+    let outputs = [
+        "--sbom-output=list",
+        "--sbom-purl-output=urls",
+        "--sbom-image-output=/root/list.json",
+        "--sbom-image-purl-output=/root/urls.json",
+    ];
+    let image = bud_image(&bench, &[&both[..], &[merge, "--target=app"], &outputs[..]].concat());
+    let read = |name: &str| std::fs::read_to_string(bench.path("out").join(name)).unwrap();
+    let list: serde_json::Value = serde_json::from_str(&read("list")).unwrap();
+    let names: Vec<_> = list["components"].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["image", "both", "context"]);
+    assert_eq!(read("urls"), r#"{"image_contents":{"dependencies":["pkg:generic/context@1","pkg:generic/image@1"]}}"#);
+    assert_eq!((image.text("root/list.json"), image.text("root/urls.json")), (read("list"), read("urls")));
+    assert_eq!(image.config["config"]["Entrypoint"], serde_json::json!(["/x"]));
+    assert!(!image.has("never") && !image.has(".rootfs") && image.has("name"));
+    // Without a place in the image, that is what it would be anyway.
+    let plain = bud_image(&bench, &["--target=app"]);
+    let beside = bud_image(&bench, &[&own[..], &["--target=app", "--sbom-output=only"]].concat());
+    assert_eq!(beside.manifest["layers"], plain.manifest["layers"]);
+    assert!(read("only").starts_with("{\"components\":[{\"name\":\"image\""), "{}", read("only"));
+
+    // A stage without a name.
+    bud(&bench, &[&own[..], &["--sbom-output=last"]].concat()).ok();
+    assert!(read("last").contains("\"both\""), "{}", read("last"));
+
+    for (args, rule) in [
+        (&["--sbom-output=x"][..], "needs --sbom-scanner-image"),
+        (&own[..], "the list goes nowhere"),
+        (&[&both[..], &["--sbom-output=x"]].concat()[..], "several commands need --sbom-merge-strategy"),
+        (&[&own[..], &["--sbom-output=x", "--sbom-merge-strategy=zip"]].concat()[..], "unknown strategy \"zip\""),
+        (&[&own[..], &["--sbom-image-output=x"]].concat()[..], "expected an absolute path"),
+        (&[own[0], "--sbom-scanner-command=true", "--sbom-output=x"][..], "it wrote no list"),
+        (&[own[0], "--sbom-scanner-command=false", "--sbom-output=x"][..], "exit code: 1"),
+    ] {
+        let run = bud(&bench, &[args, &["--target=app"]].concat());
+        assert!(run.code != 0 && run.stderr.contains(rule), "{args:?}: {}", run.stderr);
+    }
+}
+
+// SPEC D3.07, D3.08
+#[test]
+fn d3_07_annotations_of_a_base_image_are_inherited() {
+    let registry = FakeRegistry::start();
+    let bench = Bench::new();
+    let name = format!("{}/base", registry.host());
+    bench.file("f", "x").dockerfile("FROM scratch\nCOPY f /\n");
+    let given = ["--annotation=a=base", "--annotation=b=base", "--annotation=org.opencontainers.image.created=then"];
+    bench.build(&[&["-t", &name, "--push"], &given[..]].concat()).ok();
+    bench.dockerfile(&format!("FROM {name} AS one\nCOPY f /g\nFROM one\nCOPY f /h\n"));
+    let annotations = |args: &[&str]| bud_image(&bench, args).manifest["annotations"].clone();
+    assert_eq!(annotations(&[]), serde_json::json!({"a": "base", "b": "base"}));
+    let own = annotations(&["--annotation=a=mine", "--unsetannotation=b"]);
+    assert_eq!(own, serde_json::json!({"a": "mine"}));
+    assert!(annotations(&["--inherit-annotations=false"]).is_null());
+    let plain = bench.build_image(&[]).manifest["annotations"].clone();
+    assert!(plain.is_null(), "{plain}");
+}
+
+// SPEC D3.36: for buildah's command line, and for no other.
+#[test]
+fn d3_36_short_names_are_looked_up() {
+    let (one, two) = (FakeRegistry::start(), FakeRegistry::start());
+    let mut bench = Bench::new();
+    bench.file("f", "x").dockerfile("FROM scratch\nARG AT\nCOPY f /$AT\n");
+    for (registry, name) in [(&two, "searched"), (&one, "alias"), (&two, "alias"), (&two, "both"), (&one, "team/own")] {
+        let name = format!("{}/{name}", registry.host());
+        let at = format!("--build-arg=AT={}", name.replace([':', '/', '.'], "-"));
+        bench.build(&["-t", &name, "--push", &at]).ok();
+    }
+    let conf = bench.path("registries.conf");
+    let text = format!(
+        "unqualified-search-registries = [\"{}\", \"{}\"]\n[aliases]\n\"alias\" = \"{1}/alias\"\n\"mine\" = \"{1}/team/own\"\n",
+        one.host(),
+        two.host()
+    );
+    std::fs::write(&conf, text).unwrap();
+    bench.env.push(("CONTAINERS_REGISTRIES_CONF".into(), conf.display().to_string()));
+    let top = |bench: &Bench, from: &str| {
+        bench.dockerfile(&format!("FROM {from}\nCOPY f /g\n"));
+        bud_image(bench, &[]).tree().into_keys().next().unwrap().replace([':', '/', '.'], "-")
+    };
+    let at = |registry: &FakeRegistry, name: &str| format!("{}/{name}", registry.host()).replace([':', '/', '.'], "-");
+    assert_eq!(top(&bench, "searched"), at(&two, "searched"), "the first one that has it");
+    assert_eq!(top(&bench, "alias:latest"), at(&two, "alias"), "an alias goes before the search");
+    bench.dockerfile("FROM scratch\nCOPY --from=both / /\nCOPY f /g\n");
+    assert_eq!(bud_image(&bench, &[]).tree().into_keys().next().unwrap(), at(&two, "both"));
+    bench.dockerfile("FROM nowhere\nCOPY f /g\n");
+    let run = bud(&bench, &[]).fails(125, &["no registry has nowhere: ", &one.host(), &two.host()]);
+    assert_eq!(run.count("docker.io"), 0, "{}", run.stderr);
+    // What was built here under that name goes before all of them; and rbuild's own command knows nothing of it.
+    bench.dockerfile("FROM scratch\nCOPY f /built\n");
+    bud(&bench, &["-t", "searched"]).ok();
+    assert_eq!(top(&bench, "searched"), "built");
+    bench.dockerfile("FROM mine\nCOPY f /g\n");
+    let plain = bench.build(&["--registry=docker.io,only-mirrors,mirror=127.0.0.1:1"]);
+    assert!(plain.code != 0 && !plain.stderr.contains("team/own"), "{}", plain.stderr);
+}
+
+// SPEC D3.10
+#[test]
+fn d3_10_what_steps_change_in_an_overlay_is_theirs_alone() {
+    need_run!();
+    let bench = Bench::new();
+    bench.file("../vol/f", "mine").file("../vol/d/g", "too").file(
+        "Containerfile",
+        "FROM busybox\nRUN cat /vol/f && echo changed > /vol/f && rm -r /vol/d && touch /vol/new && cp /vol/f /copy\n\
+         RUN ls -R /vol > /seen && cat /vol/f >> /seen\n",
+    );
+    let dir = bench.path("vol").display().to_string();
+    for more in [&[][..], &["--snapshotter=native"]] {
+        let volume = format!("{dir}:/vol:O,z");
+        let tar = bench.path("o.tar");
+        let place = format!("oci-archive:{}", tar.display());
+        let line = [more, &["buildah", "bud", "--no-cache", "-t", &place, "-v", &volume]].concat();
+        let words: Vec<String> = line.iter().map(|word| (*word).to_owned()).chain(bench.args.iter().cloned()).collect();
+        let mut command = bench.command(words.into_iter().chain([bench.ctx().display().to_string()]));
+        support::finish(command.env("CONTAINERS_CONF", "/dev/null").output().unwrap()).ok();
+        let image = Image::open_tar(&tar);
+        assert_eq!((image.text("copy"), image.has("vol")), ("changed\n".into(), false));
+        let seen = image.text("seen");
+        assert!(seen.ends_with("mine") && seen.contains("g\n") && !seen.contains("new"), "{seen}");
+    }
+    assert_eq!(std::fs::read_to_string(bench.path("vol/f")).unwrap(), "mine");
+    assert!(bench.path("vol/d/g").is_file() && !bench.path("vol/new").exists());
+    bud(&bench, &["-v", &format!("{dir}/f:/f:O")]).fails(125, &["O is for directories"]);
+    bud(&bench, &["-v", &format!("{dir}:/f:U")]).fails(125, &["the option \"U\" is not supported"]);
 }

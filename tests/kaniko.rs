@@ -164,8 +164,154 @@ fn d1_18_the_cache_is_a_repository_or_a_directory() {
     let run = kaniko(&shared, &[&local[..], &["--cache-run-layers=false", "--cache-dir=/elsewhere"]].concat()).ok();
     assert_eq!(
         (run.count("CACHED"), run.count("notice: --cache-dir"), run.count("notice: --cache-run-layers")),
-        (0, 1, 1)
+        (1, 1, 0),
+        "what is copied is cached all the same"
     );
+}
+
+// SPEC D1.22: by kinds of instructions.
+#[test]
+fn d1_22_steps_that_run_are_fresh_where_they_are_not_cached() {
+    need_run!();
+    let bench = Bench::new();
+    bench.file("f", "x").dockerfile("FROM busybox\nCOPY f /f\nRUN cat /proc/sys/kernel/random/uuid > /id\n");
+    let id = |args: &[&str]| {
+        let _ = std::fs::remove_dir_all(bench.path("out/l"));
+        let run = bench.build(&[&["-o", "type=oci,tar=false,dest=l"], args].concat()).ok();
+        (Image::open_dir(&bench.path("out/l")).text("id"), run.count("CACHED"))
+    };
+    let (first, _) = id(&[]);
+    assert_eq!(id(&[]), (first.clone(), 2));
+    let (second, cached) = id(&["--no-cache-run"]);
+    assert!(second != first && cached == 1);
+    assert_eq!(id(&[]).0, second, "what ran last is what is cached");
+}
+
+/// An image of a registry, with one layer.
+fn base_of(registry: &FakeRegistry, name: &str) -> String {
+    let name = format!("{}/{name}", registry.host());
+    kaniko(&copies(), &["-d", &name]).ok();
+    name
+}
+
+/// How often layers were asked for.
+fn layers_asked(registry: &FakeRegistry) -> usize {
+    registry.requests().iter().filter(|request| request.method == "GET" && request.target.contains("/blobs/")).count()
+}
+
+// SPEC D1.20, D1.48
+#[test]
+fn d1_48_the_warmer_puts_bases_where_builds_find_them() {
+    let registry = FakeRegistry::start();
+    let (base, other) = (base_of(&registry, "base:1"), base_of(&registry, "other:2"));
+    let bench = Bench::new();
+    bench.file("f", "x").dockerfile(&format!(
+        "ARG TAG=none\nFROM {base} AS a\nFROM {}/other:$TAG\nCOPY f /g\nCOPY --from=a /f /h\n",
+        registry.host()
+    ));
+    let dir = bench.path("out/warm").display().to_string();
+    let file = bench.ctx().join("Dockerfile").display().to_string();
+    let cache_dir = format!("--cache-dir={dir}");
+    let warm = |args: &[&str]| bench.rbuild(&[&["kaniko", "warmer", "--log-format=text", &cache_dir], args].concat());
+    warm(&[]).fails(1, &["at least one image"]);
+    warm(&["--dockerfile=https://h.example/f"]).fails(1, &["must be a file of this machine"]);
+    warm(&["-i", &format!("{}/missing", registry.host())]).fails(1, &["missing"]);
+    let run = warm(&["-i", &format!("{}/missing", registry.host()), "-d", &file, "--build-arg=TAG=2"]).ok();
+    assert_eq!(run.count("passing over"), 1, "{}", run.stderr);
+    let asked = registry.requests().len();
+    let fetched = layers_asked(&registry);
+
+    // Nobody is asked, whatever the names; and it need not be possible to write there.
+    for path in ["blobs/sha256", "blobs", ""] {
+        std::fs::set_permissions(
+            bench.path("out/warm").join(path),
+            std::os::unix::fs::PermissionsExt::from_mode(0o555),
+        )
+        .unwrap();
+    }
+    let line = ["--no-push", "--cache", "--cache-repo=oci:c", "--build-arg=TAG=2", "--oci-layout-path=l", &cache_dir];
+    let run = kaniko(&bench, &line).ok();
+    assert_eq!((registry.requests().len(), run.count("notice")), (asked, 0), "{}", run.stderr);
+    let image = Image::open_dir(&bench.path("out/l"));
+    assert_eq!((image.text("f"), image.text("h")), ("payload".into(), "payload".into()));
+
+    // A name that is too old is looked up; its content is still what it is. `--pull` does the same.
+    let again = |args: &[&str]| {
+        bench.rbuild(&["system", "reset", "--force"]).ok();
+        let _ = std::fs::remove_dir_all(bench.path("out/l"));
+        let before = registry.requests().len();
+        let run = kaniko(&bench, &[&line[..], args].concat()).ok();
+        (registry.requests().len() - before, run)
+    };
+    assert!(again(&["--cache-ttl=0s"]).0 >= 2);
+    bench.rbuild(&["system", "reset", "--force"]).ok();
+    let context = bench.ctx().display().to_string();
+    let from = format!("--pull-from={dir}");
+    bench.rbuild(&["build", "--pull", &from, "--build-arg=TAG=2", "-o", "type=oci,dest=p.tar", &context]).ok();
+    assert_eq!(layers_asked(&registry), fetched);
+    bench.rbuild(&["system", "reset", "--force"]).ok();
+    bench.rbuild(&["build", "--pull-never", &from, "--build-arg=TAG=2", &context]).ok();
+    assert_eq!(layers_asked(&registry), fetched);
+
+    // What is damaged is had from the registry, and said; the warmer repairs it.
+    for path in ["", "blobs", "blobs/sha256"] {
+        std::fs::set_permissions(
+            bench.path("out/warm").join(path),
+            std::os::unix::fs::PermissionsExt::from_mode(0o755),
+        )
+        .unwrap();
+    }
+    let damage = |name: &str| {
+        let path = bench.path("out/warm/blobs/sha256").join(name.trim_start_matches("sha256:"));
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[5] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+    };
+    let layer = image.manifest["layers"][0]["digest"].as_str().unwrap().to_owned();
+    damage(&layer);
+    damage(&tag(&registry, "other", "2"));
+    let (_, run) = again(&[]);
+    assert_eq!(run.count("a registry is asked"), 2, "{}", run.stderr);
+    assert_eq!(Image::open_dir(&bench.path("out/l")).text("f"), "payload");
+    let fetched = layers_asked(&registry);
+    warm(&["-i", &base, "-i", &other]).ok();
+    assert_eq!(layers_asked(&registry), fetched + 1, "the one that is damaged");
+    assert_eq!(again(&[]).1.count("a registry is asked"), 0);
+    warm(&["-i", &base, "--force"]).ok();
+    assert_eq!(layers_asked(&registry), fetched + 3, "a layer and a config");
+    std::fs::write(bench.path("out/warm/index.json"), "{").unwrap();
+    assert!(again(&[]).1.count("a registry is asked") > 0);
+}
+
+// SPEC D1.48: a program of that name, and images of several platforms.
+#[test]
+fn d1_48_a_program_called_warmer() {
+    let registry = FakeRegistry::start();
+    let bench = copies();
+    let name = format!("{}/base", registry.host());
+    let context = bench.ctx().display().to_string();
+    let platforms = "--platform=linux/amd64,linux/arm64";
+    bench.rbuild(&["build", platforms, "--provenance=false", "-t", &name, "--push", &context]).ok();
+    let warmer = bench.path("warmer");
+    std::os::unix::fs::symlink(support::rbuild_path(), &warmer).unwrap();
+    let run = |args: &[&str]| {
+        let mut command = Command::new(&warmer);
+        command.args(args).env("HOME", bench.path("home")).env_remove("XDG_DATA_HOME");
+        support::finish(command.stdin(Stdio::null()).current_dir(bench.path("out")).output().unwrap())
+    };
+    assert!(run(&["--help"]).ok().stdout.contains("--skip-tls-verify-registry"));
+    run(&["-i", &name, "-c", "w", "--custom-platform=linux/arm64", "--skip-tls-verify", "-v", "debug"]).ok();
+    let blobs = std::fs::read_dir(bench.path("out/w/blobs/sha256")).unwrap().count();
+    assert_eq!(blobs, 4, "an index, and a manifest, a config and a layer of one platform");
+    bench.dockerfile(&format!("FROM {name}\nENV A=b\n"));
+    bench.rbuild(&["system", "reset", "--force"]).ok();
+    let asked = registry.requests().len();
+    let build = |platform: &str| {
+        bench.rbuild(&["build", "--pull-from=w", "--platform", platform, "-o", "type=oci,dest=o.tar", &context]).ok();
+        registry.requests().len() - asked
+    };
+    assert_eq!(build("linux/arm64"), 0);
+    assert!(build("linux/amd64") > 0, "what is not there is had from the registry");
 }
 
 /// A registry that speaks TLS with a certificate that nobody knows; with `closed` to those only who have one themselves.
@@ -219,6 +365,15 @@ fn d1_36_certificates_of_registries() {
         kaniko(&bench, &[&["-d", &name], flags].concat()).ok();
         assert!(open.state().repositories.contains_key("a"), "{flags:?}");
     }
+    // SPEC D1.45: where a pod mounts what it trusts.
+    open.state().repositories.clear();
+    let own = bench.path("out/k");
+    std::fs::create_dir_all(own.join("ssl/certs")).unwrap();
+    std::fs::copy(&ca, own.join("ssl/certs/additional-ca.pem")).unwrap();
+    kaniko(&bench, &["-d", &name, "--kaniko-dir", &own.display().to_string()]).ok();
+    std::fs::write(own.join("ssl/certs/broken.crt"), "-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n")
+        .unwrap();
+    kaniko(&bench, &["-d", &name, "--kaniko-dir", &own.display().to_string()]).fails(1, &["broken.crt"]);
     // What is said about pulls is for every registry, and for pulls.
     let puller = Bench::new();
     puller.dockerfile(&format!("FROM {name}\nENV A=b\n"));

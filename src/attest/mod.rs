@@ -2,11 +2,12 @@
 //!
 //! [`options`] is what a user asks for, [`capture`] what a build learnt about its inputs, [`predicate`] says both in the
 //! words of SLSA, [`statement`] binds a predicate to the images or files it is about, [`manifest`] makes of statements
-//! what stands beside an image in an index, [`recipe`] reads provenance backwards, [`signature`] and [`git`] verify what others signed, images and repositories, [`sigstore`] by certificates. Plain data but for [`sbom`], which reads a tree; nothing here talks to anybody.
+//! what stands beside an image in an index, [`recipe`] reads provenance backwards, [`merge`] makes one list of several, [`signature`] and [`git`] verify what others signed, images and repositories, [`sigstore`] by certificates. Plain data but for [`sbom`], which reads a tree; nothing here talks to anybody.
 
 pub mod capture;
 pub mod git;
 pub mod manifest;
+pub mod merge;
 pub mod options;
 pub mod predicate;
 pub mod recipe;

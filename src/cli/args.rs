@@ -9,6 +9,8 @@ mod manifest;
 mod policy;
 mod registries;
 mod replay;
+mod scan;
+mod warm;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -29,6 +31,8 @@ pub use manifest::{
 pub use policy::{Policy, PolicyEval, PolicyTest};
 pub use registries::{DigestFiles, Pull, Push, RegistryArgs};
 pub use replay::{Replay, ReplayBuild, ReplayCommon, ReplayVerify};
+pub use scan::ScanArgs;
+pub use warm::Warm;
 
 /// Builds container images without a daemon and without root
 #[derive(Debug, Parser)]
@@ -80,6 +84,7 @@ impl Command {
         match self {
             Self::Pull(pull) => Some(&pull.registries),
             Self::Push(push) => Some(&push.registries),
+            Self::Warm(warm) => Some(&warm.registries),
             Self::Manifest { command } => command.transfer().map(|transfer| &transfer.registries),
             _ => self.build().map(|build| &build.drop_in.registries),
         }
@@ -148,6 +153,9 @@ pub enum Command {
     Pull(Pull),
     /// Send an image of the store to its registry
     Push(Push),
+    /// Put base images into a directory where builds find them before they ask a registry (`build --pull-from`)
+    #[command(override_usage = "rbuild warm [OPTIONS] DIR [IMAGE]...")]
+    Warm(Warm),
     /// Log in to a registry
     Login(Login),
     /// Forget the login to a registry

@@ -1,16 +1,19 @@
 //! `rbuild build` inside the worker.
 
 use std::io::Write as _;
+use std::ops::ControlFlow;
+use std::os::unix::fs::OpenOptionsExt as _;
 
 use super::args::Build;
 use super::errors::Failure;
 use super::grammar::CallOptions;
 use super::invocation::{Done, Invocation, Stopped};
 use super::runtime::runtime;
+use super::scan::Scan;
 use super::settings::{self, BuildSettings};
 use super::telemetry::{self, Telemetry};
 use super::worker::Inside;
-use super::{debug, digest_files, metadata};
+use super::{debug, digest_files, metadata, stages};
 use crate::base::budget::Budget;
 use crate::base::events::Warning;
 use crate::base::values::boolean;
@@ -18,10 +21,23 @@ use crate::base::{Events, FaultKind, StepTrace, file};
 use crate::build::BuildReport;
 use crate::dockerfile::excerpt::excerpt;
 use crate::frontend::Answer;
-use crate::ui::{Progress, Summary, Trace, columns};
+use crate::ui::{Progress, Split, Summary, Trace, columns};
 
 pub(super) fn build(inside: &Inside, args: &Build) -> Result<u8, Failure> {
-    run(inside, Invocation::new(inside, args.clone())?)
+    let mut args = args.clone();
+    let scan = Scan::wanted(&args)?;
+    if stages::wanted(&args)? {
+        match stages::save(inside, &args)? {
+            ControlFlow::Continue(rest) => args = rest,
+            ControlFlow::Break(code) => return Ok(code),
+        }
+    }
+    let invocation = match scan.as_ref().map(|scan| scan.run(inside, &args)).transpose()? {
+        None => Invocation::new(inside, args)?,
+        Some(ControlFlow::Continue(rest)) => rest,
+        Some(ControlFlow::Break(code)) => return Ok(code),
+    };
+    run(inside, invocation)
 }
 
 /// Builds, shows it, and writes what was asked for about it.
@@ -36,7 +52,9 @@ pub(super) fn run(inside: &Inside, mut invocation: Invocation) -> Result<u8, Fai
     let settings = &invocation.settings;
     let budget = Budget::detect();
     let runtime = runtime(budget)?;
+    let split = invocation.args.drop_in.log_split.as_deref().map(|prefix| log_split(prefix, settings)).transpose()?;
     let (progress, events) = Progress::start(settings.progress, std::io::stderr(), settings.style.clone());
+    let events = split.as_ref().map_or_else(|| events.clone(), |split| split.tee(events.clone()));
     let trace = (settings.trace.is_some() || plan.spans.is_some()).then(Trace::default);
     let events = trace.as_ref().map_or(events.clone(), |trace| trace.tee(events));
     let context = plan.spans.as_ref().map(|exporter| StepTrace { context: exporter.context, socket: None });
@@ -54,6 +72,9 @@ pub(super) fn run(inside: &Inside, mut invocation: Invocation) -> Result<u8, Fai
     });
     drop(events);
     let ended = progress.finish(outcome.vertex());
+    if let Some(split) = split {
+        split.finish();
+    }
     if let (Some(exporter), Some(summary), None) = (plan.metrics, &ended.summary, settings.call)
         && let Ok(client) = inside.hasty_client(Events::none())
         && let Some(trouble) = runtime.block_on(exporter.send(&client, summary, outcome.result.is_ok()))
@@ -130,6 +151,25 @@ fn report(settings: &BuildSettings, summary: &Summary, succeeded: bool) -> Resul
         write(path, summary.prometheus(succeeded).as_bytes())?;
     }
     Ok(())
+}
+
+/// `--log-split`: files as buildah calls them (SPEC D3.31).
+fn log_split(prefix: &str, settings: &BuildSettings) -> Result<Split, Failure> {
+    let request = &settings.request;
+    if request.all_platforms {
+        return Err(settings::usage("--log-split: which platforms --all-platforms are is not known yet")
+            .hint("name them with --platform"));
+    }
+    let host = [crate::oci::Platform::host()];
+    let platforms = if request.platforms.is_empty() { &host[..] } else { &request.platforms };
+    let open = |platform: &crate::oci::Platform| {
+        let path = format!("{prefix}_{}_{}", platform.os, platform.architecture);
+        let file = std::fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&path);
+        let file = file.map_err(|e| settings::usage(format!("--log-split: cannot write {path}: {e}")))?;
+        Ok((platform.to_string(), file))
+    };
+    let files = platforms.iter().map(open).collect::<Result<Vec<_>, Failure>>()?;
+    Ok(Split::start(files, &settings.style))
 }
 
 fn write(path: &std::path::Path, bytes: &[u8]) -> Result<(), Failure> {

@@ -9,7 +9,7 @@ use rootless::Capabilities;
 use super::args::DropIn;
 use super::errors::Failure;
 use super::settings::usage;
-use super::volumes::volume;
+use super::volumes::step_volume;
 use crate::base::FaultKind;
 use crate::build::BuildRequest;
 use crate::exec::run::StepOptions;
@@ -25,6 +25,7 @@ pub(super) fn stages(args: &DropIn, options: &mut FrontendOptions) -> Result<(),
     options.first_base.clone_from(&args.from);
     options.drop_base_labels = args.inherit_labels == Some(false);
     options.written_names = args.written_names;
+    options.fresh_runs = args.no_cache_run;
     for text in &args.env {
         if let Some(prefix) = text.strip_suffix('*').filter(|prefix| !prefix.contains('=')) {
             // What is not UTF-8 cannot be in an image.
@@ -43,6 +44,16 @@ pub(super) fn stages(args: &DropIn, options: &mut FrontendOptions) -> Result<(),
         if let Some(value) = value {
             options.env.insert(name.to_owned(), value);
         }
+    }
+    if args.short_names {
+        options.short_names = super::short_names::read()?;
+    }
+    for text in &args.step_env {
+        let (name, value) = text.split_once('=').unwrap_or((text, ""));
+        if name.is_empty() {
+            return Err(usage(format!("invalid variable \"{text}\" for steps: expected NAME=VALUE")));
+        }
+        options.step_env.insert(name.to_owned(), value.to_owned());
     }
     if args.pull_never {
         if options.image_resolve_mode == ResolveMode::Pull {
@@ -63,6 +74,8 @@ pub(super) fn shape(args: &DropIn) -> Shape {
         omit_history: args.omit_history,
         unset_env: args.unsetenv.clone(),
         unset_labels: args.unsetlabel.clone(),
+        inherit_annotations: args.inherit_annotations == Some(true),
+        unset_annotations: args.unsetannotation.clone(),
         os_version: args.os_version.clone(),
         os_features: args.os_feature.iter().map(|text| feature(text)).collect(),
     }
@@ -79,7 +92,7 @@ fn feature(text: &str) -> (String, bool) {
 /// Names the flag and the rule.
 pub(super) fn steps(args: &DropIn, options: &mut StepOptions) -> Result<(), Failure> {
     for text in &args.volume {
-        options.volumes.push(volume(text)?);
+        step_volume(text, options)?;
     }
     options.capabilities = Capabilities::changed(&args.cap_add, &args.cap_drop)
         .map_err(|e| usage(format!("{}: {e}", if args.cap_add.is_empty() { "--cap-drop" } else { "--cap-add" })))?;

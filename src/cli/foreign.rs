@@ -27,6 +27,8 @@ pub(super) struct Foreign {
     pub(super) no_push: bool,
 }
 
+/// The file of `containers.conf` that counts.
+pub(super) const CONTAINERS_CONF: &str = "CONTAINERS_CONF";
 /// For the C preprocessor.
 pub(super) const CPP_FLAGS: &str = "BUILDAH_CPPFLAGS";
 
@@ -36,7 +38,7 @@ const MEANINGLESS: [(&str, &str); 7] = [
     ("BUILDKIT_WORKERS", "there is one worker"),
     ("BUILDAH_RUNTIME", "steps are run without a runtime's program"),
     (CPP_FLAGS, "only `rbuild buildah build` preprocesses, and only files whose names end in .in"),
-    ("CONTAINERS_CONF", "rbuild.toml is what is read"),
+    (CONTAINERS_CONF, "only `rbuild buildah build` reads it; rbuild.toml is what is read"),
     ("STORAGE_DRIVER", "what the machine can do is found out; --snapshotter chooses"),
     ("JAEGER_TRACE", "Jaeger takes OTLP: OTEL_EXPORTER_OTLP_ENDPOINT"),
 ];

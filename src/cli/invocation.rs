@@ -24,7 +24,7 @@ use crate::exec::run::StepOptions;
 use crate::frontend::Answer;
 use crate::solver::KeptFailure;
 use crate::source::git::GitOptions;
-use crate::source::{ImageSource, Sources};
+use crate::source::{ImageSource, Nearby, Sources};
 use crate::ssh::{Agent, AgentSpec};
 use crate::store::Store;
 use crate::ui::Ended;
@@ -35,6 +35,8 @@ pub(super) struct Invocation {
     pub(super) settings: BuildSettings,
     pub(super) steps: StepOptions,
     clip: ClipLimits,
+    /// Directories that are asked before registries.
+    nearby: Vec<Nearby>,
 }
 
 /// What a build gave.
@@ -132,7 +134,8 @@ impl Invocation {
         let agents = lent(inside, std::mem::take(&mut settings.agents))?;
         settings.request.secrets.agents.extend(agents);
         let clip = ClipLimits::new(inside.config.log)?;
-        Ok(Self { args, settings, steps, clip })
+        let nearby = super::warm::nearby(&args.drop_in.pull_from)?;
+        Ok(Self { args, settings, steps, clip, nearby })
     }
 
     /// Builds, or answers a question. What happens is shown by `shown` and kept in logs and in a record.
@@ -179,6 +182,7 @@ impl Invocation {
         let cancel = Cancel::default();
         let mut builder = builder(inside, &store, budget, events, &cancel, steps.clone()).map_err(early)?;
         builder.trace = trace;
+        builder.images.set_nearby(self.nearby.clone());
         let unverified_hosts = args.drop_in.git_unverified.clone();
         if !unverified_hosts.is_empty() {
             let said = format!("certificates of {} are not verified for git", unverified_hosts.join(", "));

@@ -46,7 +46,7 @@ impl Once {
                 let (chunk, names) = of_list(list);
                 (&transfer.creds, chunk, hosts(names))
             }
-            _ => return Ok(Self::default()),
+            _ => return Ok(Self { registries, ..Self::default() }),
         };
         let chunk = chunk.as_ref().map(|text| bytes(text)).transpose()?;
         let Some(text) = creds else { return Ok(Self { creds: None, chunk, registries }) };

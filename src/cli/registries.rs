@@ -42,6 +42,24 @@ pub(super) fn client_options(
     })
 }
 
+/// `registries.conf` and what lies beside it, in the order in which podman reads them.
+pub(super) fn registries_conf_files() -> Vec<PathBuf> {
+    let named = variable("CONTAINERS_REGISTRIES_CONF").map(PathBuf::from);
+    let config = variable("XDG_CONFIG_HOME").map(PathBuf::from).or_else(|| Some(home()?.join(".config")));
+    let own = config.map(|dir| dir.join("containers"));
+    let user = own.as_ref().map(|dir| dir.join("registries.conf")).filter(|file| file.exists());
+    let main = named.or(user).unwrap_or_else(|| "/etc/containers/registries.conf".into());
+    let mut files = vec![main];
+    let drop_ins = own.into_iter().chain([PathBuf::from("/etc/containers")]).map(|dir| dir.join("registries.conf.d"));
+    for dir in drop_ins {
+        let mut more: Vec<PathBuf> =
+            list(&dir).into_iter().filter(|path| path.extension().is_some_and(|e| e == "conf")).collect();
+        more.sort();
+        files.extend(more);
+    }
+    files
+}
+
 /// What the files say. What is found first counts.
 #[derive(Default)]
 struct Found {
@@ -85,19 +103,7 @@ impl Found {
         for dir in dirs {
             self.hosts_dir(&dir);
         }
-        let named = variable("CONTAINERS_REGISTRIES_CONF").map(PathBuf::from);
-        let own = config.as_ref().map(|c| c.join("containers"));
-        let user = own.as_ref().map(|d| d.join("registries.conf")).filter(|f| f.exists());
-        let main = named.or(user).unwrap_or_else(|| "/etc/containers/registries.conf".into());
-        let mut files = vec![main];
-        let drop_ins = own.into_iter().chain([PathBuf::from("/etc/containers")]).map(|d| d.join("registries.conf.d"));
-        for dir in drop_ins {
-            let mut more: Vec<PathBuf> =
-                list(&dir).into_iter().filter(|p| p.extension().is_some_and(|e| e == "conf")).collect();
-            more.sort();
-            files.extend(more);
-        }
-        for file in files {
+        for file in registries_conf_files() {
             if let Some(text) = self.read(&file) {
                 self.registries_conf(&file, &text);
             }
@@ -204,7 +210,7 @@ impl Found {
         Ok(Some(Mirror { only, ..Mirror::new(location) }))
     }
 
-    /// Version 2 of the format; the search list is of no use here, as names without a host are Docker Hub's.
+    /// Version 2 of the format; the search list is no matter of mirrors ([`super::short_names`]).
     fn registries_conf(&mut self, file: &Path, text: &str) {
         let table: Table = match text.parse() {
             Ok(table) => table,

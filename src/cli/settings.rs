@@ -13,7 +13,7 @@ use super::config::Config;
 use super::contexts;
 use super::devices::{self, DEVICE};
 use super::errors::Failure;
-use super::foreign::{CPP_FLAGS, Foreign};
+use super::foreign::{CONTAINERS_CONF, CPP_FLAGS, Foreign};
 use super::grammar::{self, SecretSource};
 use super::outputs;
 use super::policies;
@@ -194,7 +194,12 @@ impl BuildSettings {
         let args = &args;
         refuse_unsupported(args, &mut notices)?;
         // A variable that was looked at is none that has no meaning.
-        let unread = |name: &str| variable(name).filter(|_| name != CPP_FLAGS || args.drop_in.preprocess.is_empty());
+        let read = |name: &str| match name {
+            CPP_FLAGS => !args.drop_in.preprocess.is_empty(),
+            CONTAINERS_CONF => args.drop_in.containers_conf_read,
+            _ => false,
+        };
+        let unread = |name: &str| variable(name).filter(|_| !read(name));
         let foreign = Foreign::new(&unread, &mut notices)?;
         // Better now than at the first request.
         super::foreign::registries(&variable)?;

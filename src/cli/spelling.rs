@@ -8,7 +8,7 @@
 //! | `rbuild buildx imagetools …` | `rbuild imagetools …` |
 //! | `rbuild buildx history …` | `rbuild builds …` |
 //! | `rbuild buildctl build --local …`, a program called `buildctl` | `rbuild build …` ([`super::buildctl`]) |
-//! | `rbuild kaniko …`, a program called `executor` | `rbuild build …` ([`super::kaniko`], before the others) |
+//! | `rbuild kaniko …`, a program called `executor` or `warmer` | `rbuild build …`, `rbuild warm …` ([`super::kaniko`], before the others) |
 //! | `rbuild buildah bud …`, `rbuild podman build …`, a program called `buildah` | `rbuild build …` ([`super::buildah`], before the others) |
 //! | a program called `docker-buildx` | `rbuild buildx …`: Docker's plugin protocol ([`super::builders`]) |
 
@@ -60,6 +60,7 @@ const COMMANDS: &[&str] = &[
     "debug",
     "info",
     "version",
+    "warm",
 ];
 
 /// What `buildx` and `builder` have in common with us under the same name. `image prune` is none of them: docker deletes no

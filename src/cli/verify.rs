@@ -14,6 +14,7 @@ use super::worker::{Inside, store_failure};
 use crate::base::budget::Budget;
 use crate::base::{Events, FaultKind};
 use crate::build::Attest;
+use crate::exporter::ExportReport;
 use crate::oci::Descriptor;
 use crate::ui::Progress;
 
@@ -119,11 +120,20 @@ pub(super) fn forget_attestations(build: &mut Invocation) {
 }
 
 /// One of the builds: its image in the store, or the exit code of a build that failed and has said why.
-pub(super) fn once(
+pub(super) fn once(inside: &Inside, build: Invocation, heading: &str) -> Result<ControlFlow<u8, Descriptor>, Failure> {
+    match exported(inside, build, heading)? {
+        ControlFlow::Continue(Some(export)) => Ok(ControlFlow::Continue(export.descriptor)),
+        ControlFlow::Continue(None) => Err(Failure::new(FaultKind::Internal, "the build gave no image")),
+        ControlFlow::Break(code) => Ok(ControlFlow::Break(code)),
+    }
+}
+
+/// A build that is one of several: what it exported first, or the exit code of a build that failed and has said why.
+pub(super) fn exported(
     inside: &Inside,
     mut build: Invocation,
     heading: &str,
-) -> Result<ControlFlow<u8, Descriptor>, Failure> {
+) -> Result<ControlFlow<u8, Option<ExportReport>>, Failure> {
     let settings = &mut build.settings;
     if settings.shows() {
         let _ = writeln!(std::io::stderr(), "{heading}");
@@ -136,10 +146,7 @@ pub(super) fn once(
     let ended = progress.finish(outcome.vertex());
     runtime.shutdown_background();
     match &outcome.result {
-        Ok(Done::Built(report)) => match report.exports.first() {
-            Some(export) => Ok(ControlFlow::Continue(export.descriptor.clone())),
-            None => Err(Failure::new(FaultKind::Internal, "the build gave no image")),
-        },
+        Ok(Done::Built(report)) => Ok(ControlFlow::Continue(report.exports.first().cloned())),
         Ok(Done::Answered(..)) => Err(Failure::new(FaultKind::Internal, "the build gave an answer and no image")),
         Err(_) => {
             Ok(ControlFlow::Break(outcome.complain(&build.settings, &ended, None, inside.codes, |failure| failure)))

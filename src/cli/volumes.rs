@@ -6,12 +6,37 @@ use rootless::step::StepMount;
 
 use super::errors::Failure;
 use super::settings::usage;
+use crate::exec::run::StepOptions;
 
 /// A path of the container.
 pub(super) fn absolute(text: &str) -> Option<PathBuf> {
     let path = Path::new(text);
     let plain = path.components().all(|c| !matches!(c, Component::ParentDir));
     (path.is_absolute() && plain && path != Path::new("/")).then(|| path.components().collect())
+}
+
+/// A volume of steps: as [`volume`], or with the option `O` a directory that each step may change for itself.
+///
+/// # Errors
+/// As [`volume`], and if it is no directory.
+pub(super) fn step_volume(text: &str, options: &mut StepOptions) -> Result<(), Failure> {
+    let (rest, flags) = match text.splitn(3, ':').collect::<Vec<_>>()[..] {
+        [source, target, flags] => (format!("{source}:{target}"), flags),
+        _ => (text.to_owned(), ""),
+    };
+    if !flags.split(',').any(|flag| flag == "O") {
+        options.volumes.push(volume(text)?);
+        return Ok(());
+    }
+    let StepMount::Bind { source, target, .. } = volume(&rest)? else { return Ok(()) };
+    if let Some(other) = flags.split(',').find(|flag| *flag != "O") {
+        return Err(usage(format!("--volume {text}: the option \"{other}\" does not go together with O")));
+    }
+    if !source.is_dir() {
+        return Err(usage(format!("--volume {text}: O is for directories")));
+    }
+    options.private_volumes.push((source, target));
+    Ok(())
 }
 
 /// `SOURCE:TARGET[:ro]`.

@@ -17,7 +17,7 @@ use super::errors::{ExitCodes, Failure};
 use super::once::Once;
 use super::{
     bake, broker, build, builds, compare, debug, foreign, image_commands, imagetools, info, manifest, policies,
-    registries, replay, run, settings, store_commands, verify,
+    registries, replay, run, settings, store_commands, verify, warm,
 };
 use crate::base::wording::shell_word;
 use crate::base::{Events, FaultKind};
@@ -457,6 +457,7 @@ fn command(inside: &Inside, cli: &super::Cli) -> Result<u8, Failure> {
         Command::Images(args) => image_commands::images(inside, args),
         Command::Pull(args) => image_commands::pull(inside, args),
         Command::Push(args) => image_commands::push(inside, args),
+        Command::Warm(args) => warm::warm(inside, args),
         Command::Tag { image, targets } => image_commands::tag(inside, image, targets),
         Command::Rm { images, all, force } => image_commands::rm(inside, images, *all, *force),
         Command::Save(args) => image_commands::save(inside, args),

@@ -139,6 +139,8 @@ pub struct StepOptions {
     pub cgroup_parent: String,
     /// What of this machine every step sees, by the command line's will; no key knows of it (SPEC D3.10).
     pub volumes: Vec<StepMount>,
+    /// The same of directories that each step may change for itself: nothing of that stays (SPEC D3.10).
+    pub private_volumes: Vec<(PathBuf, PathBuf)>,
     /// Steps see `/etc/hosts` of the image.
     pub no_hosts: bool,
     /// Those of root.
@@ -228,6 +230,12 @@ impl Runner {
     #[must_use]
     pub fn volumes(&self) -> &[StepMount] {
         &self.options.volumes
+    }
+
+    /// Directories of this machine that each step may change for itself, and where it sees them.
+    #[must_use]
+    pub fn private_volumes(&self) -> &[(PathBuf, PathBuf)] {
+        &self.options.private_volumes
     }
 
     /// The mountpoints of a step; see [`required_stubs`].

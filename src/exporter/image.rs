@@ -77,7 +77,9 @@ pub(super) async fn assemble(
     let config_descriptor = Descriptor::of_bytes(options.family.config(), &config_bytes);
 
     let layers: Vec<Layer> = made.into_iter().map(|(layer, _, _)| layer).collect();
-    let mut annotations = options.annotations.of(Level::Manifest, Some(&result.platform));
+    // Docker's manifests have none, and what is asked for by name is another matter.
+    let mut annotations = if options.family == Family::Oci { result.annotations.clone() } else { BTreeMap::new() };
+    annotations.extend(options.annotations.of(Level::Manifest, Some(&result.platform)));
     if options.created_annotation {
         annotations.entry(CREATED.into()).or_insert_with(|| created.clone());
     }

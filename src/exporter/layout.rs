@@ -360,6 +360,12 @@ fn name_of(entry: &Descriptor) -> Option<&String> {
     ["io.containerd.image.name", "org.opencontainers.image.ref.name"].iter().find_map(|key| entry.annotations.get(*key))
 }
 
+/// The file of a blob in a layout directory.
+#[must_use]
+pub fn path_of(dir: &Path, digest: &Digest) -> PathBuf {
+    dir.join(blob_path(digest))
+}
+
 /// Whether a layout directory has a blob.
 #[must_use]
 pub fn has_blob(dir: &Path, digest: &Digest) -> bool {

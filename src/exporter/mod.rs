@@ -69,6 +69,8 @@ pub struct ImageResult {
     pub dated: Option<i64>,
     /// What is said about it.
     pub attestations: Vec<Attestation>,
+    /// Annotations of its manifest that came with the base image; those of an output go before them.
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// What a build made: one image per platform.

@@ -29,6 +29,10 @@ pub struct Shape {
     pub unset_env: Vec<String>,
     /// Labels.
     pub unset_labels: Vec<String>,
+    /// Annotations of the base image are those of the image, too (SPEC D3.07).
+    pub inherit_annotations: bool,
+    /// But for these.
+    pub unset_annotations: Vec<String>,
     /// What the image says its operating system's version is (SPEC D3.21).
     pub os_version: Option<String>,
     /// Features of the operating system that the image says it needs: each is added, or taken away (SPEC D3.21).
@@ -46,6 +50,7 @@ impl Shape {
             !self.unset_env.iter().any(|unset| unset == name)
         });
         image.config.config.labels.retain(|name, _| !self.unset_labels.contains(name));
+        image.annotations.retain(|name, _| !self.unset_annotations.contains(name));
         self.system(&mut image);
         if let Some(which) = self.single_layer {
             join(context, &mut image, which).await?;

@@ -1,6 +1,6 @@
 //! Base images: which ones the target needs, their configs, and the triggers they bring (SPEC A4.06, A8.12).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use futures_util::future::try_join_all;
@@ -8,6 +8,7 @@ use futures_util::future::try_join_all;
 use super::contexts::{Content, NamedContext};
 use super::error::{FrontendError, Place};
 use super::plan::{Origin, Outlook, Plan, StageId};
+use super::short_names::{self, ShortNames};
 use super::words::{closest, parse_trigger};
 use crate::base::Digest;
 use crate::dockerfile::ast::Instruction;
@@ -38,10 +39,12 @@ pub(super) async fn resolve(
     plan: &mut Plan,
     outlook: &Outlook<'_>,
     host: &dyn FrontendHost,
-    mode: ResolveMode,
+    (names, mode): (&ShortNames, ResolveMode),
 ) -> Result<Images, FrontendError> {
     let mut images = Images::new();
+    let mut chosen = HashSet::new();
     loop {
+        short_names::choose(plan, outlook, host, (names, mode), &mut chosen).await?;
         let reachable = plan.reachable();
         let converted = fetch(plan, outlook, host, mode, &reachable, &mut images).await?;
         let mut again = !converted.is_empty();

@@ -92,6 +92,8 @@ impl Converter<'_> {
         for command in &stage.commands {
             self.checks.enter(&command.instruction.comments);
             progress.trigger = command.trigger;
+            let fresh_run = self.input.options.fresh_runs && matches!(command.instruction.kind, Instruction::Run(_));
+            progress.ignore_cache = ignore_cache || fresh_run;
             self.command(&mut state, command, &mut progress).map_err(|error| error.at(&command.place))?;
         }
         Ok(state)
@@ -118,7 +120,9 @@ impl Converter<'_> {
                     self.image_source(format!("docker-image://{name}"), &platform, metadata, &stage.place)
                 });
                 self.check_platform(&stage.base, &config, &platform, &stage.place);
-                Ok(State::on_image(node, config, platform))
+                let mut state = State::on_image(node, config, platform);
+                state.base_name = Some(format!("docker-image://{name}"));
+                Ok(state)
             }
         }
     }
@@ -162,11 +166,12 @@ impl Converter<'_> {
             }
         };
         let config = self.image(id, &platform)?.config;
+        let base_name = Some(identifier.clone());
         let node =
             (!is_empty(&config)).then(|| self.image_source(identifier, &platform, OpMetadata::named(named), &place));
         let has_own = self.plan.stages[id].replaced && !config.architecture.is_empty() && !config.os.is_empty();
         let platform = if has_own { config.platform() } else { platform };
-        Ok(State::on_image(node, config, platform))
+        Ok(State { base_name, ..State::on_image(node, config, platform) })
     }
 
     fn image(&self, id: StageId, platform: &Platform) -> Result<Resolved, FrontendError> {

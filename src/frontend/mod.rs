@@ -9,6 +9,7 @@
 
 mod args;
 mod base;
+mod bases;
 mod calls;
 mod checks;
 mod configure;
@@ -27,6 +28,7 @@ mod plan;
 pub mod remote;
 mod run;
 pub mod sbom;
+mod short_names;
 mod state;
 mod syntax;
 #[cfg(test)]
@@ -36,9 +38,11 @@ mod transfer;
 mod uses;
 mod words;
 
+pub use bases::{StageOutline, bases, stages};
 pub use calls::{Answer, Call, call};
 pub use error::{FrontendError, Place};
 pub use options::{FrontendInput, FrontendOptions, FrontendResult, GivenTree, NoCache, Warning};
+pub use short_names::ShortNames;
 pub use syntax::{BUILT_IN, FrontEnd, FrontEnds, ImageFrontEnd, front_end};
 
 use crate::llb::FrontendHost;
@@ -73,7 +77,7 @@ pub async fn dockerfile_to_llb(
     let epoch = converted.epoch;
     let notices = converted.plan.unknown_stages(&input.options.no_cache);
     let (state, definition, scanned) = converted.result(&input)?;
-    let State { mut image, base_image, .. } = state;
+    let State { mut image, base_image, base_name, .. } = state;
     finish_config(&mut image, &input.options);
     let base_layers = base_image.as_ref().map_or(0, |base| base.rootfs.diff_ids.len());
     let base_history = base_image.as_ref().map_or(0, |base| base.history.len());
@@ -85,6 +89,7 @@ pub async fn dockerfile_to_llb(
         config,
         platform,
         base_config: base_image,
+        base_name,
         base_layers,
         base_history,
         epoch,

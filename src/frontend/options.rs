@@ -6,6 +6,7 @@ use indexmap::IndexMap;
 
 use super::error::Place;
 use super::remote::RemoteContext;
+use super::short_names::ShortNames;
 use crate::dockerfile::lint::{Rule, Violation};
 use crate::llb::op::{HostIp, NetMode, Ulimit};
 use crate::llb::{Definition, ResolveMode};
@@ -51,10 +52,15 @@ pub struct FrontendOptions {
     pub build_args: IndexMap<String, String>,
     /// `--label`, applied last.
     pub labels: IndexMap<String, String>,
+    /// What names without a registry are short for (SPEC D3.36).
+    pub short_names: ShortNames,
     /// `--from`: the image of the first FROM, whatever that says (SPEC D3.11).
     pub first_base: Option<String>,
     /// `--env`: variables that every stage begins with (SPEC D3.09).
     pub env: IndexMap<String, String>,
+    /// Variables that RUN has where neither the stage nor its arguments have one of that name; the image does not get them
+    /// (SPEC D3.36).
+    pub step_env: IndexMap<String, String>,
     /// `--inherit-labels=false`: labels of base images stay there (SPEC D3.07).
     pub drop_base_labels: bool,
     /// Steps are called as they are written: what variables hold is not shown (SPEC D1.13).
@@ -68,6 +74,8 @@ pub struct FrontendOptions {
     pub named_contexts: BTreeMap<String, String>,
     /// `--no-cache`, `--no-cache-filter`.
     pub no_cache: NoCache,
+    /// `--no-cache-run`: RUN steps run even if the cache has them, whatever `no_cache` says of others (SPEC D1.22).
+    pub fresh_runs: bool,
     /// `--network`.
     pub network: NetMode,
     /// `--add-host`.
@@ -94,7 +102,7 @@ impl FrontendOptions {
     /// Whether they change stages in a way that is not in the protocol that front ends in images speak.
     #[must_use]
     pub fn is_about_stages(&self) -> bool {
-        self.first_base.is_some() || !self.env.is_empty() || self.drop_base_labels
+        self.first_base.is_some() || !self.env.is_empty() || self.drop_base_labels || self.fresh_runs
     }
 }
 
@@ -124,6 +132,8 @@ pub struct FrontendResult {
     pub platform: Platform,
     /// Config of the image at the bottom, as stored; `None` if the target is not based on an image.
     pub base_config: Option<ImageConfig>,
+    /// What that image is: an identifier with its digest. Front ends that are images do not tell.
+    pub base_name: Option<String>,
     /// How many layers come from the base image.
     pub base_layers: usize,
     /// How many history entries come from the base image.

@@ -171,7 +171,8 @@ impl Source {
         if scope == Scope::Everything {
             plan.want_everything();
         }
-        let images = base::resolve(&mut plan, &outlook, host, options.image_resolve_mode).await?;
+        let images =
+            base::resolve(&mut plan, &outlook, host, (&options.short_names, options.image_resolve_mode)).await?;
 
         let built: Vec<bool> =
             plan.reachable().iter().zip(&plan.stages).map(|(needed, stage)| *needed && !stage.replaced).collect();

@@ -90,6 +90,9 @@ impl Converter<'_> {
             env.entry("SSH_AUTH_SOCK".into()).or_insert_with(|| socket.clone());
         }
         let options = &self.input.options;
+        for (name, value) in &options.step_env {
+            env.entry(name.clone()).or_insert_with(|| value.clone());
+        }
         let meta = Meta {
             args: args.clone(),
             env: env.iter().map(|(key, value)| format!("{key}={value}")).collect(),

@@ -22,6 +22,8 @@ pub(super) struct State {
     pub(super) image: ImageConfig,
     /// Config of the image at the bottom, as stored.
     pub(super) base_image: Option<ImageConfig>,
+    /// What that image is, with its digest, if it was named.
+    pub(super) base_name: Option<String>,
     /// Platform that steps run for.
     pub(super) platform: Platform,
     /// Declared arguments in order, with their values where they have one.
@@ -72,6 +74,7 @@ impl State {
             node,
             image,
             base_image,
+            base_name: None,
             platform,
             args: Vec::new(),
             cmd_set: false,

@@ -48,6 +48,7 @@ impl Images {
             chain,
             config,
             attestations: Vec::new(),
+            annotations: Default::default(),
         })
     }
 }

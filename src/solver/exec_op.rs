@@ -205,13 +205,22 @@ impl Solver {
             held.company = self.env.store.company().map_err(|e| tree::store_error(vertex, &e))?;
         }
         self.cache_mounts(vertex, exec, trees, &mut held).await?;
-        if let Some(volume) = runner.volumes().first().filter(|_| !rung.can_mount()) {
-            let message = format!("--volume {}: isolation {rung} mounts nothing", volume.target().display());
+        let private = runner.private_volumes().iter().map(|(_, target)| target.as_path());
+        let mut volumes = runner.volumes().iter().map(StepMount::target).chain(private);
+        if let Some(target) = volumes.next().filter(|_| !rung.can_mount()) {
+            let message = format!("--volume {}: isolation {rung} mounts nothing", target.display());
             let hint = "`rbuild doctor` says what would lift that; files can be brought along with COPY";
             return Err(SolveError::at(vertex, FaultKind::Isolation, message, Some(hint.into())));
         }
         // What a step mounts itself at the same place lies above.
         let mut mounts = runner.volumes().to_vec();
+        for (source, target) in runner.private_volumes() {
+            let (store, dir, place) = (self.env.store.clone(), source.clone(), Arc::clone(vertex));
+            let view = blocking(move || store.mount_directory(&dir).map_err(|e| tree::store_error(&place, &e))).await?;
+            let source = view.root().to_owned();
+            mounts.push(StepMount::Bind { source, target: target.clone(), readonly: false });
+            held.mounts.push(view);
+        }
         mounts.extend(more);
         mounts.extend(devices.mounts);
         let mut shm_size = 0;

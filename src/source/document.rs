@@ -46,6 +46,17 @@ pub(super) fn read(name: &str, bytes: &[u8], kind: &str, wanted: &Platform) -> R
     }
 }
 
+/// What a document leads to for a platform: the next document, or, of a manifest, nothing.
+///
+/// # Errors
+/// If it is no document of an image, or has nothing for the platform.
+pub fn below(name: &str, bytes: &[u8], kind: &str, wanted: &Platform) -> Result<Option<Descriptor>, SourceError> {
+    match read(name, bytes, kind, wanted)? {
+        Next::Document(descriptor) => Ok(Some(descriptor)),
+        Next::Manifest(manifest) => check_manifest(name, &manifest).map(|()| None),
+    }
+}
+
 /// The best entry for `wanted`; the first of equals.
 #[must_use]
 pub fn choose<'a>(index: &'a Index, wanted: &Platform) -> Option<&'a Descriptor> {

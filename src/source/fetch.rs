@@ -161,7 +161,9 @@ impl ImageSource {
         if self.blocking(move |store| Ok(store.has_blob(&digest)?.is_some())).await? {
             return Ok(());
         }
-        let near = !remotes.is_empty() && remotes.iter().all(|remote| remote.host == LAYOUT_HOST);
+        let near_blobs = self.near_blobs(descriptor).await?;
+        let of_layouts = !remotes.is_empty() && remotes.iter().all(|remote| remote.host == LAYOUT_HOST);
+        let near = of_layouts || !near_blobs.is_empty();
         let item = if near { format!("copying {}", descriptor.digest) } else { descriptor.digest.to_string() };
         let report = Report::new(&self.0.events, vertex, item, descriptor.size);
         let needed = self.is_of_an_image(&descriptor.digest);
@@ -169,7 +171,7 @@ impl ImageSource {
         let mut failed = None;
         // Copying from a directory is cheaper than any download.
         let (layouts, registries): (Vec<_>, Vec<_>) = remotes.iter().partition(|r| r.host == LAYOUT_HOST);
-        for remote in layouts.into_iter().chain(registries) {
+        for remote in near_blobs.iter().chain(layouts).chain(registries) {
             let key = (remote.host.clone(), remote.repository.clone());
             if !needed && self.0.late.is_down(&key) {
                 continue;
@@ -193,6 +195,9 @@ impl ImageSource {
                 Err(error) => {
                     if !needed && error.is_outage() {
                         self.0.late.goes_down(&key);
+                    }
+                    if near_blobs.contains(remote) {
+                        self.passed_over(&error.to_string());
                     }
                     failed = Some(error);
                 }

@@ -1,14 +1,15 @@
 //! Images: what a name means, and which layers it has (SPEC C2.01, C2.02).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::Write;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 
 use super::document::{self, Image, MAX_DEPTH, Next};
 use super::fetch::{BlobPlace, Downloads};
 use super::late::Late;
+use super::nearby::Nearby;
 use super::oci_layout::Layout;
 use super::{ImageAttributes, LAYOUT_HOST, SourceError};
 use crate::base::{Digest, Events};
@@ -39,6 +40,8 @@ pub(super) struct Inner {
     pub(super) hasty: Client,
     /// Caches that did not answer when a layer was wanted that they promised.
     pub(super) late: Late,
+    /// Directories that are asked before registries.
+    pub(super) nearby: OnceLock<Vec<Nearby>>,
     /// Places that are no registry, by host and repository of a remote.
     pub(super) places: Mutex<HashMap<(String, String), Arc<dyn BlobPlace>>>,
 }
@@ -76,6 +79,7 @@ impl ImageSource {
             needed: Mutex::default(),
             lost: Mutex::default(),
             hasty,
+            nearby: OnceLock::new(),
             places: Mutex::default(),
             late: Late::default(),
         }))
@@ -152,6 +156,19 @@ impl ImageSource {
         let (name, platform) = (identifier.to_owned(), platform.clone());
         let found = self.blocking(move |store| stored_manifest(store, &name, &root, &platform)).await?;
         found.map(|(descriptor, _)| descriptor).ok_or_else(|| SourceError::NotLocal { name: identifier.to_owned() })
+    }
+
+    /// The annotations of an image's manifest. It was resolved before.
+    ///
+    /// # Errors
+    /// As [`ImageSource::resolve`].
+    pub async fn annotations(
+        &self,
+        identifier: &str,
+        platform: &Platform,
+    ) -> Result<BTreeMap<String, String>, SourceError> {
+        let image = self.image(&Place::parse(identifier)?, platform, ResolveMode::Default).await?;
+        Ok(image.manifest.annotations.clone())
     }
 
     /// The platforms that there are images for under an identifier: those of the index that is meant, or that of the one image.
@@ -247,10 +264,23 @@ impl ImageSource {
         if let Some(digest) = told {
             return self.pinned(&reference.with_digest(digest.clone()), &digest, platform, mode).await;
         }
-        if mode != ResolveMode::Pull
-            && let Some(image) = self.local(reference, platform).await?
-        {
-            return Ok(image);
+        if mode != ResolveMode::Pull {
+            if let Some(image) = self.tagged(reference, platform).await? {
+                return Ok(image);
+            }
+            if let Some(digest) = self.recorded(reference).await? {
+                match self.pinned(&reference.with_digest(digest.clone()), &digest, platform, mode).await {
+                    // It is there for another platform.
+                    Err(SourceError::NoPlatform { .. }) => {}
+                    found => {
+                        self.0.told.lock().unwrap_or_else(PoisonError::into_inner).insert(reference.clone(), digest);
+                        return found;
+                    }
+                }
+            }
+            if let Some(image) = self.resolved(reference, platform).await? {
+                return Ok(image);
+            }
         }
         if mode == ResolveMode::Local {
             return Err(SourceError::NotLocal { name: reference.to_string() });
@@ -262,8 +292,8 @@ impl ImageSource {
         Ok(image)
     }
 
-    /// What the store has under a tag: an image of its own, or a remembered resolution whose documents are here.
-    async fn local(&self, reference: &Reference, platform: &Platform) -> Result<Option<Arc<Image>>, SourceError> {
+    /// The image that the store itself has under a tag.
+    async fn tagged(&self, reference: &Reference, platform: &Platform) -> Result<Option<Arc<Image>>, SourceError> {
         let (name, wanted) = (reference.clone(), platform.clone());
         let found = self
             .blocking(move |store| {
@@ -275,10 +305,19 @@ impl ImageSource {
                         Err(e) => return Err(e),
                     }
                 }
-                match store.resolution(&name, &wanted.to_string())? {
-                    Some((digest, _)) => stored(store, &name.to_string(), &digest, &wanted),
-                    None => Ok(None),
-                }
+                Ok(None)
+            })
+            .await?;
+        Ok(found.map(|image| self.remember(image, platform)))
+    }
+
+    /// What a tag meant when a registry was last asked, if its documents are here.
+    async fn resolved(&self, reference: &Reference, platform: &Platform) -> Result<Option<Arc<Image>>, SourceError> {
+        let (name, wanted) = (reference.clone(), platform.clone());
+        let found = self
+            .blocking(move |store| match store.resolution(&name, &wanted.to_string())? {
+                Some((digest, _)) => stored(store, &name.to_string(), &digest, &wanted),
+                None => Ok(None),
             })
             .await?;
         Ok(found.map(|image| self.remember(image, platform)))
@@ -294,6 +333,7 @@ impl ImageSource {
         if let Some(image) = self.seen(digest, platform) {
             return Ok(image);
         }
+        self.bring_near(digest, platform).await?;
         let (name, root, wanted) = (reference.to_string(), digest.clone(), platform.clone());
         // Content under a digest cannot change: there is nothing to ask the registry, whatever the mode.
         let found = self.blocking(move |store| stored(store, &name, &root, &wanted)).await?;
@@ -334,7 +374,7 @@ impl ImageSource {
             };
             match document::read(&name, &document, &kind, platform)? {
                 Next::Document(descriptor) => {
-                    bytes = self.read_stored(&descriptor.digest).await?;
+                    bytes = self.read_near(&descriptor.digest).await?;
                     kind = descriptor.media_type;
                     at = at.with_digest(descriptor.digest);
                 }
@@ -351,7 +391,7 @@ impl ImageSource {
 
     async fn config(&self, repository: &Reference, manifest: &Manifest) -> Result<Bytes, SourceError> {
         let descriptor = &manifest.config;
-        if let Some(bytes) = self.read_stored(&descriptor.digest).await? {
+        if let Some(bytes) = self.read_near(&descriptor.digest).await? {
             return Ok(bytes);
         }
         let bytes = self.0.client.blob_bytes(repository, descriptor).await?;
@@ -374,7 +414,7 @@ impl ImageSource {
     }
 
     /// Small documents stay in the store: the next build needs no registry to know them.
-    async fn keep(&self, digest: &Digest, bytes: Bytes) -> Result<(), SourceError> {
+    pub(super) async fn keep(&self, digest: &Digest, bytes: Bytes) -> Result<(), SourceError> {
         let digest = digest.clone();
         self.blocking(move |store| {
             if store.has_blob(&digest)?.is_none() {

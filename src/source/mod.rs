@@ -18,17 +18,19 @@ pub mod image;
 pub mod kind;
 mod late;
 pub mod local;
+mod nearby;
 pub mod oci_layout;
 mod once;
 mod signed;
 mod sources;
 
 pub use attributes::ImageAttributes;
-pub use document::choose;
+pub use document::{below, choose};
 pub use error::SourceError;
 pub use fetch::{BlobPlace, LAYOUT_HOST, OBJECT_HOST, PlaceFault};
 pub use image::ImageSource;
 pub use kind::{Agents, Algorithm, Checksum, FileFacts, Pinned, Request, SecretValues, Source};
+pub use nearby::Nearby;
 pub use sources::Sources;
 
 #[cfg(test)]

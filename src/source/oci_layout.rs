@@ -14,9 +14,9 @@ use crate::oci::manifest::{Document, parse_document};
 use crate::oci::{Descriptor, Index, Platform, Reference, media_type};
 
 /// The largest document that is read.
-const MAX_DOCUMENT: u64 = 32 << 20;
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
-const IMAGE_NAME: &str = "io.containerd.image.name";
+pub(super) const MAX_DOCUMENT: u64 = 32 << 20;
+pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
+pub(super) const IMAGE_NAME: &str = "io.containerd.image.name";
 
 /// A directory, and what is meant in it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -89,12 +89,31 @@ impl Store {
     /// [`StoreError::NotLocal`] if a layer has to be downloaded first, see [`Store::blobs_needed`]; otherwise what the
     /// kernel or the archive says.
     pub fn mount(&self, chain: &[LayerId], request: &MountRequest) -> Result<Mounted, StoreError> {
+        self.visible(chain, request, |snapshotter, scratch| self.show(chain, request, scratch, snapshotter))
+    }
+
+    /// Makes a directory of this machine visible, to be written to: what is written stays in the view. It is never committed.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn mount_directory(&self, dir: &Path) -> Result<Mounted, StoreError> {
+        let request = MountRequest::writable(Vec::new());
+        self.visible(&[], &request, |_, _| Ok((Held::layers(vec![dir.to_owned()]), false)))
+    }
+
+    /// Makes what `show` finds visible.
+    fn visible(
+        &self,
+        chain: &[LayerId],
+        request: &MountRequest,
+        show: impl FnOnce(&dyn Snapshotter, &Path) -> Result<(Held, bool), StoreError>,
+    ) -> Result<Mounted, StoreError> {
         let lease = self.lease()?;
         let snapshotter = self.snapshotter()?;
         self.mark_chain(chain)?;
         let owner = self.owner()?;
         let scratch = owner.dir("view")?;
-        let (held, taken) = match self.show(chain, request, &scratch, &*snapshotter) {
+        let (held, taken) = match show(&*snapshotter, &scratch) {
             Ok(shown) => shown,
             Err(e) => {
                 let _ = remove_tree(&scratch);

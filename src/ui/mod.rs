@@ -5,6 +5,7 @@
 pub mod otlp;
 mod plain;
 mod rawjson;
+mod split;
 mod stamped;
 mod state;
 mod style;
@@ -19,6 +20,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
+pub use split::Split;
 pub use style::{Colors, Style};
 pub use summary::{Gauge, StepSummary, Summary};
 pub use terminal::Connection;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{DigestFiles, RegistryArgs};
+use super::{DigestFiles, RegistryArgs, ScanArgs};
 
 /// See above.
 #[derive(Debug, Clone, Args)]
@@ -23,6 +23,9 @@ pub struct DropIn {
     /// What is told of the image.
     #[command(flatten)]
     pub digests: DigestFiles,
+    /// What is in it.
+    #[command(flatten)]
+    pub scan: ScanArgs,
 
     /// Leave out of the caches that are read (--cache-from) what is older, e.g. 336h
     #[arg(long, value_name = "DURATION", help_heading = "Cache")]
@@ -57,12 +60,24 @@ pub struct DropIn {
     /// Whether labels of base images are those of the image, too [default: true]
     #[arg(long, num_args = 0..=1, require_equals = true, value_name = "BOOL", default_missing_value = "true", value_parser = super::go_boolean(), help_heading = "What to build")]
     pub inherit_labels: Option<bool>,
+    /// Whether annotations of the base image's manifest are those of the image, too [default: false]
+    #[arg(long, num_args = 0..=1, require_equals = true, value_name = "BOOL", default_missing_value = "true", value_parser = super::go_boolean(), help_heading = "What to build")]
+    pub inherit_annotations: Option<bool>,
+    /// Leave an annotation of the base image out (repeatable)
+    #[arg(long, value_name = "NAME", help_heading = "What to build")]
+    pub unsetannotation: Vec<String>,
     /// Leave the history out of the image
     #[arg(long, help_heading = "What to build")]
     pub omit_history: bool,
     /// Put what the steps made into one layer: new, on top of those of the base image, or all, with them
     #[arg(long, value_name = "WHAT", value_parser = ["new", "all"], hide_possible_values = true, help_heading = "What to build")]
     pub single_layer: Option<String>,
+    /// Keep the stages that the image is made from, as images without a name
+    #[arg(long, help_heading = "What to build")]
+    pub save_stages: bool,
+    /// Say in labels of these images, and of the image, which stage it is and what it builds on: io.buildah.stage.name and .base
+    #[arg(long, help_heading = "What to build")]
+    pub stage_labels: bool,
     /// Build for all platforms that the base images are for
     #[arg(long, conflicts_with = "platform", help_heading = "What to build")]
     pub all_platforms: bool,
@@ -82,11 +97,19 @@ pub struct DropIn {
     #[arg(long, value_name = "FLAG", hide = true, allow_hyphen_values = true)]
     pub preprocess: Vec<String>,
 
+    /// Run RUN steps even if the cache has them; what they build on is taken from it
+    #[arg(long, help_heading = "Cache")]
+    pub no_cache_run: bool,
+    /// Look for base images in this OCI layout, which `rbuild warm` fills, before a registry is asked: DIR[,max-age=DURATION]; the age
+    /// is that of tags (repeatable)
+    #[arg(long, value_name = "DIR", help_heading = "Cache")]
+    pub pull_from: Vec<String>,
     /// Use base images that the store has, and ask no registry for them
     #[arg(long, help_heading = "Cache")]
     pub pull_never: bool,
 
-    /// Show a directory or file of this machine to every step: SOURCE:TARGET[:ro]; the cache does not see it (repeatable)
+    /// Show a directory or file of this machine to every step: SOURCE:TARGET[:ro|:O]; with O each step may change a directory for
+    /// itself; the cache does not see it (repeatable)
     #[arg(short, long, value_name = "SPEC", help_heading = "RUN steps")]
     pub volume: Vec<String>,
     /// Give steps a capability beyond the usual ones, or ALL (repeatable)
@@ -117,12 +140,24 @@ pub struct DropIn {
     #[arg(long, help_heading = "RUN steps")]
     pub no_hosts: bool,
 
+    /// Names without a registry are those that `registries.conf` says
+    #[arg(long, hide = true)]
+    pub short_names: bool,
+    /// A variable that steps have where the image has none of that name (repeatable)
+    #[arg(long, value_name = "NAME=VALUE", hide = true)]
+    pub step_env: Vec<String>,
+    /// Who translated this command line has read $CONTAINERS_CONF
+    #[arg(long, hide = true)]
+    pub containers_conf_read: bool,
     /// Write the image ID without sha256: to a file
     #[arg(long, value_name = "FILE", hide = true)]
     pub iidfile_raw: Option<PathBuf>,
     /// Show steps as they are written, not what their variables hold
     #[arg(long, help_heading = "Messages")]
     pub written_names: bool,
+    /// Write plain progress of each platform to a file: PREFIX_OS_ARCHITECTURE
+    #[arg(long, value_name = "PREFIX", help_heading = "Messages")]
+    pub log_split: Option<String>,
     /// Begin each line of plain progress with the time
     #[arg(long, help_heading = "Messages")]
     pub log_timestamp: bool,

@@ -35,6 +35,8 @@ pub(super) struct Build {
     #[command(flatten)]
     pub(super) messages: Messages,
     #[command(flatten)]
+    pub(super) sbom: Sbom,
+    #[command(flatten)]
     pub(super) idle: Idle,
     #[command(flatten)]
     pub(super) refused: Refused,
@@ -188,9 +190,21 @@ pub(super) struct ImageFlags {
     /// No history
     #[arg(long)]
     pub(super) omit_history: bool,
+    /// Keep the stages that the image is made from, as images without a name
+    #[arg(long)]
+    pub(super) save_stages: bool,
+    /// Say in labels of these images which stage each is
+    #[arg(long)]
+    pub(super) stage_labels: bool,
     /// Keep labels of the base image
     #[arg(long, num_args = 0..=1, require_equals = true, value_name = "BOOL", default_value = "true", default_missing_value = "true", value_parser = go_boolean(), action = clap::ArgAction::Set)]
     pub(super) inherit_labels: bool,
+    /// Keep annotations of the base image
+    #[arg(long, num_args = 0..=1, require_equals = true, value_name = "BOOL", default_value = "true", default_missing_value = "true", value_parser = go_boolean(), action = clap::ArgAction::Set)]
+    pub(super) inherit_annotations: bool,
+    /// Leave an annotation of the base image out
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(super) unsetannotation: Vec<String>,
     /// Platforms
     #[arg(long, value_name = "PLATFORM", value_delimiter = ',')]
     pub(super) platform: Vec<String>,
@@ -248,9 +262,12 @@ pub(super) struct StepFlags {
     /// host, none, private or pasta
     #[arg(long, alias = "net", value_name = "MODE")]
     pub(super) network: Option<String>,
-    /// Pass proxies on to steps
-    #[arg(long, num_args = 0..=1, require_equals = true, value_name = "BOOL", default_value = "true", default_missing_value = "true", value_parser = go_boolean(), action = clap::ArgAction::Set)]
-    pub(super) http_proxy: bool,
+    /// Pass proxies on to steps [default: true]
+    #[arg(long, num_args = 0..=1, require_equals = true, value_name = "BOOL", default_missing_value = "true", value_parser = go_boolean())]
+    pub(super) http_proxy: Option<bool>,
+    /// Variables of steps that `containers.conf` has
+    #[arg(skip)]
+    pub(super) step_env: Vec<String>,
     /// Steps see /etc/hosts of the image
     #[arg(long)]
     pub(super) no_hosts: bool,
@@ -320,9 +337,42 @@ pub(super) struct Messages {
     /// Write messages to a file
     #[arg(long, value_name = "FILE")]
     pub(super) logfile: Option<PathBuf>,
+    /// Write those of each platform to a file of its own, too: FILE_OS_ARCHITECTURE
+    #[arg(long)]
+    pub(super) logsplit: bool,
     /// debug says more
     #[arg(long, value_name = "LEVEL", hide = true)]
     pub(super) log_level: Option<String>,
+}
+
+/// Lists of software.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Lists of software")]
+pub(super) struct Sbom {
+    /// A scanner with its commands: syft, syft-cyclonedx, syft-spdx, trivy, trivy-cyclonedx or trivy-spdx
+    #[arg(long = "sbom", value_name = "PRESET", num_args = 0..=1, require_equals = true, default_missing_value = "syft")]
+    pub(super) preset: Option<String>,
+    /// The image of a scanner
+    #[arg(long, value_name = "IMAGE")]
+    pub(super) sbom_scanner_image: Option<String>,
+    /// A command of it, with {ROOTFS} or {CONTEXT}, and {OUTPUT}
+    #[arg(long, value_name = "COMMAND", allow_hyphen_values = true)]
+    pub(super) sbom_scanner_command: Vec<String>,
+    /// How the lists of several commands become one
+    #[arg(long, value_name = "STRATEGY")]
+    pub(super) sbom_merge_strategy: Option<String>,
+    /// Write the list to a file
+    #[arg(long, value_name = "FILE")]
+    pub(super) sbom_output: Option<String>,
+    /// Put the list into the image
+    #[arg(long, value_name = "PATH")]
+    pub(super) sbom_image_output: Option<String>,
+    /// Write the package URLs in it to a file
+    #[arg(long, value_name = "FILE")]
+    pub(super) sbom_purl_output: Option<String>,
+    /// Put the package URLs into the image
+    #[arg(long, value_name = "PATH")]
+    pub(super) sbom_image_purl_output: Option<String>,
 }
 
 /// What is always so here.
@@ -344,12 +394,6 @@ pub(super) struct Idle {
     /// No file /etc/hostname is made for steps
     #[arg(long)]
     pub(super) no_hostname: bool,
-    /// Annotations of the base image stay there
-    #[arg(long, num_args = 0..=1, require_equals = true, value_name = "BOOL", default_missing_value = "true", value_parser = go_boolean())]
-    pub(super) inherit_annotations: Option<bool>,
-    /// The same
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
-    pub(super) unsetannotation: Vec<String>,
     /// No label tells who built the image
     #[arg(long, num_args = 0..=1, require_equals = true, value_name = "BOOL", default_missing_value = "true", value_parser = go_boolean())]
     pub(super) identity_label: Option<bool>,
@@ -410,10 +454,6 @@ pub(super) struct Idle {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Refused")]
 pub(super) struct Refused {
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "")]
-    pub(super) save_stages: Option<String>,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "")]
-    pub(super) stage_labels: Option<String>,
     #[arg(long, hide = true)]
     pub(super) mount: Option<String>,
     #[arg(long, hide = true)]
@@ -432,44 +472,22 @@ pub(super) struct Refused {
     pub(super) decryption_key: Option<String>,
     #[arg(long, hide = true)]
     pub(super) cw: Option<String>,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "")]
-    pub(super) logsplit: Option<String>,
     #[arg(long, hide = true)]
     pub(super) cni_config_dir: Option<String>,
     #[arg(long, hide = true)]
     pub(super) cni_plugin_path: Option<String>,
     #[arg(long, hide = true)]
     pub(super) registries_conf: Option<String>,
-    #[arg(long, hide = true)]
-    pub(super) sbom: Option<String>,
-    #[arg(long, hide = true)]
-    pub(super) sbom_scanner_image: Option<String>,
-    #[arg(long, hide = true)]
-    pub(super) sbom_scanner_command: Option<String>,
-    #[arg(long, hide = true)]
-    pub(super) sbom_merge_strategy: Option<String>,
-    #[arg(long, hide = true)]
-    pub(super) sbom_output: Option<String>,
-    #[arg(long, hide = true)]
-    pub(super) sbom_image_output: Option<String>,
-    #[arg(long, hide = true)]
-    pub(super) sbom_purl_output: Option<String>,
-    #[arg(long, hide = true)]
-    pub(super) sbom_image_purl_output: Option<String>,
 }
 
 impl Refused {
     /// Those that were given, and why nothing can be done with them.
     pub(super) fn given(&self) -> Option<(&'static str, &'static str)> {
         const IDS: &str = "ids are mapped as /etc/subuid and /etc/subgid say";
-        const SBOM: &str =
-            "scanners are not run from their images; `rbuild --sbom true` puts a list of software beside the image";
         const SIGNED: &str =
             "images are not signed; `cosign sign` and `skopeo copy --sign-by` do that to one that was pushed";
         const CNI: &str = "steps have networks without plugins";
         [
-            ("save-stages", &self.save_stages, "stages are kept in the cache; build one with --target"),
-            ("stage-labels", &self.stage_labels, "stages are kept in the cache, not as images"),
             ("mount", &self.mount, "write it to the RUN that needs it, or give --volume"),
             ("userns-uid-map", &self.userns_uid_map, IDS),
             ("userns-gid-map", &self.userns_gid_map, IDS),
@@ -479,18 +497,9 @@ impl Refused {
             ("sign-by", &self.sign_by, SIGNED),
             ("decryption-key", &self.decryption_key, "encrypted images are not read"),
             ("cw", &self.cw, "images for confidential workloads are not made"),
-            ("logsplit", &self.logsplit, "--logfile has all platforms, each line with its own"),
             ("cni-config-dir", &self.cni_config_dir, CNI),
             ("cni-plugin-path", &self.cni_plugin_path, CNI),
             ("registries-conf", &self.registries_conf, "CONTAINERS_REGISTRIES_CONF names the file"),
-            ("sbom", &self.sbom, SBOM),
-            ("sbom-scanner-image", &self.sbom_scanner_image, SBOM),
-            ("sbom-scanner-command", &self.sbom_scanner_command, SBOM),
-            ("sbom-merge-strategy", &self.sbom_merge_strategy, SBOM),
-            ("sbom-output", &self.sbom_output, SBOM),
-            ("sbom-image-output", &self.sbom_image_output, SBOM),
-            ("sbom-purl-output", &self.sbom_purl_output, SBOM),
-            ("sbom-image-purl-output", &self.sbom_image_purl_output, SBOM),
         ]
         .into_iter()
         .find_map(|(flag, value, why)| value.as_ref().map(|_| (flag, why)))

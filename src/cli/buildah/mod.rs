@@ -2,8 +2,10 @@
 //! or a program called `buildah`.
 
 mod commands;
+mod containers_conf;
 mod files;
 mod flags;
+mod sbom;
 mod transports;
 
 use std::ffi::OsString;
@@ -17,6 +19,7 @@ use super::grammar::{csv_field, did_you_mean};
 use super::settings::{usage, variable};
 use super::translation::{self, Translation, refused, say};
 use super::{args, spelling};
+use containers_conf::ContainersConf;
 use flags::Build;
 
 /// Whose words they are, where they mean different things.
@@ -131,8 +134,12 @@ pub(super) fn definition() -> clap::Command {
 }
 
 fn build(dialect: Dialect, words: &[OsString], out: &mut Vec<OsString>) -> Result<(), u8> {
-    let given: Build = translation::parsed(definition(), "build", words)?;
-    let translated = translate(&given, dialect, &variable).and_then(|translated| {
+    let mut given: Build = translation::parsed(definition(), "build", words)?;
+    let completed = ContainersConf::read(&variable).and_then(|conf| conf.complete(&mut given));
+    let translated = completed.and_then(|()| translate(&given, dialect, &variable)).and_then(|mut translated| {
+        // Not behind the context, which is the last word.
+        let read = variable(containers_conf::ONLY).map(|_| "--containers-conf-read");
+        translated.words.splice(1..1, read.into_iter().chain(["--short-names"]).map(ToOwned::to_owned));
         given.messages.logfile.as_deref().map_or(Ok(()), log_to)?;
         Ok(translated)
     });
@@ -156,6 +163,7 @@ fn translate(given: &Build, dialect: Dialect, env: &Variables<'_>) -> Result<Tra
     image(given, dialect, env, &mut out)?;
     steps(given, env, &mut out)?;
     cache(given, &mut out)?;
+    sbom::add(&given.sbom, &mut out)?;
     idle(given, &mut out)?;
     transports::outputs(given, env, &mut out)?;
     if !given.registries.tls_verify {
@@ -170,6 +178,9 @@ fn translate(given: &Build, dialect: Dialect, env: &Variables<'_>) -> Result<Tra
     let quiet = given.messages.quiet;
     if quiet || given.messages.logfile.is_some() {
         out.add("progress", if quiet { "none" } else { "plain" });
+    }
+    if let (true, Some(file)) = (given.messages.logsplit, &given.messages.logfile) {
+        out.add("log-split", &file.display().to_string());
     }
     out.switch("debug", given.messages.log_level.as_deref().is_some_and(|level| ["debug", "trace"].contains(&level)));
     out.words.push(context);
@@ -242,7 +253,11 @@ fn image(given: &Build, dialect: Dialect, env: &Variables<'_>, out: &mut Transla
     // Without layers there is no cache, and each stage is one layer; what a variable says is said again by who reads it.
     out.switch("no-cache", given.cache.no_cache || image.layers == Some(false));
     out.switch("omit-history", image.omit_history);
+    out.switch("save-stages", image.save_stages);
+    out.switch("stage-labels", image.stage_labels);
     out.switch("inherit-labels=false", !image.inherit_labels);
+    out.switch("inherit-annotations", image.inherit_annotations);
+    image.unsetannotation.iter().for_each(|name| out.add("unsetannotation", name));
     if let Some(epoch) = image.source_date_epoch {
         out.add("build-arg", &format!("SOURCE_DATE_EPOCH={epoch}"));
     }
@@ -328,7 +343,8 @@ fn steps(given: &Build, env: &Variables<'_>, out: &mut Translation) -> Result<()
     if steps.no_hosts && !same.add_host.is_empty() {
         return Err(usage("--no-hosts and --add-host conflict, can not be used together"));
     }
-    if steps.http_proxy {
+    steps.step_env.iter().for_each(|variable| out.add("step-env", variable));
+    if steps.http_proxy.unwrap_or(true) {
         for name in ["http_proxy", "https_proxy", "ftp_proxy", "no_proxy"] {
             for name in [name.to_owned(), name.to_uppercase()] {
                 let given = given.same.build_arg.iter().any(|text| text.split('=').next() == Some(&name));
@@ -369,7 +385,7 @@ fn volume(text: &str, out: &mut Translation) -> Result<String, Failure> {
     let mut access = String::new();
     for option in parts.next().into_iter().flat_map(|options| options.split(',')) {
         match option {
-            "ro" | "rw" => access = format!(":{option}"),
+            "ro" | "rw" | "O" => access = format!(":{option}"),
             // Labels matter to SELinux only.
             "z" | "Z" if !Path::new("/sys/fs/selinux/enforce").exists() => {}
             "z" | "Z" => out.notices.push(format!("--volume {text}: files are not labelled for SELinux here")),
@@ -437,11 +453,6 @@ fn idle(given: &Build, out: &mut Translation) -> Result<(), Failure> {
             "skip-unused-stages=false",
             !idle.skip_unused_stages,
             "stages that nothing needs are never built; --target builds one",
-        ),
-        (
-            "inherit-annotations",
-            idle.inherit_annotations == Some(true),
-            "annotations of a base image are not taken over",
         ),
         ("identity-label", idle.identity_label == Some(true), "images do not say who built them"),
         ("compat-volumes", idle.compat_volumes == Some(true), "what RUN writes below a VOLUME is kept"),

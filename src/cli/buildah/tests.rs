@@ -4,7 +4,7 @@ use clap::FromArgMatches as _;
 
 use super::*;
 
-fn given(line: &[&str]) -> Build {
+pub(super) fn given(line: &[&str]) -> Build {
     let words = std::iter::once("build").chain(line.iter().copied());
     let found = definition().try_get_matches_from(words).expect("parses");
     Build::from_arg_matches(&found).expect("complete")
@@ -135,7 +135,7 @@ fn d3_17_steps() {
     }
     for (line, rule) in [
         (&["--volume=/a"][..], "expected SOURCE:TARGET"),
-        (&["--volume=/a:/b:O"], "the option \"O\" is not supported"),
+        (&["--volume=/a:/b:U"], "the option \"U\" is not supported"),
         (&["--device=vendor.com/gpu=0"], "expected /dev/NAME"),
         (&["--network=ns:/x"], "not joined"),
         (&["--network=podman1"], "no network \"podman1\""),
@@ -197,15 +197,39 @@ fn d3_26_a_policy_about_signatures_is_the_build_s() {
     has(&["--signature-policy=p.json"], &[], &["--signature-policy=p.json"]);
 }
 
-// SPEC D3.28, D3.29, D3.34
+// SPEC D3.28
+#[test]
+fn d3_28_scanners_by_name() {
+    has(
+        &["--sbom", "--sbom-output=f"],
+        &[],
+        &[
+            "--sbom-scanner-image=ghcr.io/anchore/syft",
+            "--sbom-scanner-command=/syft scan -q dir:{ROOTFS} --output cyclonedx-json={OUTPUT}",
+            "--sbom-scanner-command=/syft scan -q dir:{CONTEXT} --output cyclonedx-json={OUTPUT}",
+            "--sbom-merge-strategy=merge-cyclonedx-by-component-name-and-version",
+            "--sbom-output=f",
+        ],
+    );
+    has(
+        &["--sbom=trivy-spdx", "--sbom-scanner-image=own", "--sbom-image-purl-output=/p"],
+        &[],
+        &[
+            "--sbom-scanner-image=own",
+            "--sbom-scanner-command=trivy filesystem -q {ROOTFS} --format spdx-json --output {OUTPUT}",
+            "--sbom-merge-strategy=merge-spdx-by-package-name-and-versioninfo",
+            "--sbom-image-purl-output=/p",
+        ],
+    );
+    assert!(error(&["--sbom=syfft"]).contains("did you mean syft?"));
+    let own = words(&["--sbom-scanner-image=i", "--sbom-scanner-command=c {OUTPUT}", "--sbom-output=o"]);
+    assert_eq!(own.iter().filter(|word| word.starts_with("--sbom")).count(), 3);
+}
+
+// SPEC D3.29, D3.34
 #[test]
 fn d3_34_what_cannot_be_is_refused_by_name() {
-    for (flag, rule) in [
-        ("--sbom=syft", "scanners are not run"),
-        ("--cw=type=SNP", "confidential"),
-        ("--sign-by=x", "not signed"),
-        ("--save-stages", "--target"),
-    ] {
+    for (flag, rule) in [("--cw=type=SNP", "confidential"), ("--sign-by=x", "not signed")] {
         let name = flag.split('=').next().unwrap_or_default();
         assert!(
             error(&[flag]).starts_with(&format!("{name}: ")) && error(&[flag]).contains(rule),

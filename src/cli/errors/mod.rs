@@ -101,7 +101,9 @@ impl Failure {
         }
     }
 
-    fn of_front_end(error: &FrontendError, filename: &str, source: &[u8]) -> Self {
+    /// A Dockerfile that is none.
+    #[must_use]
+    pub fn of_front_end(error: &FrontendError, filename: &str, source: &[u8]) -> Self {
         let place = error.place.as_ref();
         Self {
             hint: error.hint.clone(),

@@ -7,7 +7,9 @@ use clap::{Args, Parser};
 /// Builds an image from kaniko's command line: `rbuild kaniko`, or a program called `executor`.
 #[derive(Debug, Parser)]
 #[command(name = "executor", args_override_self = true, disable_help_subcommand = true, max_term_width = 110)]
-#[command(after_help = "What each becomes is in docs/from-kaniko.md.")]
+#[command(
+    after_help = "What each becomes is in docs/from-kaniko.md. `rbuild kaniko warmer --help` is about the warmer."
+)]
 pub(super) struct Executor {
     /// The Dockerfile: in the context, or else as it is written; or an http(s) URL
     #[arg(short = 'f', long, value_name = "PATH", default_value = "Dockerfile")]
@@ -93,6 +95,37 @@ pub(super) struct Baker {
     pub(super) executor: Executor,
 }
 
+/// Puts base images where builds find them: `warmer`.
+#[derive(Debug, Parser)]
+#[command(name = "warmer", args_override_self = true, disable_help_subcommand = true, max_term_width = 110)]
+pub(super) struct Warmer {
+    /// An image (repeatable)
+    #[arg(short, long, value_name = "NAME")]
+    pub(super) image: Vec<String>,
+    /// All images that this Dockerfile names
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) dockerfile: Option<String>,
+    /// Set a build argument of the Dockerfile (repeatable)
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    pub(super) build_arg: Vec<String>,
+    /// Where they are put
+    #[arg(short, long, value_name = "DIR", default_value = super::CACHE_DIR)]
+    pub(super) cache_dir: String,
+    /// Fetch what is there already once more
+    #[arg(short, long)]
+    pub(super) force: bool,
+    /// Says nothing here: the executor's own counts, from the time at which an image was fetched
+    #[arg(long, value_name = "DURATION", default_value = "336h")]
+    pub(super) cache_ttl: String,
+    /// The platform of the images
+    #[arg(long, alias = "customPlatform", value_name = "PLATFORM")]
+    pub(super) custom_platform: Option<String>,
+    #[command(flatten)]
+    pub(super) registries: RegistryFlags,
+    #[command(flatten)]
+    pub(super) messages: Messages,
+}
+
 /// What is made, and where it goes.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Result")]
@@ -158,7 +191,7 @@ pub(super) struct CacheFlags {
     #[arg(long, value_name = "REPOSITORY")]
     pub(super) cache_repo: Option<String>,
     /// Where kaniko's warmer puts base images
-    #[arg(long, value_name = "DIR", default_value = "/cache")]
+    #[arg(long, value_name = "DIR", default_value = super::CACHE_DIR)]
     pub(super) cache_dir: String,
     /// Leave out what is older
     #[arg(long, value_name = "DURATION", default_value = "336h")]

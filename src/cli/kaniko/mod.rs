@@ -1,9 +1,10 @@
 //! kaniko's command line, translated into that of `rbuild build` (SPEC D1, D2): `rbuild kaniko …`, or a program called
-//! `executor`.
+//! `executor` or `warmer`.
 
 mod bakefile;
 mod context;
 mod flags;
+mod warmer;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -17,8 +18,13 @@ use super::settings::{usage, variable};
 use super::translation::{self, Translation};
 use super::{args, spelling};
 use crate::oci::Reference;
-use flags::{Baker, Digests, Executor, Idle, Messages, Pusher, RegistryFlags};
+use crate::oci::layout::MARKER_NAME;
+use flags::{Baker, CacheFlags, Digests, Executor, Idle, Messages, Pusher, RegistryFlags, Warmer};
 
+/// How the names of files with certificates end.
+const CERTIFICATES: [&str; 4] = ["crt", "pem", "cer", "cert"];
+/// Where the warmer puts images if nothing else is said.
+const CACHE_DIR: &str = "/cache";
 /// Transfers are tried again so often without a word.
 const USUAL_RETRIES: u32 = 5;
 
@@ -28,17 +34,18 @@ pub(super) fn ours(words: &[OsString]) -> Result<Option<Vec<OsString>>, u8> {
     let program = words.first().and_then(|p| Path::new(p).file_name()?.to_str().map(ToOwned::to_owned));
     let at = spelling::command_at(words);
     let start = match program.as_deref() {
-        Some("executor") => 1,
+        Some("executor" | "warmer") => 1,
         _ if words.get(at).is_some_and(|word| word == "kaniko") => at + 1,
         _ => return Ok(None),
     };
     let (before, rest) = words.split_at(start);
     let mut out = match program.as_deref() {
-        Some("executor") => before.to_vec(),
+        Some("executor" | "warmer") => before.to_vec(),
         _ => before[..at].to_vec(),
     };
     let (command, rest) = match rest.split_first() {
-        Some((first, after)) if ["version", "login", "push", "bake"].iter().any(|known| first == known) => {
+        _ if program.as_deref() == Some("warmer") => ("warmer", rest),
+        Some((first, after)) if ["version", "login", "push", "bake", "warmer"].iter().any(|known| first == known) => {
             (first.to_str().unwrap_or_default(), after)
         }
         _ => ("", rest),
@@ -54,6 +61,10 @@ pub(super) fn ours(words: &[OsString]) -> Result<Option<Vec<OsString>>, u8> {
             let given: Pusher = translation::parsed(args::switches(Pusher::command()), "executor push", rest)?;
             add_root(&given.idle, &mut out);
             translation::append(push(&given, &variable), &mut out)?;
+        }
+        "warmer" => {
+            let given: Warmer = translation::parsed(args::switches(Warmer::command()), "warmer", rest)?;
+            translation::append(warmer::translate(&given), &mut out)?;
         }
         "bake" => {
             let given: Baker = translation::parsed(args::switches(Baker::command()), "executor bake", rest)?;
@@ -122,13 +133,48 @@ fn translate(given: &Executor, env: &Variables<'_>) -> Result<Translation, Failu
     cache(given, no_push, &mut out)?;
     let cache_repo = given.cache.cache_repo.as_ref().filter(|name| !name.starts_with("oci:"));
     registries(&given.registries, result.destination.iter().chain(cache_repo), &mut out)?;
+    certificates(given.idle.kaniko_dir.as_deref(), env, &mut out)?;
     out.switch("skip-push-permission-check", given.registries.skip_push_permission_check);
     context::add(given, env, &mut out)?;
-    // A template has it always; it is worth a word only where nobody filled it for us.
-    if given.cache.cache_dir != "/cache" {
-        out.notices.push("--cache-dir: base images are kept in the store; `--kaniko-dir` on a volume keeps it".into());
-    }
+    cache_dir(&given.cache, &mut out);
     Ok(out)
+}
+
+/// Certificates that a pod puts into kaniko's own directory are those of registries, beside the machine's (SPEC D1.45).
+fn certificates(kaniko_dir: Option<&Path>, env: &Variables<'_>, out: &mut Translation) -> Result<(), Failure> {
+    let dir = kaniko_dir.unwrap_or(Path::new("/kaniko")).join("ssl/certs");
+    let named = env("SSL_CERT_DIR").is_some_and(|all| all.split(':').any(|named| Path::new(named) == dir));
+    let entries = match std::fs::read_dir(&dir) {
+        Ok(entries) if !named => entries,
+        // They are all there is then, or nobody put any there.
+        Ok(_) => return Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(usage(format!("cannot read {}: {e}", dir.display()))),
+    };
+    let mut files: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    // A mounted secret has directories of its own, with dots in front.
+    files.retain(|path| path.is_file() && CERTIFICATES.iter().any(|kind| path.extension().is_some_and(|e| e == *kind)));
+    files.sort();
+    for file in files {
+        out.add("registry", &format!("*,{}", csv_field("ca", &file.display().to_string())));
+    }
+    Ok(())
+}
+
+/// `--cache-dir` (SPEC D1.20): what the warmer put there.
+fn cache_dir(given: &CacheFlags, out: &mut Translation) {
+    let dir = given.cache_dir.as_str();
+    if !given.cache || dir.is_empty() {
+        return;
+    }
+    if Path::new(dir).join(MARKER_NAME).is_file() {
+        out.add("pull-from", &format!("\"{}\",max-age={}", dir.replace('"', "\"\""), given.cache_ttl));
+    } else if dir != CACHE_DIR {
+        // A template has the usual one always.
+        out.notices.push(format!(
+            "--cache-dir: {dir} has no base images that can be read; `rbuild kaniko warmer --cache-dir {dir}` puts some there"
+        ));
+    }
 }
 
 /// `executor push PATH`: it says nothing of how the image was made.
@@ -220,9 +266,7 @@ fn cache(given: &Executor, no_push: bool, out: &mut Translation) -> Result<(), F
         return Ok(());
     }
     if !cache.cache_run_layers {
-        out.switch("no-cache", true);
-        out.notices.push("--cache-run-layers=false: steps are cached together or not at all, so none is".into());
-        return Ok(());
+        out.switch("no-cache-run", true);
     }
     let repository = match &cache.cache_repo {
         Some(repository) if !repository.is_empty() => repository.clone(),

@@ -80,6 +80,25 @@ fn d1_18_caches() {
     assert_eq!(error(&["--no-push", "--cache"]), refusal);
 }
 
+// SPEC D1.20, D1.48
+#[test]
+fn d1_20_directories_of_the_warmer() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let flag = format!("--cache-dir={}", dir.path().display());
+    let has = |words: &[String]| words.iter().any(|word| word.starts_with("--pull-from"));
+    assert!(!has(&pushed(&["--cache", &flag])), "it is none yet");
+    std::fs::write(dir.path().join("oci-layout"), "{}").expect("written");
+    let expected = format!("--pull-from=\"{}\",max-age=1h", dir.path().display());
+    assert!(pushed(&["--cache", &flag, "--cache-ttl=1h"]).contains(&expected));
+    assert!(!has(&pushed(&[&flag])), "kaniko reads it with its cache only");
+    let line = ["warmer", "-i", "a", "--image=b", "-d", "F", "--build-arg=A=b", "-f", "--registry-mirror=m.example"];
+    let found = args::switches(Warmer::command()).try_get_matches_from(line).expect("parses");
+    let words = warmer::translate(&Warmer::from_arg_matches(&found).expect("complete")).expect("translates").words;
+    let usual = ["warm", "--keep-going", "--progress=auto", "--build-arg=A=b", "--file=F", "--force"];
+    let rest = ["--registry=docker.io,mirror=m.example", "--", "/cache", "a", "b"];
+    assert_eq!(words, [&usual[..], &rest[..]].concat());
+}
+
 // SPEC D1.36–D1.41
 #[test]
 fn d1_36_registries() {

@@ -211,6 +211,7 @@ impl Found<'_> {
             base_layers: base_config.as_ref().map_or(0, |base| base.rootfs.diff_ids.len()),
             base_history: base_config.as_ref().map_or(0, |base| base.history.len()),
             base_config,
+            base_name: None,
             epoch,
             warnings: Vec::new(),
             notices: Vec::new(),

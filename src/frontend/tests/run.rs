@@ -97,6 +97,15 @@ fn b2_18_b2_19_no_cache() {
     assert_eq!(count(crate::frontend::NoCache::Stages(vec!["B".into()])), 1);
 }
 
+// SPEC D1.22
+#[test]
+fn d1_22_only_what_runs_is_fresh() {
+    let text = "FROM alpine\nWORKDIR /w\nRUN x\nCOPY x /\nRUN y\n";
+    let options = FrontendOptions { fresh_runs: true, ..options() };
+    let result = convert_with(text, options, None, &Host::default()).expect("fine");
+    assert_eq!(graph(&result).matches("ignore cache").count(), 2);
+}
+
 #[test]
 fn a8_12_triggers_of_images_and_stages() {
     let result = convert("FROM onbuild AS child\nRUN two\n");

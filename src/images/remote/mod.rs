@@ -1,12 +1,14 @@
 //! Images where they are, in registries and OCI layouts, without a store between: `imagetools` (SPEC B8.01, B8.02).
 //!
 //! Start reading at [`RemoteImages`]: [`RemoteImages::look`] reads, [`RemoteImages::combine`] makes an index of images
-//! and [`RemoteImages::publish`] puts it, with everything below it, under names.
+//! and [`RemoteImages::publish`] puts it, with everything below it, under names. [`RemoteImages::warm`] fills a directory that
+//! builds are served from.
 
 mod combine;
 mod copy;
 mod look;
 mod place;
+mod warm;
 
 pub use combine::{Combination, Combined, Part};
 pub use look::{Details, Looked, Origin};
