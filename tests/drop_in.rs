@@ -479,3 +479,27 @@ fn c9_15_info_says_what_a_report_needs() {
     let text = bench.rbuild(&["--config", &config, "info"]).ok().stdout;
     assert!(text.contains("Collection:    off"), "{text}");
 }
+
+// SPEC B1.01
+#[test]
+fn b1_01_a_program_called_docker_does_what_docker_does_with_images() {
+    use std::os::unix::process::CommandExt as _;
+    let bench = copies();
+    let docker = |line: &[&str]| {
+        let home = bench.path("home");
+        let mut command = std::process::Command::new(support::rbuild_path());
+        command.arg0("/usr/local/bin/docker").args(line).env("HOME", &home).env("XDG_DATA_HOME", home.join("data"));
+        support::finish(command.current_dir(bench.path("out")).output().unwrap())
+    };
+    let context = bench.ctx().display().to_string();
+    docker(&["--context", "default", "build", "--progress=plain", "-t", "app:1", &context]).ok();
+    docker(&["buildx", "build", "-q", "-t", "app:2", &context]).ok();
+    docker(&["tag", "app:1", "app:3"]).ok();
+    let listed = docker(&["image", "ls", "--format", "{{.Name}}"]).ok().stdout;
+    for name in ["app:1", "app:2", "app:3"] {
+        assert!(listed.contains(name), "{listed}");
+    }
+    docker(&["rmi", "app:3"]).ok();
+    docker(&["ps", "-a"]).fails(2, &["docker ps: there is no such command here"]);
+    bench.rbuild(&["docker", "buildx", "build", "--progress=plain", &context]).ok();
+}

@@ -11,6 +11,7 @@
 //! | `rbuild kaniko …`, a program called `executor` or `warmer` | `rbuild build …`, `rbuild warm …` ([`super::kaniko`], before the others) |
 //! | `rbuild buildah bud …`, `rbuild podman build …`, a program called `buildah` | `rbuild build …` ([`super::buildah`], before the others) |
 //! | a program called `docker-buildx` | `rbuild buildx …`: Docker's plugin protocol ([`super::builders`]) |
+//! | `rbuild docker build .`, a program called `docker` | `rbuild build .`, and what else docker does with images |
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -74,6 +75,35 @@ const BUILDERS: &[&str] = &["create", "use", "ls", "inspect", "rm", "stop", "ver
 const DOCKER_FLAGS: &[&str] =
     &["--context", "-c", "--host", "-H", "--log-level", "-l", "--tlscacert", "--tlscert", "--tlskey"];
 
+/// Docker's commands that mean something here; `docker rm` is about containers, and ours about images.
+const DOCKER: &[&str] = &[
+    "build",
+    "builder",
+    "buildx",
+    "history",
+    "image",
+    "images",
+    "info",
+    "inspect",
+    "load",
+    "login",
+    "logout",
+    "manifest",
+    "pull",
+    "push",
+    "rmi",
+    "run",
+    "save",
+    "system",
+    "tag",
+    "version",
+    "--help",
+    "-h",
+    "--version",
+    "-v",
+    "help",
+];
+
 /// The command line in our own spelling. `args` begin with the program's name.
 ///
 /// # Errors
@@ -84,9 +114,15 @@ pub(super) fn ours(args: Vec<OsString>) -> Result<Vec<OsString>, Failure> {
     match program.as_deref() {
         Some("docker-buildx") => plugin(&mut args)?,
         Some("buildctl") => args.insert(1, "buildctl".into()),
+        Some("docker") => docker(&mut args, 1)?,
         _ => {}
     }
     let at = command_at(&args);
+    // `rbuild docker` may be a directory of that name.
+    if word(&args, at).as_deref() == Some("docker") && args.len() > at + 1 && !is_context(&args[at..]) {
+        args.remove(at);
+        docker(&mut args, at)?;
+    }
     let builder = take_builder(&mut args, at);
     let debug = take_debug(&mut args, at);
     take_help(&mut args, at);
@@ -273,22 +309,7 @@ pub(super) fn command_at(args: &[OsString]) -> usize {
 
 /// `docker-buildx [DOCKER FLAGS] buildx …`, as Docker starts its plugins.
 fn plugin(args: &mut Vec<OsString>) -> Result<(), Failure> {
-    let mut debug = false;
-    while let Some(flag) = word(args, 1) {
-        let (name, joined) = flag.split_once('=').map_or((flag.as_str(), false), |(name, _)| (name, true));
-        if name == "--config" {
-            return Err(Failure::new(FaultKind::Usage, "--config of docker does not reach plugins")
-                .hint("set DOCKER_CONFIG to the directory instead"));
-        }
-        if DOCKER_FLAGS.contains(&name) {
-            args.drain(1..(if joined { 2 } else { 3 }).min(args.len()));
-        } else if ["--debug", "-D", "--tls", "--tlsverify"].contains(&name) {
-            debug |= matches!(name, "--debug" | "-D");
-            args.remove(1);
-        } else {
-            break;
-        }
-    }
+    let debug = take_docker_flags(args, 1)?;
     // Started by hand, the name of the plugin is the program's and need not be said again.
     if !matches!(word(args, 1).as_deref(), Some("buildx" | "docker-cli-plugin-metadata")) {
         args.insert(1, "buildx".into());
@@ -297,6 +318,53 @@ fn plugin(args: &mut Vec<OsString>) -> Result<(), Failure> {
         args.insert(2, "--debug".into());
     }
     Ok(())
+}
+
+/// Whether `docker …` is the context of a build with flags behind it, and not a command of docker's.
+fn is_context(args: &[OsString]) -> bool {
+    let second = word(args, 1).unwrap_or_default();
+    Path::new("docker").exists() && !DOCKER.contains(&second.as_str())
+}
+
+/// `[DOCKER FLAGS] COMMAND …` from `at` on, as docker itself is started.
+fn docker(args: &mut Vec<OsString>, at: usize) -> Result<(), Failure> {
+    let debug = take_docker_flags(args, at)?;
+    let command = word(args, at).unwrap_or_else(|| "--help".into());
+    match command.as_str() {
+        "-v" => args[at] = "--version".into(),
+        known if DOCKER.contains(&known) => {}
+        _ => {
+            let near = super::grammar::did_you_mean(&command, DOCKER);
+            let failure =
+                Failure::new(FaultKind::Usage, format!("docker {command}: there is no such command here{near}"));
+            return Err(failure.hint("images are built, moved and tried out: `rbuild --help` lists the commands"));
+        }
+    }
+    if debug && matches!(command.as_str(), "build" | "buildx") {
+        args.insert(at + 1, "--debug".into());
+    }
+    Ok(())
+}
+
+/// Takes the flags away that docker has before its commands; whether more is to be said.
+fn take_docker_flags(args: &mut Vec<OsString>, at: usize) -> Result<bool, Failure> {
+    let mut debug = false;
+    while let Some(flag) = word(args, at) {
+        let (name, joined) = flag.split_once('=').map_or((flag.as_str(), false), |(name, _)| (name, true));
+        if name == "--config" {
+            return Err(Failure::new(FaultKind::Usage, "--config of docker is not read here")
+                .hint("set DOCKER_CONFIG to the directory instead"));
+        }
+        if DOCKER_FLAGS.contains(&name) {
+            args.drain(at..(at + if joined { 1 } else { 2 }).min(args.len()));
+        } else if ["--debug", "-D", "--tls", "--tlsverify"].contains(&name) {
+            debug |= matches!(name, "--debug" | "-D");
+            args.remove(at);
+        } else {
+            break;
+        }
+    }
+    Ok(debug)
 }
 
 fn unknown(command: &str) -> Failure {
@@ -343,6 +411,17 @@ mod tests {
             ("rbuild buildx prune --builder x -f", "rbuild prune -f"),
             ("rbuild buildx history export --builder=x -o f ^1", "rbuild builds export -o f ^1"),
             ("rbuild buildx build --builder x .", "rbuild build --builder x ."),
+            ("rbuild docker build .", "rbuild build ."),
+            ("rbuild docker buildx build .", "rbuild build ."),
+            ("rbuild --root /s docker images", "rbuild --root /s images"),
+            ("rbuild docker --context x -D build .", "rbuild build --debug ."),
+            ("/usr/bin/docker -H=tcp://x build -t a .", "/usr/bin/docker build -t a ."),
+            ("docker image ls", "docker images"),
+            ("docker builder prune -f", "docker prune -f"),
+            ("docker run a", "docker run a"),
+            ("docker -v", "docker --version"),
+            ("docker", "docker"),
+            ("rbuild docker", "rbuild build docker"),
             ("rbuild buildx help build", "rbuild build --help"),
             ("rbuild help buildx", "rbuild --help"),
             ("rbuild help du", "rbuild du --help"),
@@ -385,6 +464,15 @@ mod tests {
         assert!(ours(args).is_err_and(|e| e.message.contains("did you mean inspect?")));
         let args = ["rbuild", "image", "prune", "-f"].map(OsString::from).to_vec();
         assert!(ours(args).is_err_and(|e| e.message.contains("image prune")));
+    }
+
+    #[test]
+    fn b1_01_what_docker_does_with_containers_is_not_here() {
+        for typed in ["docker rm x", "rbuild docker ps", "docker compose up", "docker buidl ."] {
+            let args = typed.split_whitespace().map(OsString::from).collect();
+            let failure = ours(args).expect_err(typed);
+            assert!(failure.message.contains("there is no such command here"), "{typed}: {}", failure.message);
+        }
     }
 
     #[test]
