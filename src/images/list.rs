@@ -164,40 +164,65 @@ impl Images {
     /// If it does not exist, cannot be had completely, or is not for the platform.
     pub async fn members(&self, image: &str, platform: Option<&Platform>) -> Result<Vec<Descriptor>, ImageError> {
         let (this, text) = (self.clone(), image.to_owned());
-        let local = blocking(move || this.local(&text)).await?;
-        let (root, from) = match local {
-            Ok(root) => (root, None),
-            Err(reference) => (self.client.resolve(&reference).await?, Some(reference)),
+        let reference = match blocking(move || this.local(&text)).await? {
+            Ok(root) => return self.entries(image, root, platform).await,
+            Err(reference) => reference,
         };
         let id = Digest::sha256(format!("list {image}"));
-        let chosen = async {
-            let bytes = match &from {
-                Some(reference) => self.client.manifest(&reference.with_digest(root.digest.clone())).await?.bytes,
-                None => self.bytes(&root)?,
-            };
-            let entries = chosen(image, &root, &bytes, platform)?;
-            if let Some(reference) = &from {
-                for entry in entries.as_deref().unwrap_or(std::slice::from_ref(&root)) {
-                    self.complete(reference.clone(), entry.clone(), id.clone()).await?;
-                }
-            }
-            Ok(entries)
-        };
-        if from.is_some() {
-            self.events.vertex(&id, format!("pulling {image}"), Vec::new());
-            self.events.started(&id);
+        self.events.vertex(&id, format!("pulling {image}"), Vec::new());
+        self.events.started(&id);
+        let entries = self.fetched(&reference, platform, &id).await;
+        self.end(&id, &entries);
+        entries
+    }
+
+    /// The entries of an image in a registry, which are in the store then.
+    async fn fetched(
+        &self,
+        from: &Reference,
+        platform: Option<&Platform>,
+        id: &Digest,
+    ) -> Result<Vec<Descriptor>, ImageError> {
+        let root = self.client.manifest(from).await?;
+        let (store, bytes) = (self.store.clone(), root.bytes);
+        blocking(move || Ok(store.put_blob(&bytes)?)).await?;
+        let single = vec![root.descriptor.clone()];
+        let wanted = self.chosen(&from.familiar(), &root.descriptor, platform)?.unwrap_or(single);
+        for entry in wanted {
+            self.complete(from.clone(), entry, id.clone()).await?;
         }
-        let entries = chosen.await;
-        if from.is_some() {
-            self.end(&id, &entries);
-        }
-        match entries? {
+        self.entries(&from.familiar(), root.descriptor, platform).await
+    }
+
+    /// The entries of an image that the store has.
+    async fn entries(
+        &self,
+        name: &str,
+        root: Descriptor,
+        platform: Option<&Platform>,
+    ) -> Result<Vec<Descriptor>, ImageError> {
+        let (this, name, platform) = (self.clone(), name.to_owned(), platform.cloned());
+        blocking(move || match this.chosen(&name, &root, platform.as_ref())? {
             Some(entries) => Ok(entries),
-            None => {
-                let this = self.clone();
-                blocking(move || Ok(vec![this.entry(root)?])).await
-            }
-        }
+            None => Ok(vec![this.entry(root)?]),
+        })
+        .await
+    }
+
+    /// Those entries of an index that are meant; `None` for a single image.
+    fn chosen(
+        &self,
+        name: &str,
+        root: &Descriptor,
+        platform: Option<&Platform>,
+    ) -> Result<Option<Vec<Descriptor>>, ImageError> {
+        let Document::Index(index) = self.stored(root)? else { return Ok(None) };
+        let Some(platform) = platform else { return Ok(Some(index.manifests)) };
+        let Some(entry) = choose(&index, platform) else {
+            return Err(ImageError::Usage(format!("{name} is not for {platform}; --all adds what it is for")));
+        };
+        let about = manifest::about(&index.manifests, entry).cloned();
+        Ok(Some(std::iter::once(entry.clone()).chain(about).collect()))
     }
 
     /// Which entry of a list an image is: by its digest, or by a name under which the store or a registry has it.
@@ -307,22 +332,6 @@ pub fn remove_member(index: &mut Index, image: &Digest) {
     let about = index.manifests.iter().find(|entry| entry.digest == *image);
     let about = about.and_then(|entry| manifest::about(&index.manifests, entry)).map(|entry| entry.digest.clone());
     index.manifests.retain(|entry| entry.digest != *image && Some(&entry.digest) != about.as_ref());
-}
-
-/// Those entries of an index that are meant; `None` for a single image.
-fn chosen(
-    name: &str,
-    root: &Descriptor,
-    bytes: &[u8],
-    platform: Option<&Platform>,
-) -> Result<Option<Vec<Descriptor>>, ImageError> {
-    let Document::Index(index) = document(&root.digest, bytes, &root.media_type)? else { return Ok(None) };
-    let Some(platform) = platform else { return Ok(Some(index.manifests)) };
-    let Some(entry) = choose(&index, platform) else {
-        return Err(ImageError::Usage(format!("{name} is not for {platform}; --all adds what it is for")));
-    };
-    let about = manifest::about(&index.manifests, entry).cloned();
-    Ok(Some(std::iter::once(entry.clone()).chain(about).collect()))
 }
 
 #[cfg(test)]
