@@ -74,6 +74,19 @@ fn build_progress() {
     assert!(is_json(&bare(&bench, &["--progress=rawjson"]).ok()));
 }
 
+// SPEC D1.20
+#[test]
+fn build_pull_from() {
+    let bench = bench();
+    let (near, name) = (bench.path("near"), "127.0.0.1:1/base:1");
+    bench.build(&["-o", &format!("type=oci,tar=false,dest={},name={name}", near.display())]).ok();
+    bench.dockerfile(&format!("FROM {name}\nENV A=b\n"));
+    let retry = "--retry=0";
+    configure(&bench, &format!("[build]\npull-from = [\"{},max-age=1h\"]\n", near.display()));
+    bench.build(&[retry, "--pull-from="]).fails(7, &[name]);
+    bench.build(&[retry]).ok();
+}
+
 // SPEC B2.09, B4.04
 #[test]
 fn build_cache_from_and_cache_to() {

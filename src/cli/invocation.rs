@@ -134,7 +134,8 @@ impl Invocation {
         let agents = lent(inside, std::mem::take(&mut settings.agents))?;
         settings.request.secrets.agents.extend(agents);
         let clip = ClipLimits::new(inside.config.log)?;
-        let nearby = super::warm::nearby(&args.drop_in.pull_from)?;
+        let (flag, usual) = (&args.drop_in.pull_from, &inside.config.build.pull_from);
+        let nearby = super::warm::nearby(if flag.is_empty() { usual } else { flag })?;
         Ok(Self { args, settings, steps, clip, nearby })
     }
 

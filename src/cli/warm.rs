@@ -39,7 +39,7 @@ pub(super) fn nearby(texts: &[String]) -> Result<Vec<Nearby>, Failure> {
         }
         Ok(Nearby { path, max_age })
     };
-    texts.iter().map(one).collect()
+    texts.iter().filter(|text| !text.is_empty()).map(one).collect()
 }
 
 pub(super) fn warm(inside: &Inside, args: &Warm) -> Result<u8, Failure> {
@@ -113,9 +113,9 @@ mod tests {
         let read = |text: &str| nearby(&[text.to_owned()]);
         let found = read("/Cache,max-age=2h").expect("valid").pop().expect("one");
         assert_eq!((found.path.to_str(), found.max_age.map(|age| age.as_secs())), (Some("/Cache"), Some(7200)));
-        assert!(read("cache").expect("valid")[0].path.is_absolute());
+        assert!(read("cache").expect("valid")[0].path.is_absolute() && read("").expect("none").is_empty());
         for (text, rule) in [
-            ("", "names no directory"),
+            (",max-age=1h", "names no directory"),
             ("/c,max-age=x", "invalid duration"),
             ("/c,max-aeg=1h", "did you mean max-age?"),
         ] {

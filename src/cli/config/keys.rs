@@ -93,6 +93,13 @@ pub(super) const KEYS: &[Key] = &[
     ),
     own("build.pull", "true", "`false`", "`--pull`", "ask registries for newer versions of base images"),
     own(
+        "build.pull-from",
+        "[\"/var/lib/bases,max-age=24h\"]",
+        "none",
+        "`--pull-from` (an empty one for none)",
+        "OCI layouts that are looked into before a registry is asked for a base image, as the flag has them",
+    ),
+    own(
         "build.cache-from",
         "[\"type=registry,ref=registry.example/app:cache\"]",
         "none",

@@ -20,7 +20,7 @@ use super::args::{Build, Global};
 use super::devices::CdiConfig;
 use super::errors::Failure;
 use super::settings::{self, usage};
-use super::{caches, grammar, outputs, worker};
+use super::{caches, grammar, outputs, warm, worker};
 use crate::archive::UnpackLimits;
 use crate::base::FaultKind;
 use crate::base::duration::parse_span;
@@ -85,6 +85,8 @@ pub struct BuildDefaults {
     pub progress: Option<String>,
     /// `--pull`
     pub pull: Option<bool>,
+    /// `--pull-from`
+    pub pull_from: Vec<String>,
     /// `--cache-from`
     pub cache_from: Vec<String>,
     /// `--cache-to`
@@ -339,6 +341,9 @@ impl BuildDefaults {
             network: checked(section.text("network")?, |text| settings::network(text).map(drop))?,
             progress: checked(section.text("progress")?, |text| settings::progress_kind(text).map(drop))?,
             pull: section.flag("pull")?,
+            pull_from: each(section.texts("pull-from")?, |text| {
+                warm::nearby(&[text.to_owned()]).map(drop).map_err(|e| e.message)
+            })?,
             cache_from: each(section.texts("cache-from")?, |text| caches::import(text).map(drop))?,
             cache_to: each(section.texts("cache-to")?, |text| caches::export(text).map(drop))?,
             add_host: each(section.texts("add-host")?, |text| grammar::hosts(text).map(drop))?,

@@ -74,6 +74,10 @@ fn mistakes_name_file_line_key_and_rule() {
         ("[build]\nnetwork = \"bridge\"", ":2: build.network: network mode \"bridge\" not supported"),
         ("[build]\nprogress = \"loud\"", ":2: build.progress: invalid progress mode \"loud\""),
         ("[build]\ncache-from = [\"type=regsitry\"]", ":2: build.cache-from: "),
+        (
+            "[build]\npull-from = [\"/c,max-aeg=1h\"]",
+            ":2: build.pull-from: --pull-from /c,max-aeg=1h: unknown attribute max-aeg",
+        ),
         ("[build]\ncache-to = [\"type=local\"]", ":2: build.cache-to: "),
         ("[build]\nadd-host = [\"x\"]", ":2: build.add-host: invalid host x"),
         ("[build]\nshm-size = \"1x\"", ":2: build.shm-size: invalid size"),
