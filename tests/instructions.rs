@@ -474,3 +474,20 @@ fn names_of_every_kind_survive() {
     assert_eq!(std::fs::read(dir.join("dest space/d").join(odd)).unwrap(), b"odd");
     assert!(dir.join(format!("deep/{deep}")).join(std::ffi::OsStr::from_bytes(b"made-\xff")).exists());
 }
+
+// SPEC C6.06: what has no layers was made at no time, unless one is given, so that the same text is the same image.
+#[test]
+fn c6_06_an_image_without_layers_is_the_same_each_time() {
+    let bench = Bench::new();
+    bench.dockerfile("FROM scratch\nLABEL a=b\nCMD [\"/x\"]\n");
+    let id = |args: &[&str]| {
+        bench.build(&[&["--iidfile", "id", "-t", "empty"], args].concat()).ok();
+        std::fs::read_to_string(bench.path("out/id")).unwrap()
+    };
+    let first = id(&[]);
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    assert_eq!(id(&["--no-cache"]), first);
+    assert_ne!(id(&["--build-arg", "SOURCE_DATE_EPOCH=1700000000"]), first);
+    let config = bench.rbuild(&["inspect", "--format", "{{json .}}", "empty"]).ok().stdout;
+    assert!(config.contains("2023-11-14T22:13:20Z"), "{config}");
+}

@@ -32,7 +32,9 @@ pub(super) fn metadata(report: &BuildReport, provenance: Option<Mode>, warnings:
         // An index has no config: that of an earlier output must not stand beside its digest.
         map.remove("containerimage.config.digest");
         let mut annotations: BTreeMap<String, String> = export.descriptor.annotations.clone();
-        annotations.insert("org.opencontainers.image.created".into(), export.created.clone());
+        if !export.created.is_empty() {
+            annotations.insert("org.opencontainers.image.created".into(), export.created.clone());
+        }
         if let Some(config) = &export.config {
             map.insert("containerimage.config.digest", config.as_str().into());
             annotations.insert("config.digest".into(), config.to_string());

@@ -269,7 +269,7 @@ impl Assembly {
         if self.index.is_some() { None } else { self.images.first().map(|i| i.config.digest.clone()) }
     }
 
-    /// RFC 3339 time of the newest image.
+    /// RFC 3339 time of the newest image; empty if none has one.
     pub(super) fn created(&self) -> String {
         self.images.iter().map(|i| i.created.clone()).max().unwrap_or_default()
     }
@@ -295,7 +295,9 @@ fn entry_annotations(
     name: Option<&Reference>,
 ) -> BTreeMap<String, String> {
     let mut annotations = own.clone();
-    annotations.insert(image::CREATED.into(), created.to_owned());
+    if !created.is_empty() {
+        annotations.insert(image::CREATED.into(), created.to_owned());
+    }
     if let Some(name) = name {
         annotations.insert("io.containerd.image.name".into(), name.to_string());
         if let Some(tag) = &name.tag {

@@ -35,7 +35,7 @@ pub struct Assembled {
     pub config: Descriptor,
     /// The layers, bottom first.
     pub layers: Vec<Layer>,
-    /// RFC 3339 time of the image.
+    /// RFC 3339 time of the image; empty if it has none.
     pub created: String,
 }
 
@@ -80,7 +80,7 @@ pub(super) async fn assemble(
     // Docker's manifests have none, and what is asked for by name is another matter.
     let mut annotations = if options.family == Family::Oci { result.annotations.clone() } else { BTreeMap::new() };
     annotations.extend(options.annotations.of(Level::Manifest, Some(&result.platform)));
-    if options.created_annotation {
+    if options.created_annotation && !created.is_empty() {
         annotations.entry(CREATED.into()).or_insert_with(|| created.clone());
     }
     let manifest = Manifest {
@@ -287,8 +287,9 @@ pub(super) fn settled(record: &LayerRecord, options: &ImageOptions, base: bool) 
 }
 
 /// Fills in the times of config and history: a layer's entry has the layer's time, the others that of the entry before
-/// them, so that an unchanged build gives the same bytes (SPEC C6.06, C6.09). `dated` is the time that the front end gave new entries;
-/// the epoch of the output takes the place of a later one.
+/// them, so that an unchanged build gives the same bytes (SPEC C6.06, C6.09). An image without any layer has no time, as with
+/// BuildKit: nothing but the clock could tell it. `dated` is the time that the front end gave new entries; the epoch of the output
+/// takes the place of a later one.
 fn date(config: &mut ImageConfig, layers: &[SystemTime], epoch: Option<i64>, dated: Option<i64>) {
     let new = match (epoch, dated) {
         (Some(epoch), Some(dated)) => Some(epoch.min(dated)),
@@ -300,22 +301,24 @@ fn date(config: &mut ImageConfig, layers: &[SystemTime], epoch: Option<i64>, dat
     };
     let mut times = layers.iter();
     let mut last: Option<String> = None;
-    let first = layers.first().copied().unwrap_or_else(SystemTime::now);
+    let first = match layers.first() {
+        Some(time) => Some(cap(*time)),
+        None => new.map(rfc3339_seconds),
+    };
     for entry in &mut config.history {
         let time = if entry.empty_layer { None } else { times.next() };
         if entry.created.is_none() {
-            let created = match (time, &last) {
-                (Some(time), _) => cap(*time),
-                (None, Some(last)) if new.is_none() => last.clone(),
-                (None, _) => cap(first),
+            entry.created = match (time, &last) {
+                (Some(time), _) => Some(cap(*time)),
+                (None, Some(last)) if new.is_none() => Some(last.clone()),
+                (None, _) => first.clone(),
             };
-            entry.created = Some(created);
         }
         last.clone_from(&entry.created);
     }
     config.created = match epoch {
         Some(seconds) => Some(rfc3339_seconds(seconds)),
-        None => last.or_else(|| Some(cap(first))),
+        None => last.or(first),
     };
 }
 
@@ -350,6 +353,19 @@ mod tests {
             ["2020-01-01T00:00:00Z", "2020-01-01T00:00:00Z", "1970-01-01T00:01:00Z", "1970-01-01T00:01:00Z"]
         );
         assert_eq!(config.created.as_deref(), Some("1970-01-01T00:01:00Z"));
+    }
+
+    #[test]
+    fn c6_06_an_image_without_layers_has_no_time_but_that_of_an_epoch() {
+        let dated = |epoch: Option<i64>, front_end: Option<i64>| {
+            let mut config = ImageConfig { history: vec![entry(true, None)], ..ImageConfig::default() };
+            date(&mut config, &[], epoch, front_end);
+            (config.history.pop().and_then(|entry| entry.created), config.created)
+        };
+        let five = Some("1970-01-01T00:00:05Z".to_owned());
+        assert_eq!(dated(None, None), (None, None));
+        assert_eq!(dated(Some(5), None), (five.clone(), five.clone()));
+        assert_eq!(dated(None, Some(5)), (five.clone(), five));
     }
 
     #[test]

@@ -90,7 +90,7 @@ pub struct ExportReport {
     pub descriptor: Descriptor,
     /// The image config: the image ID. An index has none.
     pub config: Option<Digest>,
-    /// RFC 3339 time of the image.
+    /// RFC 3339 time of the image; empty if it has none.
     pub created: String,
     /// Names it was given.
     pub names: Vec<String>,
