@@ -189,7 +189,13 @@ impl<'a> TarReader<'a> {
             _ => return Err(self.input.malformed("unexpected end of the archive")),
         }
         if block.iter().all(|b| *b == 0) {
-            return Ok(None);
+            // One such block is an end, though there are two. A part of the second one says that the archive was cut off.
+            let next = self.input.read_full(&mut block)?;
+            return if next == 0 || next == BLOCK {
+                Ok(None)
+            } else {
+                Err(self.input.malformed("unexpected end of the archive"))
+            };
         }
         if checksum_fits(&block) { Ok(Some(block)) } else { Err(self.input.malformed("header checksum mismatch")) }
     }
