@@ -5,6 +5,7 @@ mod commands;
 mod containers_conf;
 mod files;
 mod flags;
+mod globals;
 mod sbom;
 mod transports;
 
@@ -21,12 +22,22 @@ use super::translation::{self, Translation, refused, say};
 use super::{args, spelling};
 use containers_conf::ContainersConf;
 use flags::Build;
+use globals::Global;
 
 /// Whose words they are, where they mean different things.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Dialect {
     Buildah,
     Podman,
+}
+
+impl Dialect {
+    fn program(self) -> &'static str {
+        match self {
+            Self::Buildah => "buildah",
+            Self::Podman => "podman",
+        }
+    }
 }
 
 /// Commands that mean the same here, and what they are called.
@@ -78,23 +89,35 @@ pub(super) fn ours(words: &[OsString]) -> Result<Option<Vec<OsString>>, u8> {
 
 fn command(dialect: Dialect, words: &[OsString], out: &mut Vec<OsString>) -> Result<(), u8> {
     let mut rest = words.iter();
+    // `podman image rm`: what follows is about images.
+    let mut of_images = false;
     loop {
         let Some(word) = rest.next().and_then(|word| word.to_str()) else {
             return build_help();
         };
         let (name, joined) = word.split_once('=').map_or((word, None), |(name, value)| (name, Some(value)));
+        if let Some((value, meaning)) = globals::option(name) {
+            if let Global::Refused(why) = meaning {
+                return Err(refused(usage(format!("{name}: {why}"))));
+            }
+            let _ = if value && joined.is_none() { rest.next() } else { None };
+            say(&format!("{name} of {} has no meaning here", dialect.program()));
+            continue;
+        }
+        let name = match name {
+            "rm" if of_images => "rmi",
+            "ls" | "list" if of_images => "images",
+            _ => name,
+        };
         match name {
             "--root" => {
                 let value = joined.map(OsString::from).or_else(|| rest.next().cloned());
                 out.extend(["--root".into(), value.unwrap_or_default()]);
             }
-            "--runroot" | "--storage-driver" | "--storage-opt" | "--log-level" | "--registries-conf-dir" => {
-                let _ = if joined.is_none() { rest.next() } else { None };
-                say(&format!("{name} of buildah has no meaning here"));
-            }
             "--debug" => {}
             "--version" | "-v" => out.push("version".into()),
             "--help" | "-h" | "help" => return build_help(),
+            "image" | "buildx" if dialect == Dialect::Podman && !of_images => of_images = true,
             "build" | "bud" | "build-using-dockerfile" => return build(dialect, rest.as_slice(), out),
             known if commands::NAMES.contains(&known) => {
                 let words: Vec<OsString> = std::iter::once(known.into()).chain(rest.cloned()).collect();
@@ -106,21 +129,27 @@ fn command(dialect: Dialect, words: &[OsString], out: &mut Vec<OsString>) -> Res
                     out.extend(rest.cloned());
                     return Ok(());
                 }
-                let known = SAME.iter().map(|(name, _)| *name).chain(commands::NAMES).chain(["build", "bud"]);
-                let failure = match MISSING.contains(&name) {
-                    true => usage(format!("buildah {name}: images are not built by commands here"))
-                        .hint("write a Containerfile, and build it with `rbuild buildah build`"),
-                    false => {
-                        usage(format!("buildah {name}: there is no such command here{}", did_you_mean(name, known)))
-                    }
-                };
-                return Err(refused(failure));
+                return Err(refused(unknown(dialect, name)));
             }
         }
         if out.last().is_some_and(|word| word == "version") {
             return Ok(());
         }
     }
+}
+
+/// A command that is not here.
+fn unknown(dialect: Dialect, name: &str) -> Failure {
+    let program = dialect.program();
+    if MISSING.contains(&name) {
+        return usage(format!("{program} {name}: images are not built by commands here"))
+            .hint("write a Containerfile, and build it with `rbuild buildah build`");
+    }
+    if name.starts_with('-') {
+        return usage(format!("{program}: there is no option {name} before the command here"));
+    }
+    let known = SAME.iter().map(|(name, _)| *name).chain(commands::NAMES).chain(["build", "bud"]);
+    usage(format!("{program} {name}: there is no such command here{}", did_you_mean(name, known)))
 }
 
 fn build_help() -> Result<(), u8> {

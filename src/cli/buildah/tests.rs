@@ -251,12 +251,30 @@ fn d3_34_what_cannot_be_is_refused_by_name() {
         ("buildah push a oci-archive:f", "buildah save --format=oci --output=f a"),
         ("buildah push a docker-archive:f", "buildah save --format=docker --output=f a"),
         ("buildah --version", "buildah version"),
+        ("buildah --storage-driver vfs --log-level=debug --cgroup-manager cgroupfs images", "buildah images"),
+        ("rbuild podman --runtime crun --syslog rmi a", "rbuild rm a"),
+        ("rbuild podman image ls", "rbuild images"),
+        ("rbuild podman image rm a", "rbuild rm a"),
+        ("rbuild podman image inspect a", "rbuild inspect a"),
         ("rbuild buildah", "rbuild buildah"),
         ("rbuild .", "rbuild ."),
     ] {
         assert_eq!(becomes(typed), expected, "{typed}");
     }
-    assert_eq!(ours(&line("rbuild buildah commit x")), Err(2));
+    for typed in ["rbuild podman buildx build .", "rbuild podman image build .", "rbuild podman --runtime=crun build ."]
+    {
+        assert_eq!(becomes(typed), becomes("rbuild podman build ."), "{typed}");
+    }
+    for refused in [
+        "rbuild buildah commit x",
+        "rbuild buildah image ls",
+        "rbuild podman rm x",
+        "rbuild podman --remote build .",
+        "buildah --userns-uid-map 0:1:2 bud .",
+        "buildah --no-such-option bud .",
+    ] {
+        assert_eq!(ours(&line(refused)), Err(2), "{refused}");
+    }
     assert_eq!(ours(&line("rbuild buildah imagse")), Err(2));
 }
 
