@@ -21,7 +21,10 @@ pub(super) fn parse(text: &str) -> Result<CdiDevice, FrontendError> {
         };
         match (key.as_str(), value) {
             ("name", Some(value)) if name.is_none() => name = Some(value.to_owned()),
-            ("name", Some(_)) => return Err(FrontendError::input("device name already set")),
+            ("name", Some(_)) => {
+                let known = name.unwrap_or_default();
+                return Err(FrontendError::input(format!("device name already set to {known}")));
+            }
             ("required", None) => required = true,
             ("required", Some(value)) => {
                 required = boolean(value)
@@ -56,7 +59,7 @@ mod tests {
         assert_eq!(ok("gpu,required=false"), ("gpu".into(), true));
         for (text, message) in [
             ("required", "device name is required"),
-            ("name=a,name=b", "device name already set"),
+            ("name=a,name=b", "device name already set to a"),
             ("a,required=x", "invalid value for required: x"),
             ("a,mode=1", "unexpected key 'mode' in 'mode=1'"),
             ("a,b", "invalid field 'b' must be a key=value pair"),
