@@ -10,9 +10,11 @@ use support::git::{Repositories, daemon};
 use support::registry::Registry;
 use support::web::{Answer, Web};
 
+/// The Dockerfile, which is a source as well, is allowed.
 fn rules(condition: &str) -> String {
     format!(
         "package docker\ndefault allow := false\nallow if {{ {condition} }}\n\
+         allow if input.local.name == \"dockerfile\"\n\
          deny_msg contains \"ask the platform team\" if not allow\ndecision := {{\"allow\": allow, \"deny_msg\": deny_msg}}\n"
     )
 }
@@ -35,7 +37,9 @@ fn b2_22_the_policy_beside_the_dockerfile_is_applied() {
     let both = format!("input.local\n}}\nallow if {{ input.http.host == \"{}\"", web.host);
     policy("Dockerfile.rego", &both);
     let run = bench.build(&["--policy", "log-level=debug", "--no-cache"]).ok();
-    for said in ["loading policies", "Dockerfile.rego", "policy input: {", "\"schema\": \"http\"", "local://context"] {
+    for said in
+        ["loading policies ", "ctx/Dockerfile.rego", "policy input: {", "\"schema\": \"http\"", "local://context"]
+    {
         assert!(run.stderr.contains(said), "{said}: {}", run.stderr);
     }
     assert!(run.stderr.contains("policy decision for source local://context (linux/amd64): ALLOW"), "{}", run.stderr);
@@ -103,7 +107,7 @@ fn b2_22_a_policy_that_cannot_be_applied_is_refused() {
     }
     bench
         .build(&["--policy", "disabled=true", "--policy", "reset=true"])
-        .fails(2, &["disabled cannot be combined with other policies"]);
+        .fails(2, &["--policy: disabled policy cannot be combined with other policy flags"]);
 }
 
 // SPEC B8.09: images are looked at where a rule needs it, and pinned where one says so.
@@ -122,7 +126,10 @@ fn b8_09_images_are_looked_at_and_pinned() {
     policy(&rules("startswith(input.image.checksum, \"sha256:\"); not input.image.labels"));
     bench.build(&[]).ok();
     let digest = format!("sha256:{}", "0".repeat(64));
-    policy(&format!("package docker\ndecision := {{\"allow\": true}} if {{ pin_image(input.image, \"{digest}\") }}"));
+    policy(&format!(
+        "package docker\ndecision := {{\"allow\": true}} if {{ pin_image(input.image, \"{digest}\") }}\n\
+         decision := {{\"allow\": true}} if input.local\n"
+    ));
     bench.build(&["--no-cache", "--pull"]).fails(5, &[&digest]);
     // `policy eval` says the same without a build.
     let name = format!("docker-image://{}/app:1", registry.host);
@@ -132,7 +139,7 @@ fn b8_09_images_are_looked_at_and_pinned() {
     assert_eq!(input["image"]["tag"], "1");
     assert!(input["image"]["checksum"].as_str().unwrap().starts_with("sha256:"));
     policy(&rules("input.image.tag == \"2\""));
-    eval(&["-f", "../ctx/Dockerfile"]).fails(4, &["not allowed by policy: action DENY: ask the platform team"]);
+    eval(&["-f", "../ctx/Dockerfile"]).fails(4, &["policy denied: ask the platform team"]);
     policy(&rules("input.image.tag == \"1\""));
     eval(&["-f", "../ctx/Dockerfile"]).ok();
     eval(&["-f", "nothing"]).fails(4, &["there is no policy nothing.rego"]);
@@ -160,24 +167,113 @@ fn b8_09_a_remote_context_has_its_own_policy() {
     build("bad", &["--policy", "reset=true"]).ok();
 }
 
-// SPEC B8.09 `policy test`
+// SPEC B8.09: the Dockerfile is the first source that is asked about, as in buildx; one that came with a remote context is a part of that.
+#[test]
+fn b8_09_the_dockerfile_is_a_source_as_well() {
+    let bench = Bench::new();
+    bench.dockerfile("FROM scratch\nLABEL a=b\n");
+    let policy = |rule: &str| {
+        let text = format!("package docker\ndefault allow := false\n{rule}\ndecision := {{\"allow\": allow}}\n");
+        std::fs::write(bench.ctx().join("Dockerfile.rego"), text).unwrap();
+    };
+    policy("");
+    let denied = "source \"local://dockerfile\" not allowed by policy: action DENY";
+    bench.build(&[]).fails(4, &[denied, "hint: Dockerfile.rego says so"]);
+    bench.build(&["--policy", "disabled=true"]).ok();
+    policy("allow if input.local.name == \"dockerfile\"");
+    bench.build(&[]).ok();
+}
+
+// SPEC B8.09 `policy test`: results in buildx's words; of a failed test everything that was looked at.
 #[test]
 fn b8_09_policies_are_tested() {
     let bench = Bench::new();
     let write = |name: &str, text: &str| std::fs::write(bench.path("out").join(name), text).unwrap();
-    write("Dockerfile.rego", &rules("input.image.repo == \"alpine\""));
+    write("Dockerfile.rego", &rules("input.image.repo == \"alpine\"; input.image.hasProvenance"));
     let test = |name: &str, repo: &str| {
-        format!("{name} if {{ decision.allow with input as {{\"image\": {{\"repo\": \"{repo}\"}}}} }}\n")
+        let input = format!("{{\"image\": {{\"repo\": \"{repo}\", \"hasProvenance\": true}}}}");
+        format!("{name} if {{ decision.allow with input as {input} }}\n")
     };
     write("Dockerfile_test.rego", &format!("package docker\n{}", test("test_alpine", "alpine")));
     let run = bench.rbuild(&["policy", "test", "."]).ok();
-    assert_eq!(run.stdout, "test_alpine: PASS\n");
-    write("more_test.rego", &format!("package docker\n{}", test("test_other", "other")));
-    let run = bench.rbuild(&["policy", "test", "."]);
-    assert_eq!((run.code, run.stdout.as_str()), (4, "test_alpine: PASS\ntest_other: FAIL\n"), "{}", run.stderr);
+    assert_eq!(run.stdout, "test_alpine: PASS (allow=true)\n");
+    let bare = "test_wanting if { decision.allow with input as {\"image\": {\"repo\": \"alpine\"}} }\n";
+    write("more_test.rego", &format!("package docker\n{}{bare}", test("test_other", "other")));
+    let run = bench.rbuild(&["policy", "test", "."]).fails(4, &["2 of 3 policy tests failed"]);
+    for said in [
+        "test_alpine: PASS (allow=true)\ntest_other: FAIL (allow=false, deny_msg=ask the platform team)\ninput:\n{\n",
+        "\"repo\": \"other\"",
+        "}\ndecision:\n{\n  \"allow\": false,",
+        "test_wanting: FAIL (allow=false",
+        "missing_input: input.image.hasProvenance",
+    ] {
+        assert!(run.stdout.contains(said), "{said}: {}", run.stdout);
+    }
     bench.rbuild(&["buildx", "policy", "test", "--run", "alp", "."]).ok();
     bench.rbuild(&["policy", "test", "--run", "none", "."]).fails(4, &["no policy tests found"]);
     bench.rbuild(&["policy", "test", "Dockerfile.rego"]).fails(2, &["_test.rego suffix"]);
+    // The Dockerfile is named from here, wherever the tests are.
+    std::fs::create_dir(bench.path("out/tests")).unwrap();
+    std::fs::rename(bench.path("out/Dockerfile_test.rego"), bench.path("out/tests/a_test.rego")).unwrap();
+    bench.rbuild(&["policy", "test", "tests"]).ok();
+    bench.rbuild(&["policy", "test", "tests/a_test.rego"]).ok();
+    let hint = "hint: name the Dockerfile it belongs to with --filename";
+    bench.rbuild(&["policy", "test", "--filename", "tests/Dockerfile", "tests"]).fails(4, &[hint]);
+}
+
+// SPEC B8.09: targets name their policies; for all of them --policy says how they are applied.
+#[test]
+fn b8_09_policies_of_targets_and_of_bake() {
+    let bench = Bench::new();
+    let ctx = bench.ctx();
+    let write = |name: &str, text: &str| std::fs::write(ctx.join(name), text).unwrap();
+    write("Dockerfile", "FROM scratch\nLABEL a=b\n");
+    write("Dockerfile.rego", "package docker\ndecision := {\"allow\": input.env.args.OWN == \"1\"}\n");
+    write("extra.rego", "package docker\ndecision := {\"allow\": input.env.labels.extra == \"1\"}\n");
+    let target = |name: &str, own: &str, extra: &str, policies: &str| {
+        format!(
+            "target \"{name}\" {{\n args = {{ OWN = \"{own}\" }}\n labels = {{ extra = \"{extra}\" }}\n \
+             policy = [{policies}]\n output = [\"type=cacheonly\"]\n}}\n"
+        )
+    };
+    let extra = "{ filename = \"extra.rego\" }";
+    let reset = "{ filename = \"extra.rego\", reset = true }";
+    write(
+        "docker-bake.hcl",
+        &[
+            target("both", "1", "1", extra),
+            target("not-own", "0", "1", extra),
+            target("not-extra", "1", "0", extra),
+            target("reset", "0", "1", reset),
+            target("reset-denied", "0", "0", reset),
+            target("off", "0", "0", "{ disabled = true }"),
+            target("off-and-more", "0", "0", &format!("{extra}, {{ disabled = true }}")),
+        ]
+        .concat(),
+    );
+    let denied = "not allowed by policy";
+    let alone = "disabled policy cannot be combined with other policy flags";
+    for (name, flags, says) in [
+        ("both", &[][..], ""),
+        ("not-own", &[], denied),
+        ("not-extra", &[], denied),
+        ("reset", &[], ""),
+        ("reset-denied", &[], denied),
+        ("off", &[], ""),
+        ("off-and-more", &[], alone),
+        ("not-extra", &["--policy=disabled=true"], ""),
+        ("both", &["--policy=strict=true", "--policy=log-level=debug"], ""),
+        ("not-extra", &["--policy=strict=true"], denied),
+        ("both", &["--policy=filename=extra.rego"], "--policy does not accept filename for all targets"),
+        ("both", &["--policy=reset=true"], "--policy does not accept reset for all targets"),
+        ("both", &["--policy=disabled=true,strict=true"], alone),
+    ] {
+        let mut command = bench.command([&["bake", "--progress=plain"], flags, &[name]].concat());
+        command.current_dir(&ctx);
+        let run = support::finish(command.output().unwrap());
+        assert_eq!(run.code == 0, says.is_empty(), "{name} {flags:?}: {}", run.stderr);
+        assert!(run.stderr.contains(says), "{name} {flags:?}: {}", run.stderr);
+    }
 }
 
 // SPEC B8.09

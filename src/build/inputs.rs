@@ -145,6 +145,9 @@ impl Builder {
         let policies = request.policies(&request.rego.policies, &request.filename)?;
         let decided = Arc::default();
         let gate = self.gate_with(request, solver, &policies, &decided);
+        if request.dockerfile_at == DockerfileAt::Given {
+            gate.local_dockerfile().await?;
+        }
         let mut inputs = Inputs {
             filename: request.filename.clone(),
             dockerfile: request.dockerfile.clone(),

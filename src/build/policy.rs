@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{BuildError, BuildRequest, Builder, inputs, internal};
+use super::{BuildError, BuildRequest, Builder, inputs};
 use crate::attest::git::GitObjects;
 use crate::attest::git::pgp::SignedDigest;
 use crate::attest::signature::Signatures;
@@ -25,6 +25,8 @@ use crate::source::{Algorithm, Checksum, Pinned};
 pub const MAX_POLICY: u64 = 1 << 20;
 /// Policies that convert a source more often go in a circle.
 const MAX_CONVERSIONS: usize = 20;
+/// The step that policies speak in.
+const STEP: &str = "loading policies";
 
 /// The policies in Rego that a build asks for.
 #[derive(Debug, Clone, Default)]
@@ -146,10 +148,12 @@ pub(super) fn of_context(name: String, bytes: Vec<u8>) -> Result<PolicyFile, Bui
 
 /// The step that policies speak in.
 pub(super) fn announce(builder: &Builder, policies: &[Vec<PolicyFile>]) {
-    let names: Vec<&str> = policies.iter().flatten().map(|file| file.name.as_str()).collect();
+    let names: Vec<String> = policies.iter().flatten().map(PolicyFile::place).collect();
     if !names.is_empty() {
-        let id = internal(&builder.events, "loading policies");
-        builder.events.log(&id, Stream::Stderr, format!("{}\n", names.join(", ")));
+        // What policies say later goes to the same step.
+        let id = Digest::sha256(STEP);
+        builder.events.vertex(&id, format!("{STEP} {}", names.join(", ")), Vec::new());
+        builder.events.started(&id);
         builder.events.completed(&id, Outcome::Done);
     }
 }
@@ -169,6 +173,21 @@ impl Gate<'_> {
         let allowed = if image { json.apply_to_image(source) } else { json.apply(source) };
         let allowed = allowed.map_err(refused)?.into_owned();
         self.ask(allowed, platform).await.map_err(by_rego)
+    }
+
+    /// Asks the policies in Rego about a Dockerfile that is on this machine: a source like the others, whatever it goes on to use (SPEC B8.09).
+    ///
+    /// # Errors
+    /// When it may not be used.
+    pub(super) async fn local_dockerfile(&self) -> Result<(), BuildError> {
+        let source = SourceOp { identifier: "local://dockerfile".into(), ..SourceOp::default() };
+        match self.ask(source, &Platform::host()).await {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                let HostError { kind, message, hint, .. } = by_rego(error);
+                Err(crate::frontend::FrontendError::outside(kind, message, hint).into())
+            }
+        }
     }
 
     /// A definition's graph, with every source as the policies have it.
@@ -232,7 +251,7 @@ impl Gate<'_> {
         if let Some(known) = self.decided.0.lock().unwrap_or_else(PoisonError::into_inner).get(&asked) {
             return Ok(known.clone());
         }
-        let id = Digest::sha256("loading policies");
+        let id = Digest::sha256(STEP);
         let log = |level: LogLevel, text: &str| {
             if level <= self.request.rego.level {
                 self.builder.events.log(&id, Stream::Stderr, format!("{text}\n"));

@@ -26,6 +26,8 @@ use crate::llb::op::SourceOp;
 use crate::oci::Reference;
 use crate::policy::{Env, LogLevel, Policies, PolicyFile, RegoError, SignaturePolicy};
 
+const DISABLED_ALONE: &str = "--policy: disabled policy cannot be combined with other policy flags";
+
 /// Larger source policies are refused.
 const MAX_JSON: u64 = 16 << 20;
 
@@ -53,7 +55,7 @@ pub(super) fn in_rego(args: &Build, dockerfile: Option<&Path>) -> Result<RegoReq
     let specs = args.policy.iter().map(|text| Spec::parse(text)).collect::<Result<Vec<_>, _>>()?;
     if specs.iter().any(|spec| spec.disabled) {
         if specs.iter().any(|spec| *spec != Spec { disabled: true, ..Spec::default() }) {
-            return Err(usage("--policy: disabled cannot be combined with other policies"));
+            return Err(usage(DISABLED_ALONE));
         }
         return Ok(RegoRequest { policies: own, ..RegoRequest::default() });
     }
@@ -73,6 +75,26 @@ pub(super) fn in_rego(args: &Build, dockerfile: Option<&Path>) -> Result<RegoReq
     }
     request.policies.extend(own);
     Ok(request)
+}
+
+/// `bake --policy`, as overrides of every target: it says how policies are applied, which ones is said by targets (SPEC B8.09).
+pub(super) fn of_every_target(given: &[String]) -> Result<Vec<String>, Failure> {
+    let specs = given.iter().map(|text| Spec::parse(text)).collect::<Result<Vec<_>, _>>()?;
+    for (key, found) in
+        [("filename", specs.iter().any(|spec| !spec.files.is_empty())), ("reset", specs.iter().any(|spec| spec.reset))]
+    {
+        if found {
+            let message = format!("--policy does not accept {key} for all targets");
+            return Err(usage(message).hint("a target has policies of its own: policy = […]"));
+        }
+    }
+    match specs.iter().any(|spec| spec.disabled) {
+        true if specs.iter().any(|spec| *spec != Spec { disabled: true, ..Spec::default() }) => {
+            Err(usage(DISABLED_ALONE))
+        }
+        true => Ok(vec!["*.policy=disabled=true".into()]),
+        false => Ok(given.iter().map(|text| format!("*.policy+={text}")).collect()),
+    }
 }
 
 /// `--signature-policy` (SPEC D3.26).
@@ -211,7 +233,7 @@ fn eval(inside: &Inside, args: &PolicyEval) -> Result<u8, Failure> {
         }
         return print(&format!("{input:#}\n"));
     }
-    let policies = vec![vec![of_dockerfile(&args.file)?]];
+    let policies = vec![vec![of_dockerfile(&args.file, "--file")?]];
     let filename = args.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let policies = Policies::new(&policies, Env { filename, ..Env::default() }).map_err(failure)?;
     let log = |level: LogLevel, text: &str| {
@@ -219,46 +241,74 @@ fn eval(inside: &Inside, args: &PolicyEval) -> Result<u8, Failure> {
             let _ = writeln!(std::io::stderr(), "{text}");
         }
     };
-    runtime.block_on(builder.ask_policies(&policies, &source, &platform, &log)).map_err(failure)?;
-    Ok(0)
+    match runtime.block_on(builder.ask_policies(&policies, &source, &platform, &log)) {
+        Ok(_) => Ok(0),
+        Err(error @ RegoError::Denied { .. }) => {
+            let RegoError::Denied { messages, .. } = &error else { return Err(failure(error)) };
+            let why = if messages.is_empty() { String::new() } else { format!(": {}", messages.join("; ")) };
+            let denied = Failure::new(FaultKind::Input, format!("policy denied{why}"));
+            Err(error.hint().into_iter().fold(denied, Failure::hint))
+        }
+        Err(error) => Err(failure(error)),
+    }
 }
 
 fn test(args: &PolicyTest) -> Result<u8, Failure> {
-    let (dir, mut files) = if args.path.is_dir() {
+    let mut files = if args.path.is_dir() {
         let fail = |e: std::io::Error| Failure::new(FaultKind::Input, format!("{}: {e}", args.path.display()));
         let entries = std::fs::read_dir(&args.path).map_err(fail)?;
         let paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>, _>>().map_err(fail)?;
-        (args.path.clone(), paths.into_iter().filter(|path| is_test(path)).collect::<Vec<_>>())
+        paths.into_iter().filter(|path| is_test(path)).collect::<Vec<_>>()
     } else if is_test(&args.path) {
-        (args.path.parent().unwrap_or(Path::new(".")).to_owned(), vec![args.path.clone()])
+        vec![args.path.clone()]
     } else {
         return Err(usage(format!("test file must have _test.rego suffix: {}", args.path.display())));
     };
     files.sort();
-    let policy = of_dockerfile(&dir.join(&args.filename))?;
+    let policy = of_dockerfile(&args.filename, "--filename")?;
     let files = files.iter().map(|path| required(path)).collect::<Result<Vec<_>, _>>()?;
     let policies = Policies::new(&[vec![policy]], Env::default()).map_err(failure)?;
     let results = policies.tests(&files, args.run.as_deref()).map_err(failure)?;
     if results.is_empty() {
         return Err(Failure::new(FaultKind::Input, "no policy tests found"));
     }
-    let lines: String =
-        results.iter().map(|t| format!("{}: {}\n", t.name, if t.passed { "PASS" } else { "FAIL" })).collect();
-    print(&lines)?;
+    print(&results.iter().map(told).collect::<String>())?;
     match results.iter().filter(|result| !result.passed).count() {
         0 => Ok(0),
         failed => Err(Failure::new(FaultKind::Input, format!("{failed} of {} policy tests failed", results.len()))),
     }
 }
 
+/// A result in buildx's words: of one that failed, everything that was looked at.
+fn told(test: &crate::policy::PolicyTest) -> String {
+    let decision = test.decision.as_ref();
+    let allow =
+        decision.and_then(|decision| decision["allow"].as_bool()).map_or("n/a".into(), |allow| allow.to_string());
+    let messages = decision.and_then(|decision| decision["deny_msg"].as_array()).into_iter().flatten();
+    let messages: Vec<&str> = messages.filter_map(|message| message.as_str()).collect();
+    let denied = if messages.is_empty() { String::new() } else { format!(", deny_msg={}", messages.join("; ")) };
+    let status = if test.passed { "PASS" } else { "FAIL" };
+    let mut out = format!("{}: {status} (allow={allow}{denied})\n", test.name);
+    if !test.passed {
+        for (label, value) in [("input", &test.input), ("decision", &test.decision)] {
+            out += &value.as_ref().map_or(format!("{label}: <nil>\n"), |value| format!("{label}:\n{value:#}\n"));
+        }
+        if !test.missing.is_empty() {
+            let names: Vec<String> = test.missing.iter().map(|field| format!("input.{field}")).collect();
+            out += &format!("missing_input: {}\n", names.join(", "));
+        }
+    }
+    out
+}
+
 fn is_test(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.to_string_lossy().ends_with("_test.rego"))
 }
 
-fn of_dockerfile(path: &Path) -> Result<PolicyFile, Failure> {
+fn of_dockerfile(path: &Path, flag: &str) -> Result<PolicyFile, Failure> {
     beside(path)?.ok_or_else(|| {
         let message = format!("there is no policy {}.rego", path.display());
-        Failure::new(FaultKind::Input, message).hint("name the Dockerfile it belongs to with --file")
+        Failure::new(FaultKind::Input, message).hint(format!("name the Dockerfile it belongs to with {flag}"))
     })
 }
 

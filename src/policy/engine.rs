@@ -1,6 +1,6 @@
 //! Evaluates one policy.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,6 +11,7 @@ use regorus::Value as Rego;
 use regorus::utils::limits::ExecutionTimerConfig;
 use serde_json::Value;
 
+use super::cases::{fields, has, inputs_of, rule_at};
 use super::input::OBJECT_FIELDS;
 use super::sources::{Known, Left};
 use super::{Log, LogLevel, PolicyFile, RegoError, signatures, sources};
@@ -66,6 +67,8 @@ pub(super) struct Engine {
     name: String,
     root: Option<PathBuf>,
     words: Arc<BTreeSet<String>>,
+    /// Fields of `input` that the files themselves speak of.
+    fields: Arc<BTreeSet<String>>,
 }
 
 impl std::fmt::Debug for Engine {
@@ -100,13 +103,19 @@ struct Effects {
     left: Left,
 }
 
-/// A test of a policy, and whether it holds.
+/// A test of a policy, and what came of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PolicyTest {
     /// The rule.
     pub name: String,
     /// Whether it is true.
     pub passed: bool,
+    /// What it says that policies see: `with input as …`.
+    pub input: Option<Value>,
+    /// What the policy decides about that.
+    pub decision: Option<Value>,
+    /// Fields that the policy speaks of and the input does not have.
+    pub missing: Vec<String>,
 }
 
 impl Engine {
@@ -119,7 +128,13 @@ impl Engine {
         });
         let first = files.first();
         let name = first.map(|file| file.name.clone()).unwrap_or_default();
-        let mut out = Self { engine, name, root: first.and_then(|file| file.root.clone()), words: Arc::default() };
+        let mut out = Self {
+            engine,
+            name,
+            root: first.and_then(|file| file.root.clone()),
+            words: Arc::default(),
+            fields: Arc::default(),
+        };
         let mut words = BTreeSet::new();
         for file in files {
             out.add(file, &mut words, &mut BTreeSet::new())?;
@@ -131,6 +146,7 @@ impl Engine {
             out.add(&file, &mut words, &mut BTreeSet::new())?;
         }
         out.words = Arc::new(words);
+        out.fields = Arc::new(files.iter().flat_map(|file| fields(&file.text)).collect());
         Ok(out)
     }
 
@@ -249,26 +265,46 @@ impl Engine {
     /// Tests are the rules `test_…` of `files`.
     pub(super) fn tests(&self, files: &[PolicyFile], only: Option<&str>) -> Result<Vec<PolicyTest>, RegoError> {
         let mut with = self.clone();
-        let (mut seen, mut tests) = (BTreeSet::new(), BTreeSet::new());
+        let (mut seen, mut tests) = (BTreeSet::new(), BTreeMap::new());
         for file in files {
             with.add(file, &mut BTreeSet::new(), &mut seen)?;
             let code = without_comments(&file.text);
             let package = code.lines().find_map(|line| line.trim().strip_prefix("package ")).unwrap_or("docker").trim();
-            for line in code.lines().filter(|line| line.starts_with("test_")) {
-                let end = line.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(line.len());
-                tests.insert((package.to_owned(), line[..end].to_owned()));
+            for (at, _) in code.match_indices("test_").filter(|(at, _)| *at == 0 || code[..*at].ends_with('\n')) {
+                let rule = rule_at(&code, at);
+                let end = rule.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rule.len());
+                let inputs: &mut Vec<String> = tests.entry((package.to_owned(), rule[..end].to_owned())).or_default();
+                inputs.extend(inputs_of(rule));
             }
         }
-        let wanted = tests.into_iter().filter(|(_, name)| only.is_none_or(|part| name.contains(part)));
-        wanted
-            .map(|(package, name)| {
-                let rule = format!("data.{package}.{name}");
-                let mut engine = with.engine.clone();
-                let value =
-                    with.evaluate(&mut engine, &Effects::default(), &Value::Object(serde_json::Map::new()), &rule)?;
-                Ok(PolicyTest { name, passed: value == Value::Bool(true) })
-            })
-            .collect()
+        let wanted = tests.into_iter().filter(|((_, name), _)| only.is_none_or(|part| name.contains(part)));
+        wanted.map(|((package, name), inputs)| with.test(&package, name, inputs)).collect()
+    }
+
+    fn test(&self, package: &str, name: String, mut inputs: Vec<String>) -> Result<PolicyTest, RegoError> {
+        inputs.dedup();
+        let input = match inputs.as_slice() {
+            [] => None,
+            [term] => Some(self.term(term)?),
+            _ => return Err(self.fault(format!("multiple input overrides for {name}"))),
+        };
+        let seen = input.clone().unwrap_or_else(|| Value::Object(serde_json::Map::new()));
+        let ask = |rule: &str| {
+            self.evaluate(&mut self.engine.clone(), &Effects::default(), &seen, &format!("data.{package}.{rule}"))
+        };
+        let passed = ask(&name)? == Value::Bool(true);
+        let decision = ask("decision").ok().filter(Value::is_object);
+        let missing = self.fields.iter().filter(|field| !has(&seen, field)).cloned().collect();
+        Ok(PolicyTest { name, passed, input, decision, missing })
+    }
+
+    /// The value of an expression.
+    fn term(&self, term: &str) -> Result<Value, RegoError> {
+        let fault = |e: anyhow::Error| self.fault(short(&e.to_string()));
+        let results = self.engine.clone().eval_query(term.to_owned(), false).map_err(fault)?;
+        let value = results.result.first().and_then(|result| result.expressions.first()).map(|found| &found.value);
+        let text = value.unwrap_or(&Rego::Undefined).to_json_str().map_err(fault)?;
+        serde_json::from_str(&text).map_err(|e| self.fault(e.to_string()))
     }
 
     fn evaluate(
@@ -332,7 +368,7 @@ fn short(message: &str) -> String {
 
 /// What a part of a policy's text is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Part {
+pub(super) enum Part {
     Code,
     /// A string, with its quotes.
     Text,
@@ -340,7 +376,7 @@ enum Part {
 }
 
 /// Cuts a policy into code, strings and comments.
-fn parts(text: &str) -> Vec<(Part, &str)> {
+pub(super) fn parts(text: &str) -> Vec<(Part, &str)> {
     let (mut parts, mut now, mut start, mut quote, mut escaped) = (Vec::new(), Part::Code, 0, '"', false);
     for (at, c) in text.char_indices() {
         // Where this part ends, and what comes then.

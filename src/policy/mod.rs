@@ -5,6 +5,7 @@
 //! Facts that have to be asked for (digests, configurations) are found only where the text of a policy speaks of them. Nothing
 //! here reaches the network: [`Facts`] is the builder's.
 
+mod cases;
 mod containers;
 mod engine;
 mod input;
@@ -15,7 +16,7 @@ mod sources;
 #[cfg(test)]
 mod tests;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -55,6 +56,15 @@ pub struct PolicyFile {
 }
 
 impl PolicyFile {
+    /// Where it is, as far as that is known.
+    #[must_use]
+    pub fn place(&self) -> String {
+        match &self.root {
+            Some(root) if root != Path::new(".") => root.join(&self.name).display().to_string(),
+            _ => self.name.clone(),
+        }
+    }
+
     /// The policy that buildx brings along and `BUILDX_DEFAULT_POLICY` turns on (SPEC B8.10): tags of Docker's own build images need a
     /// signature.
     #[must_use]

@@ -65,7 +65,7 @@ pub struct Bake {
     #[arg(long, help_heading = "Cache", num_args = 0..=1, require_equals = true, value_name = "BOOL", default_missing_value = "true", value_parser = go_boolean())]
     pub pull: Option<bool>,
 
-    /// Rules (Rego) about sources for every target; as rbuild build --policy
+    /// How every target applies its policies (Rego): disabled=BOOL, strict=BOOL, log-level=LEVEL
     #[arg(long, value_name = "SPEC", help_heading = "What to build")]
     pub policy: Vec<String>,
     /// How it is shown.

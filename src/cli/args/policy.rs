@@ -39,9 +39,9 @@ pub struct PolicyEval {
 pub struct PolicyTest {
     /// A directory with files *_test.rego, or one of them
     pub path: PathBuf,
-    /// The Dockerfile whose policy it is: FILE.rego, beside the tests
+    /// The Dockerfile whose policy it is: FILE.rego
     #[arg(long, value_name = "FILE", default_value = "Dockerfile")]
-    pub filename: String,
+    pub filename: PathBuf,
     /// Only tests whose names contain this
     #[arg(long, value_name = "TEXT")]
     pub run: Option<String>,

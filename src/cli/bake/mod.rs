@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 use super::args::Bake;
 use super::errors::Failure;
 use super::image_commands::usage;
+use super::policies;
 use super::print;
 use super::settings::{self, read_limited, variable, variable_or_empty};
 use super::worker::Inside;
@@ -73,7 +74,7 @@ pub(super) fn bake(inside: &Inside, args: &Bake) -> Result<u8, Failure> {
     if let Some(list) = &args.list {
         return listed(&bake, list);
     }
-    let overrides = Override::parse(&overrides(args), &environment).map_err(|e| failure(&e))?;
+    let overrides = Override::parse(&overrides(args)?, &environment).map_err(|e| failure(&e))?;
     let mut targets = bake.resolve(&names, &overrides).map_err(|e| failure(&e))?;
     let wanted = bake.members(&names).map_err(|e| failure(&e))?;
     for (name, target) in &mut targets {
@@ -140,7 +141,7 @@ fn vars(texts: &[String]) -> Result<BTreeMap<String, String>, Failure> {
 }
 
 /// What flags that stand for overrides say.
-fn overrides(args: &Bake) -> Vec<String> {
+fn overrides(args: &Bake) -> Result<Vec<String>, Failure> {
     let mut all = args.set.clone();
     if args.no_cache {
         all.push("*.no-cache=true".into());
@@ -159,8 +160,8 @@ fn overrides(args: &Bake) -> Vec<String> {
     if args.check {
         all.push("*.call=check".into());
     }
-    all.extend(args.policy.iter().map(|policy| format!("*.policy+={policy}")));
-    all
+    all.extend(policies::of_every_target(&args.policy)?);
+    Ok(all)
 }
 
 /// A path of a bake file, from where the command was called (SPEC B5.07).

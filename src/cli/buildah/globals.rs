@@ -28,7 +28,6 @@ const ALL: &[Entry] = &[
     ("--runroot", true, Global::Idle),
     ("--runtime", true, Global::Idle),
     ("--runtime-flag", true, Global::Idle),
-    ("--short-name-alias-conf", true, Global::Idle),
     ("--storage-driver", true, Global::Idle),
     ("--storage-opt", true, Global::Idle),
     ("--syslog", false, Global::Idle),
@@ -48,8 +47,9 @@ const ALL: &[Entry] = &[
     ("--default-mounts-file", true, Global::Refused("`build -v HOST:CONTAINER:ro` mounts a directory for each step")),
     ("--hooks-dir", true, Global::Refused("hooks of a runtime are not run")),
     ("--imagestore", true, Global::Refused("there is one store; --root names its directory")),
-    ("--module", true, Global::Refused("rbuild.toml is read, not containers.conf")),
+    ("--module", true, Global::Refused("CONTAINERS_CONF=FILE in the environment names the file")),
     ("--registries-conf", true, Global::Refused("CONTAINERS_REGISTRIES_CONF=FILE in the environment names the file")),
+    ("--short-name-alias-conf", true, Global::Refused("short-name-aliases.conf is where podman has it by itself")),
 ];
 
 /// Whether a value follows an option, and what the option comes to; `None` for what is none.
