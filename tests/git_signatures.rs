@@ -325,7 +325,7 @@ fn b8_09_policies_verify_pgp_signatures_of_downloads() {
             "Dockerfile.rego",
             format!(
                 "package docker\ndefault allow := false\n\
-                 allow if verify_http_pgp_signature(input.http, \"{signature}\", \"{key}\")\ndecision := {{\"allow\": allow}}\n"
+                 allow if input.local\nallow if verify_http_pgp_signature(input.http, \"{signature}\", \"{key}\")\ndecision := {{\"allow\": allow}}\n"
             ),
         );
         bench.build(&[])
