@@ -337,7 +337,10 @@ fn docker(args: &mut Vec<OsString>, at: usize) -> Result<(), Failure> {
             let near = super::grammar::did_you_mean(&command, DOCKER);
             let failure =
                 Failure::new(FaultKind::Usage, format!("docker {command}: there is no such command here{near}"));
-            return Err(failure.hint("images are built, moved and tried out: `rbuild --help` lists the commands"));
+            return Err(failure.hint(match command.as_str() {
+                "compose" => "`rbuild bake -f compose.yaml` builds what a compose file describes",
+                _ => "images are built, moved and tried out: `rbuild --help` lists the commands",
+            }));
         }
     }
     if debug && matches!(command.as_str(), "build" | "buildx") {
