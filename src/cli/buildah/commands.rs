@@ -174,8 +174,6 @@ enum List {
         index: bool,
         #[command(flatten)]
         entry: args::EntryArgs,
-        #[command(flatten)]
-        registry: Registry,
     },
     /// Show a list
     Inspect {
@@ -235,8 +233,8 @@ struct Registry {
 #[derive(Debug, Args)]
 struct Form {
     /// All that belongs to it goes
-    #[arg(long, hide = true)]
-    all: bool,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = args::go_boolean())]
+    all: Option<bool>,
     /// oci, v2s2 or docker: what it is in the registry
     #[arg(short, long, value_name = "KIND", value_parser = ["oci", "v2s2", "docker"])]
     format: Option<String>,
@@ -251,7 +249,13 @@ struct Form {
 }
 
 impl Registry {
-    fn add(&self, out: &mut Translation) {
+    fn add(&self, out: &mut Translation) -> Result<(), Failure> {
+        if self.tls.signature_policy.is_some() {
+            return Err(usage(
+                "--signature-policy: images are held to a policy where they are built from, not on their way",
+            )
+            .hint("`rbuild build --signature-policy FILE` holds base images to it"));
+        }
         for (flag, value) in [
             ("authfile", &self.authfile),
             ("creds", &self.creds),
@@ -267,17 +271,22 @@ impl Registry {
         if let Some(dir) = &self.tls.cert_dir {
             out.add("registry", &format!("*,{}", csv_field("certs", dir)));
         }
+        Ok(())
     }
 }
 
 impl Form {
-    fn add(&self, out: &mut Translation) {
+    fn add(&self, out: &mut Translation) -> Result<(), Failure> {
+        if self.all == Some(false) {
+            return Err(usage("--all=false: all that belongs to an image goes with it"));
+        }
         if let Some(format) = &self.format {
             out.add("format", if format == "oci" { "oci" } else { "v2s2" });
         }
         if let Some(path) = &self.digestfile {
             out.add("digest-file", path);
         }
+        Ok(())
     }
 }
 
@@ -302,7 +311,7 @@ fn translated(command: Command) -> Result<Translation, Failure> {
                 variant.map_or_else(|| format!("{os}/{arch}"), |variant| format!("{os}/{arch}/{variant}"))
             });
             platform.or(composed).iter().for_each(|platform| out.add("platform", platform));
-            registry.add(&mut out);
+            registry.add(&mut out)?;
             out.words.push(in_registry(&image)?);
         }
         Command::Push { image, destination, form, rm, registry } => {
@@ -338,6 +347,10 @@ fn translated(command: Command) -> Result<Translation, Failure> {
             out.words.extend(images);
         }
         Command::Login { registry, username, password, password_stdin, get_login, authfile, tls, .. } => {
+            if tls.cert_dir.is_some() || tls.signature_policy.is_some() {
+                return Err(usage("buildah login: --cert-dir and --signature-policy say nothing about a login here")
+                    .hint("certificates of a registry belong into certs.d, or into rbuild.toml as `registry.*.ca`"));
+            }
             out.words.push("login".into());
             for (flag, value) in [("username", username), ("password", password), ("authfile", authfile)] {
                 value.iter().for_each(|value| out.add(flag, value));
@@ -361,7 +374,7 @@ fn list(command: List, out: &mut Translation) -> Result<(), Failure> {
             out.switch("all", all);
             out.switch("amend", amend);
             annotation.iter().for_each(|annotation| out.add("annotation", annotation));
-            registry.add(out);
+            registry.add(out)?;
             let mut names = names(&in_store(&list)?)?.into_iter();
             out.words.extend(names.next());
             names.for_each(|name| out.add("tag", &name));
@@ -371,11 +384,11 @@ fn list(command: List, out: &mut Translation) -> Result<(), Failure> {
             out.words.push("add".into());
             out.switch("all", all);
             self::entry(&entry, out);
-            registry.add(out);
+            registry.add(out)?;
             out.words.push(in_store(&list)?);
             out.words.extend(sources(&images)?);
         }
-        List::Annotate { list, image, index, entry, .. } => {
+        List::Annotate { list, image, index, entry } => {
             out.words.push("annotate".into());
             out.switch("index", index);
             self::entry(&entry, out);
@@ -424,9 +437,9 @@ fn send(
     let (path, kind) = match destination.map(place).transpose()? {
         target @ (None | Some(Place::Name(_) | Place::Registry(_))) => {
             out.words.extend(command.iter().map(|word| (*word).to_owned()));
-            form.add(out);
+            form.add(out)?;
             out.switch("rm", rm);
-            registry.add(out);
+            registry.add(out)?;
             out.words.push(image);
             if let Some(Place::Name(name) | Place::Registry(name)) = target {
                 out.words.push(name.to_owned());
@@ -523,6 +536,9 @@ mod tests {
             ("push --rm a oci:d", "--rm and --digestfile"),
             ("pull oci:d", "images are pulled from registries"),
             ("inspect --type container a", "container"),
+            ("pull --signature-policy p a", "--signature-policy"),
+            ("push --all=false a", "--all=false"),
+            ("login --cert-dir d r.example", "--cert-dir"),
         ] {
             let error = words(line).expect_err(line);
             assert!(error.contains(why), "{line}: {error}");
